@@ -1,0 +1,24 @@
+"""Tessera: Pixtral 12B as software that people can run, serve, shrink, teach and trust.
+
+The public names are loaded on first use, so that `import tessera` and `tessera --help` stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tessera.chat import Completion, Delta, Image, Message, SamplingParams, Usage
+    from tessera.llm import LLM
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "Completion", "Delta", "Image", "Message", "SamplingParams", "Usage"]
+
+_HOMES = {"LLM": "tessera.llm"} | {name: "tessera.chat" for name in __all__ if name != "LLM"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tessera' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

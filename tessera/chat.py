@@ -1,0 +1,262 @@
+"""What a conversation is made of, and the one interface that everything above the engine talks to.
+
+Messages have the shape of OpenAI's chat format (dicts are parsed here, strictly); tokens, pixels
+and devices are unknown here. `ChatModel` is met by the local engine and by the HTTP client, so
+evaluation, documents and the server work with either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image as PILImage
+
+from tessera.errors import UsageError
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as the user gave it: a path, an http(s) or data URL, encoded bytes, or a PIL image."""
+
+    source: str | Path | bytes | PILImage.Image
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `content` is text and images in reading order; tool fields follow OpenAI's format."""
+
+    role: Role
+    content: tuple[str | Image, ...]
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, message: Message | Mapping[str, Any]) -> Message:
+        """Read an OpenAI-style dict; raises UsageError that names the field."""
+        if isinstance(message, Message):
+            return message
+        if not isinstance(message, Mapping):
+            raise UsageError(f"a message must be an object with role and content, not {_show(message)}.")
+        known = {"role", "content", "tool_calls", "tool_call_id", "name"}
+        if unknown := sorted(set(message) - known):
+            raise UsageError(f"message field {unknown[0]!r} is unknown; known are {', '.join(sorted(known))}.")
+        role = "system" if message.get("role") == "developer" else message.get("role")
+        if role not in ROLES:
+            raise UsageError(f"role {_show(message.get('role'))} is unknown; use one of {', '.join(ROLES)}.")
+        return cls(
+            role,
+            _parse_content(message.get("content")),
+            tuple(message.get("tool_calls") or ()),
+            message.get("tool_call_id"),
+            message.get("name"),
+        )
+
+    @property
+    def images(self) -> list[Image]:
+        return [part for part in self.content if isinstance(part, Image)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How one reply is drawn; every field is checked, and the defaults give the greedy reply."""
+
+    max_tokens: int | None = None  # None: as many as the context holds
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; n: the chosen token's and the n likeliest
+
+    def __post_init__(self) -> None:
+        for name, low, high in _BOUNDS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UsageError(f"{name} must be a finite number, not {_show(value)}.")
+            if name in _WHOLE and not isinstance(value, int):
+                raise UsageError(f"{name} must be a whole number, not {_show(value)}.")
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}; it must lie between {low} and {high}.")
+        if isinstance(self.stop, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise UsageError(f"stop must be a tuple of non-empty strings, not {_show(self.stop)}.")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise UsageError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.")
+
+
+MAX_STOP_STRINGS = 16
+_BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, 2**20),
+    ("min_tokens", 0, 2**20),
+    ("temperature", 0.0, 10.0),
+    ("top_p", 1e-6, 1.0),
+    ("top_k", 0, 2**20),
+    ("min_p", 0.0, 1.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("repetition_penalty", 0.01, 100.0),
+    ("seed", -(2**63), 2**63 - 1),
+    ("logprobs", 0, 20),
+)
+_WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request; cached and image tokens are part of the prompt's."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    image_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds a request spent: waiting, until its first token, and from that to its last."""
+
+    queue_s: float = 0.0
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A chosen token, its natural log-probability, and the likeliest alternatives (token text, logprob)."""
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step adds to a reply: whole characters only; the last one carries the finish reason."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole reply; `str(completion)` is its text."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    model: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def from_deltas(cls, deltas: Sequence[Delta], model: str) -> Completion:
+        """Join all deltas of one reply; the last must be its end."""
+        last = deltas[-1]
+        if last.finish_reason is None or last.usage is None or last.timings is None:
+            raise ValueError("the last delta of a reply must carry finish reason, usage and timings")
+        return cls(
+            text="".join(delta.text for delta in deltas),
+            finish_reason=last.finish_reason,
+            usage=last.usage,
+            timings=last.timings,
+            model=model,
+            token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+            logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        )
+
+
+class ChatModel(Protocol):
+    """Anything that answers conversations: the local engine, or a server far away."""
+
+    def chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Completion: ...
+
+    def stream(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[Delta]: ...
+
+    def batch(
+        self,
+        conversations: Sequence[Sequence[Message | Mapping[str, Any]]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]: ...
+
+
+def sampling_params_from_dict(values: Mapping[str, Any]) -> SamplingParams:
+    """Build the parameters from names and values; an unknown name is an error that lists the known."""
+    known = [field.name for field in fields(SamplingParams)]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"sampling parameter {name!r} is unknown; known are {', '.join(known)}.")
+    return SamplingParams(**values)
+
+
+def _parse_content(content: Any) -> tuple[str | Image, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (content,)
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise UsageError(f"message content must be a string or a list of parts, not {_show(content)}.")
+    return tuple(_parse_part(part) for part in content)
+
+
+def _parse_part(part: Any) -> str | Image:
+    if isinstance(part, (str, Image)):
+        return part
+    if not isinstance(part, Mapping):
+        raise UsageError(f"a content part must be an object with a type, not {_show(part)}.")
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind == "image_url":
+        target = part.get("image_url")
+        source = target.get("url") if isinstance(target, Mapping) else target
+        if isinstance(source, (str, Path, bytes, PILImage.Image)):
+            return Image(source)
+    if kind == "image" and isinstance(part.get("image"), (str, Path, bytes, PILImage.Image)):
+        return Image(part["image"])
+    raise UsageError(
+        f"content part {_show(part)} is not understood; use {{'type': 'text', 'text': ...}} or "
+        "{'type': 'image_url', 'image_url': path, URL, bytes or PIL image}."
+    )
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,154 @@
+"""How the engine runs: every option as a number, decided once, with the reason.
+
+Options come as names and values; one left out, or given as "auto", is resolved here from the model
+and the free memory. What a model is, and what one request wants, are other dataclasses' business.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import torch
+
+from tessera.engine.kv_cache import kv_bytes_per_token
+from tessera.engine.memory import available_bytes, max_image_tokens, workspace_bytes
+from tessera.errors import UsageError
+from tessera.model.config import ModelConfig
+
+MIB = 2**20
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Resolved settings; `reasons` says of each why it has its value."""
+
+    max_model_len: int  # tokens of prompt and reply together
+    block_tokens: int
+    kv_cache_bytes: int
+    max_num_seqs: int  # requests that run at once
+    max_num_batched_tokens: int  # tokens that one step computes; longer prompts go in chunks
+    image_cache_bytes: int
+    max_images_per_prompt: int
+    max_queued_requests: int
+    enable_prefix_caching: bool
+    num_blocks: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def describe(self) -> list[str]:
+        """One line for each setting: its name, value and reason."""
+        return [f"{name}={getattr(self, name)} ({reason})" for name, reason in self.reasons.items()]
+
+
+OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
+_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0}
+
+
+def resolve(
+    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+) -> EngineConfig:
+    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other."""
+    chosen = _Choices(options)
+    on_cpu = device.type == "cpu"
+    chosen.settle("block_tokens", 16, "the usual size")
+    if chosen["block_tokens"] not in (16, 32):
+        raise UsageError(f"block_tokens is {chosen['block_tokens']}; use 16 or 32.")
+    chosen.settle("max_num_seqs", 16 if on_cpu else 64, f"the usual number on {device.type}")
+    # On a CPU 512 tokens of a 12B model take half a minute: whoever decodes, or leaves, waits no longer.
+    chosen.settle("max_num_batched_tokens", 512 if on_cpu else 8192, f"the usual number on {device.type}")
+    if chosen["max_num_batched_tokens"] < chosen["max_num_seqs"]:
+        raise UsageError(
+            f"max_num_batched_tokens={chosen['max_num_batched_tokens']} is less than max_num_seqs="
+            f"{chosen['max_num_seqs']}, and every running request needs one token in each step; raise it."
+        )
+    chosen.settle("max_queued_requests", 256, "the usual number")
+    chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
+    chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
+    free = available_bytes(device)
+    image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
+    chosen.settle(
+        "image_cache_bytes",
+        min(24 * image, max(image, free // 20)),
+        f"24 of the largest pictures, or a twentieth of the free {free // MIB} MiB",
+    )
+    _settle_context(chosen, model, dtype, device, free)
+    size = chosen["block_tokens"]
+    num_blocks = chosen["kv_cache_bytes"] // (size * kv_bytes_per_token(model, dtype))
+    values = {name: chosen[name] for name in OPTIONS} | {"enable_prefix_caching": bool(chosen["enable_prefix_caching"])}
+    return EngineConfig(**values, num_blocks=num_blocks, reasons=chosen.reasons)
+
+
+def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, device: torch.device, free: int) -> None:
+    """The cache's bytes and the context that must fit into it."""
+    size, token = chosen["block_tokens"], kv_bytes_per_token(model, dtype)
+    wanted = chosen.get("max_model_len", model.max_seq_len)
+    if wanted > model.max_seq_len:
+        raise UsageError(
+            f"max_model_len is {wanted}; the model was trained for {model.max_seq_len} tokens: choose that or less."
+        )
+    full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
+    workspace = workspace_bytes(model, chosen["max_num_batched_tokens"], wanted, chosen["max_num_seqs"], dtype)
+    # Half of a computer's free memory, since others live there too; nine tenths of a GPU's.
+    share = free // 2 if device.type == "cpu" else free * 9 // 10
+    room = max(share - workspace - chosen["image_cache_bytes"], 0)
+    chosen.settle(
+        "kv_cache_bytes",
+        min(full, room),
+        f"what max_num_seqs={chosen['max_num_seqs']} requests of {wanted} tokens need at most"
+        if full <= room
+        else f"the free {free // MIB} MiB, of which {share // MIB} may be used, less {workspace // MIB} for a step "
+        f"and {chosen['image_cache_bytes'] // MIB} for pictures",
+    )
+    holds = chosen["kv_cache_bytes"] // (size * token) * size
+    chosen.settle(
+        "max_model_len",
+        min(model.max_seq_len, holds),
+        "the model's context" if holds >= model.max_seq_len else "what the key/value cache holds",
+    )
+    if holds < size or chosen["max_model_len"] > holds:
+        raise UsageError(
+            f"max_model_len={max(chosen['max_model_len'], size)} tokens need "
+            f"{_round_up(max(chosen['max_model_len'], size), size) * token // MIB + 1} MiB of key/value cache, and "
+            f"kv_cache_bytes gives {chosen['kv_cache_bytes'] // MIB} MiB: lower the one or raise the other."
+        )
+
+
+class _Choices:
+    """The options given, checked, and then one by one settled."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        self.reasons: dict[str, str] = {}
+        self._values: dict[str, int] = {}
+        for name, value in options.items():
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.0)[0]
+                raise UsageError(f"engine option {name!r} is unknown; the nearest known one is {near!r}.")
+            if value != AUTO:
+                self._values[name] = _checked(name, value)
+
+    def settle(self, name: str, automatic: int, reason: str) -> None:
+        """Fix one setting: as given, else as `automatic` says, for this reason."""
+        self.reasons[name] = "as given" if name in self._values else reason
+        self._values.setdefault(name, automatic)
+
+    def get(self, name: str, otherwise: int) -> int:
+        return self._values.get(name, otherwise)
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
+
+
+def _checked(name: str, value: object) -> int:
+    if name == "enable_prefix_caching":
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} is {value!r}; use true, false or 'auto'.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < _LOWEST[name]:
+        raise UsageError(f"{name} is {value!r}; use a whole number of at least {_LOWEST[name]}, or 'auto'.")
+    return value
+
+
+def _round_up(tokens: int, size: int) -> int:
+    return -(-tokens // size) * size

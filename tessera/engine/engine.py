@@ -1,0 +1,249 @@
+"""The engine: requests in, pieces of text out, one step at a time.
+
+It is synchronous and has no threads, so a test can step it by hand; `loop` drives it otherwise.
+A step that fails as a whole raises; what can be laid at one request's door ends that one only.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
+from tessera.engine.batch import build_batch
+from tessera.engine.blocks import BlockCounts, BlockPool
+from tessera.engine.config import EngineConfig
+from tessera.engine.image_cache import ImageCache
+from tessera.engine.kv_cache import KVCache
+from tessera.engine.request import Request
+from tessera.engine.runner import Runner
+from tessera.engine.sampler import Choice, Sampler
+from tessera.engine.scheduler import Scheduler
+from tessera.engine.text import Detokenizer, TextStream
+from tessera.errors import PromptTooLongError, UsageError
+from tessera.model.config import VisionConfig
+from tessera.model.pixtral import Pixtral
+from tessera.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class EngineTokenizer(Protocol):
+    """What the engine asks of a tokenizer."""
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def prompt_only_ids(self) -> frozenset[int]:
+        """Special tokens that a model never writes: pictures' and all control tokens but eos and tool calls."""
+        ...
+
+    def token_text(self, token_id: int) -> str: ...
+
+    def detokenizer(self) -> Detokenizer: ...
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What is going on, and what went on since the start."""
+
+    waiting: int
+    running: int
+    blocks: BlockCounts
+    image_cache_bytes: int
+    preemptions: int
+    steps: int
+    finished: dict[str, int]  # requests by finish reason
+    prompt_tokens: int  # of finished requests, as the three below
+    cached_tokens: int
+    image_tokens: int
+    completion_tokens: int
+
+
+class Engine:
+    def __init__(self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig) -> None:
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pool = BlockPool(config.num_blocks)
+        self.scheduler = Scheduler(config, self.pool)
+        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, model.dtype, model.device)
+        self.images = ImageCache(config.image_cache_bytes)
+        self.runner = Runner(model, self.images)
+        vocab_size = model.config.vocab_size
+        banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
+        self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
+        self._requests: dict[str, Request] = {}  # unfinished
+        self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
+        self._steps = 0
+        self._finished: dict[str, int] = {}
+        self._totals = [0, 0, 0, 0]
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests or self._ended)
+
+    def add(
+        self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
+    ) -> Request:
+        """Queue a request. Raises PromptTooLongError, UsageError or EngineBusyError, and then keeps nothing."""
+        self.check(prompt, params)
+        request_id = uuid.uuid4().hex if request_id is None else request_id
+        if request_id in self._requests:
+            raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
+        generator = torch.Generator()
+        if params.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(params.seed)
+        room = self.config.max_model_len - len(prompt.ids)
+        request = Request(
+            id=request_id,
+            prompt=prompt,
+            params=params,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            text=TextStream(self.tokenizer.detokenizer(), params.stop),
+            generator=generator,
+            cache_salt=cache_salt,
+        )
+        self.scheduler.add(request)
+        self._requests[request.id] = request
+        return request
+
+    def check(self, prompt: Prompt, params: SamplingParams) -> None:
+        """Refuse what can never run; reads only what never changes, so any thread may call it."""
+        limit = self.config.max_model_len
+        least = max(params.min_tokens, 1)
+        if len(prompt.ids) + least > limit:
+            raise PromptTooLongError(
+                f"the prompt has {len(prompt.ids)} tokens and the reply at least {least}, which exceeds the limit of "
+                f"{limit} tokens; shorten the text, use fewer or smaller pictures, or raise max_model_len."
+            )
+        if not prompt.ids:
+            raise UsageError("the prompt is empty; give at least one token.")
+        vocab_size = self.model.config.vocab_size
+        for token_id in (*params.stop_token_ids, min(prompt.ids), max(prompt.ids)):
+            if not 0 <= token_id < vocab_size:
+                raise UsageError(f"token id {token_id} is not in the model's vocabulary of {vocab_size} ids.")
+        if params.min_tokens > (params.max_tokens or params.min_tokens):
+            raise UsageError(f"min_tokens={params.min_tokens} exceeds max_tokens={params.max_tokens}; lower it.")
+        if len(prompt.images) > self.config.max_images_per_prompt:
+            raise UsageError(
+                f"the prompt has {len(prompt.images)} pictures and the limit is max_images_per_prompt="
+                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
+            )
+        _check_images(prompt, self.model.config.vision_encoder)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request now; its last event comes with the next step. False if it is not (any more) there."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        self._ended.append((request, self._end(request, "abort", "")))
+        return True
+
+    def step(self) -> list[tuple[Request, Delta]]:
+        """Compute one step; returns what each request that got further has to say."""
+        events, self._ended = self._ended, []
+        if not self._requests:
+            return events
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            raise RuntimeError("nothing could be scheduled though requests are waiting")
+        batch = build_batch(chunks, self.cache, self.model.device)
+        logits_RV = self.runner.run(batch)
+        for chunk in chunks:
+            self.scheduler.advance(chunk)
+        if batch.sampled:
+            choices = self.sampler.sample(logits_RV, batch.sampled)
+            events += [
+                (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
+            ]
+        self._steps += 1
+        return events
+
+    def stats(self) -> Stats:
+        return Stats(
+            len(self.scheduler.waiting),
+            len(self.scheduler.running),
+            self.pool.counts(),
+            self.images.bytes_used,
+            self.scheduler.num_preemptions,
+            self._steps,
+            dict(self._finished),
+            *self._totals,
+        )
+
+    def _extend(self, request: Request, choice: Choice | None) -> Delta:
+        """Add the chosen token to the reply, and end it if that is its last."""
+        if choice is None:
+            logger.error("request %s ended: its logits are not a distribution (NaN or infinite)", request.id)
+            return self._end(request, "error", "")
+        try:
+            return self._append(request, choice)
+        except Exception:  # a decoding fault belongs to this request; the others go on
+            logger.exception("request %s ended by an error", request.id)
+            return self._end(request, "error", "")
+
+    def _append(self, request: Request, choice: Choice) -> Delta:
+        params, token_id = request.params, choice.token_id
+        logprobs = self._logprobs(choice)
+        request.append(token_id)
+        if (token_id == self.tokenizer.eos_id and not params.ignore_eos) or token_id in params.stop_token_ids:
+            return self._end(request, "stop", request.text.finish(), (token_id,), logprobs)
+        text = request.text.add(token_id, may_stop=request.num_output >= params.min_tokens)
+        if request.text.stopped:
+            return self._end(request, "stop", text, (token_id,), logprobs)
+        if request.num_output >= request.max_tokens:
+            text += request.text.finish()
+            reason: FinishReason = "stop" if request.text.stopped else "length"
+            return self._end(request, reason, text, (token_id,), logprobs)
+        return Delta(text, (token_id,), logprobs)
+
+    def _end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        text: str,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Delta:
+        """Release all that a request holds; the one place where requests end."""
+        self.scheduler.finish(request)
+        del self._requests[request.id]
+        request.finish_reason = reason
+        usage = request.usage()
+        self._finished[reason] = self._finished.get(reason, 0) + 1
+        counts = (usage.prompt_tokens, usage.cached_tokens, usage.image_tokens, usage.completion_tokens)
+        self._totals = [total + count for total, count in zip(self._totals, counts, strict=True)]
+        return Delta(text, token_ids, logprobs, reason, usage, request.timings())
+
+    def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
+        if choice.logprob is None:
+            return ()
+        text = self.tokenizer.token_text
+        top = tuple((token_id, text(token_id), logprob) for token_id, logprob in choice.top)
+        return (TokenLogprob(choice.token_id, text(choice.token_id), choice.logprob, top),)
+
+
+def _check_images(prompt: Prompt, vision: VisionConfig) -> None:
+    """Raise ValueError where spans, grids, pixels and image tokens disagree: that is a bug, not a user's error."""
+    expected = 0
+    for span in prompt.images:
+        rows, columns = span.image.grid
+        expected += rows * columns
+        if span.length != rows * (columns + 1):
+            raise ValueError(f"a picture of {rows} x {columns} tokens has a span of {span.length} tokens")
+        pixels = (rows * vision.token_size, columns * vision.token_size)
+        if tuple(span.image.pixels_CHW.shape[1:]) != pixels:
+            raise ValueError(f"a picture of {rows} x {columns} tokens has pixels {span.image.pixels_CHW.shape}")
+    if (found := prompt.ids.count(vision.image_token_id)) != expected:
+        raise ValueError(f"the prompt has {found} image tokens, its pictures have {expected}")

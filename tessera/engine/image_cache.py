@@ -1,0 +1,49 @@
+"""Embeddings of pictures that were encoded before, by the digest of their pixels.
+
+Least recently used goes first when the bytes exceed the budget; what the step at hand needs is
+pinned and stays, so the budget can be exceeded only by one step's own pictures. The digest covers
+pixels, size and preprocessing; the model is the process's one model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+class ImageCache:
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes_used = 0
+        self._entries: OrderedDict[bytes, Tensor] = OrderedDict()  # least recently used first
+        self._pinned: frozenset[bytes] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._entries
+
+    def __getitem__(self, digest: bytes) -> Tensor:
+        """Embeddings (tokens, D), owned by the cache."""
+        self._entries.move_to_end(digest)
+        return self._entries[digest]
+
+    def pin(self, digests: Iterable[bytes]) -> None:
+        """Name the pictures of the step at hand; those of the step before are let go."""
+        self._pinned = frozenset(digests)
+        self._trim()
+
+    def put(self, digest: bytes, embeddings: Tensor) -> None:
+        self._entries[digest] = embeddings
+        self.bytes_used += embeddings.nbytes
+        self._trim()
+
+    def _trim(self) -> None:
+        for digest in list(self._entries):
+            if self.bytes_used <= self.max_bytes:
+                return
+            if digest not in self._pinned:
+                self.bytes_used -= self._entries.pop(digest).nbytes

@@ -1,0 +1,189 @@
+"""The one thread: it steps the engine while there is work, and hands each reply to whoever waits.
+
+Other threads only leave notes in an inbox; the engine itself is touched by this thread alone.
+What can be refused at once is refused in the caller's thread. If the engine fails, everyone who
+waits is told, and nobody is accepted any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tessera.chat import Delta, SamplingParams
+from tessera.engine.engine import Engine
+from tessera.errors import EngineBusyError, EngineDeadError, TesseraError, UsageError
+from tessera.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 1.0  # how long the thread sleeps at most, so that the heartbeat of an idle engine goes on
+
+
+class Handle:
+    """One submitted request: iterate over its deltas; closing it before the end aborts the request."""
+
+    def __init__(self, loop: EngineLoop, request_id: str) -> None:
+        self.request_id = request_id
+        self._loop = loop
+        self._deltas: queue.SimpleQueue[Delta | TesseraError] = queue.SimpleQueue()
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Delta]:
+        """Deltas until the last, which carries the finish reason. Leaving the iteration early aborts."""
+        try:
+            while not self._ended:
+                yield self.next()
+        finally:
+            self.close()
+
+    def next(self, timeout_s: float | None = None) -> Delta:
+        """The next delta; raises queue.Empty after the timeout, or the error that ended the engine."""
+        delta = self._deltas.get(timeout=timeout_s)
+        if isinstance(delta, TesseraError):
+            self._ended = True
+            raise delta
+        self._ended = delta.finish_reason is not None
+        return delta
+
+    def close(self) -> None:
+        """Abort unless the end was already taken."""
+        if not self._ended:
+            self._ended = True
+            self._loop.abandon(self)
+
+    def put(self, delta: Delta | TesseraError) -> None:
+        """For the loop: one more delta, or the error instead of it."""
+        self._deltas.put(delta)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    handle: Handle
+    prompt: Prompt
+    params: SamplingParams
+    cache_salt: str
+
+
+class EngineLoop:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.heartbeat_s = time.monotonic()  # when the thread last passed its loop
+        self._wake = threading.Condition()
+        self._submitted: list[_Submission] = []
+        self._aborted: list[str] = []
+        self._handles: dict[str, Handle] = {}  # of all requests that have not ended
+        self._dead: EngineDeadError | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="tessera-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._dead is None and not self._closing
+
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
+    ) -> Handle:
+        """Queue a request and return at once; raises what `Engine.add` does, and EngineDeadError."""
+        self.engine.check(prompt, params)
+        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id)
+        limit = self.engine.config.max_queued_requests
+        with self._wake:
+            self._check_alive()
+            if handle.request_id in self._handles:
+                raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
+            waiting = len(self._submitted) + len(self.engine.scheduler.waiting)
+            if waiting >= limit:
+                raise EngineBusyError(
+                    f"{waiting} requests are waiting and the limit is max_queued_requests={limit}; "
+                    "send the request again later."
+                )
+            self._handles[handle.request_id] = handle
+            self._submitted.append(_Submission(handle, prompt, params, cache_salt))
+            self._wake.notify()
+        return handle
+
+    def abort(self, request_id: str) -> None:
+        """End a request soon; nothing happens if it has ended."""
+        with self._wake:
+            self._aborted.append(request_id)
+            self._wake.notify()
+
+    def abandon(self, handle: Handle) -> None:
+        """Abort the request of this handle, unless it has ended and its id names another by now."""
+        with self._wake:
+            if self._handles.get(handle.request_id) is handle:
+                self._aborted.append(handle.request_id)
+                self._wake.notify()
+
+    def close(self) -> None:
+        """End all requests (their last delta says "abort") and the thread; may be called twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _check_alive(self) -> None:
+        if self._dead is not None:
+            raise EngineDeadError(str(self._dead))
+        if self._closing:
+            raise EngineDeadError("the engine was closed; create a new one to go on.")
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._wait()
+                self._take_notes()
+                self._deliver()
+            self._end_all()
+        except Exception as error:
+            logger.exception("the engine failed")
+            self._die(error)
+
+    def _wait(self) -> None:
+        with self._wake:
+            while not (self.engine.has_work or self._submitted or self._aborted or self._closing):
+                self.heartbeat_s = time.monotonic()
+                self._wake.wait(IDLE_S)
+        self.heartbeat_s = time.monotonic()
+
+    def _take_notes(self) -> None:
+        with self._wake:  # held throughout, so that `submit` never counts a request twice or not at all
+            for note in self._submitted:
+                request_id = note.handle.request_id
+                try:
+                    self.engine.add(note.prompt, note.params, request_id=request_id, cache_salt=note.cache_salt)
+                except TesseraError as error:
+                    self._handles.pop(request_id).put(error)
+            for request_id in self._aborted:
+                self.engine.abort(request_id)
+            self._submitted, self._aborted = [], []
+
+    def _deliver(self) -> None:
+        for request, delta in self.engine.step():
+            with self._wake:
+                ended = delta.finish_reason is not None
+                handle = self._handles.pop(request.id) if ended else self._handles[request.id]
+            handle.put(delta)
+
+    def _end_all(self) -> None:
+        self._take_notes()
+        for request_id in list(self._handles):
+            self.engine.abort(request_id)
+        self._deliver()
+
+    def _die(self, error: Exception) -> None:
+        with self._wake:
+            self._dead = EngineDeadError(
+                f"the engine stopped after {type(error).__name__}: {error}; restart it, the log has the details."
+            )
+            waiting, self._handles = list(self._handles.values()), {}
+        for handle in waiting:
+            handle.put(EngineDeadError(str(self._dead)))

@@ -1,0 +1,91 @@
+"""One request: its tokens so far, what of them is computed, where its blocks are, how it ended.
+
+States go WAITING -> RUNNING -> FINISHED; a preempted request goes back to WAITING with the tokens
+it has generated, which are then computed again like a prompt. Nothing here decides who runs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+
+from tessera.chat import FinishReason, SamplingParams, Timings, Usage
+from tessera.engine.blocks import block_hash, root_hash
+from tessera.engine.text import TextStream
+from tessera.prompt import Prompt
+
+
+class State(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Request:
+    id: str
+    prompt: Prompt
+    params: SamplingParams
+    max_tokens: int  # what the request asked for, or what the context leaves
+    text: TextStream
+    generator: torch.Generator  # on the CPU, so that a seed draws the same on every device
+    cache_salt: str = ""
+
+    state: State = State.WAITING
+    finish_reason: FinishReason | None = None
+    ids: list[int] = field(default_factory=list)  # prompt and reply
+    blocks: list[int] = field(default_factory=list)
+    num_computed: int = 0  # tokens whose keys and values are in the blocks
+    num_cached: int = 0  # prompt tokens that the first start found in the cache
+    num_published: int = 0  # blocks that other requests may share
+    hashes: list[bytes] = field(default_factory=list)  # of the full blocks
+
+    arrived_s: float = field(default_factory=time.perf_counter)
+    started_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ids.extend(self.prompt.ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.ids[len(self.prompt.ids) :]
+
+    @property
+    def num_output(self) -> int:
+        return len(self.ids) - len(self.prompt.ids)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens still to compute before the next one can be chosen; 1 while decoding."""
+        return len(self.ids) - self.num_computed
+
+    def hash_blocks(self, block_tokens: int) -> list[bytes]:
+        """Hashes of all full blocks of the tokens so far; each is computed once."""
+        while (start := len(self.hashes) * block_tokens) + block_tokens <= len(self.ids):
+            parent = self.hashes[-1] if self.hashes else root_hash(self.cache_salt)
+            ids = self.ids[start : start + block_tokens]
+            self.hashes.append(block_hash(parent, ids, start, self.prompt.images))
+        return self.hashes
+
+    def append(self, token_id: int) -> None:
+        self.ids.append(token_id)
+        self.last_token_s = time.perf_counter()
+        if self.first_token_s is None:
+            self.first_token_s = self.last_token_s
+
+    def usage(self) -> Usage:
+        image_tokens = sum(span.length for span in self.prompt.images)
+        return Usage(len(self.prompt.ids), self.num_output, self.num_cached, image_tokens)
+
+    def timings(self) -> Timings:
+        """Seconds: until it first ran, from arrival to the first token, from that to the last."""
+        started = time.perf_counter() if self.started_s is None else self.started_s
+        queue_s = started - self.arrived_s
+        if self.first_token_s is None or self.last_token_s is None:
+            return Timings(queue_s=queue_s)
+        return Timings(queue_s, self.first_token_s - self.arrived_s, self.last_token_s - self.first_token_s)

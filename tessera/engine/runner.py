@@ -1,0 +1,58 @@
+"""Computes a finished batch: pictures that are new, embeddings in one row, the decoder, logits.
+
+It knows no requests' state; what it keeps between steps is the caches' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from tessera.engine.batch import Batch
+from tessera.engine.image_cache import ImageCache
+from tessera.engine.memory import MAX_PATCHES_PER_CALL
+from tessera.images import PreparedImage
+from tessera.model.pixtral import Pixtral
+
+
+class Runner:
+    def __init__(self, model: Pixtral, images: ImageCache) -> None:
+        self.model = model
+        self.images = images
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Tensor:
+        """Logits (R, V) in float32 of the batch's sampled rows; the step's keys and values are cached."""
+        self._encode({rows.image.digest: rows.image for rows in batch.images})
+        embeddings = [self.images[rows.image.digest][rows.start : rows.end] for rows in batch.images]
+        hidden_TD = self.model.embed(batch.ids_T, embeddings)
+        hidden_TD = self.model(hidden_TD, batch.plan)
+        return self.model.logits(hidden_TD[batch.sampled_rows_R])
+
+    def _encode(self, needed: dict[bytes, PreparedImage]) -> None:
+        """Encode what is needed and not cached, several pictures in one call."""
+        self.images.pin(needed)
+        missing = [image for digest, image in needed.items() if digest not in self.images]
+        for group in _calls(missing, self.model.config.vision_encoder.patch_size):
+            encoded = self.model.encode_images([image.pixels_CHW for image in group])
+            for image, embeddings in zip(group, encoded, strict=True):
+                # A copy: a slice would keep the memory of the whole call alive.
+                self.images.put(image.digest, embeddings.clone())
+
+
+def _calls(images: Iterable[PreparedImage], patch_size: int) -> Iterator[list[PreparedImage]]:
+    """Split into groups of at most MAX_PATCHES_PER_CALL patches, each of at least one picture."""
+    group: list[PreparedImage] = []
+    patches = 0
+    for image in images:
+        _, height, width = image.pixels_CHW.shape
+        count = (height // patch_size) * (width // patch_size)
+        if group and patches + count > MAX_PATCHES_PER_CALL:
+            yield group
+            group, patches = [], 0
+        group.append(image)
+        patches += count
+    if group:
+        yield group

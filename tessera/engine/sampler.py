@@ -1,0 +1,129 @@
+"""Chooses one token for each row of logits, as each request's parameters say.
+
+Every row is treated by itself, and drawn with its request's own random numbers, so the choice does
+not depend on what else runs. One uniform number is used per token: the first token (in order of
+ids) whose cumulated probability exceeds it. The order of the steps is that of HF transformers:
+repetition penalty, then OpenAI's two, then temperature, top-k, top-p, min-p.
+Tokens that only a prompt may hold (pictures, control tokens) are never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tessera.chat import SamplingParams
+from tessera.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen token; the log-probabilities are of the model's own distribution, before any change."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """`banned_ids` are never chosen, nor is any id that the tokenizer does not have."""
+
+    def __init__(self, vocab_size: int, banned_ids: Iterable[int], eos_id: int, device: torch.device) -> None:
+        self.eos_id = eos_id
+        self._banned_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._banned_V[torch.tensor(sorted(banned_ids), dtype=torch.int64, device=device)] = True
+
+    @torch.inference_mode()
+    def sample(self, logits_RV: Tensor, requests: Sequence[Request]) -> list[Choice | None]:
+        """One choice per row; None where the row is no distribution (NaN), which ends that request only."""
+        raw_RV = logits_RV
+        logits_RV = logits_RV.masked_fill(self._banned_V, -torch.inf)
+        for row, request in enumerate(requests):
+            self._adjust(logits_RV[row], request)
+        sound_R = ~raw_RV.isnan().any(-1) & logits_RV.isfinite().any(-1) & ~(logits_RV == torch.inf).any(-1)
+        chosen_R = logits_RV.argmax(-1)
+        drawn = [row for row, request in enumerate(requests) if request.params.temperature > 0]
+        drawn = [row for row in drawn if sound_R[row]]
+        if drawn:
+            rows = torch.tensor(drawn, device=logits_RV.device)
+            chosen_R[rows] = _draw(logits_RV[rows], [requests[row] for row in drawn])
+        described = _describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
+        return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
+
+    def _adjust(self, logits_V: Tensor, request: Request) -> None:
+        """Penalties and early-end bans of one request, in place."""
+        params = request.params
+        device = logits_V.device
+        if params.repetition_penalty != 1.0:
+            seen = torch.tensor(request.ids, device=device).unique()
+            logits = logits_V[seen]
+            penalty = params.repetition_penalty
+            logits_V[seen] = torch.where(logits < 0, logits * penalty, logits / penalty)
+        if (params.frequency_penalty or params.presence_penalty) and request.num_output:
+            seen, counts = torch.tensor(request.output_ids, device=device).unique(return_counts=True)
+            logits_V[seen] -= params.frequency_penalty * counts + params.presence_penalty
+        if request.num_output < params.min_tokens:
+            logits_V[self.eos_id] = -torch.inf
+            if params.stop_token_ids:
+                logits_V[torch.tensor(params.stop_token_ids, device=device)] = -torch.inf
+
+
+def _draw(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Draw one id for each row; every request's generator gives exactly one number."""
+    params = [request.params for request in requests]
+    temperatures_R = torch.tensor([entry.temperature for entry in params], device=logits_RV.device)
+    # The largest logit is set to zero first, so that a tiny temperature cannot overflow.
+    logits_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / temperatures_R[:, None]
+    limited = [row for row, entry in enumerate(params) if entry.top_k or entry.top_p < 1]
+    if limited:
+        rows = torch.tensor(limited, device=logits_RV.device)
+        logits_RV[rows] = _limit(logits_RV[rows], [params[row] for row in limited])
+    min_p_R = torch.tensor([entry.min_p for entry in params], device=logits_RV.device)
+    probabilities_RV = logits_RV.softmax(-1)
+    floor_R = min_p_R * probabilities_RV.amax(-1)
+    probabilities_RV = probabilities_RV.masked_fill(probabilities_RV < floor_R[:, None], 0)
+    # float64: over 131,072 ids a float32 sum would make late ids of small probability unreachable.
+    cumulated_RV = probabilities_RV.double().cumsum(-1)
+    uniform = torch.cat([torch.rand(1, generator=request.generator, dtype=torch.float64) for request in requests])
+    targets_R = uniform.to(logits_RV.device) * cumulated_RV[:, -1]
+    return torch.searchsorted(cumulated_RV, targets_R[:, None], right=True)[:, 0]
+
+
+def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Keep each row's top_k likeliest, and of these the fewest that hold top_p of their probability.
+
+    Ids as likely as the least likely one kept are kept as well, so the order of ties decides nothing.
+    """
+    kept_RV = torch.empty_like(logits_RV)
+    # Rows of one top_k together: the width of the sorted part must not depend on other requests.
+    for top_k in {entry.top_k for entry in params}:
+        chosen = [row for row, entry in enumerate(params) if entry.top_k == top_k]
+        rows = torch.tensor(chosen, device=logits_RV.device)
+        top_p_R = torch.tensor([params[row].top_p for row in chosen], device=logits_RV.device)
+        width = min(top_k, logits_RV.shape[1]) or logits_RV.shape[1]
+        sorted_RK = logits_RV[rows].topk(width).values
+        probabilities_RK = sorted_RK.softmax(-1)
+        before_RK = probabilities_RK.cumsum(-1) - probabilities_RK
+        # With top_p 1 all stay: rounding must not cost a row its tail. The likeliest always stays.
+        dropped_RK = (before_RK >= top_p_R[:, None]) & (top_p_R < 1)[:, None]
+        dropped_RK[:, 0] = False
+        least_R = sorted_RK.masked_fill(dropped_RK, torch.inf).amin(-1)
+        kept_RV[rows] = logits_RV[rows].masked_fill(logits_RV[rows] < least_R[:, None], -torch.inf)
+    return kept_RV
+
+
+def _describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
+    """Attach log-probabilities to the rows that want them."""
+    choices = []
+    for row, (token_id, count) in enumerate(zip(chosen, wanted, strict=True)):
+        if count is None:
+            choices.append(Choice(token_id))
+            continue
+        logprobs_V = raw_RV[row].log_softmax(-1)
+        values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
+        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        choices.append(Choice(token_id, float(logprobs_V[token_id]), top))
+    return choices

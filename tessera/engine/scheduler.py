@@ -1,0 +1,128 @@
+"""Who computes how many tokens in the next step: the whole policy, on one screen.
+
+First come, first served. Every decoding request gets its one token first; prompts fill what is left
+of the step's token budget, in chunks. A request starts when there are blocks for all its tokens, so
+only decoding can run out of them: then the youngest goes back to the queue and is computed again
+later. The oldest is never sent back, and fits alone, so there is always progress. It knows no
+tensors. The idea of chunked prefill beside decoding: Sarathi-Serve, arXiv 2403.02310.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from tessera.engine.blocks import BlockPool
+from tessera.engine.config import EngineConfig
+from tessera.engine.request import Request, State
+from tessera.errors import EngineBusyError
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens `start` to `start + length` of a request, to be computed in this step."""
+
+    request: Request
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def samples(self) -> bool:
+        """Whether the request's next token can be chosen after this chunk."""
+        return self.end == len(self.request.ids)
+
+
+class Scheduler:
+    def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
+        self.config = config
+        self.pool = pool
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []  # oldest first
+        self.num_preemptions = 0
+
+    def add(self, request: Request) -> None:
+        if len(self.waiting) >= self.config.max_queued_requests:
+            raise EngineBusyError(
+                f"{len(self.waiting)} requests are waiting and the limit is max_queued_requests="
+                f"{self.config.max_queued_requests}; send the request again later."
+            )
+        self.waiting.append(request)
+
+    def schedule(self) -> list[Chunk]:
+        """The next step's chunks, those that decode first; blocks for all of them are held."""
+        budget, chunks = self.config.max_num_batched_tokens, []
+        for request in sorted(self.running, key=lambda request: request.remaining > 1):
+            length = min(request.remaining, budget)
+            if length and request.state is State.RUNNING and self._grow(request):
+                chunks.append(Chunk(request, request.num_computed, length))
+                budget -= length
+        while budget and self.waiting and len(self.running) < self.config.max_num_seqs and self._start(self.waiting[0]):
+            request = self.running[-1]
+            length = min(request.remaining, budget)
+            chunks.append(Chunk(request, request.num_computed, length))
+            budget -= length
+        return chunks
+
+    def advance(self, chunk: Chunk) -> None:
+        """Note that the chunk was computed, and let others share the blocks that are now full."""
+        request, size = chunk.request, self.config.block_tokens
+        request.num_computed = chunk.end
+        if not self.config.enable_prefix_caching:
+            return
+        hashes = request.hash_blocks(size)
+        for index in range(request.num_published, chunk.end // size):
+            self.pool.publish(request.blocks[index], hashes[index])
+        request.num_published = chunk.end // size
+
+    def finish(self, request: Request) -> None:
+        """Take the request out, wherever it is, and let go of its blocks."""
+        if request.state is State.RUNNING:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
+        self._release(request, State.FINISHED)
+
+    def _start(self, request: Request) -> bool:
+        known = []
+        if self.config.enable_prefix_caching:
+            # The last token is always computed: its output is what the next token is chosen from.
+            usable = (len(request.ids) - 1) // self.config.block_tokens
+            known = self.pool.lookup(request.hash_blocks(self.config.block_tokens)[:usable])
+        missing = self._blocks_for(request) - len(known)
+        # One spare block for each running request, lest the newcomer be sent back at once.
+        if not self.pool.can_hold(known, missing + len(self.running)):
+            return False
+        self.pool.acquire(known)
+        request.blocks = known + self.pool.allocate(missing)
+        request.num_computed = len(known) * self.config.block_tokens
+        request.num_published = len(known)
+        if request.started_s is None:
+            request.started_s, request.num_cached = time.perf_counter(), request.num_computed
+        request.state = State.RUNNING
+        self.running.append(self.waiting.popleft())
+        return True
+
+    def _grow(self, request: Request) -> bool:
+        """Give a running request the block its next token needs; false if it was sent back itself."""
+        while (missing := self._blocks_for(request) - len(request.blocks)) > self.pool.available:
+            youngest = self.running.pop()
+            self._release(youngest, State.WAITING)
+            self.waiting.appendleft(youngest)
+            self.num_preemptions += 1
+            if youngest is request:
+                return False
+        request.blocks += self.pool.allocate(max(missing, 0))
+        return True
+
+    def _release(self, request: Request, state: State) -> None:
+        self.pool.release(request.blocks)
+        request.blocks, request.num_computed, request.num_published = [], 0, 0
+        request.state = state
+
+    def _blocks_for(self, request: Request) -> int:
+        return -(-len(request.ids) // self.config.block_tokens)

@@ -1,0 +1,66 @@
+"""The error tree: what can go wrong for a user, with its HTTP status and its exit code.
+
+Every error that a person may see derives from `TesseraError`. Its text is one sentence (or two)
+that names the value, the limit and the way out; it never carries a library's own exception text.
+A class decides only the two codes, so a new kind of failure needs no new handler anywhere.
+"""
+
+from __future__ import annotations
+
+
+class TesseraError(Exception):
+    """Base of all expected failures; anything else that escapes is a bug."""
+
+    http_status = 500
+    exit_code = 1
+
+
+class UsageError(TesseraError):
+    """A malformed request: a bad option, field, message list or JSON."""
+
+    http_status = 400
+    exit_code = 2
+
+
+class ImageError(TesseraError):
+    """A picture that cannot be read, or that exceeds a limit."""
+
+    http_status = 400
+
+
+class FetchError(TesseraError):
+    """A URL that may not be fetched, or that could not be."""
+
+    http_status = 400
+
+
+class PromptTooLongError(TesseraError):
+    """A request that can never fit the context or the KV cache; the text names both numbers."""
+
+    http_status = 400
+
+
+class ModelNotFoundError(TesseraError):
+    """No model at the given name or folder."""
+
+    http_status = 404
+
+
+class CheckpointError(TesseraError):
+    """A model folder that is incomplete, damaged or of an unknown architecture."""
+
+
+class EngineBusyError(TesseraError):
+    """The waiting queue is full; the request may be sent again later."""
+
+    http_status = 429
+
+
+class EngineDeadError(TesseraError):
+    """The engine's thread ended; only a restart helps."""
+
+    http_status = 503
+
+
+class MissingExtraError(TesseraError):
+    """An optional dependency is absent; the text is the exact install command."""

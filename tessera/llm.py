@@ -1,0 +1,160 @@
+"""LLM: conversations in, replies out, over an engine in this process.
+
+It joins the parts: load the pictures, write the prompt, submit, collect. It meets the ChatModel
+interface, so whatever works with it works with a server too.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tessera.chat import Completion, Delta, Message, SamplingParams
+from tessera.engine.config import EngineConfig, resolve
+from tessera.engine.engine import Engine
+from tessera.engine.loop import EngineLoop, Handle
+from tessera.errors import TesseraError, UsageError
+from tessera.images import ImageLimits, load, prepare
+from tessera.load import load_model
+from tessera.load import resolve as resolve_folder
+from tessera.model.pixtral import Pixtral
+from tessera.prompt import Tokenizer
+
+Conversation = Sequence[Message | Mapping[str, Any]]
+
+
+class LLM:
+    """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto"."""
+
+    def __init__(
+        self,
+        name_or_path: str | Path = "nano",
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        limits: ImageLimits | None = None,
+        **engine_options: object,
+    ) -> None:
+        loaded = load_model(resolve_folder(str(name_or_path)), dtype=dtype, device=device)
+        self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options)
+
+    @classmethod
+    def from_parts(
+        cls,
+        model: Pixtral,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        limits: ImageLimits | None = None,
+        **engine_options: object,
+    ) -> LLM:
+        """An LLM over a model that is already in memory."""
+        llm = cls.__new__(cls)
+        llm._start(model, tokenizer, name, limits, engine_options)
+        return llm
+
+    def _start(
+        self,
+        model: Pixtral,
+        tokenizer: Tokenizer,
+        name: str,
+        limits: ImageLimits | None,
+        engine_options: Mapping[str, object],
+    ) -> None:
+        self.model_name = name
+        self.tokenizer = tokenizer
+        self.limits = ImageLimits() if limits is None else limits
+        self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)
+        self._vision = model.config.vision_encoder
+        self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config))
+        # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
+        self._finalizer = weakref.finalize(self, self.loop.close)
+
+    def chat(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Completion:
+        """The whole reply."""
+        return Completion.from_deltas(list(self.stream(messages, params, tools=tools)), self.model_name)
+
+    def stream(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[Delta]:
+        """The reply in pieces, as they come. Leaving the iteration early ends the request."""
+        yield from self.submit(messages, params, tools=tools)
+
+    def batch(
+        self,
+        conversations: Sequence[Conversation],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """All replies, in the order of the conversations; an error names the conversation and ends them all."""
+        each = [params] * len(conversations) if params is None or isinstance(params, SamplingParams) else params
+        if len(each) != len(conversations):
+            raise UsageError(f"{len(conversations)} conversations came with {len(each)} parameters; give one each.")
+        # Never more at once than the engine's queue takes; twice what runs keeps it full.
+        limit = min(2 * self.config.max_num_seqs, self.config.max_queued_requests)
+        handles: deque[Handle] = deque()
+        replies: list[Completion] = []
+        try:
+            for index, (messages, wanted) in enumerate(zip(conversations, each, strict=True)):
+                if len(handles) == limit:
+                    replies.append(self._collect(handles.popleft()))
+                try:
+                    handles.append(self.submit(messages, wanted))
+                except TesseraError as error:
+                    raise type(error)(f"conversation {index}: {error}") from error
+            while handles:
+                replies.append(self._collect(handles.popleft()))
+        finally:
+            for handle in handles:
+                handle.close()
+        return replies
+
+    def submit(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        request_id: str | None = None,
+        cache_salt: str = "",
+    ) -> Handle:
+        """Prepare and queue one conversation; returns at once with a handle that yields its deltas."""
+        parsed = [Message.parse(message) for message in messages]
+        pictures = [image for message in parsed for image in message.images]
+        if len(pictures) > self.config.max_images_per_prompt:
+            raise UsageError(
+                f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
+                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
+            )
+        images = [prepare(load(picture, self.limits), self._vision) for picture in pictures]
+        prompt = self.tokenizer.encode_chat(parsed, images, tools)
+        wanted = SamplingParams() if params is None else params
+        return self.loop.submit(prompt, wanted, request_id=request_id, cache_salt=cache_salt)
+
+    def close(self) -> None:
+        """End all requests and the engine's thread; may be called twice."""
+        self._finalizer()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _collect(self, handle: Handle) -> Completion:
+        return Completion.from_deltas(list(handle), self.model_name)

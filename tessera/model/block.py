@@ -1,0 +1,35 @@
+"""What decoder and vision layers share: the root-mean-square norm and the gated feed-forward.
+
+Sources: RMSNorm, arXiv 1910.07467; SwiGLU, arXiv 2002.05202. Both use SiLU here, also where a
+checkpoint's HF config says gelu for the vision encoder: the released weights were trained with SiLU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        return F.rms_norm(hidden_TD, self.weight.shape, self.weight, self.eps)
+
+
+class FeedForward(nn.Module):
+    """w2(silu(w1 x) * w3 x), without biases."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden_width, bias=False)
+        self.w2 = nn.Linear(hidden_width, width, bias=False)
+        self.w3 = nn.Linear(width, hidden_width, bias=False)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        out: Tensor = self.w2(F.silu(self.w1(hidden_TD)) * self.w3(hidden_TD))
+        return out

@@ -1,0 +1,34 @@
+"""Checkpoints of a training run: one safetensors file, replaced whole or not at all.
+
+The file holds every tensor that is needed to go on as if the run had never stopped, and the step
+number in its header. A run killed while saving leaves the previous checkpoint untouched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tessera.errors import CheckpointError
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], step: int) -> None:
+    """Write `tensors` and the number of finished steps to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The tensors and the number of finished steps; raises CheckpointError for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, int(metadata["step"])  # noqa: SIM118
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a training checkpoint; remove it to start the run anew.") from error

@@ -1,0 +1,95 @@
+"""Float32 master weights for a model that computes in a narrower dtype, stepped by two optimizers.
+
+Hidden matrices are stepped by Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/),
+with update sizes matched to AdamW's (arXiv 2502.16982), everything else by AdamW. Updates smaller
+than bfloat16's resolution are not lost, because they add up in the master copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GRADIENT_NORM_LIMIT = 1.0
+BETAS = (0.9, 0.98)
+WEIGHT_DECAY = 0.01
+
+
+class MasterOptimizer:
+    """Owns a float32 copy of every trained parameter; `step` writes the result back to the model."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> None:
+        self.parameters = dict(named_parameters)
+        self.masters = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        matrices = [master for name, master in self.masters.items() if _is_hidden_matrix(name, master)]
+        others = [master for name, master in self.masters.items() if not _is_hidden_matrix(name, master)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True),
+        ]
+
+    def step(self, learning_rate: float) -> float:
+        """Apply the gathered gradients and clear them; returns their norm before clipping."""
+        for name, parameter in self.parameters.items():
+            gradient = parameter.grad
+            self.masters[name].grad = torch.zeros_like(self.masters[name]) if gradient is None else gradient.float()
+            parameter.grad = None
+        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), GRADIENT_NORM_LIMIT))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._write_back()
+        return norm
+
+    @torch.no_grad()
+    def _write_back(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.masters[name])
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All tensors that a later `load_state_tensors` needs to go on exactly, under flat names."""
+        state = {f"master.{name}": master for name, master in self.masters.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, slots in optimizer.state_dict()["state"].items():
+                for slot, value in slots.items():
+                    state[f"optimizer.{number}.{index}.{slot}"] = torch.as_tensor(value)
+        return state
+
+    def load_state_tensors(self, state: dict[str, Tensor]) -> None:
+        """Take over the tensors of `state_tensors`; raises KeyError for a parameter that is not there."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(state[f"master.{name}"])
+        for number, optimizer in enumerate(self.optimizers):
+            slots: dict[int, dict[str, Any]] = {}
+            prefix = f"optimizer.{number}."
+            for key, value in state.items():
+                if key.startswith(prefix):
+                    index, slot = key.removeprefix(prefix).split(".")
+                    slots.setdefault(int(index), {})[slot] = value
+            optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        self._write_back()
+
+
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    # Embeddings and output heads are tables of rows, for which an orthogonal update means nothing.
+    return parameter.ndim == 2 and not any(part in name for part in ("tok_embeddings", "output", "head"))
+
+
+def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int, decay_fraction: float = 0.4) -> float:
+    """Linear warm-up, a plateau, then a linear fall to 2 % over the last `decay_fraction` of the steps.
+
+    A plateau (arXiv 2405.18392) lets a run be prolonged from a checkpoint taken before the fall.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    fall_steps = max(1, int(total_steps * decay_fraction))
+    remaining = max(0, total_steps - step)
+    return peak * max(0.02, min(1.0, remaining / fall_steps))

@@ -1,0 +1,106 @@
+"""Every setting is a number with a reason; wrong names and contradictions are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tessera.engine import config as config_module
+from tessera.engine import memory
+from tessera.engine.config import OPTIONS, EngineConfig, resolve
+from tessera.engine.kv_cache import KVCache, kv_bytes_per_token
+from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.errors import UsageError
+from tessera.model.config import ModelConfig, VisionConfig
+from tests.engine.tiny import BLOCK_BYTES, CONFIG
+
+CPU = torch.device("cpu")
+GIB = 2**30
+PIXTRAL_12B = ModelConfig(
+    dim=5120,
+    n_layers=40,
+    head_dim=128,
+    hidden_dim=14336,
+    n_heads=32,
+    n_kv_heads=8,
+    rope_theta=1e9,
+    norm_eps=1e-5,
+    vocab_size=131072,
+    vision_encoder=VisionConfig(
+        hidden_size=1024,
+        image_size=1024,
+        patch_size=16,
+        rope_theta=10_000.0,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+    ),
+)
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, free: int, **options: object) -> EngineConfig:
+    monkeypatch.setattr(config_module, "available_bytes", lambda device: free)
+    return resolve(options, PIXTRAL_12B, dtype=torch.bfloat16, device=CPU)
+
+
+def test_the_published_sizes_of_pixtral_12b() -> None:
+    assert kv_bytes_per_token(PIXTRAL_12B, torch.bfloat16) == 160 * 1024
+    assert max_image_tokens(PIXTRAL_12B.vision_encoder) == 4160
+    # The vision encoder is in the account: 8192 patches of 12 x 1024 + 3 x 4096 numbers.
+    assert workspace_bytes(PIXTRAL_12B, 16, 16, 1, torch.bfloat16) > 8192 * 12 * 1024 * 2
+
+
+def test_the_cache_holds_exactly_the_bytes_it_is_given() -> None:
+    config = resolve({"kv_cache_bytes": 5 * BLOCK_BYTES + 100}, CONFIG, dtype=torch.float32, device=CPU)
+    assert (config.num_blocks, config.max_model_len) == (5, 80)
+    cache = KVCache(CONFIG, config.num_blocks, config.block_tokens, torch.float32, CPU)
+    per_block = sum(tensor[0].nbytes for tensor in (*cache.keys_BSMK, *cache.values_BSMK))
+    assert per_block == BLOCK_BYTES
+    assert cache.slots([3, 1], 18).tolist() == [*range(48, 64), 16, 17]
+
+
+def test_every_setting_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settle(monkeypatch, 40 * GIB, max_num_seqs=4)
+    assert set(config.reasons) == set(OPTIONS)
+    assert config.reasons["max_num_seqs"] == "as given"
+    assert all(reason for reason in config.reasons.values())
+    assert len(config.describe()) == len(OPTIONS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.max_num_seqs = 5  # type: ignore[misc]
+
+
+def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settle(monkeypatch, 16 * GIB)
+    work = workspace_bytes(PIXTRAL_12B, 512, 131072, 16, torch.bfloat16)
+    assert config.kv_cache_bytes + config.image_cache_bytes + work <= 8 * GIB
+    assert config.max_model_len == config.num_blocks * 16 < 131072
+    assert config.reasons["max_model_len"] == "what the key/value cache holds"
+    roomy = settle(monkeypatch, 200 * GIB, max_num_seqs=1)
+    assert (roomy.max_model_len, roomy.kv_cache_bytes) == (131072, 20 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_model_length": 5}, "'max_model_length' is unknown; the nearest known one is 'max_model_len'"),
+        ({"block_tokens": 20}, "block_tokens is 20; use 16 or 32"),
+        ({"max_num_seqs": 0}, "max_num_seqs is 0; use a whole number of at least 1"),
+        ({"max_num_seqs": True}, "max_num_seqs is True"),
+        ({"max_num_seqs": "4"}, "max_num_seqs is '4'"),
+        ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; use true, false"),
+        ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "max_num_batched_tokens=8 is less than max_num_seqs=9"),
+        ({"max_model_len": 600}, "max_model_len is 600; the model was trained for 512"),
+        ({"max_model_len": 512, "kv_cache_bytes": 5 * BLOCK_BYTES}, "max_model_len=512 tokens need"),
+        ({"kv_cache_bytes": 1}, "kv_cache_bytes gives 0 MiB"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(options, CONFIG, dtype=torch.float32, device=CPU)
+    assert sentence in str(error.value)
+
+
+def test_free_memory_is_a_plausible_number() -> None:
+    assert 2**20 < memory.available_bytes(CPU) < 2**46

@@ -1,0 +1,135 @@
+"""What must hold whatever the engine does to be fast; each test is one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tessera.chat import SamplingParams
+from tessera.model.pixtral import Pixtral
+from tests.engine.tiny import (
+    dense_greedy,
+    dense_logits,
+    max_logprob_error,
+    picture,
+    prompt,
+    reply,
+    run,
+    tiny_engine,
+    tiny_model,
+)
+
+# Float32 sums of the same numbers in another order (another batch size, another split of a softmax)
+# differ by some 1e-6 in logits of order 10; log-probabilities inherit that.
+BOUND = 2e-5
+WANTED = {"max_tokens": 24, "logprobs": 5}
+
+
+@pytest.fixture(scope="module")
+def model() -> Pixtral:
+    return tiny_model()
+
+
+MIXED = (
+    prompt("What is the total?"),
+    prompt(picture(1, 3, 5), "read this"),
+    prompt("compare ", picture(2, 2, 7), " and ", picture(3, 8, 8), " now"),
+    prompt("x"),
+    prompt("a longer text that fills several blocks of the cache " * 3, picture(4, 1, 1), "?"),
+)
+
+
+def test_two_images_encoded_together_equal_each_alone(model: Pixtral) -> None:
+    images = [picture(1, 3, 5).pixels_CHW, picture(2, 8, 8).pixels_CHW, picture(3, 1, 1).pixels_CHW]
+    with torch.no_grad():
+        together = model.encode_images(images)
+        for image, embeddings in zip(images, together, strict=True):
+            torch.testing.assert_close(embeddings, model.encode_images([image])[0], atol=BOUND, rtol=0)
+
+
+@pytest.mark.parametrize("given", MIXED)
+def test_paged_equals_dense(model: Pixtral, given: object) -> None:
+    got = reply(tiny_engine(model), given, **WANTED)
+    assert list(got.token_ids) == dense_greedy(model, given, 24)
+    expected_TV = dense_logits(model, given, got.token_ids).log_softmax(-1)[len(given.ids) - 1 :]
+    for row, entry in enumerate(got.logprobs):
+        assert abs(entry.logprob - float(expected_TV[row, entry.token_id])) < BOUND
+
+
+def test_a_batch_equals_its_members(model: Pixtral) -> None:
+    engine = tiny_engine(model, enable_prefix_caching=False)
+    together = run(engine, *[engine.add(given, SamplingParams(**WANTED)) for given in MIXED])
+    for given, got in zip(MIXED, together, strict=True):
+        alone = reply(tiny_engine(model, enable_prefix_caching=False), given, **WANTED)
+        assert max_logprob_error(got, alone) < BOUND
+
+
+@pytest.mark.parametrize("budget", [8, 9, 17, 50])
+def test_chunked_prefill_equals_whole(model: Pixtral, budget: int) -> None:
+    for given in MIXED:
+        chunked = reply(tiny_engine(model, max_num_batched_tokens=budget), given, **WANTED)
+        whole = reply(tiny_engine(model), given, **WANTED)
+        assert max_logprob_error(chunked, whole) < BOUND
+
+
+def test_a_prefix_hit_equals_a_cold_run(model: Pixtral) -> None:
+    engine = tiny_engine(model)
+    shared = ("some words, then a picture: ", picture(5, 6, 6), " and then ")
+    reply(engine, prompt(*shared, "a question"), **WANTED)
+    for given in (prompt(*shared, "another question"), prompt(*shared, "a question")):
+        warm = reply(engine, given, **WANTED)
+        cold = reply(tiny_engine(model), given, **WANTED)
+        assert warm.usage.cached_tokens >= 48
+        assert cold.usage.cached_tokens == 0
+        assert max_logprob_error(warm, cold) < BOUND
+
+
+def test_two_different_images_with_identical_token_ids_do_not_share_a_prefix(model: Pixtral) -> None:
+    engine = tiny_engine(model)
+    one, other = prompt(picture(6, 8, 8), "same?"), prompt(picture(7, 8, 8), "same?")
+    assert one.ids == other.ids
+    first, second = (reply(engine, given, **WANTED) for given in (one, other))
+    assert second.usage.cached_tokens == 0
+    assert max_logprob_error(second, reply(tiny_engine(model), other, **WANTED)) < BOUND
+    assert first.logprobs[0].top != second.logprobs[0].top
+    assert reply(engine, one, **WANTED).usage.cached_tokens == 64
+
+
+def test_a_preempted_request_equals_an_undisturbed_one(model: Pixtral) -> None:
+    givens = [prompt(picture(seed, 3, 4), "tell me a story") for seed in range(5)]
+    params = [SamplingParams(max_tokens=60, logprobs=5, ignore_eos=True, temperature=0.7, seed=n) for n in range(5)]
+    for caching in (True, False):
+        crowded = tiny_engine(model, num_blocks=14, max_model_len=100, enable_prefix_caching=caching)
+        replies = run(crowded, *[crowded.add(given, wanted) for given, wanted in zip(givens, params, strict=True)])
+        assert crowded.stats().preemptions > 0
+        for given, wanted, got in zip(givens, params, replies, strict=True):
+            roomy = tiny_engine(model)
+            assert max_logprob_error(got, run(roomy, roomy.add(given, wanted))[0]) < BOUND
+
+
+def test_streamed_pieces_joined_equal_the_plain_reply(model: Pixtral) -> None:
+    for seed in range(8):
+        params = {"max_tokens": 40, "temperature": 1.5, "seed": seed, "ignore_eos": True}
+        plain = reply(tiny_engine(model), MIXED[0], **params).text
+        stop = (plain[9:12], plain[20:23])
+        engine = tiny_engine(model)
+        engine.add(MIXED[0], SamplingParams(stop=stop, **params))
+        pieces = [delta.text for _ in range(60) for _, delta in (engine.step() if engine.has_work else [])]
+        end = min(plain.find(each) + len(each) for each in stop)
+        begin = min(plain.find(each) for each in stop if plain.find(each) + len(each) == end)
+        assert "".join(pieces) == plain[:begin]
+
+
+def test_the_same_seed_draws_the_same_whatever_else_runs(model: Pixtral) -> None:
+    params = SamplingParams(max_tokens=30, temperature=1.0, top_p=0.9, seed=7, ignore_eos=True)
+    alone = tiny_engine(model)
+    expected = run(alone, alone.add(MIXED[2], params))[0].token_ids
+    crowded = tiny_engine(model, max_num_batched_tokens=40)
+    others = [
+        SamplingParams(max_tokens=25, temperature=2.0, seed=7),
+        SamplingParams(max_tokens=9, temperature=0.5, top_k=3),
+        SamplingParams(max_tokens=40),
+    ]
+    requests = [crowded.add(given, wanted) for given, wanted in zip(MIXED, others, strict=False)]
+    requests.insert(1, crowded.add(MIXED[2], params))
+    assert run(crowded, *requests)[1].token_ids == expected
