@@ -76,8 +76,9 @@ def resolve(
     _settle_context(chosen, model, dtype, device, free)
     size = chosen["block_tokens"]
     num_blocks = chosen["kv_cache_bytes"] // (size * kv_bytes_per_token(model, dtype))
-    values = {name: chosen[name] for name in OPTIONS} | {"enable_prefix_caching": bool(chosen["enable_prefix_caching"])}
-    return EngineConfig(**values, num_blocks=num_blocks, reasons=chosen.reasons)
+    numbers = {name: chosen[name] for name in OPTIONS if name != "enable_prefix_caching"}
+    caching = bool(chosen["enable_prefix_caching"])
+    return EngineConfig(**numbers, enable_prefix_caching=caching, num_blocks=num_blocks, reasons=chosen.reasons)
 
 
 def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, device: torch.device, free: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tessera.engine.blocks import BlockPool, block_hash, root_hash
+from tessera.prompt import ImageSpan
 from tests.engine.tiny import picture, prompt
 
 
@@ -70,6 +71,8 @@ def test_the_hash_holds_ids_parents_salt_and_pictures_with_their_place() -> None
         block_hash(block_hash(root, ids, 0, ()), ids, 0, one.images),
     }
     assert len(hashes) == 6
+    moved = (ImageSpan(start=one.images[0].start - 1, length=one.images[0].length, image=one.images[0].image),)
+    assert block_hash(root, ids, 0, moved) not in hashes
     # Tokens 0 to 2 (bos, a, b) come before the picture: the same for both.
     assert block_hash(root, ids[:3], 0, one.images) == block_hash(root, ids[:3], 0, other.images)
     assert block_hash(root, ids[:4], 0, one.images) != block_hash(root, ids[:4], 0, other.images)

@@ -58,6 +58,7 @@ def test_the_cache_holds_exactly_the_bytes_it_is_given() -> None:
     cache = KVCache(CONFIG, config.num_blocks, config.block_tokens, torch.float32, CPU)
     per_block = sum(tensor[0].nbytes for tensor in (*cache.keys_BSMK, *cache.values_BSMK))
     assert per_block == BLOCK_BYTES
+    assert cache.padding_slot not in cache.slots(list(range(config.num_blocks)), 80)
     assert cache.slots([3, 1], 18).tolist() == [*range(48, 64), 16, 17]
 
 

@@ -140,6 +140,8 @@ def test_the_image_cache_keeps_its_budget_and_a_picture_in_mid_prefill_is_encode
     assert len(encoded) == 3
     reply(engine, prompt(picture(1, 8, 8), "x"), max_tokens=1)  # the oldest was dropped
     assert len(encoded) == 4
+    reply(engine, prompt(picture(2, 8, 8), "x"), max_tokens=1)  # used after 3, so 3 went before it
+    assert len(encoded) == 4
     small = tiny_engine(model, image_cache_bytes=0, max_num_batched_tokens=8)
     reply(small, prompt(picture(4, 8, 8), "x"), max_tokens=1)
     assert len(encoded) == 5
@@ -188,6 +190,27 @@ def test_the_youngest_is_sent_back_with_its_tokens_kept(model: Pixtral) -> None:
         engine.step()
     assert young.output_ids[: len(kept)] == kept
     assert (old.finish_reason, young.finish_reason, young.num_output) == ("length", "length", 30)
+
+
+def test_a_request_that_was_sent_back_starts_again_before_all_that_wait(model: Pixtral) -> None:
+    engine = tiny_engine(model, num_blocks=5, max_model_len=80, max_num_seqs=2)
+    requests = [engine.add(prompt(text * 30), params(max_tokens=40)) for text in "abc"]
+    while engine.stats().preemptions == 0:
+        engine.step()
+    assert list(engine.scheduler.waiting) == requests[1:]
+
+
+def test_a_newcomer_waits_when_it_would_leave_no_block_for_those_that_run(model: Pixtral) -> None:
+    engine = tiny_engine(model, num_blocks=5, max_model_len=80)
+    old, young = (engine.add(prompt(text * 30), params(max_tokens=18)) for text in "ab")
+    third = engine.add(prompt("c" * 10), params())
+    engine.step()
+    assert [each.state for each in (old, young, third)] == [State.RUNNING, State.RUNNING, State.WAITING]
+
+
+def test_a_reply_ends_where_the_context_does(model: Pixtral) -> None:
+    got = reply(tiny_engine(model, max_model_len=40), prompt("x" * 29), max_tokens=1000, ignore_eos=True)
+    assert (got.finish_reason, got.usage.completion_tokens) == ("length", 10)
 
 
 def test_reasons_to_end(model: Pixtral) -> None:

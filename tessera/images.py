@@ -1,0 +1,266 @@
+"""Pictures in: whatever a user gives becomes upright RGB, then normalised pixels of whole tokens.
+
+Decoding is wary: bytes are counted, the format is checked against a list, and the size is read from
+the header before a single pixel is decoded. Preparing is exactly mistral-common's preprocessing
+(the model's own reference), with its OpenCV resize done in torch. The EXIF rotation, which the
+reference leaves out, is applied first: people mean the picture they see.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from PIL import ImageOps
+from torch import Tensor
+
+from tessera.chat import Image
+from tessera.errors import ImageError, MissingExtraError
+from tessera.fetch import fetch
+from tessera.model.config import VisionConfig
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, as the reference has them
+STD = (0.26862954, 0.26130258, 0.27577711)
+CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
+DIGEST_VERSION = b"tessera-pixels-1"
+
+# Our own limit is checked from the header, below Pillow's; its warning would only be noise before it.
+warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """What a picture may cost before it is refused."""
+
+    max_pixels: int = 64_000_000
+    max_bytes: int = 50_000_000
+    fetch_timeout_s: float = 10.0
+    allow_private_addresses: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """What the model sees of one picture.
+
+    `pixels_CHW` is float32 and normalised, `grid` its (rows, columns) in tokens, `digest` 32 bytes
+    that differ whenever pixels, size or preprocessing differ; width and height are the original's.
+    """
+
+    pixels_CHW: Tensor
+    grid: tuple[int, int]
+    digest: bytes
+    width: int
+    height: int
+
+
+def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
+    """The picture as upright RGB on white; raises ImageError or FetchError with the way out."""
+    limits = limits or ImageLimits()
+    source = image.source
+    if isinstance(source, PILImage.Image):
+        name, picture = "the picture", source
+    else:
+        name, data = _read(source, limits)
+        picture = _open(name, data)
+    _check_size(name, picture, limits)
+    try:
+        return _to_rgb(ImageOps.exif_transpose(picture))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types for damaged data
+        raise ImageError(f"{name} is damaged or cut short after its header; send the whole file again.") from error
+
+
+def grid_of(width: int, height: int, vision: VisionConfig) -> tuple[int, int]:
+    """Rows and columns of tokens for a picture of this size.
+
+    Example for Pixtral 12B: 1920 x 1080 is scaled by 1024/1920 to 1024 x 576, so (36, 64).
+    """
+    scale = max(width, height) / vision.image_size
+    if scale > 1:
+        # An extreme shape would round its short side to nothing: one pixel is the least.
+        width, height = max(round(width / scale), 1), max(round(height / scale), 1)
+    return math.ceil(height / vision.token_size), math.ceil(width / vision.token_size)
+
+
+def token_count(grid: tuple[int, int]) -> int:
+    """Tokens of a picture in the prompt: a break ends each row, an end token the last."""
+    rows, columns = grid
+    return rows * (columns + 1)
+
+
+def prepare(picture: PILImage.Image, vision: VisionConfig) -> PreparedImage:
+    """Resize an RGB picture to whole tokens and normalise it."""
+    rows, columns = grid_of(*picture.size, vision)
+    pixels_HWC = torch.from_numpy(np.array(picture))
+    resized_HWC = resize_cubic(pixels_HWC, rows * vision.token_size, columns * vision.token_size)
+    pixels_CHW = ((resized_HWC / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1).contiguous()
+    digest = hashlib.blake2b(digest_size=32)
+    digest.update(DIGEST_VERSION)
+    digest.update(struct.pack("<4Q", vision.patch_size, vision.spatial_merge_size, rows, columns))
+    digest.update(pixels_CHW.numpy())
+    return PreparedImage(pixels_CHW, (rows, columns), digest.digest(), *picture.size)
+
+
+def resize_cubic(pixels_HWC: Tensor, height: int, width: int) -> Tensor:
+    """OpenCV's INTER_CUBIC in float32: four taps an axis, no antialiasing, edges repeated.
+
+    Only the rows that are sampled become float32, so a picture of 64 megapixels needs no
+    gigabyte. Source: OpenCV's documentation of InterpolationFlags and cv::resize.
+    """
+    resized = pixels_HWC
+    for axis, size in ((0, height), (1, width)):
+        resized = _resize_axis(resized, axis, size)
+    return resized.float()
+
+
+def _resize_axis(pixels_HWC: Tensor, axis: int, size: int) -> Tensor:
+    old = pixels_HWC.shape[axis]
+    if old == size:
+        return pixels_HWC
+    # Pixel centres are aligned: output i lies at (i + 0.5) * old / size - 0.5 of the input.
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (old / size) - 0.5
+    first = centres.floor()
+    offsets = torch.arange(-1, 3)
+    indices = (first.long()[:, None] + offsets).clamp_(0, old - 1)
+    weights = _cubic((centres - first)[:, None] - offsets).float()
+    shape = [1, 1, 1]
+    shape[axis] = size
+    return sum(  # type: ignore[return-value]
+        pixels_HWC.index_select(axis, indices[:, tap]).float() * weights[:, tap].view(shape) for tap in range(4)
+    )
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel (1981) with parameter CUBIC_A."""
+    x = distance.abs()
+    near = (CUBIC_A + 2) * x**3 - (CUBIC_A + 3) * x**2 + 1
+    far = CUBIC_A * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _read(source: str | Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+    """A name for messages, and the encoded bytes."""
+    if isinstance(source, bytes):
+        name, data = "the picture", source
+    elif isinstance(source, str) and source.lower().startswith("data:"):
+        name, data = "the data URL", _decode_data_url(source, limits)
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        name = source if len(source) <= 80 else source[:77] + "..."
+        data = fetch(
+            source,
+            max_bytes=limits.max_bytes,
+            timeout_s=limits.fetch_timeout_s,
+            allow_private_addresses=limits.allow_private_addresses,
+        )
+    else:
+        name, data = str(source), _read_file(Path(source), limits)
+    if len(data) > limits.max_bytes:
+        raise _too_many_bytes(name, len(data), limits)
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes); check the file or the download.")
+    return name, data
+
+
+def _read_file(path: Path, limits: ImageLimits) -> bytes:
+    try:
+        if not path.exists():
+            raise ImageError(f"{path} does not exist; check the spelling and the folder.")
+        if not path.is_file():
+            raise ImageError(f"{path} is not a regular file; give the path of a picture.")
+        if (size := path.stat().st_size) > limits.max_bytes:
+            raise _too_many_bytes(str(path), size, limits)
+        return path.read_bytes()
+    except PermissionError as error:
+        raise ImageError(f"{path} may not be read by this user; change its permissions.") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{str(path)[:80]!r} is not the path of a readable picture; check the spelling.") from error
+
+
+def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:
+    return ImageError(
+        f"{name} has {size:,} bytes and the limit is {limits.max_bytes:,} (max_bytes); send a smaller file or raise it."
+    )
+
+
+def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
+    head, comma, payload = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ImageError(f"the data URL begins with {head[:40]!r}; it must be data:image/...;base64,DATA.")
+    if len(payload) * 3 // 4 > limits.max_bytes + 3:
+        raise _too_many_bytes("the data URL", len(payload) * 3 // 4, limits)
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"the data URL's {len(payload):,} characters are not valid base64; encode it anew.") from error
+
+
+def _open(name: str, data: bytes) -> PILImage.Image:
+    """Read the header only; the pixels are decoded after the size is known to be allowed."""
+    formats = list(FORMATS)
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        formats.append(_register_heif())
+    try:
+        return PILImage.open(io.BytesIO(data), formats=formats)
+    except PILImage.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down.") from error
+    except Exception as error:  # a damaged header raises many types, none of them worth showing
+        known = ", ".join(kind for kind in FORMATS if kind != "MPO")
+        raise ImageError(f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}.") from error
+
+
+def _register_heif() -> str:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise MissingExtraError("HEIF pictures need an extra package: pip install 'tessera[heif]'") from None
+    register_heif_opener()
+    return "HEIF"
+
+
+def _check_size(name: str, picture: PILImage.Image, limits: ImageLimits) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is {width} x {height} pixels; a picture needs at least one.")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{name} is {width} x {height}, {width * height / 1e6:.0f} megapixels, and the limit is "
+            f"{limits.max_pixels / 1e6:.0f} (max_pixels); scale it down or raise the limit."
+        )
+
+
+def _to_rgb(picture: PILImage.Image) -> PILImage.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture.copy() if picture.im is None else _loaded(picture)
+    if picture.mode.startswith(("I", "F")):
+        picture = _wide_to_grey(picture)
+    if picture.mode == "CMYK":
+        return picture.convert("RGB")
+    upright = picture.convert("RGBA")
+    white = PILImage.new("RGBA", upright.size, "WHITE")
+    return PILImage.alpha_composite(white, upright).convert("RGB")
+
+
+def _loaded(picture: PILImage.Image) -> PILImage.Image:
+    picture.load()
+    return picture
+
+
+def _wide_to_grey(picture: PILImage.Image) -> PILImage.Image:
+    """Scale 16-bit, 32-bit and float greys to 8 bits; Pillow's own conversion clips them to white."""
+    values = np.asarray(picture, dtype=np.float32)
+    white = 65535.0 if picture.mode.startswith("I") else 1.0
+    white = max(white, float(values.max()))
+    return PILImage.fromarray((values.clip(0, white) * (255.0 / white)).round().astype(np.uint8))

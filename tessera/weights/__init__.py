@@ -1,0 +1,1 @@
+"""Checkpoints: formats in, named tensors out, and back. Names inside are the official layout's."""

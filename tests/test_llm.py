@@ -1,0 +1,122 @@
+"""LLM over a tiny random model with the real tokenizer: conversations in, replies out."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image as PILImage
+
+from tessera.chat import ChatModel, SamplingParams
+from tessera.errors import EngineDeadError, ImageError, PromptTooLongError, UsageError
+from tessera.llm import LLM
+from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tests.engine.tiny import CONFIG, VISION, tiny_model
+
+MODEL = tiny_model(dataclasses.replace(CONFIG, vocab_size=131072))
+TOKENIZER = Tokenizer.from_file(packaged_tokenizer_path(), VISION)
+SHORT = SamplingParams(max_tokens=8, ignore_eos=True)
+
+
+def make(**options: object) -> LLM:
+    return LLM.from_parts(MODEL, TOKENIZER, name="tiny", **options)
+
+
+@pytest.fixture
+def llm() -> Iterator[LLM]:
+    with make() as llm:
+        yield llm
+
+
+def ask(text: str, *pictures: object) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": picture} for picture in pictures]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def red(width: int = 12, height: int = 8) -> PILImage.Image:
+    return PILImage.new("RGB", (width, height), "red")
+
+
+def until(condition: object) -> bool:
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:  # type: ignore[operator]
+        time.sleep(0.005)
+    return bool(condition())  # type: ignore[operator]
+
+
+def test_chat_is_the_stream_joined(llm: LLM) -> None:
+    model: ChatModel = llm
+    whole = model.chat(ask("what is this?", red()), SHORT)
+    deltas = list(model.stream(ask("what is this?", red()), SHORT))
+    assert whole.text == "".join(delta.text for delta in deltas) == str(whole)
+    assert [delta.finish_reason for delta in deltas] == [None] * 7 + ["length"]
+    assert (whole.model, whole.usage.image_tokens, whole.usage.completion_tokens) == ("tiny", 2 * (3 + 1), 8)
+    assert whole.usage.prompt_tokens > 8
+
+
+def test_special_tokens_are_never_written(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=60, temperature=10.0, seed=1)
+    written = set(llm.chat(ask("hello"), params).token_ids)
+    assert not written & TOKENIZER.prompt_only_ids
+    assert {TOKENIZER.eos_id, 9}.isdisjoint(TOKENIZER.prompt_only_ids)
+
+
+def test_a_batch_gives_each_conversations_reply_in_order_however_small_the_queue() -> None:
+    conversations = [ask(f"question {index}", red(4 + index, 8)) for index in range(7)]
+    params = [dataclasses.replace(SHORT, max_tokens=1 + index) for index in range(7)]
+    with make(max_num_seqs=2, max_queued_requests=1) as llm:
+        replies = llm.batch(conversations, params)
+        assert [reply.text for reply in replies] == [
+            llm.chat(conversation, each).text for conversation, each in zip(conversations, params, strict=True)
+        ]
+        assert [reply.usage.completion_tokens for reply in replies] == [1, 2, 3, 4, 5, 6, 7]
+        with pytest.raises(UsageError, match="7 conversations came with 2 parameters"):
+            llm.batch(conversations, params[:2])
+
+
+def test_an_error_in_a_batch_names_the_conversation_and_ends_the_others(llm: LLM) -> None:
+    endless = SamplingParams(ignore_eos=True)
+    with pytest.raises(PromptTooLongError, match=r"conversation 1: the prompt has \d+ tokens"):
+        llm.batch([ask("fine"), ask("far too long " * 400)], endless)
+    assert until(lambda: llm.loop.engine.stats().blocks.used == 0)
+
+
+def test_a_stream_may_be_left_midway(llm: LLM) -> None:
+    for _ in llm.stream(ask("tell me", red()), SamplingParams(ignore_eos=True)):
+        break
+    assert until(lambda: llm.loop.engine.stats().finished == {"abort": 1})
+    assert llm.loop.engine.stats().blocks.used == 0
+
+
+def test_wrong_input_is_refused_in_one_sentence() -> None:
+    with pytest.raises(UsageError, match="'max_seqs' is unknown; the nearest known one is 'max_num_seqs'"):
+        make(max_seqs=3)
+    with make(max_images_per_prompt=1) as llm:
+        with pytest.raises(UsageError, match=r"2 pictures .* max_images_per_prompt=1"):
+            llm.chat(ask("?", red(), red()))
+        with pytest.raises(UsageError, match="role 'robot' is unknown"):
+            llm.chat([{"role": "robot", "content": "hi"}])
+        with pytest.raises(ImageError):
+            llm.chat(ask("?", b"this is no picture"))
+        assert llm.chat(ask("still alive"), SHORT).finish_reason == "length"
+
+
+def test_a_closed_llm_says_so() -> None:
+    llm = make()
+    llm.close()
+    llm.close()
+    with pytest.raises(EngineDeadError, match="closed"):
+        llm.chat(ask("hello"))
+
+
+def test_a_forgotten_llm_ends_its_thread() -> None:
+    llm = make()
+    thread = llm.loop._thread
+    assert thread in threading.enumerate()
+    del llm
+    gc.collect()
+    assert until(lambda: not thread.is_alive())
