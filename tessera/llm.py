@@ -17,12 +17,12 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import EngineBusyError, TesseraError, UsageError
 from tessera.images import ImageLimits, load, prepare
 from tessera.load import load_model
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
-from tessera.prompt import Tokenizer
+from tessera.prompt import Prompt, Tokenizer
 
 Conversation = Sequence[Message | Mapping[str, Any]]
 
@@ -103,16 +103,17 @@ class LLM:
         each = [params] * len(conversations) if params is None or isinstance(params, SamplingParams) else params
         if len(each) != len(conversations):
             raise UsageError(f"{len(conversations)} conversations came with {len(each)} parameters; give one each.")
-        # Never more at once than the engine's queue takes; twice what runs keeps it full.
-        limit = min(2 * self.config.max_num_seqs, self.config.max_queued_requests)
         handles: deque[Handle] = deque()
         replies: list[Completion] = []
         try:
             for index, (messages, wanted) in enumerate(zip(conversations, each, strict=True)):
-                if len(handles) == limit:
+                if len(handles) == 2 * self.config.max_num_seqs:  # as many wait as run: enough to keep it busy
                     replies.append(self._collect(handles.popleft()))
                 try:
-                    handles.append(self.submit(messages, wanted))
+                    prompt = self._prepare(messages)
+                    while (handle := self._try(prompt, wanted, may_wait=bool(handles))) is None:
+                        replies.append(self._collect(handles.popleft()))
+                    handles.append(handle)
                 except TesseraError as error:
                     raise type(error)(f"conversation {index}: {error}") from error
             while handles:
@@ -132,17 +133,8 @@ class LLM:
         cache_salt: str = "",
     ) -> Handle:
         """Prepare and queue one conversation; returns at once with a handle that yields its deltas."""
-        parsed = [Message.parse(message) for message in messages]
-        pictures = [image for message in parsed for image in message.images]
-        if len(pictures) > self.config.max_images_per_prompt:
-            raise UsageError(
-                f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
-                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
-            )
-        images = [prepare(load(picture, self.limits), self._vision) for picture in pictures]
-        prompt = self.tokenizer.encode_chat(parsed, images, tools)
         wanted = SamplingParams() if params is None else params
-        return self.loop.submit(prompt, wanted, request_id=request_id, cache_salt=cache_salt)
+        return self.loop.submit(self._prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
 
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""
@@ -158,3 +150,24 @@ class LLM:
 
     def _collect(self, handle: Handle) -> Completion:
         return Completion.from_deltas(list(handle), self.model_name)
+
+    def _prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+        """Load the pictures and write the prompt, in the caller's thread."""
+        parsed = [Message.parse(message) for message in messages]
+        pictures = [image for message in parsed for image in message.images]
+        if len(pictures) > self.config.max_images_per_prompt:
+            raise UsageError(
+                f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
+                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
+            )
+        images = [prepare(load(picture, self.limits), self._vision) for picture in pictures]
+        return self.tokenizer.encode_chat(parsed, images, tools)
+
+    def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:
+        """Submit; None if the engine is busy and the caller has replies of its own to wait for."""
+        try:
+            return self.loop.submit(prompt, SamplingParams() if params is None else params)
+        except EngineBusyError:
+            if may_wait:
+                return None
+            raise

@@ -1,31 +1,52 @@
 """From a name to a model that is ready: the one place that knows the order of the steps.
 
 Find the folder, tell its layout, read the config, make the model without memory, stream the weights
-into it, open the tokenizer.
+into it, open the tokenizer. Downloading, and describing a folder from its headers, begin the same way.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 
-from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
+from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tessera.prompt import Tokenizer
 from tessera.weights import hf, mistral
-from tessera.weights.detect import Layout, detect, weight_files
-from tessera.weights.stream import Progress, fill_model, stored_tensors
+from tessera.weights.detect import EXAMPLE_ID, TOKENIZER_FILES, Layout, detect, hub_id, read_json, tokenizer_file
+from tessera.weights.stream import Progress, Source, empty_model, fill_model
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
 SMALL_BYTES = 1_000_000_000
-TOKENIZER_FILES = ("tekken.json", "tokenizer.model.v7m1", "tokenizer.model.v7", "tokenizer.model.v3")
+# What a model needs from its repository: one layout's files, the official one's where both are there.
+LAYOUT_FILES: dict[Layout, tuple[str, ...]] = {
+    "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
+    "hf": (
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        *TOKENIZER_FILES,
+    ),
+}
+# Models of the family by decoder width, layers, feed-forward width and merge.
+FAMILIES = {
+    (5120, 40, 14336, 1): "Pixtral 12B",
+    (12288, 88, 28672, 1): "Pixtral Large",
+    (5120, 40, 32768, 2): "Mistral Small 3.1 or 3.2",
+}
 
 
 @dataclass(frozen=True)
@@ -39,27 +60,150 @@ class LoadedModel:
     folder: Path
 
 
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a folder holds and what it needs to run, from its headers and side files only."""
+
+    name: str
+    family: str
+    layout: Layout
+    folder: str
+    tokenizer: str
+    dtype: str
+    parameters: int
+    decoder_parameters: int
+    vision_parameters: int
+    adapter_parameters: int
+    tensors: int
+    stored_bytes: int
+    bytes_per_parameter: int
+    max_seq_len: int
+    largest_image_tokens: int
+    kv_bytes_per_token: int
+    kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
+
+
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder of a model: "nano", a path, or a hub id whose files were downloaded before."""
+    """The folder of a model: "nano", a path, or a hub id whose files were downloaded before.
+
+    Never touches the network. Raises ModelNotFoundError that says how to get the model.
+    """
     if name == BUNDLED:
+        if not BUNDLED_FOLDER.is_dir():
+            raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the model's files.")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_hub_id(name):
         raise ModelNotFoundError(
-            f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like mistralai/Pixtral-12B-2409; "
-            "check the spelling."
+            f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}; check the spelling."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    if (cached := _cached(name, revision)) is None:
+        at = "" if revision is None else f" --revision {revision}"
+        raise ModelNotFoundError(
+            f"{name!r} is neither a folder nor a model in the hub's cache; get it with `tessera download {name}{at}`."
+        )
+    return cached
 
+
+def download(repository: str, revision: str | None = None) -> Path:
+    """Get a model's files into the hub's cache and return their folder; a broken download is resumed.
+
+    Only one layout's files are fetched, the official one's where a repository has both. HF_HOME,
+    HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE have their usual meaning. Without a connection a model
+    that is already there is returned. Raises ModelNotFoundError, CheckpointError or FetchError.
+    """
+    if not _is_hub_id(repository):
+        raise UsageError(f"{repository!r} is not a hub id; write ORGANISATION/NAME, for example {EXAMPLE_ID}.")
+    import httpx2
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repository}"
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelNotFoundError(f"{name} is not on this machine; get it with: tessera download {name}") from error
+        patterns = _files_to_get(repository, revision)
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{repository} is open only to those who accepted its terms: accept them on {page}, then set HF_TOKEN to "
+            "your token."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{page} does not exist, or is private; check the spelling, or set HF_TOKEN to a token that may read it."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{page} has no revision {revision!r}; its branches and tags are listed there."
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, httpx2.TransportError) as error:
+        if (cached := _cached(repository, revision)) is not None:
+            folder = cached
+        elif constants.HF_HUB_OFFLINE:
+            raise FetchError(f"{repository} is not in the hub's cache and HF_HUB_OFFLINE is set; unset it.") from error
+        else:
+            raise FetchError(
+                f"{repository} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}); check the "
+                "connection and run the same command again, it goes on where it stopped."
+            ) from error
+    except OSError as error:
+        raise FetchError(
+            f"{repository} could not be written to {constants.HF_HUB_CACHE} ({error.strerror or error}); check the "
+            "disk, or set HF_HOME to another."
+        ) from error
+    detect(folder)
+    return folder
+
+
+def describe(folder: Path) -> ModelSummary:
+    """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
+    layout = detect(folder)
+    config = read_config(folder, layout)
+    sources = read_sources(folder, layout, config)
+    dtype, vision = stored_dtype(sources), config.vision_encoder
+    parts: Counter[str] = Counter()
+    for name, source in sources.items():
+        parts[_part(name)] += source.stored.num_parameters
+    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
+    rows = -(-min(1024, vision.image_size) // vision.token_size)
+    largest = vision.image_size // vision.token_size
+    shape = config.dim, config.n_layers, config.hidden_dim, vision.spatial_merge_size
+    return ModelSummary(
+        name=model_name(folder),
+        family=FAMILIES.get(shape, "Pixtral family"),
+        layout=layout,
+        folder=str(folder),
+        tokenizer=_describe_tokenizer(folder, layout, config),
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=parts.total(),
+        decoder_parameters=parts["decoder"],
+        vision_parameters=parts["vision"],
+        adapter_parameters=parts["adapter"],
+        tensors=len(sources),
+        stored_bytes=sum({source.stored: source.stored.num_bytes for source in sources.values()}.values()),
+        bytes_per_parameter=dtype.itemsize,
+        max_seq_len=config.max_seq_len,
+        largest_image_tokens=largest * (largest + 1),
+        kv_bytes_per_token=kv_bytes,
+        kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
+    )
+
+
+def model_name(folder: Path) -> str:
+    """What a model is called: "nano", its hub id, or its folder's name."""
+    if folder == BUNDLED_FOLDER:
+        return BUNDLED
+    return hub_id(folder) or folder.absolute().name
 
 
 def load_model(
@@ -68,40 +212,29 @@ def load_model(
     """Read a checkpoint of either layout; raises CheckpointError for anything incomplete or damaged."""
     layout = detect(folder)
     config = read_config(folder, layout)
-    tokenizer = Tokenizer.from_file(tokenizer_file(folder, layout), config.vision_encoder)
+    tokenizer = Tokenizer.from_file(tokenizer_file(folder, layout, config), config.vision_encoder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
-            "they belong to different models."
+            "they belong to different models: use the tokenizer of this model."
         )
-    stored = stored_tensors(weight_files(folder, layout))
-    stored_bytes = sum(tensor.num_bytes for tensor in stored.values())
+    sources = read_sources(folder, layout, config)
     target = _device(device)
-    chosen = _dtype(dtype, {tensor.dtype for tensor in stored.values()}, stored_bytes, target)
-    parameters = sum(tensor.num_bytes // tensor.dtype.itemsize for tensor in stored.values())
-    _check_memory(folder, parameters * chosen.itemsize, target)
-    with torch.device("meta"):
-        model = Pixtral(config)
-    tensors = (mistral if layout == "mistral" else hf).official_tensors(folder, config)
-    fill_model(model, tensors, dtype=chosen, device=target, progress=progress, total_bytes=stored_bytes)
-    name = BUNDLED if folder == BUNDLED_FOLDER else folder.name
-    return LoadedModel(model.eval(), tokenizer, config, name, folder)
+    chosen = _dtype(dtype, sources, target)
+    _check_memory(folder, sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize, target)
+    model = empty_model(config)
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
+    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
 
 
 def read_config(folder: Path, layout: Layout) -> ModelConfig:
     """The config of a folder whose layout is known."""
-    return (mistral if layout == "mistral" else hf).read_config(folder)
+    return mistral.read_config(folder) if layout == "mistral" else hf.read_config(folder)
 
 
-def tokenizer_file(folder: Path, layout: Layout) -> Path:
-    """The folder's own tokenizer; in Hugging Face's layout without one, Pixtral's packaged file."""
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    if layout == "hf":
-        # A converted tokenizer.json can split text wrongly; the original file ships with mistral-common.
-        return packaged_tokenizer_path()
-    raise CheckpointError(f"{folder} has no tokenizer file (tekken.json); download it again.")
+def read_sources(folder: Path, layout: Layout, config: ModelConfig) -> dict[str, Source]:
+    """Where each tensor of the model lies in the folder, by official name, from the headers only."""
+    return mistral.official_sources(folder, config) if layout == "mistral" else hf.official_sources(folder, config)
 
 
 def _device(device: str) -> torch.device:
@@ -118,33 +251,93 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str, stored: set[torch.dtype], stored_bytes: int, device: torch.device) -> torch.dtype:
+def _dtype(dtype: str, sources: Mapping[str, Source], device: torch.device) -> torch.dtype:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
         return DTYPES[dtype]
-    if device.type == "cpu" and stored_bytes < SMALL_BYTES:
+    if device.type == "cpu" and sum(source.stored.num_bytes for source in sources.values()) < SMALL_BYTES:
         return torch.float32
-    return stored.pop() if len(stored) == 1 else torch.bfloat16
+    return stored_dtype(sources)
+
+
+def stored_dtype(sources: Mapping[str, Source]) -> torch.dtype:
+    """The dtype that most parameters are stored in."""
+    counts: Counter[torch.dtype] = Counter()
+    for source in sources.values():
+        counts[source.stored.dtype] += source.stored.num_parameters
+    return counts.most_common(1)[0][0]
 
 
 def _check_memory(folder: Path, needed: int, device: torch.device) -> None:
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
-    else:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache_bytes()
+    available = available_bytes(device)
     if needed > available:
         raise CheckpointError(
-            f"{folder.name} needs {needed / 1e9:.1f} GB for its weights and {available / 1e9:.1f} GB of "
-            f"{device.type} memory is free; close other programs, or use a machine with more memory."
+            f"{model_name(folder)} needs {needed / 1e9:.2f} GB for its weights and {available / 1e9:.2f} GB of "
+            f"{device.type} memory is free; close other programs, load it in a smaller dtype, or use a larger machine."
         )
 
 
-def _page_cache_bytes() -> int:
-    """Memory that the kernel gives back when asked; 0 where it does not tell."""
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            entries = dict(line.split(":", 1) for line in file)
-        return int(entries["Cached"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 0
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    """The repository's folder in the hub's cache, if a config file of either layout is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("params.json", "config.json"):
+        if isinstance(found := try_to_load_from_cache(repository, file, revision=revision), str):
+            return Path(found).parent
+    return None
+
+
+def _files_to_get(repository: str, revision: str | None) -> list[str]:
+    """The repository's files of one layout; raises CheckpointError when it has none, or the disk no room."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    for patterns in LAYOUT_FILES.values():
+        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in patterns)]
+        if patterns[0] in names and any(name.endswith(".safetensors") for name in names):
+            break
+    else:
+        raise CheckpointError(
+            f"{repository} holds neither params.json with consolidated*.safetensors nor config.json with "
+            f"model*.safetensors; use a repository that does, for example {EXAMPLE_ID}."
+        )
+    absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
+    _check_disk(repository, sum(sizes[name] for name in absent), Path(constants.HF_HUB_CACHE))
+    return names
+
+
+def _check_disk(what: str, needed: int, folder: Path) -> None:
+    if needed > (free := free_disk_bytes(folder)):
+        raise FetchError(
+            f"{what} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB is free in {folder}; free some, or set "
+            "HF_HOME to a folder on a larger disk."
+        )
+
+
+def _part(name: str) -> str:
+    if name.startswith("vision_encoder."):
+        return "vision"
+    return "adapter" if name.startswith(("vision_language_adapter.", "pre_mm_", "patch_merger.")) else "decoder"
+
+
+def _describe_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> str:
+    file = tokenizer_file(folder, layout, config)
+    if file.suffix != ".json":
+        return f"{file.name}, version {file.suffix[1:]}"
+    settings = read_json(file).get("config")
+    version = settings.get("version") if isinstance(settings, dict) else None
+    origin = "" if file.parent == folder else ", packaged, because the folder has none"
+    return f"{file.name}, version {version}{origin}"

@@ -51,8 +51,9 @@ class Prompt:
 class Tokenizer:
     """One model's tokenizer; safe to share between threads."""
 
-    def __init__(self, mistral: Any, vision: VisionConfig) -> None:
+    def __init__(self, mistral: Any, vision: VisionConfig, path: Path) -> None:
         self._mistral = mistral
+        self._path = path
         self._base = mistral.instruct_tokenizer.tokenizer
         self._vision = vision
         # Ours stands in for the encoder that would need OpenCV and could fetch.
@@ -71,11 +72,15 @@ class Tokenizer:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; it is the tokenizer, download it with the model.")
         try:
-            return cls(MistralTokenizer.from_file(path, mode=ValidationMode.serving), vision)
+            return cls(MistralTokenizer.from_file(path, mode=ValidationMode.serving), vision, path)
         except Exception as error:  # a damaged file raises whatever its parser meets first
             raise CheckpointError(
                 f"{path} is not a tokenizer that mistral-common can read; download it again."
             ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # mistral-common's pickle would come back with its own image encoder.
+        return Tokenizer.from_file, (self._path, self._vision)
 
     @property
     def bos_id(self) -> int:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from tessera.engine.kv_cache import kv_bytes_per_token
-from tessera.engine.memory import available_bytes, max_image_tokens, workspace_bytes
+from tessera.engine.memory import max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
+from tessera.machine import available_bytes
 from tessera.model.config import ModelConfig
 
 MIB = 2**20
@@ -33,6 +34,7 @@ class EngineConfig:
     image_cache_bytes: int
     max_images_per_prompt: int
     max_queued_requests: int
+    max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +67,7 @@ def resolve(
         )
     chosen.settle("max_queued_requests", 256, "the usual number")
     chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
+    chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
     free = available_bytes(device)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize

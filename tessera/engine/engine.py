@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
+from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.batch import build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
@@ -24,8 +25,7 @@ from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler
 from tessera.engine.scheduler import Scheduler
 from tessera.engine.text import Detokenizer, TextStream
-from tessera.errors import PromptTooLongError, UsageError
-from tessera.model.config import VisionConfig
+from tessera.errors import UsageError
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
@@ -95,7 +95,9 @@ class Engine:
         self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
     ) -> Request:
         """Queue a request. Raises PromptTooLongError, UsageError or EngineBusyError, and then keeps nothing."""
-        self.check(prompt, params)
+        check_request(prompt, params, self.config, self.model.config)
+        held_bytes = sum(pixel_bytes(request.prompt) for request in self._requests.values())
+        check_room(prompt, self.config, waiting=self.scheduler.num_new, held_bytes=held_bytes)
         request_id = uuid.uuid4().hex if request_id is None else request_id
         if request_id in self._requests:
             raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
@@ -117,30 +119,6 @@ class Engine:
         self.scheduler.add(request)
         self._requests[request.id] = request
         return request
-
-    def check(self, prompt: Prompt, params: SamplingParams) -> None:
-        """Refuse what can never run; reads only what never changes, so any thread may call it."""
-        limit = self.config.max_model_len
-        least = max(params.min_tokens, 1)
-        if len(prompt.ids) + least > limit:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt.ids)} tokens and the reply at least {least}, which exceeds the limit of "
-                f"{limit} tokens; shorten the text, use fewer or smaller pictures, or raise max_model_len."
-            )
-        if not prompt.ids:
-            raise UsageError("the prompt is empty; give at least one token.")
-        vocab_size = self.model.config.vocab_size
-        for token_id in (*params.stop_token_ids, min(prompt.ids), max(prompt.ids)):
-            if not 0 <= token_id < vocab_size:
-                raise UsageError(f"token id {token_id} is not in the model's vocabulary of {vocab_size} ids.")
-        if params.min_tokens > (params.max_tokens or params.min_tokens):
-            raise UsageError(f"min_tokens={params.min_tokens} exceeds max_tokens={params.max_tokens}; lower it.")
-        if len(prompt.images) > self.config.max_images_per_prompt:
-            raise UsageError(
-                f"the prompt has {len(prompt.images)} pictures and the limit is max_images_per_prompt="
-                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
-            )
-        _check_images(prompt, self.model.config.vision_encoder)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its last event comes with the next step. False if it is not (any more) there."""
@@ -232,18 +210,3 @@ class Engine:
         text = self.tokenizer.token_text
         top = tuple((token_id, text(token_id), logprob) for token_id, logprob in choice.top)
         return (TokenLogprob(choice.token_id, text(choice.token_id), choice.logprob, top),)
-
-
-def _check_images(prompt: Prompt, vision: VisionConfig) -> None:
-    """Raise ValueError where spans, grids, pixels and image tokens disagree: that is a bug, not a user's error."""
-    expected = 0
-    for span in prompt.images:
-        rows, columns = span.image.grid
-        expected += rows * columns
-        if span.length != rows * (columns + 1):
-            raise ValueError(f"a picture of {rows} x {columns} tokens has a span of {span.length} tokens")
-        pixels = (rows * vision.token_size, columns * vision.token_size)
-        if tuple(span.image.pixels_CHW.shape[1:]) != pixels:
-            raise ValueError(f"a picture of {rows} x {columns} tokens has pixels {span.image.pixels_CHW.shape}")
-    if (found := prompt.ids.count(vision.image_token_id)) != expected:
-        raise ValueError(f"the prompt has {found} image tokens, its pictures have {expected}")

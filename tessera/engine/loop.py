@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.chat import Delta, SamplingParams
+from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.engine import Engine
-from tessera.errors import EngineBusyError, EngineDeadError, TesseraError, UsageError
+from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ IDLE_S = 1.0  # how long the thread sleeps at most, so that the heartbeat of an 
 class Handle:
     """One submitted request: iterate over its deltas; closing it before the end aborts the request."""
 
-    def __init__(self, loop: EngineLoop, request_id: str) -> None:
+    def __init__(self, loop: EngineLoop, request_id: str, pixel_bytes: int) -> None:
         self.request_id = request_id
+        self.pixel_bytes = pixel_bytes  # that the request keeps in memory until it ends
         self._loop = loop
         self._deltas: queue.SimpleQueue[Delta | TesseraError] = queue.SimpleQueue()
         self._ended = False
@@ -91,19 +93,16 @@ class EngineLoop:
         self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
     ) -> Handle:
         """Queue a request and return at once; raises what `Engine.add` does, and EngineDeadError."""
-        self.engine.check(prompt, params)
-        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id)
-        limit = self.engine.config.max_queued_requests
+        config = self.engine.config
+        check_request(prompt, params, config, self.engine.model.config)
+        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id, pixel_bytes(prompt))
         with self._wake:
             self._check_alive()
             if handle.request_id in self._handles:
                 raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
-            waiting = len(self._submitted) + len(self.engine.scheduler.waiting)
-            if waiting >= limit:
-                raise EngineBusyError(
-                    f"{waiting} requests are waiting and the limit is max_queued_requests={limit}; "
-                    "send the request again later."
-                )
+            waiting = len(self._submitted) + self.engine.scheduler.num_new
+            held_bytes = sum(each.pixel_bytes for each in self._handles.values())
+            check_room(prompt, config, waiting=waiting, held_bytes=held_bytes)
             self._handles[handle.request_id] = handle
             self._submitted.append(_Submission(handle, prompt, params, cache_salt))
             self._wake.notify()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.request import Request, State
-from tessera.errors import EngineBusyError
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,12 @@ class Scheduler:
         self.pool = pool
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
+        self.num_new = 0  # of those waiting: never started, so not sent back
         self.num_preemptions = 0
 
     def add(self, request: Request) -> None:
-        if len(self.waiting) >= self.config.max_queued_requests:
-            raise EngineBusyError(
-                f"{len(self.waiting)} requests are waiting and the limit is max_queued_requests="
-                f"{self.config.max_queued_requests}; send the request again later."
-            )
         self.waiting.append(request)
+        self.num_new += 1
 
     def schedule(self) -> list[Chunk]:
         """The next step's chunks, those that decode first; blocks for all of them are held."""
@@ -85,6 +81,7 @@ class Scheduler:
             self.running.remove(request)
         else:
             self.waiting.remove(request)
+            self.num_new -= request.started_s is None
         self._release(request, State.FINISHED)
 
     def _start(self, request: Request) -> bool:
@@ -103,6 +100,7 @@ class Scheduler:
         request.num_published = len(known)
         if request.started_s is None:
             request.started_s, request.num_cached = time.perf_counter(), request.num_computed
+            self.num_new -= 1
         request.state = State.RUNNING
         self.running.append(self.waiting.popleft())
         return True

@@ -64,20 +64,20 @@ class ModelConfig:
     max_seq_len: int = MAX_CONTEXT_TOKENS
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> ModelConfig:
-        """Read the content of params.json; raises CheckpointError on unknown or missing keys."""
+    def from_params(cls, params: Mapping[str, Any], source: str = "params.json") -> ModelConfig:
+        """Read the content of params.json; raises CheckpointError, naming `source`, on wrong keys or values."""
         known = {key: value for key, value in params.items() if key not in _UNUSED_PARAMS}
         vision = known.pop("vision_encoder", None)
         if not isinstance(vision, Mapping):
             raise CheckpointError(
-                "params.json has no vision_encoder: this is a text-only model, and Tessera runs "
+                f"{source} has no vision_encoder: this is a text-only model, and Tessera runs "
                 "the Pixtral family; use a checkpoint with a vision encoder."
             )
         vision = {key: value for key, value in vision.items() if key not in _UNUSED_VISION_PARAMS}
-        _check_keys(VisionConfig, vision, "params.json, vision_encoder")
-        _check_keys(ModelConfig, known, "params.json")
+        _check_keys(VisionConfig, vision, f"{source}, vision_encoder")
+        _check_keys(ModelConfig, known, source)
         config = cls(**known, vision_encoder=VisionConfig(**vision))
-        _check_shapes(config)
+        _check_shapes(config, source)
         return config
 
     def to_params(self) -> dict[str, Any]:
@@ -106,21 +106,31 @@ def _check_keys(cls: type, given: Mapping[str, Any], where: str) -> None:
         missing = field.default is field.default_factory and name not in given
         if missing and name not in required:
             raise CheckpointError(f"{where}: the key {name!r} is missing; download the file again.")
+        if name in given:
+            _check_value(f"{where}: {name}", given[name], str(field.type))
 
 
-def _check_shapes(config: ModelConfig) -> None:
+def _check_value(name: str, value: Any, kind: str) -> None:
+    accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+        raise CheckpointError(f"{name} is {value!r} and should be of type {kind}; download the file again.")
+    if kind in ("int", "float") and value <= 0 and not name.endswith("token_id"):
+        raise CheckpointError(f"{name} is {value} and must be more than 0; download the file again.")
+
+
+def _check_shapes(config: ModelConfig, source: str) -> None:
     vision = config.vision_encoder
     if config.n_heads % config.n_kv_heads:
         raise CheckpointError(
-            f"params.json: n_heads {config.n_heads} is not a multiple of n_kv_heads {config.n_kv_heads}."
+            f"{source}: n_heads {config.n_heads} is not a multiple of n_kv_heads {config.n_kv_heads}."
         )
     if vision.hidden_size % vision.num_attention_heads or vision.head_dim % 4:
         raise CheckpointError(
-            f"params.json: the vision width {vision.hidden_size} does not split into "
+            f"{source}: the vision width {vision.hidden_size} does not split into "
             f"{vision.num_attention_heads} heads whose width is a multiple of 4."
         )
     if vision.image_size % vision.token_size:
         raise CheckpointError(
-            f"params.json: image_size {vision.image_size} is not a multiple of "
+            f"{source}: image_size {vision.image_size} is not a multiple of "
             f"{vision.token_size} pixels, the side of one token."
         )

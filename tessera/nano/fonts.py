@@ -24,9 +24,10 @@ PACKAGES = (
 )
 
 TRAINED_FILES = (
-    "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansCondensed.ttf", "DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf",
-    "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "LiberationSans-Regular.ttf", "LiberationSans-Bold.ttf",
-    "LiberationSans-Italic.ttf", "LiberationSerif-Regular.ttf", "LiberationSerif-Bold.ttf", "LiberationSerif-Italic.ttf",
+    "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansCondensed.ttf", "DejaVuSansMono.ttf",
+    "DejaVuSansMono-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "LiberationSans-Regular.ttf",
+    "LiberationSans-Bold.ttf", "LiberationSans-Italic.ttf", "LiberationSerif-Regular.ttf", "LiberationSerif-Bold.ttf",
+    "LiberationSerif-Italic.ttf",
     "LiberationMono-Regular.ttf", "LiberationMono-Bold.ttf", "LiberationSansNarrow-Regular.ttf", "FreeSans.ttf",
     "FreeSerif.ttf", "FreeMono.ttf", "FreeMonoBold.ttf", "Roboto-Regular.ttf", "Roboto-Medium.ttf", "Roboto-Bold.ttf",
     "RobotoCondensed-Regular.ttf", "OpenSans-Regular.ttf", "OpenSans-Semibold.ttf", "OpenSans-Bold.ttf",
@@ -62,7 +63,9 @@ def _open(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
     built_in = ImageFont.load_default(size)
     if not isinstance(built_in, ImageFont.FreeTypeFont):
-        raise UsageError("this Pillow was built without FreeType, which drawing text needs; install Pillow's own wheel.")
+        raise UsageError(
+            "this Pillow was built without FreeType, which drawing text needs; install Pillow's own wheel."
+        )
     return built_in
 
 

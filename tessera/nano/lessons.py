@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -134,6 +135,12 @@ def pad(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
+def batches_of(examples: Sequence[Example], size: int, pad_id: int) -> list[Batch]:
+    """Batches of `size`, each of examples that are alike in length, so that little is padding."""
+    examples = sorted(examples, key=len)
+    return [pad(examples[i : i + size], pad_id) for i in range(0, len(examples), size)]
+
+
 class Lessons(Dataset[Example]):
     """Examples by (seed, difficulty); the same pair gives the same example in any process."""
 
@@ -149,35 +156,31 @@ class Lessons(Dataset[Example]):
 class LessonOrder:
     """The (seed, difficulty) pairs of each step from `start` on; what makes a resumed run identical."""
 
-    def __init__(self, recipe: Recipe, start: int) -> None:
+    def __init__(self, recipe: Recipe, start: int, rank: int = 0, ranks: int = 1) -> None:
         self.recipe = recipe
         self.start = start
+        self.rank, self.ranks = rank, ranks
 
     def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         count = self.recipe.samples_per_step
         for step in range(self.start, self.recipe.steps):
             difficulty = self.recipe.difficulty(step)
             first = self.recipe.first_seed + step * count
-            yield [(first + index, difficulty * DIFFICULTY_LEVELS[index % 4]) for index in range(count)]
+            yield [(first + index, difficulty * DIFFICULTY_LEVELS[index % 4]) for index in range(self.rank, count, self.ranks)]
 
     def __len__(self) -> int:
         return self.recipe.steps - self.start
 
 
 def lesson_batches(
-    recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig, start: int, workers: int
+    recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig, start: int, workers: int, rank: int = 0, ranks: int = 1
 ) -> DataLoader[list[Batch]]:
-    """Each step's batches, drawn ahead by worker processes."""
-
-    def collate(examples: list[Example]) -> list[Batch]:
-        examples = sorted(examples, key=len)
-        size = recipe.samples_per_pass
-        return [pad(examples[i : i + size], tokenizer.eos_id) for i in range(0, len(examples), size)]
+    """This rank's share of each step's batches, drawn ahead by worker processes."""
 
     return DataLoader(
         Lessons(tokenizer, config),
-        batch_sampler=LessonOrder(recipe, start),  # type: ignore[arg-type]
-        collate_fn=collate,
+        batch_sampler=LessonOrder(recipe, start, rank, ranks),  # type: ignore[arg-type]
+        collate_fn=partial(batches_of, size=recipe.samples_per_pass, pad_id=tokenizer.eos_id),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )

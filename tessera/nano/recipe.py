@@ -40,9 +40,9 @@ NANO = ModelConfig(
 class Recipe:
     """The course of one training run; the defaults are those of the published weights."""
 
-    steps: int = 3000
+    steps: int = 2400
     samples_per_step: int = 64
-    samples_per_pass: int = 16  # of one forward and backward: alike in length, so little is padding
+    samples_per_pass: int = 8  # of one forward and backward: alike in length, so little is padding
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     easy_steps: int = 800  # over these the difficulty of the pictures grows from 0 to 1

@@ -136,7 +136,8 @@ def _ruled_gradient(canvas: Canvas, background: Color, ink: Color) -> None:
 
 VALUE_QUESTIONS = (
     "What is the value of {label}?", "What value does {label} have?", "How much is {label}?", "Value of {label}?",
-    "What number belongs to {label}?", "Read the value of {label}.", "What is {label}?", "Tell me the value for {label}.",
+    "What number belongs to {label}?", "Read the value of {label}.", "What is {label}?",
+    "Tell me the value for {label}.",
 )  # fmt: skip
 HIGHEST_QUESTIONS = (
     "Which {thing} is highest?", "Which {thing} is the largest?", "Which {thing} has the highest value?",
@@ -175,7 +176,8 @@ def draw_chart(brush: Brush) -> Sample:
     most = 3 + round(3 * brush.difficulty)
     count = random.randint(3, most)
     series = Series(phrases.labels(random, count), phrases.values(random, count))
-    kind = random.choices(("bar", "line", "pie", "table"), (0.35, 0.2, 0.2, 0.25))[0]
+    # There is no line chart held out, and a trained one would flatter the unseen layouts' score.
+    kind = random.choices(("bar", "line", "pie", "table"), (0.35, 0.0 if unseen else 0.2, 0.2, 0.25))[0]
     if kind == "table":
         return _draw_table(brush, series)
     painters = {"bar": _paint_rows if unseen else _paint_bars, "line": _paint_line, "pie": _paint_pie}
@@ -232,8 +234,8 @@ def _frame(brush: Brush, series: Series, smallest: int) -> tuple[Canvas, ImageFo
     title = random.random() < 0.4
     top = font.size * (3.0 if title else 1.7)
     bottom = random.uniform(top + 50, LARGEST_CHART[1] - font.size * 1.6)
-    background: Color = (255, 255, 255) if random.random() < 0.7 else (random.randint(235, 255),) * 3  # type: ignore[assignment]
-    ink: Color = BLACK if random.random() < 0.6 else (random.randint(20, 100),) * 3  # type: ignore[assignment]
+    background: Color = (255, 255, 255) if random.random() < 0.7 else (random.randint(235, 255),) * 3
+    ink: Color = BLACK if random.random() < 0.6 else (random.randint(20, 100),) * 3
     canvas = Canvas(width, bottom + font.size * 1.6, background)
     if random.random() < 0.3:
         for line in range(4):
@@ -320,7 +322,9 @@ def _paint_pie(brush: Brush, series: Series) -> Painted:
     if brush.style.unseen_layouts:
         inner = diameter * 0.22
         centre_x, centre_y = 6 + diameter / 2, middle
-        canvas.pen.ellipse((centre_x - inner, centre_y - inner, centre_x + inner, centre_y + inner), fill=(255, 255, 255))
+        canvas.pen.ellipse(
+            (centre_x - inner, centre_y - inner, centre_x + inner, centre_y + inner), fill=(255, 255, 255)
+        )
     return canvas, labels, values
 
 
@@ -372,7 +376,9 @@ def _draw_table(brush: Brush, series: Series) -> Sample:
     canvas.wear(random, brush.difficulty)
     labels = [row[0] for row in written[1:]]
     if len(columns) == 1:
-        question, answer = _ask_series(random, random.choice(("row", "item", "one")), labels, [row[1] for row in written[1:]])
+        question, answer = _ask_series(
+            random, random.choice(("row", "item", "one")), labels, [row[1] for row in written[1:]]
+        )
     else:
         row, column = random.randrange(len(labels)), random.randrange(len(columns))
         question = random.choice(CELL_QUESTIONS).format(column=heads[column + 1], label=labels[row].text)
@@ -384,7 +390,9 @@ def _rule_table(brush: Brush, canvas: Canvas, widths: list[float], leading: floa
     random, width = brush.random, sum(widths)
     if brush.style.unseen_layouts:
         for row in range(0, rows, 2):
-            canvas.pen.rectangle((margin, margin + leading * row, margin + width, margin + leading * (row + 1)), (232, 238, 246))
+            canvas.pen.rectangle(
+                (margin, margin + leading * row, margin + width, margin + leading * (row + 1)), (232, 238, 246)
+            )
         return
     if random.random() < 0.5:
         canvas.pen.rectangle((margin, margin, margin + width, margin + leading), fill=(random.randint(200, 240),) * 3)
@@ -431,7 +439,11 @@ def draw_receipt(brush: Brush) -> Sample:
     font = brush.fonts.font(face, brush.size(11, 16))
     leading = font.size * random.uniform(1.2, 1.45)
     width = min(LARGEST_RECEIPT[0], font.size * random.uniform(12, 15))
-    paper: Color = (255, 255, 255) if random.random() < 0.6 else (random.randint(238, 255), random.randint(238, 252), random.randint(230, 250))
+    paper: Color = (
+        (255, 255, 255)
+        if random.random() < 0.6
+        else (random.randint(238, 255), random.randint(238, 252), random.randint(230, 250))
+    )
     canvas = Canvas(width, LARGEST_RECEIPT[1], paper)
     till = Till(canvas, font, leading, random.uniform(5, 10), (random.randint(0, 70),) * 3)
     fields: dict[str, Written] = {}
@@ -553,7 +565,9 @@ def _print_total(brush: Brush, till: Till, fields: dict[str, Written]) -> None:
     fields["total"] = till.pair(random.choice(("TOTAL", "Total", "TOTAL:", "Total:", "Amount due")), total)
     if brush.style.unseen_layouts:
         width = till.canvas.image.width
-        till.canvas.pen.rectangle((2, till.y - till.font.size * 1.05, width - 3, till.y + till.font.size * 0.35), outline=till.ink)
+        till.canvas.pen.rectangle(
+            (2, till.y - till.font.size * 1.05, width - 3, till.y + till.font.size * 0.35), outline=till.ink
+        )
         till.feed(0.4)
     elif till.rows_left() > 2 and random.random() < 0.25 * brush.difficulty:
         till.pair(random.choice(("Cash", "Card", "VISA")), phrases.price(random, 500))

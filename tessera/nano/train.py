@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as distributed
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.nano.lessons import lesson_batches
+from tessera.nano.lessons import Batch, lesson_batches
 from tessera.nano.recipe import NANO, SPECIAL_TOKENS, VOCABULARY_RANKS, Recipe
 from tessera.nano.teacher import Marks, Teacher
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
@@ -61,13 +64,44 @@ def train(
     *,
     device: str = "cpu",
     workers: int = 1,
+    processes: int = 1,
     save_every: int = 200,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Run or resume the recipe in the folder `out`, whose files then are a loadable model."""
+    """Run or resume the recipe in the folder `out`, whose files then are a loadable model.
+
+    `processes` share each step's samples, with `workers` drawing for each. On a CPU one process a
+    core trains twice as fast as one with a thread a core: its many small operations are serial.
+    """
     out.mkdir(parents=True, exist_ok=True)
     cut_tokenizer(out / "tekken.json")
     (out / "params.json").write_text(json.dumps(NANO.to_params(), indent=2) + "\n")
+    if processes == 1:
+        _train_rank(0, 1, out, recipe, device, workers, save_every, log)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (processes, out, recipe, device, workers, save_every, log, f"file://{folder}/meeting")
+        torch.multiprocessing.spawn(_join_and_train, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+
+
+def _join_and_train(rank: int, ranks: int, *arguments: Any) -> None:
+    *rest, meeting = arguments
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    _train_rank(rank, ranks, *rest)
+    distributed.destroy_process_group()
+
+
+def _train_rank(
+    rank: int,
+    ranks: int,
+    out: Path,
+    recipe: Recipe,
+    device: str,
+    workers: int,
+    save_every: int,
+    log: Callable[[str], None],
+) -> None:
     tokenizer = Tokenizer.from_file(out / "tekken.json", NANO.vision_encoder)
     teacher = Teacher(new_student(NANO, seed=0), recipe).to(device, torch.bfloat16)
     optimizer = MasterOptimizer(teacher.named_parameters(), recipe.learning_rate)
@@ -77,10 +111,12 @@ def train(
         optimizer.load_state_tensors(tensors)
         log(f"going on from step {start} of {recipe.steps}")
     began = time.perf_counter()
-    for step, batches in enumerate(lesson_batches(recipe, tokenizer, NANO, start, workers), start):
+    for step, batches in enumerate(lesson_batches(recipe, tokenizer, NANO, start, workers, rank, ranks), start):
         marks = [_teach(teacher, batch.to(torch.device(device)), len(batches)) for batch in batches]
         rate = learning_rate_at(step, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
         norm = optimizer.step(rate)
+        if rank > 0:
+            continue
         if step % 20 == 0:
             speed = (step + 1 - start) * recipe.samples_per_step / (time.perf_counter() - began)
             log(_report(step, recipe.difficulty(step), marks, rate, norm, speed))
@@ -89,7 +125,7 @@ def train(
             write_weights(out, teacher.student)
 
 
-def _teach(teacher: Teacher, batch: object, passes: int) -> Marks:
+def _teach(teacher: Teacher, batch: Batch, passes: int) -> Marks:
     marks: Marks = teacher(batch)
     (marks.loss / passes).backward()  # type: ignore[no-untyped-call]
     return marks

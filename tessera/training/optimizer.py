@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 GRADIENT_NORM_LIMIT = 1.0
@@ -34,11 +35,16 @@ class MasterOptimizer:
         ]
 
     def step(self, learning_rate: float) -> float:
-        """Apply the gathered gradients and clear them; returns their norm before clipping."""
+        """Apply the gathered gradients and clear them; returns their norm before clipping.
+
+        Where several processes train together, the gradients are their mean, and so all stay alike.
+        """
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
             self.masters[name].grad = torch.zeros_like(self.masters[name]) if gradient is None else gradient.float()
             parameter.grad = None
+        if distributed.is_initialized():
+            self._average_gradients()
         norm = float(nn.utils.clip_grad_norm_(self.masters.values(), GRADIENT_NORM_LIMIT))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -47,6 +53,14 @@ class MasterOptimizer:
             optimizer.zero_grad(set_to_none=True)
         self._write_back()
         return norm
+
+    def _average_gradients(self) -> None:
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     @torch.no_grad()
     def _write_back(self) -> None:

@@ -7,32 +7,44 @@ Face's. A folder with both is read in the official layout, whose names are ours.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from tessera.errors import CheckpointError, ModelNotFoundError
+from tessera.model.config import ModelConfig
+from tessera.prompt import packaged_tokenizer_path
 
 Layout = Literal["mistral", "hf"]
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
+TOKENIZER_FILES = ("tekken.json", "tokenizer.model.v7m1", "tokenizer.model.v7", "tokenizer.model.v3")
+EXAMPLE_ID = "mistralai/Pixtral-12B-2409"
 
 
 def detect(folder: Path) -> Layout:
     """The folder's layout; raises CheckpointError that names what is missing and how to get it."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is not a folder; give the folder that holds the model's files.")
-    official = (folder / "params.json").is_file(), bool(list(folder.glob("consolidated*.safetensors")))
-    hf = (folder / "config.json").is_file(), bool(list(folder.glob("model*.safetensors")))
+    official = (folder / "params.json").is_file(), any(folder.glob("consolidated*.safetensors"))
+    hf = (folder / "config.json").is_file(), any(folder.glob("model*.safetensors"))
     if all(official):
         return "mistral"
     if all(hf):
         return "hf"
-    if unsafe := sorted([*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]):
+    remedy = f"get all files with `tessera download {hub_id(folder) or EXAMPLE_ID}`"
+    if unsafe := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise CheckpointError(
-            f"{folder} holds its weights as {unsafe[0].name}, a pickle, which can run code when it is opened and is "
-            "never read; get the safetensors files of the same model."
+            f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is opened and is "
+            f"never read; it must be safetensors: {remedy}."
         )
-    missing = _missing(official, hf)
-    raise CheckpointError(f"{folder} holds no whole model: {missing}; `tessera download REPOSITORY` gets all files.")
+    if not any((*official, *hf)):
+        raise CheckpointError(
+            f"{folder} has an unknown layout: it holds neither params.json with consolidated.safetensors nor "
+            f"config.json with model*.safetensors; {remedy}."
+        )
+    raise CheckpointError(f"{folder} holds half a model: {_missing(official, hf)}; {remedy}.")
 
 
 def _missing(official: tuple[bool, bool], hf: tuple[bool, bool]) -> str:
@@ -42,25 +54,41 @@ def _missing(official: tuple[bool, bool], hf: tuple[bool, bool]) -> str:
         return "consolidated*.safetensors is there, params.json is missing"
     if hf[0]:
         return "config.json is there, model*.safetensors is missing"
-    if hf[1]:
-        return "model*.safetensors is there, config.json is missing"
-    return "neither params.json with consolidated.safetensors nor config.json with model*.safetensors is there"
+    return "model*.safetensors is there, config.json is missing"
+
+
+def hub_id(folder: Path) -> str | None:
+    """The hub id of a folder in the hub's cache, models--ORGANISATION--NAME/snapshots/COMMIT."""
+    *_, repository, snapshots, _ = ("", "", *folder.absolute().parts)
+    if snapshots != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
 
 
 def weight_files(folder: Path, layout: Layout) -> list[Path]:
     """The safetensors files of a layout, all that its index names; raises CheckpointError for one missing."""
     if layout == "mistral":
         return sorted(folder.glob("consolidated*.safetensors"))
-    if not (folder / INDEX).is_file():
-        return sorted(folder.glob("model*.safetensors"))
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
-    files = [folder / name for name in sorted(set(weight_map.values()))]
-    for file in files:
-        if file.parent != folder or not file.is_file():
-            raise CheckpointError(f"{file.name} is named in {INDEX} and missing from {folder}; download it again.")
-    return files
+    if (folder / INDEX).is_file():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
+        names = sorted(set(weight_map.values()))
+    else:
+        names = sorted(file.name for file in folder.glob("model*.safetensors"))
+        # Shards say in their names how many they are.
+        counts = [int(match[1]) for name in names if (match := SHARD.fullmatch(name))]
+        if counts:
+            names = [f"model-{number:05}-of-{counts[0]:05}.safetensors" for number in range(1, counts[0] + 1)]
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is outside its folder; download it again.")
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder}: the weights file {name}, one of {len(names)}, is missing; "
+                f"get it with `tessera download {hub_id(folder) or EXAMPLE_ID}`."
+            )
+    return [folder / name for name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,3 +102,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object; download it again.")
     return content
+
+
+def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
+    """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout without one, the packaged file.
+
+    A converted tokenizer.json can split text wrongly and is not read. Raises CheckpointError.
+    """
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    # Its relatives have other chat formats with the same ids, so only its own shape takes its file.
+    vision = config.vision_encoder
+    if layout == "hf" and config.vocab_size == 131_072 and vision.spatial_merge_size == 1 and vision.adapter_bias:
+        return packaged_tokenizer_path()
+    raise CheckpointError(
+        f"{folder} has no tekken.json, the tokenizer's file; get it with `tessera download "
+        f"{hub_id(folder) or EXAMPLE_ID}`, or copy it from the model's original repository."
+    )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-
-from tessera.model.config import ModelConfig
+from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.weights.detect import read_json, weight_files
-from tessera.weights.stream import StoredTensor, stored_tensors
+from tessera.weights.stream import Source, check_sources, stored_tensors
 
 
 def read_config(folder: Path) -> ModelConfig:
     """The model's config from params.json; raises CheckpointError."""
-    return ModelConfig.from_params(read_json(folder / "params.json"))
+    file = folder / "params.json"
+    params = read_json(file)
+    # The context limit may stand there under the Hugging Face name.
+    limit = params.pop("max_position_embeddings", None)
+    if isinstance(limit, int):
+        params.setdefault("max_seq_len", min(limit, MAX_CONTEXT_TOKENS))
+    return ModelConfig.from_params(params, str(file))
 
 
-def official_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, StoredTensor, Tensor]]:
-    """Each tensor under its official name, read when it is asked for."""
-    for name, stored in stored_tensors(weight_files(folder, "mistral")).items():
-        yield name, stored, stored.read()
+def official_sources(folder: Path, config: ModelConfig) -> dict[str, Source]:
+    """Where each of the model's tensors comes from, from the headers only; raises CheckpointError."""
+    stored = stored_tensors(weight_files(folder, "mistral"))
+    return check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, folder)

@@ -1,23 +1,28 @@
 """Reading safetensors one tensor at a time, and filling a model that has no memory yet.
 
 The file is read with plain reads into the tensor's own memory: a memory map would count the
-checkpoint a second time while it is copied. Every offset is checked against the file before it is
-used. Format: https://github.com/huggingface/safetensors#format.
+checkpoint a second time while it is copied. Every offset is checked against the file, and all names
+and shapes against the model, before the first byte of weights is read. It knows no layouts.
+Format: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from tessera.errors import CheckpointError
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
 
 MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors library itself has
 DTYPES = {
@@ -27,9 +32,11 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
+Transform = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,24 +50,78 @@ class StoredTensor:
     start: int
 
     @property
+    def num_parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.num_parameters * self.dtype.itemsize
 
     def read(self) -> Tensor:
         """The tensor in memory of its own, in the file's dtype; raises CheckpointError."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
-        buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if self.num_bytes else memoryview(bytearray())
-        try:
-            with self.file.open("rb", buffering=0) as file:
-                file.seek(self.start)
-                done = 0
-                while done < self.num_bytes:
-                    count = file.readinto(buffer[done : done + READ_BYTES])
-                    if not count:
-                        raise _truncated(self.file, self.start + self.num_bytes, self.start + done)
-                    done += count
-        except OSError as error:
-            raise CheckpointError(f"{self.file} could not be read at byte {self.start}; check the disk.") from error
+        self.read_into(tensor)
+        return tensor
+
+    def read_into(self, tensor: Tensor) -> None:
+        """Fill a contiguous tensor of this shape, of any dtype and device; raises CheckpointError.
+
+        Where dtype and device are the file's own, the bytes go straight to their place; else in pieces,
+        so that the largest tensor is never in memory twice.
+        """
+        flat = tensor.view(-1)
+        direct = flat.dtype == self.dtype and flat.device.type == "cpu"
+        step = READ_BYTES // self.dtype.itemsize
+        piece = flat if direct else torch.empty(min(step, self.num_parameters), dtype=self.dtype)
+        with _opened(self.file) as file:
+            file.seek(self.start)
+            for first in range(0, self.num_parameters, step):
+                count = min(step, self.num_parameters - first)
+                values = flat[first : first + count] if direct else piece[:count]
+                self._read_exactly(file, values, first * self.dtype.itemsize)
+                if not direct:
+                    flat[first : first + count].copy_(values)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The tensor's bytes as they stand in the file, in pieces; raises CheckpointError."""
+        done = 0
+        with _opened(self.file) as file:
+            file.seek(self.start)
+            while done < self.num_bytes:
+                chunk = file.read(min(self.num_bytes - done, READ_BYTES))
+                if not chunk:
+                    raise _truncated(self.file, self.start + self.num_bytes, self.start + done)
+                done += len(chunk)
+                yield chunk
+
+    def _read_exactly(self, file: FileIO, values: Tensor, offset: int) -> None:
+        buffer = values.view(torch.uint8).numpy().data
+        while buffer:
+            count = file.readinto(buffer)
+            if not count:
+                got = self.start + offset
+                raise _truncated(self.file, self.start + self.num_bytes, got)
+            buffer, offset = buffer[count:], offset + count
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of the model's tensors comes from; `transform` turns the file's row order into the model's."""
+
+    stored: StoredTensor
+    transform: Transform | None = None
+
+    def read(self) -> Tensor:
+        """The tensor as the model wants it, in the file's dtype; raises CheckpointError."""
+        tensor = self.stored.read()
+        return tensor if self.transform is None else self.transform(tensor)
+
+    def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
+        if self.transform is not None:  # queries and keys: small, and must be whole to be reordered
+            return self.read().to(device=device, dtype=dtype)
+        tensor = torch.empty(self.stored.shape, dtype=dtype, device=device)
+        self.stored.read_into(tensor)
         return tensor
 
 
@@ -71,92 +132,142 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
         for tensor in _read_header(file):
             if tensor.name in found:
                 raise CheckpointError(
-                    f"the tensor {tensor.name!r} is in both {found[tensor.name].file.name} and {file.name}; "
+                    f"the tensor {tensor.name!r} is in both {found[tensor.name].file} and {file.name}; "
                     "remove the files of another download from the folder."
                 )
             found[tensor.name] = tensor
     return found
 
 
+def empty_model(config: ModelConfig) -> Pixtral:
+    """The model on the meta device: all names and shapes, no memory."""
+    with torch.device("meta"):
+        return Pixtral(config)
+
+
+def check_sources(sources: Mapping[str, Source], config: ModelConfig, folder: Path) -> dict[str, Source]:
+    """`sources` in the order of the model's tensors, once names and shapes are those of the model.
+
+    Raises CheckpointError for a tensor that is unexpected, missing or of another shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
+    if unexpected := [name for name in sources if name not in shapes]:
+        stored = sources[unexpected[0]].stored
+        raise CheckpointError(
+            f"{stored.file} holds {stored.name!r} (one of {len(unexpected)} such tensors), which this architecture "
+            "does not have; the side files and the weights belong to different models: use those of one model."
+        )
+    if missing := [name for name in shapes if name not in sources]:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of the model's {len(shapes)} tensors are missing, first {missing[0]!r}; "
+            "a weights file is absent or of another model: download it again."
+        )
+    for name, shape in shapes.items():
+        stored = sources[name].stored
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{stored.file}: {stored.name!r} has the shape {stored.shape}, the config asks for {shape}; "
+                "the side files and the weights belong to different models: use those of one model."
+            )
+    return {name: sources[name] for name in shapes}
+
+
 def fill_model(
-    model: nn.Module,
-    tensors: Iterable[tuple[str, StoredTensor, Tensor]],
+    model: Pixtral,
+    sources: Mapping[str, Source],
     *,
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
-    total_bytes: int = 0,
 ) -> None:
-    """Give a model made on the meta device its parameters, each as it is read.
+    """Give a model made on the meta device its parameters, frozen, each converted as it is read.
 
-    `tensors` yields official names with where they came from and their values. Raises
-    CheckpointError for a tensor that is missing, unexpected or of another shape.
+    `sources` are all of the model's, checked. Two names with one source share one memory.
     """
-    wanted = dict(model.named_parameters())
-    done = 0
-    for name, stored, tensor in tensors:
-        if name not in wanted:
-            raise CheckpointError(
-                f"{stored.file.name} holds {stored.name!r}, which this architecture does not have; "
-                "the side files and the weights belong to different models."
-            )
-        expected = wanted.pop(name)
-        if tensor.shape != expected.shape:
-            raise CheckpointError(
-                f"{stored.file.name}: {stored.name!r} has the shape {tuple(tensor.shape)}, the config asks for "
-                f"{tuple(expected.shape)}; the side files and the weights belong to different models."
-            )
+    done, total = 0, sum(source.stored.num_bytes for source in sources.values())
+    placed: dict[Source, nn.Parameter] = {}
+    for name, source in sources.items():
+        if source not in placed:
+            placed[source] = nn.Parameter(source.load(dtype, device), requires_grad=False)
         owner_name, _, parameter_name = name.rpartition(".")
-        parameter = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
-        setattr(model.get_submodule(owner_name), parameter_name, parameter)
-        done += stored.num_bytes
+        setattr(model.get_submodule(owner_name), parameter_name, placed[source])
+        done += source.stored.num_bytes
         if progress is not None:
-            progress(name, done, total_bytes)
-    if wanted:
-        names = sorted(wanted)
-        raise CheckpointError(
-            f"{len(names)} of the model's tensors are missing from the checkpoint, first {names[0]!r}; "
-            "download the missing files again."
-        )
+            progress(name, done, total)
 
 
-def _read_header(file: Path) -> Iterator[StoredTensor]:
-    try:
+def _read_header(file: Path) -> list[StoredTensor]:
+    with _opened(file) as opened:
         size = file.stat().st_size
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise _truncated(file, length + 8, size)
-            header: Any = json.loads(opened.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{file} could not be read; check that it exists and its permissions.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not a safetensors file (its header is not JSON); download it again.") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{file} is not a safetensors file (its header is no object); download it again.")
-    for name, entry in header.items():
-        if name != "__metadata__":
-            yield _check_entry(file, name, entry, 8 + length, size)
+        start = opened.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder.")
+        length = int.from_bytes(start[:8], "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            _damaged(file, f"its {size:,} bytes cannot hold the {length:,} bytes of header that it announces")
+        opened.seek(8)
+        header = _parse_header(file, opened.read(length))
+    header.pop("__metadata__", None)
+    tensors = [_check_entry(file, name, entry, 8 + length) for name, entry in header.items()]
+    end = 8 + length
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.num_bytes)):
+        if tensor.start != end:
+            _damaged(file, f"{tensor.name!r} starts at byte {tensor.start:,} where {end:,} was expected")
+        end += tensor.num_bytes
+    if size < end:
+        raise _truncated(file, end, size)
+    if size > end:
+        _damaged(file, f"it has {size:,} bytes and its header accounts for {end:,}")
+    return tensors
 
 
-def _check_entry(file: Path, name: str, entry: Any, base: int, size: int) -> StoredTensor:
+def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) != len(pairs):
+            _damaged(file, "its header has a name twice")
+        return dict(pairs)
+
     try:
-        dtype_name, shape = str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"])
-        first, last = (int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the header's entry for {name!r} is damaged; download it again.") from error
-    if dtype_name not in DTYPES:
+        header = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        _damaged(file, "its header is not a JSON object")
+    return header
+
+
+def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
+    try:
+        code, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        _damaged(file, f"its header lacks dtype, shape or data_offsets of {name!r}")
+    if not isinstance(code, str) or code not in DTYPES:
         raise CheckpointError(
-            f"{file}: {name!r} is stored as {dtype_name}; this version reads {', '.join(DTYPES)}, so use an "
+            f"{file}: {name!r} is stored as {code}; this version reads {', '.join(DTYPES)}, so use an "
             "unquantized checkpoint."
         )
-    tensor = StoredTensor(name, file, DTYPES[dtype_name], shape, base + first)
-    if first < 0 or min(shape, default=1) < 0 or last - first != tensor.num_bytes:
-        raise CheckpointError(f"{file}: {name!r} has {last - first} bytes for the shape {shape}; download it again.")
-    if base + last > size:
-        raise _truncated(file, base + last, size)
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):  # a bool is no number here
+        _damaged(file, f"its header gives {name!r} the shape {shape} and the bytes {first} to {last}")
+    tensor = StoredTensor(name, file, DTYPES[code], shape, base + first)
+    if last - first != tensor.num_bytes:
+        _damaged(file, f"{name!r} has {last - first:,} bytes for the shape {shape} in {code}")
     return tensor
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[FileIO]:
+    try:
+        with file.open("rb", buffering=0) as opened:
+            yield opened
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} could not be read ({error.strerror}); check the file and its permissions."
+        ) from error
+
+
+def _damaged(file: Path, reason: str) -> NoReturn:
+    raise CheckpointError(f"{file} is not a whole safetensors file: {reason}; download it again.")
+
+
 def _truncated(file: Path, wanted: int, size: int) -> CheckpointError:
-    return CheckpointError(f"{file} is cut short: it should have at least {wanted:,} bytes and has {size:,}; download it again.")
+    return CheckpointError(f"{file} is cut short: it should have {wanted:,} bytes and has {size:,}; download it again.")

@@ -63,6 +63,15 @@ def test_a_full_queue_is_refused_and_frees_itself(model: Pixtral) -> None:
     assert len(run(engine, *requests)) == 3
 
 
+def test_pictures_in_memory_are_bounded_but_a_large_request_alone_is_taken(model: Pixtral) -> None:
+    engine = tiny_engine(model, max_pixel_bytes=20_000)  # of 8 x 8 tokens: 3 * 32 * 32 * 4 = 12,288
+    first = engine.add(prompt(picture(1, 8, 8), picture(2, 8, 8)), params())
+    with pytest.raises(EngineBusyError, match="max_pixel_bytes=20000"):
+        engine.add(prompt(picture(3, 1, 1)), params())
+    run(engine, first)
+    engine.add(prompt(picture(3, 1, 1)), params())
+
+
 def test_wrong_requests_are_refused(model: Pixtral) -> None:
     engine = tiny_engine(model, max_images_per_prompt=1)
     engine.add(prompt("a"), params(), request_id="mine")
@@ -305,3 +314,16 @@ def test_blocks_of_32_tokens_work_as_well(model: Pixtral) -> None:
     given = prompt("some text ", picture(1, 4, 4), "and more of it")
     wide = reply(tiny_engine(model, block_tokens=32), given, max_tokens=20, logprobs=5)
     assert max_logprob_error(wide, reply(tiny_engine(model), given, max_tokens=20, logprobs=5)) < 2e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_writes_what_a_cpu_writes() -> None:
+    givens = [prompt("ab" * length, picture(length, 2, 3)) for length in (3, 4, 20, 24, 40)]
+    wanted = [params(logprobs=5, temperature=0.5 * (n % 2), seed=n, top_p=0.9) for n in range(5)]
+    replies = []
+    for device in ("cpu", "cuda"):
+        engine = tiny_engine(tiny_model().to(device), max_num_batched_tokens=40)
+        replies.append(run(engine, *[engine.add(each, how) for each, how in zip(givens, wanted, strict=True)]))
+    for one, other in zip(*replies, strict=True):
+        assert max_logprob_error(one, other) < 1e-3

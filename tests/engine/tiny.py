@@ -113,7 +113,7 @@ def tiny_engine(model: Pixtral, *, num_blocks: int = 64, **options: object) -> E
         {"kv_cache_bytes": num_blocks * BLOCK_BYTES, "max_num_seqs": 8} | options,
         model.config,
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=model.device,
     )
     return Engine(model, ByteTokenizer(), config)
 
@@ -140,9 +140,14 @@ def dense_logits(model: Pixtral, given: Prompt, ids: Sequence[int] = ()) -> torc
     return model.logits(model(model.embed(all_ids, images), DensePlan([len(all_ids)])))
 
 
+def banned_ids(model: Pixtral) -> list[int]:
+    """What may never be written."""
+    return sorted(ByteTokenizer.prompt_only_ids) + list(range(ByteTokenizer.vocab_size, model.config.vocab_size))
+
+
 def dense_greedy(model: Pixtral, given: Prompt, count: int) -> list[int]:
     """The oracle's reply: the likeliest allowed id, again and again, each time from the beginning."""
-    banned = sorted(ByteTokenizer.prompt_only_ids) + list(range(ByteTokenizer.vocab_size, model.config.vocab_size))
+    banned = banned_ids(model)
     ids: list[int] = []
     while len(ids) < count:
         logits_V = dense_logits(model, given, ids)[-1]

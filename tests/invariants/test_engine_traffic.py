@@ -1,9 +1,13 @@
-"""After any traffic every block is free or cached, every request ended once, and the counts add up."""
+"""After any traffic every block is free or cached, every request ended once, and the counts add up.
+
+And every greedy reply is the one that the whole sequence, computed at once without a cache, gives.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,9 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tessera.chat import Delta, SamplingParams
 from tessera.engine.request import State
 from tessera.errors import EngineBusyError, PromptTooLongError
-from tests.engine.tiny import picture, prompt, tiny_engine, tiny_model
+from tessera.prompt import Prompt
+from tests.engine.tiny import banned_ids, dense_logits, picture, prompt, tiny_engine, tiny_model
 
 MODEL = tiny_model()
+BANNED = banned_ids(MODEL)
 PICTURES = [picture(seed, rows, columns) for seed, (rows, columns) in enumerate([(1, 1), (2, 5), (4, 4), (2, 5)])]
 PARTS = st.lists(
     st.one_of(st.integers(0, 3), st.sampled_from(["a", "bc", "the same long beginning ", "x" * 40])),
@@ -48,10 +54,11 @@ class Traffic(RuleBasedStateMachine):
             image_cache_bytes=20 * 32 * 4,
         )
         self.deltas: dict[str, list[Delta]] = {}
+        self.greedy: dict[str, Prompt] = {}
 
     @rule(parts=PARTS, params=PARAMS, salt=st.sampled_from(["", "b"]))
     def arrive(self, parts: list, params: SamplingParams, salt: str) -> None:
-        waiting, name = self.engine.stats().waiting, f"request {len(self.deltas)}"
+        waiting, name = self.engine.scheduler.num_new, f"request {len(self.deltas)}"
         given = prompt(*[PICTURES[part] if isinstance(part, int) else part for part in parts])
         try:
             self.engine.add(given, params, request_id=name, cache_salt=salt)
@@ -61,6 +68,8 @@ class Traffic(RuleBasedStateMachine):
             assert waiting >= 5
         else:
             self.deltas[name] = []
+            if params.temperature == params.presence_penalty == params.min_tokens == 0:
+                self.greedy[name] = given
 
     @precondition(lambda self: self.engine.has_work)
     @rule(count=st.integers(1, 12))
@@ -94,6 +103,7 @@ class Traffic(RuleBasedStateMachine):
             assert request.num_computed <= len(request.blocks) * 16
         assert not any(request.blocks for request in engine.scheduler.waiting)
         assert len(engine.scheduler.running) <= 4
+        assert engine.scheduler.num_new == sum(each.started_s is None for each in engine.scheduler.waiting)
         pinned = sum(engine.images[digest].nbytes for digest in engine.images._pinned if digest in engine.images)
         assert engine.images.bytes_used <= max(20 * 32 * 4, pinned)
 
@@ -111,6 +121,16 @@ class Traffic(RuleBasedStateMachine):
             assert sum(len(delta.token_ids) for delta in deltas) == deltas[-1].usage.completion_tokens
             assert deltas[-1].finish_reason != "error"
         assert sum(stats.finished.values()) == len(self.deltas)
+        for name, given in self.greedy.items():
+            ids = [token_id for delta in self.deltas[name] for token_id in delta.token_ids]
+            self.check_greedy(given, ids)
+
+    def check_greedy(self, given: Prompt, ids: list[int]) -> None:
+        logits_TV = dense_logits(MODEL, given, ids)[len(given.ids) - 1 : -1]
+        logits_TV[:, BANNED] = -torch.inf
+        chosen_T = logits_TV.gather(1, torch.tensor(ids, dtype=torch.int64)[:, None])[:, 0]
+        # Of two logits that differ by rounding (1e-5 at most) either may win.
+        assert (chosen_T >= logits_TV.amax(1) - 1e-4).all()
 
 
 Traffic.TestCase.settings = settings(

@@ -1,0 +1,232 @@
+"""The commands' names, options and help; what they do is in a file of each, imported on use.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
+2 wrong usage, 130 interrupted. `--help` imports neither torch nor any model code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera import __version__
+from tessera.errors import TesseraError
+
+app = typer.Typer(
+    name="tessera",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Ask questions about pictures with Pixtral, on your own machine.",
+    epilog="Example: tessera ask 'What is the total?' -i receipt.png",
+)
+nano = typer.Typer(no_args_is_help=True, help="Draw for, train and measure the small model that ships with Tessera.")
+app.add_typer(nano, name="nano")
+
+Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: path, URL, data URL, or - for stdin.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hub id; default: the bundled nano.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
+System = Annotated[str | None, typer.Option(help="A system prompt.")]
+MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
+Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
+DEFAULT_MAX_PIXELS = 64_000_000
+
+
+class Layout(StrEnum):
+    """The layouts that `convert` writes."""
+
+    mistral = "mistral"
+    hf = "hf"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tessera {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Ask questions about pictures with Pixtral, on your own machine."""
+
+
+@app.command(epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json | cat q.txt | tessera ask - -i a.png")
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, or - to read it from standard input.")],
+    image: Images = [],  # noqa: B006
+    model: Model = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")] = False,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a drawn reply repeatable.")] = None,
+    stop: Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")] = [],  # noqa: B006
+    system: System = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    allow_private_addresses: Private = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer one question about pictures; the answer streams to standard output."""
+    from tessera.cli.ask import run_ask
+    from tessera.cli.session import Session
+
+    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    params = {
+        "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
+    }  # fmt: skip
+    run_ask(session, question, image, system, params, as_json=json)
+
+
+@app.command(epilog="Example: tessera chat -i page.png    Inside: /image PATH, /reset, /quit; Ctrl-C stops a reply.")
+def chat(
+    image: Images = [],  # noqa: B006
+    model: Model = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    system: System = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    allow_private_addresses: Private = False,
+    quiet: Quiet = False,
+) -> None:
+    """Talk about pictures over several turns; they stay in the context."""
+    from tessera.cli.chat import run_chat
+    from tessera.cli.session import Session
+
+    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
+
+
+@app.command(epilog="Example: tessera info ~/models/Pixtral-12B-2409")
+def info(
+    model: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")] = "nano",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show a model's architecture, layout, parameters, bytes, and what it needs to run."""
+    from tessera.cli.info import run_info
+
+    run_info(model, as_json=json)
+
+
+@app.command(epilog="Example: tessera doctor")
+def doctor() -> None:
+    """Show what this machine can run, and why."""
+    from tessera.cli.doctor import run_doctor
+
+    run_doctor()
+
+
+@app.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
+def convert(
+    source: Annotated[Path, typer.Argument(help="The folder to read.")],
+    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    to: Annotated[Layout, typer.Option(help="The layout to write.")],
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite a checkpoint in the other layout, bit for bit, one tensor at a time."""
+    from tessera.cli.convert import run_convert
+
+    run_convert(source, destination, to.value, quiet)
+
+
+@app.command(epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE.")
+def download(
+    repository: Annotated[str, typer.Argument(help="A hub id.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+) -> None:
+    """Get a model's files into the hub's cache; goes on where it was interrupted."""
+    from tessera.load import download as get
+
+    typer.echo(get(repository, revision))
+
+
+@app.command(epilog="Example: tessera tokens page.png --plot grid.png")
+def tokens(
+    image: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) picture into this PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    allow_private_addresses: Private = False,
+) -> None:
+    """Show the grid and the number of tokens a picture takes."""
+    from tessera.cli.tokens import run_tokens
+
+    run_tokens(image, model, plot, json, max_image_pixels, allow_private_addresses)
+
+
+@nano.command("draw", epilog="Example: tessera nano draw samples --count 20")
+def nano_draw(
+    out: Annotated[Path, typer.Argument(help="The folder for pictures and labels.jsonl.")],
+    count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 10,
+    seed: Annotated[int, typer.Option(help="The first sample's seed.")] = 0,
+    difficulty: Annotated[float, typer.Option(min=0.0, max=1.0, help="From 0, easy, to 1.")] = 1.0,
+) -> None:
+    """Draw labelled training pictures."""
+    from tessera.cli.nano import run_draw
+
+    run_draw(out, count, seed, difficulty)
+
+
+@nano.command("train", epilog="Example: tessera nano train --out runs/nano --workers 2")
+def nano_train(
+    out: Annotated[Path, typer.Option(help="The run's folder: checkpoint and weights.")] = Path("runs/nano"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; default: the recipe's.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train nano by its recipe, or go on with an interrupted run."""
+    from tessera.cli.nano import run_train
+
+    run_train(out, steps, workers, device)
+
+
+@nano.command("eval", epilog="Example: tessera nano eval --samples 200")
+def nano_eval(
+    model: Model = None,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures per skill and style.")] = 100,
+) -> None:
+    """Measure exact answers on held-out seeds, fonts and layouts."""
+    from tessera.cli.nano import run_eval
+
+    run_eval(model or "nano", samples)
+
+
+def main() -> None:
+    """Run the command line and end the process with the right exit code."""
+    try:
+        app(standalone_mode=True)
+    except TesseraError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("TESSERA_DEBUG"):
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}; TESSERA_DEBUG=1 shows where. Please report it.", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    if os.environ.get("TESSERA_DEBUG"):
+        raise  # noqa: PLE0704
+    print(f"tessera: error: {message}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,68 @@
+"""`tessera chat`: a conversation in the terminal; every turn sees all pictures and turns before it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.chat import ChatModel, SamplingParams, sampling_params_from_dict
+from tessera.cli.session import Session, user_message
+from tessera.errors import TesseraError
+
+HELP = "/image PATH adds a picture, /reset starts over, /quit ends; Ctrl-C stops a reply"
+
+
+def run_chat(session: Session, sources: list[str], system: str | None, params: Mapping[str, Any]) -> None:
+    wanted = sampling_params_from_dict(params)
+    opening: list[Any] = [{"role": "system", "content": system}] if system else []
+    messages, pending = list(opening), list(sources)
+    model = session.open()
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  (editing and history for input())
+
+        session.note(HELP)
+    while (line := _read_line()) is not None:
+        command, _, argument = line.strip().partition(" ")
+        if command == "/quit":
+            return
+        if command == "/reset":
+            messages, pending = list(opening), list(sources)
+        elif command == "/image" and argument:
+            pending.append(argument.strip())
+        elif command.startswith("/"):
+            session.note(HELP)
+        elif command:
+            turn = user_message(line.strip(), pending)
+            if _answer(session, model, [*messages, turn], wanted, messages):
+                pending = []
+
+
+def _read_line() -> str | None:
+    """The next line, None at the end; the prompt shows only to a person."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    try:
+        return input()
+    except EOFError:
+        return None
+
+
+def _answer(
+    session: Session, model: ChatModel, asked: list[Any], params: SamplingParams, messages: list[Any]
+) -> bool:
+    """Stream one reply and keep the turn; a turn that fails is not kept, so it can be tried again."""
+    reply = ""
+    try:
+        for delta in model.stream(asked, params):
+            reply += delta.text
+            sys.stdout.write(delta.text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        session.note("stopped")
+    except TesseraError as error:
+        print(f"tessera: error: {error}", file=sys.stderr)
+        return False
+    print()
+    messages[:] = [*asked, {"role": "assistant", "content": reply}]
+    return True

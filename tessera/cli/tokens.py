@@ -1,0 +1,76 @@
+"""`tessera tokens`: what a picture costs, and the patch grid drawn over it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from tessera.chat import Image
+from tessera.errors import UsageError
+from tessera.images import ImageLimits, grid_of, load, token_count
+from tessera.model.config import VisionConfig
+
+PIXTRAL_12B = VisionConfig(
+    hidden_size=1024,
+    image_size=1024,
+    patch_size=16,
+    rope_theta=10_000.0,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+)
+LINE = (255, 64, 64, 150)
+CAPTION_HEIGHT = 22
+
+
+def run_tokens(
+    sources: list[str], model: str | None, plot: Path | None, as_json: bool, max_pixels: int, allow_private: bool
+) -> None:
+    if plot is not None and len(sources) != 1:
+        raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
+    vision = PIXTRAL_12B if model is None else _vision_of(model)
+    limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private)
+    for source in sources:
+        picture = load(Image(source), limits)
+        grid = rows, columns = grid_of(*picture.size, vision)
+        facts = {
+            "image": source, "width": picture.width, "height": picture.height,
+            "rows": rows, "columns": columns, "tokens": token_count(grid),
+        }  # fmt: skip
+        if as_json:
+            print(json.dumps(facts))
+        else:
+            print(f"{source}: {picture.width} x {picture.height}, {rows} rows of {columns}, {facts['tokens']} tokens")
+        if plot is not None:
+            draw_grid(picture, grid, vision).save(plot)
+
+
+def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConfig) -> PILImage.Image:
+    """The picture as the model sees it, resized to whole tokens, their borders drawn, the count below."""
+    rows, columns = grid
+    size = vision.token_size
+    resized = picture.resize((columns * size, rows * size), PILImage.Resampling.BICUBIC).convert("RGBA")
+    overlay = PILImage.new("RGBA", resized.size)
+    pen = ImageDraw.Draw(overlay)
+    for row in range(rows + 1):
+        pen.line((0, row * size, columns * size, row * size), fill=LINE)
+    for column in range(columns + 1):
+        pen.line((column * size, 0, column * size, rows * size), fill=LINE)
+    text = f"{rows} rows x ({columns} patches + 1) = {token_count(grid)} tokens"
+    font = ImageFont.load_default(14)
+    width = max(resized.width, int(font.getlength(text)) + 12)
+    page = PILImage.new("RGB", (width, resized.height + CAPTION_HEIGHT), "white")
+    page.paste(PILImage.alpha_composite(resized, overlay).convert("RGB"))
+    ImageDraw.Draw(page).text((6, resized.height + 3), text, fill="black", font=font)
+    return page
+
+
+def _vision_of(model: str) -> VisionConfig:
+    from tessera.load import read_config, resolve
+    from tessera.weights.detect import detect
+
+    folder = resolve(model)
+    return read_config(folder, detect(folder)).vision_encoder

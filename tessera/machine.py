@@ -1,0 +1,47 @@
+"""How many bytes this machine can still give; asked before weights are read or written and caches are made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken: the GPU's free memory, or the system's within its cgroup."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [limit for limit in (_meminfo_bytes(), _cgroup_bytes()) if limit is not None]
+    # Where neither file exists (macOS), half of the physical memory is a careful guess.
+    return min(found) if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Bytes free where `folder` is, or would be made."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _meminfo_bytes() -> int | None:
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _cgroup_bytes() -> int | None:
+    limit, used, stat = CGROUP / "memory.max", CGROUP / "memory.current", CGROUP / "memory.stat"
+    if not limit.exists() or (text := limit.read_text().strip()) == "max":
+        return None
+    # Cached file pages count as used and are given back on demand: a model just downloaded would
+    # otherwise take its own size twice.
+    fields = dict(line.split() for line in stat.read_text().splitlines())
+    cached = int(fields["active_file"]) + int(fields["inactive_file"])
+    return max(int(text) - int(used.read_text()) + cached, 0)

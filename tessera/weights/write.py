@@ -1,0 +1,213 @@
+"""Checkpoints written in either layout, tensor by tensor, so that memory holds about one of them.
+
+A file's header is complete before its first tensor, so names, dtypes and shapes come first and the
+bytes follow when asked for. Files are laid out as the safetensors library lays them. They are
+written under temporary names and renamed at the end, the config last: whoever looks into the folder
+finds a whole model or none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.errors import UsageError
+from tessera.machine import free_disk_bytes
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
+from tessera.weights import hf
+from tessera.weights.detect import INDEX, Layout
+from tessera.weights.stream import DTYPE_NAMES, Progress, Source
+
+MAX_SHARD_BYTES = 5_000_000_000  # a customary size of Hugging Face shards
+HEADER_ALIGNMENT = 8
+PARTIAL = ".partial"
+END_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the same in every tokenizer of the family
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to be written: what the header says, and its bytes, made when they are asked for."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: Callable[[], Iterable[bytes | memoryview]]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save_model(
+    model: Pixtral,
+    folder: Path,
+    to: Layout,
+    tokenizer: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write a model in memory, with its tokenizer's file, as a folder that loads in that layout."""
+    pieces = [_piece_of_tensor(name, parameter, to, model.config) for name, parameter in model.named_parameters()]
+    write_folder(folder, to, model.config, pieces, tokenizer, max_shard_bytes=max_shard_bytes, progress=progress)
+
+
+def pieces_of(sources: Mapping[str, Source], to: Layout, config: ModelConfig) -> list[Piece]:
+    """The tensors of a checkpoint, renamed and permuted for the layout `to` as they are written."""
+    return [_piece_of_source(name, source, to, config) for name, source in sources.items()]
+
+
+def write_folder(
+    folder: Path,
+    to: Layout,
+    config: ModelConfig,
+    pieces: Sequence[Piece],
+    tokenizer: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write a whole model folder, or nothing; raises UsageError when the folder holds files already."""
+    side_files = _side_files(to, config, pieces)
+    shards = _shards(to, pieces, max_shard_bytes)
+    if to == "hf" and len(shards) > 1:
+        side_files = {INDEX: _index(shards), **side_files}
+    _check_free(folder, sum(piece.num_bytes for piece in pieces))
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [*shards, "tekken.json" if tokenizer.suffix == ".json" else tokenizer.name, *side_files]
+    partials = {name: folder / f".{name}{PARTIAL}" for name in names}
+    report = _Report(sum(piece.num_bytes for piece in pieces), progress)
+    try:
+        for name, shard in shards.items():
+            _write_tensors(partials[name], shard, report)
+        shutil.copyfile(tokenizer, partials[names[len(shards)]])
+        for name, content in side_files.items():
+            partials[name].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for name, partial in partials.items():
+            partial.replace(folder / name)
+    except BaseException:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+class _Report:
+    """Counts the bytes written for the one who watches."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def add(self, piece: Piece) -> None:
+        self._done += piece.num_bytes
+        if self._progress is not None:
+            self._progress(piece.name, self._done, self._total)
+
+
+def _check_free(folder: Path, needed: int) -> None:
+    if folder.exists() and (not folder.is_dir() or any(not file.name.endswith(PARTIAL) for file in folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
+    if needed > (free := free_disk_bytes(folder)):
+        raise UsageError(
+            f"the model takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB is free at {folder}; free some, or name a "
+            "folder on a larger disk."
+        )
+
+
+def _piece_of_source(name: str, source: Source, to: Layout, config: ModelConfig) -> Piece:
+    stored = source.stored
+    if source.transform is None and (to == "mistral" or hf.permuted_heads(name, config) is None):
+        data: Callable[[], Iterable[bytes | memoryview]] = stored.chunks
+    else:
+
+        def data() -> Iterator[memoryview]:
+            yield _bytes_of(_permuted(name, source.read(), to, config))
+
+    return Piece(_name_in(to, name), stored.dtype, stored.shape, data)
+
+
+def _piece_of_tensor(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Piece:
+    def data() -> Iterator[memoryview]:
+        yield _bytes_of(_permuted(name, tensor.detach().cpu(), to, config))
+
+    return Piece(_name_in(to, name), tensor.dtype, tuple(tensor.shape), data)
+
+
+def _name_in(to: Layout, name: str) -> str:
+    return hf.to_hf_name(name) if to == "hf" else name
+
+
+def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Tensor:
+    heads = hf.permuted_heads(name, config) if to == "hf" else None
+    return tensor if heads is None else hf.to_hf_rows(tensor, heads)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _shards(to: Layout, pieces: Sequence[Piece], max_shard_bytes: int) -> dict[str, list[Piece]]:
+    """File name to tensors: one file in the official layout, as many as the limit asks for in the other."""
+    if to == "mistral":
+        return {"consolidated.safetensors": list(pieces)}
+    shards: list[list[Piece]] = [[]]
+    size = 0
+    for piece in pieces:
+        if shards[-1] and size + piece.num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(piece)
+        size += piece.num_bytes
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{number:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards, 1)}
+
+
+def _side_files(to: Layout, config: ModelConfig, pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
+    """JSON files by name; the config last, since it is what makes the folder a model."""
+    if to == "mistral":
+        return {"params.json": config.to_params()}
+    largest = max(pieces, key=lambda piece: piece.num_bytes)
+    return {"generation_config.json": END_IDS, "config.json": hf.write_config(config, largest.dtype)}
+
+
+def _index(shards: Mapping[str, Sequence[Piece]]) -> dict[str, Any]:
+    weight_map = {piece.name: name for name, shard in shards.items() for piece in shard}
+    total = sum(piece.num_bytes for shard in shards.values() for piece in shard)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _write_tensors(file: Path, pieces: Sequence[Piece], report: _Report) -> None:
+    ranks = list(DTYPE_NAMES)
+    ordered = sorted(pieces, key=lambda piece: (ranks.index(piece.dtype), piece.name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
+    end = 0
+    for piece in ordered:
+        start, end = end, end + piece.num_bytes
+        header[piece.name] = {
+            "dtype": DTYPE_NAMES[piece.dtype],
+            "shape": list(piece.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for piece in ordered:
+            for chunk in piece.data():
+                out.write(chunk)
+            report.add(piece)
+        out.flush()
+        os.fsync(out.fileno())

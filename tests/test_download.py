@@ -1,0 +1,199 @@
+"""Hub manners, against a real client and a small hub on the loopback address; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from tessera import load
+from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tests.weights.checkpoints import write_mistral_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """One repository, ORG/tiny, as huggingface.co serves it; every request is remembered."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.server = server
+        self.files: dict[str, bytes] = {}
+        self.refuse: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+        self.cut_after: int | None = None  # bytes of a large file after which the connection fails
+        self.requests: list[Request] = []
+        server.expect_request(re.compile(r"/.*")).respond_with_handler(self.answer)
+
+    @property
+    def fetched(self) -> set[str]:
+        """The files whose contents were asked for."""
+        return {request.path.rsplit("/", 1)[1] for request in self.requests if self._is_content(request)}
+
+    @staticmethod
+    def _is_content(request: Request) -> bool:
+        return request.method == "GET" and "/resolve/" in request.path
+
+    def answer(self, request: Request) -> Response:
+        self.requests.append(request)
+        if self.refuse is not None:
+            status, code = self.refuse
+            return Response("{}", status, {"X-Error-Code": code}, content_type="application/json")
+        path = request.path
+        if path.startswith("/api/models/ORG/tiny/tree/"):
+            listing = [
+                {"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in self.files.items()
+            ]
+            return Response(json.dumps(listing), content_type="application/json")
+        if path in ("/api/models/ORG/tiny", "/api/models/ORG/tiny/revision/main", "/api/models/ORG/tiny/revision/v1"):
+            siblings = [{"rfilename": name, "size": len(body)} for name, body in self.files.items()]
+            info = {"id": "ORG/tiny", "sha": COMMIT, "siblings": siblings}
+            return Response(json.dumps(info), content_type="application/json")
+        name = path.rsplit("/", 1)[1]
+        if path == f"/ORG/tiny/resolve/{COMMIT}/{name}" and name in self.files:
+            return self._file(request, self.files[name])
+        missing = "RevisionNotFound" if path.startswith("/api/models/ORG/tiny/revision/") else "RepoNotFound"
+        return Response("{}", 404, {"X-Error-Code": missing}, content_type="application/json")
+
+    def _file(self, request: Request, body: bytes) -> Response:
+        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if request.method == "HEAD":
+            return Response(b"", 200, {**headers, "Content-Length": str(len(body))})
+        start, status = 0, 200
+        if match := re.match(r"bytes=(\d+)-", request.headers.get("Range", "")):
+            start, status = int(match[1]), 206
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        sent = body[start:]
+        if self.cut_after is not None and len(sent) > self.cut_after:
+            sent = sent[: self.cut_after]  # less than announced: the client sees a broken connection
+        response = Response(sent, status, headers)
+        response.headers["Content-Length"] = str(len(body) - start)
+        return response
+
+
+@pytest.fixture
+def hub(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", httpserver.url_for("").rstrip("/"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield Hub(httpserver)
+
+
+@pytest.fixture
+def whole(hub: Hub, tmp_path: Path) -> Hub:
+    """A repository with both layouts' files, a pickle and a readme, as Mistral's own are."""
+    write_mistral_folder(tmp_path / "model")
+    hub.files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    hub.files |= {"config.json": b"{}", "model-00001-of-00001.safetensors": b"x" * 1000, "README.md": b"# Tiny"}
+    hub.files |= {"pytorch_model.bin": b"p" * 1000}
+    return hub
+
+
+def test_one_layout_is_fetched_and_loads(whole: Hub) -> None:
+    folder = load.download("ORG/tiny")
+    assert whole.fetched == {"params.json", "consolidated.safetensors", "tekken.json"}
+    assert load.resolve("ORG/tiny") == folder
+    assert load.model_name(folder) == "ORG/tiny"
+    assert load.load_model(folder).name == "ORG/tiny"
+    whole.requests.clear()
+    assert load.download("ORG/tiny") == folder
+    assert whole.fetched == set()  # nothing twice
+
+
+def test_the_other_layout_where_it_is_the_only_one(whole: Hub) -> None:
+    del whole.files["consolidated.safetensors"]
+    load.download("ORG/tiny")
+    assert whole.fetched == {"config.json", "model-00001-of-00001.safetensors", "tekken.json"}
+
+
+def test_a_revision_is_kept_apart(whole: Hub) -> None:
+    folder = load.download("ORG/tiny", "v1")
+    assert load.resolve("ORG/tiny", "v1") == folder
+    with pytest.raises(ModelNotFoundError, match=r"'ORG/tiny'.*`tessera download ORG/tiny`"):
+        load.resolve("ORG/tiny")
+    with pytest.raises(ModelNotFoundError, match=r"no revision 'v9'"):
+        load.download("ORG/tiny", "v9")
+    with pytest.raises(ModelNotFoundError, match=r"`tessera download ORG/tiny --revision v9`"):
+        load.resolve("ORG/tiny", "v9")
+
+
+def test_a_broken_download_goes_on_where_it_stopped(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole.cut_after = 200_000
+    with pytest.raises(FetchError, match=r"ORG/tiny could not be fetched from http.*run the same command again"):
+        load.download("ORG/tiny")
+    whole.cut_after = None
+    whole.requests.clear()
+    folder = load.download("ORG/tiny")
+    ranges = [
+        request.headers.get("Range") for request in whole.requests if request.path.endswith("consolidated.safetensors")
+    ]
+    assert any(wanted and not wanted.startswith("bytes=0-") for wanted in ranges), ranges
+    assert (folder / "consolidated.safetensors").read_bytes() == whole.files["consolidated.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "says"),
+    [
+        (403, "GatedRepo", ModelNotFoundError, r"ORG/tiny is open only to those who accepted.*HF_TOKEN"),
+        (401, "RepoNotFound", ModelNotFoundError, r"ORG/tiny does not exist, or is private.*HF_TOKEN"),
+        (500, "", FetchError, r"could not be fetched from http.*check the connection"),
+    ],
+)
+def test_refusals_of_the_hub(hub: Hub, status: int, code: str, kind: type[Exception], says: str) -> None:
+    hub.refuse = status, code
+    with pytest.raises(kind, match=says) as refused:
+        load.download("ORG/tiny")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_repository_without_a_model(hub: Hub) -> None:
+    hub.files = {"README.md": b"# Nothing", "pytorch_model.bin": b"p"}
+    with pytest.raises(CheckpointError, match=r"ORG/tiny holds neither params\.json.*mistralai/Pixtral-12B-2409"):
+        load.download("ORG/tiny")
+
+
+def test_a_disk_too_small_is_told_before_the_first_byte(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "free_disk_bytes", lambda folder: 100)
+    with pytest.raises(FetchError, match=r"ORG/tiny needs 0\.0 GB and 0\.0 GB is free in .*HF_HOME"):
+        load.download("ORG/tiny")
+    assert whole.fetched == set()
+
+
+@pytest.mark.parametrize("name", ["Pixtral", "a/b/c", "ORG/ti ny", "../tiny", "-/x"])
+def test_what_is_no_hub_id(name: str) -> None:
+    with pytest.raises(UsageError, match=r"is not a hub id; write ORGANISATION/NAME"):
+        load.download(name)
+
+
+def test_offline_uses_the_cache_and_says_what_to_do_without_one(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = load.download("ORG/tiny")
+    whole.server.stop()
+    assert load.download("ORG/tiny") == folder  # no connection: what is there is enough
+    with pytest.raises(FetchError, match=r"ORG/other could not be fetched from .*check the connection"):
+        load.download("ORG/other")
+
+
+def test_offline_mode_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """HF_HUB_OFFLINE and HF_HOME are read when the library is imported: only a new process shows them."""
+    script = "import tessera.load as load\ntry:\n load.download('ORG/tiny')\nexcept load.FetchError as e:\n print(e)"
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "ORG/tiny is not in the hub's cache and HF_HUB_OFFLINE is set; unset it."
+
+
+def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> None:
+    folder = load.download("ORG/tiny")
+    (folder / "consolidated.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
+        load.load_model(load.resolve("ORG/tiny"))
