@@ -49,7 +49,7 @@ class Message:
         known = {"role", "content", "tool_calls", "tool_call_id", "name"}
         if unknown := sorted(set(message) - known):
             raise UsageError(f"message field {unknown[0]!r} is unknown; known are {', '.join(sorted(known))}.")
-        role = "system" if message.get("role") == "developer" else message.get("role")
+        role: Any = "system" if message.get("role") == "developer" else message.get("role")
         if role not in ROLES:
             raise UsageError(f"role {_show(message.get('role'))} is unknown; use one of {', '.join(ROLES)}.")
         return cls(

@@ -25,7 +25,15 @@ PUBLIC_PORTS = (80, 443)
 # What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
-    for network in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fec0::/10", "192.88.99.0/24", "ff00::/8", "224.0.0.0/4")
+    for network in (
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "fec0::/10",
+        "192.88.99.0/24",
+        "ff00::/8",
+        "224.0.0.0/4",
+    )
 )
 
 
@@ -73,7 +81,9 @@ def _check_url(url: str, allow_private_addresses: bool) -> None:
     if parts.username is not None or parts.password is not None:
         raise FetchError("the URL carries a user name or password; such URLs are not fetched, send the file instead.")
     if port not in (None, *PUBLIC_PORTS) and not allow_private_addresses:
-        raise FetchError(f"{_show(url)} names port {port}; only 80 and 443 are fetched unless private addresses are allowed.")
+        raise FetchError(
+            f"{_show(url)} names port {port}; only 80 and 443 are fetched unless private addresses are allowed."
+        )
 
 
 def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore2.NetworkBackend:
@@ -93,7 +103,9 @@ def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore
             try:
                 answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
-                raise FetchError(f"the host {host[:80]!r} is not known; check the address, or send the file.") from error
+                raise FetchError(
+                    f"the host {host[:80]!r} is not known; check the address, or send the file."
+                ) from error
             addresses = [str(answer[4][0]) for answer in answers]
             if not allow_private_addresses and not all(is_public(address) for address in addresses):
                 raise FetchError(
@@ -108,7 +120,9 @@ def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore
 
 def _read_body(response: httpx2.Response, url: str, max_bytes: int, deadline: float, timeout_s: float) -> bytes:
     if response.status_code != 200:
-        raise FetchError(f"{_show(url)} answered with status {response.status_code}; check the address, or send the file.")
+        raise FetchError(
+            f"{_show(url)} answered with status {response.status_code}; check the address, or send the file."
+        )
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk

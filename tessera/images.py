@@ -29,15 +29,16 @@ from tessera.errors import ImageError, MissingExtraError
 from tessera.fetch import fetch
 from tessera.model.config import VisionConfig
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, as the reference has them
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
 DIGEST_VERSION = b"tessera-pixels-1"
 
-# Our own limit is checked from the header, below Pillow's; its warning would only be noise before it.
+# Our own limits and errors say what matters; Pillow's warnings before them would only be noise.
 warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def prepare(picture: PILImage.Image, vision: VisionConfig) -> PreparedImage:
     digest = hashlib.blake2b(digest_size=32)
     digest.update(DIGEST_VERSION)
     digest.update(struct.pack("<4Q", vision.patch_size, vision.spatial_merge_size, rows, columns))
-    digest.update(pixels_CHW.numpy())
+    digest.update(pixels_CHW.numpy().data)
     return PreparedImage(pixels_CHW, (rows, columns), digest.digest(), *picture.size)
 
 
@@ -215,10 +216,14 @@ def _open(name: str, data: bytes) -> PILImage.Image:
     try:
         return PILImage.open(io.BytesIO(data), formats=formats)
     except PILImage.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down.") from error
+        raise ImageError(
+            f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down."
+        ) from error
     except Exception as error:  # a damaged header raises many types, none of them worth showing
-        known = ", ".join(kind for kind in FORMATS if kind != "MPO")
-        raise ImageError(f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}.") from error
+        known = ", ".join(FORMATS)
+        raise ImageError(
+            f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}."
+        ) from error
 
 
 def _register_heif() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
@@ -20,7 +21,16 @@ from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
 from tessera.weights import hf, mistral
-from tessera.weights.detect import EXAMPLE_ID, TOKENIZER_FILES, Layout, detect, hub_id, read_json, tokenizer_file
+from tessera.weights.detect import (
+    EXAMPLE_ID,
+    TOKENIZER_FILES,
+    Layout,
+    detect,
+    hub_id,
+    read_json,
+    tokenizer_file,
+    weight_files,
+)
 from tessera.weights.stream import Progress, Source, empty_model, fill_model
 
 BUNDLED = "nano"
@@ -41,6 +51,7 @@ LAYOUT_FILES: dict[Layout, tuple[str, ...]] = {
         *TOKENIZER_FILES,
     ),
 }
+RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 # Models of the family by decoder width, layers, feed-forward width and merge.
 FAMILIES = {
     (5120, 40, 14336, 1): "Pixtral 12B",
@@ -93,9 +104,9 @@ def resolve(name: str, revision: str | None = None) -> Path:
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if path.exists():
+    if name and path.exists():
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the model's files.")
     if not _is_hub_id(name):
         raise ModelNotFoundError(
@@ -131,8 +142,11 @@ def download(repository: str, revision: str | None = None) -> Path:
 
     page = f"{constants.ENDPOINT}/{repository}"
     try:
-        patterns = _files_to_get(repository, revision)
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        commit, sizes = _files_to_get(repository, revision)
+        for name, size in sizes.items():
+            if RESUMED_BYTES <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+                _fetch_resumably(repository, commit, name)
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(sizes)))
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{repository} is open only to those who accepted its terms: accept them on {page}, then set HF_TOKEN to "
@@ -147,7 +161,7 @@ def download(repository: str, revision: str | None = None) -> Path:
             f"{page} has no revision {revision!r}; its branches and tags are listed there."
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, httpx2.TransportError) as error:
-        if (cached := _cached(repository, revision)) is not None:
+        if (cached := _cached(repository, revision)) is not None and _is_whole(cached):
             folder = cached
         elif constants.HF_HUB_OFFLINE:
             raise FetchError(f"{repository} is not in the hub's cache and HF_HUB_OFFLINE is set; unset it.") from error
@@ -157,11 +171,16 @@ def download(repository: str, revision: str | None = None) -> Path:
                 "connection and run the same command again, it goes on where it stopped."
             ) from error
     except OSError as error:
+        if error.errno is None:  # the client's own: fewer bytes came than were announced
+            raise FetchError(
+                f"{repository} came incompletely from {constants.ENDPOINT}; run the same command again, it goes on "
+                "where it stopped."
+            ) from error
         raise FetchError(
             f"{repository} could not be written to {constants.HF_HUB_CACHE} ({error.strerror or error}); check the "
             "disk, or set HF_HOME to another."
         ) from error
-    detect(folder)
+    weight_files(folder, detect(folder))  # an error that names what is not there
     return folder
 
 
@@ -299,8 +318,16 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     return None
 
 
-def _files_to_get(repository: str, revision: str | None) -> list[str]:
-    """The repository's files of one layout; raises CheckpointError when it has none, or the disk no room."""
+def _is_whole(folder: Path) -> bool:
+    try:
+        weight_files(folder, detect(folder))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _files_to_get(repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
+    """The commit, and its files of one layout with their sizes; raises when it has none, or the disk no room."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
@@ -316,7 +343,42 @@ def _files_to_get(repository: str, revision: str | None) -> list[str]:
         )
     absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
     _check_disk(repository, sum(sizes[name] for name in absent), Path(constants.HF_HUB_CACHE))
-    return names
+    return str(info.sha), {name: sizes[name] for name in names}
+
+
+def _fetch_resumably(repository: str, commit: str, name: str) -> None:
+    """Put one large file among the cache's blobs, going on from what an earlier, broken run left there.
+
+    huggingface_hub 2 begins a broken file anew, all 25 GB of it; a blob that is there it takes as it is.
+    """
+    from filelock import FileLock
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repository, name, revision=commit, endpoint=constants.ENDPOINT)
+    metadata = get_hf_file_metadata(url)
+    if metadata.etag is None or metadata.size is None:
+        return
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}.resumable"
+    headers = build_hf_headers()
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
+    blobs.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{partial}.lock"):
+        if blob.exists():
+            return
+        with partial.open("ab") as file:
+            http_get(
+                metadata.location,
+                file,
+                resume_size=file.tell(),
+                headers=headers,
+                expected_size=metadata.size,
+                displayed_filename=name,
+            )
+        partial.replace(blob)
 
 
 def _check_disk(what: str, needed: int, folder: Path) -> None:

@@ -57,17 +57,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Ask questions about pictures with Pixtral, on your own machine."""
 
 
-@app.command(epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json | cat q.txt | tessera ask - -i a.png")
+@app.command(
+    epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json | cat q.txt | tessera ask - -i a.png"
+)
 def ask(
     question: Annotated[str, typer.Argument(help="The question, or - to read it from standard input.")],
     image: Images = [],  # noqa: B006
     model: Model = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")
+    ] = False,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = 1.0,
@@ -144,7 +150,9 @@ def convert(
     run_convert(source, destination, to.value, quiet)
 
 
-@app.command(epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE.")
+@app.command(
+    epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."
+)
 def download(
     repository: Annotated[str, typer.Argument(help="A hub id.")],
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
@@ -158,7 +166,9 @@ def download(
 @app.command(epilog="Example: tessera tokens page.png --plot grid.png")
 def tokens(
     image: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) picture into this PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -227,6 +237,6 @@ def main() -> None:
 
 def _fail(message: str, exit_code: int) -> None:
     if os.environ.get("TESSERA_DEBUG"):
-        raise  # noqa: PLE0704
+        raise
     print(f"tessera: error: {message}", file=sys.stderr)
     sys.exit(exit_code)

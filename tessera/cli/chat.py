@@ -48,9 +48,7 @@ def _read_line() -> str | None:
         return None
 
 
-def _answer(
-    session: Session, model: ChatModel, asked: list[Any], params: SamplingParams, messages: list[Any]
-) -> bool:
+def _answer(session: Session, model: ChatModel, asked: list[Any], params: SamplingParams, messages: list[Any]) -> bool:
     """Stream one reply and keep the turn; a turn that fails is not kept, so it can be tried again."""
     reply = ""
     try:

@@ -27,9 +27,7 @@ class Session:
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        limits = ImageLimits(
-            max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses
-        )
+        limits = ImageLimits(max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses)
         return LLM(self.model or "nano", dtype=self.dtype, device=self.device, limits=limits)
 
     def note(self, text: str) -> None:

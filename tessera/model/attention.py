@@ -138,8 +138,8 @@ def attend_each(
     lengths: Sequence[int], queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor, *, causal: bool
 ) -> Tensor:
     """Attention within each of the stretches of T that `lengths` names; returns (T, N, K)."""
-    stretches = zip(queries_TNK.split(list(lengths)), keys_TMK.split(list(lengths)), values_TMK.split(list(lengths)))
-    return torch.cat([attend(query, key, value, causal=causal) for query, key, value in stretches])
+    stretches = [x.split(list(lengths)) for x in (queries_TNK, keys_TMK, values_TMK)]
+    return torch.cat([attend(*each, causal=causal) for each in zip(*stretches, strict=True)])
 
 
 def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:

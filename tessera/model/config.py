@@ -114,7 +114,7 @@ def _check_value(name: str, value: Any, kind: str) -> None:
     accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
         raise CheckpointError(f"{name} is {value!r} and should be of type {kind}; download the file again.")
-    if kind in ("int", "float") and value <= 0 and not name.endswith("token_id"):
+    if kind in ("int", "float") and float(value) <= 0 and not name.endswith("token_id"):
         raise CheckpointError(f"{name} is {value} and must be more than 0; download the file again.")
 
 

@@ -77,7 +77,8 @@ def edit_distance(answer: str, wanted: str) -> int:
 def table(scores: Sequence[Score]) -> str:
     """The scores as a Markdown table, a row a skill, a column a style."""
     cell = {
-        (s.skill, s.style): f"{s.exact / s.samples:.1%} (CER {s.character_error_rate:.1%}, n={s.samples})" for s in scores
+        (s.skill, s.style): f"{s.exact / s.samples:.1%} (CER {s.character_error_rate:.1%}, n={s.samples})"
+        for s in scores
     }
     lines = ["| skill | " + " | ".join(STYLES) + " |", "|" + " --- |" * (len(STYLES) + 1)]
     for skill in SKILLS:

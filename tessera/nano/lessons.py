@@ -8,9 +8,10 @@ attention heads of the decoder). Both serve in training only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ def batches_of(examples: Sequence[Example], size: int, pad_id: int) -> list[Batc
     return [pad(examples[i : i + size], pad_id) for i in range(0, len(examples), size)]
 
 
-class Lessons(Dataset[Example]):
+class Lessons(Dataset[Any]):
     """Examples by (seed, difficulty); the same pair gives the same example in any process."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -166,7 +167,10 @@ class LessonOrder:
         for step in range(self.start, self.recipe.steps):
             difficulty = self.recipe.difficulty(step)
             first = self.recipe.first_seed + step * count
-            yield [(first + index, difficulty * DIFFICULTY_LEVELS[index % 4]) for index in range(self.rank, count, self.ranks)]
+            yield [
+                (first + index, difficulty * DIFFICULTY_LEVELS[index % 4])
+                for index in range(self.rank, count, self.ranks)
+            ]
 
     def __len__(self) -> int:
         return self.recipe.steps - self.start
@@ -174,12 +178,12 @@ class LessonOrder:
 
 def lesson_batches(
     recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig, start: int, workers: int, rank: int = 0, ranks: int = 1
-) -> DataLoader[list[Batch]]:
+) -> Iterable[list[Batch]]:
     """This rank's share of each step's batches, drawn ahead by worker processes."""
 
     return DataLoader(
         Lessons(tokenizer, config),
-        batch_sampler=LessonOrder(recipe, start, rank, ranks),  # type: ignore[arg-type]
+        batch_sampler=LessonOrder(recipe, start, rank, ranks),
         collate_fn=partial(batches_of, size=recipe.samples_per_pass, pad_id=tokenizer.eos_id),
         num_workers=workers,
         prefetch_factor=4 if workers else None,

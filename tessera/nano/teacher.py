@@ -31,7 +31,8 @@ def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     shared = keys.shape[2]
     grouped = queries.view(rows, length, shared, heads // shared, width).permute(0, 2, 3, 1, 4)
     scores = grouped.reshape(rows, shared, -1, width) * width**-0.5 @ keys.permute(0, 2, 3, 1)
-    return (scores.view(rows, heads, length, -1) + mask).softmax(dim=-1)
+    weights: Tensor = (scores.view(rows, heads, length, -1) + mask).softmax(dim=-1)
+    return weights
 
 
 def mix(weights: Tensor, values: Tensor) -> Tensor:

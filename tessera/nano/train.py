@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
+import torch.multiprocessing as multiprocessing
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -81,7 +82,7 @@ def train(
         return
     with tempfile.TemporaryDirectory() as folder:
         arguments = (processes, out, recipe, device, workers, save_every, log, f"file://{folder}/meeting")
-        torch.multiprocessing.spawn(_join_and_train, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(_join_and_train, arguments, nprocs=processes)  # type: ignore[no-untyped-call, attr-defined]
 
 
 def _join_and_train(rank: int, ranks: int, *arguments: Any) -> None:
@@ -127,7 +128,7 @@ def _train_rank(
 
 def _teach(teacher: Teacher, batch: Batch, passes: int) -> Marks:
     marks: Marks = teacher(batch)
-    (marks.loss / passes).backward()  # type: ignore[no-untyped-call]
+    (marks.loss / passes).backward()
     return marks
 
 
@@ -142,7 +143,7 @@ def write_weights(out: Path, model: Pixtral) -> None:
 
 def _report(step: int, difficulty: float, marks: list[Marks], rate: float, norm: float, speed: float) -> str:
     def share(right: str, of: str) -> float:
-        return sum(getattr(m, right) for m in marks) / max(1, sum(getattr(m, of) for m in marks))
+        return float(sum(getattr(m, right) for m in marks) / max(1, sum(getattr(m, of) for m in marks)))
 
     return (
         f"step {step} difficulty {difficulty:.2f} token loss {share('token_loss', 'tokens'):.3f} "

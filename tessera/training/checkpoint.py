@@ -20,7 +20,9 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     """Write `tensors` and the number of finished steps to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)})
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)}
+    )
     os.replace(partial, path)
 
 

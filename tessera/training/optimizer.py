@@ -28,9 +28,7 @@ class MasterOptimizer:
         matrices = [master for name, master in self.masters.items() if _is_hidden_matrix(name, master)]
         others = [master for name, master in self.masters.items() if not _is_hidden_matrix(name, master)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
-            ),
+            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True),
         ]
 

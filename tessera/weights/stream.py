@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
 from tessera.model.config import ModelConfig
@@ -139,9 +140,21 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
     return found
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves new parameters undrawn: drawing on the meta device makes torch import seconds of machinery."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def empty_model(config: ModelConfig) -> Pixtral:
     """The model on the meta device: all names and shapes, no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return Pixtral(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -69,10 +70,14 @@ def oracle_shapes(config: ModelConfig) -> dict[str, torch.Size]:
         head_dim=config.head_dim,
     )
     vision_config = transformers.PixtralVisionConfig(image_size=vision.image_size, patch_size=vision.patch_size)
-    shared = {"text_config": text_config, "vision_config": vision_config, "projector_hidden_act": "gelu"}
+    shared: dict[str, Any] = {
+        "text_config": text_config,
+        "vision_config": vision_config,
+        "projector_hidden_act": "gelu",
+    }
     with torch.device("meta"):
         if merged:
-            model = transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(**shared))
+            model: Any = transformers.Mistral3ForConditionalGeneration(transformers.Mistral3Config(**shared))
         else:
             model = transformers.LlavaForConditionalGeneration(
                 transformers.LlavaConfig(**shared, vision_feature_layer=-1)

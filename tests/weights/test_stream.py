@@ -206,9 +206,7 @@ def test_two_tensors_on_the_same_bytes(folder: Path, weights: Path) -> None:
 
 def test_a_git_lfs_pointer(folder: Path, weights: Path) -> None:
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 25365250080\n")
-    assert refusal(folder) == (
-        f"{weights} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder."
-    )
+    assert refusal(folder) == (f"{weights} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder.")
 
 
 def test_a_shard_that_is_absent(folder: Path, tmp_path: Path) -> None:

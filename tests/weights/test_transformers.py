@@ -44,7 +44,7 @@ def oracle_model(config: ModelConfig, kind: str) -> Any:
         num_key_value_heads=config.n_kv_heads,
         head_dim=config.head_dim,
         rms_norm_eps=config.norm_eps,
-        rope_theta=config.rope_theta,
+        rope_parameters={"rope_theta": config.rope_theta, "rope_type": "default"},
         max_position_embeddings=config.max_seq_len,
         sliding_window=None,
     )
@@ -55,10 +55,10 @@ def oracle_model(config: ModelConfig, kind: str) -> Any:
         num_attention_heads=vision.num_attention_heads,
         image_size=vision.image_size,
         patch_size=vision.patch_size,
-        rope_theta=vision.rope_theta,
+        rope_parameters={"rope_theta": vision.rope_theta, "rope_type": "axial"},
         hidden_act="silu",
     )
-    shared = {
+    shared: dict[str, Any] = {
         "vision_config": vision_config,
         "text_config": text_config,
         "image_token_index": vision.image_token_id,

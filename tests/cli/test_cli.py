@@ -1,0 +1,147 @@
+"""The command line as a person meets it: output on the right stream, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PILImage
+
+from tessera.chat import Completion, Delta, Image, SamplingParams, Timings, Usage
+from tessera.cli import app as cli
+from tessera.cli.session import Session
+
+
+class Echo:
+    """A model that answers with what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def stream(self, messages: Any, params: SamplingParams | None = None, *, tools: Any = ()) -> Iterator[Delta]:
+        self.asked.append((messages, params))
+        yield Delta("you said: ")
+        text = messages[-1]["content"][-1]
+        yield Delta(text, finish_reason="stop", usage=Usage(5, 2), timings=Timings())
+
+    def chat(self, messages: Any, params: SamplingParams | None = None, *, tools: Any = ()) -> Completion:
+        return Completion.from_deltas(list(self.stream(messages, params)), "echo")
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
+    model = Echo()
+    monkeypatch.setattr(Session, "open", lambda session: model)
+    return model
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: bytes = b"") -> int:
+    monkeypatch.setattr(sys, "argv", ["tessera", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    code = ended.value.code
+    return 0 if code is None else int(code)
+
+
+def test_ask_streams_the_answer_to_stdout(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, "ask", "What?", "-i", "a.png", "--system", "Be brief", "--temperature", "0.5") == 0
+    assert capsys.readouterr().out == "you said: What?\n"
+    messages, params = echo.asked[0]
+    assert messages[0] == {"role": "system", "content": "Be brief"}
+    assert messages[1]["content"] == [Image("a.png"), "What?"]
+    assert params.temperature == 0.5
+
+
+def test_ask_json_is_one_object(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, "ask", "Hi", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"text", "usage", "timings", "finish_reason", "model"}
+    assert (answer["text"], answer["usage"]["prompt_tokens"]) == ("you said: Hi", 5)
+
+
+def test_question_and_picture_may_come_from_stdin(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, "ask", "-", stdin=b"from a pipe\n") == 0
+    assert run(monkeypatch, "ask", "Q", "-i", "-", stdin=b"PNG bytes") == 0
+    assert echo.asked[0][0][0]["content"] == ["from a pipe"]
+    assert echo.asked[1][0][0]["content"][0] == Image(b"PNG bytes")
+    assert run(monkeypatch, "ask", "-", "-i", "-") == 2
+    assert "only one of them can be standard input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["ask", "Q", "--temperature", "99"], 2, "temperature is 99.0; it must lie between 0.0 and 10.0"),
+        (["ask", "Q", "--max-tokens", "0"], 2, "max_tokens is 0"),
+        (["ask"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+        (["ask", "Q", "--nonsense"], 2, "No such option"),
+        (["info", "no/such/model"], 1, "neither"),
+        (["tokens", "missing.png"], 1, "missing.png"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_the_right_code(
+    arguments: list[str], code: int, says: str, echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert run(monkeypatch, *arguments) == code
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_chat_keeps_the_picture_in_context(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    typed = "first\n/image b.png\nsecond\n/reset\nthird\n/quit\n"
+    monkeypatch.setattr(sys, "argv", ["tessera", "chat", "-i", "a.png"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().out == "you said: first\nyou said: second\nyou said: third\n"
+    turns = [messages for messages, _ in echo.asked]
+    assert turns[0] == [{"role": "user", "content": [Image("a.png"), "first"]}]
+    assert turns[1][2] == {"role": "user", "content": [Image("b.png"), "second"]}
+    assert turns[1][1] == {"role": "assistant", "content": "you said: first"}
+    assert turns[2] == [{"role": "user", "content": [Image("a.png"), "third"]}]
+
+
+def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupted(session: Session) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "open", interrupted)
+    assert run(monkeypatch, "ask", "Q") == 130
+
+
+def test_tokens_counts_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    picture = tmp_path / "page.png"
+    PILImage.new("RGB", (1920, 1080), "white").save(picture)
+    plot = tmp_path / "grid.png"
+    assert run(monkeypatch, "tokens", str(picture), "--plot", str(plot)) == 0
+    assert "1920 x 1080, 36 rows of 64, 2340 tokens" in capsys.readouterr().out
+    assert PILImage.open(plot).size == (1024, 576 + 22)
+
+
+def test_doctor_names_what_fits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, "doctor") == 0
+    out = capsys.readouterr().out
+    assert "Pixtral 12B on cpu" in out
+    assert "GB/s" in out
+
+
+def test_help_is_light() -> None:
+    script = (
+        "import sys\nsys.argv = ['tessera', '--help']\nfrom tessera.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'mistral_common', 'PIL', 'httpx2'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=True)
+    assert "HEAVY []" in done.stdout

@@ -1,0 +1,95 @@
+"""The demonstration as a user meets it: the command and the Python API, the bundled model, two pictures.
+
+Nothing here was drawn by the tools that nano was trained with; what is asked is what `make demo` asks.
+The first tests hold for any model in the bundled one's place; whether it reads right is asked in the last.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera import LLM
+
+NANO = Path(__file__).parents[2] / "tessera" / "nano"
+CHART, RECEIPT = NANO / "demo" / "chart.png", NANO / "demo" / "receipt.png"
+WEIGHTS = NANO / "weights" / "consolidated.safetensors"
+FIELDS = {"vendor": "Corner Bakery", "date": "2024-09-17", "total": "15.00"}
+ASKED = [
+    (CHART, "What is the value of Q3?", "71"),
+    (CHART, "Which bar is highest?", "Q3"),
+    (RECEIPT, "What is the total?", "15.00"),
+]
+
+pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled model's weights are not in this checkout")
+
+
+def ask(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tessera", "ask", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def question(picture: Path, text: str) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": str(picture)}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM("nano") as llm:
+        yield llm
+
+
+def test_the_command_answers_and_says_once_which_model_did() -> None:
+    done = ask("What is the value of Q3?", "-i", str(CHART))
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert done.stderr.count("nano") == 1
+
+
+def test_the_command_gives_one_json_object_and_keeps_quiet_when_told() -> None:
+    done = ask("-", "-i", str(RECEIPT), "--json", "--quiet", stdin="What is the total?\n")
+    assert done.stderr == ""
+    reply = json.loads(done.stdout)
+    assert reply["model"] == "nano"
+    assert reply["usage"]["image_tokens"] == 15 * (13 + 1)  # 208x230 pixels: 15 rows of 13 patches and a break
+
+
+def test_an_unreadable_picture_ends_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "notes.png"
+    file.write_text("not a picture")
+    done = ask("What is this?", "-i", str(file), "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tessera: error: ")
+    assert "notes.png" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_streamed_pieces_join_to_the_reply(llm: LLM) -> None:
+    messages = question(RECEIPT, "Give vendor, date and total as JSON.")
+    assert "".join(delta.text for delta in llm.stream(messages)) == llm.chat(messages).text
+
+
+def test_a_batch_answers_in_order(llm: LLM) -> None:
+    conversations = [question(picture, text) for picture, text, _ in ASKED]
+    assert [reply.text for reply in llm.batch(conversations)] == [llm.chat(each).text for each in conversations]
+
+
+def test_a_later_turn_still_sees_the_picture(llm: LLM) -> None:
+    first = question(CHART, "What is the value of Q3?")
+    turns = [*first, {"role": "assistant", "content": "71"}, {"role": "user", "content": "Which bar is highest?"}]
+    assert llm.chat(turns).usage.image_tokens == 13 * (17 + 1)  # 272x208 pixels: 13 rows of 17 patches and a break
+
+
+@pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
+def test_the_answer_is_right(llm: LLM, picture: Path, text: str, answer: str) -> None:
+    assert llm.chat(question(picture, text)).text == answer
+
+
+def test_the_receipts_fields_are_right(llm: LLM) -> None:
+    assert json.loads(llm.chat(question(RECEIPT, "Give vendor, date and total as JSON.")).text) == FIELDS

@@ -1,0 +1,95 @@
+"""The same random model twice: in transformers, and in Tessera read from what transformers saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
+)
+
+from tessera.load import read_config, read_sources
+from tessera.model.pixtral import Pixtral
+from tessera.weights.detect import detect
+from tessera.weights.stream import empty_model, fill_model
+
+
+@dataclass
+class Pair:
+    """An oracle and ours, float32, with equal weights."""
+
+    theirs: Any
+    ours: Pixtral
+
+    @property
+    def token_side(self) -> int:
+        return self.ours.config.vision_encoder.token_size
+
+    def prompt(self, grids: Sequence[tuple[int, int]], text: Sequence[int]) -> Tensor:
+        """Ids of a conversation with pictures of these grids in tokens, then text."""
+        vision = self.ours.config.vision_encoder
+        ids = [1, 3]
+        for rows, columns in grids:
+            picture = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
+            ids += [*picture[:-1], vision.image_end_token_id]
+        return torch.tensor([*ids, *text])
+
+    def pixels(self, grids: Sequence[tuple[int, int]], seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        side = self.token_side
+        return [torch.randn(3, rows * side, columns * side, generator=generator) for rows, columns in grids]
+
+    def their_pixels(self, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """transformers' form: one padded batch and the true sizes."""
+        if not pixels:
+            return {}
+        height, width = (max(image.shape[axis] for image in pixels) for axis in (1, 2))
+        batch = torch.zeros(len(pixels), 3, height, width)
+        for index, image in enumerate(pixels):
+            batch[index, :, : image.shape[1], : image.shape[2]] = image
+        return {"pixel_values": batch, "image_sizes": torch.tensor([list(image.shape[1:]) for image in pixels])}
+
+
+def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 0.08, **sizes: Any) -> Pair:
+    """A random transformers model saved to `folder` and read back by our loader.
+
+    `sizes` are VISION_ and TEXT_ settings of the two transformers configs.
+    """
+    torch.manual_seed(seed)
+    vision = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "image_size": 256, "patch_size": 8, "hidden_act": "silu",
+    } | {key.removeprefix("VISION_"): value for key, value in sizes.items() if key.startswith("VISION_")}  # fmt: skip
+    text = {
+        "vocab_size": 276, "hidden_size": 80, "intermediate_size": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24, "rms_norm_eps": 1e-5, "rope_theta": 1e9,
+        "sliding_window": None, "max_position_embeddings": 4096,
+    } | {key.removeprefix("TEXT_"): value for key, value in sizes.items() if key.startswith("TEXT_")}  # fmt: skip
+    shared = {
+        "vision_config": PixtralVisionConfig(**vision), "text_config": MistralConfig(**text),
+        "image_token_index": 10, "projector_hidden_act": "gelu", "vision_feature_layer": -1,
+    }  # fmt: skip
+    if merge:
+        theirs = Mistral3ForConditionalGeneration(
+            Mistral3Config(**shared, spatial_merge_size=2, multimodal_projector_bias=False)
+        )
+    else:
+        theirs = LlavaForConditionalGeneration(LlavaConfig(**shared, vision_feature_select_strategy="full"))
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    theirs.eval().save_pretrained(folder)
+    layout = detect(folder)
+    config = read_config(folder, layout)
+    ours = empty_model(config)
+    fill_model(ours, read_sources(folder, layout, config), dtype=torch.float32, device=torch.device("cpu"))
+    return Pair(theirs, ours.eval())

@@ -1,0 +1,32 @@
+"""Free memory and disk, as the operating system counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera import machine
+
+CPU = torch.device("cpu")
+
+
+def test_free_memory_is_a_plausible_number() -> None:
+    assert 2**20 < machine.available_bytes(CPU) < 2**46
+
+
+def test_a_cgroup_limits_it_and_cached_files_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\nactive_file 300000\ninactive_file 400000\n")
+    assert machine.available_bytes(CPU) == 1_000_000 - 900_000 + 700_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_bytes(CPU) > 1_000_000
+
+
+def test_free_disk_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
+    here, there = machine.free_disk_bytes(tmp_path), machine.free_disk_bytes(tmp_path / "not" / "yet")
+    assert here > 0
+    assert abs(here - there) < 2**30  # others write meanwhile

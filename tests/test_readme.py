@@ -1,0 +1,54 @@
+"""The README's promises: its runnable blocks run, in their order, and what it points to exists.
+
+Blocks marked `sh` and `python` are run in a folder that holds the two demonstration pictures; those
+marked `console` show what needs the network, large weights or a new environment, and are not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "tessera" / "nano" / "demo"
+WEIGHTS = ROOT / "tessera" / "nano" / "weights" / "consolidated.safetensors"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+RUNNABLE = [(language, code) for language, code in BLOCKS if language in ("sh", "python")]
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert README.count("\n```") == 2 * len(BLOCKS)
+    assert {language for language, _ in BLOCKS} <= {"sh", "python", "console"}
+    assert len(RUNNABLE) >= 3
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled model's weights are not in this checkout")
+@pytest.mark.parametrize(("language", "code"), RUNNABLE, ids=[code.split("\n")[0][:40] for _, code in RUNNABLE])
+def test_the_block_runs(language: str, code: str, tmp_path: Path) -> None:
+    for picture in DEMO.glob("*.png"):
+        shutil.copy(picture, tmp_path)
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_the_link_leads_somewhere(target: str) -> None:
+    assert (ROOT / target).is_file()
+
+
+def test_the_demonstration_is_the_one_make_runs() -> None:
+    shown = re.findall(r'^tessera ask (".*?") -i tessera/nano/demo/(\w+\.png)$', README, re.MULTILINE)
+    made = re.findall(r'tessera ask (".*?") -i \$\(DEMO\)/(\w+\.png)', (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert shown == made

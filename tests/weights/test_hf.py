@@ -1,0 +1,78 @@
+"""Heads tied to the embeddings, and names that come twice: what Hugging Face's layout alone can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera import load
+from tessera.errors import CheckpointError
+from tessera.weights.convert import convert
+from tests.weights.checkpoints import CONFIGS, edit_json, edit_tensors, same_bits, write_mistral_folder
+
+HEAD = "language_model.lm_head.weight"
+
+
+def hf_folder(tmp_path: Path, kind: str) -> Path:
+    write_mistral_folder(tmp_path / "mistral", CONFIGS[kind])
+    convert(tmp_path / "mistral", tmp_path / "hf", "hf")
+    return tmp_path / "hf"
+
+
+# Mistral3Config ties when its file does not say otherwise, LlavaConfig does not.
+TIED = [
+    ("llava", {"tie_word_embeddings": True}),
+    ("llava", {"text_config.tie_word_embeddings": True}),
+    ("mistral3", {"tie_word_embeddings": True}),
+    ("mistral3", {"tie_word_embeddings": None}),
+]
+
+
+@pytest.mark.parametrize(("kind", "says"), TIED, ids=str)
+def test_a_tied_head_is_the_embeddings(kind: str, says: dict[str, object], tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, kind)
+    edit_tensors(folder / "model.safetensors", **{HEAD: None})
+    edit_json(folder / "config.json", **says)
+    model = load.load_model(folder, device="cpu").model
+    assert model.output.weight is model.tok_embeddings.weight  # one memory, not two
+    stored = (folder / "model.safetensors").stat().st_size
+    assert stored - 20_000 < load.describe(folder).stored_bytes < stored
+    # The official layout has no tie: there the head is written out.
+    convert(folder, tmp_path / "back", "mistral")
+    untied = load.load_model(tmp_path / "back", device="cpu").model
+    assert untied.output.weight is not untied.tok_embeddings.weight
+    assert same_bits(untied.output.weight.data, model.output.weight.data)
+
+
+def test_a_missing_head_that_is_not_tied_is_refused(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "llava")
+    edit_tensors(folder / "model.safetensors", **{HEAD: None})
+    with pytest.raises(CheckpointError, match=r"1 of the model's \d+ tensors are missing, first 'output\.weight'"):
+        load.load_model(folder)
+
+
+def test_a_head_that_is_there_is_used_whatever_the_config_says(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "mistral3")
+    edit_json(folder / "config.json", tie_word_embeddings=True)
+    model = load.load_model(folder, device="cpu").model
+    assert not torch.equal(model.output.weight, model.tok_embeddings.weight)
+
+
+def test_one_tensor_under_an_old_and_a_new_name(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "llava")
+    edit_tensors(folder / "model.safetensors", **{"model.vision_tower.ln_pre.weight": torch.ones(64)})
+    with pytest.raises(
+        CheckpointError, match=r"under two names, .*'vision_tower\.ln_pre\.weight' in model\.safetensors"
+    ):
+        load.load_model(folder)
+
+
+def test_an_unknown_name_is_refused_with_its_file(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "llava")
+    for name in ("foo", "language_model.model.layers.0.self_attn.q_proj.lora_A"):
+        edit_tensors(folder / "model.safetensors", **{name: torch.ones(2)})
+        with pytest.raises(CheckpointError, match=rf"model\.safetensors holds '{name}'.*use those of one model"):
+            load.load_model(folder)
+        edit_tensors(folder / "model.safetensors", **{name: None})
