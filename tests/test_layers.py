@@ -6,8 +6,11 @@ Imports are read from the syntax tree, so those inside functions and under TYPE_
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,22 @@ def test_the_public_names_load_late() -> None:
     """`import tessera` and the command line's own file stay free of torch."""
     code = "import sys, tessera, tessera.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {re.split(r"[><=\[; ]", line, maxsplit=1)[0].lower() for line in lines}
+    homes = packages_distributions()
+    used = {module.partition(".")[0] for path in FILES for module in imported_modules(path)}
+    for name in sorted(used - sys.stdlib_module_names - {"tessera"}):
+        # A module whose optional package is absent here is taken to be named like it.
+        packages = {home.lower().replace("_", "-") for home in homes.get(name, [name])}
+        assert packages & declared, f"{name} is imported, and pyproject.toml does not name {packages}"
+
+
+def test_the_architecture_names_every_part() -> None:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    parts = {home_of(path) for path in FILES} - {"__main__", "model.config"}
+    unnamed = {part for part in parts if not re.search(rf"^  {part}(\.py|/) ", text, re.MULTILINE)}
+    assert not unnamed
