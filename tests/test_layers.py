@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_the_public_names_load_late() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    lines = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
     declared = {re.split(r"[><=\[; ]", line, maxsplit=1)[0].lower() for line in lines}
     homes = packages_distributions()
     used = {module.partition(".")[0] for path in FILES for module in imported_modules(path)}

@@ -96,8 +96,8 @@ def test_loading_takes_the_size_of_the_model_and_converting_a_few_tensors(tmp_pa
     assert same_dtype[1] > 280_000_000
     assert wider[1] == 2 * same_dtype[1]
     for grown, size in (same_dtype, wider):
-        # The tiny model's memory is used again; a few tensors, or one read of 64 MiB, come on top.
-        assert size * 0.9 < grown < size + 120_000_000
+        # On top come one read of 64 MiB, a few tensors, and what the C allocator keeps of the model before.
+        assert size * 0.9 < grown < size + 200_000_000
 
 
 @pytest.mark.slow
