@@ -86,7 +86,7 @@ class ModelConfig:
 
 
 # Keys of published params.json files that do not change the computation.
-_UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type", "rope_scaling", "tied_embeddings"}
+_UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
 
 
