@@ -66,7 +66,11 @@ class ModelConfig:
     @classmethod
     def from_params(cls, params: Mapping[str, Any], source: str = "params.json") -> ModelConfig:
         """Read the content of params.json; raises CheckpointError, naming `source`, on wrong keys or values."""
-        known = {key: value for key, value in params.items() if key not in _UNUSED_PARAMS}
+        known = {
+            key: value
+            for key, value in params.items()
+            if key not in _UNUSED_PARAMS and (value or key not in _OFF_PARAMS)
+        }
         vision = known.pop("vision_encoder", None)
         if not isinstance(vision, Mapping):
             raise CheckpointError(
@@ -87,6 +91,8 @@ class ModelConfig:
 
 # Keys of published params.json files that do not change the computation.
 _UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
+# Settings of later models, which do change it: allowed only when they are off.
+_OFF_PARAMS = {"rope_scaling", "tied_embeddings"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
 
 
