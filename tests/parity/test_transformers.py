@@ -105,7 +105,8 @@ def test_greedy_generation_of_64_tokens(pair: Pair) -> None:
         ids, pixels = pair.prompt(grids, [70 + row, 4]), pair.pixels(grids, seed=row)
         out = pair.theirs.generate(
             input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **pair.their_pixels(pixels),
-            do_sample=False, max_new_tokens=64, min_new_tokens=64, pad_token_id=11, eos_token_id=None, suppress_tokens=[10],
+            do_sample=False, max_new_tokens=64, min_new_tokens=64, pad_token_id=11, eos_token_id=None,
+            suppress_tokens=[10],
         )  # fmt: skip
         wanted.append(out[0, len(ids) :].tolist())
         params = SamplingParams(max_tokens=64, ignore_eos=True)
