@@ -25,7 +25,7 @@ from tessera.prompt import Prompt, Tokenizer, packaged_tokenizer_path
 from tessera.weights.hf import permuted_heads, to_hf_name, to_hf_rows, write_config
 from tessera.weights.stream import empty_model
 
-DECODER_LAYERS, VISION_LAYERS = 2, 2
+DECODER_LAYERS, VISION_LAYERS = 2, 4
 VOCABULARY = 131_072
 PROMPT_TOKENS, NEW_TOKENS, REQUESTS = 512, 16, 8
 WIDTHS = ModelConfig(
@@ -129,7 +129,7 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
 @torch.inference_mode()
 def compare_all(model: Pixtral, rounds: int = 3) -> list[Comparison]:
     """Image encode, prefill, decode, and eight requests at once."""
-    peer = peer_of(model)
+    peer, engine = peer_of(model), _engine(model)
     pixels = torch.randn(3, 1024, 1024, dtype=torch.bfloat16, device=model.device)
     sizes = torch.tensor([[1024, 1024]], device=model.device)
     prompt = torch.arange(1000, 1000 + PROMPT_TOKENS)
@@ -143,22 +143,22 @@ def compare_all(model: Pixtral, rounds: int = 3) -> list[Comparison]:
         ),
         compare(
             f"prefill, {PROMPT_TOKENS} tokens",
-            lambda: _ours(model, [prompt], 1),
+            lambda: _ours(engine, [prompt], 1),
             lambda: _theirs(peer, [prompt], 1),
             rounds,
         ),
     ]
     whole = compare(
-        "decode", lambda: _ours(model, [short[0]], NEW_TOKENS), lambda: _theirs(peer, [short[0]], NEW_TOKENS), rounds
+        "decode", lambda: _ours(engine, [short[0]], NEW_TOKENS), lambda: _theirs(peer, [short[0]], NEW_TOKENS), rounds
     )
-    first = compare("first", lambda: _ours(model, [short[0]], 1), lambda: _theirs(peer, [short[0]], 1), rounds)
+    first = compare("first", lambda: _ours(engine, [short[0]], 1), lambda: _theirs(peer, [short[0]], 1), rounds)
     steps = NEW_TOKENS - 1
     ours_s, theirs_s = ((w - f) / steps for w, f in ((whole.ours_s, first.ours_s), (whole.theirs_s, first.theirs_s)))
     results.append(Comparison("decode, one token of one request", ours_s, theirs_s, theirs_s / ours_s, rounds))
     results.append(
         compare(
             f"{REQUESTS} requests at once, {NEW_TOKENS} tokens each",
-            lambda: _ours(model, short, NEW_TOKENS),
+            lambda: _ours(engine, short, NEW_TOKENS),
             lambda: _theirs(peer, short, NEW_TOKENS),
             rounds,
         )
@@ -166,10 +166,13 @@ def compare_all(model: Pixtral, rounds: int = 3) -> list[Comparison]:
     return results
 
 
-def _ours(model: Pixtral, prompts: Sequence[Tensor], new_tokens: int) -> None:
+def _engine(model: Pixtral) -> Engine:
     options = {"max_model_len": 1024, "enable_prefix_caching": False, "kv_cache_bytes": 2**28}
-    config = resolve(options, model.config, dtype=model.dtype, device=model.device)
-    engine = Engine(model, _tokenizer(), config)
+    tokenizer = Tokenizer.from_file(packaged_tokenizer_path(), WIDTHS.vision_encoder)
+    return Engine(model, tokenizer, resolve(options, model.config, dtype=model.dtype, device=model.device))
+
+
+def _ours(engine: Engine, prompts: Sequence[Tensor], new_tokens: int) -> None:
     for prompt in prompts:
         engine.add(Prompt(tuple(prompt.tolist())), SamplingParams(max_tokens=new_tokens, ignore_eos=True))
     while engine.has_work:
@@ -187,15 +190,6 @@ def _theirs(peer: Any, prompts: Sequence[Tensor], new_tokens: int) -> None:
         input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens,
         min_new_tokens=new_tokens, pad_token_id=11, eos_token_id=None,
     )  # fmt: skip
-
-
-def _tokenizer() -> Tokenizer:
-    if "tokenizer" not in _CACHE:
-        _CACHE["tokenizer"] = Tokenizer.from_file(packaged_tokenizer_path(), WIDTHS.vision_encoder)
-    return _CACHE["tokenizer"]
-
-
-_CACHE: dict[str, Tokenizer] = {}
 
 
 def table(results: Sequence[Comparison]) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from string import Formatter
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -41,6 +42,16 @@ def unprinted(text: str) -> Written:
     return Written(text, (None,) * len(text))
 
 
+def filled(template: str, **pieces: Written) -> Written:
+    """A question that quotes the picture: "Value of {label}?" with the label's own glyphs."""
+    parts = []
+    for literal, name, _, _ in Formatter().parse(template):
+        parts.append(unprinted(literal))
+        if name is not None:
+            parts.append(pieces[name])
+    return joined(parts)
+
+
 def joined(parts: Sequence[Written]) -> Written:
     return Written("".join(p.text for p in parts), tuple(glyph for p in parts for glyph in p.glyphs))
 
@@ -54,6 +65,7 @@ class Sample:
     answer: str
     skill: str
     glyphs: tuple[Glyph, ...]  # every printed character of the picture, without spaces
+    question_glyphs: tuple[int | None, ...]  # per character of `question`
     answer_glyphs: tuple[int | None, ...]  # per character of `answer`
 
 
@@ -111,5 +123,7 @@ class Canvas:
             noisy = (pixels + noise * random.uniform(2, 12)).clip(0, 255)
             self.image = Image.fromarray(noisy.astype(np.uint8))
 
-    def sample(self, question: str, answer: Written, skill: str) -> Sample:
-        return Sample(self.image, question, answer.text, skill, tuple(self.glyphs), answer.glyphs)
+    def sample(self, question: str | Written, answer: Written, skill: str) -> Sample:
+        asked = unprinted(question) if isinstance(question, str) else question
+        glyphs = tuple(self.glyphs)
+        return Sample(self.image, asked.text, answer.text, skill, glyphs, asked.glyphs, answer.glyphs)

@@ -42,7 +42,7 @@ class Example:
     ids: Tensor  # (T,) int64, prompt, answer and end token
     answer_start: int
     characters: Tensor  # (P, CHARACTERS_PER_PATCH) int64 classes, IGNORED after the first NOTHING
-    sources: Tensor  # (T,) int64: position of the image token that token t is copied from, or -1
+    sources: Tensor  # (T,) int64: position of the image token whose patch shows token t, or -1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,13 +56,18 @@ def example_of(sample: Sample, tokenizer: Tokenizer, config: ModelConfig) -> Exa
     answer_ids = tokenizer.encode_text(sample.answer, bos=False)
     rows, columns = picture.grid
     patch_of_glyph = _patches_of_glyphs(sample, rows, columns)
+    span = prompt.images[0]
     sources = torch.full((len(prompt.ids) + len(answer_ids) + 1,), -1)
-    position = len(prompt.ids)
-    for character, glyph in zip(sample.answer, sample.answer_glyphs, strict=True):
-        if glyph is not None:
-            row, column = divmod(patch_of_glyph[glyph], columns)
-            sources[position] = prompt.images[0].start + row * (columns + 1) + column
-        position += len(character.encode())
+    # The question follows its picture, and an end-of-instruction token stands before the answer.
+    for position, text, glyphs in (
+        (span.start + span.length, sample.question, sample.question_glyphs),
+        (len(prompt.ids), sample.answer, sample.answer_glyphs),
+    ):
+        for character, glyph in zip(text, glyphs, strict=True):
+            if glyph is not None:
+                row, column = divmod(patch_of_glyph[glyph], columns)
+                sources[position] = span.start + row * (columns + 1) + column
+            position += len(character.encode())
     size = config.vision_encoder.patch_size
     return Example(
         patches_PX=pixels_to_patches(picture.pixels_CHW, size).to(torch.bfloat16),

@@ -13,7 +13,7 @@ from random import Random
 from PIL import ImageFont
 
 from tessera.nano import phrases
-from tessera.nano.canvas import Canvas, Color, Glyph, Sample, Written, joined, unprinted
+from tessera.nano.canvas import Canvas, Color, Glyph, Sample, Written, filled, joined, unprinted
 from tessera.nano.fonts import TRAINED_FILES, UNSEEN_FILES, Fonts, installed
 
 __all__ = ["TRAINED", "UNSEEN_FONTS", "UNSEEN_LAYOUTS", "Glyph", "Sample", "Style", "draw"]
@@ -188,16 +188,16 @@ def draw_chart(brush: Brush) -> Sample:
     return canvas.sample(question, answer, "chart")
 
 
-def _ask_series(random: Random, thing: str, labels: list[Written], values: list[Written]) -> tuple[str, Written]:
+def _ask_series(random: Random, thing: str, labels: list[Written], values: list[Written]) -> tuple[Written, Written]:
     kind = random.choices(("value", "highest", "lowest", "list"), (0.45, 0.17, 0.17, 0.21))[0]
     if kind == "value":
         index = random.randrange(len(labels))
-        return random.choice(VALUE_QUESTIONS).format(label=labels[index].text), values[index]
+        return filled(random.choice(VALUE_QUESTIONS), label=labels[index]), values[index]
     if kind == "list":
-        return random.choice(LIST_QUESTIONS), _json_object(list(zip(labels, values, strict=True)))
+        return unprinted(random.choice(LIST_QUESTIONS)), _json_object(list(zip(labels, values, strict=True)))
     ranked = sorted(range(len(values)), key=lambda index: phrases.number(values[index].text))
     questions, index = (HIGHEST_QUESTIONS, ranked[-1]) if kind == "highest" else (LOWEST_QUESTIONS, ranked[0])
-    return random.choice(questions).format(thing=thing), labels[index]
+    return filled(random.choice(questions), thing=unprinted(thing)), labels[index]
 
 
 def _json_object(items: list[tuple[Written, Written]]) -> Written:
@@ -381,7 +381,7 @@ def _draw_table(brush: Brush, series: Series) -> Sample:
         )
     else:
         row, column = random.randrange(len(labels)), random.randrange(len(columns))
-        question = random.choice(CELL_QUESTIONS).format(column=heads[column + 1], label=labels[row].text)
+        question = filled(random.choice(CELL_QUESTIONS), column=written[0][column + 1], label=labels[row])
         answer = written[row + 1][column + 1]
     return canvas.sample(question, answer, "chart")
 

@@ -119,7 +119,10 @@ class Teacher(nn.Module):
         predicts = batch.predicts.flatten()
         logits = model.logits(hidden[predicts])
         targets = batch.ids.roll(-1, 1).flatten()[predicts]
-        token_loss = F.cross_entropy(logits, targets)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        # Halfway between equal tokens and equal answers: else long texts would drown the charts' short ones.
+        weights = batch.predicts.sum(1, keepdim=True).rsqrt().expand_as(batch.ids)[batch.predicts]
+        token_loss = (losses * weights).sum() / weights.sum()
         named, named_targets = self._name_characters(embeddings, batch)
         dense_loss = F.cross_entropy(named, named_targets)
         printed = named_targets != NOTHING
@@ -127,7 +130,7 @@ class Teacher(nn.Module):
         loss = token_loss + self.recipe.dense_weight * dense_loss + self.recipe.pointer_weight * pointer_loss
         return Marks(
             loss=loss,
-            token_loss=float(token_loss.detach()) * len(targets),
+            token_loss=float(losses.detach().sum()),
             tokens=len(targets),
             tokens_right=int((logits.argmax(-1) == targets).sum()),
             characters_right=int(((named.argmax(-1) == named_targets) & printed).sum()),
@@ -146,8 +149,10 @@ class Teacher(nn.Module):
 def _pointer_loss(plan: WatchedPlan, batch: Batch) -> tuple[Tensor, int, int]:
     """Cross-entropy of both guided heads, and how often the later one looks at the right patch."""
     losses, right, count = [], 0, 0
-    # At token t, "here" is where token t came from, "next" where token t + 1 will come from.
-    for layer, sources in ((HERE_LAYER, batch.sources), (NEXT_LAYER, batch.sources.roll(-1, 1))):
+    # At token t, "here" is where token t is printed, in the question too; "next" where token t + 1 of
+    # the answer will be read.
+    following = batch.sources.roll(-1, 1).masked_fill(~batch.predicts, -1)
+    for layer, sources in ((HERE_LAYER, batch.sources), (NEXT_LAYER, following)):
         rows, tokens = torch.nonzero(sources >= 0, as_tuple=True)
         looked = plan.watched[layer][rows, tokens]
         wanted = sources[rows, tokens]
