@@ -65,7 +65,7 @@ def root(
 
 
 @app.command(
-    epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json | cat q.txt | tessera ask - -i a.png"
+    epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json   or:  cat q.txt | tessera ask - -i a.png"
 )
 def ask(
     question: Annotated[str, typer.Argument(help="The question, or - to read it from standard input.")],
@@ -193,17 +193,18 @@ def nano_draw(
     run_draw(out, count, seed, difficulty)
 
 
-@nano.command("train", epilog="Example: tessera nano train --out runs/nano --workers 2")
+@nano.command("train", epilog="Example: tessera nano train --out runs/nano --processes 2")
 def nano_train(
     out: Annotated[Path, typer.Option(help="The run's folder: checkpoint and weights.")] = Path("runs/nano"),
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run; default: the recipe's.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures, for each that trains.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train; on a CPU one a core is fastest.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train nano by its recipe, or go on with an interrupted run."""
     from tessera.cli.nano import run_train
 
-    run_train(out, steps, workers, device)
+    run_train(out, steps, workers, processes, device)
 
 
 @nano.command("eval", epilog="Example: tessera nano eval --samples 200")
@@ -229,10 +230,16 @@ def main() -> None:
         # The reader has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        known = error.filename is not None and error.strerror
+        way_out = "check the path, its permissions and the disk."
+        _fail(f"{error.filename}: {error.strerror}; {way_out}" if known else _unexpected(error), 1)
     except Exception as error:
-        if os.environ.get("TESSERA_DEBUG"):
-            raise
-        _fail(f"unexpected {type(error).__name__}: {error}; TESSERA_DEBUG=1 shows where. Please report it.", 1)
+        _fail(_unexpected(error), 1)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error}; TESSERA_DEBUG=1 shows where. Please report it."
 
 
 def _fail(message: str, exit_code: int) -> None:

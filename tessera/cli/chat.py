@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from tessera.chat import ChatModel, SamplingParams, sampling_params_from_dict
+from tessera.chat import ChatModel, Image, SamplingParams, sampling_params_from_dict
 from tessera.cli.session import Session, user_message
-from tessera.errors import TesseraError
+from tessera.errors import TesseraError, UsageError
 
 HELP = "/image PATH adds a picture, /reset starts over, /quit ends; Ctrl-C stops a reply"
 
@@ -16,7 +17,10 @@ HELP = "/image PATH adds a picture, /reset starts over, /quit ends; Ctrl-C stops
 def run_chat(session: Session, sources: list[str], system: str | None, params: Mapping[str, Any]) -> None:
     wanted = sampling_params_from_dict(params)
     opening: list[Any] = [{"role": "system", "content": system}] if system else []
-    messages, pending = list(opening), list(sources)
+    if "-" in sources:
+        raise UsageError("-i - reads standard input, where the questions come from; save the picture to a file.")
+    first = [session.picture(source) for source in sources]
+    messages, pending = list(opening), list(first)
     model = session.open()
     if sys.stdin.isatty():
         import readline  # noqa: F401  (editing and history for input())
@@ -27,15 +31,24 @@ def run_chat(session: Session, sources: list[str], system: str | None, params: M
         if command == "/quit":
             return
         if command == "/reset":
-            messages, pending = list(opening), list(sources)
+            messages, pending = list(opening), list(first)
         elif command == "/image" and argument:
-            pending.append(argument.strip())
+            pending += _added(session, argument.strip())
         elif command.startswith("/"):
             session.note(HELP)
         elif command:
             turn = user_message(line.strip(), pending)
             if _answer(session, model, [*messages, turn], wanted, messages):
                 pending = []
+
+
+def _added(session: Session, source: str) -> list[Image]:
+    """The picture, or nothing but a message: a wrong path must not fail every turn after it."""
+    try:
+        return [session.picture(str(Path(source).expanduser()) if source.startswith("~") else source)]
+    except TesseraError as error:
+        print(f"tessera: error: {error}", file=sys.stderr)
+        return []
 
 
 def _read_line() -> str | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from tessera.machine import available_bytes
+
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 CONTEXT_TOKENS = 4096
 BFLOAT16_BYTES = 2
@@ -40,12 +42,13 @@ class FamilyMember:
 FAMILY = (
     FamilyMember("Pixtral 12B", 12_682_739_712, 40),
     FamilyMember("Mistral Small 3.1 24B", 24_011_361_280, 40),
-    FamilyMember("Pixtral Large 124B", 123_600_000_000, 88),
+    FamilyMember("Pixtral Large 124B", 124_134_845_824, 88),
 )
 
 
 def run_doctor() -> None:
-    total, free = _memory_bytes()
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_bytes(torch.device("cpu"))
     bandwidth = read_bandwidth()
     for name, value in (
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
@@ -87,16 +90,6 @@ def read_bandwidth(device: str = "cpu") -> float:
         numbers.sum().item()
         seconds.append(time.perf_counter() - start)
     return numbers.nbytes / sorted(seconds[1:])[2]
-
-
-def _memory_bytes() -> tuple[int, int]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(entries["MemAvailable"].split()[0]) * 1024
-    return total, free
 
 
 def _cpu_flags() -> list[str]:

@@ -22,13 +22,18 @@ def run_draw(out: Path, count: int, seed: int, difficulty: float) -> None:
     print(out)
 
 
-def run_train(out: Path, steps: int | None, workers: int, device: str) -> None:
+def run_train(out: Path, steps: int | None, workers: int, processes: int, device: str) -> None:
     from tessera.nano.recipe import Recipe
     from tessera.nano.train import train
 
-    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    train(out, recipe, device=device, workers=workers, log=lambda line: print(line, file=sys.stderr, flush=True))
+    recipe = Recipe() if steps is None else replace(Recipe(), cycle_ends=(steps,))
+    train(out, recipe, device=device, workers=workers, processes=processes, log=_log)
     print(out)
+
+
+def _log(line: str) -> None:
+    # A function of the module, because training in several processes sends it to them.
+    print(line, file=sys.stderr, flush=True)
 
 
 def run_eval(model: str, samples: int) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tessera.chat import ChatModel, Image
+
+if TYPE_CHECKING:
+    from tessera.images import ImageLimits
 
 
 @dataclass(frozen=True)
@@ -22,24 +25,31 @@ class Session:
 
     def open(self) -> ChatModel:
         """Load the model; without a name the bundled one, which is said once."""
-        from tessera.images import ImageLimits
         from tessera.llm import LLM
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        limits = ImageLimits(max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses)
-        return LLM(self.model or "nano", dtype=self.dtype, device=self.device, limits=limits)
+        return LLM(self.model or "nano", dtype=self.dtype, device=self.device, limits=self.limits())
+
+    def picture(self, source: str) -> Image:
+        """A picture as named on the command line, read now: a mistake shows before a large model is loaded.
+
+        `-` is standard input. Later turns see the same picture even if its file changes.
+        """
+        from tessera.images import load
+
+        return Image(load(Image(sys.stdin.buffer.read() if source == "-" else source), self.limits()))
+
+    def limits(self) -> ImageLimits:
+        from tessera.images import ImageLimits
+
+        return ImageLimits(max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses)
 
     def note(self, text: str) -> None:
         if not self.quiet:
             print(f"tessera: {text}", file=sys.stderr)
 
 
-def picture(source: str) -> Image:
-    """A picture as named on the command line; - reads standard input."""
-    return Image(sys.stdin.buffer.read() if source == "-" else source)
-
-
-def user_message(text: str, sources: list[str]) -> dict[str, Any]:
+def user_message(text: str, pictures: list[Image]) -> dict[str, Any]:
     """One turn of the user: the pictures in order, then the text."""
-    return {"role": "user", "content": [*(picture(source) for source in sources), text]}
+    return {"role": "user", "content": [*pictures, text]}

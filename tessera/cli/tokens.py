@@ -31,6 +31,8 @@ def run_tokens(
 ) -> None:
     if plot is not None and len(sources) != 1:
         raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
+    if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
+        raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
     vision = PIXTRAL_12B if model is None else _vision_of(model)
     limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private)
     for source in sources:

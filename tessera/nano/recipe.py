@@ -40,7 +40,7 @@ NANO = ModelConfig(
 class Recipe:
     """The course of one training run; the defaults are those of the published weights."""
 
-    steps: int = 1700
+    cycle_ends: tuple[int, ...] = (1700, 3000)  # steps at which the learning rate has fallen, the last is the end
     samples_per_step: int = 64
     samples_per_pass: int = 8  # of one forward and backward: alike in length, so little is padding
     learning_rate: float = 3e-3
@@ -49,6 +49,10 @@ class Recipe:
     dense_weight: float = 1.0  # of the loss that names each patch's characters
     pointer_weight: float = 0.5  # of the loss that guides two attention heads along the text
     first_seed: int = 1_000_000  # seeds below are for held-out evaluation
+
+    @property
+    def steps(self) -> int:
+        return self.cycle_ends[-1]
 
     def difficulty(self, step: int) -> float:
         return min(1.0, step / self.easy_steps)

@@ -114,7 +114,7 @@ def _train_rank(
     began = time.perf_counter()
     for step, batches in enumerate(lesson_batches(recipe, tokenizer, NANO, start, workers, rank, ranks), start):
         marks = [_teach(teacher, batch.to(torch.device(device)), len(batches)) for batch in batches]
-        rate = learning_rate_at(step, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
+        rate = learning_rate_at(step, recipe.learning_rate, recipe.warmup_steps, recipe.cycle_ends)
         norm = optimizer.step(rate)
         if rank > 0:
             continue

@@ -7,7 +7,7 @@ than bfloat16's resolution are not lost, because they add up in the master copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 GRADIENT_NORM_LIMIT = 1.0
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01
+FALL = 0.4  # share of a cycle over which its learning rate falls
 
 
 class MasterOptimizer:
@@ -95,13 +96,14 @@ def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and not any(part in name for part in ("tok_embeddings", "output", "head"))
 
 
-def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int, decay_fraction: float = 0.4) -> float:
-    """Linear warm-up, a plateau, then a linear fall to 2 % over the last `decay_fraction` of the steps.
+def learning_rate_at(step: int, peak: float, warmup_steps: int, cycle_ends: Sequence[int]) -> float:
+    """Linear warm-up, then cycles: a plateau, and a linear fall to 2 % over the last FALL of the cycle's steps.
 
-    A plateau (arXiv 2405.18392) lets a run be prolonged from a checkpoint taken before the fall.
+    A plateau (arXiv 2405.18392) lets a run be prolonged: the next cycle begins at the peak again.
+    Example: peak 1, cycles that end at 100 and 200: 1 at step 50, 0.5 at step 80, 1 at 100 to 160.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    fall_steps = max(1, int(total_steps * decay_fraction))
-    remaining = max(0, total_steps - step)
-    return peak * max(0.02, min(1.0, remaining / fall_steps))
+    end = next((end for end in cycle_ends if step < end), cycle_ends[-1])
+    start = max((other for other in cycle_ends if other < end), default=0)
+    return peak * max(0.02, min(1.0, max(0, end - step) / max(1.0, (end - start) * FALL)))

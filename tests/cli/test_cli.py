@@ -42,6 +42,20 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     return model
 
 
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """a.png and b.png, told apart by their width, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, width in (("a.png", 3), ("b.png", 4)):
+        PILImage.new("RGB", (width, 2), "white").save(name)
+    return tmp_path
+
+
+def seen(message: dict[str, Any]) -> list[Any]:
+    """A turn's content, each picture as its width."""
+    return [part.source.width if isinstance(part, Image) else part for part in message["content"]]
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: bytes = b"") -> int:
     monkeypatch.setattr(sys, "argv", ["tessera", *arguments])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -51,12 +65,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: bytes = b"") ->
     return 0 if code is None else int(code)
 
 
-def test_ask_streams_the_answer_to_stdout(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_ask_streams_the_answer_to_stdout(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     assert run(monkeypatch, "ask", "What?", "-i", "a.png", "--system", "Be brief", "--temperature", "0.5") == 0
     assert capsys.readouterr().out == "you said: What?\n"
     messages, params = echo.asked[0]
     assert messages[0] == {"role": "system", "content": "Be brief"}
-    assert messages[1]["content"] == [Image("a.png"), "What?"]
+    assert seen(messages[1]) == [3, "What?"]
     assert params.temperature == 0.5
 
 
@@ -67,13 +83,18 @@ def test_ask_json_is_one_object(echo: Echo, monkeypatch: pytest.MonkeyPatch, cap
     assert (answer["text"], answer["usage"]["prompt_tokens"]) == ("you said: Hi", 5)
 
 
-def test_question_and_picture_may_come_from_stdin(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_question_and_picture_may_come_from_stdin(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     assert run(monkeypatch, "ask", "-", stdin=b"from a pipe\n") == 0
-    assert run(monkeypatch, "ask", "Q", "-i", "-", stdin=b"PNG bytes") == 0
+    assert run(monkeypatch, "ask", "Q", "-i", "-", stdin=Path("a.png").read_bytes()) == 0
     assert echo.asked[0][0][0]["content"] == ["from a pipe"]
-    assert echo.asked[1][0][0]["content"][0] == Image(b"PNG bytes")
-    assert run(monkeypatch, "ask", "-", "-i", "-") == 2
-    assert "only one of them can be standard input" in capsys.readouterr().err
+    assert seen(echo.asked[1][0][0]) == [3, "Q"]
+    for arguments in (["-", "-i", "-"], ["Q", "-i", "-", "-i", "-"]):
+        assert run(monkeypatch, "ask", *arguments) == 2
+        assert "only one can be standard input" in capsys.readouterr().err
+    assert run(monkeypatch, "ask", "-", stdin=b"caf\xe9") == 2
+    assert "not UTF-8 (byte 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,6 +107,9 @@ def test_question_and_picture_may_come_from_stdin(echo: Echo, monkeypatch: pytes
         (["ask", "Q", "--nonsense"], 2, "No such option"),
         (["info", "no/such/model"], 1, "neither"),
         (["tokens", "missing.png"], 1, "missing.png"),
+        (["tokens", "a.png", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
+        (["chat", "-i", "-"], 2, "where the questions come from"),
+        (["nano", "draw", "/dev/null/x"], 1, "/dev/null/x: Not a directory; check the path"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_the_right_code(
@@ -98,18 +122,32 @@ def test_mistakes_end_in_one_sentence_and_the_right_code(
     assert "Traceback" not in captured.err
 
 
-def test_chat_keeps_the_picture_in_context(echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    typed = "first\n/image b.png\nsecond\n/reset\nthird\n/quit\n"
+def test_a_wrong_picture_is_reported_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def opened(session: Session) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(Session, "open", opened)
+    for arguments in (["ask", "Q", "-i", "missing.png"], ["chat", "-i", "missing.png"]):
+        assert run(monkeypatch, *arguments) == 1
+        assert "missing.png does not exist" in capsys.readouterr().err
+
+
+def test_chat_keeps_the_picture_in_context(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    typed = "first\n/image missing.png\n/image b.png\nsecond\n/reset\nthird\n/quit\n"
     monkeypatch.setattr(sys, "argv", ["tessera", "chat", "-i", "a.png"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     with pytest.raises(SystemExit):
         cli.main()
-    assert capsys.readouterr().out == "you said: first\nyou said: second\nyou said: third\n"
+    captured = capsys.readouterr()
+    assert captured.out == "you said: first\nyou said: second\nyou said: third\n"
+    assert "missing.png does not exist" in captured.err
     turns = [messages for messages, _ in echo.asked]
-    assert turns[0] == [{"role": "user", "content": [Image("a.png"), "first"]}]
-    assert turns[1][2] == {"role": "user", "content": [Image("b.png"), "second"]}
+    assert [seen(message) for message in turns[0]] == [[3, "first"]]
+    assert seen(turns[1][2]) == [4, "second"]
     assert turns[1][1] == {"role": "assistant", "content": "you said: first"}
-    assert turns[2] == [{"role": "user", "content": [Image("a.png"), "third"]}]
+    assert [seen(message) for message in turns[2]] == [[3, "third"]]
 
 
 def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -106,7 +106,7 @@ def test_one_batch_can_be_learned(examples: list[Example]) -> None:
 def test_resume_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "NANO", SMALL)
     monkeypatch.setattr(lessons, "draw", lambda seed, difficulty: sample(seed, difficulty))
-    recipe = Recipe(steps=4, samples_per_step=4, samples_per_pass=2, warmup_steps=1, easy_steps=4)
+    recipe = Recipe(cycle_ends=(4,), samples_per_step=4, samples_per_pass=2, warmup_steps=1, easy_steps=4)
     quiet = {"workers": 0, "log": lambda line: None}
     train.train(tmp_path / "whole", recipe, save_every=2, **quiet)
 
@@ -129,8 +129,8 @@ def test_resume_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
-    rates = [learning_rate_at(step, 1.0, 10, 100) for step in (0, 9, 10, 59, 80, 99)]
-    assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.025]
+    rates = [learning_rate_at(step, 1.0, 10, (100, 200)) for step in (0, 9, 10, 59, 80, 99, 100, 160, 180)]
+    assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.025, 1.0, 1.0, 0.5]
 
 
 def test_scores() -> None:
