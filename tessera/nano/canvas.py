@@ -67,6 +67,7 @@ class Sample:
     glyphs: tuple[Glyph, ...]  # every printed character of the picture, without spaces
     question_glyphs: tuple[int | None, ...]  # per character of `question`
     answer_glyphs: tuple[int | None, ...]  # per character of `answer`
+    clue_glyph: int | None = None  # where to look before answering: at the value that is highest, for its label
 
 
 class Canvas:
@@ -123,7 +124,8 @@ class Canvas:
             noisy = (pixels + noise * random.uniform(2, 12)).clip(0, 255)
             self.image = Image.fromarray(noisy.astype(np.uint8))
 
-    def sample(self, question: str | Written, answer: Written, skill: str) -> Sample:
+    def sample(self, question: str | Written, answer: Written, skill: str, clue: Written | None = None) -> Sample:
         asked = unprinted(question) if isinstance(question, str) else question
         glyphs = tuple(self.glyphs)
-        return Sample(self.image, asked.text, answer.text, skill, glyphs, asked.glyphs, answer.glyphs)
+        clue_glyph = clue.glyphs[0] if clue else None
+        return Sample(self.image, asked.text, answer.text, skill, glyphs, asked.glyphs, answer.glyphs, clue_glyph)

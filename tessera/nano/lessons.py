@@ -42,7 +42,8 @@ class Example:
     ids: Tensor  # (T,) int64, prompt, answer and end token
     answer_start: int
     characters: Tensor  # (P, CHARACTERS_PER_PATCH) int64 classes, IGNORED after the first NOTHING
-    sources: Tensor  # (T,) int64: position of the image token whose patch shows token t, or -1
+    # (T,) int64: position of the image token whose patch shows token t, at the prompt's end the clue; -1 for none.
+    sources: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +59,11 @@ def example_of(sample: Sample, tokenizer: Tokenizer, config: ModelConfig) -> Exa
     patch_of_glyph = _patches_of_glyphs(sample, rows, columns)
     span = prompt.images[0]
     sources = torch.full((len(prompt.ids) + len(answer_ids) + 1,), -1)
+
+    def place_of(glyph: int) -> int:
+        row, column = divmod(patch_of_glyph[glyph], columns)
+        return span.start + row * (columns + 1) + column
+
     # The question follows its picture, and an end-of-instruction token stands before the answer.
     for position, text, glyphs in (
         (span.start + span.length, sample.question, sample.question_glyphs),
@@ -65,9 +71,10 @@ def example_of(sample: Sample, tokenizer: Tokenizer, config: ModelConfig) -> Exa
     ):
         for character, glyph in zip(text, glyphs, strict=True):
             if glyph is not None:
-                row, column = divmod(patch_of_glyph[glyph], columns)
-                sources[position] = span.start + row * (columns + 1) + column
+                sources[position] = place_of(glyph)
             position += len(character.encode())
+    if sample.clue_glyph is not None:
+        sources[len(prompt.ids) - 1] = place_of(sample.clue_glyph)
     size = config.vision_encoder.patch_size
     return Example(
         patches_PX=pixels_to_patches(picture.pixels_CHW, size).to(torch.bfloat16),

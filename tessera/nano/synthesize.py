@@ -53,7 +53,7 @@ def draw(
     brush = Brush(random, difficulty, style, fonts or installed(style.font_files))
     kinds = {"transcribe": draw_text, "chart": draw_chart, "receipt": draw_receipt}
     share = max(0.0, min(1.0, difficulty * 2 - 0.1))
-    weights = (1 - 0.5 * share, 0.32 * share, 0.18 * share)
+    weights = (1 - 0.58 * share, 0.38 * share, 0.2 * share)
     return kinds[skill or random.choices(list(kinds), weights)[0]](brush)
 
 
@@ -184,20 +184,23 @@ def draw_chart(brush: Brush) -> Sample:
     canvas, labels, values = painters[kind](brush, series)
     canvas.wear(random, brush.difficulty)
     thing = random.choice(({"bar": "bar", "line": "point", "pie": "slice"}[kind], "item", "label", "one", "category"))
-    question, answer = _ask_series(random, thing, labels, values)
-    return canvas.sample(question, answer, "chart")
+    question, answer, clue = _ask_series(random, thing, labels, values)
+    return canvas.sample(question, answer, "chart", clue)
 
 
-def _ask_series(random: Random, thing: str, labels: list[Written], values: list[Written]) -> tuple[Written, Written]:
+def _ask_series(
+    random: Random, thing: str, labels: list[Written], values: list[Written]
+) -> tuple[Written, Written, Written | None]:
+    """A question, its answer, and the clue to the answer where the question does not quote one."""
     kind = random.choices(("value", "highest", "lowest", "list"), (0.45, 0.17, 0.17, 0.21))[0]
     if kind == "value":
         index = random.randrange(len(labels))
-        return filled(random.choice(VALUE_QUESTIONS), label=labels[index]), values[index]
+        return filled(random.choice(VALUE_QUESTIONS), label=labels[index]), values[index], None
     if kind == "list":
-        return unprinted(random.choice(LIST_QUESTIONS)), _json_object(list(zip(labels, values, strict=True)))
+        return unprinted(random.choice(LIST_QUESTIONS)), _json_object(list(zip(labels, values, strict=True))), None
     ranked = sorted(range(len(values)), key=lambda index: phrases.number(values[index].text))
     questions, index = (HIGHEST_QUESTIONS, ranked[-1]) if kind == "highest" else (LOWEST_QUESTIONS, ranked[0])
-    return filled(random.choice(questions), thing=unprinted(thing)), labels[index]
+    return filled(random.choice(questions), thing=unprinted(thing)), labels[index], values[index]
 
 
 def _json_object(items: list[tuple[Written, Written]]) -> Written:
@@ -376,14 +379,14 @@ def _draw_table(brush: Brush, series: Series) -> Sample:
     canvas.wear(random, brush.difficulty)
     labels = [row[0] for row in written[1:]]
     if len(columns) == 1:
-        question, answer = _ask_series(
+        question, answer, clue = _ask_series(
             random, random.choice(("row", "item", "one")), labels, [row[1] for row in written[1:]]
         )
     else:
         row, column = random.randrange(len(labels)), random.randrange(len(columns))
         question = filled(random.choice(CELL_QUESTIONS), column=written[0][column + 1], label=labels[row])
-        answer = written[row + 1][column + 1]
-    return canvas.sample(question, answer, "chart")
+        answer, clue = written[row + 1][column + 1], None
+    return canvas.sample(question, answer, "chart", clue)
 
 
 def _rule_table(brush: Brush, canvas: Canvas, widths: list[float], leading: float, rows: int, margin: float) -> None:

@@ -21,7 +21,7 @@ from tessera.model.rope import Rotation
 from tessera.nano.lessons import CHARACTER_CLASSES, CHARACTERS_PER_PATCH, IGNORED, NOTHING, Batch
 from tessera.nano.recipe import Recipe
 
-HERE_LAYER, NEXT_LAYER = 1, 2  # layers whose head 0 is guided
+HERE_LAYER, NEXT_LAYER = 1, 3  # layers whose head 0 is guided
 SMALLEST_WEIGHT = 1e-6  # floor under a guided attention weight, so that its logarithm stays finite
 
 

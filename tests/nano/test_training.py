@@ -63,10 +63,9 @@ def test_dense_targets_name_the_printed_characters(tokenizer: Tokenizer) -> None
         example = example_of(drawn, tokenizer, SMALL)
         named = [PRINTABLE[c] for row in example.characters.tolist() for c in row if 0 <= c < NOTHING]
         assert sorted(named) == sorted(glyph.char for glyph in drawn.glyphs)
-        copied = [c for c, g in zip(drawn.answer, drawn.answer_glyphs, strict=True) if g is not None]
-        assert int((example.sources >= 0).sum()) == sum(len(c.encode()) for c in copied if c.isascii()) + sum(
-            1 for c in copied if not c.isascii()
-        )
+        quoted = zip(drawn.question + drawn.answer, drawn.question_glyphs + drawn.answer_glyphs, strict=True)
+        printed = sum(glyph is not None for _, glyph in quoted) + (drawn.clue_glyph is not None)
+        assert int((example.sources >= 0).sum()) == printed
         assert all(int(example.ids[position]) == 10 for position in example.sources[example.sources >= 0])
 
 
@@ -87,6 +86,18 @@ def test_training_attention_equals_the_models_own(examples: list[Example]) -> No
         alone = model(model.embed(example.ids, [image]), DensePlan([len(example)]))
         # Padding changes the order of float32 sums; 1e-4 is far below any effect of a wrong mask.
         torch.testing.assert_close(hidden[row, : len(example)], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_clue_to_a_highest_value_is_that_value() -> None:
+    drawn = [draw(seed, 1.0, TRAINED, "chart", built_in()) for seed in range(60)]
+    ranked = [chart for chart in drawn if "highest" in chart.question]
+    assert ranked
+    assert all(chart.clue_glyph is not None for chart in ranked)
+    assert all(chart.clue_glyph is None for chart in drawn if "JSON" in chart.question)
+    for chart in ranked:
+        # The values are the runs of digits in the picture; those of a title or a head are none.
+        first = chart.glyphs[chart.clue_glyph or 0]
+        assert first.char.isdigit()
 
 
 def test_one_batch_can_be_learned(examples: list[Example]) -> None:
