@@ -74,7 +74,7 @@ def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
         name, picture = "the picture", source
     else:
         name, data = _read(source, limits)
-        picture = _open(name, data)
+        picture = _open(name, data, limits)
     _check_size(name, picture, limits)
     try:
         return _to_rgb(ImageOps.exif_transpose(picture))
@@ -208,7 +208,7 @@ def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
         raise ImageError(f"the data URL's {len(payload):,} characters are not valid base64; encode it anew.") from error
 
 
-def _open(name: str, data: bytes) -> PILImage.Image:
+def _open(name: str, data: bytes, limits: ImageLimits) -> PILImage.Image:
     """Read the header only; the pixels are decoded after the size is known to be allowed."""
     formats = list(FORMATS)
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
@@ -217,7 +217,8 @@ def _open(name: str, data: bytes) -> PILImage.Image:
         return PILImage.open(io.BytesIO(data), formats=formats)
     except PILImage.DecompressionBombError as error:
         raise ImageError(
-            f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down."
+            f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, and the limit is "
+            f"{limits.max_pixels / 1e6:.0f}; scale it down."
         ) from error
     except Exception as error:  # a damaged header raises many types, none of them worth showing
         known = ", ".join(FORMATS)

@@ -26,7 +26,7 @@ def run_chat(session: Session, sources: list[str], system: str | None, params: M
         import readline  # noqa: F401  (editing and history for input())
 
         session.note(HELP)
-    while (line := _read_line()) is not None:
+    while (line := _read_line(session)) is not None:
         command, _, argument = line.strip().partition(" ")
         if command == "/quit":
             return
@@ -51,14 +51,23 @@ def _added(session: Session, source: str) -> list[Image]:
         return []
 
 
-def _read_line() -> str | None:
-    """The next line, None at the end; the prompt shows only to a person."""
-    if sys.stdin.isatty():
+def _read_line(session: Session, again: bool = False) -> str | None:
+    """The next line, None at the end. To a person the prompt shows, and the first Ctrl-C drops the line only."""
+    person = sys.stdin.isatty()
+    if person:
         print("> ", end="", file=sys.stderr, flush=True)
     try:
         return input()
     except EOFError:
+        if person:
+            print(file=sys.stderr)
         return None
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        if again or not person:
+            raise
+        session.note("Ctrl-C again ends, and so do Ctrl-D and /quit")
+        return _read_line(session, again=True)
 
 
 def _answer(session: Session, model: ChatModel, asked: list[Any], params: SamplingParams, messages: list[Any]) -> bool:

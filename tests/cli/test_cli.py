@@ -150,6 +150,30 @@ def test_chat_keeps_the_picture_in_context(
     assert [seen(message) for message in turns[2]] == [[3, "third"]]
 
 
+def test_interrupt_at_the_prompt_drops_the_line_and_the_second_one_ends(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    typed = iter((KeyboardInterrupt, "hello", KeyboardInterrupt, KeyboardInterrupt))
+
+    def type_next() -> str:
+        event = next(typed)
+        if isinstance(event, str):
+            return event
+        raise event
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["tessera", "chat"])
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr("builtins.input", type_next)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    captured = capsys.readouterr()
+    assert captured.out == "you said: hello\n"
+    assert captured.err.count("Ctrl-C again ends") == 2
+
+
 def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def interrupted(session: Session) -> None:
         raise KeyboardInterrupt
