@@ -27,7 +27,8 @@ from tessera.weights.stream import empty_model
 
 DECODER_LAYERS, VISION_LAYERS = 2, 4
 VOCABULARY = 131_072
-PROMPT_TOKENS, NEW_TOKENS, REQUESTS = 512, 16, 8
+PROMPT_TOKENS, DECODED_TOKENS = 512, 49
+REQUESTS, NEW_TOKENS = 8, 16
 WIDTHS = ModelConfig(
     dim=5120,
     n_layers=DECODER_LAYERS,
@@ -111,19 +112,30 @@ def _newer_name(name: str) -> str:
     return "lm_head.weight" if name == "language_model.lm_head.weight" else "model." + name
 
 
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> Comparison:
-    """Run the two in turns after one warm-up each."""
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int,
+    base: tuple[Callable[[], object], Callable[[], object]] | None = None,
+    count: int = 1,
+) -> Comparison:
+    """Run the two in turns after one warm-up each; of every run `base` is taken away, and `count` divides."""
     ours(), theirs()
     pairs = []
     for _ in range(rounds):
-        seconds = []
-        for work in (ours, theirs):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        pairs.append(seconds)
+        sides = [_seconds(work) for work in (ours, theirs)]
+        if base is not None:
+            sides = [whole - _seconds(part) for whole, part in zip(sides, base, strict=True)]
+        pairs.append([seconds / count for seconds in sides])
     medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
     return Comparison(name, medians[0], medians[1], statistics.median(b / a for a, b in pairs), rounds)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 @torch.inference_mode()
@@ -148,13 +160,16 @@ def compare_all(model: Pixtral, rounds: int = 3) -> list[Comparison]:
             rounds,
         ),
     ]
-    whole = compare(
-        "decode", lambda: _ours(engine, [short[0]], NEW_TOKENS), lambda: _theirs(peer, [short[0]], NEW_TOKENS), rounds
+    results.append(
+        compare(
+            "decode, one token of one request",
+            lambda: _ours(engine, [short[0]], DECODED_TOKENS),
+            lambda: _theirs(peer, [short[0]], DECODED_TOKENS),
+            rounds,
+            base=(lambda: _ours(engine, [short[0]], 1), lambda: _theirs(peer, [short[0]], 1)),
+            count=DECODED_TOKENS - 1,
+        )
     )
-    first = compare("first", lambda: _ours(engine, [short[0]], 1), lambda: _theirs(peer, [short[0]], 1), rounds)
-    steps = NEW_TOKENS - 1
-    ours_s, theirs_s = ((w - f) / steps for w, f in ((whole.ours_s, first.ours_s), (whole.theirs_s, first.theirs_s)))
-    results.append(Comparison("decode, one token of one request", ours_s, theirs_s, theirs_s / ours_s, rounds))
     results.append(
         compare(
             f"{REQUESTS} requests at once, {NEW_TOKENS} tokens each",

@@ -43,7 +43,8 @@ class Sampler:
         logits_RV = logits_RV.masked_fill(self._banned_V, -torch.inf)
         for row, request in enumerate(requests):
             self._adjust(logits_RV[row], request)
-        sound_R = ~raw_RV.isnan().any(-1) & logits_RV.isfinite().any(-1) & ~(logits_RV == torch.inf).any(-1)
+        # The maximum of a row with NaN is NaN, of a row without any choice -inf.
+        sound_R = raw_RV.amax(-1).isfinite() & logits_RV.amax(-1).isfinite()
         chosen_R = logits_RV.argmax(-1)
         drawn = [row for row, request in enumerate(requests) if request.params.temperature > 0]
         drawn = [row for row in drawn if sound_R[row]]
