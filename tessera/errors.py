@@ -2,7 +2,7 @@
 
 Every error that a person may see derives from `TesseraError`. Its text is one sentence (or two)
 that names the value, the limit and the way out; it never carries a library's own exception text.
-A class decides only the two codes, so a new kind of failure needs no new handler anywhere.
+A class decides only the codes, so a new kind of failure needs no new handler anywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ class TesseraError(Exception):
 
     http_status = 500
     exit_code = 1
+    code: str | None = None  # what programs tell failures apart by, in OpenAI's words where it has one
 
 
 class UsageError(TesseraError):
@@ -22,28 +23,38 @@ class UsageError(TesseraError):
     exit_code = 2
 
 
+class TooManyImagesError(UsageError):
+    """More pictures than one request may have."""
+
+    code = "too_many_images"
+
+
 class ImageError(TesseraError):
     """A picture that cannot be read, or that exceeds a limit."""
 
     http_status = 400
+    code = "invalid_image"
 
 
 class FetchError(TesseraError):
     """A URL that may not be fetched, or that could not be."""
 
     http_status = 400
+    code = "image_fetch_failed"
 
 
 class PromptTooLongError(TesseraError):
     """A request that can never fit the context or the KV cache; the text names both numbers."""
 
     http_status = 400
+    code = "context_length_exceeded"
 
 
 class ModelNotFoundError(TesseraError):
     """No model at the given name or folder."""
 
     http_status = 404
+    code = "model_not_found"
 
 
 class CheckpointError(TesseraError):
@@ -54,6 +65,7 @@ class EngineBusyError(TesseraError):
     """The waiting queue is full; the request may be sent again later."""
 
     http_status = 429
+    code = "queue_full"
 
 
 class EngineDeadError(TesseraError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -37,8 +37,18 @@ NOT_PUBLIC = tuple(
 )
 
 
-def fetch(url: str, *, max_bytes: int, timeout_s: float, allow_private_addresses: bool = False) -> bytes:
-    """The body behind an http(s) URL; raises FetchError in our own words, never with an address."""
+def fetch(
+    url: str,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    allow_private_addresses: bool = False,
+    check_host: Callable[[str], None] | None = None,
+) -> bytes:
+    """The body behind an http(s) URL; raises FetchError in our own words, never with an address.
+
+    `check_host` may refuse the host of the URL, and of every redirect, by raising.
+    """
     import httpx2
 
     deadline = time.monotonic() + timeout_s
@@ -48,7 +58,9 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float, allow_private_addresses
     headers = {"Accept-Encoding": "identity", "User-Agent": "tessera"}
     with httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s, headers=headers) as client:
         for _ in range(MAX_REDIRECTS + 1):
-            _check_url(url, allow_private_addresses)
+            host = _check_url(url, allow_private_addresses)
+            if check_host is not None:
+                check_host(host)
             try:
                 with client.stream("GET", url) as response:
                     if response.is_redirect:
@@ -70,7 +82,8 @@ def is_public(address: str) -> bool:
     return ip.is_global and not any(ip in network for network in NOT_PUBLIC if network.version == ip.version)
 
 
-def _check_url(url: str, allow_private_addresses: bool) -> None:
+def _check_url(url: str, allow_private_addresses: bool) -> str:
+    """The host of a URL that may be tried."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -84,6 +97,7 @@ def _check_url(url: str, allow_private_addresses: bool) -> None:
         raise FetchError(
             f"{_show(url)} names port {port}; only 80 and 443 are fetched unless private addresses are allowed."
         )
+    return host
 
 
 def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore2.NetworkBackend:

@@ -8,15 +8,12 @@ reference leaves out, is applied first: people mean the picture they see.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
 import math
 import struct
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,8 +23,8 @@ from torch import Tensor
 
 from tessera.chat import Image
 from tessera.errors import ImageError, MissingExtraError
-from tessera.fetch import fetch
 from tessera.model.config import VisionConfig
+from tessera.sources import ImageLimits, read
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -39,16 +36,6 @@ DIGEST_VERSION = b"tessera-pixels-1"
 # Our own limits and errors say what matters; Pillow's warnings before them would only be noise.
 warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageLimits:
-    """What a picture may cost before it is refused."""
-
-    max_pixels: int = 64_000_000
-    max_bytes: int = 50_000_000
-    fetch_timeout_s: float = 10.0
-    allow_private_addresses: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +60,7 @@ def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
     if isinstance(source, PILImage.Image):
         name, picture = "the picture", source
     else:
-        name, data = _read(source, limits)
+        name, data = read(source, limits)
         picture = _open(name, data, limits)
     _check_size(name, picture, limits)
     try:
@@ -150,62 +137,6 @@ def _cubic(distance: Tensor) -> Tensor:
     near = (CUBIC_A + 2) * x**3 - (CUBIC_A + 3) * x**2 + 1
     far = CUBIC_A * (x**3 - 5 * x**2 + 8 * x - 4)
     return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
-
-
-def _read(source: str | Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
-    """A name for messages, and the encoded bytes."""
-    if isinstance(source, bytes):
-        name, data = "the picture", source
-    elif isinstance(source, str) and source.lower().startswith("data:"):
-        name, data = "the data URL", _decode_data_url(source, limits)
-    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        name = source if len(source) <= 80 else source[:77] + "..."
-        data = fetch(
-            source,
-            max_bytes=limits.max_bytes,
-            timeout_s=limits.fetch_timeout_s,
-            allow_private_addresses=limits.allow_private_addresses,
-        )
-    else:
-        name, data = str(source), _read_file(Path(source), limits)
-    if len(data) > limits.max_bytes:
-        raise _too_many_bytes(name, len(data), limits)
-    if not data:
-        raise ImageError(f"{name} is empty (0 bytes); check the file or the download.")
-    return name, data
-
-
-def _read_file(path: Path, limits: ImageLimits) -> bytes:
-    try:
-        if not path.exists():
-            raise ImageError(f"{path} does not exist; check the spelling and the folder.")
-        if not path.is_file():
-            raise ImageError(f"{path} is not a regular file; give the path of a picture.")
-        if (size := path.stat().st_size) > limits.max_bytes:
-            raise _too_many_bytes(str(path), size, limits)
-        return path.read_bytes()
-    except PermissionError as error:
-        raise ImageError(f"{path} may not be read by this user; change its permissions.") from error
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{str(path)[:80]!r} is not the path of a readable picture; check the spelling.") from error
-
-
-def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:
-    return ImageError(
-        f"{name} has {size:,} bytes and the limit is {limits.max_bytes:,} (max_bytes); send a smaller file or raise it."
-    )
-
-
-def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
-    head, comma, payload = url.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise ImageError(f"the data URL begins with {head[:40]!r}; it must be data:image/...;base64,DATA.")
-    if len(payload) * 3 // 4 > limits.max_bytes + 3:
-        raise _too_many_bytes("the data URL", len(payload) * 3 // 4, limits)
-    try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ImageError(f"the data URL's {len(payload):,} characters are not valid base64; encode it anew.") from error
 
 
 def _open(name: str, data: bytes, limits: ImageLimits) -> PILImage.Image:

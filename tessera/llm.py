@@ -18,11 +18,12 @@ from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.errors import EngineBusyError, TesseraError, UsageError
-from tessera.images import ImageLimits, load, prepare
+from tessera.images import load, prepare
 from tessera.load import load_model
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
+from tessera.sources import ImageLimits
 
 Conversation = Sequence[Message | Mapping[str, Any]]
 
@@ -110,7 +111,7 @@ class LLM:
                 if len(handles) == 2 * self.config.max_num_seqs:  # as many wait as run: enough to keep it busy
                     replies.append(self._collect(handles.popleft()))
                 try:
-                    prompt = self._prepare(messages)
+                    prompt = self.prepare(messages)
                     while (handle := self._try(prompt, wanted, may_wait=bool(handles))) is None:
                         replies.append(self._collect(handles.popleft()))
                     handles.append(handle)
@@ -134,7 +135,7 @@ class LLM:
     ) -> Handle:
         """Prepare and queue one conversation; returns at once with a handle that yields its deltas."""
         wanted = SamplingParams() if params is None else params
-        return self.loop.submit(self._prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
 
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""
@@ -151,7 +152,7 @@ class LLM:
     def _collect(self, handle: Handle) -> Completion:
         return Completion.from_deltas(list(handle), self.model_name)
 
-    def _prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+    def prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """Load the pictures and write the prompt, in the caller's thread."""
         parsed = [Message.parse(message) for message in messages]
         pictures = [image for message in parsed for image in message.images]

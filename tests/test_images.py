@@ -17,8 +17,9 @@ from PIL import Image as PILImage
 
 from tessera.chat import Image
 from tessera.errors import ImageError
-from tessera.images import ImageLimits, grid_of, load, prepare, token_count
+from tessera.images import grid_of, load, prepare, token_count
 from tessera.model.config import VisionConfig
+from tessera.sources import ImageLimits
 
 SHAPE = {
     "hidden_size": 64, "rope_theta": 1e4, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1
@@ -149,7 +150,7 @@ REFUSED = {
     "data url form": ("data:image/png,plain", "must be data:image"),
     "missing": ("no/such/file.png", "does not exist"),
     "folder": ("/", "not a regular file"),
-    "odd name": ("\0", "does not exist"),
+    "odd name": ("\0", "not the path of a readable picture"),
 }
 
 

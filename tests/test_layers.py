@@ -32,6 +32,7 @@ ROWS = (
     {"kernels"},
     {"prompt"},
     {"images"},
+    {"sources"},
     {"fetch", "machine"},
     {"chat", "model.config"},
     {"errors"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tessera.chat import ChatModel, Image
 
 if TYPE_CHECKING:
-    from tessera.images import ImageLimits
+    from tessera.sources import ImageLimits
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Session:
         return Image(load(Image(sys.stdin.buffer.read() if source == "-" else source), self.limits()))
 
     def limits(self) -> ImageLimits:
-        from tessera.images import ImageLimits
+        from tessera.sources import ImageLimits
 
         return ImageLimits(max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses)
 

@@ -10,8 +10,9 @@ from PIL import ImageDraw, ImageFont
 
 from tessera.chat import Image
 from tessera.errors import UsageError
-from tessera.images import ImageLimits, grid_of, load, token_count
+from tessera.images import grid_of, load, token_count
 from tessera.model.config import VisionConfig
+from tessera.sources import ImageLimits
 
 PIXTRAL_12B = VisionConfig(
     hidden_size=1024,

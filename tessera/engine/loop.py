@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tessera.chat import Delta, SamplingParams
@@ -29,10 +29,13 @@ IDLE_S = 1.0  # how long the thread sleeps at most, so that the heartbeat of an 
 class Handle:
     """One submitted request: iterate over its deltas; closing it before the end aborts the request."""
 
-    def __init__(self, loop: EngineLoop, request_id: str, pixel_bytes: int) -> None:
+    def __init__(
+        self, loop: EngineLoop, request_id: str, pixel_bytes: int, notify: Callable[[], None] | None = None
+    ) -> None:
         self.request_id = request_id
         self.pixel_bytes = pixel_bytes  # that the request keeps in memory until it ends
         self._loop = loop
+        self._notify = notify
         self._deltas: queue.SimpleQueue[Delta | TesseraError] = queue.SimpleQueue()
         self._ended = False
 
@@ -62,6 +65,8 @@ class Handle:
     def put(self, delta: Delta | TesseraError) -> None:
         """For the loop: one more delta, or the error instead of it."""
         self._deltas.put(delta)
+        if self._notify is not None:
+            self._notify()
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,21 @@ class EngineLoop:
         return self._dead is None and not self._closing
 
     def submit(
-        self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        cache_salt: str = "",
+        notify: Callable[[], None] | None = None,
     ) -> Handle:
-        """Queue a request and return at once; raises what `Engine.add` does, and EngineDeadError."""
+        """Queue a request and return at once; raises what `Engine.add` does, and EngineDeadError.
+
+        `notify` is called from the engine's thread after each delta; it must neither wait nor raise.
+        """
         config = self.engine.config
         check_request(prompt, params, config, self.engine.model.config)
-        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id, pixel_bytes(prompt))
+        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id, pixel_bytes(prompt), notify)
         with self._wake:
             self._check_alive()
             if handle.request_id in self._handles:

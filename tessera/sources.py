@@ -1,0 +1,119 @@
+"""Where a picture's bytes come from: a path, bytes, a data URL or an http(s) URL, and what is allowed.
+
+Every way in, of the library, the command line and the server, passes here. A program on one's own
+machine may read any file; a server reads none, or those of one folder (`local_files`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from tessera.errors import FetchError, ImageError
+from tessera.fetch import fetch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """What a picture may cost before it is refused."""
+
+    max_pixels: int = 64_000_000
+    max_bytes: int = 50_000_000
+    fetch_timeout_s: float = 10.0
+    allow_private_addresses: bool = False
+    domains: tuple[str, ...] | None = None  # hosts that may be fetched from; None: any public one
+    local_files: Path | Literal["any"] | None = "any"  # which may be read: those below a folder, all, or none
+
+
+def read(source: str | Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+    """A name for messages, and the encoded bytes; raises ImageError or FetchError with the way out."""
+    if isinstance(source, bytes):
+        name, data = "the picture", source
+    elif isinstance(source, str) and source[:5].lower() == "data:":
+        name, data = "the data URL", _decode_data_url(source, limits)
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        name, data = _show(source), _fetch(source, limits)
+    else:
+        name, data = _show(str(source)), _read_file(source, limits)
+    if len(data) > limits.max_bytes:
+        raise _too_many_bytes(name, len(data), limits)
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes); check the file or the download.")
+    return name, data
+
+
+def _fetch(url: str, limits: ImageLimits) -> bytes:
+    def check_domain(host: str) -> None:
+        if limits.domains is not None and host not in limits.domains:
+            raise FetchError(
+                f"the host {host[:80]!r} is not one that pictures may be fetched from; send the picture as a data URL."
+            )
+
+    return fetch(
+        url,
+        max_bytes=limits.max_bytes,
+        timeout_s=limits.fetch_timeout_s,
+        allow_private_addresses=limits.allow_private_addresses,
+        check_host=check_domain,
+    )
+
+
+def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
+    name = _show(str(source))
+    if limits.local_files is None:
+        raise ImageError(f"{name} is no data URL or http(s) URL, and files are not read here; send a data URL.")
+    try:
+        path = _path_of(source)
+        resolved = path.resolve()
+        if limits.local_files != "any" and not resolved.is_relative_to(limits.local_files.resolve()):
+            raise ImageError(f"{path} lies outside the folder that pictures may be read from; send a data URL.")
+        if not resolved.exists():
+            raise ImageError(f"{path} does not exist; check the spelling and the folder.")
+        if not resolved.is_file():
+            raise ImageError(f"{path} is not a regular file; give the path of a picture.")
+        # What took the file's place since then may be a pipe, which would hang, or a link that leads elsewhere.
+        with open(os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > limits.max_bytes:
+                raise _too_many_bytes(str(path), size, limits)
+            return file.read(limits.max_bytes + 1)
+    except PermissionError as error:
+        raise ImageError(f"{path} may not be read by this user; change its permissions.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ImageError(f"{name!r} is not the path of a readable picture; check the spelling.") from error
+
+
+def _path_of(source: str | Path) -> Path:
+    """A path, or the path in a file URL of this machine."""
+    if isinstance(source, str) and source[:7].lower() == "file://":
+        parts = urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise ImageError(f"{_show(source)} names another machine; only files of this one can be read.")
+        return Path(unquote(parts.path))
+    return Path(source)
+
+
+def _show(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:
+    return ImageError(
+        f"{name} has {size:,} bytes and the limit is {limits.max_bytes:,} (max_bytes); send a smaller file or raise it."
+    )
+
+
+def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
+    head, comma, payload = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ImageError(f"the data URL begins with {head[:40]!r}; it must be data:image/...;base64,DATA.")
+    if len(payload) * 3 // 4 > limits.max_bytes + 3:
+        raise _too_many_bytes("the data URL", len(payload) * 3 // 4, limits)
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"the data URL's {len(payload):,} characters are not valid base64; encode it anew.") from error
