@@ -13,6 +13,7 @@ import io
 import math
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from tessera.chat import Image
-from tessera.errors import ImageError, MissingExtraError
+from tessera.errors import FetchError, ImageError, MissingExtraError
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits, read
 
@@ -55,14 +56,34 @@ class PreparedImage:
 
 def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
     """The picture as upright RGB on white; raises ImageError or FetchError with the way out."""
-    limits = limits or ImageLimits()
-    source = image.source
-    if isinstance(source, PILImage.Image):
-        name, picture = "the picture", source
+    return _decoded(*_opened(image, limits or ImageLimits()))
+
+
+def load_all(images: Sequence[Image], limits: ImageLimits) -> list[PILImage.Image]:
+    """Every picture as `load` gives it. All are read, and their headers checked, before one is decoded."""
+    opened = []
+    for number, image in enumerate(images, 1):
+        try:
+            opened.append(_opened(image, limits))
+        except (ImageError, FetchError) as error:
+            raise type(error)(
+                f"picture {number} of {len(images)}: {error}" if len(images) > 1 else str(error)
+            ) from error
+    return [_decoded(name, picture) for name, picture in opened]
+
+
+def _opened(image: Image, limits: ImageLimits) -> tuple[str, PILImage.Image]:
+    """A name for messages, and the picture with its header read and its size allowed."""
+    if isinstance(image.source, PILImage.Image):
+        name, picture = "the picture", image.source
     else:
-        name, data = read(source, limits)
+        name, data = read(image.source, limits)
         picture = _open(name, data, limits)
     _check_size(name, picture, limits)
+    return name, picture
+
+
+def _decoded(name: str, picture: PILImage.Image) -> PILImage.Image:
     try:
         return _to_rgb(ImageOps.exif_transpose(picture))
     except MemoryError:

@@ -17,8 +17,8 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
-from tessera.errors import EngineBusyError, TesseraError, UsageError
-from tessera.images import load, prepare
+from tessera.errors import EngineBusyError, TesseraError, TooManyImagesError, UsageError
+from tessera.images import load_all, prepare
 from tessera.load import load_model
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
@@ -70,7 +70,7 @@ class LLM:
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)
-        self._vision = model.config.vision_encoder
+        self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config))
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
         self._finalizer = weakref.finalize(self, self.loop.close)
@@ -157,11 +157,11 @@ class LLM:
         parsed = [Message.parse(message) for message in messages]
         pictures = [image for message in parsed for image in message.images]
         if len(pictures) > self.config.max_images_per_prompt:
-            raise UsageError(
+            raise TooManyImagesError(
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        images = [prepare(load(picture, self.limits), self._vision) for picture in pictures]
+        images = [prepare(picture, self.vision) for picture in load_all(pictures, self.limits)]
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:
