@@ -13,7 +13,7 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +59,18 @@ def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
     return _decoded(*_opened(image, limits or ImageLimits()))
 
 
-def load_all(images: Sequence[Image], limits: ImageLimits) -> list[PILImage.Image]:
+def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[PILImage.Image]:
     """Every picture as `load` gives it. All are read, and their headers checked, before one is decoded."""
+    places = [f"picture {number} of {len(images)}: " if len(images) > 1 else "" for number in range(1, len(images) + 1)]
     opened = []
-    for number, image in enumerate(images, 1):
+    for place, image in zip(places, images, strict=True):
         try:
-            opened.append(_opened(image, limits))
+            name, picture = _opened(image, limits)
         except (ImageError, FetchError) as error:
-            raise type(error)(
-                f"picture {number} of {len(images)}: {error}" if len(images) > 1 else str(error)
-            ) from error
-    return [_decoded(name, picture) for name, picture in opened]
+            raise type(error)(f"{place}{error}") from error
+        opened.append((f"{place}{name}", picture))
+    for name, picture in opened:
+        yield _decoded(name, picture)
 
 
 def _opened(image: Image, limits: ImageLimits) -> tuple[str, PILImage.Image]:
