@@ -1,0 +1,221 @@
+"""The application: routes, and every failure in OpenAI's shape. What a route does lies elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import tessera
+from tessera.errors import TesseraError
+from tessera.server.backend import Backend
+from tessera.server.errors import BadRequestError, error_headers, error_object, unexpected_error
+from tessera.server.generate import ClientLeftError, Generator, unless_left
+from tessera.server.guards import Guard
+from tessera.server.metrics import Metrics
+from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tessera.server.settings import Settings, api_keys
+from tessera.server.translate import created_now, messages_of
+from tessera.server.words import describe_mistake
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 1.0  # how often the engine's life is looked at
+PAGE = Path(__file__).parent / "web"
+
+
+def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None] = lambda: None) -> FastAPI:
+    """The server's application over a running engine; `on_death` is called when the engine has ended."""
+    names = settings.served_model_name or (backend.llm.model_name,)
+    metrics = Metrics(backend, names[0])
+    generator = Generator(backend, settings, metrics, names)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(backend, on_death))
+        yield
+        watching.cancel()
+        backend.close()
+
+    app = FastAPI(
+        title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        root_path=settings.root_path,
+    )  # fmt: skip
+    _add_routes(app, generator)
+    _add_operation(app, generator)
+    _add_page(app, generator)
+    _add_failures(app)
+    if settings.allowed_hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
+    app.add_middleware(
+        Guard,
+        keys=api_keys(settings),
+        max_body_bytes=settings.max_body_bytes,
+        metrics_need_key=settings.metrics_need_key,
+        access_log=settings.access_log,
+    )
+    return app
+
+
+def _add_routes(app: FastAPI, generator: Generator) -> None:
+    backend, names = generator.backend, generator.names
+    started = created_now()
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        return await generator.chat(body, request)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await generator.complete(body, request)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(name, generator, started) for name in names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        generator.check_model(name)
+        return _model(name, generator, started)
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
+        body.check_extra_fields()
+        generator.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise BadRequestError("give either prompt or messages.", param="prompt")
+        if body.messages is not None:
+            ids = list((await unless_left(request, backend.prepare(messages_of(body.messages)))).ids)
+        else:
+            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
+        shown = [backend.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None
+        return {"count": len(ids), "max_model_len": backend.max_model_len, "tokens": ids, "token_strs": shown}
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        body.check_extra_fields()
+        generator.check_model(body.model)
+        size = backend.tokenizer.vocab_size
+        for token in body.tokens:
+            if not 0 <= token < size:
+                raise BadRequestError(f"token id {token} is not in the vocabulary of {size} ids.", param="tokens")
+        return {"prompt": await backend.call(backend.tokenizer.decode, body.tokens)}
+
+
+def _model(name: str, generator: Generator, started: int) -> dict[str, Any]:
+    """What OpenAI's, vLLM's and Mistral's clients look for."""
+    length = generator.backend.max_model_len
+    return {
+        "id": name,
+        "object": "model",
+        "created": started,
+        "owned_by": "tessera",
+        "max_model_len": length,
+        "type": "base",
+        "max_context_length": length,
+        "aliases": [other for other in generator.names if other != name],
+        "capabilities": {
+            "completion_chat": True,
+            "completion_fim": False,
+            "function_calling": False,
+            "fine_tuning": False,
+            "vision": True,
+        },
+    }
+
+
+def _add_operation(app: FastAPI, generator: Generator) -> None:
+    backend, settings = generator.backend, generator.settings
+
+    def healthy() -> bool:
+        return backend.alive and backend.silent_s < settings.stuck_after_s
+
+    @app.get("/health")
+    @app.get("/ping")
+    async def health() -> Response:
+        return Response(status_code=200 if healthy() else 503)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        full = backend.stats().waiting >= backend.llm.config.max_queued_requests
+        return Response(status_code=200 if healthy() and not full else 503)
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": tessera.__version__}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generator.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_page(app: FastAPI, generator: Generator) -> None:
+    backend, settings = generator.backend, generator.settings
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/web/config.json", include_in_schema=False)
+    async def config() -> dict[str, Any]:
+        return {
+            "model": generator.names[0],
+            "patch_size": backend.vision.patch_size,
+            "spatial_merge_size": backend.vision.spatial_merge_size,
+            "image_size": backend.vision.image_size,
+            "max_model_len": backend.max_model_len,
+            "max_images": settings.limit_mm_per_prompt,
+            "needs_key": bool(api_keys(settings)),
+            "max_image_bytes": settings.max_image_bytes,
+        }
+
+    app.mount("/web", StaticFiles(directory=PAGE), name="web")
+
+
+def _add_failures(app: FastAPI) -> None:
+    def refuse(error: TesseraError) -> Response:
+        return JSONResponse(error_object(error), error.http_status, error_headers(error))
+
+    @app.exception_handler(TesseraError)
+    async def known(request: Request, error: TesseraError) -> Response:
+        return refuse(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        path, words = describe_mistake(error.errors()[0])
+        field = path.removeprefix("body").removeprefix(".")
+        return refuse(BadRequestError(f"{field or 'the body'} {words}.", param=field or None))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        texts = {404: "there is nothing at this path; see /v1/models and the README for what there is.",
+                 405: "this path does not answer that method."}  # fmt: skip
+        text = texts.get(error.status_code, "the request cannot be served as it is.")
+        return refuse(BadRequestError(text, status=error.status_code))
+
+    @app.exception_handler(ClientLeftError)
+    async def left(request: Request, error: ClientLeftError) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("request %s failed", request.state.request_id, exc_info=error)
+        return refuse(unexpected_error())
+
+
+async def _watch(backend: Backend, on_death: Callable[[], None]) -> None:
+    """A server whose engine has ended can do nothing any more: it says so, and goes."""
+    while backend.alive:
+        await asyncio.sleep(WATCH_S)
+    logger.error("the engine has ended")
+    on_death()

@@ -1,0 +1,147 @@
+"""The engine as the server sees it: prompts are written in worker threads, replies are awaited.
+
+The event loop never decodes a picture, writes a prompt or waits for a step. It knows no HTTP: what
+arrives are messages, what comes back are deltas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from tessera.chat import Delta, Message, SamplingParams
+from tessera.engine.engine import Stats
+from tessera.engine.loop import Handle
+from tessera.errors import EngineBusyError
+from tessera.llm import LLM
+from tessera.model.config import VisionConfig
+from tessera.prompt import Prompt, Tokenizer
+
+Result = TypeVar("Result")
+
+
+class Replies:
+    """One or several running requests, whose deltas are awaited together; `close` aborts what has not ended."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._handles: list[Handle] = []
+        self._unfinished: set[int] = set()
+
+    def add(self, submit: Callable[..., Handle]) -> None:
+        """Start one more request; `submit` takes, as `notify`, what is to be called after each of its deltas."""
+        self._handles.append(submit(notify=self._wake))
+        self._unfinished.add(len(self._handles) - 1)
+
+    async def next(self, timeout_s: float | None = None) -> list[tuple[int, Delta]]:
+        """Deltas that have come, with their requests' numbers; none after the timeout. Raises EngineDeadError."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+        self._arrived.clear()
+        return [(index, delta) for index in sorted(self._unfinished) for delta in self._take(index)]
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
+        while self._unfinished:
+            for entry in await self.next():
+                yield entry
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @property
+    def ended(self) -> bool:
+        return not self._unfinished
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.close()
+
+    def _take(self, index: int) -> list[Delta]:
+        deltas: list[Delta] = []
+        while index in self._unfinished:
+            try:
+                deltas.append(self._handles[index].next(timeout_s=0))
+            except queue.Empty:
+                break
+            if deltas[-1].finish_reason is not None:
+                self._unfinished.discard(index)
+        return deltas
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has been closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+
+class Backend:
+    """`workers` threads read pictures and write prompts; of `max_preparing` requests at once, more are refused."""
+
+    def __init__(self, llm: LLM, *, workers: int = 2, max_preparing: int = 64) -> None:
+        self.llm = llm
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
+        self._max_preparing = max_preparing
+        self._preparing = 0
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.llm.tokenizer
+
+    @property
+    def vision(self) -> VisionConfig:
+        return self.llm.vision
+
+    @property
+    def max_model_len(self) -> int:
+        return self.llm.config.max_model_len
+
+    @property
+    def alive(self) -> bool:
+        return self.llm.loop.alive
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine's thread last passed its loop; more than a step takes means that it is stuck."""
+        return time.monotonic() - self.llm.loop.heartbeat_s
+
+    def stats(self) -> Stats:
+        return self.llm.loop.engine.stats()
+
+    async def prepare(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+        """The conversation's prompt, with its pictures read and decoded. Raises what `LLM.prepare` does."""
+        return await self.call(self.llm.prepare, messages, tools)
+
+    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run in a worker thread; raises EngineBusyError where too many wait for one."""
+        stats = self.stats()
+        limit = self.llm.config.max_queued_requests
+        if self._preparing >= self._max_preparing or stats.waiting >= limit:
+            raise EngineBusyError(
+                f"{self._preparing} requests are being prepared (at most {self._max_preparing}) and {stats.waiting} "
+                f"wait (at most {limit}); send the request again later."
+            )
+        self._preparing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        finally:
+            self._preparing -= 1
+
+    def start(self, wanted: Sequence[tuple[Prompt, SamplingParams]], *, cache_salt: str = "") -> Replies:
+        """Queue a request for each pair. Raises what `EngineLoop.submit` does, and then keeps none."""
+        replies = Replies()
+        try:
+            for prompt, params in wanted:
+                replies.add(partial(self.llm.loop.submit, prompt, params, cache_salt=cache_salt))
+        except BaseException:
+            replies.close()
+            raise
+        return replies
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self.llm.close()

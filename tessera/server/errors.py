@@ -1,0 +1,45 @@
+"""Every failure as the one object that OpenAI's clients read, and the status and headers with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tessera.errors import EngineBusyError, TesseraError
+
+RETRY_AFTER_S = 1
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class BadRequestError(TesseraError):
+    """A request that cannot be served as it is; `param` names the field."""
+
+    http_status = 400
+
+    def __init__(self, text: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(text)
+        self.param = param
+        self.code = code
+        self.http_status = status
+
+
+def error_object(error: TesseraError) -> dict[str, Any]:
+    """{"error": {"message", "type", "param", "code"}}, the shape of every failure at every status."""
+    kind = _TYPES.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
+    return {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": error.code}}
+
+
+def error_headers(error: TesseraError) -> dict[str, str]:
+    """Whether and when to try again: only a full queue passes by itself."""
+    if isinstance(error, EngineBusyError):
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {"x-should-retry": "false"}
+
+
+def unexpected_error() -> TesseraError:
+    """What a client is told about a fault of ours; the log has the rest."""
+    return TesseraError("the server failed; its log names this failure by the request id.")

@@ -1,0 +1,89 @@
+"""The events of a streamed reply, in the two shapes that clients know.
+
+Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html; of the shapes:
+OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tessera.chat import Delta
+from tessera.prompt import Tokenizer
+from tessera.server.translate import created_now, finish_reason_of, logprobs_object, text_logprobs
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """One event; JSON text has no line breaks, so it takes one data line."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone surrogate, which a model cannot write but a request may quote, has no UTF-8 form.
+    return f"data: {text}\n\n".encode(errors="replace")
+
+
+class Events(ABC):
+    """The events of one reply, which may have several choices; with `tokenizer` log-probabilities are told."""
+
+    kind: str
+
+    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        self._head = {"id": reply_id, "object": self.kind, "created": created_now(), "model": model}
+        self._tokenizer = tokenizer
+
+    @abstractmethod
+    def opening(self, index: int) -> bytes:
+        """What comes before a choice's first text."""
+
+    @abstractmethod
+    def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
+        """One step of a choice, the last with its finish reason; raises EngineDeadError where it is no true end."""
+
+    def closing(self, usage: Mapping[str, Any]) -> bytes:
+        """The usage in an event of its own."""
+        return self._event([], usage)
+
+    def _event(self, choices: Sequence[Mapping[str, Any]], usage: Mapping[str, Any] | None) -> bytes:
+        data = self._head | {"choices": list(choices)}
+        return event(data if usage is None else data | {"usage": usage})
+
+
+class ChatEvents(Events):
+    kind = "chat.completion.chunk"
+
+    def opening(self, index: int) -> bytes:
+        return self._event([_chat_choice(index, {"role": "assistant", "content": ""})], None)
+
+    def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
+        events = b""
+        if delta.text or delta.logprobs:
+            choice = _chat_choice(index, {"content": delta.text})
+            if self._tokenizer and delta.logprobs:
+                choice["logprobs"] = logprobs_object(delta.logprobs, self._tokenizer)
+            events += self._event([choice], None if delta.finish_reason else usage)
+        if delta.finish_reason:
+            choice = _chat_choice(index, {}) | {"finish_reason": finish_reason_of(delta.finish_reason)}
+            events += self._event([choice], usage)
+        return events
+
+
+class TextEvents(Events):
+    kind = "text_completion"
+
+    def opening(self, index: int) -> bytes:
+        return b""
+
+    def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
+        logprobs = text_logprobs(delta.logprobs, self._tokenizer) if self._tokenizer and delta.logprobs else None
+        reason = finish_reason_of(delta.finish_reason) if delta.finish_reason else None
+        choice = {"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": reason}
+        return self._event([choice], usage)
+
+
+def _chat_choice(index: int, delta: Mapping[str, Any]) -> dict[str, Any]:
+    """Mistral's clients require the finish reason in every event, null before the end."""
+    return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None}

@@ -1,0 +1,179 @@
+"""The generating routes: check, prepare, start; then answer whole or in events.
+
+Whatever the route, a request goes the same way, and a client that leaves ends it at once: while it
+waits for a worker, in the queue, in prefill, or between two tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tessera.chat import Completion, Delta, SamplingParams, Timings, Usage
+from tessera.errors import ModelNotFoundError, TesseraError
+from tessera.prompt import Prompt
+from tessera.server.backend import Backend, Replies
+from tessera.server.errors import BadRequestError, error_object, unexpected_error
+from tessera.server.events import DONE, KEEP_ALIVE, ChatEvents, Events, TextEvents, event
+from tessera.server.metrics import Metrics
+from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling, StreamOptions
+from tessera.server.settings import Settings
+from tessera.server.stream import EventStream, client_left
+from tessera.server.translate import (
+    chat_completion,
+    chat_sampling,
+    choices_of,
+    completion_sampling,
+    messages_of,
+    new_id,
+    text_completion,
+    texts_of,
+    usage_object,
+)
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class ClientLeftError(Exception):
+    """The connection is gone; there is nobody to answer."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Runs requests for the routes; `names` are the model's, the first is what replies say."""
+
+    backend: Backend
+    settings: Settings
+    metrics: Metrics
+    names: tuple[str, ...]
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        self._check(body)
+        messages, params = messages_of(body.messages), chat_sampling(body)
+        prompt = await unless_left(request, self.backend.prepare(messages))
+        tokenizer = self.backend.tokenizer if body.logprobs else None
+        replies = self._start([prompt], params, body)
+        if body.stream:
+            shape = ChatEvents(new_id("chatcmpl"), self.names[0], tokenizer)
+            return EventStream(self._events(replies, shape, len(prompt.ids), body, request))
+        completions = await self._collect(replies, request)
+        return JSONResponse(chat_completion(new_id("chatcmpl"), self.names[0], completions, tokenizer))
+
+    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+        """POST /v1/completions: plain text continued, without the chat format."""
+        self._check(body)
+        params, texts = completion_sampling(body), texts_of(body)
+        prompts = await unless_left(request, self.backend.call(self._plain_prompts, texts))
+        tokenizer = None if body.logprobs is None else self.backend.tokenizer
+        replies = self._start(prompts, params, body)
+        if body.stream:
+            events = TextEvents(new_id("cmpl"), self.names[0], tokenizer)
+            return EventStream(self._events(replies, events, sum(len(p.ids) for p in prompts), body, request))
+        completions = await self._collect(replies, request)
+        return JSONResponse(text_completion(new_id("cmpl"), self.names[0], completions, tokenizer, len(prompts)))
+
+    def _check(self, body: Sampling) -> None:
+        """Raise for what can be refused before any picture is touched."""
+        body.check_extra_fields()
+        self.check_model(body.model)
+        if (body.n or 1) > self.settings.max_completions:
+            raise BadRequestError(
+                f"n is {body.n} and the limit is {self.settings.max_completions} (max_completions); ask for fewer.",
+                param="n",
+            )
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name not in self.names:
+            raise ModelNotFoundError(f"the model {name[:80]!r} is not served here; use {self.names[0]!r}.")
+
+    def _plain_prompts(self, texts: Sequence[str]) -> list[Prompt]:
+        return [Prompt(tuple(self.backend.tokenizer.encode_text(text))) for text in texts]
+
+    def _start(self, prompts: Sequence[Prompt], params: SamplingParams, body: Sampling) -> Replies:
+        each = choices_of(params, body.n or 1)
+        wanted = [(prompt, params) for prompt in prompts for params in each]
+        return self.backend.start(wanted, cache_salt=body.cache_salt or "")
+
+    async def _collect(self, replies: Replies, request: Request) -> list[Completion]:
+        deltas: list[list[Delta]] = [[] for _ in range(len(replies))]
+
+        async def gather() -> None:
+            async for index, delta in replies:
+                deltas[index].append(delta)
+
+        try:
+            await unless_left(request, gather())
+        finally:
+            replies.close()
+        for each in deltas:
+            self._ended(each[-1], request)
+        return [Completion.from_deltas(each, self.names[0]) for each in deltas]
+
+    async def _events(
+        self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request
+    ) -> AsyncIterator[bytes]:
+        """A streamed reply; a failure is an event of its own, after which no [DONE] comes."""
+        options = body.stream_options or StreamOptions()
+        usages = [Usage(prompt_tokens=prompt_tokens)] * len(replies)
+        try:
+            for index in range(len(replies)):
+                yield events.opening(index)
+            while not replies.ended:
+                arrived = await replies.next(self.settings.keep_alive_s)
+                if not arrived:
+                    yield KEEP_ALIVE
+                for number, (index, delta) in enumerate(arrived, 1):
+                    known = usages[index]
+                    written = known.completion_tokens + len(delta.token_ids)
+                    usages[index] = delta.usage or replace(known, completion_tokens=written)
+                    # Mistral's clients expect the usage at the end unless it is asked for in a chunk of its own.
+                    last = replies.ended and number == len(arrived)
+                    shown = options.continuous_usage_stats or (last and not options.include_usage)
+                    if delta.text or delta.logprobs or delta.finish_reason:
+                        yield events.delta(index, delta, usage_object(usages) if shown else None)
+                    if delta.finish_reason:
+                        self._ended(delta, request)
+            if options.include_usage:
+                yield events.closing(usage_object(usages))
+            yield DONE
+        except TesseraError as error:
+            yield event(error_object(error))
+        except Exception:
+            logger.exception("request %s failed while it was streamed", request.state.request_id)
+            yield event(error_object(unexpected_error()))
+        finally:
+            replies.close()
+
+    def _ended(self, last: Delta, request: Request) -> None:
+        """Count a request that came to its end, and leave its numbers, without its content, for the access log."""
+        self.metrics.observe(last)
+        usage, timings = last.usage or Usage(), last.timings or Timings()
+        log = request.state.log
+        log["prompt_tokens"], log["image_tokens"] = usage.prompt_tokens, usage.image_tokens
+        log["cached_tokens"] = usage.cached_tokens
+        log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
+        for name in ("queue_s", "first_token_s", "decode_s"):
+            log[name] = round(getattr(timings, name), 4)
+
+
+async def unless_left(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client leaves; then raises ClientLeftError."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(client_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeftError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)

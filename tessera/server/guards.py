@@ -1,0 +1,144 @@
+"""What stands before every route: keys, body size, request ids, the access log.
+
+Plain ASGI, on the raw path of the connection: the Host header must not be able to change what is
+protected. Everything needs a key unless it is listed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tessera.errors import TesseraError
+from tessera.server.errors import BadRequestError, error_headers, error_object
+
+access = logging.getLogger("tessera.access")
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version"})
+# The page runs only its own files, and shows no picture from elsewhere: a model's text may be hostile.
+PAGE_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+)
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class Guard:
+    """`keys` empty: everybody may ask."""
+
+    def __init__(
+        self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int, metrics_need_key: bool, access_log: bool
+    ) -> None:
+        self.app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._max_body_bytes = max_body_bytes
+        self._open = OPEN_PATHS if metrics_need_key else OPEN_PATHS | {"/metrics"}
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        state = scope.setdefault("state", {})
+        state["request_id"], state["log"] = request_id.decode(), {}
+        began, status = time.perf_counter(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                page = PAGE_HEADERS if is_page(scope["path"]) else ()
+                own = ((b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"))
+                message["headers"] = [*message["headers"], *own, *page]
+            await send(message)
+
+        try:
+            self._check_key(scope, headers)
+            self._check_length(headers)
+            await self.app(scope, self._counted(receive), send_with_id)
+        except TesseraError as error:
+            await _refuse(error, send_with_id)
+        finally:
+            if self._access_log:
+                self._log(scope, status, time.perf_counter() - began)
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        path = scope["path"]
+        if not self._digests or path in self._open or is_page(path):
+            return
+        kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+        token = token.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(token).digest()
+        # Every key is compared, each in constant time.
+        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
+            raise BadRequestError(
+                "a valid API key is needed; send it as `Authorization: Bearer KEY`.", code="invalid_api_key", status=401
+            )
+
+    def _check_length(self, headers: dict[bytes, bytes]) -> None:
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > self._max_body_bytes:
+            raise self._too_large()
+
+    def _counted(self, receive: Receive) -> Receive:
+        """Counts a body as it arrives, whatever length it announced."""
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self._max_body_bytes:
+                    raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> BadRequestError:
+        return BadRequestError(
+            f"the body exceeds the limit of {self._max_body_bytes:,} bytes (max_body_bytes); send smaller pictures.",
+            code="request_too_large",
+            status=413,
+        )
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        entry = {
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "request_id": state["request_id"],
+            "seconds": round(seconds, 4),
+        } | state["log"]
+        access.info(json.dumps(entry))
+
+
+def is_page(path: str) -> bool:
+    """Whether a raw path is the page's or one of its files', which everybody may read."""
+    return path == "/" or path.startswith("/web/")
+
+
+async def _refuse(error: TesseraError, send: Send) -> None:
+    body = json.dumps(error_object(error)).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error_headers(error)}
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.http_status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

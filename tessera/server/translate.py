@@ -1,0 +1,249 @@
+"""Requests to messages and sampling parameters, and replies to the objects clients expect.
+
+Pure conversions, apart from ids and the clock. Source of the shapes: OpenAI's and Mistral's API
+references, and what their clients were seen to send and require.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tessera.chat import Completion, FinishReason, Image, Message, SamplingParams, TokenLogprob, Usage
+from tessera.errors import EngineDeadError
+from tessera.prompt import Tokenizer
+from tessera.server.errors import BadRequestError
+from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling
+
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
+LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
+_MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "prefix", "reasoning_content"}
+_IGNORED_PARTS = ("refusal", "thinking", "reasoning")
+_KNOWN_PARTS = "text and image_url"
+
+
+def messages_of(request_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The conversation; raises BadRequestError that names the message's field."""
+    return [_message(index, message) for index, message in enumerate(request_messages)]
+
+
+def _message(index: int, message: Mapping[str, Any]) -> Message:
+    where = f"messages.{index}"
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ("system", "developer", "user", "assistant", "tool"):
+        raise BadRequestError(
+            f"{where}.role must be one of system, developer, user, assistant and tool.", param=f"{where}.role"
+        )
+    content = message.get("content")
+    parts = _parts(f"{where}.content", content)
+    for field in ("name", "tool_call_id"):
+        if not isinstance(message.get(field), str | None):
+            raise BadRequestError(f"{where}.{field} must be a string.", param=f"{where}.{field}")
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise BadRequestError(f"{where}.tool_calls must be a list of objects.", param=f"{where}.tool_calls")
+    return Message(
+        "system" if role == "developer" else role,  # type: ignore[arg-type]
+        parts,
+        tuple(calls),
+        message.get("tool_call_id"),
+        message.get("name"),
+    )
+
+
+def _parts(where: str, content: Any) -> tuple[str | Image, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (content,)
+    if not isinstance(content, list):
+        raise BadRequestError(f"{where} must be a string, null, or a list of parts.", param=where)
+    found = [_part(f"{where}.{index}", part) for index, part in enumerate(content)]
+    return tuple(part for part in found if part is not None)
+
+
+def _part(where: str, part: Any) -> str | Image | None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind in ("image_url", "input_image"):
+        target = part.get("image_url")
+        url = target.get("url") if isinstance(target, Mapping) else target
+        if isinstance(url, str) and url:
+            return Image(url)
+        raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
+    if kind in _IGNORED_PARTS:
+        return None
+    shown = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
+    raise BadRequestError(f"{where} is a part {shown}; this server reads {_KNOWN_PARTS}.", param=where)
+
+
+def sampling_of(request: Sampling) -> SamplingParams:
+    """The parameters of one reply; where the request says nothing the reply is greedy, as everywhere in Tessera."""
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        min_tokens=request.min_tokens or 0,
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else max(request.top_p, 1e-6),
+        top_k=max(request.top_k or 0, 0),
+        min_p=request.min_p or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        seed=request.seed,
+        stop=tuple(text for text in stop if text),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        ignore_eos=bool(request.ignore_eos),
+    )
+
+
+def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
+    """`n` replies' parameters: a given seed is counted up, or all would be alike."""
+    return [params if params.seed is None else replace(params, seed=params.seed + index) for index in range(n)]
+
+
+def chat_sampling(request: ChatRequest) -> SamplingParams:
+    if request.top_logprobs and not request.logprobs:
+        raise BadRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    if request.max_completion_tokens is not None:
+        request = request.model_copy(update={"max_tokens": request.max_completion_tokens})
+    if request.seed is None and request.random_seed is not None:
+        request = request.model_copy(update={"seed": request.random_seed})
+    params = sampling_of(request)
+    return replace(params, logprobs=request.top_logprobs or 0) if request.logprobs else params
+
+
+def completion_sampling(request: CompletionRequest) -> SamplingParams:
+    params = sampling_of(request)
+    return replace(params, max_tokens=params.max_tokens or DEFAULT_COMPLETION_TOKENS, logprobs=request.logprobs)
+
+
+def texts_of(request: CompletionRequest) -> list[str]:
+    """The prompts; token ids are not taken, since among them could be control tokens."""
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(texts) < len(prompts):
+        raise BadRequestError("prompt must be a string or a list of strings; token ids are not taken.", param="prompt")
+    if request.echo:
+        raise BadRequestError("echo is not supported; leave it out.", param="echo", code="unsupported_parameter")
+    return texts
+
+
+# Replies -------------------------------------------------------------------------------------
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(16)}"
+
+
+def new_call_id() -> str:
+    """Nine letters or digits, the form that Mistral's format requires."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+
+
+def created_now() -> int:
+    return int(time.time())
+
+
+def usage_object(usages: Sequence[Usage], per_prompt: int | None = None) -> dict[str, Any]:
+    """Tokens of all choices; a prompt counts once for all its `per_prompt` choices (None: there is one prompt)."""
+    prompts = usages[:: per_prompt or len(usages)]
+    read, written = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in usages)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(u.cached_tokens for u in prompts),
+            "image_tokens": sum(u.image_tokens for u in prompts),
+        },
+    }
+
+
+def finish_reason_of(reason: FinishReason) -> str:
+    """OpenAI's word; "abort" and "error" are no ends that a client may take for an answer."""
+    if reason in ("stop", "length"):
+        return reason
+    raise EngineDeadError("the reply was ended by the server before it was complete; send the request again.")
+
+
+def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Each chosen token with its alternatives; `bytes` are its own, which may be half a character."""
+
+    def described(token_id: int, token: str, logprob: float) -> dict[str, Any]:
+        return {
+            "token": token,
+            "logprob": max(logprob, LEAST_LOGPROB),
+            "bytes": list(tokenizer.token_bytes(token_id)),
+        }
+
+    content = [
+        described(entry.token_id, entry.token, entry.logprob)
+        | {"top_logprobs": [described(*alternative) for alternative in entry.top]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}
+
+
+def chat_completion(
+    completion_id: str, model: str, completions: Sequence[Completion], tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """The whole reply, a choice for each completion; with `tokenizer` its log-probabilities too."""
+    return {
+        "id": completion_id,
+        "object": "chat.completion",
+        "created": created_now(),
+        "model": model,
+        "system_fingerprint": None,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "logprobs": logprobs_object(completion.logprobs, tokenizer) if tokenizer else None,
+                "finish_reason": finish_reason_of(completion.finish_reason),
+            }
+            for index, completion in enumerate(completions)
+        ],
+        "usage": usage_object([completion.usage for completion in completions]),
+    }
+
+
+def text_completion(
+    completion_id: str, model: str, completions: Sequence[Completion], tokenizer: Tokenizer | None, prompts: int
+) -> dict[str, Any]:
+    """The reply of the older completions route, to `prompts` prompts with equally many completions each."""
+    per_prompt = len(completions) // prompts
+    return {
+        "id": completion_id,
+        "object": "text_completion",
+        "created": created_now(),
+        "model": model,
+        "system_fingerprint": None,
+        "choices": [
+            {
+                "index": index,
+                "text": completion.text,
+                "logprobs": text_logprobs(completion.logprobs, tokenizer) if tokenizer else None,
+                "finish_reason": finish_reason_of(completion.finish_reason),
+            }
+            for index, completion in enumerate(completions)
+        ],
+        "usage": usage_object([completion.usage for completion in completions], per_prompt),
+    }
+
+
+def text_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The older form: parallel lists, with offsets in characters of the text."""
+    tokens = [entry.token for entry in entries]
+    offsets = [len(tokenizer.decode([entry.token_id for entry in entries[:index]])) for index in range(len(entries))]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [max(entry.logprob, LEAST_LOGPROB) for entry in entries],
+        "top_logprobs": [{token: max(logprob, LEAST_LOGPROB) for _, token, logprob in entry.top} for entry in entries],
+        "text_offset": offsets,
+    }
