@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 nano = typer.Typer(no_args_is_help=True, help="Draw for, train and measure the small model that ships with Tessera.")
 app.add_typer(nano, name="nano")
+config = typer.Typer(no_args_is_help=True, help="The settings of `tessera serve`: flags, environment, file, defaults.")
+app.add_typer(config, name="config")
 
 Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: path, URL, data URL, or - for stdin.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hub id; default: the bundled nano.")]
@@ -62,6 +64,26 @@ def root(
     ] = False,
 ) -> None:
     """Ask questions about pictures with Pixtral, on your own machine."""
+
+
+# The server's flags are made from its settings, which are imported only when they are wanted.
+LATE = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=LATE, add_help_option=False)
+def serve(context: typer.Context) -> None:
+    """Serve the OpenAI and Mistral APIs, and a page to try it, at http://127.0.0.1:8000."""
+    from tessera.cli.serve import run_serve
+
+    run_serve(context.args)
+
+
+@config.command("show", context_settings=LATE, add_help_option=False)
+def config_show(context: typer.Context) -> None:
+    """Print every setting of the server, and where its value came from."""
+    from tessera.cli.serve import run_config_show
+
+    run_config_show(context.args)
 
 
 @app.command(

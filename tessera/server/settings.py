@@ -23,8 +23,11 @@ SECRET = ("api_key",)
 
 
 def _several(value: Any) -> Any:
-    """A list, also from text with commas, as an environment variable has it."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """A list, each entry of which may be several with commas, as an environment variable has them."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        return value
+    return tuple(entry.strip() for part in parts for entry in part.split(",") if entry.strip())
 
 
 def _image_limit(value: Any) -> Any:
@@ -57,7 +60,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = _field("nano", "Model", "nano, a folder, or a hub id that was downloaded.")
-    served_model_name: Several = _field((), "Model", "Names that clients may use; default: the model's own.")
+    served_model_name: Several = _field((), "Model", "Names that clients may use; unset: the model's own.")
     dtype: str = _field("auto", "Model", "auto, float32, bfloat16 or float16.")
     device: str = _field("auto", "Model", "auto, cpu or cuda.")
 
@@ -69,7 +72,7 @@ class Settings(BaseModel):
     api_key: Several = _field((), "Access", "Keys of which a client must send one; several with commas.")
     api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
     metrics_need_key: bool = _field(False, "Access", "/metrics asks for a key too.")
-    allowed_hosts: Several = _field((), "Access", "Host headers that are answered; default: any.")
+    allowed_hosts: Several = _field((), "Access", "Host headers that are answered; unset: any.")
 
     max_model_len: int | None = _field(None, "Engine", "Tokens of prompt and reply together.", ge=1)
     max_num_seqs: int | None = _field(None, "Engine", "Requests that run at once.", ge=1)
@@ -86,7 +89,7 @@ class Settings(BaseModel):
     max_num_queued_reqs: int = _field(256, "Limits", "Requests that may wait.", ge=1)
 
     allowed_local_media_path: Path | None = _field(None, "Pictures", "Files below this folder may be named by clients.")
-    allowed_media_domains: Several | None = _field(None, "Pictures", "Hosts that pictures may come from; default: any.")
+    allowed_media_domains: Several | None = _field(None, "Pictures", "Hosts that pictures may come from; unset: any.")
     allow_private_addresses: bool = _field(False, "Pictures", "Picture URLs may lead into private networks.")
     fetch_timeout_s: float = _field(10.0, "Pictures", "Seconds that one picture's URL may take.", gt=0)
 
