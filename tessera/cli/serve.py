@@ -67,7 +67,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     flag = "--" + name.replace("_", "-")
     extra = field.json_schema_extra
     details: dict[str, Any] = {
-        "help": f"{field.description} Default: {_shown(field.default)}.",
+        "help": f"{field.description}{_default(field)}",
         "rich_help_panel": extra["panel"] if isinstance(extra, dict) else None,
         "show_default": False,
     }
@@ -89,7 +89,5 @@ def _metavar(field: FieldInfo) -> str:
     return "TEXT"
 
 
-def _shown(default: Any) -> str:
-    if default in (None, ()):
-        return "automatic" if default is None else "none"
-    return str(default)
+def _default(field: FieldInfo) -> str:
+    return "" if field.default in (None, (), "") else f" Default: {field.default}."
