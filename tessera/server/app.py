@@ -198,6 +198,8 @@ def _add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, TesseraError):  # of a guard, met while the body was read
+            return refuse(error.__cause__)
         texts = {404: "there is nothing at this path; see /v1/models and the README for what there is.",
                  405: "this path does not answer that method."}  # fmt: skip
         text = texts.get(error.status_code, "the request cannot be served as it is.")

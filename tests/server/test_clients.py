@@ -1,0 +1,131 @@
+"""The clients that people use, unmodified: OpenAI's and Mistral's, with pictures, streams and errors."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+from mistralai.client import Mistral
+from mistralai.client.errors import SDKError
+
+from tests.server.conftest import RECEIPT, Running, asking
+
+
+@pytest.fixture
+def client(running: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0)
+
+
+@pytest.fixture
+def mistral(running: Running) -> Mistral:
+    return Mistral(api_key="any", server_url=running.url)
+
+
+def expected(running: Running, text: str = "What is the total?") -> str:
+    return running.llm.chat(asking(text)["messages"]).text
+
+
+def test_openai_chat_is_what_the_engine_says(client: openai.OpenAI, running: Running) -> None:
+    reply = client.chat.completions.create(model="nano", **asking())
+    assert reply.choices[0].message.content == expected(running)
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens_details is not None
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert reply.usage.prompt_tokens_details.image_tokens == 210
+
+
+def test_openai_stream_joins_to_the_whole(client: openai.OpenAI, running: Running) -> None:
+    options = {"include_usage": True}
+    chunks = list(client.chat.completions.create(model="nano", **asking(), stream=True, stream_options=options))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected(running)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.usage is not None for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].choices == []
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+
+
+def test_openai_stream_helper(client: openai.OpenAI, running: Running) -> None:
+    with client.chat.completions.stream(model="nano", **asking()) as stream:
+        stream.until_done()
+        assert stream.get_final_completion().choices[0].message.content == expected(running)
+
+
+def test_openai_logprobs(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="nano", **asking(), logprobs=True, top_logprobs=3)
+    assert reply.choices[0].logprobs is not None
+    content = reply.choices[0].logprobs.content or []
+    written = b"".join(bytes(entry.bytes or []) for entry in content)
+    assert written.decode() == reply.choices[0].message.content
+    for entry in content:
+        assert len(entry.top_logprobs) == 3
+        assert entry.top_logprobs[0].logprob >= entry.logprob
+        assert entry.logprob <= 0
+
+
+def test_openai_several_choices_with_a_seed(client: openai.OpenAI) -> None:
+    body = asking("Read the text.", temperature=1.5, seed=5, n=3, max_tokens=12)
+    first, second = (client.chat.completions.create(model="nano", **body) for _ in range(2))
+    texts = [[choice.message.content for choice in reply.choices] for reply in (first, second)]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
+    chunks = client.chat.completions.create(model="nano", **body, stream=True)
+    streamed = ["", "", ""]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts[0]
+
+
+def test_openai_errors_have_their_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-4o", **asking())
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as unread:
+        client.chat.completions.create(model="nano", **asking("Hi", "data:image/png;base64,AAAA"))
+    assert unread.value.code == "invalid_image"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(model="nano", messages=[{"role": "user", "content": "word " * 2000}])
+    assert long.value.code == "context_length_exceeded"
+
+
+def test_openai_completions(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="nano", prompt=["Total", "Date"], max_tokens=3, logprobs=2)
+    assert [choice.index for choice in reply.choices] == [0, 1]
+    assert reply.choices[0].logprobs is not None
+    assert len(reply.choices[0].logprobs.tokens or []) == 3
+    chunks = client.completions.create(model="nano", prompt="Total", max_tokens=3, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == reply.choices[0].text
+
+
+def test_openai_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["nano"]
+    assert client.models.retrieve("nano").id == "nano"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_mistral_chat_and_stream(mistral: Mistral, running: Running) -> None:
+    body = asking()
+    reply = mistral.chat.complete(model="nano", **body)
+    assert reply.choices[0].message is not None
+    assert reply.choices[0].message.content == expected(running)
+    events = list(mistral.chat.stream(model="nano", **body))
+    assert "".join(str(event.data.choices[0].delta.content or "") for event in events) == expected(running)
+    assert events[-1].data.usage is not None
+    assert events[-1].data.choices[0].finish_reason == "stop"
+
+
+def test_mistral_takes_a_picture_as_a_plain_string(mistral: Mistral, running: Running) -> None:
+    parts = [{"type": "text", "text": "What is the total?"}, {"type": "image_url", "image_url": RECEIPT}]
+    reply = mistral.chat.complete(model="nano", messages=[{"role": "user", "content": parts}], random_seed=3)
+    assert reply.choices[0].message is not None
+    assert reply.choices[0].message.content
+
+
+def test_mistral_models_and_errors(mistral: Mistral) -> None:
+    listed = mistral.models.list().data or []
+    assert listed[0].id == "nano"
+    assert listed[0].capabilities.vision
+    with pytest.raises(SDKError) as refused:
+        mistral.chat.complete(model="other", **asking())
+    assert refused.value.status_code == 404
