@@ -313,6 +313,16 @@ def test_a_server_that_is_gone_is_named(page: Any) -> None:
     page.context.set_offline(False)
 
 
+def test_a_server_that_comes_later_is_found_by_the_next_question(page: Any, server: StandIn) -> None:
+    page.route("**/web/config.json", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
+    page.unroute("**/web/config.json")
+    ask(page, "total?")
+    answer(page)
+    expect(page.locator("#problem")).to_be_empty()
+
+
 def test_a_key_is_asked_for_kept_for_the_tab_and_sent(open_page: Callable[..., Any], server: StandIn) -> None:
     server.config["needs_key"] = True
     page = open_page()
@@ -327,7 +337,6 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent(open_page: Callable[..., A
     answer(page)
     assert page.evaluate("Object.values(sessionStorage)") == [KEY]
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
-    server.config["needs_key"] = True
     page.evaluate("sessionStorage.setItem('tessera-api-key', 'expired')")
     ask(page, "total?")
     expect(field).to_be_focused()
@@ -341,7 +350,7 @@ def test_settings_reach_the_request(page: Any, server: StandIn) -> None:
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System prompt").fill("Answer in one word.")
     page.get_by_label("Temperature").fill("0,7")
-    page.get_by_label("Most tokens in a reply").fill("")
+    page.get_by_label("Max tokens").fill("")
     schema = {"type": "object", "properties": {"total": {"type": "number"}}}
     page.get_by_label("JSON schema").fill(json.dumps(schema))
     server.answers["json"] = '{"total": 15.00, "note": "**not** bold"}'
@@ -390,7 +399,7 @@ HOSTILE = """# Hello <script>window.hit = 1</script>
 [five](https://safe.example/a?b=c "title") <mailto:someone@safe.example> https://bare.example/path.
 
 ![secret](https://elsewhere.example/leak?q=secret) ![](javascript:window.hit=4)
-[![inner](https://elsewhere.example/p.png)](https://elsewhere.example/l)
+[![inner](https://elsewhere.example/p.png)](ftp://elsewhere.example/l)
 
 ```html
 <script>window.hit = 5</script>
@@ -479,13 +488,13 @@ def test_doubtful_tokens_are_seen_and_explained(page: Any) -> None:
     expect(page.locator(".tokens .unsure")).to_have_text("0")
     expect(page.locator(".tokens .doubtful")).to_have_text("5")
     expect(page.locator(".tokens .likely")).to_have_text([" **", "0", "€"], use_inner_text=True)  # € is 0.96 ** 3
-    expect(tokens.nth(7)).to_have_attribute("aria-label", "0, 31 %; instead of: 8, 48 %, 3, 14 %")
+    expect(tokens.nth(7)).to_have_attribute("aria-label", "0, 31 %; other choices: 8, 48 %; 3, 14 %")
     tokens.nth(7).hover()
     expect(page.locator(".tip")).to_be_visible()
     expect(page.locator(".tip li")).to_have_text(["848 %", "031 %", "314 %"])
     expect(page.locator(".tip .chosen code")).to_have_text("0")
     toggle.focus()
-    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
     expect(tokens.nth(0)).to_be_focused()
     page.keyboard.press("ArrowDown")
     expect(tokens.nth(5)).to_be_focused()
@@ -514,7 +523,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_page: Callable[..., Any], serv
     page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme="dark")
     fits = "document.documentElement.scrollWidth <= innerWidth && main.scrollWidth <= main.clientWidth"
     assert page.evaluate(fits)
-    expect(page.get_by_role("button", name="Photograph")).to_be_visible()
+    expect(page.get_by_role("button", name="Camera")).to_be_visible()
     page.locator("#files").set_input_files([picture(64, 64, f"{number}.png") for number in range(6)])
     expect(page.locator("#pending .picture")).to_have_count(6)
     assert page.evaluate(fits)

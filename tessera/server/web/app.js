@@ -3,7 +3,7 @@
 // word of an answer it goes back into the field, with one it stays, cut short, as part of the conversation.
 
 import { ApiError, listModels, loadConfig, streamChat } from "./api.js";
-import { byId, element } from "./dom.js";
+import { byId } from "./dom.js";
 import { Exchange } from "./exchange.js";
 import { dataUrl, number, pictureItem, readPicture, startViewer } from "./pictures.js";
 import { readSettings, startSettings } from "./settings.js";
@@ -24,7 +24,8 @@ const question = byId("question");
 
 async function ask() {
   const text = question.value.trim();
-  if (!text || running || !model) return;
+  if (!text || running) return;
+  if (!model && (!(await connect()) || running)) return;
   const settings = readSettings();
   if (!settings) return;
   if (budget() > config.max_model_len) {
@@ -160,6 +161,8 @@ function followAnswer() {
 // ---- pictures
 
 async function addPictures(files) {
+  if (!config) await connect();
+  if (!config) return;
   showProblem("");
   const problems = [];
   for (const file of files) {
@@ -303,30 +306,33 @@ function startKeyForm() {
     const key = byId("key").value.trim();
     if (!key) return;
     sessionStorage.setItem(KEY, key);
-    if (await chooseModel()) question.focus();
+    if (await connect()) question.focus();
   });
 }
 
-/** Asks for the models, which also proves the key; true when the page is ready for questions. */
-async function chooseModel() {
-  let models;
+/** Learns what the server is and which models it has, which also proves the key; true when questions can be asked. */
+async function connect() {
+  const key = sessionStorage.getItem(KEY);
+  let names;
   try {
-    models = await listModels(sessionStorage.getItem(KEY));
+    config ??= await loadConfig();
+    if (config.needs_key && !key) {
+      askForKey("");
+      return false;
+    }
+    names = (await listModels(key)).map((entry) => entry.id);
   } catch (error) {
-    if (error.status === 401) askForKey(sessionStorage.getItem(KEY) ? error.message : "");
+    if (error.status === 401) askForKey(key ? error.message : "");
     else showProblem(error.message);
     return false;
   }
   byId("key-form").hidden = true;
   byId("key-error").textContent = "";
   showProblem("");
-  const names = models.map((entry) => entry.id);
   model = names.includes(config.model) ? config.model : names[0];
   const several = names.length > 1;
-  const choice = byId("model");
-  choice.replaceChildren(...names.map((name) => element("option", { selected: name === model ? "" : null }, name)));
-  choice.hidden = !several;
-  choice.addEventListener("change", () => (model = choice.value));
+  byId("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === model)));
+  byId("model").hidden = !several;
   byId("model-name").textContent = several ? "" : model;
   return true;
 }
@@ -334,21 +340,11 @@ async function chooseModel() {
 async function start() {
   startViewer();
   startSettings();
+  startPictures();
   startComposer();
   startKeyForm();
-  byId("viewer-grid").addEventListener("change", (event) =>
-    byId("viewer-stage").classList.toggle("bare", !event.target.checked),
-  );
-  try {
-    config = await loadConfig();
-  } catch (error) {
-    showProblem(`${error.message} Then load this page again.`);
-    return;
-  }
-  startPictures();
-  if (config.needs_key && !sessionStorage.getItem(KEY)) askForKey("");
-  else await chooseModel();
-  question.focus();
+  byId("model").addEventListener("change", (event) => (model = event.target.value));
+  if (await connect()) question.focus();
 }
 
 start();

@@ -150,6 +150,9 @@ function drawGrid(overlay, width, height, { rows, columns }) {
 /** The viewer's own controls, once. */
 export function startViewer() {
   const viewer = byId("viewer");
+  byId("viewer-grid").addEventListener("change", (event) =>
+    byId("viewer-stage").classList.toggle("bare", !event.target.checked),
+  );
   byId("viewer-close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => event.target === viewer && viewer.close()); // beside the dialog
 }

@@ -131,8 +131,8 @@ const band = (token) => BANDS.find(([least]) => token.probability >= least)?.[1]
 
 function spoken(token) {
   const others = token.alternatives.filter((other) => !other.chosen);
-  const instead = others.map((other) => `${visible(other.text)} ${percent(other.probability)}`).join(", ");
-  return `${visible(token.text)}, ${percent(token.probability)}${instead ? `; instead of: ${instead}` : ""}`;
+  const instead = others.map((other) => `${visible(other.text)}, ${percent(other.probability)}`).join("; ");
+  return `${visible(token.text)}, ${percent(token.probability)}${instead ? `; other choices: ${instead}` : ""}`;
 }
 
 export const percent = (probability) =>

@@ -46,7 +46,7 @@ function checkTemperature(text) {
 
 function checkMaxTokens(text) {
   if (text === "") return null; // as many as the context has room for
-  if (!/^\d+$/.test(text) || Number(text) < 1) throw new Error("The most tokens in a reply is a whole number above 0.");
+  if (!/^\d+$/.test(text) || Number(text) < 1) throw new Error("The most tokens of a reply are a whole number above 0, or empty.");
   return Number(text);
 }
 
