@@ -296,6 +296,16 @@ def test_a_refused_question_says_why_and_goes_back_into_the_field(page: Any, wor
     expect(page.locator("#problem")).to_be_empty()
 
 
+def test_an_empty_answer_is_no_part_of_the_conversation(page: Any, server: StandIn) -> None:
+    server.answers["nothing"] = ""
+    ask(page, "nothing at all")
+    expect(page.locator("#problem")).to_contain_text("ended without a word")
+    expect(page.get_by_label("Your question")).to_have_value("nothing at all")
+    ask(page, "total?")
+    answer(page)
+    assert len(server.requests[1]["messages"]) == 1
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [("midway", "The server failed midway: The engine ran dry."), ("cut", "The connection ended before the answer")],
@@ -494,6 +504,7 @@ def test_doubtful_tokens_are_seen_and_explained(page: Any) -> None:
     expect(page.locator(".tip li")).to_have_text(["848 %", "031 %", "314 %"])
     expect(page.locator(".tip .chosen code")).to_have_text("0")
     toggle.focus()
+    page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     expect(tokens.nth(0)).to_be_focused()
     page.keyboard.press("ArrowDown")

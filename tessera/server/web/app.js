@@ -101,8 +101,9 @@ function take(chunk, exchange, outcome, timing) {
 
 /** What an ended answer leaves behind, however it ended. */
 function settle(exchange, outcome, timing, failure, stopped, settings) {
-  const problem = !failure || stopped ? null : failure.message;
-  if (failure && !exchange.answer) {
+  let problem = failure && !stopped ? failure.message : null;
+  if (!failure && !exchange.answer) problem = "The model ended without a word; ask in another way.";
+  if (!exchange.answer) {
     exchange.remove();
     // What was typed meanwhile is not lost either.
     takeQuestion([exchange.question, question.value].filter(Boolean).join("\n"), [...exchange.pictures, ...pending]);

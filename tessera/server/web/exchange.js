@@ -68,6 +68,7 @@ export class Exchange {
     const label = doubtful ? `Probabilities, ${number(doubtful)} doubtful` : "Probabilities";
     const made = button(label, { class: "quiet", "aria-pressed": "false" }, () => {
       this.probabilities = !this.probabilities;
+      this.reply.setAttribute("aria-live", "off"); // it was read out once; another view of it is no news
       made.setAttribute("aria-pressed", String(this.probabilities));
       this.render();
     });
