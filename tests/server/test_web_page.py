@@ -474,6 +474,12 @@ def test_markdown_is_rendered(page: Any, server: StandIn) -> None:
     expect(body.locator("> p em")).to_have_text("both")
 
 
+def test_json_is_shown_to_the_letter(page: Any, server: StandIn) -> None:
+    server.answers["data"] = '{"said": "\\"so\\" *and* so\\n", "a_b_c": [1]}'
+    ask(page, "data please")
+    expect(answer(page).locator("pre code")).to_have_text(server.answers["data"])
+
+
 def test_hostile_sizes_do_not_hold_up_the_page(page: Any, server: StandIn) -> None:
     texts = ["*" * 20_000, "[" * 20_000, "> " * 5_000 + "x", "`a" * 10_000, "- " * 3_000 + "x", "|a" * 5_000 + "\n|-|"]
     script = """async (texts) => {
@@ -531,7 +537,9 @@ def test_an_answer_is_copied_as_it_was_written(page: Any, server: StandIn) -> No
 def test_a_phone_needs_no_sideways_scrolling(open_page: Callable[..., Any], server: StandIn) -> None:
     row = "| " + " | ".join(["a_rather_wide_column"] * 8) + " |"
     server.answers["wide"] = f"{'x' * 400}\n\n{row}\n|{'---|' * 8}\n{row}\n\n```\n{'y' * 400}\n```\n"
+    server.models = ["mistralai/Pixtral-12B-2409", "mistralai/Pixtral-12B-2409-of-receipts-and-charts"]
     page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme="dark")
+    expect(page.get_by_label("Model")).to_be_visible()
     fits = "document.documentElement.scrollWidth <= innerWidth && main.scrollWidth <= main.clientWidth"
     assert page.evaluate(fits)
     expect(page.get_by_role("button", name="Camera")).to_be_visible()

@@ -45,9 +45,14 @@ export class Exchange {
     cancelAnimationFrame(this.frame);
     this.frame = null;
     if (this.probabilities) this.body.replaceChildren(renderProbabilities(tokensOf(this.logprobs)));
-    else if (this.schema) this.body.replaceChildren(element("pre", { tabindex: "0" }, element("code", {}, this.answer)));
+    else if (this.isData()) this.body.replaceChildren(element("pre", { tabindex: "0" }, element("code", {}, this.answer)));
     else this.body.replaceChildren(renderMarkdown(this.answer));
     this.onRender?.();
+  }
+
+  /** JSON is shown to the letter: Markdown would swallow its backslashes. Nobody's prose begins with a brace. */
+  isData() {
+    return this.schema || /^\s*(\{|\[\s*\{)/.test(this.answer);
   }
 
   /** `facts` are the figures of the line below; `problem` is why the answer is not whole. */
