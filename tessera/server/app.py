@@ -177,6 +177,7 @@ def _add_page(app: FastAPI, generator: Generator) -> None:
             "max_images": settings.limit_mm_per_prompt,
             "needs_key": bool(api_keys(settings)),
             "max_image_bytes": settings.max_image_bytes,
+            "max_image_pixels": settings.max_image_pixels,
         }
 
     app.mount("/web", StaticFiles(directory=PAGE), name="web")

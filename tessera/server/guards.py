@@ -31,6 +31,7 @@ PAGE_HEADERS = (
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
 )
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
