@@ -22,7 +22,7 @@ MAX_TOP_LOGPROBS = 20
 # Fields without an effect on the reply of this server.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "reasoning_effort",
-    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include",
+    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "parallel_tool_calls",
 }  # fmt: skip
 # What a field that changes the output is refused with: its neutral values, which change nothing, and the way out.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -61,6 +61,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "lora": (),
     "cache_control": (),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "logit_bias": ({},),
 }
 _logged: set[str] = set()
 
