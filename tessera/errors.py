@@ -22,6 +22,10 @@ class UsageError(TesseraError):
     exit_code = 2
 
 
+class GrammarError(UsageError):
+    """A grammar or schema that is not valid, not supported, or too complex to follow."""
+
+
 class ImageError(TesseraError):
     """A picture that cannot be read, or that exceeds a limit."""
 
