@@ -184,6 +184,15 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that the model makes: nine letters or digits, the tool's name, and a JSON object as it wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Delta:
     """What one step adds to a reply: whole characters only; the last one carries the finish reason."""
 
@@ -193,6 +202,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,7 @@ class Completion:
     model: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -224,6 +235,7 @@ class Completion:
             model=model,
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+            tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
         )
 
 

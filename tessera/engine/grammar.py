@@ -20,7 +20,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from torch import Tensor
 
-from tessera.chat import Grammar
+from tessera.chat import Grammar, GrammarKind
 from tessera.engine.grammar_check import TOO_COMPLEX, GrammarCheck
 from tessera.errors import GrammarError
 
@@ -47,6 +47,9 @@ class GrammarTokenizer(Protocol):
 
     @property
     def special_ids(self) -> frozenset[int]: ...
+
+    @property
+    def opens_with_space(self) -> bool: ...
 
     def token_bytes(self, token_id: int) -> bytes: ...
 
@@ -117,11 +120,13 @@ class GrammarCompiler:
     def _compile(self, grammar: Grammar) -> Matcher | GrammarError:
         try:
             lark = NO_FORCING + to_lark(grammar)
-            _refuse(self._check.ask(lark), grammar)
+            if self._tokenizer.opens_with_space and grammar.kind not in ("lark", "tool_calls"):
+                lark = lark.replace("start: ", 'start: " "? ', 1)  # what the detokenizer drops again
+            _refuse(self._check.ask(lark), grammar.kind, lark)
             tokenizer, text_W, all_W = self._vocabulary()
             state = LLMatcher(tokenizer, lark, log_level=0, limits=LLParserLimits(verbose_errors=False))
             state.compute_bitmask()
-            _refuse(state.get_error(), grammar)
+            _refuse(state.get_error(), grammar.kind, lark)
         except GrammarError as error:
             return error
         return Matcher(state, all_W if grammar.kind == "tool_calls" else text_W)
@@ -248,13 +253,11 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _refuse(problem: str, grammar: Grammar) -> None:
+def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
     """Say in our words what the library refuses; nothing if it has no problem."""
     if not problem:
         return
-    what = {"json_object": "JSON grammar", "json_schema": "JSON schema", "tool_calls": "tools"}.get(
-        grammar.kind, f"{grammar.kind} grammar"
-    )
+    what = _name_part(problem, kind, lark)
     if keys := re.search(r"Unimplemented keys: \[([^\]]*)\]", problem):
         named = _shorten(keys[1].replace('"', "'"))
         raise GrammarError(f"the {what} uses {named}, which is not supported; leave it out or express it otherwise.")
@@ -273,6 +276,15 @@ def _refuse(problem: str, grammar: Grammar) -> None:
     if problem == TOO_COMPLEX or re.search(r"too (complex|large|many|deep)|Unable to determine", problem):
         raise GrammarError(f"the {what} is too complex; use fewer alternatives, shorter repetitions and less allOf.")
     raise GrammarError(f"the {what} is not valid: {_first_line(problem)}; correct it.")
+
+
+def _name_part(problem: str, kind: GrammarKind, lark: str) -> str:
+    """What of a request is at fault; with several tools, the one above whose line its name stands."""
+    if (place := re.match(r"at (\d+)\(", problem)) and kind == "tool_calls":
+        comment = lark.splitlines()[max(int(place[1]) - 2, 0)]
+        return f"schema of tool {comment.removeprefix('// tool ')!r}"
+    names = {"json_object": "JSON grammar", "json_schema": "JSON schema", "tool_calls": "tools' grammar"}
+    return names.get(kind, f"{kind} grammar")
 
 
 def _first_line(text: str) -> str:

@@ -62,6 +62,7 @@ class ByteTokenizer:
     """Ids 20 to 275 are bytes; 0 to 19 are special."""
 
     eos_id, bos_id, vocab_size = EOS, 1, FIRST_BYTE + 256
+    opens_with_space = False
     special_ids = frozenset(range(FIRST_BYTE))
     prompt_only_ids = special_ids - {EOS, TOOL_CALLS}
 
