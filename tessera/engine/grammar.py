@@ -21,7 +21,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from torch import Tensor
 
 from tessera.chat import Grammar, GrammarKind
-from tessera.engine.grammar_check import TOO_COMPLEX, GrammarCheck
+from tessera.engine.grammar_check import MAX_LEXER_STATES, TOO_COMPLEX, GrammarCheck
 from tessera.errors import GrammarError
 
 MAX_SOURCE_CHARS = 100_000
@@ -124,7 +124,8 @@ class GrammarCompiler:
                 lark = lark.replace("start: ", 'start: " "? ', 1)  # what the detokenizer drops again
             _refuse(self._check.ask(lark), grammar.kind, lark)
             tokenizer, text_W, all_W = self._vocabulary()
-            state = LLMatcher(tokenizer, lark, log_level=0, limits=LLParserLimits(verbose_errors=False))
+            limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+            state = LLMatcher(tokenizer, lark, log_level=0, limits=limits)
             state.compute_bitmask()
             _refuse(state.get_error(), grammar.kind, lark)
         except GrammarError as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 DEADLINE_S = 10.0
 MEMORY_BYTES = 1 << 30  # of the child's address space
+MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
 NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
 TOO_COMPLEX = "too complex"
 
@@ -88,7 +89,7 @@ def _answer_all() -> None:
     except ImportError:  # not a Unix: the deadline alone must do
         pass
     tokenizer = llguidance.LLTokenizer(_Bytes())  # type: ignore[arg-type]
-    limits = llguidance.LLParserLimits(verbose_errors=False)
+    limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
     for line in sys.stdin:
         matcher = llguidance.LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits)
         if not matcher.is_error():
