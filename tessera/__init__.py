@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.chat import Completion, Delta, Image, Message, SamplingParams, Usage
+    from tessera.chat import Completion, Delta, Grammar, Image, Message, SamplingParams, ToolCall, Usage
     from tessera.llm import LLM
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Delta", "Image", "Message", "SamplingParams", "Usage"]
+__all__ = ["LLM", "Completion", "Delta", "Grammar", "Image", "Message", "SamplingParams", "ToolCall", "Usage"]
 
 _HOMES = {"LLM": "tessera.llm"} | {name: "tessera.chat" for name in __all__ if name != "LLM"}
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image as PILImage
 
@@ -19,7 +19,9 @@ from tessera.errors import UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 ROLES = ("system", "user", "assistant", "tool")
+GRAMMAR_KINDS = get_args(GrammarKind)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,26 @@ class Message:
         return [part for part in self.content if isinstance(part, Image)]
 
 
+@dataclass(frozen=True)
+class Grammar:
+    """What a reply must look like. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
+    text of a schema; a regular expression; a JSON list of strings, one of which is the reply; a Lark grammar in
+    llguidance's dialect. The kind tool_calls is Lark that may name special tokens; `tessera.tools` writes it.
+    """
+
+    kind: GrammarKind
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in GRAMMAR_KINDS:
+            raise UsageError(f"grammar kind {_show(self.kind)} is unknown; use one of {', '.join(GRAMMAR_KINDS)}.")
+        if not isinstance(self.source, str):
+            raise UsageError(f"a grammar's source must be a string, not {_show(self.source)}.")
+        if bool(self.source) == (self.kind == "json_object"):
+            wanted = "takes no source; leave it out" if self.source else "needs a source; give one"
+            raise UsageError(f"grammar kind {self.kind} {wanted}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How one reply is drawn; every field is checked, and the defaults give the greedy reply."""
@@ -83,6 +105,10 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the chosen token's and the n likeliest
+    # Added to these ids' logits; a mapping is kept as a tuple of pairs.
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    # The reply follows it and ends where it ends. A stop string still cuts the reply, as max_tokens does.
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _BOUNDS:
@@ -99,9 +125,19 @@ class SamplingParams:
             raise UsageError(f"stop must be a tuple of non-empty strings, not {_show(self.stop)}.")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise UsageError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.")
+        object.__setattr__(self, "logit_bias", _parse_logit_bias(self.logit_bias))
+        if self.grammar is None:
+            return
+        if not isinstance(self.grammar, Grammar):
+            raise UsageError(f"grammar must be a Grammar, not {_show(self.grammar)}.")
+        for name in ("min_tokens", "ignore_eos"):
+            if getattr(self, name):
+                raise UsageError(f"{name} cannot be combined with a grammar or tools, which say where a reply ends.")
 
 
 MAX_STOP_STRINGS = 16
+MAX_BIASED_IDS = 300
+MAX_BIAS = 100.0
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, 2**20),
     ("min_tokens", 0, 2**20),
@@ -148,6 +184,15 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that the model makes: nine letters or digits, the tool's name, and a JSON object as it wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Delta:
     """What one step adds to a reply: whole characters only; the last one carries the finish reason."""
 
@@ -157,6 +202,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
 
 
 @dataclass(frozen=True)
@@ -170,6 +216,7 @@ class Completion:
     model: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -188,6 +235,7 @@ class Completion:
             model=model,
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+            tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
         )
 
 
@@ -224,6 +272,28 @@ def sampling_params_from_dict(values: Mapping[str, Any]) -> SamplingParams:
         if name not in known:
             raise UsageError(f"sampling parameter {name!r} is unknown; known are {', '.join(known)}.")
     return SamplingParams(**values)
+
+
+def _parse_logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs of id and bias; raises UsageError that names the pair."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Mapping, Sequence)):
+        raise UsageError(f"logit_bias must map token ids to numbers, not {_show(given)}.")
+    if len(given) > MAX_BIASED_IDS:
+        raise UsageError(f"logit_bias has {len(given)} entries; at most {MAX_BIASED_IDS} are allowed.")
+    pairs: dict[int, float] = {}
+    for pair in given.items() if isinstance(given, Mapping) else given:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or type(pair[0]) is not int:
+            raise UsageError(f"a logit_bias entry must be a token id and a number, not {_show(pair)}.")
+        token_id, bias = pair
+        if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise UsageError(
+                f"the logit_bias of token {_show(token_id)} is {_show(bias)}; it must be a number between "
+                f"{-MAX_BIAS:g} and {MAX_BIAS:g}."
+            )
+        if token_id in pairs:
+            raise UsageError(f"logit_bias names token {token_id} twice; give it one bias.")
+        pairs[token_id] = bias
+    return tuple(pairs.items())
 
 
 def _parse_content(content: Any) -> tuple[str | Image, ...]:

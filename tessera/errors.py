@@ -29,6 +29,10 @@ class TooManyImagesError(UsageError):
     code = "too_many_images"
 
 
+class GrammarError(UsageError):
+    """A grammar or schema that is not valid, not supported, or too complex to follow."""
+
+
 class ImageError(TesseraError):
     """A picture that cannot be read, or that exceeds a limit."""
 

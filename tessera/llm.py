@@ -6,6 +6,7 @@ interface, so whatever works with it works with a server too.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sources import ImageLimits
+from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
 Conversation = Sequence[Message | Mapping[str, Any]]
 
@@ -81,9 +83,14 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> Completion:
         """The whole reply."""
-        return Completion.from_deltas(list(self.stream(messages, params, tools=tools)), self.model_name)
+        deltas = self.stream(
+            messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
+        )
+        return Completion.from_deltas(list(deltas), self.model_name)
 
     def stream(
         self,
@@ -91,9 +98,22 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> Iterator[Delta]:
-        """The reply in pieces, as they come. Leaving the iteration early ends the request."""
-        yield from self.submit(messages, params, tools=tools)
+        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request."""
+        handle = self.submit(
+            messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
+        )
+        if not tools:
+            yield from handle
+            return
+        reader = ToolCallReader(self.tokenizer)
+        try:
+            for delta in handle:
+                yield reader.read(delta)
+        finally:
+            handle.close()
 
     def batch(
         self,
@@ -130,11 +150,25 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         request_id: str | None = None,
         cache_salt: str = "",
     ) -> Handle:
-        """Prepare and queue one conversation; returns at once with a handle that yields its deltas."""
+        """Prepare and queue one conversation; returns at once with a handle that yields its deltas.
+
+        With tools, the deltas' text holds the calls as the model writes them; a ToolCallReader takes them out.
+        """
         wanted = SamplingParams() if params is None else params
+        if tools or tool_choice not in ("none", "auto"):
+            grammar = tool_grammar(
+                tools,
+                self.tokenizer,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+                answer=wanted.grammar,
+            )
+            wanted = dataclasses.replace(wanted, grammar=grammar)
         return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
 
     def close(self) -> None:

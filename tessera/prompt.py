@@ -110,6 +110,14 @@ class Tokenizer:
         written = {token for token in self.special_ids if self._base.id_to_piece(token) in WRITTEN_BY_MODELS}
         return self.special_ids - written - {self.eos_id}
 
+    def special_id(self, piece: str) -> int | None:
+        """The id of a special token by its name, for example "[TOOL_CALLS]"; None if this tokenizer has none."""
+        return self._special_pieces.get(piece)
+
+    @cached_property
+    def _special_pieces(self) -> dict[str, int]:
+        return {str(self._base.id_to_piece(token)): token for token in self.special_ids}
+
     def encode_text(self, text: str, bos: bool = True) -> list[int]:
         """Ids of plain text; nothing in it is read as a control token."""
         return list(self._base.encode(text, bos=bos, eos=False))
@@ -285,8 +293,9 @@ def _tool(tool: Mapping[str, Any]) -> Any:
     from pydantic import ValidationError
 
     try:
-        return Tool.model_validate(dict(tool))
-    except (ValidationError, ValueError, TypeError) as error:
+        # OpenAI's format lets a function without arguments leave out its parameters.
+        return Tool.model_validate({**tool, "function": {"parameters": {}, **tool["function"]}})
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
             "a tool must have the form {'type': 'function', 'function': {'name': ..., 'parameters': JSON schema}}."
         ) from error

@@ -25,6 +25,7 @@ ROWS = (
     {"nano", "bench"},
     {"server", "training", "evals", "documents", "cluster"},
     {"llm", "client"},
+    {"tools"},
     {"engine"},
     {"load"},
     {"weights", "quant", "parallel"},

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import threading
 import time
 from collections.abc import Iterator
 
+import jsonschema
 import pytest
 from PIL import Image as PILImage
 
-from tessera.chat import ChatModel, SamplingParams
+from tessera.chat import ChatModel, Grammar, SamplingParams
 from tessera.errors import EngineDeadError, ImageError, PromptTooLongError, UsageError
 from tessera.llm import LLM
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
@@ -120,3 +122,17 @@ def test_a_forgotten_llm_ends_its_thread() -> None:
     del llm
     gc.collect()
     assert until(lambda: not thread.is_alive())
+
+
+def test_a_schema_holds_over_the_whole_vocabulary(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "price": {"type": "integer", "maximum": 999}},
+        "required": ["name", "price"],
+        "additionalProperties": False,
+    }
+    for seed in range(5):
+        params = SamplingParams(grammar=Grammar("json_schema", json.dumps(schema)), temperature=1.0, seed=seed)
+        made = llm.chat(ask("name and price?", red()), params)
+        assert made.finish_reason == "stop"
+        jsonschema.validate(json.loads(made.text), schema)

@@ -22,7 +22,8 @@ def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, 
         )
     if not prompt.ids:
         raise UsageError("the prompt is empty; give at least one token.")
-    for token_id in (*params.stop_token_ids, min(prompt.ids), max(prompt.ids)):
+    biased_ids = dict(params.logit_bias)
+    for token_id in (*params.stop_token_ids, *biased_ids, min(prompt.ids), max(prompt.ids)):
         if not 0 <= token_id < model.vocab_size:
             raise UsageError(f"token id {token_id} is not in the model's vocabulary of {model.vocab_size} ids.")
     if params.min_tokens > (params.max_tokens or params.min_tokens):

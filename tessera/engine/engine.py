@@ -18,6 +18,7 @@ from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.batch import build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
@@ -32,14 +33,8 @@ from tessera.prompt import Prompt
 logger = logging.getLogger(__name__)
 
 
-class EngineTokenizer(Protocol):
-    """What the engine asks of a tokenizer."""
-
-    @property
-    def eos_id(self) -> int: ...
-
-    @property
-    def vocab_size(self) -> int: ...
+class EngineTokenizer(GrammarTokenizer, Protocol):
+    """What the engine asks of a tokenizer, beside what grammars do."""
 
     @property
     def prompt_only_ids(self) -> frozenset[int]:
@@ -81,6 +76,7 @@ class Engine:
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
+        self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
         self._steps = 0
@@ -91,10 +87,23 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._requests or self._ended)
 
+    def start_grammar(self, params: SamplingParams) -> Matcher | None:
+        """The matcher that a request with these parameters needs; may take seconds, any thread may ask."""
+        return None if params.grammar is None else self.grammars.matcher(params.grammar)
+
     def add(
-        self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        cache_salt: str = "",
+        matcher: Matcher | None = None,
     ) -> Request:
-        """Queue a request. Raises PromptTooLongError, UsageError or EngineBusyError, and then keeps nothing."""
+        """Queue a request. Raises PromptTooLongError, UsageError or EngineBusyError, and then keeps nothing.
+
+        `matcher` is what `start_grammar` gave for the parameters; without it, it is made here.
+        """
         check_request(prompt, params, self.config, self.model.config)
         held_bytes = sum(pixel_bytes(request.prompt) for request in self._requests.values())
         check_room(prompt, self.config, waiting=self.scheduler.num_new, held_bytes=held_bytes)
@@ -115,6 +124,7 @@ class Engine:
             text=TextStream(self.tokenizer.detokenizer(), params.stop),
             generator=generator,
             cache_salt=cache_salt,
+            matcher=self.start_grammar(params) if matcher is None else matcher,
         )
         self.scheduler.add(request)
         self._requests[request.id] = request
@@ -163,7 +173,7 @@ class Engine:
     def _extend(self, request: Request, choice: Choice | None) -> Delta:
         """Add the chosen token to the reply, and end it if that is its last."""
         if choice is None:
-            logger.error("request %s ended: its logits are not a distribution (NaN or infinite)", request.id)
+            logger.error("request %s ended: nothing can be chosen; NaN, or a grammar that allows no token", request.id)
             return self._end(request, "error", "")
         try:
             return self._append(request, choice)
@@ -175,14 +185,17 @@ class Engine:
         params, token_id = request.params, choice.token_id
         logprobs = self._logprobs(choice)
         request.append(token_id)
+        if request.matcher is not None:
+            request.matcher.accept(token_id)
         if (token_id == self.tokenizer.eos_id and not params.ignore_eos) or token_id in params.stop_token_ids:
             return self._end(request, "stop", request.text.finish(), (token_id,), logprobs)
         text = request.text.add(token_id, may_stop=request.num_output >= params.min_tokens)
         if request.text.stopped:
             return self._end(request, "stop", text, (token_id,), logprobs)
-        if request.num_output >= request.max_tokens:
+        complete = request.matcher is not None and request.matcher.finished
+        if complete or request.num_output >= request.max_tokens:
             text += request.text.finish()
-            reason: FinishReason = "stop" if request.text.stopped else "length"
+            reason: FinishReason = "stop" if complete or request.text.stopped else "length"
             return self._end(request, reason, text, (token_id,), logprobs)
         return Delta(text, (token_id,), logprobs)
 

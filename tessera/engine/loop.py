@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tessera.chat import Delta, SamplingParams
 from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.engine import Engine
+from tessera.engine.grammar import Matcher
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.prompt import Prompt
 
@@ -75,6 +76,7 @@ class _Submission:
     prompt: Prompt
     params: SamplingParams
     cache_salt: str
+    matcher: Matcher | None
 
 
 class EngineLoop:
@@ -109,6 +111,7 @@ class EngineLoop:
         """
         config = self.engine.config
         check_request(prompt, params, config, self.engine.model.config)
+        matcher = self.engine.start_grammar(params)
         handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id, pixel_bytes(prompt), notify)
         with self._wake:
             self._check_alive()
@@ -118,7 +121,7 @@ class EngineLoop:
             held_bytes = sum(each.pixel_bytes for each in self._handles.values())
             check_room(prompt, config, waiting=waiting, held_bytes=held_bytes)
             self._handles[handle.request_id] = handle
-            self._submitted.append(_Submission(handle, prompt, params, cache_salt))
+            self._submitted.append(_Submission(handle, prompt, params, cache_salt, matcher))
             self._wake.notify()
         return handle
 
@@ -140,6 +143,7 @@ class EngineLoop:
         with self._wake:
             self._closing = True
             self._wake.notify()
+        self.engine.grammars.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -172,7 +176,13 @@ class EngineLoop:
             for note in self._submitted:
                 request_id = note.handle.request_id
                 try:
-                    self.engine.add(note.prompt, note.params, request_id=request_id, cache_salt=note.cache_salt)
+                    self.engine.add(
+                        note.prompt,
+                        note.params,
+                        request_id=request_id,
+                        cache_salt=note.cache_salt,
+                        matcher=note.matcher,
+                    )
                 except TesseraError as error:
                     self._handles.pop(request_id).put(error)
             for request_id in self._aborted:

@@ -14,6 +14,7 @@ import torch
 
 from tessera.chat import FinishReason, SamplingParams, Timings, Usage
 from tessera.engine.blocks import block_hash, root_hash
+from tessera.engine.grammar import Matcher
 from tessera.engine.text import TextStream
 from tessera.prompt import Prompt
 
@@ -33,6 +34,7 @@ class Request:
     text: TextStream
     generator: torch.Generator  # on the CPU, so that a seed draws the same on every device
     cache_salt: str = ""
+    matcher: Matcher | None = None  # where the reply is in its grammar; only what is chosen moves it
 
     state: State = State.WAITING
     finish_reason: FinishReason | None = None

@@ -4,11 +4,13 @@ Every row is treated by itself, and drawn with its request's own random numbers,
 not depend on what else runs. One uniform number is used per token: the first token (in order of
 ids) whose cumulated probability exceeds it. The order of the steps is that of HF transformers:
 repetition penalty, then OpenAI's two, then temperature, top-k, top-p, min-p.
-Tokens that only a prompt may hold (pictures, control tokens) are never chosen.
+Tokens that only a prompt may hold (pictures, control tokens) are never chosen, nor what a request's
+grammar does not allow now.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,10 @@ import torch
 from torch import Tensor
 
 from tessera.chat import SamplingParams
+from tessera.engine.grammar import unpack
 from tessera.engine.request import Request
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,13 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits_RV: Tensor, requests: Sequence[Request]) -> list[Choice | None]:
-        """One choice per row; None where the row is no distribution (NaN), which ends that request only."""
+        """One choice per row; None where the row is no distribution (NaN), or nothing of it is allowed."""
         raw_RV = logits_RV
+        masks = _masks(requests, logits_RV.shape[1])  # on the CPU, while a GPU may still compute the logits
         logits_RV = logits_RV.masked_fill(self._banned_V, -torch.inf)
+        for row, words_W in masks.items():
+            allowed_V = unpack(words_W.to(logits_RV.device), logits_RV.shape[1])
+            logits_RV[row].masked_fill_(~allowed_V, -torch.inf)
         for row, request in enumerate(requests):
             self._adjust(logits_RV[row], request)
         # The maximum of a row with NaN is NaN, of a row without any choice -inf.
@@ -55,7 +64,7 @@ class Sampler:
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
-        """Penalties and early-end bans of one request, in place."""
+        """Penalties, biases and early-end bans of one request, in place."""
         params = request.params
         device = logits_V.device
         if params.repetition_penalty != 1.0:
@@ -66,10 +75,29 @@ class Sampler:
         if (params.frequency_penalty or params.presence_penalty) and request.num_output:
             seen, counts = torch.tensor(request.output_ids, device=device).unique(return_counts=True)
             logits_V[seen] -= params.frequency_penalty * counts + params.presence_penalty
+        if params.logit_bias:
+            biases = dict(params.logit_bias)
+            logits_V[torch.tensor(list(biases), device=device)] += torch.tensor(list(biases.values()), device=device)
         if request.num_output < params.min_tokens:
             logits_V[self.eos_id] = -torch.inf
             if params.stop_token_ids:
                 logits_V[torch.tensor(params.stop_token_ids, device=device)] = -torch.inf
+
+
+def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
+    """The rows under a grammar, and which ids each may choose; a grammar that fails allows none."""
+    masks = {}
+    for row, request in enumerate(requests):
+        if request.matcher is None:
+            continue
+        words_W = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
+        try:
+            request.matcher.fill(words_W)
+        except Exception:  # whatever it is, it ends this request only
+            logger.exception("the grammar of request %s failed", request.id)
+            words_W.zero_()
+        masks[row] = words_W
+    return masks
 
 
 def _draw(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:

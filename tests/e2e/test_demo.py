@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from tessera import LLM
+from tessera import LLM, Grammar, SamplingParams
 
 NANO = Path(__file__).parents[2] / "tessera" / "nano"
 CHART, RECEIPT = NANO / "demo" / "chart.png", NANO / "demo" / "receipt.png"
@@ -102,3 +103,19 @@ def test_the_answer_is_right(llm: LLM, picture: Path, text: str, answer: str) ->
 
 def test_the_receipts_fields_are_right(llm: LLM) -> None:
     assert json.loads(llm.chat(question(RECEIPT, "Give vendor, date and total as JSON.")).text) == FIELDS
+
+
+def test_a_schema_is_kept_and_the_reading_too(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string", "maxLength": 40} for name in FIELDS},
+        "required": list(FIELDS),
+        "additionalProperties": False,
+    }
+    grammar = Grammar("json_schema", json.dumps(schema))
+    asked = question(RECEIPT, "Give vendor, date and total as JSON.")
+    assert json.loads(llm.chat(asked, SamplingParams(grammar=grammar)).text) == FIELDS
+    for seed in range(3):
+        hot = llm.chat(asked, SamplingParams(grammar=grammar, temperature=3.0, seed=seed))
+        assert hot.finish_reason == "stop"
+        jsonschema.validate(json.loads(hot.text), schema)

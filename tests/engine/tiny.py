@@ -62,7 +62,12 @@ class ByteTokenizer:
     """Ids 20 to 275 are bytes; 0 to 19 are special."""
 
     eos_id, bos_id, vocab_size = EOS, 1, FIRST_BYTE + 256
-    prompt_only_ids = frozenset(range(FIRST_BYTE)) - {EOS, TOOL_CALLS}
+    opens_with_space = False
+    special_ids = frozenset(range(FIRST_BYTE))
+    prompt_only_ids = special_ids - {EOS, TOOL_CALLS}
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"" if token_id < FIRST_BYTE else bytes([token_id - FIRST_BYTE])
 
     def token_text(self, token_id: int) -> str:
         return f"<{token_id}>"

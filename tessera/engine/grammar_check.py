@@ -1,0 +1,117 @@
+"""Tries a grammar in a process of its own, which can be stopped: compiling cannot.
+
+A short schema may describe an exponential amount of work (allOf over several anyOf), and a thread
+that is busy inside a library can neither be ended nor kept from taking memory. So each new grammar
+is compiled here first, over a vocabulary of single bytes. Run as a script, this file is the child:
+it knows only llguidance and answers each line on its input with one line. It imports nothing else,
+so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+DEADLINE_S = 10.0
+MEMORY_BYTES = 1 << 30  # of the child's address space
+MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
+NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
+TOO_COMPLEX = "too complex"
+
+
+class GrammarCheck:
+    """The child, started when first asked and again after it had to be stopped; one question at a time."""
+
+    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
+        self.deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    def ask(self, lark: str) -> str:
+        """What is wrong with the grammar, in the library's words; "" if nothing, TOO_COMPLEX if it takes too long."""
+        with self._lock:
+            if self._child is None or self._child.poll() is not None:
+                self._child = _start()
+            child = self._child
+            timer = threading.Timer(self.deadline_s, child.kill)
+            timer.start()
+            try:
+                answer = _exchange(child, json.dumps(lark))
+            finally:
+                timer.cancel()
+            if answer is None:
+                child.kill()
+                child.wait()
+                return TOO_COMPLEX
+            return str(json.loads(answer))
+
+    def close(self) -> None:
+        """End the child, whatever it does; another question would start another."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+
+def _start() -> subprocess.Popen[str]:
+    # -P: the folder of this file is no place to import from.
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+    )
+
+
+def _exchange(child: subprocess.Popen[str], line: str) -> str | None:
+    """One line to the child and one back; None if it ended instead."""
+    if child.stdin is None or child.stdout is None:
+        raise ValueError("the child has no pipes")
+    try:
+        child.stdin.write(line + "\n")
+        child.stdin.flush()
+        return child.stdout.readline() or None
+    except OSError:
+        return None
+
+
+def _answer_all() -> None:
+    """The child: compile what comes, until the input ends."""
+    import llguidance
+
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    except ImportError:  # not a Unix: the deadline alone must do
+        pass
+    tokenizer = llguidance.LLTokenizer(_Bytes())  # type: ignore[arg-type]
+    limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+    for line in sys.stdin:
+        matcher = llguidance.LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # the first step is where a grammar that matches nothing shows
+        print(json.dumps(matcher.get_error()), flush=True)
+
+
+class _Bytes:
+    """The vocabulary: special ids, then all bytes. The names are those that llguidance reads."""
+
+    is_tokenizer_wrapper = True
+    eos_token_id = 2
+    bos_token_id = 1
+
+    def __init__(self) -> None:
+        self.special_token_ids = list(range(NUM_SPECIAL))
+        self.tokens = [f"<special_{number}>".encode() for number in range(NUM_SPECIAL)]
+        self.tokens += [bytes([byte]) for byte in range(256)]
+
+    def __call__(self, text: Any) -> list[int]:
+        return [NUM_SPECIAL + byte for byte in (text.encode() if isinstance(text, str) else text)]
+
+
+if __name__ == "__main__":
+    _answer_all()

@@ -1,0 +1,240 @@
+"""Tool calls in the model's own format: the grammar that binds them, and their reading from a reply.
+
+Since v3 a reply either speaks or calls, `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`; since v7 it
+may speak first; since v11 each call is `[TOOL_CALLS]name[ARGS]{...}`. Earlier formats have no calls that
+can be told from text. An "id" that the model adds by itself, as it sees them in a conversation, is
+allowed. What a tool does, and how a server writes a call, is unknown here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tessera.chat import Delta, Grammar, ToolCall
+from tessera.engine.grammar import json_rule, to_lark
+from tessera.errors import GrammarError, UsageError
+from tessera.prompt import Tokenizer
+
+ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type": "function", "function": {"name": ..}}
+
+MAX_TOOLS = 128
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what mistral-common takes
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+TEXT = "/(.|\\n)+/"  # no special token is text
+ID_CHARACTERS = string.ascii_letters + string.digits
+# How the special tokens inside a call are noted in its text, where no control character can stand.
+CALL_ID_MARK, ARGS_MARK = "\x02", "\x03"
+LISTED_HEAD = re.compile(r'\s*[\[,]?\s*\{\s*"name"\s*:\s*"(?P<name>[^"]*)"\s*,\s*"arguments"\s*:\s*')
+LISTED_TAIL = re.compile(r'\s*(?:,\s*"id"\s*:\s*"(?P<id>[^"]*)"\s*)?\}')
+NAMED_HEAD = re.compile(r"\s*(?P<name>[^\x02\x03]*)(?:\x02(?P<id>[^\x03]*))?\x03\s*")
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """How one tokenizer's version writes calls."""
+
+    version: int
+    calls_id: int
+    args_id: int | None  # since v11, when each call is introduced by its own special token
+    call_id_id: int | None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> ToolFormat:
+        """The format of a tokenizer; raises UsageError where it has none."""
+        number = re.match(r"v(\d+)", tokenizer.version)
+        version = int(number[1]) if number else 0
+        calls_id, args_id = tokenizer.special_id("[TOOL_CALLS]"), tokenizer.special_id("[ARGS]")
+        if version < 3 or calls_id is None or (version >= 11 and args_id is None):
+            raise UsageError(f"the model's chat format {tokenizer.version} has no tool calls; leave the tools out.")
+        if version < 11:
+            return cls(version, calls_id, None, None)
+        return cls(version, calls_id, args_id, tokenizer.special_id("[CALL_ID]"))
+
+
+def tool_grammar(
+    tools: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    *,
+    tool_choice: ToolChoice = "auto",
+    parallel_tool_calls: bool = True,
+    answer: Grammar | None = None,
+) -> Grammar:
+    """What a reply may be when tools are offered; raises UsageError or GrammarError.
+
+    `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema,
+    unless it says "strict": false; then they are any JSON object.
+    """
+    form = ToolFormat.of(tokenizer)
+    functions = _functions(tools)
+    choice, functions = _choose(tool_choice, functions)
+    if choice == "none" and answer is not None:
+        return answer
+    rules = [f"answer: {_answer(answer)}"]
+    if choice == "none":
+        return Grammar("tool_calls", "\n".join(["start: answer?", *rules]))
+    if choice == "required":
+        if answer is not None:
+            raise UsageError("tool_choice leaves no room for an answer in a response format; leave one of them out.")
+        rules = []
+        start = "calls"
+    elif form.version < 7 or answer is not None:
+        start = "answer? | calls" if answer is None else "answer | calls"
+    else:
+        start = "answer? calls?"
+    write = _listed_calls if form.args_id is None else _named_calls
+    return Grammar("tool_calls", "\n".join([f"start: {start}", *rules, *write(form, functions, parallel_tool_calls)]))
+
+
+class ToolCallReader:
+    """Turns one reply's deltas into such with text and calls apart; text goes on at once, a call when it is whole.
+
+    A call that the reply's end cut off is left out: the finish reason says why it ended.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._form = ToolFormat.of(tokenizer)
+        self._marks = {self._form.args_id: ARGS_MARK, self._form.call_id_id: CALL_ID_MARK}
+        self._head, self._tail = (
+            (LISTED_HEAD, LISTED_TAIL) if self._form.args_id is None else (NAMED_HEAD, re.compile(""))
+        )
+        self._decode = tokenizer.detokenizer()
+        self._num_before = 0  # characters before the first call
+        self._num_shown = 0
+        self._calling = False
+        self._written = ""  # of calls that are not whole yet
+        self._ids: set[str] = set()
+
+    def read(self, delta: Delta) -> Delta:
+        """The delta with only the text that is no call, and with the calls that it completes."""
+        calls: list[ToolCall] = []
+        for token_id in delta.token_ids:
+            if token_id == self._form.calls_id:
+                self._calling, self._written = True, "" if self._form.args_id is not None else self._written
+                continue
+            piece = self._marks.get(token_id) or self._decode.add(token_id)
+            if not self._calling:
+                self._num_before += len(piece)
+                continue
+            self._written += piece
+            if "}" in piece:  # else nothing can be complete, and decoding again would be in vain
+                calls += self._take_calls()
+        # The engine may hold text back while it could begin a stop string: it comes later, among that of calls.
+        text = delta.text[: max(self._num_before - self._num_shown, 0)] if self._calling else delta.text
+        self._num_shown += len(text)
+        return replace(delta, text=text, tool_calls=tuple(calls))
+
+    def _take_calls(self) -> list[ToolCall]:
+        calls = []
+        while head := self._head.match(self._written):
+            try:
+                _, end = json.JSONDecoder().raw_decode(self._written, head.end())
+            except (ValueError, RecursionError):
+                break
+            if (tail := self._tail.match(self._written, end)) is None:
+                break
+            given = head.groupdict() | tail.groupdict()
+            calls.append(ToolCall(self._new_id(given.get("id")), given["name"], self._written[head.end() : end]))
+            self._written = self._written[tail.end() :]
+        return calls
+
+    def _new_id(self, given: str | None) -> str:
+        """The model's own id if it is one and new, else a random one; nine letters or digits."""
+        call_id = given or ""
+        while not re.fullmatch(r"[a-zA-Z0-9]{9}", call_id) or call_id in self._ids:
+            call_id = "".join(secrets.choice(ID_CHARACTERS) for _ in range(9))
+        self._ids.add(call_id)
+        return call_id
+
+
+def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tools' functions by name; raises UsageError that names the tool."""
+    if not tools:
+        raise UsageError("a tool_choice other than none and auto needs tools; give at least one.")
+    if len(tools) > MAX_TOOLS:
+        raise UsageError(f"there are {len(tools)} tools and the limit is {MAX_TOOLS}; offer fewer.")
+    functions: dict[str, Mapping[str, Any]] = {}
+    for index, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+            raise UsageError(
+                f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
+                "_ or -, 'parameters': JSON schema}}."
+            )
+        if name in functions:
+            raise UsageError(f"two tools are named {name!r}; rename one.")
+        functions[name] = function
+    return functions
+
+
+def _choose(
+    tool_choice: ToolChoice, functions: dict[str, Mapping[str, Any]]
+) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """none, auto or required, and the functions that may be called."""
+    if isinstance(tool_choice, str) and tool_choice in ("none", "auto", "required", "any"):
+        return ("required" if tool_choice == "any" else tool_choice), functions
+    named = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if not isinstance(name, str):
+        raise UsageError(
+            f"tool_choice {str(tool_choice)[:60]!r} is unknown; use none, auto, required, or "
+            "{'type': 'function', 'function': {'name': ...}}."
+        )
+    if name not in functions:
+        raise UsageError(f"tool_choice names {name[:64]!r}, which is none of the tools: {', '.join(functions)}.")
+    return "required", {name: functions[name]}
+
+
+def _answer(answer: Grammar | None) -> str:
+    """The rule of a reply that is no call."""
+    if answer is None:
+        return TEXT
+    if answer.kind not in ("json_object", "json_schema"):
+        raise UsageError(f"a {answer.kind} grammar cannot be combined with tools; use json_schema, or leave one out.")
+    return to_lark(answer).removeprefix("start: ")
+
+
+def _arguments(function: Mapping[str, Any]) -> str:
+    """The rule of one function's arguments, below a comment by which an error finds the tool's name."""
+    name, schema = function["name"], function.get("parameters") or NO_PARAMETERS
+    if function.get("strict") is False:
+        schema = {"type": "object"}
+    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+        raise UsageError(f"the parameters of tool {name!r} must be a JSON schema of type object.")
+    try:
+        return json_rule({**schema, "type": "object"})
+    except GrammarError as error:
+        raise GrammarError(f"tool {name!r}: {error}") from error
+
+
+def _listed_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> list[str]:
+    """Rules for one list of calls, spaced as in training."""
+    # SentencePiece writes a space first.
+    rules = [
+        f'calls: <[{form.calls_id}]> " "? "[" call {"(json_comma call)*" if parallel else ""} "]"',
+        'json_comma: ", "',
+    ]
+    rules += [f"call: {' | '.join(f'call_{index}' for index in range(len(functions)))}"]
+    rules += [r'id: ", \"id\": \"" /[a-zA-Z0-9]{9}/ "\""']
+    for index, (name, function) in enumerate(functions.items()):
+        opening = json.dumps(f'{{"name": "{name}", "arguments": ')
+        rules += [f'call_{index}: {opening} arguments_{index} id? "}}"']
+        rules += [f"// tool {name}", f"arguments_{index}: {_arguments(function)}"]
+    return rules
+
+
+def _named_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> list[str]:
+    """Rules for calls that are introduced one by one."""
+    call_id = "" if form.call_id_id is None else f"(<[{form.call_id_id}]> /[a-zA-Z0-9]{{9}}/)?"
+    rules = [f"calls: call{'+' if parallel else ''}"]
+    rules += [f"call: <[{form.calls_id}]> ({' | '.join(f'call_{index}' for index in range(len(functions)))})"]
+    for index, (name, function) in enumerate(functions.items()):
+        rules += [f'call_{index}: "{name}" {call_id} <[{form.args_id}]> arguments_{index}']
+        rules += [f"// tool {name}", f"arguments_{index}: {_arguments(function)}"]
+    return rules
