@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from tessera.chat import Completion, Delta, SamplingParams, Timings, Usage
 from tessera.errors import ModelNotFoundError, TesseraError, UsageError
 from tessera.prompt import Prompt
 from tessera.server.backend import Backend, DeltaReader, Replies
+from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import DONE, KEEP_ALIVE, ChatEvents, Events, TextEvents, event
 from tessera.server.metrics import Metrics
@@ -34,8 +36,9 @@ from tessera.server.translate import (
     conversation_of,
     new_id,
     offer_of,
+    plain_ids,
+    prompts_of,
     text_completion,
-    texts_of,
     usage_object,
 )
 from tessera.tools import ToolCallReader
@@ -76,10 +79,10 @@ class Generator:
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """POST /v1/completions: plain text continued, without the chat format."""
         self._check(body)
-        params, texts = completion_sampling(body), texts_of(body)
-        prompts, params = await unless_left(request, self.backend.call(self._plain_prompts, texts, params))
+        params, given = completion_sampling(body), prompts_of(body)
+        prompts, params = await unless_left(request, self.backend.call(self._plain_prompts, given, params))
         tokenizer = None if body.logprobs is None else self.backend.tokenizer
-        replies = self._start(prompts, params, body)
+        replies = self._start(prompts, params, body, self._echo(body) if body.echo else None)
         if body.stream:
             events = TextEvents(new_id("cmpl"), self.names[0], tokenizer)
             num_tokens = sum(len(prompt.ids) for prompt in prompts)
@@ -111,9 +114,14 @@ class Generator:
             return False
         return True
 
-    def _plain_prompts(self, texts: Sequence[str], params: SamplingParams) -> tuple[list[Prompt], SamplingParams]:
+    def _plain_prompts(
+        self, given: Sequence[str | list[int]], params: SamplingParams
+    ) -> tuple[list[Prompt], SamplingParams]:
         bound = self.backend.llm.bind(params)
-        return [Prompt(tuple(self.backend.tokenizer.encode_text(text))) for text in texts], bound
+        return [Prompt(plain_ids(prompt, self.backend.tokenizer)) for prompt in given], bound
+
+    def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
+        return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
 
     def _start(
         self,

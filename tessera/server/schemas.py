@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPTS = 256
 
 # Fields without an effect on the reply of this server.
 HARMLESS = {
@@ -164,7 +165,12 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=256)] | list[int] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
     max_tokens: int | None = Field(None, ge=0, le=2**20)  # 0: the prompt alone is scored, with echo
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
