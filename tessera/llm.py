@@ -211,7 +211,8 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        images = [prepare(picture, self.vision) for picture in load_all(pictures, self.limits)]
+        loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+        images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:

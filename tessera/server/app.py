@@ -23,7 +23,7 @@ from tessera.server.errors import BadRequestError, error_headers, error_object, 
 from tessera.server.generate import ClientLeftError, Generator, unless_left
 from tessera.server.guards import Guard
 from tessera.server.metrics import Metrics
-from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
 from tessera.server.settings import Settings, api_keys
 from tessera.server.translate import created_now, messages_of
 from tessera.server.words import describe_mistake
@@ -74,6 +74,10 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await generator.chat(body, request)
+
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        return await generator.respond(body, request)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
