@@ -31,7 +31,10 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 
 
 class LLM:
-    """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto"."""
+    """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
+
+    `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,13 @@ class LLM:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        revision: str | None = None,
+        download_dir: Path | None = None,
         limits: ImageLimits | None = None,
         **engine_options: object,
     ) -> None:
-        loaded = load_model(resolve_folder(str(name_or_path)), dtype=dtype, device=device)
+        folder = resolve_folder(str(name_or_path), revision, download_dir)
+        loaded = load_model(folder, dtype=dtype, device=device)
         self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options)
 
     @classmethod

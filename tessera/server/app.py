@@ -49,7 +49,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
 
     app = FastAPI(
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        root_path=settings.root_path,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     _add_routes(app, generator)
     _add_operation(app, generator)
@@ -63,6 +63,8 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         max_body_bytes=settings.max_body_bytes,
         metrics_need_key=settings.metrics_need_key,
         access_log=settings.access_log,
+        root_path=settings.root_path,
+        count=metrics.count_answer,
     )
     return app
 
