@@ -126,6 +126,8 @@ class Engine:
             cache_salt=cache_salt,
             matcher=self.start_grammar(params) if matcher is None else matcher,
         )
+        if self.config.enable_prefix_caching:
+            request.hash_blocks(self.config.block_tokens)  # here, where a failure is this request's
         self.scheduler.add(request)
         self._requests[request.id] = request
         return request
@@ -173,7 +175,8 @@ class Engine:
     def _extend(self, request: Request, choice: Choice | None) -> Delta:
         """Add the chosen token to the reply, and end it if that is its last."""
         if choice is None:
-            logger.error("request %s ended: nothing can be chosen; NaN, or a grammar that allows no token", request.id)
+            reasons = "NaN, a grammar that allows no token, or a failure above"
+            logger.error("request %s ended, for nothing can be chosen: %s", request.id, reasons)
             return self._end(request, "error", "")
         try:
             return self._append(request, choice)

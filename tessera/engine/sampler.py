@@ -51,7 +51,11 @@ class Sampler:
             allowed_V = unpack(words_W.to(logits_RV.device), logits_RV.shape[1])
             logits_RV[row].masked_fill_(~allowed_V, -torch.inf)
         for row, request in enumerate(requests):
-            self._adjust(logits_RV[row], request)
+            try:
+                self._adjust(logits_RV[row], request)
+            except Exception:  # whatever it is, it ends this request only
+                logger.exception("the parameters of request %s could not be applied", request.id)
+                logits_RV[row] = -torch.inf
         # The maximum of a row with NaN is NaN, of a row without any choice -inf.
         sound_R = raw_RV.amax(-1).isfinite() & logits_RV.amax(-1).isfinite()
         chosen_R = logits_RV.argmax(-1)

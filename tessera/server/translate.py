@@ -7,17 +7,18 @@ references, and what their clients were seen to send and require.
 from __future__ import annotations
 
 import secrets
-import string
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, FinishReason, Image, Message, SamplingParams, TokenLogprob, Usage
+from tessera.chat import Completion, FinishReason, Image, Message, SamplingParams, TokenLogprob, ToolCall, Usage
 from tessera.errors import EngineDeadError
 from tessera.prompt import Tokenizer
+from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling
+from tessera.server.structured import grammar_of
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
@@ -28,7 +29,28 @@ _KNOWN_PARTS = "text and image_url"
 
 def messages_of(request_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The conversation; raises BadRequestError that names the message's field."""
-    return [_message(index, message) for index, message in enumerate(request_messages)]
+    messages = [_message(index, message) for index, message in enumerate(request_messages)]
+    for index, message in enumerate(request_messages):
+        last = index == len(messages) - 1
+        if message.get("prefix") and not (last and messages[index].role == "assistant"):
+            raise BadRequestError(
+                f"messages.{index}.prefix may only be true in a last message of the assistant.",
+                param=f"messages.{index}.prefix",
+            )
+    return messages
+
+
+def conversation_of(request: ChatRequest) -> list[Message]:
+    """The messages; a last one of the assistant is always continued, and a request that says otherwise refused."""
+    messages = messages_of(request.messages)
+    if request.continue_final_message is not None:
+        continues = messages[-1].role == "assistant"
+        if request.continue_final_message != continues:
+            raise BadRequestError(
+                "continue_final_message must be true where the last message is the assistant's, and only there.",
+                param="continue_final_message",
+            )
+    return messages
 
 
 def _message(index: int, message: Mapping[str, Any]) -> Message:
@@ -99,7 +121,16 @@ def sampling_of(request: Sampling) -> SamplingParams:
         stop=tuple(text for text in stop if text),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
+        logit_bias=request.logit_bias or {},
+        grammar=grammar_of(request),
     )
+
+
+def offer_of(request: ChatRequest) -> Offer:
+    """The tools that the request offers."""
+    choice = request.tool_choice or "auto"
+    parallel = request.parallel_tool_calls is not False
+    return Offer(tuple(request.tools or ()), choice, parallel)
 
 
 def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
@@ -141,11 +172,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(16)}"
 
 
-def new_call_id() -> str:
-    """Nine letters or digits, the form that Mistral's format requires."""
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
-
-
 def created_now() -> int:
     return int(time.time())
 
@@ -165,8 +191,10 @@ def usage_object(usages: Sequence[Usage], per_prompt: int | None = None) -> dict
     }
 
 
-def finish_reason_of(reason: FinishReason) -> str:
+def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
     """OpenAI's word; "abort" and "error" are no ends that a client may take for an answer."""
+    if reason == "stop" and has_called:
+        return "tool_calls"
     if reason in ("stop", "length"):
         return reason
     raise EngineDeadError("the reply was ended by the server before it was complete; send the request again.")
@@ -203,14 +231,27 @@ def chat_completion(
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "message": _reply_message(completion),
                 "logprobs": logprobs_object(completion.logprobs, tokenizer) if tokenizer else None,
-                "finish_reason": finish_reason_of(completion.finish_reason),
+                "finish_reason": finish_reason_of(completion.finish_reason, has_called=bool(completion.tool_calls)),
             }
             for index, completion in enumerate(completions)
         ],
         "usage": usage_object([completion.usage for completion in completions]),
     }
+
+
+def _reply_message(completion: Completion) -> dict[str, Any]:
+    """The assistant's message; without text beside calls its content is null."""
+    message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
+    if completion.tool_calls:
+        message["content"] = completion.text or None
+        message["tool_calls"] = [call_object(call) for call in completion.tool_calls]
+    return message
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def text_completion(

@@ -5,15 +5,28 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import SamplingParams
+from tessera.chat import Grammar, SamplingParams
 from tessera.engine.batch import PADDED_TOKENS_PER_CALL, embeddings_before, image_rows
+from tessera.engine.grammar import Matcher
 from tessera.engine.request import State
+from tessera.engine.sampler import Sampler
 from tessera.engine.scheduler import Chunk
+from tessera.engine.text import TextStream
 from tessera.errors import EngineBusyError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
-from tests.engine.tiny import EOS, max_logprob_error, picture, prompt, reply, run, tiny_engine, tiny_model
+from tests.engine.tiny import (
+    EOS,
+    ByteTokenizer,
+    max_logprob_error,
+    picture,
+    prompt,
+    reply,
+    run,
+    tiny_engine,
+    tiny_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -270,16 +283,29 @@ def test_abort_ends_once_and_frees_everything(model: Pixtral) -> None:
     assert not engine.has_work
 
 
-def test_a_fault_of_one_request_ends_only_that_one(model: Pixtral) -> None:
-    class Broken:
-        def add(self, token_id: int) -> str:
-            raise RuntimeError("no such token")
-
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Matcher, "fill"), (Matcher, "accept"), (Sampler, "_adjust"), (TextStream, "add"), (ByteTokenizer, "token_text")],
+)
+def test_a_fault_of_one_request_ends_only_that_one(
+    model: Pixtral, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
     engine = tiny_engine(model)
-    good, bad = engine.add(prompt("abc"), params()), engine.add(prompt("def"), params())
-    bad.text._detokenizer = Broken()
-    replies = run(engine, good, bad)
-    assert [each.finish_reason for each in replies] == ["length", "error"]
+    bad = engine.add(prompt("def"), params(grammar=Grammar("regex", "[a-z]{30}"), ignore_eos=False, logprobs=2))
+    good = [engine.add(prompt(text), params()) for text in ("abc", "x" * 40)]
+    whole = getattr(owner, name)
+
+    def failing(self: object, *arguments: object, **more: object) -> object:
+        if (owner is Sampler and arguments[1] is not bad) or (owner is TextStream and self is not bad.text):
+            return whole(self, *arguments, **more)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(owner, name, failing)
+    replies = run(engine, bad, *good)
+    monkeypatch.undo()
+    assert replies[0].finish_reason == "error"
+    for given, got in zip(("abc", "x" * 40), replies[1:], strict=True):
+        assert got.token_ids == reply(tiny_engine(model), prompt(given), max_tokens=8, ignore_eos=True).token_ids
     assert engine.stats().blocks.used == 0
 
 
