@@ -10,11 +10,13 @@ import logging
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from tessera.errors import EngineDeadError
 from tessera.llm import LLM
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
+from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys
 from tessera.sources import ImageLimits
 
@@ -36,24 +38,28 @@ def serve(settings: Settings) -> None:
         died = True
         server.should_exit = True
 
-    app = create_app(Backend(llm), settings, on_death)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            uds=None if settings.uds is None else str(settings.uds),
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=round(settings.shutdown_timeout),
-            server_header=False,
-        )
-    )
+    server = uvicorn.Server(http_config(create_app(Backend(llm), settings, on_death), settings))
     server.run()
     if died:
         raise EngineDeadError("the engine ended, and with it the server; the log has the reason. Start it again.")
     if not server.started:
         sys.exit(1)  # uvicorn has said why, for example that the port is taken
+
+
+def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How the application is served over HTTP; no WebSockets, for there is nothing to say over them."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        uds=None if settings.uds is None else str(settings.uds),
+        http=BoundedProtocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        server_header=False,
+    )
 
 
 def open_model(settings: Settings) -> LLM:

@@ -76,6 +76,7 @@ _logged: set[str] = set()
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
 
 
 class Request(BaseModel):
@@ -116,7 +117,7 @@ class Sampling(Request):
     stop: Annotated[str, Field(max_length=1024)] | Annotated[
         list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOP_STRINGS)
     ] | None = None  # fmt: skip
-    stop_token_ids: Annotated[list[int], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: Penalty | None = None
@@ -136,7 +137,12 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=256)] | list[int] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=256)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1)]
+    )
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
 
@@ -151,7 +157,7 @@ class TokenizeRequest(Request):
 
 class DetokenizeRequest(Request):
     model: str | None = None
-    tokens: list[int] = Field(max_length=2**20)
+    tokens: list[TokenId] = Field(max_length=2**20)
 
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
