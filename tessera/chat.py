@@ -71,7 +71,7 @@ class Message:
 class Grammar:
     """What a reply must look like. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
     text of a schema; a regular expression; a JSON list of strings, one of which is the reply; a Lark grammar in
-    llguidance's dialect. The kind tool_calls is Lark that may name special tokens; `tessera.tools` writes it.
+    llguidance's dialect, or GBNF. The kind tool_calls is Lark that may name special tokens; `tessera.tools` writes it.
     """
 
     kind: GrammarKind
@@ -105,6 +105,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the chosen token's and the n likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's own tokens, which come with the first delta
     # Added to these ids' logits; a mapping is kept as a tuple of pairs.
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     # The reply follows it and ends where it ends. A stop string still cuts the reply, as max_tokens does.
@@ -150,8 +151,9 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("repetition_penalty", 0.01, 100.0),
     ("seed", -(2**63), 2**63 - 1),
     ("logprobs", 0, 20),
+    ("prompt_logprobs", 0, 20),
 )
-_WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs"}
+_WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs"}
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A chosen token, its natural log-probability, and the likeliest alternatives (token text, logprob)."""
+    """A token, its natural log-probability, and the likeliest alternatives (id, text, logprob).
+
+    A prompt's first token follows nothing: its log-probability is None.
+    """
 
     token_id: int
     token: str
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, str, float], ...] = ()
 
 
@@ -203,6 +208,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,7 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -236,6 +243,7 @@ class Completion:
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
             tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
+            prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
         )
 
 

@@ -159,6 +159,21 @@ class LLM:
 
         With tools, the deltas' text holds the calls as the model writes them; a ToolCallReader takes them out.
         """
+        wanted = self.bind(params, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
+        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+
+    def bind(
+        self,
+        params: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+    ) -> SamplingParams:
+        """The parameters under the grammar that the tools need, if any; it is compiled, which may take seconds.
+
+        Raises UsageError and GrammarError.
+        """
         wanted = SamplingParams() if params is None else params
         if tools or tool_choice not in ("none", "auto"):
             grammar = tool_grammar(
@@ -169,7 +184,8 @@ class LLM:
                 answer=wanted.grammar,
             )
             wanted = dataclasses.replace(wanted, grammar=grammar)
-        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+        self.loop.engine.start_grammar(wanted)
+        return wanted
 
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""

@@ -95,7 +95,8 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
-            ids = list((await unless_left(request, backend.prepare(messages_of(body.messages)))).ids)
+            preparing = backend.call(backend.llm.prepare, messages_of(body.messages), body.tools or ())
+            ids = list((await unless_left(request, preparing)).ids)
         else:
             ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
         shown = [backend.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None
@@ -127,7 +128,7 @@ def _model(name: str, generator: Generator, started: int) -> dict[str, Any]:
         "capabilities": {
             "completion_chat": True,
             "completion_fim": False,
-            "function_calling": False,
+            "function_calling": generator.calls_tools,
             "fine_tuning": False,
             "vision": True,
         },

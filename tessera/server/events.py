@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.chat import Delta
 from tessera.prompt import Tokenizer
-from tessera.server.translate import created_now, finish_reason_of, logprobs_object, text_logprobs
+from tessera.server.translate import call_object, created_now, finish_reason_of, logprobs_object, text_logprobs
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -55,6 +56,10 @@ class Events(ABC):
 class ChatEvents(Events):
     kind = "chat.completion.chunk"
 
+    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        super().__init__(reply_id, model, tokenizer)
+        self._num_calls: Counter[int] = Counter()  # of each choice
+
     def opening(self, index: int) -> bytes:
         return self._event([_chat_choice(index, {"role": "assistant", "content": ""})], None)
 
@@ -65,8 +70,13 @@ class ChatEvents(Events):
             if self._tokenizer and delta.logprobs:
                 choice["logprobs"] = logprobs_object(delta.logprobs, self._tokenizer)
             events += self._event([choice], None if delta.finish_reason else usage)
+        for call in delta.tool_calls:  # each whole, in an event of its own: Mistral's clients join no fragments
+            described = {"index": self._num_calls[index]} | call_object(call)
+            self._num_calls[index] += 1
+            events += self._event([_chat_choice(index, {"tool_calls": [described]})], None)
         if delta.finish_reason:
-            choice = _chat_choice(index, {}) | {"finish_reason": finish_reason_of(delta.finish_reason)}
+            reason = finish_reason_of(delta.finish_reason, has_called=self._num_calls[index] > 0)
+            choice = _chat_choice(index, {}) | {"finish_reason": reason}
             events += self._event([choice], usage)
         return events
 
