@@ -165,6 +165,21 @@ class LLM:
 
         With tools, the deltas' text holds the calls as the model writes them; a ToolCallReader takes them out.
         """
+        wanted = self.bind(params, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
+        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+
+    def bind(
+        self,
+        params: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+    ) -> SamplingParams:
+        """The parameters under the grammar that the tools need, if any; it is compiled, which may take seconds.
+
+        Raises UsageError and GrammarError.
+        """
         wanted = SamplingParams() if params is None else params
         if tools or tool_choice not in ("none", "auto"):
             grammar = tool_grammar(
@@ -175,7 +190,8 @@ class LLM:
                 answer=wanted.grammar,
             )
             wanted = dataclasses.replace(wanted, grammar=grammar)
-        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+        self.loop.engine.start_grammar(wanted)
+        return wanted
 
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""
@@ -201,7 +217,8 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        images = [prepare(picture, self.vision) for picture in load_all(pictures, self.limits)]
+        loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+        images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
 from tessera.engine.admission import check_request, check_room, pixel_bytes
-from tessera.engine.batch import build_batch
+from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
@@ -24,7 +25,7 @@ from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.runner import Runner
-from tessera.engine.sampler import Choice, Sampler
+from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Scheduler
 from tessera.engine.tally import Distribution
 from tessera.engine.text import Detokenizer, TextStream
@@ -34,6 +35,7 @@ from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
+SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
 INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -132,6 +134,8 @@ class Engine:
             cache_salt=cache_salt,
             matcher=self.start_grammar(params) if matcher is None else matcher,
         )
+        if self.config.enable_prefix_caching:
+            request.hash_blocks(self.config.block_tokens)  # here, where a failure is this request's
         self.scheduler.add(request)
         self._requests[request.id] = request
         return request
@@ -153,11 +157,13 @@ class Engine:
         if not chunks:
             raise RuntimeError("nothing could be scheduled though requests are waiting")
         batch = build_batch(chunks, self.cache, self.model.device)
-        logits_RV = self.runner.run(batch)
+        hidden_TD = self.runner.run(batch)
         for chunk in chunks:
             self.scheduler.advance(chunk)
+        for rows in batch.scored:
+            self._score(hidden_TD, rows)
         if batch.sampled:
-            choices = self.sampler.sample(logits_RV, batch.sampled)
+            choices = self.sampler.sample(self.runner.logits(hidden_TD[batch.sampled_rows_R]), batch.sampled)
             events += [
                 (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
             ]
@@ -179,13 +185,29 @@ class Engine:
             *self._totals,
         )
 
+    def _score(self, hidden_TD: Tensor, rows: ScoredRows) -> None:
+        """Note the log-probabilities of prompt tokens, a few rows of logits at a time."""
+        count = rows.request.params.prompt_logprobs
+        for start in range(0, len(rows.target_ids), SCORED_ROWS_PER_CALL):
+            target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
+            row = rows.row + start
+            logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
+            for choice in describe(logits_RV, target_ids, [count] * len(target_ids)):
+                rows.request.prompt_logprobs += self._logprobs(choice)
+
     def _extend(self, request: Request, choice: Choice | None) -> Delta:
         """Add the chosen token to the reply, and end it if that is its last."""
         if choice is None:
-            logger.error("request %s ended: nothing can be chosen; NaN, or a grammar that allows no token", request.id)
+            reasons = "NaN, a grammar that allows no token, or a failure above"
+            logger.error("request %s ended, for nothing can be chosen: %s", request.id, reasons)
             return self._end(request, "error", "")
         try:
-            return self._append(request, choice)
+            delta = self._append(request, choice)
+            if request.params.prompt_logprobs is None or request.num_output > 1:
+                return delta
+            first_id = request.prompt.ids[0]
+            first = TokenLogprob(first_id, self.tokenizer.token_text(first_id), None)
+            return replace(delta, prompt_logprobs=(first, *request.prompt_logprobs))
         except Exception:  # a decoding fault belongs to this request; the others go on
             logger.exception("request %s ended by an error", request.id)
             return self._end(request, "error", "")

@@ -4,7 +4,8 @@ llguidance does the parsing; here is decided what it may be asked: limits on siz
 the whitespace of JSON, what is refused and in which words. A compiled grammar is kept, every request
 gets its own copy of the start. Nothing here knows logits or chooses a token. What bounds a reply:
 whitespace by MAX_WHITESPACE in each place, repetitions and lengths by the grammar's own numbers
-(maxItems, maxLength, {1,5}), and everything else by max_tokens alone.
+(maxItems, maxLength, {1,5}), a schema's strings and arrays without such by DEFAULT_MAX_LENGTH and
+DEFAULT_MAX_ITEMS, and everything else by max_tokens alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 from torch import Tensor
 
 from tessera.chat import Grammar, GrammarKind
@@ -27,9 +29,12 @@ from tessera.errors import GrammarError
 MAX_SOURCE_CHARS = 100_000
 MAX_DEPTH = 64  # of a schema's own JSON; llguidance's reader ends at 128
 MAX_WHITESPACE = 20  # characters in one place: a new line and the indent of nine levels
+DEFAULT_MAX_LENGTH = 32_768  # characters: several dense pages, and far less than a context
+DEFAULT_MAX_ITEMS = 4_096
 CACHED_GRAMMARS = 64
 NO_FORCING = '%llguidance {"no_forcing": true}\n'  # else long constant texts are tokenized again at every step
 JSON_OPTIONS = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}", "lenient": False, "coerce_one_of": False}
+GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 LARK_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*')
 
 
@@ -184,11 +189,21 @@ def to_lark(grammar: Grammar) -> str:
     if grammar.kind == "regex":
         # As in JSON Schema, \d, \w and \s are the ASCII ones.
         return f"start: /{regex_to_lark(source, 'dws')}/"
+    if grammar.kind == "lark" and GBNF_RULE.search(source):
+        source = _from_gbnf(source)
     if grammar.kind == "lark" and (found := re.search(r"<[^>\s]+>|%llguidance", LARK_TEXT.sub("", source))):
         raise GrammarError(
             f"the lark grammar uses {found[0][:40]!r}; special tokens and options may not be used in it."
         )
     return source
+
+
+def _from_gbnf(source: str) -> str:
+    """The Lark form of a grammar as llama.cpp and vLLM's other backends take it."""
+    try:
+        return str(gbnf_to_lark(source)).removeprefix("%llguidance {}")
+    except Exception as error:  # the converter raises no class of its own for most of what it refuses
+        raise GrammarError("the grammar has rules with ::= but is not valid GBNF; correct it, or use Lark.") from error
 
 
 def json_rule(schema: Any) -> str:
@@ -203,9 +218,32 @@ def json_rule(schema: Any) -> str:
         raise GrammarError(
             f"the JSON schema is nested {depth} levels deep and the limit is {MAX_DEPTH}; use $ref and $defs for parts."
         )
-    text = json.dumps(schema | {"x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    text = json.dumps(_bound(schema) | {"x-guidance": JSON_OPTIONS}, ensure_ascii=False)
     _check_text(text, "JSON schema")
     return f"%json {text}"
+
+
+def _bound(schema: Any) -> Any:
+    """The schema with default limits where its strings and arrays have none, so that repetition ends."""
+    if not isinstance(schema, dict):
+        return schema
+    bounded = {name: _bound_part(name, value) for name, value in schema.items()}
+    types = schema.get("type")
+    for kind, limit, default, others in (
+        ("string", "maxLength", DEFAULT_MAX_LENGTH, {"minLength", "pattern", "format", "enum", "const"}),
+        ("array", "maxItems", DEFAULT_MAX_ITEMS, {"minItems", "enum", "const"}),
+    ):
+        if (types == kind or (isinstance(types, list) and kind in types)) and not others & set(schema):
+            bounded.setdefault(limit, default)
+    return bounded
+
+
+def _bound_part(name: str, value: Any) -> Any:
+    if name in ("properties", "patternProperties", "$defs", "definitions") and isinstance(value, dict):
+        return {key: _bound(part) for key, part in value.items()}
+    if name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+        return [_bound(part) for part in value]
+    return _bound(value) if name in ("items", "additionalProperties") else value
 
 
 def _parse_json(source: str, what: str) -> Any:

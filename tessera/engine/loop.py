@@ -149,7 +149,7 @@ class EngineLoop:
 
     def _check_alive(self) -> None:
         if self._dead is not None:
-            raise EngineDeadError(str(self._dead))
+            raise _copy(self._dead)
         if self._closing:
             raise EngineDeadError("the engine was closed; create a new one to go on.")
 
@@ -185,6 +185,10 @@ class EngineLoop:
                     )
                 except TesseraError as error:
                     self._handles.pop(request_id).put(error)
+                except Exception:  # whatever it is, it ends this request only
+                    logger.exception("request %s could not be started", request_id)
+                    failure = TesseraError("the request could not be started; the log has the details.")
+                    self._handles.pop(request_id).put(failure)
             for request_id in self._aborted:
                 self.engine.abort(request_id)
             self._submitted, self._aborted = [], []
@@ -204,9 +208,16 @@ class EngineLoop:
 
     def _die(self, error: Exception) -> None:
         with self._wake:
-            self._dead = EngineDeadError(
-                f"the engine stopped after {type(error).__name__}: {error}; restart it, the log has the details."
-            )
+            # A server tells this to its clients, so what the error says stays in the cause and in the log.
+            self._dead = EngineDeadError("the engine stopped after an error; restart it, the log has the details.")
+            self._dead.__cause__ = error
             waiting, self._handles = list(self._handles.values()), {}
         for handle in waiting:
-            handle.put(EngineDeadError(str(self._dead)))
+            handle.put(_copy(self._dead))
+
+
+def _copy(error: EngineDeadError) -> EngineDeadError:
+    """Each who waits gets an exception of its own, since raising one notes the place in it."""
+    copy = EngineDeadError(str(error))
+    copy.__cause__ = error.__cause__
+    return copy

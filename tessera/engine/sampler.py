@@ -51,7 +51,11 @@ class Sampler:
             allowed_V = unpack(words_W.to(logits_RV.device), logits_RV.shape[1])
             logits_RV[row].masked_fill_(~allowed_V, -torch.inf)
         for row, request in enumerate(requests):
-            self._adjust(logits_RV[row], request)
+            try:
+                self._adjust(logits_RV[row], request)
+            except Exception:  # whatever it is, it ends this request only
+                logger.exception("the parameters of request %s could not be applied", request.id)
+                logits_RV[row] = -torch.inf
         # The maximum of a row with NaN is NaN, of a row without any choice -inf.
         sound_R = raw_RV.amax(-1).isfinite() & logits_RV.amax(-1).isfinite()
         chosen_R = logits_RV.argmax(-1)
@@ -60,7 +64,7 @@ class Sampler:
         if drawn:
             rows = torch.tensor(drawn, device=logits_RV.device)
             chosen_R[rows] = _draw(logits_RV[rows], [requests[row] for row in drawn])
-        described = _describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
+        described = describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
@@ -144,8 +148,8 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return kept_RV
 
 
-def _describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
-    """Attach log-probabilities to the rows that want them."""
+def describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
+    """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside."""
     choices = []
     for row, (token_id, count) in enumerate(zip(chosen, wanted, strict=True)):
         if count is None:

@@ -23,7 +23,7 @@ from tessera.server.errors import BadRequestError, error_headers, error_object, 
 from tessera.server.generate import ClientLeftError, Generator, unless_left
 from tessera.server.guards import Guard
 from tessera.server.metrics import Metrics
-from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
 from tessera.server.settings import Settings, api_keys
 from tessera.server.translate import created_now, messages_of
 from tessera.server.words import describe_mistake
@@ -77,6 +77,10 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await generator.chat(body, request)
 
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        return await generator.respond(body, request)
+
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await generator.complete(body, request)
@@ -97,7 +101,8 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
-            ids = list((await unless_left(request, backend.prepare(messages_of(body.messages)))).ids)
+            preparing = backend.call(backend.llm.prepare, messages_of(body.messages), body.tools or ())
+            ids = list((await unless_left(request, preparing)).ids)
         else:
             ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
         shown = [backend.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None
@@ -129,7 +134,7 @@ def _model(name: str, generator: Generator, started: int) -> dict[str, Any]:
         "capabilities": {
             "completion_chat": True,
             "completion_fim": False,
-            "function_calling": False,
+            "function_calling": generator.calls_tools,
             "fine_tuning": False,
             "vision": True,
         },

@@ -12,8 +12,9 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tessera.chat import Delta, Message, SamplingParams
 from tessera.engine.engine import Stats
@@ -22,8 +23,24 @@ from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.tools import ToolChoice
 
 Result = TypeVar("Result")
+
+
+class DeltaReader(Protocol):
+    """Turns one reply's deltas into what the client is to see of them."""
+
+    def read(self, delta: Delta) -> Delta: ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The tools of one request, as OpenAI's format names them."""
+
+    tools: Sequence[Mapping[str, Any]] = ()
+    choice: ToolChoice = "auto"
+    parallel: bool = True
 
 
 class Replies:
@@ -33,11 +50,13 @@ class Replies:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._handles: list[Handle] = []
+        self._readers: list[DeltaReader | None] = []
         self._unfinished: set[int] = set()
 
-    def add(self, submit: Callable[..., Handle]) -> None:
+    def add(self, submit: Callable[..., Handle], reader: DeltaReader | None) -> None:
         """Start one more request; `submit` takes, as `notify`, what is to be called after each of its deltas."""
         self._handles.append(submit(notify=self._wake))
+        self._readers.append(reader)
         self._unfinished.add(len(self._handles) - 1)
 
     async def next(self, timeout_s: float | None = None) -> list[tuple[int, Delta]]:
@@ -67,9 +86,11 @@ class Replies:
         deltas: list[Delta] = []
         while index in self._unfinished:
             try:
-                deltas.append(self._handles[index].next(timeout_s=0))
+                delta = self._handles[index].next(timeout_s=0)
             except queue.Empty:
                 break
+            reader = self._readers[index]
+            deltas.append(delta if reader is None else reader.read(delta))
             if deltas[-1].finish_reason is not None:
                 self._unfinished.discard(index)
         return deltas
@@ -112,9 +133,15 @@ class Backend:
     def stats(self) -> Stats:
         return self.llm.loop.engine.stats()
 
-    async def prepare(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
-        """The conversation's prompt, with its pictures read and decoded. Raises what `LLM.prepare` does."""
-        return await self.call(self.llm.prepare, messages, tools)
+    def prepare(
+        self, messages: Sequence[Message], params: SamplingParams, offer: Offer
+    ) -> tuple[Prompt, SamplingParams]:
+        """The conversation's prompt, with its pictures decoded, and the parameters under its tools' grammar.
+
+        To be called in a worker thread. Raises what `LLM.bind` and `LLM.prepare` do.
+        """
+        bound = self.llm.bind(params, offer.tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
+        return self.llm.prepare(messages, offer.tools), bound
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run in a worker thread; raises EngineBusyError where too many wait for one."""
@@ -131,12 +158,22 @@ class Backend:
         finally:
             self._preparing -= 1
 
-    def start(self, wanted: Sequence[tuple[Prompt, SamplingParams]], *, cache_salt: str = "") -> Replies:
-        """Queue a request for each pair. Raises what `EngineLoop.submit` does, and then keeps none."""
+    def start(
+        self,
+        wanted: Sequence[tuple[Prompt, SamplingParams]],
+        *,
+        cache_salt: str = "",
+        reader: Callable[[Prompt], DeltaReader] | None = None,
+    ) -> Replies:
+        """Queue a request for each pair, its deltas seen through a `reader` of its own.
+
+        Raises what `EngineLoop.submit` does, and then keeps none.
+        """
         replies = Replies()
         try:
             for prompt, params in wanted:
-                replies.add(partial(self.llm.loop.submit, prompt, params, cache_salt=cache_salt))
+                submit = partial(self.llm.loop.submit, prompt, params, cache_salt=cache_salt)
+                replies.add(submit, None if reader is None else reader(prompt))
         except BaseException:
             replies.close()
             raise

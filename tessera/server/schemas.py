@@ -11,18 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tessera.chat import MAX_STOP_STRINGS
+from tessera.chat import MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
 from tessera.server.errors import BadRequestError
+from tessera.tools import MAX_TOOLS
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPTS = 256
 
 # Fields without an effect on the reply of this server.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "reasoning_effort",
-    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "parallel_tool_calls",
+    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "reasoning",
 }  # fmt: skip
 # What a field that changes the output is refused with: its neutral values, which change nothing, and the way out.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -30,7 +32,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "prompt_logprobs": (0,),
-    "echo": (False,),
     "suffix": ("",),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
@@ -41,7 +42,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "truncate_prompt_tokens": (),
     "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
-    "continue_final_message": (),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
@@ -61,20 +61,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "lora": (),
     "cache_control": (),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "logit_bias": ({},),
+    "previous_response_id": (),
+    "conversation": (),
+    "background": (False,),
+    "prompt": (),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
 }
 _logged: set[str] = set()
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
 
 
@@ -102,6 +100,32 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+class StructuredOutputs(BaseModel):
+    """What a reply must look like, in vLLM's words; exactly one is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class JsonSchemaFormat(BaseModel):
+    """OpenAI's wrapping of a schema; it is kept whether `strict` says so or not."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
 class Sampling(Request):
     """How a reply is drawn, shared by all generating routes."""
 
@@ -122,6 +146,12 @@ class Sampling(Request):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    logit_bias: Annotated[dict[int, Bias], Field(max_length=MAX_BIASED_IDS)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = Field(None, min_length=1, max_length=256)
@@ -133,10 +163,45 @@ class ChatRequest(Sampling):
     random_seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+
+
+class TextFormat(JsonSchemaFormat):
+    """The wrapping of /v1/responses, which has the schema beside the type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class TextOptions(BaseModel):
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(Sampling):
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    n: Literal[1] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    include: list[str] | None = None
+    text: TextOptions | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=256)] | list[int] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: int | None = Field(None, ge=0, le=2**20)  # 0: the prompt alone is scored, with echo
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
 
@@ -145,6 +210,7 @@ class TokenizeRequest(Request):
     model: str | None = None
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -152,6 +218,3 @@ class TokenizeRequest(Request):
 class DetokenizeRequest(Request):
     model: str | None = None
     tokens: list[int] = Field(max_length=2**20)
-
-
-Role = Literal["system", "developer", "user", "assistant", "tool"]

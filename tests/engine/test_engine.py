@@ -5,15 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import SamplingParams
+from tessera.chat import Grammar, SamplingParams
 from tessera.engine.batch import PADDED_TOKENS_PER_CALL, embeddings_before, image_rows
+from tessera.engine.grammar import Matcher
 from tessera.engine.request import State
+from tessera.engine.sampler import Sampler
 from tessera.engine.scheduler import Chunk
+from tessera.engine.text import TextStream
 from tessera.errors import EngineBusyError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
-from tests.engine.tiny import EOS, max_logprob_error, picture, prompt, reply, run, tiny_engine, tiny_model
+from tests.engine.tiny import (
+    EOS,
+    ByteTokenizer,
+    dense_logits,
+    max_logprob_error,
+    picture,
+    prompt,
+    reply,
+    run,
+    tiny_engine,
+    tiny_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -270,16 +284,29 @@ def test_abort_ends_once_and_frees_everything(model: Pixtral) -> None:
     assert not engine.has_work
 
 
-def test_a_fault_of_one_request_ends_only_that_one(model: Pixtral) -> None:
-    class Broken:
-        def add(self, token_id: int) -> str:
-            raise RuntimeError("no such token")
-
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Matcher, "fill"), (Matcher, "accept"), (Sampler, "_adjust"), (TextStream, "add"), (ByteTokenizer, "token_text")],
+)
+def test_a_fault_of_one_request_ends_only_that_one(
+    model: Pixtral, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
     engine = tiny_engine(model)
-    good, bad = engine.add(prompt("abc"), params()), engine.add(prompt("def"), params())
-    bad.text._detokenizer = Broken()
-    replies = run(engine, good, bad)
-    assert [each.finish_reason for each in replies] == ["length", "error"]
+    bad = engine.add(prompt("def"), params(grammar=Grammar("regex", "[a-z]{30}"), ignore_eos=False, logprobs=2))
+    good = [engine.add(prompt(text), params()) for text in ("abc", "x" * 40)]
+    whole = getattr(owner, name)
+
+    def failing(self: object, *arguments: object, **more: object) -> object:
+        if (owner is Sampler and arguments[1] is not bad) or (owner is TextStream and self is not bad.text):
+            return whole(self, *arguments, **more)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(owner, name, failing)
+    replies = run(engine, bad, *good)
+    monkeypatch.undo()
+    assert replies[0].finish_reason == "error"
+    for given, got in zip(("abc", "x" * 40), replies[1:], strict=True):
+        assert got.token_ids == reply(tiny_engine(model), prompt(given), max_tokens=8, ignore_eos=True).token_ids
     assert engine.stats().blocks.used == 0
 
 
@@ -327,3 +354,29 @@ def test_a_gpu_writes_what_a_cpu_writes() -> None:
         replies.append(run(engine, *[engine.add(each, how) for each, how in zip(givens, wanted, strict=True)]))
     for one, other in zip(*replies, strict=True):
         assert max_logprob_error(one, other) < 1e-3
+
+
+def test_a_prompt_is_scored_as_by_the_whole_model_at_once(model: Pixtral) -> None:
+    """However it is cut into chunks, cached by others before, set back, or run beside others."""
+    givens = [prompt("It was a dark ", picture(7, 2, 3), "and stormy night"), prompt("short")]
+    plain = tiny_engine(model)
+    for engine in (plain, plain, tiny_engine(model, max_num_batched_tokens=5, max_num_seqs=4)):
+        replies = run(engine, *[engine.add(given, params(prompt_logprobs=3, max_tokens=3)) for given in givens])
+        for given, made in zip(givens, replies, strict=True):
+            expected_TV = dense_logits(model, given).log_softmax(-1)
+            first, *scored = made.prompt_logprobs
+            assert (first.token_id, first.logprob) == (given.ids[0], None)
+            assert [entry.token_id for entry in scored] == list(given.ids[1:])
+            for row, entry in enumerate(scored):
+                assert entry.logprob == pytest.approx(float(expected_TV[row, entry.token_id]), abs=2e-5)
+                assert [top[0] for top in entry.top] == expected_TV[row].topk(3).indices.tolist()
+    assert reply(plain, givens[0], max_tokens=3).prompt_logprobs == ()
+
+
+def test_a_prompt_that_is_set_back_is_scored_once(model: Pixtral) -> None:
+    engine = tiny_engine(model, num_blocks=12, max_num_batched_tokens=16, max_num_seqs=4)
+    givens = [prompt(letter * 60) for letter in "abc"]
+    made = run(engine, *[engine.add(given, params(prompt_logprobs=0, max_tokens=60)) for given in givens])
+    assert engine.stats().preemptions
+    for given, each in zip(givens, made, strict=True):
+        assert [entry.token_id for entry in each.prompt_logprobs] == list(given.ids)

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from tessera.chat import Completion, Grammar, SamplingParams
 from tessera.engine import grammar_check
 from tessera.engine.engine import Engine
-from tessera.engine.grammar import MAX_DEPTH, MAX_WHITESPACE, GrammarCompiler, Matcher, unpack
+from tessera.engine.grammar import (
+    DEFAULT_MAX_ITEMS,
+    DEFAULT_MAX_LENGTH,
+    MAX_DEPTH,
+    MAX_WHITESPACE,
+    GrammarCompiler,
+    Matcher,
+    json_rule,
+    unpack,
+)
 from tessera.engine.grammar_check import TOO_COMPLEX, GrammarCheck
 from tessera.engine.loop import EngineLoop
 from tessera.errors import GrammarError, UsageError
@@ -441,3 +450,27 @@ def test_a_hostile_bias_is_refused(bias: Any, words: str) -> None:
 def test_a_bias_of_an_unknown_id_is_refused(token_id: int) -> None:
     with pytest.raises(UsageError, match="is not in the model's vocabulary"):
         ENGINE.add(prompt("go"), SamplingParams(logit_bias={token_id: 1.0}))
+
+
+def test_strings_and_arrays_without_limits_get_some() -> None:
+    """Where a schema sets none; its own stay, and what looks like a schema inside an enum is left alone."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "free": {"type": ["string", "null"]},
+            "short": {"type": "string", "maxLength": 5},
+            "one": {"enum": [{"type": "string"}]},
+            "rows": {"type": "array", "items": {"$ref": "#/$defs/row"}},
+        },
+        "$defs": {"row": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+    }
+    bounded = json.loads(json_rule(schema).removeprefix("%json "))
+    properties = bounded["properties"]
+    assert properties["free"]["maxLength"] == DEFAULT_MAX_LENGTH
+    assert properties["short"] == schema["properties"]["short"]
+    assert properties["one"] == schema["properties"]["one"]
+    assert properties["rows"]["maxItems"] == DEFAULT_MAX_ITEMS
+    assert bounded["$defs"]["row"]["anyOf"] == [
+        {"type": "string", "maxLength": DEFAULT_MAX_LENGTH},
+        {"type": "integer"},
+    ]

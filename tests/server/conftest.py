@@ -42,11 +42,11 @@ class Running:
     thread: threading.Thread
 
     def post(self, path: str, body: Any, **more: Any) -> httpx2.Response:
-        with httpx2.Client(timeout=60) as client:
+        with httpx2.Client(timeout=300) as client:
             return client.post(self.url + path, json=body, **more)
 
     def get(self, path: str, **more: Any) -> httpx2.Response:
-        with httpx2.Client(timeout=60) as client:
+        with httpx2.Client(timeout=300) as client:
             return client.get(self.url + path, **more)
 
     def stop(self) -> None:
