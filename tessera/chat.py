@@ -22,13 +22,18 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 ROLES = ("system", "user", "assistant", "tool")
 GRAMMAR_KINDS = get_args(GrammarKind)
+DETAILS = (None, "auto", "low", "high")
 
 
 @dataclass(frozen=True)
 class Image:
-    """A picture as the user gave it: a path, an http(s) or data URL, encoded bytes, or a PIL image."""
+    """A picture as the user gave it: a path, an http(s) or data URL, encoded bytes, or a PIL image.
+
+    With `low_detail` its long side is scaled to at most 512 pixels, which costs at most a quarter of the tokens.
+    """
 
     source: str | Path | bytes | PILImage.Image
+    low_detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the chosen token's and the n likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's own tokens, which come with the first delta
     # Added to these ids' logits; a mapping is kept as a tuple of pairs.
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     # The reply follows it and ends where it ends. A stop string still cuts the reply, as max_tokens does.
@@ -150,8 +156,9 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("repetition_penalty", 0.01, 100.0),
     ("seed", -(2**63), 2**63 - 1),
     ("logprobs", 0, 20),
+    ("prompt_logprobs", 0, 20),
 )
-_WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs"}
+_WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs"}
 
 
 @dataclass(frozen=True)
@@ -175,11 +182,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A chosen token, its natural log-probability, and the likeliest alternatives (token text, logprob)."""
+    """A token, its natural log-probability, and the likeliest alternatives (id, text, logprob).
+
+    A prompt's first token follows nothing: its log-probability is None.
+    """
 
     token_id: int
     token: str
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, str, float], ...] = ()
 
 
@@ -203,6 +213,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
 
 
 @dataclass(frozen=True)
@@ -217,6 +228,7 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -236,6 +248,7 @@ class Completion:
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
             tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
+            prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
         )
 
 
@@ -317,8 +330,11 @@ def _parse_part(part: Any) -> str | Image:
     if kind == "image_url":
         target = part.get("image_url")
         source = target.get("url") if isinstance(target, Mapping) else target
+        detail = target.get("detail") if isinstance(target, Mapping) else None
+        if detail not in DETAILS:
+            raise UsageError(f"image detail {_show(detail)} is unknown; use auto, low or high, or leave it out.")
         if isinstance(source, (str, Path, bytes, PILImage.Image)):
-            return Image(source)
+            return Image(source, low_detail=detail == "low")
     if kind == "image" and isinstance(part.get("image"), (str, Path, bytes, PILImage.Image)):
         return Image(part["image"])
     raise UsageError(

@@ -34,6 +34,16 @@ class ImageRows:
     image: PreparedImage
     start: int
     end: int
+    begins: bool = True  # no earlier step of this request's run needed the picture
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows of the step whose logits say how likely the prompt tokens `target_ids`, each the next one, were."""
+
+    request: Request
+    row: int
+    target_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Batch:
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
     sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    scored: list[ScoredRows]
 
 
 def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Batch:
@@ -53,7 +64,7 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     images: list[ImageRows] = []
     decodes: list[Decode] = []
     prefills: list[PagedChunk] = []
-    sampled, last_rows = [], []
+    sampled, last_rows, scored = [], [], []
     for chunk in chunks:
         request, row = chunk.request, len(ids)
         context_C = cache.slots(request.blocks, chunk.end)
@@ -65,6 +76,8 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
             decodes.append((row, context_C))
         else:
             prefills.append(PagedChunk(row, chunk.length, context_C.to(device) if chunk.start else None))
+        if rows := scored_rows(chunk, row):
+            scored.append(rows)
         if chunk.samples:
             sampled.append(request)
             last_rows.append(len(ids) - 1)
@@ -76,9 +89,19 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
         [_pad(group, cache.padding_slot, device) for group in group_decodes(decodes, device)],
         prefills,
     )
-    return Batch(
-        torch.tensor(ids).to(device), plan, images, sampled, torch.tensor(last_rows, dtype=torch.int64).to(device)
-    )
+    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
+    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+
+
+def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
+    """The chunk's rows, the first of which is `row`, that predict a prompt token whose log-probability is wanted."""
+    request = chunk.request
+    if request.params.prompt_logprobs is None:
+        return None
+    # A request that was set back computes its prompt again: what is known already is not scored twice.
+    start = max(chunk.start, len(request.prompt_logprobs))
+    target_ids = list(request.prompt.ids[start + 1 : chunk.end + 1])
+    return ScoredRows(request, row + start - chunk.start, target_ids) if target_ids else None
 
 
 def image_rows(chunk: Chunk) -> list[ImageRows]:
@@ -92,7 +115,9 @@ def image_rows(chunk: Chunk) -> list[ImageRows]:
         if span.start < chunk.end and chunk.start < span.start + span.length:
             columns = span.image.grid[1]
             first, last = max(chunk.start - span.start, 0), min(chunk.end - span.start, span.length)
-            found.append(ImageRows(span.image, embeddings_before(first, columns), embeddings_before(last, columns)))
+            begins = first == 0 or chunk.start == chunk.request.resumed_at
+            rows = embeddings_before(first, columns), embeddings_before(last, columns)
+            found.append(ImageRows(span.image, *rows, begins))
     return found
 
 

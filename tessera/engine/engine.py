@@ -7,15 +7,17 @@ A step that fails as a whole raises; what can be laid at one request's door ends
 from __future__ import annotations
 
 import logging
+import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
 from tessera.engine.admission import check_request, check_room, pixel_bytes
-from tessera.engine.batch import build_batch
+from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
@@ -23,14 +25,18 @@ from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.runner import Runner
-from tessera.engine.sampler import Choice, Sampler
+from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Scheduler
+from tessera.engine.tally import Distribution
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
+
+SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
+INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class EngineTokenizer(GrammarTokenizer, Protocol):
@@ -54,6 +60,9 @@ class Stats:
     running: int
     blocks: BlockCounts
     image_cache_bytes: int
+    image_queries: int  # pictures that started requests needed, as far as no cached block held them
+    image_hits: int  # of those, the ones whose embeddings were cached
+    token_intervals: Distribution  # seconds between two tokens of a request
     preemptions: int
     steps: int
     finished: dict[str, int]  # requests by finish reason
@@ -79,7 +88,9 @@ class Engine:
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
+        self._seeds = random.Random(config.seed)
         self._steps = 0
+        self._intervals = Distribution(INTERVALS_S)
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
 
@@ -111,10 +122,7 @@ class Engine:
         if request_id in self._requests:
             raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
         generator = torch.Generator()
-        if params.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(params.seed)
+        generator.manual_seed(self._seeds.getrandbits(63) if params.seed is None else params.seed)
         room = self.config.max_model_len - len(prompt.ids)
         request = Request(
             id=request_id,
@@ -149,11 +157,13 @@ class Engine:
         if not chunks:
             raise RuntimeError("nothing could be scheduled though requests are waiting")
         batch = build_batch(chunks, self.cache, self.model.device)
-        logits_RV = self.runner.run(batch)
+        hidden_TD = self.runner.run(batch)
         for chunk in chunks:
             self.scheduler.advance(chunk)
+        for rows in batch.scored:
+            self._score(hidden_TD, rows)
         if batch.sampled:
-            choices = self.sampler.sample(logits_RV, batch.sampled)
+            choices = self.sampler.sample(self.runner.logits(hidden_TD[batch.sampled_rows_R]), batch.sampled)
             events += [
                 (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
             ]
@@ -166,11 +176,24 @@ class Engine:
             len(self.scheduler.running),
             self.pool.counts(),
             self.images.bytes_used,
+            self.images.queries,
+            self.images.hits,
+            self._intervals.copy(),
             self.scheduler.num_preemptions,
             self._steps,
             dict(self._finished),
             *self._totals,
         )
+
+    def _score(self, hidden_TD: Tensor, rows: ScoredRows) -> None:
+        """Note the log-probabilities of prompt tokens, a few rows of logits at a time."""
+        count = rows.request.params.prompt_logprobs
+        for start in range(0, len(rows.target_ids), SCORED_ROWS_PER_CALL):
+            target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
+            row = rows.row + start
+            logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
+            for choice in describe(logits_RV, target_ids, [count] * len(target_ids)):
+                rows.request.prompt_logprobs += self._logprobs(choice)
 
     def _extend(self, request: Request, choice: Choice | None) -> Delta:
         """Add the chosen token to the reply, and end it if that is its last."""
@@ -179,7 +202,12 @@ class Engine:
             logger.error("request %s ended, for nothing can be chosen: %s", request.id, reasons)
             return self._end(request, "error", "")
         try:
-            return self._append(request, choice)
+            delta = self._append(request, choice)
+            if request.params.prompt_logprobs is None or request.num_output > 1:
+                return delta
+            first_id = request.prompt.ids[0]
+            first = TokenLogprob(first_id, self.tokenizer.token_text(first_id), None)
+            return replace(delta, prompt_logprobs=(first, *request.prompt_logprobs))
         except Exception:  # a decoding fault belongs to this request; the others go on
             logger.exception("request %s ended by an error", request.id)
             return self._end(request, "error", "")
@@ -187,7 +215,10 @@ class Engine:
     def _append(self, request: Request, choice: Choice) -> Delta:
         params, token_id = request.params, choice.token_id
         logprobs = self._logprobs(choice)
+        before_s = request.last_token_s
         request.append(token_id)
+        if before_s is not None and request.last_token_s is not None:
+            self._intervals.add(request.last_token_s - before_s)
         if request.matcher is not None:
             request.matcher.accept(token_id)
         if (token_id == self.tokenizer.eos_id and not params.ignore_eos) or token_id in params.stop_token_ids:

@@ -12,7 +12,7 @@ from enum import Enum
 
 import torch
 
-from tessera.chat import FinishReason, SamplingParams, Timings, Usage
+from tessera.chat import FinishReason, SamplingParams, Timings, TokenLogprob, Usage
 from tessera.engine.blocks import block_hash, root_hash
 from tessera.engine.grammar import Matcher
 from tessera.engine.text import TextStream
@@ -41,7 +41,9 @@ class Request:
     ids: list[int] = field(default_factory=list)  # prompt and reply
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0  # tokens whose keys and values are in the blocks
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens after the first, so far
     num_cached: int = 0  # prompt tokens that the first start found in the cache
+    resumed_at: int = 0  # tokens that the latest start found in the cache
     num_published: int = 0  # blocks that other requests may share
     hashes: list[bytes] = field(default_factory=list)  # of the full blocks
 

@@ -64,7 +64,7 @@ class Sampler:
         if drawn:
             rows = torch.tensor(drawn, device=logits_RV.device)
             chosen_R[rows] = _draw(logits_RV[rows], [requests[row] for row in drawn])
-        described = _describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
+        described = describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
@@ -148,8 +148,8 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return kept_RV
 
 
-def _describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
-    """Attach log-probabilities to the rows that want them."""
+def describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
+    """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside."""
     choices = []
     for row, (token_id, count) in enumerate(zip(chosen, wanted, strict=True)):
         if count is None:

@@ -86,7 +86,8 @@ class Scheduler:
 
     def _start(self, request: Request) -> bool:
         known = []
-        if self.config.enable_prefix_caching:
+        # What the cache holds would not be computed, and so not be scored.
+        if self.config.enable_prefix_caching and request.params.prompt_logprobs is None:
             # The last token is always computed: its output is what the next token is chosen from.
             usable = (len(request.ids) - 1) // self.config.block_tokens
             known = self.pool.lookup(request.hash_blocks(self.config.block_tokens)[:usable])
@@ -96,7 +97,7 @@ class Scheduler:
             return False
         self.pool.acquire(known)
         request.blocks = known + self.pool.allocate(missing)
-        request.num_computed = len(known) * self.config.block_tokens
+        request.num_computed = request.resumed_at = len(known) * self.config.block_tokens
         request.num_published = len(known)
         if request.started_s is None:
             request.started_s, request.num_cached = time.perf_counter(), request.num_computed

@@ -12,7 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, FinishReason, Image, Message, SamplingParams, TokenLogprob, ToolCall, Usage
+from tessera.chat import (
+    DETAILS,
+    Completion,
+    FinishReason,
+    Image,
+    Message,
+    SamplingParams,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from tessera.errors import EngineDeadError
 from tessera.prompt import Tokenizer
 from tessera.server.backend import Offer
@@ -22,14 +32,13 @@ from tessera.server.structured import grammar_of
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
-_MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "prefix", "reasoning_content"}
 _IGNORED_PARTS = ("refusal", "thinking", "reasoning")
 _KNOWN_PARTS = "text and image_url"
 
 
 def messages_of(request_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The conversation; raises BadRequestError that names the message's field."""
-    messages = [_message(index, message) for index, message in enumerate(request_messages)]
+    messages = [message_of(f"messages.{index}", message) for index, message in enumerate(request_messages)]
     for index, message in enumerate(request_messages):
         last = index == len(messages) - 1
         if message.get("prefix") and not (last and messages[index].role == "assistant"):
@@ -53,15 +62,15 @@ def conversation_of(request: ChatRequest) -> list[Message]:
     return messages
 
 
-def _message(index: int, message: Mapping[str, Any]) -> Message:
-    where = f"messages.{index}"
+def message_of(where: str, message: Mapping[str, Any]) -> Message:
+    """One message; `where` names it in errors."""
     role = message.get("role")
     if not isinstance(role, str) or role not in ("system", "developer", "user", "assistant", "tool"):
         raise BadRequestError(
             f"{where}.role must be one of system, developer, user, assistant and tool.", param=f"{where}.role"
         )
     content = message.get("content")
-    parts = _parts(f"{where}.content", content)
+    parts = parts_of(f"{where}.content", content)
     for field in ("name", "tool_call_id"):
         if not isinstance(message.get(field), str | None):
             raise BadRequestError(f"{where}.{field} must be a string.", param=f"{where}.{field}")
@@ -77,7 +86,8 @@ def _message(index: int, message: Mapping[str, Any]) -> Message:
     )
 
 
-def _parts(where: str, content: Any) -> tuple[str | Image, ...]:
+def parts_of(where: str, content: Any) -> tuple[str | Image, ...]:
+    """A message's content: text and pictures."""
     if content is None:
         return ()
     if isinstance(content, str):
@@ -95,8 +105,11 @@ def _part(where: str, part: Any) -> str | Image | None:
     if kind in ("image_url", "input_image"):
         target = part.get("image_url")
         url = target.get("url") if isinstance(target, Mapping) else target
+        detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
+        if detail not in DETAILS:
+            raise BadRequestError(f"{where}.detail must be auto, low or high.", param=where)
         if isinstance(url, str) and url:
-            return Image(url)
+            return Image(url, low_detail=detail == "low")
         raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
     if kind in _IGNORED_PARTS:
         return None
@@ -150,19 +163,39 @@ def chat_sampling(request: ChatRequest) -> SamplingParams:
 
 
 def completion_sampling(request: CompletionRequest) -> SamplingParams:
-    params = sampling_of(request)
-    return replace(params, max_tokens=params.max_tokens or DEFAULT_COMPLETION_TOKENS, logprobs=request.logprobs)
+    max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    if max_tokens == 0 and not request.echo:
+        raise BadRequestError("max_tokens must be at least 1, or 0 with echo.", param="max_tokens")
+    params = sampling_of(request.model_copy(update={"max_tokens": max(max_tokens, 1)}))
+    scored = request.logprobs if request.echo else None
+    return replace(params, logprobs=request.logprobs, prompt_logprobs=scored)
 
 
-def texts_of(request: CompletionRequest) -> list[str]:
-    """The prompts; token ids are not taken, since among them could be control tokens."""
-    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    if len(texts) < len(prompts):
-        raise BadRequestError("prompt must be a string or a list of strings; token ids are not taken.", param="prompt")
-    if request.echo:
-        raise BadRequestError("echo is not supported; leave it out.", param="echo", code="unsupported_parameter")
-    return texts
+def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
+    """The prompts, each as text or as token ids."""
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if all(isinstance(entry, int) for entry in prompt):
+        return [list(prompt)]  # type: ignore[arg-type]
+    return list(prompt)  # type: ignore[arg-type]
+
+
+def plain_ids(prompt: str | list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of a prompt without the chat format; control tokens, but a first BOS, are only written by the server."""
+    if isinstance(prompt, str):
+        return tuple(tokenizer.encode_text(prompt))
+    for place, token_id in enumerate(prompt):
+        if not 0 <= token_id < tokenizer.vocab_size:
+            raise BadRequestError(
+                f"token id {token_id} is not in the vocabulary of {tokenizer.vocab_size} ids.", param="prompt"
+            )
+        if token_id in tokenizer.special_ids and (place or token_id != tokenizer.bos_id):
+            raise BadRequestError(
+                f"token id {token_id} is a control token; a prompt may only begin with {tokenizer.bos_id}.",
+                param="prompt",
+            )
+    return tuple(prompt)
 
 
 # Replies -------------------------------------------------------------------------------------
@@ -201,12 +234,12 @@ def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
 
 
 def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Each chosen token with its alternatives; `bytes` are its own, which may be half a character."""
+    """Each token of the text with its alternatives; `bytes` are its own, which may be half a character."""
 
-    def described(token_id: int, token: str, logprob: float) -> dict[str, Any]:
+    def described(token_id: int, token: str, logprob: float | None) -> dict[str, Any]:
         return {
             "token": token,
-            "logprob": max(logprob, LEAST_LOGPROB),
+            "logprob": _finite(logprob),
             "bytes": list(tokenizer.token_bytes(token_id)),
         }
 
@@ -214,8 +247,13 @@ def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> di
         described(entry.token_id, entry.token, entry.logprob)
         | {"top_logprobs": [described(*alternative) for alternative in entry.top]}
         for entry in entries
+        if entry.token_id not in tokenizer.special_ids  # the end is none of the text
     ]
     return {"content": content, "refusal": None}
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)
 
 
 def chat_completion(
@@ -279,11 +317,16 @@ def text_completion(
 
 def text_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
     """The older form: parallel lists, with offsets in characters of the text."""
-    tokens = [entry.token for entry in entries]
-    offsets = [len(tokenizer.decode([entry.token_id for entry in entries[:index]])) for index in range(len(entries))]
+    detokenizer, offsets, length = tokenizer.detokenizer(), [], 0
+    for entry in entries:
+        offsets.append(length)
+        length += len(detokenizer.add(entry.token_id))
     return {
-        "tokens": tokens,
-        "token_logprobs": [max(entry.logprob, LEAST_LOGPROB) for entry in entries],
-        "top_logprobs": [{token: max(logprob, LEAST_LOGPROB) for _, token, logprob in entry.top} for entry in entries],
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [_finite(entry.logprob) for entry in entries],
+        "top_logprobs": [
+            None if entry.logprob is None else {token: _finite(logprob) for _, token, logprob in entry.top}
+            for entry in entries
+        ],
         "text_offset": offsets,
     }

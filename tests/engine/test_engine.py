@@ -19,6 +19,7 @@ from tessera.prompt import ImageSpan, Prompt
 from tests.engine.tiny import (
     EOS,
     ByteTokenizer,
+    dense_logits,
     max_logprob_error,
     picture,
     prompt,
@@ -353,3 +354,29 @@ def test_a_gpu_writes_what_a_cpu_writes() -> None:
         replies.append(run(engine, *[engine.add(each, how) for each, how in zip(givens, wanted, strict=True)]))
     for one, other in zip(*replies, strict=True):
         assert max_logprob_error(one, other) < 1e-3
+
+
+def test_a_prompt_is_scored_as_by_the_whole_model_at_once(model: Pixtral) -> None:
+    """However it is cut into chunks, cached by others before, set back, or run beside others."""
+    givens = [prompt("It was a dark ", picture(7, 2, 3), "and stormy night"), prompt("short")]
+    plain = tiny_engine(model)
+    for engine in (plain, plain, tiny_engine(model, max_num_batched_tokens=5, max_num_seqs=4)):
+        replies = run(engine, *[engine.add(given, params(prompt_logprobs=3, max_tokens=3)) for given in givens])
+        for given, made in zip(givens, replies, strict=True):
+            expected_TV = dense_logits(model, given).log_softmax(-1)
+            first, *scored = made.prompt_logprobs
+            assert (first.token_id, first.logprob) == (given.ids[0], None)
+            assert [entry.token_id for entry in scored] == list(given.ids[1:])
+            for row, entry in enumerate(scored):
+                assert entry.logprob == pytest.approx(float(expected_TV[row, entry.token_id]), abs=2e-5)
+                assert [top[0] for top in entry.top] == expected_TV[row].topk(3).indices.tolist()
+    assert reply(plain, givens[0], max_tokens=3).prompt_logprobs == ()
+
+
+def test_a_prompt_that_is_set_back_is_scored_once(model: Pixtral) -> None:
+    engine = tiny_engine(model, num_blocks=12, max_num_batched_tokens=16, max_num_seqs=4)
+    givens = [prompt(letter * 60) for letter in "abc"]
+    made = run(engine, *[engine.add(given, params(prompt_logprobs=0, max_tokens=60)) for given in givens])
+    assert engine.stats().preemptions
+    for given, each in zip(givens, made, strict=True):
+        assert [entry.token_id for entry in each.prompt_logprobs] == list(given.ids)

@@ -263,3 +263,40 @@ def test_a_full_queue_says_when_to_come_back(running: Running) -> None:
     answers = {r.json()["choices"][0]["message"]["content"] for r in results if r.status_code == 200}
     assert len(answers) == 1
     wait_until(lambda: idle(running))
+
+
+def test_echo_scores_a_prompt(running: Running) -> None:
+    """What lm-eval asks for: the log-probability of every token of a text, given as text or as ids."""
+    ids = running.post("/tokenize", {"prompt": "Total 15"}).json()["tokens"]
+    body = {"prompt": "Total 15", "echo": True, "max_tokens": 0, "logprobs": 1}
+    whole = running.post("/v1/completions", body).json()
+    choice = whole["choices"][0]
+    assert choice["text"] == "Total 15"
+    assert choice["logprobs"]["token_logprobs"][0] is None
+    assert len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["top_logprobs"]) == len(ids)
+    assert whole["usage"]["completion_tokens"] == 0
+    again = running.post("/v1/completions", body | {"prompt": ids, "max_tokens": 2}).json()["choices"][0]
+    assert again["text"].startswith("Total 15")
+    assert again["logprobs"]["token_logprobs"][: len(ids)] == choice["logprobs"]["token_logprobs"]
+    assert len(again["logprobs"]["tokens"]) == len(ids) + 2
+    # A prompt that ends earlier says the same of what it has: each token is scored by those before it.
+    part = running.post("/v1/completions", body | {"prompt": ids[:-1]}).json()["choices"][0]["logprobs"]
+    assert part["token_logprobs"][1:] == pytest.approx(choice["logprobs"]["token_logprobs"][1:-1], abs=1e-4)
+    streamed = running.post("/v1/completions", body | {"stream": True}).text
+    assert '"text":"Total 15"' in streamed
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"prompt": [1, 10]}, "control token"),
+        ({"prompt": [10**6]}, "vocabulary"),
+        ({"prompt": [-1]}, "vocabulary"),
+        ({"prompt": []}, "prompt"),
+        ({"max_tokens": 0}, "echo"),
+    ],
+)
+def test_prompts_that_are_refused(running: Running, change: dict[str, Any], word: str) -> None:
+    answer = running.post("/v1/completions", {"prompt": "Total"} | change)
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]["message"]
