@@ -415,7 +415,7 @@ def test_data_urls_that_are_none(asker: Asker, route: Route) -> None:
                 "data:image/png;base64,AAA\x00", "DATA:image/png;base64,!!", "data:;base64,AAAA",
                 "data:image/png;base64,\ud800",
                 "data:" + "x" * 100_000 + ";base64,AAAA", "javascript:alert(1)", "ftp://example.com/a.png", "blob:x",
-                "s3://bucket/key", "gopher://x/", "jar:file:///x!/", " ", "\n", "\u202e", "x" * 1_000_000):  # fmt: skip
+                "s3://bucket/key", "gopher://x/", "jar:file:///x!/", "http:/\\127.0.0.1/", " ", "\n", "\u202e", "x" * 1_000_000):  # fmt: skip
         asker.refused(route.path, route.picture(url), code="invalid_image")
 
 
@@ -627,11 +627,11 @@ GRAMMARS_REFUSED: list[dict[str, Any]] = [
     {"structured_outputs": value} for value in (
         5, "x", [], {"robot": 1}, {"regex": "("}, {"regex": "(?=a)"}, {"regex": 5}, {"regex": ""}, {"choice": []},
         {"choice": [5]}, {"choice": [""]}, {"choice": "x"}, {"choice": ["\ud800"]}, {"grammar": "start: missing"},
-        {"grammar": "start:"}, {"grammar": "<[1]>"}, {"grammar": 'start: <[10]> "x"'}, {"grammar": "%llguidance {}"},
+        {"grammar": "<[1]>"}, {"grammar": 'start: <[10]> "x"'}, {"grammar": "%llguidance {}"},
         {"grammar": 5}, {"regex": "a", "choice": ["a"]}, {"json": "{"}, {"json": 5}, {"regex": "x" * 200_000},
     )
 ] + [
-    {"guided_regex": "("}, {"guided_choice": []}, {"guided_json": "{"}, {"guided_grammar": "start:"},
+    {"guided_regex": "("}, {"guided_choice": []}, {"guided_json": "{"}, {"guided_grammar": "start: ("},
     {"response_format": 5}, {"response_format": {"type": "robot"}}, {"response_format": {"type": "json_schema"}},
     {"response_format": {"type": "json_schema", "json_schema": 5}}, {"response_format": {}},
 ]  # fmt: skip
