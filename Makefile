@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := tessera/nano/demo
+# The client suite: an environment for each set of pins.
+CLIENTS := build/clients
+CLIENT_ENVIRONMENTS := openai langchain-openai langchain-mistralai litellm llama-index node
 
-.PHONY: demo test test-slow lint bench gpu-check clean
+.PHONY: demo test test-slow test-clients lint bench gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/tessera ask "What is the value of Q3?" -i $(DEMO)/chart.png
@@ -16,6 +19,21 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# Real clients against a real server; needs Node.js 20 or later. Writes its table to where the documentation has it.
+test-clients: .venv/installed $(CLIENT_ENVIRONMENTS:%=$(CLIENTS)/%/installed)
+	$(BIN)/python -m tests.clients.run --table docs/clients.md
+
+$(CLIENTS)/%/installed: tests/clients/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet -r $<
+	touch $@
+
+$(CLIENTS)/node/installed: tests/clients/package.json tests/clients/package-lock.json
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from tessera.sources import ImageLimits, read
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+LOW_DETAIL_SIDE = 512
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, as the reference has them
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
@@ -93,12 +94,13 @@ def _decoded(name: str, picture: PILImage.Image) -> PILImage.Image:
         raise ImageError(f"{name} is damaged or cut short after its header; send the whole file again.") from error
 
 
-def grid_of(width: int, height: int, vision: VisionConfig) -> tuple[int, int]:
+def grid_of(width: int, height: int, vision: VisionConfig, *, low_detail: bool = False) -> tuple[int, int]:
     """Rows and columns of tokens for a picture of this size.
 
     Example for Pixtral 12B: 1920 x 1080 is scaled by 1024/1920 to 1024 x 576, so (36, 64).
     """
-    scale = max(width, height) / vision.image_size
+    longest = min(vision.image_size, LOW_DETAIL_SIDE) if low_detail else vision.image_size
+    scale = max(width, height) / longest
     if scale > 1:
         # An extreme shape would round its short side to nothing: one pixel is the least.
         width, height = max(round(width / scale), 1), max(round(height / scale), 1)
@@ -111,9 +113,9 @@ def token_count(grid: tuple[int, int]) -> int:
     return rows * (columns + 1)
 
 
-def prepare(picture: PILImage.Image, vision: VisionConfig) -> PreparedImage:
+def prepare(picture: PILImage.Image, vision: VisionConfig, *, low_detail: bool = False) -> PreparedImage:
     """Resize an RGB picture to whole tokens and normalise it."""
-    rows, columns = grid_of(*picture.size, vision)
+    rows, columns = grid_of(*picture.size, vision, low_detail=low_detail)
     pixels_HWC = torch.from_numpy(np.array(picture))
     resized_HWC = resize_cubic(pixels_HWC, rows * vision.token_size, columns * vision.token_size)
     pixels_CHW = ((resized_HWC / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1).contiguous()

@@ -31,7 +31,10 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 
 
 class LLM:
-    """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto"."""
+    """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
+
+    `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,13 @@ class LLM:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        revision: str | None = None,
+        download_dir: Path | None = None,
         limits: ImageLimits | None = None,
         **engine_options: object,
     ) -> None:
-        loaded = load_model(resolve_folder(str(name_or_path)), dtype=dtype, device=device)
+        folder = resolve_folder(str(name_or_path), revision, download_dir)
+        loaded = load_model(folder, dtype=dtype, device=device)
         self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options)
 
     @classmethod
@@ -211,7 +217,8 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        images = [prepare(picture, self.vision) for picture in load_all(pictures, self.limits)]
+        loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+        images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:

@@ -94,11 +94,14 @@ class ModelSummary:
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
+def resolve(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
     """The folder of a model: "nano", a path, or a hub id whose files were downloaded before.
 
-    Never touches the network. Raises ModelNotFoundError that says how to get the model.
+    A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
+    Raises ModelNotFoundError that says how to get the model.
     """
+    if (revision or cache) and (name == BUNDLED or Path(name).expanduser().is_dir()):
+        raise UsageError(f"{name!r} is a folder, which has no revision and lies in no cache; leave those out.")
     if name == BUNDLED:
         if not BUNDLED_FOLDER.is_dir():
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
@@ -112,10 +115,12 @@ def resolve(name: str, revision: str | None = None) -> Path:
         raise ModelNotFoundError(
             f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}; check the spelling."
         )
-    if (cached := _cached(name, revision)) is None:
+    if (cached := _cached(name, revision, cache)) is None:
         at = "" if revision is None else f" --revision {revision}"
+        where = "" if cache is None else f"HF_HUB_CACHE={cache} "
         raise ModelNotFoundError(
-            f"{name!r} is neither a folder nor a model in the hub's cache; get it with `tessera download {name}{at}`."
+            f"{name!r} is neither a folder nor a model in the hub's cache; get it with "
+            f"`{where}tessera download {name}{at}`."
         )
     return cached
 
@@ -308,12 +313,12 @@ def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1
 
 
-def _cached(repository: str, revision: str | None) -> Path | None:
+def _cached(repository: str, revision: str | None, cache: Path | None = None) -> Path | None:
     """The repository's folder in the hub's cache, if a config file of either layout is there."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("params.json", "config.json"):
-        if isinstance(found := try_to_load_from_cache(repository, file, revision=revision), str):
+        if isinstance(found := try_to_load_from_cache(repository, file, cache, revision), str):
             return Path(found).parent
     return None
 

@@ -20,6 +20,16 @@ def available_bytes(device: torch.device) -> int:
     return min(found) if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def total_bytes(device: torch.device) -> int:
+    """Bytes that a GPU has, taken or not."""
+    return int(torch.cuda.mem_get_info(device)[1])
+
+
+def taken_bytes(device: torch.device) -> int:
+    """Bytes of a GPU that this process has taken for its tensors."""
+    return int(torch.cuda.memory_reserved(device))
+
+
 def free_disk_bytes(folder: Path) -> int:
     """Bytes free where `folder` is, or would be made."""
     folder = folder.absolute()

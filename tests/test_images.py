@@ -100,6 +100,13 @@ def test_sources(tmp_path: Path) -> None:
         assert load(Image(source)).tobytes() == expected
 
 
+def test_low_detail_caps_the_long_side() -> None:
+    assert grid_of(1920, 1080, PIXTRAL, low_detail=True) == (18, 32)
+    assert grid_of(300, 200, PIXTRAL, low_detail=True) == grid_of(300, 200, PIXTRAL)
+    wide = PILImage.new("RGB", (1024, 64))
+    assert prepare(wide, PIXTRAL, low_detail=True).pixels_CHW.shape == (3, 32, 512)
+
+
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (1, 1), (17, 3)])
 def test_extreme_shapes(size: tuple[int, int]) -> None:
     prepared = prepare(load(Image(encoded(PILImage.new("RGB", size, "red"), "PNG"))), PIXTRAL)

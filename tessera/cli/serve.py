@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
 
-from tessera.server.settings import Settings, describe, resolve_settings
+from tessera.errors import UsageError
+from tessera.server.settings import Settings, describe, panel_of, resolve_settings
+from tessera.server.vllm_names import ALIASES, FIXED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
 
-SHORT = {"model": "-m"}
+SHORT = {"model": "-m", "tensor_parallel_size": "-tp"}
+FOREIGN = "vllm"
+TOPIC = "--help="
+Action = Callable[[Settings, Mapping[str, str]], None]
 
 
 def run_serve(arguments: list[str]) -> None:
@@ -39,23 +45,75 @@ def run_config_show(arguments: list[str]) -> None:
     _run("tessera config show", "Print every setting of the server, and where its value came from.", show, arguments)
 
 
-def _run(name: str, text: str, action: Callable[[Settings, Mapping[str, str]], None], arguments: list[str]) -> None:
+def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     """Parse the flags as the rest of the command line is parsed, resolve the settings, and act on them."""
+    topics = [each.removeprefix(TOPIC) for each in arguments if each.startswith(TOPIC)]
+    if topics:
+        print("\n\n".join(help_on(topic) for topic in topics))
+        return
 
-    def command(config: Path | None = None, **flags: Any) -> None:
+    def command(model_name: str | None = None, config: Path | None = None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value not in (None, [])}
+        if model_name is not None and given.setdefault("model", model_name) != model_name:
+            raise UsageError(f"two models are given, {model_name!r} and {given['model']!r}; keep one.")
         action(*resolve_settings(given, file=config))
 
-    config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
-    parameters = [_parameter("config", config)]
+    model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)]
+    config = Annotated[
+        Path | None, typer.Option(help="A YAML file of settings; unset: the one that TESSERA_CONFIG names.")
+    ]
+    parameters = [_parameter("model_name", model), _parameter("config", config)]
     parameters += [_parameter(key, _option(key, field)) for key, field in Settings.model_fields.items()]
+    parameters += [_parameter(key, _foreign(key, text)) for key, text in _foreign_names()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(
         pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
     )
-    app.command(help=text)(command)
-    app(arguments, prog_name=name, standalone_mode=True)
+    epilog = "--help=WORD shows what has to do with a word, such as --help=cache; --help=vllm the flags of vLLM's that "
+    epilog += "mean something here. Settings may also stand in a YAML file, or in the environment as TESSERA_PORT and "
+    epilog += "so on; `tessera config show` tells what holds."
+    app.command(help=text, epilog=epilog)(command)
+    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=True)
+
+
+def help_on(topic: str) -> str:
+    """The settings whose name, heading or description has the word; raises UsageError where none has."""
+    word = topic.strip().lower().lstrip("-").replace("-", "_")
+    found = [
+        (key, f"{field.description}{_default(field)}")
+        for key, field in Settings.model_fields.items()
+        if word in key or word in panel_of(key).lower() or word in (field.description or "").lower().replace("-", "_")
+    ]
+    found += [(key, text) for key, text in _foreign_names() if word == FOREIGN or word in key]
+    if not word or not found:
+        raise UsageError(f"no setting has to do with {topic[:40]!r}; `tessera serve --help` shows all.")
+    return "\n".join(
+        f"{_flag(key)}\n{textwrap.fill(text, 100, initial_indent='    ', subsequent_indent='    ')}"
+        for key, text in found
+    )
+
+
+def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
+    """Arguments as Typer takes them: dashes in names, and one value after each flag.
+
+    Example: --limit_mm_per_prompt 8 --api-key a b becomes --limit-mm-per-prompt 8 --api-key a --api-key b.
+    """
+    several, values = "", 0
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            flag = flag.replace("_", "-")
+            several, values = (flag, 0) if flag in SEVERAL_AFTER_ONE_FLAG and not equals else ("", 0)
+            yield flag + equals + value
+            continue
+        if argument.startswith("-"):
+            several = ""
+        elif several:
+            values += 1
+            if values > 1:
+                yield several
+        yield argument
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
@@ -64,18 +122,50 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(name: str, field: FieldInfo) -> Any:
     """A flag that is None unless it is given; its text is checked where the settings are."""
-    flag = "--" + name.replace("_", "-")
-    extra = field.json_schema_extra
     details: dict[str, Any] = {
         "help": f"{field.description}{_default(field)}",
-        "rich_help_panel": extra["panel"] if isinstance(extra, dict) else None,
+        "rich_help_panel": panel_of(name),
         "show_default": False,
     }
     if field.annotation is bool:
-        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", **details)]
-    names = (flag, SHORT[name]) if name in SHORT else (flag,)
+        return _switch(name, details)
     kind = list[str] | None if _takes_several(field) else str | None
-    return Annotated[kind, typer.Option(*names, metavar=_metavar(field), **details)]
+    return Annotated[kind, typer.Option(*_names(name), metavar=_metavar(field), **details)]
+
+
+def _foreign(name: str, text: str) -> Any:
+    details: dict[str, Any] = {"help": text, "hidden": True}  # there are many, and `--help=vllm` shows them
+    if name in OPPOSITES or (name in FIXED and FIXED[name].is_switch):
+        return _switch(name, details)
+    return Annotated[str | None, typer.Option(*_names(name), metavar="VALUE", **details)]
+
+
+def _foreign_names() -> Iterator[tuple[str, str]]:
+    """vLLM's names that are no settings here, and what they do."""
+    for name, own in ALIASES.items():
+        yield name, f"The same as {_flag(own)}."
+    for name, own in OPPOSITES.items():
+        yield name, f"The opposite of {_flag(own)}."
+    for name, fixed in FIXED.items():
+        yield name, _fixed_text(fixed)
+
+
+def _fixed_text(fixed: Fixed) -> str:
+    only = f"Only {' or '.join(fixed.accepted)}" if fixed.accepted else "Refused"
+    return f"{only}: {fixed.instead}."
+
+
+def _switch(name: str, details: dict[str, Any]) -> Any:
+    flag = _flag(name)
+    return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", **details)]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _names(name: str) -> tuple[str, ...]:
+    return (_flag(name), SHORT[name]) if name in SHORT else (_flag(name),)
 
 
 def _takes_several(field: FieldInfo) -> bool:
@@ -83,7 +173,13 @@ def _takes_several(field: FieldInfo) -> bool:
 
 
 def _metavar(field: FieldInfo) -> str:
-    for kind, name in (("tuple", "TEXT"), ("int", "NUMBER"), ("float", "NUMBER"), ("Path", "PATH")):
+    for kind, name in (
+        ("tuple", "TEXT"),
+        ("Literal", "TEXT"),
+        ("int", "NUMBER"),
+        ("float", "NUMBER"),
+        ("Path", "PATH"),
+    ):
         if kind in str(field.annotation):
             return name
     return "TEXT"

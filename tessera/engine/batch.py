@@ -34,6 +34,7 @@ class ImageRows:
     image: PreparedImage
     start: int
     end: int
+    begins: bool = True  # no earlier step of this request's run needed the picture
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def image_rows(chunk: Chunk) -> list[ImageRows]:
         if span.start < chunk.end and chunk.start < span.start + span.length:
             columns = span.image.grid[1]
             first, last = max(chunk.start - span.start, 0), min(chunk.end - span.start, span.length)
-            found.append(ImageRows(span.image, embeddings_before(first, columns), embeddings_before(last, columns)))
+            begins = first == 0 or chunk.start == chunk.request.resumed_at
+            rows = embeddings_before(first, columns), embeddings_before(last, columns)
+            found.append(ImageRows(span.image, *rows, begins))
     return found
 
 

@@ -7,6 +7,7 @@ and the free memory. What a model is, and what one request wants, are other data
 from __future__ import annotations
 
 import difflib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -15,11 +16,13 @@ import torch
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
-from tessera.machine import available_bytes
+from tessera.machine import available_bytes, taken_bytes, total_bytes
 from tessera.model.config import ModelConfig
 
 MIB = 2**20
 AUTO = "auto"
+# What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
+CUDA_BYTES = 1024 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class EngineConfig:
     max_queued_requests: int
     max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
+    seed: int  # draws the seeds of requests that come without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,14 +49,17 @@ class EngineConfig:
 
 
 OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
-_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0}
+_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0, "seed": 0}
+# Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
+UTILIZATION = "gpu_memory_utilization"
 
 
 def resolve(
     options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> EngineConfig:
     """Decide every setting; raises UsageError for an unknown name or settings that contradict each other."""
-    chosen = _Choices(options)
+    utilization = options.get(UTILIZATION, AUTO)
+    chosen = _Choices({name: value for name, value in options.items() if name != UTILIZATION})
     on_cpu = device.type == "cpu"
     chosen.settle("block_tokens", 16, "the usual size")
     if chosen["block_tokens"] not in (16, 32):
@@ -69,6 +76,7 @@ def resolve(
     chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
     chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
+    chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
     free = available_bytes(device)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
@@ -76,7 +84,8 @@ def resolve(
         min(24 * image, max(image, free // 20)),
         f"24 of the largest pictures, or a twentieth of the free {free // MIB} MiB",
     )
-    _settle_context(chosen, model, dtype, device, free)
+    share, meaning = _share(utilization, device, free)
+    _settle_context(chosen, model, dtype, share, meaning)
     size = chosen["block_tokens"]
     num_blocks = chosen["kv_cache_bytes"] // (size * kv_bytes_per_token(model, dtype))
     numbers = {name: chosen[name] for name in OPTIONS if name != "enable_prefix_caching"}
@@ -84,8 +93,23 @@ def resolve(
     return EngineConfig(**numbers, enable_prefix_caching=caching, num_blocks=num_blocks, reasons=chosen.reasons)
 
 
-def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, device: torch.device, free: int) -> None:
-    """The cache's bytes and the context that must fit into it."""
+def _share(utilization: object, device: torch.device, free: int) -> tuple[int, str]:
+    """Bytes that caches and steps may take together, and in words how many that are of what."""
+    if utilization == AUTO:
+        # Half of a computer's free memory, since others live there too; nine tenths of a GPU's.
+        share = free // 2 if device.type == "cpu" else free * 9 // 10
+        return share, f"the free {free // MIB} MiB, of which {share // MIB} may be used"
+    if isinstance(utilization, bool) or not isinstance(utilization, int | float) or not 0 < utilization <= 1:
+        raise UsageError(f"{UTILIZATION} is {utilization!r}; use a number above 0 and up to 1, or 'auto'.")
+    if device.type != "cuda":
+        raise UsageError(f"{UTILIZATION} is {utilization}, and the device is {device.type}; use kv_cache_bytes there.")
+    total = total_bytes(device)
+    share = max(min(int(utilization * total) - taken_bytes(device) - CUDA_BYTES, free), 0)
+    return share, f"{utilization:g} of the GPU's {total // MIB} MiB, of which {share // MIB} are left beside the model"
+
+
+def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, share: int, meaning: str) -> None:
+    """The cache's bytes and the context that must fit into it; `meaning` says where the share comes from."""
     size, token = chosen["block_tokens"], kv_bytes_per_token(model, dtype)
     wanted = chosen.get("max_model_len", model.max_seq_len)
     if wanted > model.max_seq_len:
@@ -94,16 +118,13 @@ def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, de
         )
     full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
     workspace = workspace_bytes(model, chosen["max_num_batched_tokens"], wanted, chosen["max_num_seqs"], dtype)
-    # Half of a computer's free memory, since others live there too; nine tenths of a GPU's.
-    share = free // 2 if device.type == "cpu" else free * 9 // 10
     room = max(share - workspace - chosen["image_cache_bytes"], 0)
     chosen.settle(
         "kv_cache_bytes",
         min(full, room),
         f"what max_num_seqs={chosen['max_num_seqs']} requests of {wanted} tokens need at most"
         if full <= room
-        else f"the free {free // MIB} MiB, of which {share // MIB} may be used, less {workspace // MIB} for a step "
-        f"and {chosen['image_cache_bytes'] // MIB} for pictures",
+        else f"{meaning}, less {workspace // MIB} for a step and {chosen['image_cache_bytes'] // MIB} for pictures",
     )
     holds = chosen["kv_cache_bytes"] // (size * token) * size
     chosen.settle(
@@ -127,7 +148,7 @@ class _Choices:
         self._values: dict[str, int] = {}
         for name, value in options.items():
             if name not in OPTIONS:
-                near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.0)[0]
+                near = difflib.get_close_matches(name, (*OPTIONS, UTILIZATION), n=1, cutoff=0.0)[0]
                 raise UsageError(f"engine option {name!r} is unknown; the nearest known one is {near!r}.")
             if value != AUTO:
                 self._values[name] = _checked(name, value)

@@ -7,6 +7,7 @@ A step that fails as a whole raises; what can be laid at one request's door ends
 from __future__ import annotations
 
 import logging
+import random
 import uuid
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -26,6 +27,7 @@ from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Scheduler
+from tessera.engine.tally import Distribution
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
 from tessera.model.pixtral import Pixtral
@@ -34,6 +36,7 @@ from tessera.prompt import Prompt
 logger = logging.getLogger(__name__)
 
 SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
+INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class EngineTokenizer(GrammarTokenizer, Protocol):
@@ -57,6 +60,9 @@ class Stats:
     running: int
     blocks: BlockCounts
     image_cache_bytes: int
+    image_queries: int  # pictures that started requests needed, as far as no cached block held them
+    image_hits: int  # of those, the ones whose embeddings were cached
+    token_intervals: Distribution  # seconds between two tokens of a request
     preemptions: int
     steps: int
     finished: dict[str, int]  # requests by finish reason
@@ -82,7 +88,9 @@ class Engine:
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
+        self._seeds = random.Random(config.seed)
         self._steps = 0
+        self._intervals = Distribution(INTERVALS_S)
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
 
@@ -114,10 +122,7 @@ class Engine:
         if request_id in self._requests:
             raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
         generator = torch.Generator()
-        if params.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(params.seed)
+        generator.manual_seed(self._seeds.getrandbits(63) if params.seed is None else params.seed)
         room = self.config.max_model_len - len(prompt.ids)
         request = Request(
             id=request_id,
@@ -171,6 +176,9 @@ class Engine:
             len(self.scheduler.running),
             self.pool.counts(),
             self.images.bytes_used,
+            self.images.queries,
+            self.images.hits,
+            self._intervals.copy(),
             self.scheduler.num_preemptions,
             self._steps,
             dict(self._finished),
@@ -207,7 +215,10 @@ class Engine:
     def _append(self, request: Request, choice: Choice) -> Delta:
         params, token_id = request.params, choice.token_id
         logprobs = self._logprobs(choice)
+        before_s = request.last_token_s
         request.append(token_id)
+        if before_s is not None and request.last_token_s is not None:
+            self._intervals.add(request.last_token_s - before_s)
         if request.matcher is not None:
             request.matcher.accept(token_id)
         if (token_id == self.tokenizer.eos_id and not params.ignore_eos) or token_id in params.stop_token_ids:

@@ -17,6 +17,8 @@ class ImageCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes_used = 0
+        self.queries = 0  # pictures that requests needed, each once a request
+        self.hits = 0  # of those, the ones that had not to be encoded for it
         self._entries: OrderedDict[bytes, Tensor] = OrderedDict()  # least recently used first
         self._pinned: frozenset[bytes] = frozenset()
 

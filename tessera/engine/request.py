@@ -43,6 +43,7 @@ class Request:
     num_computed: int = 0  # tokens whose keys and values are in the blocks
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens after the first, so far
     num_cached: int = 0  # prompt tokens that the first start found in the cache
+    resumed_at: int = 0  # tokens that the latest start found in the cache
     num_published: int = 0  # blocks that other requests may share
     hashes: list[bytes] = field(default_factory=list)  # of the full blocks
 

@@ -25,6 +25,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """The decoder's output (T, D) of the step's tokens, whose keys and values are cached."""
+        self._count(batch)
         self._encode({rows.image.digest: rows.image for rows in batch.images})
         embeddings = [self.images[rows.image.digest][rows.start : rows.end] for rows in batch.images]
         hidden_TD = self.model.embed(batch.ids_T, embeddings)
@@ -35,6 +36,11 @@ class Runner:
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Logits (R, V) in float32 of some of the rows."""
         return self.model.logits(hidden_RD)
+
+    def _count(self, batch: Batch) -> None:
+        begun = [rows.image.digest for rows in batch.images if rows.begins]
+        self.images.queries += len(begun)
+        self.images.hits += len(begun) - len({digest for digest in begun if digest not in self.images})
 
     def _encode(self, needed: dict[bytes, PreparedImage]) -> None:
         """Encode what is needed and not cached, several pictures in one call."""

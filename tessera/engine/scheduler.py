@@ -97,7 +97,7 @@ class Scheduler:
             return False
         self.pool.acquire(known)
         request.blocks = known + self.pool.allocate(missing)
-        request.num_computed = len(known) * self.config.block_tokens
+        request.num_computed = request.resumed_at = len(known) * self.config.block_tokens
         request.num_published = len(known)
         if request.started_s is None:
             request.started_s, request.num_cached = time.perf_counter(), request.num_computed

@@ -23,7 +23,7 @@ from tessera.server.errors import BadRequestError, error_headers, error_object, 
 from tessera.server.generate import ClientLeftError, Generator, unless_left
 from tessera.server.guards import Guard
 from tessera.server.metrics import Metrics
-from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
 from tessera.server.settings import Settings, api_keys
 from tessera.server.translate import created_now, messages_of
 from tessera.server.words import describe_mistake
@@ -49,7 +49,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
 
     app = FastAPI(
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        root_path=settings.root_path,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     _add_routes(app, generator)
     _add_operation(app, generator)
@@ -63,6 +63,8 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         max_body_bytes=settings.max_body_bytes,
         metrics_need_key=settings.metrics_need_key,
         access_log=settings.access_log,
+        root_path=settings.root_path,
+        count=metrics.count_answer,
     )
     return app
 
@@ -74,6 +76,10 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await generator.chat(body, request)
+
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        return await generator.respond(body, request)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The events of a streamed reply, in the two shapes that clients know.
+"""The events of a streamed reply, in the two shapes of chunks that clients know.
 
 Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html; of the shapes:
 OpenAI's API reference.
@@ -22,19 +22,17 @@ DONE = b"data: [DONE]\n\n"
 
 def event(data: Mapping[str, Any]) -> bytes:
     """One event; JSON text has no line breaks, so it takes one data line."""
+    return b"data: " + json_text(data) + b"\n\n"
+
+
+def json_text(data: Mapping[str, Any]) -> bytes:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A lone surrogate, which a model cannot write but a request may quote, has no UTF-8 form.
-    return f"data: {text}\n\n".encode(errors="replace")
+    return text.encode(errors="replace")
 
 
 class Events(ABC):
-    """The events of one reply, which may have several choices; with `tokenizer` log-probabilities are told."""
-
-    kind: str
-
-    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
-        self._head = {"id": reply_id, "object": self.kind, "created": created_now(), "model": model}
-        self._tokenizer = tokenizer
+    """The events of one reply, which may have several choices."""
 
     @abstractmethod
     def opening(self, index: int) -> bytes:
@@ -44,16 +42,36 @@ class Events(ABC):
     def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
         """One step of a choice, the last with its finish reason; raises EngineDeadError where it is no true end."""
 
-    def closing(self, usage: Mapping[str, Any]) -> bytes:
-        """The usage in an event of its own."""
-        return self._event([], usage)
+    @abstractmethod
+    def closing(self, usage: Mapping[str, Any] | None) -> bytes:
+        """What comes after the last delta; with the usage, if it is wanted in an event of its own."""
+
+    @abstractmethod
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        """In place of all that would still come."""
+
+
+class ChunkEvents(Events):
+    """Chunks that end with [DONE]; with `tokenizer` log-probabilities are told."""
+
+    kind: str
+
+    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        self._head = {"id": reply_id, "object": self.kind, "created": created_now(), "model": model}
+        self._tokenizer = tokenizer
+
+    def closing(self, usage: Mapping[str, Any] | None) -> bytes:
+        return DONE if usage is None else self._event([], usage) + DONE
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        return event(error)
 
     def _event(self, choices: Sequence[Mapping[str, Any]], usage: Mapping[str, Any] | None) -> bytes:
         data = self._head | {"choices": list(choices)}
         return event(data if usage is None else data | {"usage": usage})
 
 
-class ChatEvents(Events):
+class ChatEvents(ChunkEvents):
     kind = "chat.completion.chunk"
 
     def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
@@ -81,7 +99,7 @@ class ChatEvents(Events):
         return events
 
 
-class TextEvents(Events):
+class TextEvents(ChunkEvents):
     kind = "text_completion"
 
     def opening(self, index: int) -> bytes:

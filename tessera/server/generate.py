@@ -16,15 +16,23 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tessera.chat import Completion, Delta, SamplingParams, Timings, Usage
+from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
 from tessera.errors import ModelNotFoundError, TesseraError, UsageError
 from tessera.prompt import Prompt
-from tessera.server.backend import Backend, DeltaReader, Replies
+from tessera.server.backend import Backend, DeltaReader, Offer, Replies
 from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
-from tessera.server.events import DONE, KEEP_ALIVE, ChatEvents, Events, TextEvents, event
+from tessera.server.events import KEEP_ALIVE, ChatEvents, Events, TextEvents
 from tessera.server.metrics import Metrics
-from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling, StreamOptions
+from tessera.server.responses import (
+    ResponseEvents,
+    input_messages,
+    new_item_id,
+    response_object,
+    response_offer,
+    response_sampling,
+)
+from tessera.server.schemas import ChatRequest, CompletionRequest, ResponsesRequest, Sampling, StreamOptions
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left
 from tessera.server.structured import uses_deprecated
@@ -63,17 +71,27 @@ class Generator:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """POST /v1/chat/completions."""
         self._check(body)
-        messages, params, offer = conversation_of(body), chat_sampling(body), offer_of(body)
-        preparing = self.backend.call(self.backend.prepare, messages, params, offer)
-        prompt, params = await unless_left(request, preparing)
+        wanted = conversation_of(body), chat_sampling(body), offer_of(body)
+        num_tokens, replies = await self._start_chat(*wanted, body, request)
         tokenizer = self.backend.tokenizer if body.logprobs else None
-        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
-        replies = self._start([prompt], params, body, reader)
         if body.stream:
-            shape = ChatEvents(new_id("chatcmpl"), self.names[0], tokenizer)
-            return EventStream(self._events(replies, shape, len(prompt.ids), body, request), notes_on(body))
+            events = ChatEvents(new_id("chatcmpl"), self.names[0], tokenizer)
+            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
         completions = await self._collect(replies, request)
         reply = chat_completion(new_id("chatcmpl"), self.names[0], completions, tokenizer)
+        return JSONResponse(reply, headers=notes_on(body))
+
+    async def respond(self, body: ResponsesRequest, request: Request) -> Response:
+        """POST /v1/responses: a chat in other words, of which nothing is kept."""
+        self._check(body)
+        wanted = input_messages(body), response_sampling(body), response_offer(body)
+        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        reply_id, tokenizer = new_item_id("resp"), self.backend.tokenizer
+        if body.stream:
+            events = ResponseEvents(reply_id, self.names[0], body, tokenizer)
+            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
+        (completion,) = await self._collect(replies, request)
+        reply = response_object(reply_id, self.names[0], body, completion, tokenizer)
         return JSONResponse(reply, headers=notes_on(body))
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
@@ -122,6 +140,15 @@ class Generator:
 
     def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
+
+    async def _start_chat(
+        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, body: Sampling, request: Request
+    ) -> tuple[int, Replies]:
+        """The prompt's length, and its replies."""
+        preparing = self.backend.call(self.backend.prepare, messages, params, offer)
+        prompt, params = await unless_left(request, preparing)
+        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
+        return len(prompt.ids), self._start([prompt], params, body, reader)
 
     def _start(
         self,
@@ -173,14 +200,12 @@ class Generator:
                         yield events.delta(index, delta, usage_object(usages) if shown else None)
                     if delta.finish_reason:
                         self._ended(delta, request)
-            if options.include_usage:
-                yield events.closing(usage_object(usages))
-            yield DONE
+            yield events.closing(usage_object(usages) if options.include_usage else None)
         except TesseraError as error:
-            yield event(error_object(error))
+            yield events.failure(error_object(error))
         except Exception:
             logger.exception("request %s failed while it was streamed", request.state.request_id)
-            yield event(error_object(unexpected_error()))
+            yield events.failure(error_object(unexpected_error()))
         finally:
             replies.close()
 

@@ -1,4 +1,4 @@
-"""What stands before every route: keys, body size, request ids, the access log.
+"""What stands before every route: the path prefix, keys, body size, request ids, counts, the access log.
 
 Plain ASGI, on the raw path of the connection: the Host header must not be able to change what is
 protected. Everything needs a key unless it is listed here.
@@ -14,7 +14,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,16 +36,30 @@ PAGE_HEADERS = (
     (b"cache-control", b"no-cache"),
 )
 BODY_TIMEOUT_S = 300.0  # the largest body over a line of 2 Mbit/s
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Guard:
-    """`keys` empty: everybody may ask."""
+    """`keys` empty: everybody may ask. `count` hears method, route and status of every answer.
+
+    A path below `root_path` is taken as the rest of it, whether or not a proxy took the prefix away.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int, metrics_need_key: bool, access_log: bool
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[str],
+        max_body_bytes: int,
+        metrics_need_key: bool,
+        access_log: bool,
+        root_path: str = "",
+        count: Callable[[str, str, int], None] = lambda method, route, status: None,
     ) -> None:
         self.app = app
+        self._root_path = root_path
+        self._count = count
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._max_body_bytes = max_body_bytes
         self._open = OPEN_PATHS if metrics_need_key else OPEN_PATHS | {"/metrics"}
@@ -54,21 +69,23 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = self._below_root(scope)
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
         state = scope.setdefault("state", {})
         state["request_id"], state["log"] = request_id.decode(), {}
-        began, status = time.perf_counter(), 500
+        began, status, complete = time.perf_counter(), 500, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 page = PAGE_HEADERS if is_page(scope["path"]) else ()
                 own = ((b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"))
                 message["headers"] = [*message["headers"], *own, *page]
             await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             self._check_key(scope, headers)
@@ -77,8 +94,15 @@ class Guard:
         except TesseraError as error:
             await _refuse(error, send_with_id)
         finally:
+            self._count(scope["method"] if scope["method"] in METHODS else "other", _route(scope), status)
             if self._access_log:
-                self._log(scope, status, time.perf_counter() - began)
+                self._log(scope, status, time.perf_counter() - began, complete)
+
+    def _below_root(self, scope: Scope) -> Scope:
+        path, root = scope["path"], self._root_path
+        if not root or not (path == root or path.startswith(root + "/")):
+            return scope
+        return {**scope, "path": path.removeprefix(root) or "/"}
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
@@ -129,21 +153,31 @@ class Guard:
             status=413,
         )
 
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, status: int, seconds: float, complete: bool) -> None:
         state = scope["state"]
-        entry = {
-            "method": scope["method"],
+        entry: dict[str, Any] = {
+            "client": (scope.get("client") or ("unix",))[0],
+            "method": scope["method"][:20],
             "path": scope["path"][:200],
             "status": status,
             "request_id": state["request_id"],
             "seconds": round(seconds, 4),
         } | state["log"]
+        if "first_token_s" in entry and "queue_s" in entry:
+            entry["prefill_s"] = round(entry["first_token_s"] - entry["queue_s"], 4)
+        if not complete:
+            entry["complete"] = False  # the client left before the end of the answer, or the answer broke
         access.info(json.dumps(entry))
 
 
 def is_page(path: str) -> bool:
     """Whether a raw path is the page's or one of its files', which everybody may read."""
     return path == "/" or path.startswith("/web/")
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, not the path asked for, of which there may be endlessly many."""
+    return getattr(scope.get("route"), "path", "other")
 
 
 async def _refuse(error: TesseraError, send: Send) -> None:

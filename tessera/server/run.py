@@ -1,80 +1,100 @@
-"""Starts everything in its order: settings, model, engine, application, HTTP server; and ends it again.
+"""Starts everything in its order: settings, address, model, engine, application, HTTP server; and ends it again.
 
 SIGTERM lets running requests end within the shutdown timeout and takes no new ones; a second one
-aborts. If the engine ends, so does the process, with exit code 1, for a supervisor to restart it.
+aborts them. If the engine ends, so does the process, with exit code 1, for a supervisor to restart it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import socket
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from tessera.errors import EngineDeadError
+from tessera import __version__
+from tessera.errors import EngineDeadError, UsageError
 from tessera.llm import LLM
+from tessera.load import resolve
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
+from tessera.server.listen import AddressError, address_of, bind, is_public
 from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys
+from tessera.server.supervisor import notify
 from tessera.sources import ImageLimits
+from tessera.weights.detect import detect
 
 logger = logging.getLogger("tessera.server")
 
+MIB = 2**20
+WATCHDOG_S = 10  # between two signs of life to the supervisor
+ABORT_S = 1.0  # for the last events of aborted requests to leave
+
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal; raises what loading a model does, and EngineDeadError if the engine fails."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    api_keys(settings)  # a wrong key file shows before a large model is loaded
-    llm = open_model(settings)
-    for line in llm.config.describe():
-        logger.info("%s", line)
-    server: uvicorn.Server
-    died = False
-
-    def on_death() -> None:
-        nonlocal died
-        died = True
-        server.should_exit = True
-
-    server = uvicorn.Server(http_config(create_app(Backend(llm), settings, on_death), settings))
-    server.run()
+    """Serve until a signal; raises what loading a model does, AddressError, and EngineDeadError if the engine fails."""
+    began = time.monotonic()
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    logging.getLogger("mistral_common").setLevel(logging.WARNING)
+    keys = api_keys(settings)  # a wrong key file, or a taken port, shows before a large model is loaded
+    sockets = bind(settings)
+    try:
+        logger.info("tessera %s loads %s", __version__, settings.model)
+        notify(f"STATUS=loading {settings.model}")
+        llm = open_model(settings)
+        for line in startup_lines(llm, settings, keys):
+            logger.info("%s", line)
+        died = _run(Backend(llm), settings, sockets, began)
+    finally:
+        _leave(sockets, settings)
     if died:
         raise EngineDeadError("the engine ended, and with it the server; the log has the reason. Start it again.")
-    if not server.started:
-        sys.exit(1)  # uvicorn has said why, for example that the port is taken
 
 
-def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
     """How the application is served over HTTP; no WebSockets, for there is nothing to say over them."""
     return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
-        uds=None if settings.uds is None else str(settings.uds),
         http=BoundedProtocol,
         ws="none",
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
         server_header=False,
+        **more,
     )
 
 
 def open_model(settings: Settings) -> LLM:
     """The model with its engine, as the settings want it."""
+    folder = resolve(settings.model, settings.revision, settings.download_dir)
+    _check_layout(settings, detect(folder))
     options = {
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "kv_cache_bytes": settings.kv_cache_bytes,
         "image_cache_bytes": settings.image_cache_bytes,
+        "block_tokens": settings.block_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "seed": settings.seed,
     }
     return LLM(
         settings.model,
         dtype=settings.dtype,
         device=settings.device,
+        revision=settings.revision,
+        download_dir=settings.download_dir,
         limits=ImageLimits(
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
@@ -88,3 +108,116 @@ def open_model(settings: Settings) -> LLM:
         max_queued_requests=settings.max_num_queued_reqs,
         **{name: value for name, value in options.items() if value is not None},
     )
+
+
+def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
+    """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
+    config, model = llm.config, llm.loop.engine.model
+    size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} million parameters"
+    dtype = str(model.dtype).removeprefix("torch.")
+    yield f"model {llm.model_name}: {size} in {dtype} on {model.device}, not quantized"
+    tokens = config.num_blocks * config.block_tokens
+    yield (
+        f"key/value cache: {config.num_blocks:,} blocks of {config.block_tokens} tokens, {tokens:,} tokens in "
+        f"{config.kv_cache_bytes // MIB:,} MiB: {tokens / config.max_model_len:.1f} requests of the full "
+        f"{config.max_model_len:,} tokens; at most {config.max_num_seqs} run at once, {config.max_queued_requests} wait"
+    )
+    yield (
+        f"limits of a request: {config.max_model_len:,} tokens, {settings.max_body_bytes:,} bytes, "
+        f"{settings.limit_mm_per_prompt} pictures, each of {settings.max_image_bytes:,} bytes and "
+        f"{settings.max_image_pixels:,} pixels"
+    )
+    hosts = "any host" if settings.allowed_media_domains is None else ", ".join(settings.allowed_media_domains)
+    reach = "private networks too" if settings.allow_private_addresses else "public addresses only"
+    folder = settings.allowed_local_media_path
+    yield f"pictures: URLs of {hosts or 'no host'} ({reach}); files {f'below {folder}' if folder else 'never'}"
+    for line in config.describe():
+        yield f"engine: {line}"
+    if keys:
+        yield f"access: one of {len(keys)} API keys is needed"
+    elif is_public(settings):
+        yield f"access: WARNING: everybody who reaches {settings.host} may use this server; --api-key-file names keys"
+    else:
+        yield "access: open to this machine; --api-key or --api-key-file names keys"
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready and when it ends; a second signal aborts what is running, a third just leaves."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], abort: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._abort = abort
+        self._num_signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1", "STATUS=waiting for running requests")
+        aborting = asyncio.create_task(self._abort_if_told())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            aborting.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._num_signals += 1
+        self._captured_signals.append(sig)
+        self.should_exit = True
+        self.force_exit = self._num_signals > 2
+
+    async def _abort_if_told(self) -> None:
+        while self._num_signals < 2:
+            await asyncio.sleep(0.1)
+        logger.info("a second signal: running requests are aborted")
+        await asyncio.to_thread(self._abort)
+        await asyncio.sleep(ABORT_S)
+        self.force_exit = True  # whoever does not read would hold the process
+
+
+def _run(backend: Backend, settings: Settings, sockets: list[socket.socket], began: float) -> bool:
+    """Serve until a signal or the engine's end; true for the latter."""
+    died = False
+
+    def on_death() -> None:
+        nonlocal died
+        died = True
+        server.should_exit = True
+
+    def on_ready() -> None:
+        notify("READY=1", "STATUS=serving")
+        logger.info(
+            "ready after %.1f s: Uvicorn running on %s (page: /, API: /v1, its description: /openapi.json, "
+            "counts: /metrics)",
+            time.monotonic() - began,
+            address_of(sockets, settings),
+        )
+
+    async def show_life() -> None:
+        if backend.alive and backend.silent_s < settings.stuck_after_s:
+            notify("WATCHDOG=1")
+
+    app = create_app(backend, settings, on_death)
+    config = http_config(app, settings, callback_notify=show_life, timeout_notify=WATCHDOG_S)
+    server = _Server(config, on_ready, backend.llm.close)
+    try:
+        server.run(sockets)
+    except OSError as error:  # the address was taken while the model was loaded
+        reason = os.strerror(error.errno or 0)
+        raise AddressError(f"the address cannot be listened at any more ({reason}); start again.") from error
+    return died
+
+
+def _check_layout(settings: Settings, layout: str) -> None:
+    for name, wanted in (("load_format", settings.load_format), ("config_format", settings.config_format)):
+        if wanted in ("mistral", "hf") and wanted != layout:
+            raise UsageError(f"{name} is {wanted}, and {settings.model} has the layout {layout}; leave it out.")
+
+
+def _leave(sockets: Sequence[socket.socket], settings: Settings) -> None:
+    for each in sockets:
+        each.close()
+    if settings.uds is not None:
+        settings.uds.unlink(missing_ok=True)

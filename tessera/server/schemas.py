@@ -24,7 +24,7 @@ MAX_PROMPTS = 256
 # Fields without an effect on the reply of this server.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "reasoning_effort",
-    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include",
+    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "reasoning",
 }  # fmt: skip
 # What a field that changes the output is refused with: its neutral values, which change nothing, and the way out.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -61,6 +61,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "lora": (),
     "cache_control": (),
+    "previous_response_id": (),
+    "conversation": (),
+    "background": (False,),
+    "prompt": (),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
 }
 _logged: set[str] = set()
 
@@ -163,6 +169,30 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto", "required", "any"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
+
+
+class TextFormat(JsonSchemaFormat):
+    """The wrapping of /v1/responses, which has the schema beside the type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class TextOptions(BaseModel):
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(Sampling):
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    n: Literal[1] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    include: list[str] | None = None
+    text: TextOptions | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling):

@@ -9,17 +9,24 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tessera.errors import UsageError
+from tessera.server.vllm_names import ALIASES, FIXED, OPPOSITES
 from tessera.server.words import first_mistake
 
 ENVIRONMENT_PREFIX = "TESSERA_"
+NO_SETTINGS = ("TESSERA_DEBUG", "TESSERA_CONFIG")
 SECRET = ("api_key",)
+# What Kubernetes puts into every pod's environment for a service that is named tessera.
+_SERVICE_LINK = re.compile(r"TESSERA_(SERVICE_(HOST|PORT)|PORT_\d+_\w+)(_\w+)?|TESSERA_PORT=tcp://.*")
+_UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", 1)}
+_UNITS |= {letter: 1024**power for power, letter in enumerate("KMGT", 1)}
 
 
 def _several(value: Any) -> Any:
@@ -30,24 +37,59 @@ def _several(value: Any) -> Any:
     return tuple(entry.strip() for part in parts for entry in part.split(",") if entry.strip())
 
 
+def _count(value: Any) -> Any:
+    """A number, also as vLLM writes large ones: 25.6k is 25,600 and 32K is 32,768; "auto" is None."""
+    if isinstance(value, bool):
+        return str(value)  # which is no number
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return None
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)([kmgtKMGT])\s*", value)):
+        number = float(found[1]) * _UNITS[found[2]]
+        return int(number) if number.is_integer() else value
+    return value
+
+
 def _image_limit(value: Any) -> Any:
-    """A number, also as vLLM writes it: image=8, {"image": 8} or {"image": {"count": 8}}."""
-    if isinstance(value, str) and value.startswith("image="):
-        value = value.removeprefix("image=")
+    """A number, also as vLLM writes it: image=8, {"image": 8} or {"image": {"count": 8}}; other kinds may be 0."""
+    if isinstance(value, str) and "=" in value:
+        value = {kind.strip(): limit for kind, _, limit in (part.partition("=") for part in value.split(","))}
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = json.loads(value)
         except ValueError:
             return value
-    if isinstance(value, Mapping) and set(value) == {"image"}:
-        value = value["image"]
+    if isinstance(value, Mapping):
+        others = [limit for kind, limit in value.items() if kind != "image"]
+        value = value.get("image") if all(str(limit) == "0" for limit in others) else None
     if isinstance(value, Mapping) and set(value) == {"count"}:
         value = value["count"]
     return value
 
 
+def _unless_empty(value: Any) -> Any:
+    """An empty text is no value: as a path it would be the folder the server was started in."""
+    return None if value == "" else value
+
+
+def _dtype(value: Any) -> Any:
+    return {"half": "float16", "float": "float32"}.get(value, value) if isinstance(value, str) else value
+
+
+def _prefix(value: str) -> str:
+    value = value.rstrip("/")
+    if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+        raise ValueError
+    return value
+
+
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
 ImageLimit = Annotated[int, BeforeValidator(_image_limit)]
+Count = Annotated[int, BeforeValidator(_count)]
+Automatic = Annotated[int | None, BeforeValidator(_count)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_unless_empty)]
+OptionalText = Annotated[str | None, BeforeValidator(_unless_empty)]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
 def _field(default: Any, panel: str, text: str, **limits: Any) -> Any:
@@ -59,36 +101,51 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: str = _field("nano", "Model", "nano, a folder, or a hub id that was downloaded.")
+    model: str = _field("nano", "Model", "nano, a folder, or a hub id that was downloaded.", min_length=1)
     served_model_name: Several = _field((), "Model", "Names that clients may use; unset: the model's own.")
-    dtype: str = _field("auto", "Model", "auto, float32, bfloat16 or float16.")
-    device: str = _field("auto", "Model", "auto, cpu or cuda.")
+    revision: OptionalText = _field(None, "Model", "Branch, tag or commit of a hub id.")
+    download_dir: OptionalPath = _field(None, "Model", "The hub's cache that holds a hub id; unset: the usual one.")
+    load_format: Literal["auto", "safetensors", "mistral"] = _field(
+        "auto", "Model", "auto and safetensors: as the folder is; mistral: it must have the official layout."
+    )
+    config_format: Literal["auto", "mistral", "hf"] = _field(
+        "auto", "Model", "The layout that the folder must have; auto: any."
+    )
+    dtype: Dtype = _field("auto", "Model", "auto, float32 (float), bfloat16 or float16 (half).")
+    device: str = _field("auto", "Model", "auto, cpu, cuda or cuda:N.")
+    seed: int | None = _field(None, "Model", "Draws the replies of requests that name no seed.", ge=0, lt=2**63)
 
-    host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.")
+    host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.", min_length=1)
     port: int = _field(8000, "Address", "TCP port; 0 chooses a free one.", ge=0, le=65535)
-    uds: Path | None = _field(None, "Address", "A Unix socket instead of host and port.")
-    root_path: str = _field("", "Address", "Path prefix that a proxy in front takes away.")
+    uds: OptionalPath = _field(None, "Address", "A Unix socket instead of host and port.")
+    root_path: Prefix = _field("", "Address", "Path below which a proxy shows the server, such as /vision.")
 
     api_key: Several = _field((), "Access", "Keys of which a client must send one; several with commas.")
     api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
     metrics_need_key: bool = _field(False, "Access", "/metrics asks for a key too.")
     allowed_hosts: Several = _field((), "Access", "Host headers that are answered; unset: any.")
 
-    max_model_len: int | None = _field(None, "Engine", "Tokens of prompt and reply together.", ge=1)
-    max_num_seqs: int | None = _field(None, "Engine", "Requests that run at once.", ge=1)
-    max_num_batched_tokens: int | None = _field(None, "Engine", "Tokens that one step computes.", ge=1)
-    kv_cache_bytes: int | None = _field(None, "Engine", "Bytes of the key/value cache.", ge=1)
-    image_cache_bytes: int | None = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
+    max_model_len: Automatic = _field(None, "Engine", "Tokens of prompt and reply together; 32k is 32,000.", ge=1)
+    max_num_seqs: Automatic = _field(None, "Engine", "Requests that run at once.", ge=1)
+    max_num_batched_tokens: Automatic = _field(None, "Engine", "Tokens that one step computes.", ge=1)
+    kv_cache_bytes: Automatic = _field(None, "Engine", "Bytes of the key/value cache; 4G is 4 GiB.", ge=1)
+    gpu_memory_utilization: float | None = _field(
+        None, "Engine", "Share of a GPU's memory for all; unset: nine tenths of what is free.", gt=0, le=1
+    )
+    block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
+    image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
     enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
 
     limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Pictures in one request, as 8 or image=8.", ge=0)
-    max_body_bytes: int = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
-    max_image_bytes: int = _field(20_000_000, "Limits", "Bytes of one encoded picture.", ge=1)
-    max_image_pixels: int = _field(64_000_000, "Limits", "Width times height of one picture.", ge=1)
-    max_completions: int = _field(8, "Limits", "The most `n` that a request may ask for.", ge=1)
-    max_num_queued_reqs: int = _field(256, "Limits", "Requests that may wait.", ge=1)
+    max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
+    max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded picture.", ge=1)
+    max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one picture.", ge=1)
+    max_completions: Count = _field(8, "Limits", "The most `n` that a request may ask for.", ge=1)
+    max_num_queued_reqs: Count = _field(256, "Limits", "Requests that may wait.", ge=1)
 
-    allowed_local_media_path: Path | None = _field(None, "Pictures", "Files below this folder may be named by clients.")
+    allowed_local_media_path: OptionalPath = _field(
+        None, "Pictures", "Files below this folder may be named by clients."
+    )
     allowed_media_domains: Several | None = _field(None, "Pictures", "Hosts that pictures may come from; unset: any.")
     allow_private_addresses: bool = _field(False, "Pictures", "Picture URLs may lead into private networks.")
     fetch_timeout_s: float = _field(10.0, "Pictures", "Seconds that one picture's URL may take.", gt=0)
@@ -98,35 +155,78 @@ class Settings(BaseModel):
     stuck_after_s: float = _field(300.0, "Operation", "Seconds without a step after which /health fails.", gt=0)
     access_log: bool = _field(True, "Operation", "One line for each request, without its content.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_keys(cls, values: Any) -> Any:
+        # A variable that was left empty must not open the server to everybody.
+        if isinstance(values, Mapping) and "api_key" in values and _several(values["api_key"]) == ():
+            raise UsageError(
+                "the setting api_key is given and holds no key; give one, or leave it out to let everybody in."
+            )
+        return values
+
 
 def resolve_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """The settings, and for each the place its value came from; raises UsageError that names the culprit."""
+    """The settings, and for each the place its value came from; raises UsageError that names the culprit.
+
+    The file is the one given, or the one that TESSERA_CONFIG names.
+    """
+    if file is None and environment.get("TESSERA_CONFIG"):
+        file = Path(environment["TESSERA_CONFIG"])
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
-    from_environment = {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-        for name, value in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and name != "TESSERA_DEBUG"
-    }
     for origin, given in (
         (str(file), {} if file is None else _read_file(file)),
-        ("environment", from_environment),
+        ("environment", _from_environment(environment)),
         ("flag", {name: value for name, value in flags.items() if value is not None}),
     ):
-        for name, value in given.items():
-            key = name.replace("-", "_")
-            if key not in Settings.model_fields:
-                near = difflib.get_close_matches(key, Settings.model_fields, 1)
-                hint = f"; did you mean {near[0]}?" if near else "; `tessera config show` lists all."
-                raise UsageError(f"the setting {name!r} ({origin}) is unknown{hint}")
-            values[key], origins[key] = value, origin
+        found: dict[str, Any] = {}
+        for name, key, value in _own_names(given, origin):
+            if found.setdefault(key, value) != value:
+                raise UsageError(f"the setting {name} ({origin}) contradicts another that means {key}; keep one.")
+        values |= found
+        origins |= dict.fromkeys(found, origin)
     try:
         return Settings.model_validate(values), origins
     except ValidationError as error:
         name, words = first_mistake(error)
-        raise UsageError(f"the setting {name} ({origins[name.partition('.')[0]]}) {words}.") from error
+        field = name.partition(".")[0]
+        meant = (Settings.model_fields[field].description or "").rstrip(".")
+        raise UsageError(f"the setting {name} ({origins[field]}) {words} ({meant}).") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    for name, value in environment.items():
+        if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK.fullmatch(f"{name}={value}"):
+            raise UsageError(
+                f"the environment holds {name}, which Kubernetes sets for a service named tessera; "
+                "put enableServiceLinks: false into the pod's spec."
+            )
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in NO_SETTINGS
+    }
+
+
+def _own_names(given: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
+    """Each given name, the setting it means and the value; vLLM's fixed flags are checked and left out."""
+    for name, value in given.items():
+        key = name.replace("-", "_")
+        if key in FIXED:
+            FIXED[key].check(key, value, origin)
+        elif key in OPPOSITES:
+            if str(value).lower() not in ("true", "false"):
+                raise UsageError(f"the setting {key} ({origin}) must be true or false.")
+            yield name, OPPOSITES[key], str(value).lower() == "false"
+        elif ALIASES.get(key, key) in Settings.model_fields:
+            yield name, ALIASES.get(key, key), value
+        else:
+            near = difflib.get_close_matches(key, [*Settings.model_fields, *ALIASES, *OPPOSITES, *FIXED], 1)
+            hint = f"; did you mean {near[0]}?" if near else "; `tessera config show` lists all."
+            raise UsageError(f"the setting {name[:80]!r} ({origin}) is unknown{hint}")
 
 
 def api_keys(settings: Settings) -> tuple[str, ...]:
@@ -144,13 +244,27 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def describe(settings: Settings, origins: Mapping[str, str]) -> list[tuple[str, str, Literal["default"] | str]]:
+def describe(settings: Settings, origins: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Name, value and origin of each setting; secrets are only counted."""
-    rows = []
-    for name, value in settings:
-        shown = f"({len(value)} keys)" if name in SECRET and value else str(value)
-        rows.append((name, shown, origins[name]))
-    return rows
+    return [(name, _shown(name, value), origins[name]) for name, value in settings]
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in SECRET and value:
+        return f"({len(value)} keys, not shown)" if len(value) > 1 else "(1 key, not shown)"
+    if value is None:
+        return "auto" if panel_of(name) == "Engine" else "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) or "unset"
+    return str(value) or "unset"
+
+
+def panel_of(name: str) -> str:
+    """The heading under which a setting stands in help and documentation."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return str(extra["panel"]) if isinstance(extra, dict) else ""
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

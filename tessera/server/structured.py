@@ -11,7 +11,7 @@ from typing import Any
 
 from tessera.chat import Grammar
 from tessera.server.errors import BadRequestError
-from tessera.server.schemas import ChatRequest, ResponseFormat, Sampling
+from tessera.server.schemas import ChatRequest, ResponseFormat, ResponsesRequest, Sampling, TextFormat
 
 DEPRECATED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
@@ -23,7 +23,9 @@ def grammar_of(request: Sampling) -> Grammar | None:
         for name, value in request.structured_outputs:
             asked[f"structured_outputs.{name.rstrip('_')}"] = _wanted(name.rstrip("_"), value)
     if isinstance(request, ChatRequest):
-        asked["response_format"] = format_grammar(request.response_format)
+        asked["response_format"] = _chat_format(request.response_format)
+    if isinstance(request, ResponsesRequest) and request.text is not None:
+        asked["text.format"] = _text_format(request.text.format)
     found = {name: grammar for name, grammar in asked.items() if grammar is not None}
     if len(found) > 1:
         raise BadRequestError(
@@ -36,18 +38,23 @@ def uses_deprecated(request: Sampling) -> bool:
     return any(getattr(request, name) is not None for name in DEPRECATED)
 
 
-def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
-    """OpenAI's form of it; raises BadRequestError for a json_schema without a schema."""
-    if wanted is None or wanted.type == "text":
+def _chat_format(wanted: ResponseFormat | None) -> Grammar | None:
+    schema = wanted.json_schema.schema_ if wanted is not None and wanted.json_schema is not None else None
+    return _format("response_format.json_schema.schema", wanted.type if wanted else "text", schema)
+
+
+def _text_format(wanted: TextFormat | None) -> Grammar | None:
+    return _format("text.format.schema", wanted.type if wanted else "text", wanted.schema_ if wanted else None)
+
+
+def _format(where: str, kind: str, schema: dict[str, Any] | None) -> Grammar | None:
+    if kind == "text":
         return None
-    if wanted.type == "json_object":
+    if kind == "json_object":
         return Grammar("json_object")
-    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
-        raise BadRequestError(
-            "response_format.json_schema.schema is required with the type json_schema.",
-            param="response_format.json_schema.schema",
-        )
-    return Grammar("json_schema", json.dumps(wanted.json_schema.schema_))
+    if schema is None:
+        raise BadRequestError(f"{where} is required with the type json_schema.", param=where)
+    return Grammar("json_schema", json.dumps(schema))
 
 
 def _wanted(kind: str, value: Any) -> Grammar | None:

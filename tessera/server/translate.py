@@ -12,7 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, FinishReason, Image, Message, SamplingParams, TokenLogprob, ToolCall, Usage
+from tessera.chat import (
+    DETAILS,
+    Completion,
+    FinishReason,
+    Image,
+    Message,
+    SamplingParams,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from tessera.errors import EngineDeadError
 from tessera.prompt import Tokenizer
 from tessera.server.backend import Offer
@@ -22,14 +32,13 @@ from tessera.server.structured import grammar_of
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
-_MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "prefix", "reasoning_content"}
 _IGNORED_PARTS = ("refusal", "thinking", "reasoning")
 _KNOWN_PARTS = "text and image_url"
 
 
 def messages_of(request_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The conversation; raises BadRequestError that names the message's field."""
-    messages = [_message(index, message) for index, message in enumerate(request_messages)]
+    messages = [message_of(f"messages.{index}", message) for index, message in enumerate(request_messages)]
     for index, message in enumerate(request_messages):
         last = index == len(messages) - 1
         if message.get("prefix") and not (last and messages[index].role == "assistant"):
@@ -53,15 +62,15 @@ def conversation_of(request: ChatRequest) -> list[Message]:
     return messages
 
 
-def _message(index: int, message: Mapping[str, Any]) -> Message:
-    where = f"messages.{index}"
+def message_of(where: str, message: Mapping[str, Any]) -> Message:
+    """One message; `where` names it in errors."""
     role = message.get("role")
     if not isinstance(role, str) or role not in ("system", "developer", "user", "assistant", "tool"):
         raise BadRequestError(
             f"{where}.role must be one of system, developer, user, assistant and tool.", param=f"{where}.role"
         )
     content = message.get("content")
-    parts = _parts(f"{where}.content", content)
+    parts = parts_of(f"{where}.content", content)
     for field in ("name", "tool_call_id"):
         if not isinstance(message.get(field), str | None):
             raise BadRequestError(f"{where}.{field} must be a string.", param=f"{where}.{field}")
@@ -77,7 +86,8 @@ def _message(index: int, message: Mapping[str, Any]) -> Message:
     )
 
 
-def _parts(where: str, content: Any) -> tuple[str | Image, ...]:
+def parts_of(where: str, content: Any) -> tuple[str | Image, ...]:
+    """A message's content: text and pictures."""
     if content is None:
         return ()
     if isinstance(content, str):
@@ -95,8 +105,11 @@ def _part(where: str, part: Any) -> str | Image | None:
     if kind in ("image_url", "input_image"):
         target = part.get("image_url")
         url = target.get("url") if isinstance(target, Mapping) else target
+        detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
+        if detail not in DETAILS:
+            raise BadRequestError(f"{where}.detail must be auto, low or high.", param=where)
         if isinstance(url, str) and url:
-            return Image(url)
+            return Image(url, low_detail=detail == "low")
         raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
     if kind in _IGNORED_PARTS:
         return None

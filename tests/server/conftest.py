@@ -59,7 +59,7 @@ def run_server(**changes: Any) -> Running:
     """Start a server with these settings over a small cache, on a free port."""
     settings = Settings(**{**SMALL, "port": 0, "access_log": False, **changes})
     llm = open_model(settings)
-    server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings))
+    server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings, port=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

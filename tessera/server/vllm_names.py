@@ -1,0 +1,80 @@
+"""vLLM's flags that are no settings of this server's own: other names for one, and those with one possible value.
+
+A command line written for vLLM should start this server, or be refused in a sentence that says what
+to do instead. So a flag that asks for what happens here anyway is accepted, any other value of it is
+refused, and nothing is accepted that would then be ignored. Source: vLLM 0.32, `vllm serve --help`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.errors import UsageError
+
+ALIASES = {"kv_cache_memory_bytes": "kv_cache_bytes"}
+OPPOSITES = {"disable_uvicorn_access_log": "access_log"}
+SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A flag of which only `accepted` is what this server does; `instead` says why, and the way out."""
+
+    accepted: tuple[str, ...]
+    instead: str
+
+    @property
+    def is_switch(self) -> bool:
+        return self.accepted in (("true",), ("false",))
+
+    def check(self, name: str, value: Any, origin: str) -> None:
+        """Raise UsageError unless the value asks for what happens anyway."""
+        told = "none" if value is None else str(value).strip().lower()
+        if self.is_switch:
+            told = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}.get(
+                told, told
+            )
+        if told not in self.accepted:
+            only = f"only {' or '.join(self.accepted)} is supported" if self.accepted else "it is not supported"
+            raise UsageError(f"the setting {name} ({origin}) is {told[:80]!r}, and {only}: {self.instead}.")
+
+
+_ONE_PROCESS = "one process runs the whole model on one device; start more servers behind a proxy for more requests"
+_NO_CONTENT = "the log never holds what requests contain; --access-log gives a line for each request"
+
+FIXED = {
+    "tensor_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one that holds it"),
+    "pipeline_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one"),
+    "data_parallel_size": Fixed(("1",), _ONE_PROCESS),
+    "api_server_count": Fixed(("1",), _ONE_PROCESS),
+    "quantization": Fixed(("none",), "quantized weights are not supported yet; choose a smaller --dtype"),
+    "kv_cache_dtype": Fixed(("auto",), "the key/value cache has the model's own --dtype"),
+    "tokenizer": Fixed((), "the tokenizer is the one in the model's folder; leave it out"),
+    "tokenizer_mode": Fixed(("auto", "mistral"), "prompts are written by mistral-common alone; leave it out"),
+    "trust_remote_code": Fixed(("false",), "code from a model's repository is never run; leave it out"),
+    "hf_overrides": Fixed((), "a model's configuration is what its checkpoint says; edit a copy of its side file"),
+    "enable_chunked_prefill": Fixed(("true",), "prompts always go in chunks of --max-num-batched-tokens"),
+    "enforce_eager": Fixed(("true",), "no graphs are captured here; leave it out"),
+    "cpu_offload_gb": Fixed(("0",), "weights stay on one device; choose --device cpu or a smaller --dtype"),
+    "swap_space": Fixed(("0",), "what does not fit is computed again, not swapped; leave it out"),
+    "enable_lora": Fixed(("false",), "LoRA adapters are not served; merge them into the weights first"),
+    "lora_modules": Fixed((), "LoRA adapters are not served; merge them into the weights first"),
+    "enable_auto_tool_choice": Fixed(("true",), "tools are offered to the model whenever a request has them"),
+    "tool_call_parser": Fixed(("mistral",), "tool calls are read in the model's own format; leave it out"),
+    "chat_template": Fixed((), "prompts have the model's own format; leave it out"),
+    "chat_template_content_format": Fixed(("auto", "openai"), "messages have OpenAI's shape; leave it out"),
+    "generation_config": Fixed((), "replies are greedy unless a request says otherwise; leave it out"),
+    "guided_decoding_backend": Fixed(("auto", "guidance"), "llguidance is the one grammar engine; leave it out"),
+    "mm_processor_cache_gb": Fixed(("0",), "embeddings of pictures are cached instead: --image-cache-bytes"),
+    "mm_processor_kwargs": Fixed((), "pictures are prepared as the model was trained; leave it out"),
+    "max_logprobs": Fixed(("20",), "a request may ask for up to 20 log-probabilities a token; leave it out"),
+    "task": Fixed(("auto", "generate"), "this server generates text; leave it out"),
+    "runner": Fixed(("auto", "generate"), "this server generates text; leave it out"),
+    "disable_log_requests": Fixed(("true",), _NO_CONTENT),
+    "enable_log_requests": Fixed(("false",), _NO_CONTENT),
+    "disable_log_stats": Fixed(("true",), "counts are not logged; read them at /metrics"),
+    "allowed_origins": Fixed((), "pages of other origins are not served; put the page and the server behind one proxy"),
+    "ssl_keyfile": Fixed((), "the server speaks plain HTTP; put a proxy with TLS in front, such as deploy/nginx.conf"),
+    "ssl_certfile": Fixed((), "the server speaks plain HTTP; put a proxy with TLS in front, such as deploy/nginx.conf"),
+}  # fmt: skip

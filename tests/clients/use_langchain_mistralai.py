@@ -1,0 +1,102 @@
+"""LangChain's Mistral integration."""
+
+from __future__ import annotations
+
+import httpx
+from langchain_core.messages import ToolMessage
+from langchain_mistralai import ChatMistralAI
+from probe import (
+    ANSWER,
+    BROKEN_PICTURE,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    NO_MODEL,
+    RESULT,
+    TOOL,
+    TOOLS,
+    URL,
+    asking,
+    check_call,
+    feature,
+    holds,
+    refused,
+    run,
+    same,
+)
+from pydantic import BaseModel
+
+
+class Receipt(BaseModel):
+    """What a receipt says."""
+
+    vendor: str
+    total: float
+
+
+def connect(model: str = MODEL, key: str = KEY) -> ChatMistralAI:
+    return ChatMistralAI(
+        model=model, base_url=f"{URL}/v1", api_key=key, temperature=0, max_retries=1, max_tokens=MAX_TOKENS
+    )
+
+
+chat = connect()
+
+
+@feature
+def check_chat() -> str:
+    reply = chat.invoke(asking())
+    same(reply.content, ANSWER)
+    return f"{reply.content}, {reply.usage_metadata['total_tokens']} tokens"
+
+
+@feature
+def check_stream() -> str:
+    chunks = list(chat.stream(asking()))
+    same("".join(chunk.text for chunk in chunks), ANSWER)
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    same(whole.usage_metadata["output_tokens"], chat.invoke(asking()).usage_metadata["output_tokens"])
+    return f"{len(chunks)} chunks, {whole.usage_metadata['total_tokens']} tokens"
+
+
+@feature
+def check_schema() -> str:
+    question = asking("Give vendor and total as JSON.")
+    found = [
+        chat.with_structured_output(Receipt, method=method).invoke(question)
+        for method in ("json_schema", "function_calling")
+    ]
+    holds(all(isinstance(one, Receipt) for one in found), f"found {found}")
+    loose = chat.with_structured_output(None, method="json_mode").invoke(question)
+    holds(isinstance(loose, dict), f"json_mode gave {loose!r}")
+    return repr(found[0])
+
+
+@feature
+def check_tools() -> str:
+    forced = chat.bind_tools(TOOLS, tool_choice="any").invoke(asking())
+    named = {"type": "function", "function": {"name": TOOL}}
+    asked = chat.bind_tools(TOOLS, tool_choice=named).invoke(asking())
+    for call in [*forced.tool_calls, *asked.tool_calls]:
+        check_call(call["name"], call["args"], call["id"])
+    same({call["name"] for call in asked.tool_calls}, {TOOL})
+    streamed = None
+    for chunk in chat.bind_tools(TOOLS, tool_choice=named).stream(asking()):
+        streamed = chunk if streamed is None else streamed + chunk
+    same([call["args"] for call in streamed.tool_calls], [call["args"] for call in asked.tool_calls])
+    results = [ToolMessage(RESULT, tool_call_id=call["id"], name=call["name"]) for call in asked.tool_calls]
+    final = chat.bind_tools(TOOLS, tool_choice="none").invoke([*asking(), asked, *results])
+    holds(final.content, "no answer after the tool's result")
+    return f"{TOOL}({asked.tool_calls[0]['args']}) -> {final.content}"
+
+
+@feature
+def check_errors() -> str:
+    refused(lambda: connect(NO_MODEL).invoke(asking()), httpx.HTTPStatusError, "model_not_found", "404")
+    refused(lambda: chat.invoke(asking(picture=BROKEN_PICTURE)), httpx.HTTPStatusError, "invalid_image", "400")
+    return refused(lambda: connect(key="wrong").invoke(asking()), httpx.HTTPStatusError, "API key", "401")
+
+
+run()

@@ -1,0 +1,88 @@
+// Mistral's JavaScript client.
+
+import { Mistral } from "@mistralai/mistralai";
+import { z } from "zod";
+import * as probe from "./probe.mjs";
+
+const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, PICTURE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
+const { checkCall, holds, refused, same } = probe;
+const connect = (apiKey) => new Mistral({ apiKey, serverURL: URL_ });
+const client = connect(KEY);
+const Receipt = z.object({ vendor: z.string(), total: z.number() });
+const named = { type: "function", function: { name: TOOL } };
+
+const asking = (text = QUESTION, imageUrl = PICTURE) => [
+  { role: "user", content: [{ type: "image_url", imageUrl }, { type: "text", text }] },
+];
+
+/** The deltas of a streamed reply, and its last event. */
+async function deltasOf(stream) {
+  const deltas = [];
+  let last;
+  for await (const event of stream) {
+    deltas.push(event.data.choices[0].delta);
+    last = event.data;
+  }
+  return { deltas, last };
+}
+
+await probe.run({
+  async chat() {
+    for (const url of [PICTURE, { url: PICTURE }]) {
+      const reply = await client.chat.complete({ model: MODEL, messages: asking(QUESTION, url), randomSeed: 3 });
+      same(reply.choices[0].message.content, ANSWER);
+    }
+    return ANSWER;
+  },
+
+  async stream() {
+    const { deltas, last } = await deltasOf(await client.chat.stream({ model: MODEL, messages: asking() }));
+    same(deltas.map((delta) => delta.content ?? "").join(""), ANSWER);
+    same(last.choices[0].finishReason, "stop");
+    return `${deltas.length} events, ${last.usage.totalTokens} tokens`;
+  },
+
+  async schema() {
+    const messages = asking("Give vendor and total as JSON.");
+    const options = { model: MODEL, messages, responseFormat: Receipt };
+    const parsed = (await client.chat.parse(options)).choices[0].message.parsed;
+    Receipt.parse(parsed);
+    const { deltas } = await deltasOf(await client.chat.parseStream(options));
+    same(JSON.parse(deltas.map((delta) => delta.content ?? "").join("")), parsed);
+    return JSON.stringify(parsed);
+  },
+
+  async tools() {
+    const options = { model: MODEL, tools: TOOLS, maxTokens: MAX_TOKENS };
+    let message;
+    for (const toolChoice of ["any", "required", named]) {
+      message = (await client.chat.complete({ ...options, messages: asking(), toolChoice })).choices[0].message;
+      for (const call of message.toolCalls) checkCall(call.function.name, call.function.arguments, call.id);
+    }
+    const stream = await client.chat.stream({ ...options, messages: asking(), toolChoice: named });
+    const streamed = (await deltasOf(stream)).deltas.flatMap((delta) => delta.toolCalls ?? []);
+    const argumentsOf = (calls) => calls.map((call) => call.function.arguments);
+    same(argumentsOf(streamed), argumentsOf(message.toolCalls));
+    const results = message.toolCalls.map((call) => ({
+      role: "tool", toolCallId: call.id, name: call.function.name, content: RESULT,
+    }));
+    const messages = [...asking(), message, ...results];
+    const reply = await client.chat.complete({ ...options, messages, toolChoice: "none" });
+    holds(reply.choices[0].message.content, "no answer after the tool's result");
+    return `${TOOL}(${argumentsOf(message.toolCalls)}) -> ${reply.choices[0].message.content}`;
+  },
+
+  async errors() {
+    await refused(() => client.chat.complete({ model: NO_MODEL, messages: asking() }), Error, "model_not_found", "404");
+    const messages = asking(QUESTION, probe.BROKEN_PICTURE);
+    await refused(() => client.chat.complete({ model: MODEL, messages }), Error, "invalid_image", "400");
+    return refused(() => connect("wrong").chat.complete({ model: MODEL, messages: asking() }), Error, "API key", "401");
+  },
+
+  async models() {
+    const seeing = (await client.models.list()).data.filter((model) => model.capabilities.vision);
+    const names = seeing.map((model) => model.id);
+    holds(names.includes(MODEL), `the models that see are ${names}`);
+    return names;
+  },
+});

@@ -1,0 +1,110 @@
+"""Mistral's Python client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistralai.client import Mistral
+from mistralai.client.errors import SDKError
+from probe import (
+    ANSWER,
+    BROKEN_PICTURE,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    NO_MODEL,
+    PICTURE,
+    QUESTION,
+    RESULT,
+    TOOL,
+    TOOLS,
+    URL,
+    asking,
+    check_call,
+    feature,
+    holds,
+    refused,
+    run,
+    same,
+)
+from pydantic import BaseModel
+
+client = Mistral(api_key=KEY, server_url=URL)
+
+
+class Receipt(BaseModel):
+    vendor: str
+    total: float
+
+
+@feature
+def check_chat() -> str:
+    plain = [{"type": "image_url", "image_url": PICTURE}, {"type": "text", "text": QUESTION}]  # Mistral's own shape
+    for messages in (asking(), [{"role": "user", "content": plain}]):
+        reply = client.chat.complete(model=MODEL, messages=messages, random_seed=3)
+        same(reply.choices[0].message.content, ANSWER)
+    return ANSWER
+
+
+@feature
+def check_stream() -> str:
+    events = list(client.chat.stream(model=MODEL, messages=asking()))
+    same("".join(str(event.data.choices[0].delta.content or "") for event in events), ANSWER)
+    same(events[-1].data.choices[0].finish_reason, "stop")
+    return f"{len(events)} events, {events[-1].data.usage.total_tokens} tokens"
+
+
+@feature
+def check_schema() -> str:
+    options: dict[str, Any] = {"model": MODEL, "messages": asking("Give vendor and total as JSON.")}
+    parsed = client.chat.parse(response_format=Receipt, **options).choices[0].message.parsed
+    holds(isinstance(parsed, Receipt), f"parsed is {parsed!r}")
+    with client.chat.parse_stream(response_format=Receipt, **options) as stream:
+        text = "".join(str(event.data.choices[0].delta.content or "") for event in stream)
+    same(Receipt.model_validate_json(text), parsed)
+    loose = client.chat.complete(**options, response_format={"type": "json_object"}, max_tokens=MAX_TOKENS)
+    holds(loose.choices[0].message.content.startswith("{"), "json_object gave no object")
+    return repr(parsed)
+
+
+@feature
+def check_tools() -> str:
+    options: dict[str, Any] = {"model": MODEL, "tools": TOOLS, "max_tokens": MAX_TOKENS}
+    for choice in ("any", "required", {"type": "function", "function": {"name": TOOL}}):
+        reply = client.chat.complete(**options, messages=asking(), tool_choice=choice)
+        message = reply.choices[0].message
+        for call in message.tool_calls:
+            check_call(call.function.name, call.function.arguments, call.id)
+    same({call.function.name for call in message.tool_calls}, {TOOL})
+    with client.chat.stream(**options, messages=asking(), tool_choice=choice) as stream:
+        deltas = [event.data.choices[0].delta for event in stream]
+    streamed = [call.function.arguments for delta in deltas for call in delta.tool_calls or []]
+    same(streamed, [call.function.arguments for call in message.tool_calls])
+    results = [
+        {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": RESULT}
+        for call in message.tool_calls
+    ]
+    conversation = [*asking(), message, *results]
+    reply = client.chat.complete(**options, messages=conversation, tool_choice="none")
+    holds(reply.choices[0].message.content, "no answer after the tool's result")
+    client.chat.complete(**options, messages=conversation, tool_choice="auto")
+    return f"{TOOL}({message.tool_calls[0].function.arguments}) -> {reply.choices[0].message.content}"
+
+
+@feature
+def check_errors() -> str:
+    refused(lambda: client.chat.complete(model=NO_MODEL, messages=asking()), SDKError, "model_not_found", "404")
+    broken = asking(picture=BROKEN_PICTURE)
+    refused(lambda: client.chat.complete(model=MODEL, messages=broken), SDKError, "invalid_image", "400")
+    stranger = Mistral(api_key="wrong", server_url=URL)
+    return refused(lambda: stranger.chat.complete(model=MODEL, messages=asking()), SDKError, "401", "API key")
+
+
+@feature
+def check_models() -> str:
+    names = [model.id for model in client.models.list().data or [] if model.capabilities.vision]
+    holds(MODEL in names, f"the models that see are {names}")
+    return ", ".join(names)
+
+
+run()
