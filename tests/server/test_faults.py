@@ -57,7 +57,7 @@ def test_an_engine_that_ends_is_told_to_everybody(breakable: Running, monkeypatc
 
 
 def test_a_slow_reader_delays_nobody(breakable: Running) -> None:
-    body = asking("Read the text.", stream=True, max_tokens=1500, ignore_eos=True)
+    body = asking("Read the text.", stream=True, max_tokens=700, ignore_eos=True)
     connection, request = request_bytes(breakable, body)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.sendall(request)
@@ -85,10 +85,6 @@ class Gate:
         for _ in range(steps):
             self._permits.release()
 
-    def numbers(self) -> tuple[int, int]:
-        stats = self.loop.engine.stats()
-        return stats.running, stats.waiting
-
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("phase", ["queue", "prefill", "decode"])
@@ -101,11 +97,11 @@ def test_who_leaves_is_gone_after_the_step_at_hand(
     ]
     for connection, request in stays:
         connection.sendall(request)
-    wait_until(lambda: sum(gate.numbers()) == len(stays))
+    wait_until(lambda: len(gate.loop._handles) == len(stays))
     leaver, request = request_bytes(breakable, asking("Read the text.", stream=stream, max_tokens=900, ignore_eos=True))
     leaver.sendall(request)
     gate.permit(5 if phase == "decode" else 0)
-    wait_until(lambda: sum(gate.numbers()) == len(stays) + 1)
+    wait_until(lambda: len(gate.loop._handles) == len(stays) + 1)
     wait_until(lambda: gate.loop.engine.stats().steps == (5 if phase == "decode" else 0))
     leaver.close()
     wait_until(lambda: gate.loop._aborted)
@@ -197,14 +193,14 @@ def test_a_stuck_engine_shows_in_health(monkeypatch: pytest.MonkeyPatch) -> None
 
 # A fault of one request ------------------------------------------------------------------------
 
-BAD = "BAD"  # the request that is made to fail carries it in its text, and as its stop string
+BAD = "<bad>"  # the request that is made to fail carries it in its text, and as its stop string
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "maxLength": 30}}}
 
 
 def is_bad(owner: Any, arguments: Sequence[Any]) -> bool:
     """Whether a call is the marked request's: by its messages, its parameters or its stream of text."""
     if isinstance(owner, TextStream):
-        return BAD in owner._stops
+        return BAD in (arguments[1] if len(arguments) == 2 else owner._stops)
     if isinstance(owner, Sampler):
         return BAD in arguments[1].params.stop
     return BAD in str(arguments[:1])
@@ -230,8 +226,6 @@ def test_a_fault_of_one_request_leaves_the_others_as_they_were(
     def failing(self: Any, *arguments: Any, **more: Any) -> Any:
         if owner in (Matcher, GrammarCompiler, ChatEvents) or name == "token_text" or is_bad(self, arguments):
             raise RuntimeError("secret detail")  # only the marked request has a grammar, log-probabilities, a stream
-        if name == "__init__" and BAD in arguments[1]:
-            raise RuntimeError("secret detail")
         return whole(self, *arguments, **more)
 
     monkeypatch.setattr(owner, name, failing)
@@ -337,4 +331,4 @@ def test_a_killed_server_leaves_nothing_in_the_way_of_the_next() -> None:
     process, url = started_server(port=port)
     assert httpx2.post(url + "/v1/chat/completions", json=asking(max_tokens=2), timeout=60).status_code == 200
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) in (0, -signal.SIGTERM)
