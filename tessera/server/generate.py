@@ -135,6 +135,7 @@ class Generator:
     def _plain_prompts(
         self, given: Sequence[str | list[int]], params: SamplingParams
     ) -> tuple[list[Prompt], SamplingParams]:
+        self.backend.llm.check_length(max(len(prompt) if isinstance(prompt, str) else 0 for prompt in given))
         bound = self.backend.llm.bind(params)
         return [Prompt(plain_ids(prompt, self.backend.tokenizer)) for prompt in given], bound
 

@@ -6,6 +6,7 @@ protected. Everything needs a key unless it is listed here.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -34,6 +35,7 @@ PAGE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
+BODY_TIMEOUT_S = 300.0  # the largest body over a line of 2 Mbit/s
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -121,16 +123,25 @@ class Guard:
             raise self._too_large()
 
     def _counted(self, receive: Receive) -> Receive:
-        """Counts a body as it arrives, whatever length it announced."""
+        """Counts a body as it arrives, whatever length it announced, and waits for its end only so long."""
         seen = 0
+        deadline: float | None = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BadRequestError(
+                    f"the body did not arrive within {BODY_TIMEOUT_S:g} s; send the request again.", status=408
+                ) from None
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._max_body_bytes:
                     raise self._too_large()
+                if not message.get("more_body"):
+                    deadline = None  # what is awaited from now on is the client's leaving
             return message
 
         return counted
