@@ -67,8 +67,9 @@ def tool_grammar(
 ) -> Grammar:
     """What a reply may be when tools are offered; raises UsageError or GrammarError.
 
-    `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema,
-    unless it says "strict": false; then they are any JSON object.
+    `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema; with
+    "strict": false they are any JSON object where the model is free to call, but not where it must: clients that
+    make it call, as LlamaIndex does, rely on the schema whatever they say.
     """
     form = ToolFormat.of(tokenizer)
     functions = _functions(tools)
@@ -83,6 +84,7 @@ def tool_grammar(
             raise UsageError("tool_choice leaves no room for an answer in a response format; leave one of them out.")
         rules = []
         start = "calls"
+        functions = {name: {**function, "strict": True} for name, function in functions.items()}
     elif form.version < 7 or answer is not None:
         start = "answer? | calls" if answer is None else "answer | calls"
     else:

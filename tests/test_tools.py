@@ -284,6 +284,8 @@ def test_an_unsupported_schema_names_its_tool_unless_it_is_not_strict(llm: LLM) 
         llm.chat([QUESTION], tools=[*TOOLS, odd])
     odd["function"]["strict"] = False
     assert llm.chat([QUESTION], SamplingParams(max_tokens=3), tools=[*TOOLS, odd]).token_ids
+    with pytest.raises(GrammarError, match="uses 'not'"):
+        llm.chat([QUESTION], tools=[odd], tool_choice="required")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

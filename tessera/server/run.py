@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from tessera import __version__
 from tessera.errors import EngineDeadError, UsageError
@@ -24,6 +26,7 @@ from tessera.load import resolve
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import AddressError, address_of, is_public
+from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys
 from tessera.server.supervisor import notify
 from tessera.sources import ImageLimits
@@ -55,6 +58,20 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
         _leave(sockets, settings)
     if died:
         raise EngineDeadError("the engine ended, and with it the server; the log has the reason. Start it again.")
+
+
+def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
+    """How the application is served over HTTP; no WebSockets, for there is nothing to say over them."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        server_header=False,
+        **more,
+    )
 
 
 def start_log() -> None:
@@ -199,15 +216,8 @@ def _run(backend: Backend, settings: Settings, sockets: list[socket.socket], beg
         if backend.alive and backend.silent_s < settings.stuck_after_s:
             notify("WATCHDOG=1")
 
-    config = uvicorn.Config(
-        create_app(backend, settings, on_death),
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=round(settings.shutdown_timeout),
-        server_header=False,
-        callback_notify=show_life,
-        timeout_notify=WATCHDOG_S,
-    )
+    app = create_app(backend, settings, on_death)
+    config = http_config(app, settings, callback_notify=show_life, timeout_notify=WATCHDOG_S)
     server = _Server(config, on_ready=on_ready, abort=backend.llm.close, on_end=lambda: _leave(sockets, settings))
     try:
         server.run(sockets)

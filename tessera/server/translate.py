@@ -280,10 +280,9 @@ def chat_completion(
 
 
 def _reply_message(completion: Completion) -> dict[str, Any]:
-    """The assistant's message; without text beside calls its content is null."""
+    """The assistant's message. Beside calls empty text stays "", as Mistral has it: a client fails on null there."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
     if completion.tool_calls:
-        message["content"] = completion.text or None
         message["tool_calls"] = [call_object(call) for call in completion.tool_calls]
     return message
 

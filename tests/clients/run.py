@@ -28,6 +28,7 @@ ROOT = HERE.parents[1]
 ENVIRONMENTS = ROOT / "build" / "clients"
 RECEIPT = ROOT / "tessera" / "nano" / "demo" / "receipt.png"
 KEY = "the-key-of-the-suite"
+KNOWN_NAME = "pixtral-12b-2409"  # LlamaIndex's Mistral integration refuses names that are not Mistral's
 QUESTION = "What is the total?"
 FEATURES = ("chat", "stream", "schema", "tools", "errors", "models", "responses")
 START_S, SCRIPT_S = 300, 900  # generous: a loaded machine is slow, not broken
@@ -107,6 +108,8 @@ class Server:
         self._log = log
         self._command = [sys.executable, "-m", "tessera", "serve", "--port", str(port), "--api-key", KEY]
         self._command += ["--kv-cache-bytes", str(2**26)]
+        for name in ("nano", KNOWN_NAME):
+            self._command += ["--served-model-name", name]
 
     def __enter__(self) -> Server:
         with self._log.open("wb") as log:
@@ -159,6 +162,7 @@ def question_of(server: Server) -> dict[str, Any]:
         "url": server.url,
         "key": KEY,
         "model": reply["model"],
+        "known_name": KNOWN_NAME,
         "picture": str(RECEIPT),
         "question": QUESTION,
         "answer": reply["choices"][0]["message"]["content"],

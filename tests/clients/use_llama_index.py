@@ -1,12 +1,12 @@
 """LlamaIndex, by the integration that the argument names: openai-like or mistralai."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any, Literal
 
 import openai
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.tools import FunctionTool
 from probe import (
     ANSWER,
@@ -18,6 +18,7 @@ from probe import (
     PICTURE,
     QUESTION,
     RESULT,
+    SUITE,
     TOOL,
     URL,
     check_call,
@@ -30,6 +31,8 @@ from probe import (
 from pydantic import BaseModel
 
 LIKE_OPENAI = sys.argv[1] == "openai-like"
+# The Mistral integration takes only names that it knows: a server that it shall use must be served under one.
+NAME, OTHER_NAME = (MODEL, NO_MODEL) if LIKE_OPENAI else (SUITE["known_name"], "mistral-large-latest")
 Currency = Literal["EUR", "USD", "GBP"]
 
 
@@ -45,7 +48,7 @@ def convert(to: Currency, rounded: bool) -> str:
     return RESULT
 
 
-def connect(model: str = MODEL, key: str = KEY) -> Any:
+def connect(model: str = NAME, key: str = KEY) -> Any:
     common = {"model": model, "api_key": key, "temperature": 0, "max_tokens": MAX_TOKENS}
     if not LIKE_OPENAI:
         from llama_index.llms.mistralai import MistralAI
@@ -80,7 +83,12 @@ def check_stream() -> str:
 @feature
 def check_schema() -> str:
     question = asking("Give vendor and total as JSON.")
-    found = chat.as_structured_llm(Receipt).chat([question]).raw
+    if LIKE_OPENAI:
+        found = chat.as_structured_llm(Receipt).chat([question]).raw
+    else:
+        # Otherwise this integration leaves it to the model whether it calls the tool that stands for the schema.
+        prompt = ChatPromptTemplate(message_templates=[question])
+        found = FunctionCallingProgram.from_defaults(Receipt, prompt=prompt, llm=chat, tool_choice="any")()
     holds(isinstance(found, Receipt), f"found {found!r}")
     return repr(found)
 
@@ -108,7 +116,7 @@ def check_errors() -> str:
     other, broken, stranger = (
         (openai.NotFoundError, openai.BadRequestError, openai.AuthenticationError) if LIKE_OPENAI else (SDKError,) * 3
     )
-    refused(lambda: connect(NO_MODEL).chat([asking()]), other, "model_not_found", NO_MODEL)
+    refused(lambda: connect(OTHER_NAME).chat([asking()]), other, "model_not_found", OTHER_NAME)
     refused(lambda: chat.chat([asking(picture=BROKEN_PICTURE)]), broken, "invalid_image")
     return refused(lambda: connect(key="wrong").chat([asking()]), stranger, "API key")
 

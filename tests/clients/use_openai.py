@@ -78,7 +78,7 @@ def check_tools() -> str:
         for call in message.tool_calls:
             check_call(call.function.name, call.function.arguments, call.id)
     same({call.function.name for call in message.tool_calls}, {TOOL})
-    same(message.content, None)
+    holds(not message.content, f"text beside the calls: {message.content!r}")
     with chat.stream(model=MODEL, messages=asking(), tools=TOOLS, tool_choice=named) as stream:
         stream.until_done()
         streamed = stream.get_final_completion().choices[0].message.tool_calls
