@@ -166,6 +166,8 @@ def is_page(path: str) -> bool:
 
 def _route(scope: Scope) -> str:
     """The route's pattern, not the path asked for, of which there may be endlessly many."""
+    if scope["path"].startswith("/web/"):
+        return "/web"
     return getattr(scope.get("route"), "path", "other")
 
 

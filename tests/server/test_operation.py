@@ -28,6 +28,7 @@ from tessera.server.settings import Settings
 from tessera.server.supervisor import notify
 from tests.engine.tiny import CONFIG
 from tests.server.conftest import Running, asking, run_server
+from tests.server.test_http import idle, request_bytes, wait_until
 
 # ECOSYSTEM of monitoring: what boards and routers made for vLLM read.
 VLLM_METRICS = (
@@ -207,12 +208,24 @@ def test_the_access_log_has_times_and_no_content(logged: Running, caplog: pytest
     logged.get("/v1/none%0aforged line")
     first, second = entries(caplog)[-2:]
     assert first.items() >= {"path": "/v1/chat/completions", "status": 200, "request_id": "r-1"}.items()
-    assert first["completion_tokens"] == 3
+    assert (first["completion_tokens"], first["finish_reason"], "complete" in first) == (3, "length", False)
     assert first["image_tokens"] > 100
     assert first["queue_s"] + first["prefill_s"] + first["decode_s"] <= first["seconds"] + 0.001
     assert second["status"] == 404
     ours = "".join(record.message for record in caplog.records if record.name.startswith("tessera"))
     assert not re.search(r"zebra|private|\n", ours)
+
+
+def test_an_answer_that_nobody_took_is_told(logged: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    body = asking("Read.", stream=True, max_tokens=3000, ignore_eos=True)
+    connection, request = request_bytes(logged, body)
+    connection.sendall(request)
+    connection.recv(1000)
+    connection.close()
+    wait_until(lambda: any(entry.get("complete") is False for entry in entries(caplog)))
+    wait_until(lambda: idle(logged))
+    assert samples(logged)['tessera:request_success_total{finished_reason="abort",model_name="nano"}'] == 1
 
 
 def samples(running: Running) -> dict[str, float]:
@@ -242,6 +255,7 @@ def test_the_counts_add_up(logged: Running) -> None:
         body = asking("Read.", max_tokens=5, ignore_eos=True, cache_salt=salt)
         assert logged.post("/v1/chat/completions", body).status_code == 200
     logged.get("/nothing")
+    logged.get("/web/app.js")
     logged.get("/v1/models/" + "x" * 50)
     after = samples(logged)
     assert growth("generation_tokens_total") == growth("request_generation_tokens_sum") == 15
@@ -253,6 +267,7 @@ def test_the_counts_add_up(logged: Running) -> None:
     assert growth("images_encoded_total") == growth("mm_cache_queries_total") - growth("mm_cache_hits_total")
     assert growth("http_requests_total", route="/v1/chat/completions", status="200") == 3
     assert growth("http_requests_total", route="other", status="404") == 1
+    assert growth("http_requests_total", route="/web", status="200") == 1
     assert growth("http_requests_total", route="/v1/models/{name:path}", status="404") == 1
     blocks = [after[f'tessera:kv_cache_blocks{{model_name="nano",state="{state}"}}'] for state in ("free", "cached")]
     assert sum(blocks) == logged.llm.config.num_blocks
