@@ -35,6 +35,9 @@ from tessera.weights.detect import detect
 logger = logging.getLogger("tessera.server")
 
 MIB = 2**20
+# Proxies keep idle connections for a minute, nginx and the clouds' balancers alike. Whoever closes first must not be
+# the server: a request that is just being sent would fail.
+IDLE_CONNECTION_S = 75
 WATCHDOG_S = 10  # between two signs of life to the supervisor
 ABORT_S = 1.0  # for the last events of aborted requests to leave
 
@@ -69,6 +72,7 @@ def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        timeout_keep_alive=IDLE_CONNECTION_S,
         server_header=False,
         **more,
     )

@@ -16,21 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tessera.engine import config as config_module
-from tessera.engine.config import resolve
-from tessera.engine.tally import Distribution
-from tessera.errors import UsageError
 from tessera.server.listen import AddressError, bind
 from tessera.server.run import startup_lines
 from tessera.server.settings import Settings
 from tessera.server.supervisor import notify
-from tests.engine.tiny import CONFIG
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import idle, request_bytes, wait_until
 
-# ECOSYSTEM of monitoring: what boards and routers made for vLLM read.
+# What boards and routers made for vLLM read.
 VLLM_METRICS = (
     "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
     "prefix_cache_hits_total", "mm_cache_queries_total", "mm_cache_hits_total", "time_to_first_token_seconds_bucket",
@@ -273,14 +267,6 @@ def test_the_counts_add_up(logged: Running) -> None:
     assert sum(blocks) == logged.llm.config.num_blocks
 
 
-def test_a_distribution_counts_as_prometheus_does() -> None:
-    found = Distribution((1.0, 5.0))
-    for value in (0.5, 1, 3, 9):
-        found.add(value)
-    assert (found.counts, found.total) == ([2, 1, 1], 13.5)
-    assert found.copy() == found
-
-
 def test_the_start_is_told(running: Running) -> None:
     lines = list(startup_lines(running.llm, Settings(host="0.0.0.0"), ()))
     text = "\n".join(lines)
@@ -291,7 +277,7 @@ def test_the_start_is_told(running: Running) -> None:
     assert "secret" not in "\n".join(startup_lines(running.llm, Settings(host="0.0.0.0"), ("secret",)))
 
 
-# Settings of the engine -----------------------------------------------------------------------
+# Replies -------------------------------------------------------------------------------------
 
 
 def test_a_seed_for_requests_that_bring_none() -> None:
@@ -304,24 +290,3 @@ def test_a_seed_for_requests_that_bring_none() -> None:
         assert texts[0] != texts[1]
         replies.append(texts)
     assert replies[0] == replies[1] != replies[2]
-
-
-def test_the_share_of_a_gpu_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of CUDA is called: what a GPU of 1 GiB would say stands in for it."""
-    gib = 2**30
-    monkeypatch.setattr(config_module, "CUDA_BYTES", 0)
-    monkeypatch.setattr(config_module, "available_bytes", lambda device: gib)
-    monkeypatch.setattr(config_module, "total_bytes", lambda device: gib)
-    monkeypatch.setattr(config_module, "taken_bytes", lambda device: gib // 4)
-    options: dict[str, object] = {"max_num_seqs": 4000, "max_num_batched_tokens": 4000}
-
-    def settle(**others: object) -> Any:
-        return resolve({**options, **others}, CONFIG, dtype=torch.float32, device=torch.device("cuda"))
-
-    half, more = settle(gpu_memory_utilization=0.5), settle(gpu_memory_utilization=0.6)
-    assert more.kv_cache_bytes - half.kv_cache_bytes == pytest.approx(0.1 * gib, abs=2)
-    assert half.kv_cache_bytes < gib // 4
-    assert "0.5 of the GPU's 1024 MiB" in half.reasons["kv_cache_bytes"]
-    for wrong in (0, 1.5, "x", True):
-        with pytest.raises(UsageError, match="gpu_memory_utilization"):
-            settle(gpu_memory_utilization=wrong)
