@@ -86,6 +86,9 @@ class Guard:
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
+            if self._root_path and scope["path"] == self._root_path:
+                await _redirect(self._root_path + "/", send_with_id)  # the page's own links are relative
+                return
             self._check_key(scope, headers)
             self._check_length(headers)
             await self.app(scope, self._counted(receive), send_with_id)
@@ -98,9 +101,9 @@ class Guard:
 
     def _below_root(self, scope: Scope) -> Scope:
         path, root = scope["path"], self._root_path
-        if not root or not (path == root or path.startswith(root + "/")):
+        if not root or not path.startswith(root + "/"):
             return scope
-        return {**scope, "path": path.removeprefix(root) or "/"}
+        return {**scope, "path": path.removeprefix(root)}
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
@@ -169,6 +172,12 @@ def _route(scope: Scope) -> str:
     if scope["path"].startswith("/web/"):
         return "/web"
     return getattr(scope.get("route"), "path", "other")
+
+
+async def _redirect(path: str, send: Send) -> None:
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(error: TesseraError, send: Send) -> None:

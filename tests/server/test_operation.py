@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tessera.server.listen import AddressError, bind
+from tessera.server.listen import AddressError, bind, listen
 from tessera.server.run import startup_lines
 from tessera.server.settings import Settings
 from tessera.server.supervisor import notify
@@ -169,8 +169,11 @@ def test_a_server_below_a_prefix(prefixed: Running, prefix: str) -> None:
     key = {"authorization": "Bearer secret"}
     for path in ("/", "/health", "/web/app.js", "/web/config.json"):
         assert prefixed.get(prefix + path).status_code == 200, path
-    for path in ("/v1/models", "/openapi.json", "/vision"):
-        assert prefixed.get(prefix + path).status_code in (401, 200 if path == "/vision" and not prefix else 401)
+    for path in ("/v1/models", "/openapi.json", "/metrics/"):
+        assert prefixed.get(prefix + path).status_code == 401
+    # The page's links are relative, so it must be read below its prefix.
+    response = prefixed.get("/vision")
+    assert (response.status_code, response.headers["location"]) == (308, "/vision/")
     assert prefixed.get(prefix + "/v1/models", headers=key).status_code == 200
     assert prefixed.get(prefix + "/openapi.json", headers=key).json()["servers"] == [{"url": "/vision"}]
     assert prefixed.post(prefix + "/v1/chat/completions", asking(max_tokens=1), headers=key).status_code == 200
@@ -290,3 +293,14 @@ def test_a_seed_for_requests_that_bring_none() -> None:
         assert texts[0] != texts[1]
         replies.append(texts)
     assert replies[0] == replies[1] != replies[2]
+
+
+def test_who_comes_second_while_the_first_still_loads() -> None:
+    """Both could bind, since neither listened; the second is told before it says that it is ready."""
+    (first,) = bind(Settings(port=0))
+    (second,) = bind(Settings(port=first.getsockname()[1]))
+    listen([first])
+    with pytest.raises(AddressError, match="took the address while"):
+        listen([second])
+    first.close()
+    second.close()
