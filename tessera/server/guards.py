@@ -88,6 +88,9 @@ class Guard:
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
+            if self._root_path and scope["path"] == self._root_path:
+                await _redirect(self._root_path + "/", send_with_id)  # the page's own links are relative
+                return
             self._check_key(scope, headers)
             self._check_length(headers)
             await self.app(scope, self._counted(receive), send_with_id)
@@ -100,9 +103,9 @@ class Guard:
 
     def _below_root(self, scope: Scope) -> Scope:
         path, root = scope["path"], self._root_path
-        if not root or not (path == root or path.startswith(root + "/")):
+        if not root or not path.startswith(root + "/"):
             return scope
-        return {**scope, "path": path.removeprefix(root) or "/"}
+        return {**scope, "path": path.removeprefix(root)}
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
@@ -177,7 +180,15 @@ def is_page(path: str) -> bool:
 
 def _route(scope: Scope) -> str:
     """The route's pattern, not the path asked for, of which there may be endlessly many."""
+    if scope["path"].startswith("/web/"):
+        return "/web"
     return getattr(scope.get("route"), "path", "other")
+
+
+async def _redirect(path: str, send: Send) -> None:
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(error: TesseraError, send: Send) -> None:
