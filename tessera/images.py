@@ -23,7 +23,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from tessera.chat import Image
-from tessera.errors import FetchError, ImageError, MissingExtraError
+from tessera.errors import FetchError, ImageError
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits, read
 
@@ -186,7 +186,9 @@ def _register_heif() -> str:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise MissingExtraError("HEIF pictures need an extra package: pip install 'tessera[heif]'") from None
+        raise ImageError(
+            "HEIF pictures need an extra package: pip install 'tessera[heif]'; or convert the picture to JPEG."
+        ) from None
     register_heif_opener()
     return "HEIF"
 

@@ -305,18 +305,18 @@ def _tool_call(call: Mapping[str, Any], names: dict[str, str]) -> Any:
     from mistral_common.protocol.instruct.tool_calls import FunctionCall, ToolCall
 
     function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not call.get("id"):
+    name = function.get("name") if isinstance(function, Mapping) else None
+    arguments = (function.get("arguments") or "{}") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not isinstance(arguments, str | Mapping) or not call.get("id"):
         raise UsageError(
             "a tool call must have the form {'id': ..., 'function': {'name': ..., 'arguments': JSON text}}."
         )
-    arguments = function.get("arguments") or "{}"
-    return ToolCall(
-        id=_short_id(str(call["id"]), names), function=FunctionCall(name=function["name"], arguments=arguments)
-    )
+    given = FunctionCall.model_validate({"name": name, "arguments": arguments})
+    return ToolCall(id=_short_id(str(call["id"]), names), function=given)
 
 
 def _short_id(call_id: str, names: dict[str, str]) -> str:
     """The format allows ids of nine letters or digits: others are replaced by a stable digest."""
     if TOOL_CALL_ID.fullmatch(call_id):
         return call_id
-    return names.setdefault(call_id, hashlib.sha256(call_id.encode()).hexdigest()[:9])
+    return names.setdefault(call_id, hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:9])

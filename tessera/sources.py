@@ -6,7 +6,6 @@ machine may read any file; a server reads none, or those of one folder (`local_f
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from tessera.errors import FetchError, ImageError
 from tessera.fetch import fetch
+
+CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: between calls other threads may run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +70,23 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
         raise ImageError(f"{name} is no data URL or http(s) URL, and files are not read here; send a data URL.")
     try:
         path = _path_of(source)
+        name = _show(str(path))
         resolved = path.resolve()
         if limits.local_files != "any" and not resolved.is_relative_to(limits.local_files.resolve()):
-            raise ImageError(f"{path} lies outside the folder that pictures may be read from; send a data URL.")
+            raise ImageError(f"{name} lies outside the folder that pictures may be read from; send a data URL.")
         if not resolved.exists():
-            raise ImageError(f"{path} does not exist; check the spelling and the folder.")
+            raise ImageError(f"{name} does not exist; check the spelling and the folder.")
         if not resolved.is_file():
-            raise ImageError(f"{path} is not a regular file; give the path of a picture.")
+            raise ImageError(f"{name} is not a regular file; give the path of a picture.")
         # What took the file's place since then may be a pipe, which would hang, or a link that leads elsewhere.
         with open(os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > limits.max_bytes:
-                raise _too_many_bytes(str(path), size, limits)
+                raise _too_many_bytes(name, size, limits)
             return file.read(limits.max_bytes + 1)
     except PermissionError as error:
-        raise ImageError(f"{path} may not be read by this user; change its permissions.") from error
+        raise ImageError(f"{name} may not be read by this user; change its permissions.") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(f"{name!r} is not the path of a readable picture; check the spelling.") from error
+        raise ImageError(f"{name} is not the path of a readable picture; check the spelling.") from error
 
 
 def _path_of(source: str | Path) -> Path:
@@ -98,6 +100,8 @@ def _path_of(source: str | Path) -> Path:
 
 
 def _show(text: str) -> str:
+    """A name for messages: short, and without signs that would break a line or a terminal."""
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in text[:81])
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -114,6 +118,10 @@ def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
     if len(payload) * 3 // 4 > limits.max_bytes + 3:
         raise _too_many_bytes("the data URL", len(payload) * 3 // 4, limits)
     try:
-        return base64.b64decode("".join(payload.split()), validate=True)
+        text = "".join(payload.split())
+        return b"".join(
+            binascii.a2b_base64(text[start : start + CHARS_PER_CALL], strict_mode=True)
+            for start in range(0, len(text), CHARS_PER_CALL)
+        )
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"the data URL's {len(payload):,} characters are not valid base64; encode it anew.") from error

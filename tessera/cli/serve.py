@@ -24,13 +24,16 @@ Action = Callable[[Settings, Mapping[str, str]], None]
 
 def run_serve(arguments: list[str]) -> None:
     def serve(settings: Settings, origins: Mapping[str, str]) -> None:
+        from tessera.server.listen import bind
+
+        sockets = bind(settings)  # a taken port shows at once, not after the seconds that the next import takes
         from tessera.server.run import serve
 
         if origins["model"] == "default":
             print(
                 "tessera: no model given: nano is served, the small bundled one (-m chooses another)", file=sys.stderr
             )
-        serve(settings)
+        serve(settings, sockets)
 
     _run("tessera serve", "Serve the OpenAI and Mistral APIs, and a page at /.", serve, arguments)
 
@@ -173,16 +176,11 @@ def _takes_several(field: FieldInfo) -> bool:
 
 
 def _metavar(field: FieldInfo) -> str:
-    for kind, name in (
-        ("tuple", "TEXT"),
-        ("Literal", "TEXT"),
-        ("int", "NUMBER"),
-        ("float", "NUMBER"),
-        ("Path", "PATH"),
-    ):
-        if kind in str(field.annotation):
-            return name
-    return "TEXT"
+    annotation = str(field.annotation)
+    if "Path" in annotation:
+        return "PATH"
+    is_text = "tuple" in annotation or "Literal" in annotation
+    return "NUMBER" if not is_text and ("int" in annotation or "float" in annotation) else "TEXT"
 
 
 def _default(field: FieldInfo) -> str:

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 import tessera
 from tessera.errors import TesseraError
 from tessera.server.backend import Backend
+from tessera.server.body import JsonRoute
 from tessera.server.errors import BadRequestError, error_headers, error_object, unexpected_error
 from tessera.server.generate import ClientLeftError, Generator, unless_left
 from tessera.server.guards import Guard
@@ -51,6 +52,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
+    app.router.route_class = JsonRoute
     _add_routes(app, generator)
     _add_operation(app, generator)
     _add_page(app, generator)

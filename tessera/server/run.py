@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from tessera import __version__
 from tessera.errors import EngineDeadError, UsageError
@@ -23,7 +25,8 @@ from tessera.llm import LLM
 from tessera.load import resolve
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
-from tessera.server.listen import AddressError, address_of, bind, is_public
+from tessera.server.listen import AddressError, address_of, is_public
+from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys
 from tessera.server.supervisor import notify
 from tessera.sources import ImageLimits
@@ -36,16 +39,15 @@ WATCHDOG_S = 10  # between two signs of life to the supervisor
 ABORT_S = 1.0  # for the last events of aborted requests to leave
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal; raises what loading a model does, AddressError, and EngineDeadError if the engine fails."""
+def serve(settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve at bound sockets until a signal; raises what loading a model does, and EngineDeadError if the engine fails.
+
+    The sockets are closed at the end.
+    """
     began = time.monotonic()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    logging.getLogger("mistral_common").setLevel(logging.WARNING)
-    keys = api_keys(settings)  # a wrong key file, or a taken port, shows before a large model is loaded
-    sockets = bind(settings)
+    start_log()
     try:
+        keys = api_keys(settings)  # a wrong key file shows before a large model is loaded
         logger.info("tessera %s loads %s", __version__, settings.model)
         notify(f"STATUS=loading {settings.model}")
         llm = open_model(settings)
@@ -56,6 +58,29 @@ def serve(settings: Settings) -> None:
         _leave(sockets, settings)
     if died:
         raise EngineDeadError("the engine ended, and with it the server; the log has the reason. Start it again.")
+
+
+def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
+    """How the application is served over HTTP; no WebSockets, for there is nothing to say over them."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        server_header=False,
+        **more,
+    )
+
+
+def start_log() -> None:
+    """Our own lines and uvicorn's on standard error; of others only warnings."""
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    # At INFO the HTTP client that fetches pictures tells every URL, and those may be secret.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=form, force=True)
+    for name in ("tessera", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def open_model(settings: Settings) -> LLM:
@@ -127,10 +152,18 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
 class _Server(uvicorn.Server):
     """Says when it is ready and when it ends; a second signal aborts what is running, a third just leaves."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], abort: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_ready: Callable[[], None],
+        abort: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
         self._abort = abort
+        self._on_end = on_end
         self._num_signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -144,6 +177,7 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             aborting.cancel()
+            self._on_end()  # here, since uvicorn then ends the process by the signal that it got
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._num_signals += 1
@@ -182,16 +216,9 @@ def _run(backend: Backend, settings: Settings, sockets: list[socket.socket], beg
         if backend.alive and backend.silent_s < settings.stuck_after_s:
             notify("WATCHDOG=1")
 
-    config = uvicorn.Config(
-        create_app(backend, settings, on_death),
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=round(settings.shutdown_timeout),
-        server_header=False,
-        callback_notify=show_life,
-        timeout_notify=WATCHDOG_S,
-    )
-    server = _Server(config, on_ready, backend.llm.close)
+    app = create_app(backend, settings, on_death)
+    config = http_config(app, settings, callback_notify=show_life, timeout_notify=WATCHDOG_S)
+    server = _Server(config, on_ready=on_ready, abort=backend.llm.close, on_end=lambda: _leave(sockets, settings))
     try:
         server.run(sockets)
     except OSError as error:  # the address was taken while the model was loaded

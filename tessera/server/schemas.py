@@ -74,6 +74,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
 
 
 class Request(BaseModel):
@@ -140,7 +141,7 @@ class Sampling(Request):
     stop: Annotated[str, Field(max_length=1024)] | Annotated[
         list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOP_STRINGS)
     ] | None = None  # fmt: skip
-    stop_token_ids: Annotated[list[int], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: Penalty | None = None
@@ -217,4 +218,4 @@ class TokenizeRequest(Request):
 
 class DetokenizeRequest(Request):
     model: str | None = None
-    tokens: list[int] = Field(max_length=2**20)
+    tokens: list[TokenId] = Field(max_length=2**20)

@@ -17,7 +17,8 @@ import uvicorn
 from tessera.llm import LLM
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
-from tessera.server.run import open_model
+from tessera.server.listen import address_of, bind
+from tessera.server.run import http_config, open_model
 from tessera.server.settings import Settings
 
 DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
@@ -59,14 +60,13 @@ def run_server(**changes: Any) -> Running:
     """Start a server with these settings over a small cache, on a free port."""
     settings = Settings(**{**SMALL, "port": 0, "access_log": False, **changes})
     llm = open_model(settings)
-    config = uvicorn.Config(create_app(Backend(llm), settings), host="127.0.0.1", port=0, log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings))
+    sockets = bind(settings)
+    thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    return Running(f"http://127.0.0.1:{port}", llm, server, thread)
+    return Running(address_of(sockets, settings), llm, server, thread)
 
 
 @pytest.fixture(scope="session")

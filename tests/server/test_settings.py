@@ -54,7 +54,7 @@ def test_the_nearer_source_wins(tmp_path: Path) -> None:
     [
         ({"port": "x"}, {}, r"port \(flag\) must be a whole number"),
         ({"port": "70000"}, {}, "port.*at most 65535"),
-        ({"port": True}, {}, "port.*whole number"),
+        ({"max_num_seqs": True}, {}, "max_num_seqs.*whole number"),
         ({}, {"TESSERA_PROT": "1"}, "'prot'.*did you mean port"),
         ({"limit_mm_per_prompt": "video=3"}, {}, "limit_mm_per_prompt.*whole number"),
         ({"limit_mm_per_prompt": "image=3,video=1"}, {}, "limit_mm_per_prompt.*whole number"),
