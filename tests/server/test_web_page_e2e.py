@@ -134,7 +134,7 @@ def test_a_broken_picture_is_explained_and_can_be_taken_back(page: Any, running:
     page.locator("#files").set_input_files({"name": "half.tiff", "mimeType": "image/tiff", "buffer": half})
     expect(page.locator("#pending .picture")).to_have_count(1)
     ask(page, "What is the total?")
-    expect(page.locator("#problem")).to_contain_text("picture", timeout=PATIENCE_S * 1000)
+    expect(page.locator("#problem")).to_contain_text("damaged or cut short", timeout=PATIENCE_S * 1000)
     expect(page.get_by_label("Your question")).to_have_value("What is the total?")
     page.get_by_role("button", name="Remove half.tiff").click()
     page.locator("#files").set_input_files(DEMO / "receipt.png")
