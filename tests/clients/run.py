@@ -1,13 +1,14 @@
 """The client suite: real clients, unmodified, each in its own environment, against a real `tessera serve`.
 
 `make test-clients` makes the environments and runs this. Each client's script prints a JSON line for each feature;
-here they become one table, client by feature, which `--table` writes to a file. Nano was never taught tools, so
+here they become one table, client by feature, which `--table` puts into a document. Nano was never taught tools, so
 what is held is the form and the round trip, not what it says.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import shutil
@@ -89,12 +90,14 @@ CLIENTS = (
     Client("mistralai (Python)", "mistralai", "use_mistralai.py", "openai"),
     Client("mistralai (JavaScript)", "@mistralai/mistralai", "use_mistralai.mjs", "node"),
     Client("LangChain, langchain-openai", "langchain-openai", "use_langchain_openai.py", "langchain-openai"),
-    Client("LangChain, langchain-mistralai", "langchain-mistralai", "use_langchain_mistralai.py", "langchain-mistralai"),
+    Client(
+        "LangChain, langchain-mistralai", "langchain-mistralai", "use_langchain_mistralai.py", "langchain-mistralai"
+    ),
     Client("LiteLLM", "litellm", "use_litellm.py", "litellm"),
     Client("LlamaIndex, openai-like", "llama-index-llms-openai-like", "use_llama_index.py openai-like", "llama-index"),
     Client("LlamaIndex, mistralai", "llama-index-llms-mistralai", "use_llama_index.py mistralai", "llama-index"),
     Client("AI SDK, openai-compatible", "@ai-sdk/openai-compatible", "use_ai_sdk.mjs", "node"),
-)  # fmt: skip
+)
 
 
 class Server:
@@ -153,8 +156,6 @@ class Server:
 
 def question_of(server: Server) -> dict[str, Any]:
     """What every script is told, with the answer that plain HTTP gets to the question they ask."""
-    import base64
-
     url = "data:image/png;base64," + base64.b64encode(RECEIPT.read_bytes()).decode()
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
     reply = server.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]})
@@ -215,7 +216,7 @@ def version_of(client: Client) -> str:
 
 def table(clients: Sequence[Client]) -> str:
     """Client by feature in Markdown; a dash: the client has no such feature, or the suite does not use it."""
-    rows = ["| client | version | " + " | ".join(FEATURES) + " |", "|---|---" * 1 + "|:-:" * len(FEATURES) + "|"]
+    rows = ["| client | version | " + " | ".join(FEATURES) + " |", "|---|---" + "|:-:" * len(FEATURES) + "|"]
     for client in clients:
         marks = [client.results.get(name, {"ok": None})["ok"] for name in FEATURES]
         cells = [{True: "ok", False: "**fails**", None: "-"}[mark] for mark in marks]
@@ -223,11 +224,22 @@ def table(clients: Sequence[Client]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def write_table(file: Path, rows: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    head, begin, rest = text.partition("<!-- table: written by make test-clients -->\n")
+    _, end, tail = rest.partition("<!-- end of the table -->\n")
+    if not begin or not end:
+        raise SystemExit(f"{file} has no marks for the table")
+    file.write_text(head + begin + rows + end + tail, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only the clients whose name or script has one of these words")
-    parser.add_argument("--table", type=Path, help="write the table to this file")
+    parser.add_argument("--table", type=Path, help="put the table into this Markdown file, between its marks")
     arguments = parser.parse_args()
+    if arguments.words and arguments.table:
+        parser.error("a table of some of the clients would replace that of all; leave one of the two out.")
     chosen = [
         client
         for client in CLIENTS
@@ -245,8 +257,7 @@ def main() -> None:
         left = server.in_use()
     print("\n" + table(chosen))
     if arguments.table:
-        arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        arguments.table.write_text(table(chosen), encoding="utf-8")
+        write_table(arguments.table, table(chosen))
     if left:
         print(f"requests are left behind: {left}")
     if left or any(client.failed for client in chosen):

@@ -96,6 +96,7 @@ def check_errors() -> str:
     refused(lambda: client.chat.complete(model=NO_MODEL, messages=asking()), SDKError, "model_not_found", "404")
     broken = asking(picture=BROKEN_PICTURE)
     refused(lambda: client.chat.complete(model=MODEL, messages=broken), SDKError, "invalid_image", "400")
+    refused(lambda: client.chat.stream(model=MODEL, messages=broken), SDKError, "invalid_image", "400")
     stranger = Mistral(api_key="wrong", server_url=URL)
     return refused(lambda: stranger.chat.complete(model=MODEL, messages=asking()), SDKError, "401", "API key")
 

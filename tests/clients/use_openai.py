@@ -97,6 +97,7 @@ def check_errors() -> str:
     refused(lambda: chat.create(model=NO_MODEL, messages=asking()), openai.NotFoundError, "model_not_found", NO_MODEL)
     broken = asking(picture=BROKEN_PICTURE)
     refused(lambda: chat.create(model=MODEL, messages=broken), openai.BadRequestError, "invalid_image")
+    refused(lambda: chat.create(model=MODEL, messages=broken, stream=True), openai.BadRequestError, "invalid_image")
     stranger = client.with_options(api_key="wrong").chat.completions
     return refused(lambda: stranger.create(model=MODEL, messages=asking()), openai.AuthenticationError, "API key")
 

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, Literal
+
 import openai
 import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
+from pydantic import BaseModel
 
 from tests.server.conftest import RECEIPT, Running, asking
+
+
+class Receipt(BaseModel):
+    vendor: str
+    date: str
+    total: str
+
+
+class Conversion(BaseModel):
+    """The arguments of a tool."""
+
+    to: Literal["EUR", "USD", "GBP"]
+    rounded: bool
+
+
+AS_JSON = asking("Give vendor, date and total as JSON.")
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {"name": name, "description": "A tool.", "parameters": model.model_json_schema()},
+    }
+    for name, model in (("convert", Conversion), ("file_away", Receipt))
+]
+CONVERT: Any = {"type": "function", "function": {"name": "convert"}}
+RESULT = '{"amount": 16.2}'
 
 
 @pytest.fixture
@@ -60,6 +89,40 @@ def test_openai_logprobs(client: openai.OpenAI) -> None:
         assert len(entry.top_logprobs) == 3
         assert entry.top_logprobs[0].logprob >= entry.logprob
         assert entry.logprob <= 0
+
+
+def test_openai_parses_into_its_model(client: openai.OpenAI) -> None:
+    parsed = client.chat.completions.parse(model="nano", **AS_JSON, response_format=Receipt).choices[0].message.parsed
+    assert isinstance(parsed, Receipt)
+    with client.chat.completions.stream(model="nano", **AS_JSON, response_format=Receipt) as stream:
+        stream.until_done()
+        assert stream.get_final_completion().choices[0].message.parsed == parsed
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(model="nano", **AS_JSON, response_format=Receipt, max_tokens=5)
+
+
+def test_openai_tools_there_and_back(client: openai.OpenAI) -> None:
+    body = asking(tools=TOOLS, tool_choice=CONVERT, logprobs=True)
+    reply = client.chat.completions.create(model="nano", **body).choices[0]
+    calls = [call for call in reply.message.tool_calls or [] if call.type == "function"]
+    assert reply.finish_reason == "tool_calls"
+    assert {call.function.name for call in calls} == {"convert"}
+    Conversion.model_validate_json(calls[0].function.arguments)
+    with client.chat.completions.stream(model="nano", **body) as stream:
+        stream.until_done()
+        streamed = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert [call.function.arguments for call in streamed] == [call.function.arguments for call in calls]
+    # Ids of another server's making are taken too.
+    for call_id in (calls[0].id, "call_0123456789abcdefghijklmn"):
+        asked = {"role": "assistant", "tool_calls": [{**calls[0].model_dump(), "id": call_id}]}
+        result = {"role": "tool", "tool_call_id": call_id, "content": RESULT}
+        messages: Any = [*body["messages"], asked, result]
+        answer = client.chat.completions.create(model="nano", messages=messages, tools=TOOLS, tool_choice="none")
+        assert answer.choices[0].message.tool_calls is None
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens_details.image_tokens == 210  # type: ignore[attr-defined]
 
 
 def test_openai_several_choices_with_a_seed(client: openai.OpenAI) -> None:
@@ -120,6 +183,33 @@ def test_mistral_takes_a_picture_as_a_plain_string(mistral: Mistral, running: Ru
     reply = mistral.chat.complete(model="nano", messages=[{"role": "user", "content": parts}], random_seed=3)
     assert reply.choices[0].message is not None
     assert reply.choices[0].message.content
+
+
+def test_mistral_parses_into_its_model(mistral: Mistral) -> None:
+    reply = mistral.chat.parse(model="nano", **AS_JSON, response_format=Receipt)
+    assert reply.choices is not None
+    assert reply.choices[0].message is not None
+    assert isinstance(reply.choices[0].message.parsed, Receipt)
+    loose = mistral.chat.complete(model="nano", **AS_JSON, response_format={"type": "json_object"}, max_tokens=200)
+    assert loose.choices[0].message is not None
+    assert isinstance(json.loads(str(loose.choices[0].message.content)), dict)
+
+
+def test_mistral_tools_there_and_back(mistral: Mistral) -> None:
+    body = asking(tools=TOOLS[:1], tool_choice="any")
+    message = mistral.chat.complete(model="nano", **body).choices[0].message
+    assert message is not None
+    calls = message.tool_calls or []
+    for call in calls:
+        Conversion.model_validate_json(str(call.function.arguments))
+    events = list(mistral.chat.stream(model="nano", **body))
+    streamed = [call for event in events for call in event.data.choices[0].delta.tool_calls or []]
+    assert [call.function.arguments for call in streamed] == [call.function.arguments for call in calls]
+    assert events[-1].data.choices[0].finish_reason == "tool_calls"
+    results = [{"role": "tool", "tool_call_id": call.id, "name": "convert", "content": RESULT} for call in calls]
+    messages: Any = [*body["messages"], message, *results]
+    answer = mistral.chat.complete(model="nano", messages=messages, tools=TOOLS, tool_choice="none").choices[0]
+    assert answer.finish_reason == "stop"
 
 
 def test_mistral_models_and_errors(mistral: Mistral) -> None:

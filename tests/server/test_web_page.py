@@ -11,7 +11,6 @@ import io
 import json
 import random
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,25 +21,16 @@ from PIL import Image
 
 from tessera.cli.tokens import PIXTRAL_12B
 from tessera.images import grid_of
+from tests.server.pages import answer, ask, expect, launched, needs_chromium, watched_pages
 from tests.server.stand_in import KEY, StandIn
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra's playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; Debian's package is `chromium`")
-
-expect = playwright.expect
-WATCH = """
-document.addEventListener("securitypolicyviolation", (event) =>
-  console.error("policy violated:", event.violatedDirective, event.blockedURI));
-"""
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -57,35 +47,8 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture
 def open_page(browser: Any, server: StandIn) -> Iterator[Callable[..., Any]]:
-    """Opens the page; at the end, looks at what it did behind the test's back."""
-    contexts: list[Any] = []
-    faults: list[str] = []
-
-    def note(message: Any) -> None:
-        # Chromium itself logs each refused request; the tests of refusals look at the page instead.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            faults.append(message.text)
-
-    def note_request(request: Any) -> None:
-        if not request.url.startswith((server.origin, "data:", "blob:")):
-            faults.append(f"a request to {request.url}")
-
-    def open_page(**options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1000, "height": 760}, **options})
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        context.add_init_script(WATCH)
-        page = context.new_page()
-        page.on("console", note)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", note_request)
-        page.goto(server.origin)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not faults
+    with watched_pages(browser, server.origin) as open_page:
+        yield open_page
 
 
 @pytest.fixture
@@ -100,18 +63,6 @@ def picture(width: int = 1920, height: int = 1080, name: str = "chart.png", **op
     data = io.BytesIO()
     Image.new("RGB", (width, height), "steelblue").save(data, Path(name).suffix[1:].replace("jpg", "jpeg"), **options)
     return {"name": name, "mimeType": "image/" + Path(name).suffix[1:], "buffer": data.getvalue()}
-
-
-def ask(page: Any, text: str) -> None:
-    page.get_by_label("Your question").fill(text)
-    page.keyboard.press("Enter")
-
-
-def answer(page: Any) -> Any:
-    """The last answer, once it is complete."""
-    last = page.locator(".answer").last
-    expect(last).not_to_have_attribute("aria-busy", "true")
-    return last
 
 
 # ---- pictures

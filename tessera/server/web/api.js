@@ -66,7 +66,7 @@ async function refusal(response, sentBytes) {
     .json()
     .then((body) => body.error?.message)
     .catch(() => null);
-  const why = said ?? `It answered ${status} ${response.statusText}`.trim();
+  const why = sentenceOf(said ?? `it answered ${status} ${response.statusText}`.trim());
   const megabytes = (sentBytes / 1e6).toFixed(1);
   const sentence =
     {
@@ -76,6 +76,11 @@ async function refusal(response, sentBytes) {
       503: `The server is not ready. ${why}`,
     }[status] ?? why;
   return new ApiError(sentence + waiting(response.headers.get("Retry-After")), status);
+}
+
+/** The server's words for programs begin small; here they stand among sentences. */
+function sentenceOf(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Retry-After is a number of seconds or a date. */
