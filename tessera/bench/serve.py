@@ -30,7 +30,7 @@ import uvicorn
 from PIL import Image as PILImage
 
 import tessera
-from tessera.bench.load import Load, drive
+from tessera.bench.load import Load, Reply, drive
 from tessera.chat import SamplingParams
 from tessera.llm import LLM
 from tessera.server.app import create_app
@@ -195,7 +195,7 @@ def report_prefix(client: Client, bodies: Bodies) -> None:
     """Ten questions about one picture: what the metrics and the clock say."""
     body = bodies.chats(1)[0]
     before = count_encoded(client.served.url)
-    replies = []
+    replies: list[Reply] = []
     for number in range(QUESTIONS):
         body["messages"][0]["content"][1]["text"] = f"What is the total? ({number})"
         replies += client.drive([body], concurrency=1).replies
