@@ -212,8 +212,10 @@ def _add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        path, words = describe_mistake(error.errors()[0])
-        field = path.removeprefix("body").removeprefix(".")
+        mistake = error.errors()[0]
+        path, words = describe_mistake(mistake)
+        # Of text that is no JSON the path is a position, which names no field.
+        field = "" if mistake["type"] == "json_invalid" else path.removeprefix("body").removeprefix(".")
         return refuse(BadRequestError(f"{field or 'the body'} {words}.", param=field or None))
 
     @app.exception_handler(HTTPException)

@@ -67,6 +67,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt": (),
     "max_tool_calls": (),
     "truncation": ("disabled",),
+    # Known to other routes only.
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
 }
 _logged: set[str] = set()
 

@@ -156,7 +156,7 @@ def test_hosts_that_answer_slowly_delay_nobody(monkeypatch: pytest.MonkeyPatch) 
     running.stop()
 
 
-SLOW_S = 10.0
+SLOW_S = 5.0
 
 
 def slow_resolver(resolve: Any) -> Any:
