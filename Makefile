@@ -6,7 +6,7 @@ DEMO := tessera/nano/demo
 CLIENTS := build/clients
 CLIENT_ENVIRONMENTS := openai langchain-openai langchain-mistralai litellm llama-index node
 
-.PHONY: demo test test-slow test-clients lint bench gpu-check clean
+.PHONY: demo test test-slow test-fuzz test-clients soak lint bench bench-serve gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/tessera ask "What is the value of Q3?" -i $(DEMO)/chart.png
@@ -19,6 +19,14 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# Our own OpenAPI description and random conversations against the server, with many examples.
+test-fuzz: .venv/installed-dev
+	TESSERA_FUZZ_EXAMPLES=400 $(BIN)/python -m pytest tests/server/test_fuzz.py --timeout 3600
+
+# Ten thousand mixed requests, some bad and some left early; prints what is held and what memory does.
+soak: .venv/installed-dev
+	$(BIN)/python -m pytest tests/server/test_soak.py -m slow -s --timeout 7200
 
 # Real clients against a real server; needs Node.js 20 or later. Writes its table to where the documentation has it.
 test-clients: .venv/installed $(CLIENT_ENVIRONMENTS:%=$(CLIENTS)/%/installed)
@@ -42,6 +50,10 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tessera.bench
+
+# The server under load, beside the bare engine in the same run; on a machine that does nothing else.
+bench-serve: .venv/installed-dev
+	$(BIN)/python -m tessera.bench.serve
 
 # Correctness, then a table, on a machine with a CUDA device and its own PyTorch.
 gpu-check:

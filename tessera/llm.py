@@ -18,7 +18,7 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
-from tessera.errors import EngineBusyError, TesseraError, TooManyImagesError, UsageError
+from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
 from tessera.load import load_model
 from tessera.load import resolve as resolve_folder
@@ -220,6 +220,15 @@ class LLM:
         loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
         images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
         return self.tokenizer.encode_chat(parsed, images, tools)
+
+    def check_length(self, num_characters: int) -> None:
+        """Raise PromptTooLongError for text that cannot fit; tokenizing all of it, to know, could take a minute."""
+        least, limit = self.tokenizer.least_tokens(num_characters), self.config.max_model_len
+        if least > limit:
+            raise PromptTooLongError(
+                f"the text has {num_characters:,} characters, which are at least {least:,} tokens, and the limit is "
+                f"{limit:,} (max_model_len); shorten it."
+            )
 
     def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:
         """Submit; None if the engine is busy and the caller has replies of its own to wait for."""

@@ -118,6 +118,15 @@ class Tokenizer:
     def _special_pieces(self) -> dict[str, int]:
         return {str(self._base.id_to_piece(token)): token for token in self.special_ids}
 
+    def least_tokens(self, num_characters: int) -> int:
+        """Fewer tokens than this no text of that many characters has, whatever it says; needs no tokenizing."""
+        return num_characters // self._longest_token
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """In bytes, of which a character has at least one."""
+        return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
+
     def encode_text(self, text: str, bos: bool = True) -> list[int]:
         """Ids of plain text; nothing in it is read as a control token."""
         return list(self._base.encode(text, bos=bos, eos=False))

@@ -67,7 +67,7 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     ]
     parameters = [_parameter("model_name", model), _parameter("config", config)]
     parameters += [_parameter(key, _option(key, field)) for key, field in Settings.model_fields.items()]
-    parameters += [_parameter(key, _foreign(key, text)) for key, text in _foreign_names()]
+    parameters += [_parameter(key, _foreign(key, text)) for key, text in foreign_names()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(
@@ -88,7 +88,7 @@ def help_on(topic: str) -> str:
         for key, field in Settings.model_fields.items()
         if word in key or word in panel_of(key).lower() or word in (field.description or "").lower().replace("-", "_")
     ]
-    found += [(key, text) for key, text in _foreign_names() if word == FOREIGN or word in key]
+    found += [(key, text) for key, text in foreign_names() if word == FOREIGN or word in key]
     if not word or not found:
         raise UsageError(f"no setting has to do with {topic[:40]!r}; `tessera serve --help` shows all.")
     return "\n".join(
@@ -143,7 +143,7 @@ def _foreign(name: str, text: str) -> Any:
     return Annotated[str | None, typer.Option(*_names(name), metavar="VALUE", **details)]
 
 
-def _foreign_names() -> Iterator[tuple[str, str]]:
+def foreign_names() -> Iterator[tuple[str, str]]:
     """vLLM's names that are no settings here, and what they do."""
     for name, own in ALIASES.items():
         yield name, f"The same as {_flag(own)}."

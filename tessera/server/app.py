@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 import tessera
 from tessera.errors import TesseraError
+from tessera.prompt import Tokenizer
 from tessera.server.backend import Backend
 from tessera.server.body import JsonRoute
 from tessera.server.errors import BadRequestError, error_headers, error_object, unexpected_error
@@ -106,19 +107,28 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
             preparing = backend.call(backend.llm.prepare, messages_of(body.messages), body.tools or ())
             ids = list((await unless_left(request, preparing)).ids)
         else:
+            backend.llm.check_length(len(body.prompt or ""))
             ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
-        shown = [backend.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None
+        shown = await backend.call(_shown, backend.tokenizer, ids) if body.return_token_strs else None
         return {"count": len(ids), "max_model_len": backend.max_model_len, "tokens": ids, "token_strs": shown}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         body.check_extra_fields()
         generator.check_model(body.model)
-        size = backend.tokenizer.vocab_size
-        for token in body.tokens:
-            if not 0 <= token < size:
-                raise BadRequestError(f"token id {token} is not in the vocabulary of {size} ids.", param="tokens")
-        return {"prompt": await backend.call(backend.tokenizer.decode, body.tokens)}
+        return {"prompt": await backend.call(_text, backend.tokenizer, body.tokens)}
+
+
+def _shown(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    return [tokenizer.token_text(token) for token in ids]
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    if ids and max(ids) >= tokenizer.vocab_size:
+        raise BadRequestError(
+            f"token id {max(ids)} is not in the vocabulary of {tokenizer.vocab_size} ids.", param="tokens"
+        )
+    return tokenizer.decode(ids)
 
 
 def _model(name: str, generator: Generator, started: int) -> dict[str, Any]:

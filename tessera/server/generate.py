@@ -135,6 +135,7 @@ class Generator:
     def _plain_prompts(
         self, given: Sequence[str | list[int]], params: SamplingParams
     ) -> tuple[list[Prompt], SamplingParams]:
+        self.backend.llm.check_length(max(len(prompt) if isinstance(prompt, str) else 0 for prompt in given))
         bound = self.backend.llm.bind(params)
         return [Prompt(plain_ids(prompt, self.backend.tokenizer)) for prompt in given], bound
 
@@ -215,7 +216,7 @@ class Generator:
         usage, timings = last.usage or Usage(), last.timings or Timings()
         log = request.state.log
         log["prompt_tokens"], log["image_tokens"] = usage.prompt_tokens, usage.image_tokens
-        log["cached_tokens"] = usage.cached_tokens
+        log["cached_tokens"], log["finish_reason"] = usage.cached_tokens, last.finish_reason
         log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
         for name in ("queue_s", "first_token_s", "decode_s"):
             log[name] = round(getattr(timings, name), 4)

@@ -6,6 +6,7 @@ protected. Everything needs a key unless it is listed here.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -34,6 +35,7 @@ PAGE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
+BODY_TIMEOUT_S = 300.0  # the largest body over a line of 2 Mbit/s
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -86,6 +88,9 @@ class Guard:
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
+            if self._root_path and scope["path"] == self._root_path:
+                await _redirect(self._root_path + "/", send_with_id)  # the page's own links are relative
+                return
             self._check_key(scope, headers)
             self._check_length(headers)
             await self.app(scope, self._counted(receive), send_with_id)
@@ -98,9 +103,9 @@ class Guard:
 
     def _below_root(self, scope: Scope) -> Scope:
         path, root = scope["path"], self._root_path
-        if not root or not (path == root or path.startswith(root + "/")):
+        if not root or not path.startswith(root + "/"):
             return scope
-        return {**scope, "path": path.removeprefix(root) or "/"}
+        return {**scope, "path": path.removeprefix(root)}
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
@@ -121,16 +126,25 @@ class Guard:
             raise self._too_large()
 
     def _counted(self, receive: Receive) -> Receive:
-        """Counts a body as it arrives, whatever length it announced."""
+        """Counts a body as it arrives, whatever length it announced, and waits for its end only so long."""
         seen = 0
+        deadline: float | None = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BadRequestError(
+                    f"the body did not arrive within {BODY_TIMEOUT_S:g} s; send the request again.", status=408
+                ) from None
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._max_body_bytes:
                     raise self._too_large()
+                if not message.get("more_body"):
+                    deadline = None  # what is awaited from now on is the client's leaving
             return message
 
         return counted
@@ -166,7 +180,15 @@ def is_page(path: str) -> bool:
 
 def _route(scope: Scope) -> str:
     """The route's pattern, not the path asked for, of which there may be endlessly many."""
+    if scope["path"].startswith("/web/"):
+        return "/web"
     return getattr(scope.get("route"), "path", "other")
+
+
+async def _redirect(path: str, send: Send) -> None:
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(error: TesseraError, send: Send) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tessera.errors import TesseraError
 from tessera.server.settings import Settings
 
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 SOCKET_MODE = 0o666  # who may enter the folder may connect, as with other servers; keys guard the rest
 
 
@@ -47,6 +48,20 @@ def bind(settings: Settings) -> list[socket.socket]:
             each.close()
         raise _refused(settings, failure) from failure
     return sockets
+
+
+def listen(sockets: list[socket.socket]) -> None:
+    """Let people in; raises AddressError where another program was let in meanwhile.
+
+    Two programs can both bind an address at which nobody listens yet, and uvloop hides the failure of the second.
+    """
+    try:
+        for each in sockets:
+            each.listen(BACKLOG)
+    except OSError as error:
+        raise AddressError(
+            "another program took the address while the model was loaded; stop that, or choose another --port."
+        ) from error
 
 
 def address_of(sockets: list[socket.socket], settings: Settings) -> str:

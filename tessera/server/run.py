@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import sys
 import time
@@ -25,7 +24,7 @@ from tessera.llm import LLM
 from tessera.load import resolve
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
-from tessera.server.listen import AddressError, address_of, is_public
+from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys
 from tessera.server.supervisor import notify
@@ -35,6 +34,9 @@ from tessera.weights.detect import detect
 logger = logging.getLogger("tessera.server")
 
 MIB = 2**20
+# Proxies keep idle connections for a minute, nginx and the clouds' balancers alike. Whoever closes first must not be
+# the server: a request that is just being sent would fail.
+IDLE_CONNECTION_S = 75
 WATCHDOG_S = 10  # between two signs of life to the supervisor
 ABORT_S = 1.0  # for the last events of aborted requests to leave
 
@@ -53,7 +55,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
         llm = open_model(settings)
         for line in startup_lines(llm, settings, keys):
             logger.info("%s", line)
-        died = _run(Backend(llm), settings, sockets, began)
+        died = run_until_signal(Backend(llm), settings, sockets, began)
     finally:
         _leave(sockets, settings)
     if died:
@@ -69,6 +71,7 @@ def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        timeout_keep_alive=IDLE_CONNECTION_S,
         server_header=False,
         **more,
     )
@@ -194,7 +197,7 @@ class _Server(uvicorn.Server):
         self.force_exit = True  # whoever does not read would hold the process
 
 
-def _run(backend: Backend, settings: Settings, sockets: list[socket.socket], began: float) -> bool:
+def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.socket], began: float) -> bool:
     """Serve until a signal or the engine's end; true for the latter."""
     died = False
 
@@ -219,11 +222,8 @@ def _run(backend: Backend, settings: Settings, sockets: list[socket.socket], beg
     app = create_app(backend, settings, on_death)
     config = http_config(app, settings, callback_notify=show_life, timeout_notify=WATCHDOG_S)
     server = _Server(config, on_ready=on_ready, abort=backend.llm.close, on_end=lambda: _leave(sockets, settings))
-    try:
-        server.run(sockets)
-    except OSError as error:  # the address was taken while the model was loaded
-        reason = os.strerror(error.errno or 0)
-        raise AddressError(f"the address cannot be listened at any more ({reason}); start again.") from error
+    listen(sockets)
+    server.run(sockets)
     return died
 
 

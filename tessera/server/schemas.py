@@ -147,7 +147,7 @@ class Sampling(Request):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    logit_bias: Annotated[dict[int, Bias], Field(max_length=MAX_BIASED_IDS)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED_IDS)] | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
@@ -199,8 +199,8 @@ class CompletionRequest(Sampling):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: int | None = Field(None, ge=0, le=2**20)  # 0: the prompt alone is scored, with echo
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

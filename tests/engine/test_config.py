@@ -104,3 +104,24 @@ def test_wrong_settings_are_refused_by_name(options: dict[str, object], sentence
 
 def test_free_memory_is_a_plausible_number() -> None:
     assert 2**20 < config_module.available_bytes(CPU) < 2**46
+
+
+def test_the_share_of_a_gpu_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of CUDA is called: what a GPU of 1 GiB would say stands in for it."""
+    gib = 2**30
+    monkeypatch.setattr(config_module, "CUDA_BYTES", 0)
+    monkeypatch.setattr(config_module, "available_bytes", lambda device: gib)
+    monkeypatch.setattr(config_module, "total_bytes", lambda device: gib)
+    monkeypatch.setattr(config_module, "taken_bytes", lambda device: gib // 4)
+    options: dict[str, object] = {"max_num_seqs": 4000, "max_num_batched_tokens": 4000}
+
+    def settle(**others: object) -> EngineConfig:
+        return resolve({**options, **others}, CONFIG, dtype=torch.float32, device=torch.device("cuda"))
+
+    half, more = settle(gpu_memory_utilization=0.5), settle(gpu_memory_utilization=0.6)
+    assert more.kv_cache_bytes - half.kv_cache_bytes == pytest.approx(0.1 * gib, abs=2)
+    assert half.kv_cache_bytes < gib // 4
+    assert "0.5 of the GPU's 1024 MiB" in half.reasons["kv_cache_bytes"]
+    for wrong in (0, 1.5, "x", True):
+        with pytest.raises(UsageError, match="gpu_memory_utilization"):
+            settle(gpu_memory_utilization=wrong)

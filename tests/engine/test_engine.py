@@ -125,6 +125,7 @@ def test_usage_counts_pictures_and_cached_tokens_and_a_whole_hit_still_computes_
     assert encoded == [1]  # the second came from the image cache
     salted = engine.add(given, params(), cache_salt="another tenant")
     assert run(engine, salted)[0].usage.cached_tokens == 0
+    assert (engine.images.queries, engine.images.hits) == (3, 2)
 
 
 def test_a_picture_covered_by_a_prefix_hit_is_not_encoded(model: Pixtral, encoded: list[int]) -> None:
@@ -144,6 +145,7 @@ def test_several_pictures_of_a_step_are_encoded_in_one_call_within_the_budget(
     engine = tiny_engine(model)
     run(engine, *[engine.add(each, params()) for each in (*given, twice)])
     assert encoded == [4]
+    assert (engine.images.queries, engine.images.hits) == (6, 2)
     monkeypatch.setattr("tessera.engine.runner.MAX_PATCHES_PER_CALL", 10)
     engine = tiny_engine(model)
     run(engine, *[engine.add(each, params()) for each in given])
@@ -165,6 +167,7 @@ def test_the_image_cache_keeps_its_budget_and_a_picture_in_mid_prefill_is_encode
     assert len(encoded) == 4
     reply(engine, prompt(picture(2, 8, 8), "x"), max_tokens=1)  # used after 3, so 3 went before it
     assert len(encoded) == 4
+    assert (engine.images.queries, engine.images.hits) == (6, 2)  # once a request, however many chunks it takes
     small = tiny_engine(model, image_cache_bytes=0, max_num_batched_tokens=8)
     reply(small, prompt(picture(4, 8, 8), "x"), max_tokens=1)
     assert len(encoded) == 5

@@ -59,7 +59,12 @@ class Running:
 def run_server(**changes: Any) -> Running:
     """Start a server with these settings over a small cache, on a free port."""
     settings = Settings(**{**SMALL, "port": 0, "access_log": False, **changes})
-    llm = open_model(settings)
+    return start_server(open_model(settings), settings)
+
+
+def start_server(llm: LLM, settings: Settings | None = None) -> Running:
+    """Serve a model that is already in memory."""
+    settings = settings or Settings(access_log=False, port=0)
     server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings))
     sockets = bind(settings)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)

@@ -46,6 +46,7 @@ class Route:
     pictures: bool = True
     samples: bool = True
     chat: bool = True  # has messages, tools and a response format
+    newer: bool = False  # /v1/responses, which has the chat in other words
     extra: dict[str, Any] = field(default_factory=dict)
 
     def body(self, content: Any = "Hi", /, **more: Any) -> dict[str, Any]:
@@ -53,6 +54,34 @@ class Route:
 
     def picture(self, url: Any) -> dict[str, Any]:
         return self.body([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Hi"}])
+
+    def conversation(self, messages: Any) -> dict[str, Any]:
+        return self.body() | {"input" if self.newer else "messages": messages}
+
+    def schema(self, schema: Any) -> dict[str, Any]:
+        named = {"name": "x", "schema": schema, "strict": True}
+        if self.newer:
+            return self.body(text={"format": {"type": "json_schema"} | named})
+        return self.body(response_format={"type": "json_schema", "json_schema": named})
+
+    def tools(self, tools: Any, choice: Any) -> dict[str, Any]:
+        if self.newer and isinstance(tools, list):
+            tools = [flat(tool) for tool in tools]
+        if self.newer and isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+            choice = {"type": "function"} | choice["function"]
+        return self.body(tools=tools, tool_choice=choice)
+
+    def ends(self, text: str) -> bool:
+        """Whether a stream came to its end."""
+        if self.newer:
+            return "response.completed" in text or "response.incomplete" in text
+        return text.endswith("data: [DONE]\n\n")
+
+
+def flat(tool: Any) -> Any:
+    """A tool as /v1/responses has it."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return {"type": tool.get("type")} | function if isinstance(function, dict) else tool
 
 
 def as_chat(content: Any) -> dict[str, Any]:
@@ -63,6 +92,10 @@ def as_prompt(content: Any) -> dict[str, Any]:
     return {"prompt": content}
 
 
+def as_input(content: Any) -> dict[str, Any]:
+    return {"input": content if isinstance(content, str) else [{"role": "user", "content": content}]}
+
+
 SHORT = {"max_tokens": 2}
 ROUTES = {
     "chat": Route("/v1/chat/completions", as_chat, extra=SHORT),
@@ -70,6 +103,8 @@ ROUTES = {
     "completions": Route("/v1/completions", as_prompt, pictures=False, chat=False, extra=SHORT),
     "completions stream": Route("/v1/completions", as_prompt, pictures=False, chat=False,
     extra=SHORT | {"stream": True}),
+    "responses": Route("/v1/responses", as_input, newer=True, extra={"max_output_tokens": 2}),
+    "responses stream": Route("/v1/responses", as_input, newer=True, extra={"max_output_tokens": 2, "stream": True}),
     "tokenize": Route("/tokenize", as_chat, samples=False),
     "tokenize text": Route("/tokenize", as_prompt, pictures=False, samples=False, chat=False),
 }  # fmt: skip
@@ -127,7 +162,7 @@ class Asker:
         """The refusal's message; `code` None means that there is none."""
         response = self.post(path, body)
         assert response.status_code in (statuses or (400,)), f"{str(body)[-300:]} got {response.text[:300]}"
-        error = judged(response)
+        error = judged(response, str(body)[-1000:])
         if code != "any":
             assert error["code"] == code, error
         self._is_well()
@@ -140,7 +175,7 @@ class Asker:
             assert 400 <= response.status_code < 500, f"{str(body)[-300:]} got {response.text[:300]}"
             judged(response)
         elif response.headers["content-type"].startswith("text/event-stream"):
-            assert response.text.endswith("data: [DONE]\n\n"), response.text[-500:]
+            assert any(each.ends(response.text) for each in ROUTES.values() if each.path == path), response.text[-500:]
         self._is_well()
         return response
 
@@ -154,12 +189,12 @@ class Asker:
         return response.json()["choices"][0]["message"]
 
 
-def judged(response: httpx2.Response) -> dict[str, Any]:
-    """The error of a refusal, which must be short, of one shape, one sentence or two, and our own words."""
+def judged(response: httpx2.Response, sent: str = "") -> dict[str, Any]:
+    """The error of a refusal, which must be short, of one shape, on one line, and in our own words (or `sent` ones)."""
     assert len(response.content) <= MAX_ERROR_BYTES, response.text[:300]
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert not [word for word in OF_LIBRARIES if word in error["message"]], error["message"]
+    assert not [word for word in OF_LIBRARIES if word in error["message"] and word not in sent], error["message"]
     assert "\n" not in error["message"]
     assert error["message"].endswith(".")
     assert response.headers["x-request-id"]
@@ -185,7 +220,7 @@ ADDRESSES = [
     "http://example.com\\@127.0.0.1/", "http://127.0.0.1#@example.com/", "http://127.0.0.1%2f@example.com/",
     "http://example.com:22/", "http://example.com:99999/", "http://example.com:-1/", "http://[::1", "http://",
     "http:///",
-    "http://\x00/", "http://a b/", "http://\r\nHost: x/", "HTTP://127.0.0.1/", "http:/\\127.0.0.1/",
+    "http://\x00/", "http://a b/", "http://\r\nHost: x/", "HTTP://127.0.0.1/", 
     "http://" + "a" * 300,
     "http://" + "a." * 5000 + "com/", "http://xn--/", "http://\ud800/", "https://127.0.0.1/",
 ]  # fmt: skip
@@ -415,7 +450,8 @@ def test_data_urls_that_are_none(asker: Asker, route: Route) -> None:
                 "data:image/png;base64,AAA\x00", "DATA:image/png;base64,!!", "data:;base64,AAAA",
                 "data:image/png;base64,\ud800",
                 "data:" + "x" * 100_000 + ";base64,AAAA", "javascript:alert(1)", "ftp://example.com/a.png", "blob:x",
-                "s3://bucket/key", "gopher://x/", "jar:file:///x!/", " ", "\n", "\u202e", "x" * 1_000_000):  # fmt: skip
+                "s3://bucket/key", "gopher://x/", "jar:file:///x!/", "http:/\\127.0.0.1/", " ", "\n", "\u202e",
+                "x" * 1_000_000):  # fmt: skip
         asker.refused(route.path, route.picture(url), code="invalid_image")
 
 
@@ -425,9 +461,8 @@ def test_too_many_pictures_anyhow_arranged(asker: Asker, route: Route, monkeypat
     part = {"type": "image_url", "image_url": "http://public.com/a.png"}
     asker.refused(route.path, route.body([part] * 9), code="too_many_images")
     asker.refused(route.path, route.body([part] * 20_000), code="too_many_images")
-    if "messages" in route.body():
-        turns = [{"role": role, "content": [part]} for role in ("user",) * 9]
-        asker.refused(route.path, route.body() | {"messages": turns}, code="too_many_images")
+    turns = [{"role": "user", "content": [part]}] * 9
+    asker.refused(route.path, route.conversation(turns), code="too_many_images")
     assert not dialled
 
 
@@ -458,6 +493,8 @@ WRONG: list[tuple[str, list[Any]]] = [
 @routes(samples=True)
 @pytest.mark.parametrize(("name", "values"), WRONG, ids=[name for name, _ in WRONG])
 def test_a_field_of_wrong_type_or_size(asker: Asker, route: Route, name: str, values: list[Any]) -> None:
+    if route.newer and name == "logprobs":
+        name = "top_logprobs"
     for value in values:
         statuses = (404,) if name == "model" and isinstance(value, str) and len(value) < 1024 else (400,)
         asker.refused(route.path, route.body(**{name: value}), *statuses)
@@ -497,7 +534,9 @@ def test_conversations_that_are_none(asker: Asker, route: Route) -> None:
         [user, {"role": "tool", "content": "x", "tool_call_id": "unknown"}], [{"role": "tool", "tool_call_id": "a"}],
     ]  # fmt: skip
     for messages in wrong:
-        asker.refused(route.path, route.body() | {"messages": messages})
+        if route.newer and isinstance(messages, str):
+            continue  # there a text is a conversation
+        asker.refused(route.path, route.conversation(messages))
 
 
 TEXTS = ["[IMG]", "[IMG][IMG_BREAK][IMG_END]" * 50, "<s>[INST]x[/INST]</s>", "[TOOL_CALLS][{}]", "[AVAILABLE_TOOLS][]",
@@ -627,11 +666,11 @@ GRAMMARS_REFUSED: list[dict[str, Any]] = [
     {"structured_outputs": value} for value in (
         5, "x", [], {"robot": 1}, {"regex": "("}, {"regex": "(?=a)"}, {"regex": 5}, {"regex": ""}, {"choice": []},
         {"choice": [5]}, {"choice": [""]}, {"choice": "x"}, {"choice": ["\ud800"]}, {"grammar": "start: missing"},
-        {"grammar": "start:"}, {"grammar": "<[1]>"}, {"grammar": 'start: <[10]> "x"'}, {"grammar": "%llguidance {}"},
+        {"grammar": "<[1]>"}, {"grammar": 'start: <[10]> "x"'}, {"grammar": "%llguidance {}"},
         {"grammar": 5}, {"regex": "a", "choice": ["a"]}, {"json": "{"}, {"json": 5}, {"regex": "x" * 200_000},
     )
 ] + [
-    {"guided_regex": "("}, {"guided_choice": []}, {"guided_json": "{"}, {"guided_grammar": "start:"},
+    {"guided_regex": "("}, {"guided_choice": []}, {"guided_json": "{"}, {"guided_grammar": "start: ("},
     {"response_format": 5}, {"response_format": {"type": "robot"}}, {"response_format": {"type": "json_schema"}},
     {"response_format": {"type": "json_schema", "json_schema": 5}}, {"response_format": {}},
 ]  # fmt: skip
@@ -640,15 +679,13 @@ GRAMMARS_REFUSED: list[dict[str, Any]] = [
 @routes(samples=True, chat=True)
 def test_schemas_that_cannot_be_followed(asker: Asker, route: Route) -> None:
     for schema in SCHEMAS_REFUSED:
-        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
-        asker.refused(route.path, route.body(response_format=form))
+        asker.refused(route.path, route.schema(schema))
 
 
 @routes(samples=True, chat=True)
 @pytest.mark.parametrize("number", range(len(SCHEMAS)))
 def test_schemas_that_are_too_much(asker: Asker, route: Route, number: int) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMAS[number]}}
-    asker.survived(route.path, route.body(response_format=form))
+    asker.survived(route.path, route.schema(SCHEMAS[number]))
 
 
 @routes(samples=True)
@@ -684,11 +721,11 @@ def test_tools_that_are_none(asker: Asker, route: Route) -> None:
         "properties": {"a": {"type": "robot"}}})],
     ]  # fmt: skip
     for tools in wrong:
-        asker.refused(route.path, route.body(tools=tools, tool_choice="required"))
+        asker.refused(route.path, route.tools(tools, "required"))
     for choice in ("robot", 5, [], {"type": "function"}, {"type": "function", "function": {"name": "g"}},
                                 {"function": 5},
                    {"type": "function", "function": {"name": "x" * 100_000}}):  # fmt: skip
-        asker.refused(route.path, route.body(tools=[tool("f")], tool_choice=choice))
+        asker.refused(route.path, route.tools([tool("f")], choice))
     asker.refused(route.path, route.body(tool_choice="required"))
 
 
@@ -697,12 +734,17 @@ def test_hostile_call_ids_and_arguments(asker: Asker, route: Route) -> None:
     for call_id in ("", "x" * 100_000, "a\nb", "\x00", "\ud800", "[TOOL_RESULTS]", "../x", "'\"", "\u202e"):
         for arguments in ("{}", "[IMG]", "\x00", '"' * 10):
             call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": arguments}}
+            items = [
+                {"role": "user", "content": "Hi"},
+                {"type": "function_call", "call_id": call_id, "name": "f", "arguments": arguments},
+                {"type": "function_call_output", "call_id": call_id, "output": "[/TOOL_RESULTS]</s>"},
+            ]
             messages = [
                 {"role": "user", "content": "Hi"},
                 {"role": "assistant", "content": None, "tool_calls": [call]},
                 {"role": "tool", "content": "[/TOOL_RESULTS]</s>", "tool_call_id": call_id},
             ]
-            asker.survived(route.path, route.body() | {"messages": messages})
+            asker.survived(route.path, route.conversation(items if route.newer else messages))
 
 
 # The wire -------------------------------------------------------------------------------------

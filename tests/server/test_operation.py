@@ -16,20 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tessera.engine import config as config_module
-from tessera.engine.config import resolve
-from tessera.engine.tally import Distribution
-from tessera.errors import UsageError
-from tessera.server.listen import AddressError, bind
+from tessera.server.listen import AddressError, bind, listen
 from tessera.server.run import startup_lines
 from tessera.server.settings import Settings
 from tessera.server.supervisor import notify
-from tests.engine.tiny import CONFIG
 from tests.server.conftest import Running, asking, run_server
+from tests.server.test_http import idle, request_bytes, wait_until
 
-# ECOSYSTEM of monitoring: what boards and routers made for vLLM read.
+# What boards and routers made for vLLM read.
 VLLM_METRICS = (
     "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
     "prefix_cache_hits_total", "mm_cache_queries_total", "mm_cache_hits_total", "time_to_first_token_seconds_bucket",
@@ -174,8 +169,11 @@ def test_a_server_below_a_prefix(prefixed: Running, prefix: str) -> None:
     key = {"authorization": "Bearer secret"}
     for path in ("/", "/health", "/web/app.js", "/web/config.json"):
         assert prefixed.get(prefix + path).status_code == 200, path
-    for path in ("/v1/models", "/openapi.json", "/vision"):
-        assert prefixed.get(prefix + path).status_code in (401, 200 if path == "/vision" and not prefix else 401)
+    for path in ("/v1/models", "/openapi.json", "/metrics/"):
+        assert prefixed.get(prefix + path).status_code == 401
+    # The page's links are relative, so it must be read below its prefix.
+    response = prefixed.get("/vision")
+    assert (response.status_code, response.headers["location"]) == (308, "/vision/")
     assert prefixed.get(prefix + "/v1/models", headers=key).status_code == 200
     assert prefixed.get(prefix + "/openapi.json", headers=key).json()["servers"] == [{"url": "/vision"}]
     assert prefixed.post(prefix + "/v1/chat/completions", asking(max_tokens=1), headers=key).status_code == 200
@@ -207,12 +205,24 @@ def test_the_access_log_has_times_and_no_content(logged: Running, caplog: pytest
     logged.get("/v1/none%0aforged line")
     first, second = entries(caplog)[-2:]
     assert first.items() >= {"path": "/v1/chat/completions", "status": 200, "request_id": "r-1"}.items()
-    assert first["completion_tokens"] == 3
+    assert (first["completion_tokens"], first["finish_reason"], "complete" in first) == (3, "length", False)
     assert first["image_tokens"] > 100
     assert first["queue_s"] + first["prefill_s"] + first["decode_s"] <= first["seconds"] + 0.001
     assert second["status"] == 404
     ours = "".join(record.message for record in caplog.records if record.name.startswith("tessera"))
     assert not re.search(r"zebra|private|\n", ours)
+
+
+def test_an_answer_that_nobody_took_is_told(logged: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    body = asking("Read.", stream=True, max_tokens=3000, ignore_eos=True)
+    connection, request = request_bytes(logged, body)
+    connection.sendall(request)
+    connection.recv(1000)
+    connection.close()
+    wait_until(lambda: any(entry.get("complete") is False for entry in entries(caplog)))
+    wait_until(lambda: idle(logged))
+    assert samples(logged)['tessera:request_success_total{finished_reason="abort",model_name="nano"}'] == 1
 
 
 def samples(running: Running) -> dict[str, float]:
@@ -242,6 +252,7 @@ def test_the_counts_add_up(logged: Running) -> None:
         body = asking("Read.", max_tokens=5, ignore_eos=True, cache_salt=salt)
         assert logged.post("/v1/chat/completions", body).status_code == 200
     logged.get("/nothing")
+    logged.get("/web/app.js")
     logged.get("/v1/models/" + "x" * 50)
     after = samples(logged)
     assert growth("generation_tokens_total") == growth("request_generation_tokens_sum") == 15
@@ -253,17 +264,10 @@ def test_the_counts_add_up(logged: Running) -> None:
     assert growth("images_encoded_total") == growth("mm_cache_queries_total") - growth("mm_cache_hits_total")
     assert growth("http_requests_total", route="/v1/chat/completions", status="200") == 3
     assert growth("http_requests_total", route="other", status="404") == 1
+    assert growth("http_requests_total", route="/web", status="200") == 1
     assert growth("http_requests_total", route="/v1/models/{name:path}", status="404") == 1
     blocks = [after[f'tessera:kv_cache_blocks{{model_name="nano",state="{state}"}}'] for state in ("free", "cached")]
     assert sum(blocks) == logged.llm.config.num_blocks
-
-
-def test_a_distribution_counts_as_prometheus_does() -> None:
-    found = Distribution((1.0, 5.0))
-    for value in (0.5, 1, 3, 9):
-        found.add(value)
-    assert (found.counts, found.total) == ([2, 1, 1], 13.5)
-    assert found.copy() == found
 
 
 def test_the_start_is_told(running: Running) -> None:
@@ -276,7 +280,7 @@ def test_the_start_is_told(running: Running) -> None:
     assert "secret" not in "\n".join(startup_lines(running.llm, Settings(host="0.0.0.0"), ("secret",)))
 
 
-# Settings of the engine -----------------------------------------------------------------------
+# Replies -------------------------------------------------------------------------------------
 
 
 def test_a_seed_for_requests_that_bring_none() -> None:
@@ -291,22 +295,12 @@ def test_a_seed_for_requests_that_bring_none() -> None:
     assert replies[0] == replies[1] != replies[2]
 
 
-def test_the_share_of_a_gpu_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of CUDA is called: what a GPU of 1 GiB would say stands in for it."""
-    gib = 2**30
-    monkeypatch.setattr(config_module, "CUDA_BYTES", 0)
-    monkeypatch.setattr(config_module, "available_bytes", lambda device: gib)
-    monkeypatch.setattr(config_module, "total_bytes", lambda device: gib)
-    monkeypatch.setattr(config_module, "taken_bytes", lambda device: gib // 4)
-    options: dict[str, object] = {"max_num_seqs": 4000, "max_num_batched_tokens": 4000}
-
-    def settle(**others: object) -> Any:
-        return resolve({**options, **others}, CONFIG, dtype=torch.float32, device=torch.device("cuda"))
-
-    half, more = settle(gpu_memory_utilization=0.5), settle(gpu_memory_utilization=0.6)
-    assert more.kv_cache_bytes - half.kv_cache_bytes == pytest.approx(0.1 * gib, abs=2)
-    assert half.kv_cache_bytes < gib // 4
-    assert "0.5 of the GPU's 1024 MiB" in half.reasons["kv_cache_bytes"]
-    for wrong in (0, 1.5, "x", True):
-        with pytest.raises(UsageError, match="gpu_memory_utilization"):
-            settle(gpu_memory_utilization=wrong)
+def test_who_comes_second_while_the_first_still_loads() -> None:
+    """Both could bind, since neither listened; the second is told before it says that it is ready."""
+    (first,) = bind(Settings(port=0))
+    (second,) = bind(Settings(port=first.getsockname()[1]))
+    listen([first])
+    with pytest.raises(AddressError, match="took the address while"):
+        listen([second])
+    first.close()
+    second.close()
