@@ -61,7 +61,7 @@ def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
 
 
 def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[PILImage.Image]:
-    """Every picture as `load` gives it. All are read, and their headers checked, before one is decoded."""
+    """Every picture as `load` gives it. All are read and checked by their headers now; each is decoded in its turn."""
     places = [f"picture {number} of {len(images)}: " if len(images) > 1 else "" for number in range(1, len(images) + 1)]
     opened = []
     for place, image in zip(places, images, strict=True):
@@ -70,8 +70,7 @@ def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[PILImage.
         except (ImageError, FetchError) as error:
             raise type(error)(f"{place}{error}") from error
         opened.append((f"{place}{name}", picture))
-    for name, picture in opened:
-        yield _decoded(name, picture)
+    return (_decoded(name, picture) for name, picture in opened)
 
 
 def _opened(image: Image, limits: ImageLimits) -> tuple[str, PILImage.Image]:

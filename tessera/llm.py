@@ -7,6 +7,7 @@ interface, so whatever works with it works with a server too.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from tessera.prompt import Prompt, Tokenizer
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
+MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes a gigabyte for a moment
 Conversation = Sequence[Message | Mapping[str, Any]]
 
 
@@ -80,6 +82,7 @@ class LLM:
         self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)
         self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config))
+        self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
         self._finalizer = weakref.finalize(self, self.loop.close)
 
@@ -217,8 +220,10 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
+        self.check_length(sum(len(part) for message in parsed for part in message.content if isinstance(part, str)))
         loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
-        images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
+        with self._decoding:
+            images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def check_length(self, num_characters: int) -> None:

@@ -23,8 +23,8 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from torch import Tensor
 
 from tessera.chat import Grammar, GrammarKind
-from tessera.engine.grammar_check import MAX_LEXER_STATES, TOO_COMPLEX, GrammarCheck
-from tessera.errors import GrammarError
+from tessera.engine.grammar_check import BUSY, MAX_LEXER_STATES, TOO_COMPLEX, GrammarCheck
+from tessera.errors import EngineBusyError, GrammarError
 
 MAX_SOURCE_CHARS = 100_000
 MAX_DEPTH = 64  # of a schema's own JSON; llguidance's reader ends at 128
@@ -296,6 +296,8 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
     """Say in our words what the library refuses; nothing if it has no problem."""
     if not problem:
         return
+    if problem == BUSY:
+        raise EngineBusyError("other grammars are being tried, and take long; send the request again later.")
     what = _name_part(problem, kind, lark)
     if keys := re.search(r"Unimplemented keys: \[([^\]]*)\]", problem):
         named = _shorten(keys[1].replace('"', "'"))

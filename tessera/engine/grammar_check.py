@@ -20,6 +20,7 @@ MEMORY_BYTES = 1 << 30  # of the child's address space
 MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
 NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
 TOO_COMPLEX = "too complex"
+BUSY = "busy"
 
 
 class GrammarCheck:
@@ -31,8 +32,13 @@ class GrammarCheck:
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, lark: str) -> str:
-        """What is wrong with the grammar, in the library's words; "" if nothing, TOO_COMPLEX if it takes too long."""
-        with self._lock:
+        """What is wrong with the grammar, in the library's words; "" if nothing, TOO_COMPLEX if it takes too long.
+
+        BUSY if others take as long: a thread must not wait for a whole queue of hard grammars.
+        """
+        if not self._lock.acquire(timeout=self.deadline_s):
+            return BUSY
+        try:
             if self._child is None or self._child.poll() is not None:
                 self._child = _start()
             child = self._child
@@ -47,6 +53,8 @@ class GrammarCheck:
                 child.wait()
                 return TOO_COMPLEX
             return str(json.loads(answer))
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """End the child, whatever it does; another question would start another."""

@@ -232,7 +232,9 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
-        return refuse(unexpected_error())
+        response = refuse(unexpected_error())
+        response.headers["x-request-id"] = request.state.request_id  # this handler is outside of the guard
+        return response
 
 
 async def _watch(backend: Backend, on_death: Callable[[], None]) -> None:

@@ -101,9 +101,12 @@ class Replies:
 
 
 class Backend:
-    """`workers` threads read pictures and write prompts; of `max_preparing` requests at once, more are refused."""
+    """`workers` threads read pictures and write prompts; of `max_preparing` requests at once, more are refused.
 
-    def __init__(self, llm: LLM, *, workers: int = 2, max_preparing: int = 64) -> None:
+    They are many because most only wait, for a slow host or a hard grammar; decoding has a bound of its own in LLM.
+    """
+
+    def __init__(self, llm: LLM, *, workers: int = 16, max_preparing: int = 64) -> None:
         self.llm = llm
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
         self._max_preparing = max_preparing

@@ -29,7 +29,7 @@ from tessera.engine.grammar import (
 )
 from tessera.engine.grammar_check import TOO_COMPLEX, GrammarCheck
 from tessera.engine.loop import EngineLoop
-from tessera.errors import GrammarError, UsageError
+from tessera.errors import EngineBusyError, GrammarError, UsageError
 from tests.engine.tiny import (
     CONFIG,
     EOS,
@@ -348,6 +348,16 @@ def test_a_grammar_that_takes_too_long_is_stopped_and_the_next_is_answered() -> 
         compiler.matcher(schema_grammar(overlapping))
     compiler._check.deadline_s = 60.0
     compiler.matcher(DIGIT)
+    compiler.close()
+
+
+def test_who_would_wait_long_for_others_hard_grammars_is_told_to_come_back() -> None:
+    compiler = GrammarCompiler(ByteTokenizer(), CONFIG.vocab_size)
+    compiler._check.deadline_s = 0.1
+    with compiler._check._lock, pytest.raises(EngineBusyError, match="later"):
+        compiler.matcher(DIGIT)
+    compiler._check.deadline_s = 60.0
+    compiler.matcher(DIGIT)  # that it was busy is not remembered
     compiler.close()
 
 

@@ -141,6 +141,34 @@ def test_who_leaves_while_a_worker_prepares_is_never_started(
     assert sum(breakable.llm.loop.engine.stats().finished.values()) == 1
 
 
+def test_hosts_that_answer_slowly_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", slow_resolver(socket.getaddrinfo))
+    running = run_server()
+    slow = asking("Hi", "http://slow.example/a.png")
+    waiting = [threading.Thread(target=running.post, args=("/v1/chat/completions", slow)) for _ in range(6)]
+    for thread in waiting:
+        thread.start()
+    began = time.monotonic()
+    assert running.post("/v1/chat/completions", asking(max_tokens=2)).status_code == 200
+    assert time.monotonic() - began < SLOW_S
+    for thread in waiting:
+        thread.join()
+    running.stop()
+
+
+SLOW_S = 10.0
+
+
+def slow_resolver(resolve: Any) -> Any:
+    def slow(host: Any, *rest: Any, **more: Any) -> Any:
+        if str(host).endswith(".example"):
+            time.sleep(SLOW_S)
+            raise socket.gaierror
+        return resolve(host, *rest, **more)
+
+    return slow
+
+
 def test_a_half_closed_connection_holds_nothing(breakable: Running) -> None:
     connection, request = request_bytes(breakable, asking("Read the text.", max_tokens=3000, ignore_eos=True))
     connection.sendall(request)
