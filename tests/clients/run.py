@@ -117,12 +117,11 @@ class Server:
     def __enter__(self) -> Server:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_S
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise SystemExit(f"the server did not start:\n{self._log.read_text()}")
-            time.sleep(0.2)
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,6 +144,13 @@ class Server:
         """Requests that still run or wait, which nobody asked for any more."""
         counts = [line for line in self.ask("/metrics").splitlines() if line.startswith("tessera:num_requests_")]
         return [line for line in counts if not line.endswith(" 0.0")]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the server did not start:\n{self._log.read_text()}")
+            time.sleep(0.2)
 
     def _ready(self) -> bool:
         try:
