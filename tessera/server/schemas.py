@@ -79,6 +79,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
+PromptId = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # a negative one is refused later, in better words
 
 
 class Request(BaseModel):
@@ -203,8 +204,8 @@ class CompletionRequest(Sampling):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[PromptId], Field(min_length=1)]
+        | Annotated[list[list[PromptId]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: int | None = Field(None, ge=0, le=2**20)  # 0: the prompt alone is scored, with echo
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
