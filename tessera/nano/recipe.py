@@ -40,7 +40,7 @@ NANO = ModelConfig(
 class Recipe:
     """The course of one training run; the defaults are those of the published weights."""
 
-    cycle_ends: tuple[int, ...] = (1700, 5000)  # steps at which the learning rate has fallen, the last is the end
+    cycle_ends: tuple[int, ...] = (1700, 5600)  # steps at which the learning rate has fallen, the last is the end
     samples_per_step: int = 64
     samples_per_pass: int = 8  # of one forward and backward: alike in length, so little is padding
     learning_rate: float = 3e-3

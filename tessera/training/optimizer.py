@@ -17,7 +17,7 @@ from torch import Tensor, nn
 GRADIENT_NORM_LIMIT = 1.0
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01
-FALL = 0.4  # share of a cycle over which its learning rate falls
+FALL = 0.7  # share of a cycle over which its learning rate falls
 
 
 class MasterOptimizer:
@@ -100,7 +100,7 @@ def learning_rate_at(step: int, peak: float, warmup_steps: int, cycle_ends: Sequ
     """Linear warm-up, then cycles: a plateau, and a linear fall to 2 % over the last FALL of the cycle's steps.
 
     A plateau (arXiv 2405.18392) lets a run be prolonged: the next cycle begins at the peak again.
-    Example: peak 1, cycles that end at 100 and 200: 1 at step 50, 0.5 at step 80, 1 at 100 to 160.
+    Example: peak 1, cycles that end at 100 and 200: 1 until step 30, 0.5 at step 65, 1 at 100 to 130.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

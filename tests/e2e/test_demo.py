@@ -87,16 +87,7 @@ def test_a_later_turn_still_sees_the_picture(llm: LLM) -> None:
     assert llm.chat(turns).usage.image_tokens == 13 * (17 + 1)  # 272x208 pixels: 13 rows of 17 patches and a break
 
 
-@pytest.mark.parametrize(
-    ("picture", "text", "answer"),
-    [
-        pytest.param(*asked, marks=pytest.mark.xfail(reason="nano confuses a chart's values: MODEL_CARD.md"))
-        if asked[0] == CHART
-        else asked
-        for asked in ASKED
-    ],
-    ids=["value", "highest", "total"],
-)
+@pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
 def test_the_answer_is_right(llm: LLM, picture: Path, text: str, answer: str) -> None:
     assert llm.chat(question(picture, text)).text == answer
 

@@ -140,8 +140,8 @@ def test_resume_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
-    rates = [learning_rate_at(step, 1.0, 10, (100, 200)) for step in (0, 9, 10, 59, 80, 99, 100, 160, 180)]
-    assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.025, 1.0, 1.0, 0.5]
+    rates = [learning_rate_at(step, 1.0, 10, (100, 200)) for step in (0, 9, 10, 29, 65, 99, 100, 130, 165)]
+    assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.02, 1.0, 1.0, 0.5]
 
 
 def test_scores() -> None:
