@@ -275,7 +275,9 @@ def test_echo_scores_a_prompt(running: Running) -> None:
     assert choice["logprobs"]["token_logprobs"][0] is None
     assert len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["top_logprobs"]) == len(ids)
     assert whole["usage"]["completion_tokens"] == 0
-    again = running.post("/v1/completions", body | {"prompt": ids, "max_tokens": 2}).json()["choices"][0]
+    again = running.post("/v1/completions", body | {"prompt": ids, "max_tokens": 2, "ignore_eos": True}).json()[
+        "choices"
+    ][0]
     assert again["text"].startswith("Total 15")
     assert again["logprobs"]["token_logprobs"][: len(ids)] == choice["logprobs"]["token_logprobs"]
     assert len(again["logprobs"]["tokens"]) == len(ids) + 2
