@@ -62,7 +62,8 @@ class Replies:
     async def next(self, timeout_s: float | None = None) -> list[tuple[int, Delta]]:
         """Deltas that have come, with their requests' numbers; none after the timeout. Raises EngineDeadError."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()
         self._arrived.clear()
         return [(index, delta) for index in sorted(self._unfinished) for delta in self._take(index)]
 
