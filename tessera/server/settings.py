@@ -268,7 +268,7 @@ def panel_of(name: str) -> str:
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
-    import yaml  # comes with huggingface-hub
+    import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -170,6 +170,27 @@ def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) 
     ]  # fmt: skip
 
 
+def test_a_question_waits_for_pictures_that_are_being_read(page: Any, server: StandIn) -> None:
+    """Enter pressed at once must neither lose the picture nor, if it is none, send the question without it."""
+    page.evaluate("""() => {
+        const read = createImageBitmap;
+        window.createImageBitmap = async (file) => {
+            await new Promise((done) => setTimeout(done, 300));
+            return read(file);
+        };
+    }""")
+    broken = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    page.locator("#files").set_input_files(broken)
+    ask(page, "Broken?")
+    expect(page.locator("#problem")).to_contain_text("notes.png")
+    expect(page.locator("#question")).to_have_value("Broken?")
+    page.locator("#files").set_input_files(picture(32, 32))
+    ask(page, "First?")
+    answer(page)
+    (request,) = server.requests
+    assert [part["type"] for part in request["messages"][0]["content"]] == ["image_url", "text"]
+
+
 def test_pictures_stay_in_the_conversation_until_a_new_one(page: Any, server: StandIn) -> None:
     page.locator("#files").set_input_files(picture(32, 32))
     ask(page, "First?")

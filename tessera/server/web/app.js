@@ -15,6 +15,7 @@ let config;
 let model;
 let exchanges = [];
 let pending = []; // pictures for the next question
+let reading = null; // of pictures just added: a promise of whether all could be read
 let knownTokens = 0; // of the conversation so far, as the server counted them
 let running = null; // the answer that is being written: {exchange, controller}
 
@@ -23,9 +24,11 @@ const question = byId("question");
 // ---- asking
 
 async function ask() {
+  if (!question.value.trim() || running) return;
+  if (reading && !(await reading)) return; // the problem is shown, and the question stays
+  if (!model && !(await connect())) return;
   const text = question.value.trim();
   if (!text || running) return;
-  if (!model && (!(await connect()) || running)) return;
   const settings = readSettings();
   if (!settings) return;
   if (budget() > config.max_model_len) {
@@ -162,8 +165,15 @@ function followAnswer() {
 // ---- pictures
 
 async function addPictures(files) {
+  const mine = Promise.resolve(reading).then(() => takePictures(files));
+  reading = mine;
+  await mine;
+  if (reading === mine) reading = null;
+}
+
+async function takePictures(files) {
   if (!config) await connect();
-  if (!config) return;
+  if (!config) return false;
   showProblem("");
   const problems = [];
   for (const file of files) {
@@ -180,6 +190,7 @@ async function addPictures(files) {
   }
   if (problems.length) showProblem(problems.join(" "));
   question.focus();
+  return problems.length === 0;
 }
 
 const picturesInUse = () =>
