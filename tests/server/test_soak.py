@@ -37,6 +37,7 @@ CLIENTS = 16
 SAMPLES = 20  # measurements of memory over the run
 MAX_SLOPE = 1.0  # MB of resident memory per 1000 requests, over the second half
 LEAVES_AFTER_S = 0.3
+WORKERS = 16  # the server's threads that prepare requests
 
 
 def tiny_llm(max_model_len: int = 1024) -> LLM:
@@ -174,7 +175,7 @@ def held(running: Running) -> tuple[int, int, int]:
     return threading.active_count(), len(os.listdir("/proc/self/fd")), len(running.llm.loop._handles)
 
 
-@pytest.mark.parametrize("count", [240, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [240, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_nothing_is_held_and_nothing_grows(running: Running, count: int) -> None:
     traffic, stats = Traffic(running.url, seed=count), running.llm.loop.engine.stats
     asyncio.run(traffic.run(100))  # all caches are filled, all threads are started
@@ -196,7 +197,7 @@ def test_nothing_is_held_and_nothing_grows(running: Running, count: int) -> None
     assert set(traffic.ends) <= {"200", "400", "429", "left"}
     assert (blocks.used, blocks.free + blocks.cached) == (0, blocks.total)
     assert after[2] == 0
-    assert after[0] <= before[0] + 2
+    assert after[0] <= before[0] + WORKERS  # they are started one by one, as they are needed
     assert after[1] <= before[1] + 2
     assert running.llm.loop.alive
     if count >= 10_000:
