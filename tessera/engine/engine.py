@@ -98,6 +98,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._requests or self._ended)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to run; unlike `stats` it costs nothing, so every request may ask."""
+        return len(self.scheduler.waiting)
+
     def start_grammar(self, params: SamplingParams) -> Matcher | None:
         """The matcher that a request with these parameters needs; may take seconds, any thread may ask."""
         return None if params.grammar is None else self.grammars.matcher(params.grammar)
@@ -172,7 +177,7 @@ class Engine:
 
     def stats(self) -> Stats:
         return Stats(
-            len(self.scheduler.waiting),
+            self.num_waiting,
             len(self.scheduler.running),
             self.pool.counts(),
             self.images.bytes_used,

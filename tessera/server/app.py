@@ -166,7 +166,7 @@ def _add_operation(app: FastAPI, generator: Generator) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        full = backend.stats().waiting >= backend.llm.config.max_queued_requests
+        full = backend.num_waiting >= backend.llm.config.max_queued_requests
         return Response(status_code=200 if healthy() and not full else 503)
 
     @app.get("/version")

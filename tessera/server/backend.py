@@ -134,6 +134,10 @@ class Backend:
         """Seconds since the engine's thread last passed its loop; more than a step takes means that it is stuck."""
         return time.monotonic() - self.llm.loop.heartbeat_s
 
+    @property
+    def num_waiting(self) -> int:
+        return self.llm.loop.engine.num_waiting
+
     def stats(self) -> Stats:
         return self.llm.loop.engine.stats()
 
@@ -149,11 +153,10 @@ class Backend:
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run in a worker thread; raises EngineBusyError where too many wait for one."""
-        stats = self.stats()
         limit = self.llm.config.max_queued_requests
-        if self._preparing >= self._max_preparing or stats.waiting >= limit:
+        if self._preparing >= self._max_preparing or self.num_waiting >= limit:
             raise EngineBusyError(
-                f"{self._preparing} requests are being prepared (at most {self._max_preparing}) and {stats.waiting} "
+                f"{self._preparing} requests are being prepared (at most {self._max_preparing}) and {self.num_waiting} "
                 f"wait (at most {limit}); send the request again later."
             )
         self._preparing += 1

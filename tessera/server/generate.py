@@ -191,9 +191,11 @@ class Generator:
                 if not arrived:
                     yield KEEP_ALIVE
                 for number, (index, delta) in enumerate(arrived, 1):
-                    known = usages[index]
-                    written = known.completion_tokens + len(delta.token_ids)
-                    usages[index] = delta.usage or replace(known, completion_tokens=written)
+                    if delta.usage is not None:
+                        usages[index] = delta.usage
+                    elif options.continuous_usage_stats:
+                        written = usages[index].completion_tokens + len(delta.token_ids)
+                        usages[index] = replace(usages[index], completion_tokens=written)
                     # Mistral's clients expect the usage at the end unless it is asked for in a chunk of its own.
                     last = replies.ended and number == len(arrived)
                     shown = options.continuous_usage_stats or (last and not options.include_usage)
