@@ -1,0 +1,145 @@
+"""Weights of 4 or 8 bits in the one layout that every kernel, file and device here reads.
+
+A matrix of N rows (outputs) and K columns (inputs) is cut into tiles of 16 rows and groups of 32
+columns. A tile's group is one stretch of bytes, so that a processor loads 4 columns of all 16 rows
+as one vector of 64 bytes, which is what the VNNI instructions multiply. Each row of each group has
+a scale, and may have a minimum: value = scale * (code - 8 or 128), or scale * code + minimum.
+The groups are llama.cpp's, so Q4_0, Q4_1 and Q8_0 fit without loss; Q4_K fits too, with 6-bit
+multipliers of one scale for each 8 groups. This module knows no files and no processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+TILE_ROWS = 16
+GROUP_COLUMNS = 32
+SUPER_GROUPS = 8  # groups that share a super-scale: Q4_K's blocks of 256 columns
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A matrix (N, K) in codes of `bits` bits; all tensors are contiguous and on one device.
+
+    `codes` is uint8 (tiles, groups, 64 * bits): chunk j of 64 bytes holds row r's byte b at 4 * r + b.
+    With 8 bits the byte is the code of column 4 * j + b of the group; with 4 bits its low half is
+    that of column 4 * j + b and its high half that of column 16 + 4 * j + b.
+    `scales` is float16 (tiles, groups, 16), `minimums` the same or None (codes are then centred on
+    8 or 128). With `super_scales` (float16, (tiles, groups / 8, 16)), `scales` and `minimums` are
+    uint8 multipliers: scale = super_scale * scale, minimum = -super_minimum * minimum.
+    Rows beyond N are zero: code at the centre, scale zero.
+    """
+
+    bits: int
+    shape: tuple[int, int]
+    codes: Tensor
+    scales: Tensor
+    minimums: Tensor | None = None
+    super_scales: Tensor | None = None
+    super_minimums: Tensor | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors it consists of, by field name."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+    def to(self, device: torch.device) -> PackedWeight:
+        return PackedWeight(self.bits, self.shape, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def tiles(self, start: int, stop: int) -> PackedWeight:
+        """The tiles `start` to `stop` alone, as views."""
+        rows = min(self.shape[0], stop * TILE_ROWS) - start * TILE_ROWS
+        return PackedWeight(
+            self.bits, (rows, self.shape[1]), **{name: tensor[start:stop] for name, tensor in self.tensors.items()}
+        )
+
+
+def packs(rows: int, columns: int) -> bool:
+    """Whether a matrix of this shape can be packed: whole groups of columns; rows are padded."""
+    return rows > 0 and columns > 0 and columns % GROUP_COLUMNS == 0
+
+
+def pack(
+    codes_NK: Tensor,
+    scales_NG: Tensor,
+    minimums_NG: Tensor | None = None,
+    *,
+    bits: int,
+    super_scales: Tensor | None = None,
+    super_minimums: Tensor | None = None,
+) -> PackedWeight:
+    """Lay out codes (uint8, 0 to 15 or 0 to 255) and the groups' scales, whose dtypes are kept.
+
+    `super_scales` and `super_minimums` are (N, K / 256).
+    """
+    rows, columns = codes_NK.shape
+    padding = -rows % TILE_ROWS
+    centre = 1 << (bits - 1)
+    padded = torch.nn.functional.pad(codes_NK, (0, 0, 0, padding), value=centre)
+    # (tiles, row, groups, chunk, byte) -> (tiles, groups, chunk, row, byte)
+    tiled = padded.view(-1, TILE_ROWS, columns // GROUP_COLUMNS, 8, 4).permute(0, 2, 3, 1, 4)
+    if bits == 4:
+        tiled = tiled[:, :, :4] | (tiled[:, :, 4:] << 4)
+    return PackedWeight(
+        bits,
+        (rows, columns),
+        tiled.reshape(len(tiled), columns // GROUP_COLUMNS, 64 * bits).contiguous(),
+        _tile(scales_NG, padding),
+        None if minimums_NG is None else _tile(minimums_NG, padding),
+        None if super_scales is None else _tile(super_scales, padding),
+        None if super_minimums is None else _tile(super_minimums, padding),
+    )
+
+
+def unpack_codes(weight: PackedWeight) -> Tensor:
+    """The codes again, uint8 (N, K)."""
+    tiles, groups, _ = weight.codes.shape
+    if weight.bits == 4:
+        low = weight.codes.view(tiles, groups, 4, TILE_ROWS, 4)
+        tiled = torch.cat([low & 15, low >> 4], dim=2)
+    else:
+        tiled = weight.codes.view(tiles, groups, 8, TILE_ROWS, 4)
+    rows, columns = weight.shape
+    return tiled.permute(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, columns)[:rows]
+
+
+def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
+    """Scale and offset of each row's groups in float32, both (N, G): value = scale * code + offset."""
+    scales = weight.scales.float()
+    if weight.super_scales is not None:
+        scales = scales * weight.super_scales.float().repeat_interleave(SUPER_GROUPS, dim=1)
+    if weight.minimums is None:
+        offsets = scales * -(1 << (weight.bits - 1))
+    elif weight.super_minimums is not None:
+        offsets = -weight.minimums.float() * weight.super_minimums.float().repeat_interleave(SUPER_GROUPS, dim=1)
+    else:
+        offsets = weight.minimums.float()
+    return _untile(scales, weight.shape[0]), _untile(offsets, weight.shape[0])
+
+
+def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix (N, K) that the codes stand for, computed in float32."""
+    scales_NG, offsets_NG = group_values(weight)
+    codes = unpack_codes(weight).view(*scales_NG.shape, GROUP_COLUMNS).float()
+    return (codes * scales_NG[..., None] + offsets_NG[..., None]).view(weight.shape).to(dtype)
+
+
+def _tile(values_NG: Tensor, padding: int) -> Tensor:
+    padded = torch.nn.functional.pad(values_NG, (0, 0, 0, padding))
+    return padded.view(-1, TILE_ROWS, padded.shape[1]).transpose(1, 2).contiguous()
+
+
+def _untile(values: Tensor, rows: int) -> Tensor:
+    return values.transpose(1, 2).reshape(-1, values.shape[1])[:rows]

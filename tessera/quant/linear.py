@@ -1,0 +1,52 @@
+"""A linear layer whose weight is packed, and putting it where a plain one stood.
+
+It computes with the weight as it is; nothing is dequantized into memory beyond a panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tessera.kernels.packed_linear import packed_linear
+from tessera.kernels.packed_weight import PackedWeight
+
+
+class PackedLinear(nn.Module):
+    """In place of `nn.Linear`: inputs (..., K) to outputs (..., N), with a bias (N) or None."""
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.packed = weight
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def in_features(self) -> int:
+        return self.packed.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.packed.shape[0]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = packed_linear(inputs.flatten(0, -2), self.packed).unflatten(0, inputs.shape[:-1])
+        return out if self.bias is None else out + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        """Move the packed tensors with the module; their dtypes are the layout's and stay."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.packed = self.packed.to(fn(torch.empty(0, device=self.packed.device)).device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.packed.bits}"
+
+
+def place(model: nn.Module, name: str, weight: PackedWeight) -> None:
+    """Put a packed weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
+    owner_name, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    plain = getattr(owner, attribute)
+    setattr(owner, attribute, PackedLinear(weight, plain.bias))
