@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import PackedWeight
-from tessera.quant.fp8 import Fp8Linear, Fp8Weight
+from tessera.quant.fp8 import Fp8Linear
 
 
 class PackedLinear(nn.Module):

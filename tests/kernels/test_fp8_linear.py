@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tessera.quant.fp8 import FP8, Fp8Linear, Fp8Weight, dequantize_fp8, fp8_linear, fp8_products, quantize_fp8
+from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linear, fp8_products, quantize_fp8
+from tessera.quant.fp8 import Fp8Linear
 from tessera.quant.linear import place
 
 
