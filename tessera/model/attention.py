@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.elementwise import rotate
 from tessera.kernels.paged_attention import PANEL_TOKENS, paged_attention_twin
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
-from tessera.model.rope import Rotation, rotate
+from tessera.model.rope import Rotation
 
 
 class AttentionPlan(ABC):
@@ -186,4 +187,4 @@ class Attention(nn.Module):
         queries_TNK, keys_TMK, values_TMK = (
             linear(hidden_TD).unflatten(-1, (-1, self.head_dim)) for linear in (self.wq, self.wk, self.wv)
         )
-        return rotate(queries_TNK, rotation), rotate(keys_TMK, rotation), values_TMK
+        return rotate(queries_TNK, *rotation), rotate(keys_TMK, *rotation), values_TMK

@@ -7,8 +7,9 @@ checkpoint's HF config says gelu for the vision encoder: the released weights we
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tessera.kernels.elementwise import rms_norm, silu_gate
 
 
 class RMSNorm(nn.Module):
@@ -18,7 +19,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        return F.rms_norm(hidden_TD, self.weight.shape, self.weight, self.eps)
+        return rms_norm(hidden_TD, self.weight, self.eps)
 
 
 class FeedForward(nn.Module):
@@ -31,5 +32,5 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(width, hidden_width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        out: Tensor = self.w2(F.silu(self.w1(hidden_TD)) * self.w3(hidden_TD))
+        out: Tensor = self.w2(silu_gate(self.w1(hidden_TD), self.w3(hidden_TD)))
         return out
