@@ -6,7 +6,8 @@ It reads requests and changes none. A finished batch is all that a model's rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
-from tessera.model.attention import PagedChunk, PagedDecodes, PagedPlan
+from tessera.kernels.flash_attention import Stretches
+from tessera.machine import upload
+from tessera.model.attention import AttentionPlan, PagedChunk, PagedPlan
+from tessera.model.device_plan import Decodes, DevicePlan, Prefills
 
-# On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
-# each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
-# Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
-PADDED_TOKENS_PER_CALL = {"cuda": 2**18}
-MAX_PADDING = 1.5  # the longest context of a call over the shortest
+# Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
+# in the CPU's cache (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
+DEVICE_PLANS = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -47,44 +49,79 @@ class ScoredRows:
 @dataclass(frozen=True)
 class Batch:
     ids_T: Tensor
-    plan: PagedPlan
+    num_image_tokens: int
+    plan: AttentionPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
     sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
     scored: list[ScoredRows]
 
 
-def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Batch:
-    """Lay the chunks end to end."""
+def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, image_token_id: int) -> Batch:
+    """Lay the chunks end to end, those of one token first."""
+    chunks = sorted(chunks, key=lambda chunk: chunk.length > 1)
     ids: list[int] = []
-    positions: list[Tensor] = []
-    slots: list[int] = []
     images: list[ImageRows] = []
-    paged: list[PagedChunk] = []
     sampled, last_rows, scored = [], [], []
     for chunk in chunks:
         request, row = chunk.request, len(ids)
         ids += request.ids[chunk.start : chunk.end]
-        positions.append(torch.arange(chunk.start, chunk.end))
-        slots += cache.slots(request.blocks, chunk.start, chunk.end)
         images += image_rows(chunk)
-        paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(request.blocks, chunk.end)))
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
             sampled.append(request)
             last_rows.append(len(ids) - 1)
-    limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
-    decodes = [each for each in paged if limit and each.length == 1]
-    plan = PagedPlan(
-        cache.layers,
-        torch.cat(positions).to(device),
-        torch.tensor(slots).to(device),
-        [_pad(group, cache, device) for group in group_decodes(decodes, limit)],
-        [replace(each, blocks=each.blocks.to(device)) for each in paged if not limit or each.length > 1],
+    return Batch(
+        upload(ids, torch.int64, device),
+        ids.count(image_token_id),
+        build_plan(chunks, cache, device),
+        images,
+        sampled,
+        upload(last_rows, torch.int64, device),
+        scored,
     )
-    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+
+
+def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> AttentionPlan:
+    """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
+    positions_T = torch.cat([torch.arange(chunk.start, chunk.end) for chunk in chunks])
+    slots = [slot for chunk in chunks for slot in cache.slots(chunk.request.blocks, chunk.start, chunk.end)]
+    positions_T, slots_T = upload(positions_T, torch.int64, device), upload(slots, torch.int64, device)
+    if device.type in DEVICE_PLANS:
+        decodes = [chunk for chunk in chunks if chunk.length == 1]
+        prefills = chunks[len(decodes) :]
+        return DevicePlan(
+            cache.layers,
+            positions_T,
+            slots_T,
+            _decodes(decodes, cache, device) if decodes else None,
+            _prefills(prefills, cache, device) if prefills else None,
+        )
+    starts = accumulate((chunk.length for chunk in chunks), initial=0)
+    paged = [
+        PagedChunk(start, chunk.length, chunk.end, cache.table(chunk.request.blocks, chunk.end).to(device))
+        for start, chunk in zip(starts, chunks, strict=False)
+    ]
+    return PagedPlan(cache.layers, positions_T, slots_T, paged)
+
+
+def block_tables(chunks: Sequence[Chunk], cache: KVCache) -> Tensor:
+    """The blocks of what each chunk sees, one row for each, filled up with the block that is nobody's; on the CPU."""
+    tables = [cache.table(chunk.request.blocks, chunk.end) for chunk in chunks]
+    return pad_sequence(tables, batch_first=True, padding_value=cache.padding_block)
+
+
+def _decodes(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Decodes:
+    lengths = [chunk.end for chunk in chunks]
+    return Decodes(upload(block_tables(chunks, cache), torch.int32, device), upload(lengths, torch.int32, device))
+
+
+def _prefills(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Prefills:
+    stretches = Stretches.of([chunk.length for chunk in chunks], [chunk.end for chunk in chunks], device)
+    layer = cache.layers[0]
+    slots = [layer.slots(cache.table(chunk.request.blocks, chunk.end), chunk.end) for chunk in chunks]
+    return Prefills(stretches, upload(torch.cat(slots), torch.int64, device))
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
@@ -119,27 +156,3 @@ def embeddings_before(offset: int, columns: int) -> int:
     """Image tokens among the first `offset` tokens of a span whose rows end in a break or end token."""
     rows, rest = divmod(offset, columns + 1)
     return rows * columns + rest
-
-
-def group_decodes(decodes: Sequence[PagedChunk], limit: int) -> list[list[PagedChunk]]:
-    """Decoding rows that are attended in one call: contexts of about one length, the shortest first."""
-    groups: list[list[PagedChunk]] = []
-    for decode in sorted(decodes, key=lambda decode: decode.context):
-        longest = decode.context
-        group = groups[-1] if groups else []
-        if group and longest * (len(group) + 1) <= limit and longest <= MAX_PADDING * group[0].context:
-            group.append(decode)
-        else:
-            groups.append([decode])
-    return groups
-
-
-def _pad(group: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> PagedDecodes:
-    rows_R = torch.tensor([decode.start for decode in group])
-    contexts = [cache.layers[0].slots(decode.blocks, decode.context) for decode in group]
-    slots_RC = pad_sequence(contexts, batch_first=True, padding_value=cache.padding_slot)
-    lengths_R = torch.tensor([decode.context for decode in group])
-    visible_RC = torch.arange(slots_RC.shape[1]) < lengths_R[:, None]
-    return PagedDecodes(
-        rows_R.to(device), slots_RC.to(device), None if bool(visible_RC.all()) else visible_RC.to(device)
-    )

@@ -172,7 +172,8 @@ class Engine:
     def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
         """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
         try:
-            batch = build_batch(chunks, self.cache, self.model.device)
+            image_token_id = self.model.config.vision_encoder.image_token_id
+            batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
             hidden_TD = self.runner.run(batch)
             logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
         except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 
 # Rows of the weight that the twin dequantizes at a time: what it needs beside inputs and outputs.
@@ -18,6 +19,10 @@ PANEL_TILES = 64
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    if cuda.serves(inputs_TK):
+        from tessera.kernels import triton_packed_linear
+
+        return triton_packed_linear.packed_linear(inputs_TK, weight)
     return linear_twin(inputs_TK, weight)
 
 

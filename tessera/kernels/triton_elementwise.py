@@ -6,7 +6,6 @@ the step's own work. The twins are in `elementwise.py` and `cache_layer.py`.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

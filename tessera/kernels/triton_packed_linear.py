@@ -86,9 +86,7 @@ def _vector_product(
         word = tl.load(words + ((tile * groups + group) * bits + word_at) * 16 + row_at, mask=mask, other=0)
         at = (tile * groups + group) * 16 + row_at
         super_at = (tile * (groups // 8) + group // 8) * 16 + row_at
-        scale, offset = _group_values(
-            scales, minimums, super_scales, super_minimums, at, super_at, mask, bits, kind
-        )
+        scale, offset = _group_values(scales, minimums, super_scales, super_minimums, at, super_at, mask, bits, kind)
         products = tl.zeros([padded_tokens, step_groups, bits, 16], tl.float32)
         totals = tl.zeros([padded_tokens, step_groups, bits, 1], tl.float32)
         column = group * 32 + 4 * word_at
@@ -153,9 +151,7 @@ def _matrix_product(
             weight = _code_values(word, place, bits) * scale + offset
             sums = tl.dot(given, weight.to(given.dtype), sums, input_precision=precision)
     place_out = token[:, None] * rows + row[None, :]
-    tl.store(
-        out + place_out, sums.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (row < rows)[None, :]
-    )
+    tl.store(out + place_out, sums.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (row < rows)[None, :])
 
 
 @triton.jit
