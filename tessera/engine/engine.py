@@ -32,6 +32,7 @@ from tessera.engine.scheduler import Chunk, Scheduler
 from tessera.engine.tally import Distribution
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
+from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
@@ -218,7 +219,8 @@ class Engine:
             target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
             row = rows.row + start
             logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
-            for choice in describe(logits_RV, target_ids, [count] * len(target_ids)):
+            target_ids_R = upload(target_ids, torch.int64, logits_RV.device)
+            for choice in describe(logits_RV, target_ids_R, [count] * len(target_ids)):
                 rows.request.prompt_logprobs += self._logprobs(choice)
 
     def _extend(self, request: Request, choice: Choice | None) -> Delta:
