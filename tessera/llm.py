@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
+from tessera.engine.memory import measure_workspace
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
 from tessera.load import load_model
@@ -79,7 +81,10 @@ class LLM:
         self.model_name = name
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
-        self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)
+        measure = partial(measure_workspace, model.eval()) if model.device.type == "cuda" else None
+        self.config: EngineConfig = resolve(
+            engine_options, model.config, dtype=model.dtype, device=model.device, measure=measure
+        )
         self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)

@@ -41,8 +41,8 @@ def total_bytes(device: torch.device) -> int:
 
 
 def taken_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that this process has taken for its tensors."""
-    return int(torch.cuda.memory_reserved(device))
+    """Bytes of a GPU that this process has taken for its tensors; none of a CPU."""
+    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else 0
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -22,6 +22,7 @@ from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.decode_graphs import DecodeGraphs
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
@@ -76,6 +77,15 @@ class Stats:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class _Computed:
+    """Logits of the requests that choose a token, and the rows that are scored, with the step's hidden states."""
+
+    sampled: list[Request]
+    logits_RV: Tensor
+    scored: list[tuple[ScoredRows, Tensor]]
+
+
 class Engine:
     def __init__(self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig) -> None:
         self.config = config
@@ -86,6 +96,11 @@ class Engine:
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.runner = Runner(model, self.images)
+        self.graphs: DecodeGraphs | None = None
+        if config.cuda_graphs:
+            self.graphs = DecodeGraphs(
+                model, self.cache, max_num_seqs=config.max_num_seqs, max_model_len=config.max_model_len
+            )
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
@@ -173,10 +188,7 @@ class Engine:
     def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
         """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
         try:
-            image_token_id = self.model.config.vision_encoder.image_token_id
-            batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
-            hidden_TD = self.runner.run(batch)
-            logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+            step = self._forward(chunks)
         except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
             if len(chunks) > 1:
                 logger.exception("a step of %d requests failed and is computed for each alone", len(chunks))
@@ -190,12 +202,20 @@ class Engine:
         self._failures = 0
         for chunk in chunks:
             self.scheduler.advance(chunk)
-        for rows in batch.scored:
+        for rows, hidden_TD in step.scored:
             self._score(hidden_TD, rows)
-        choices = self.sampler.sample(logits_RV, batch.sampled) if batch.sampled else []
-        return [
-            (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
-        ]
+        choices = self.sampler.sample(step.logits_RV, step.sampled) if step.sampled else []
+        return [(request, self._extend(request, choice)) for request, choice in zip(step.sampled, choices, strict=True)]
+
+    def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
+        """Run the model over the chunks, by a graph where one can."""
+        if self.graphs is not None and self.graphs.take(chunks):
+            return _Computed([chunk.request for chunk in chunks], self.graphs.logits(chunks), [])
+        image_token_id = self.model.config.vision_encoder.image_token_id
+        batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
+        hidden_TD = self.runner.run(batch)
+        logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        return _Computed(batch.sampled, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
 
     def stats(self) -> Stats:
         return Stats(

@@ -2,8 +2,9 @@
 
 Norm, gate and rotation in plain torch walk through memory five to eight times and round to bfloat16
 on the way; the kernels do it once, in float32 inside, for the decoder and the vision encoder alike.
-They are for float32 and bfloat16 on CPUs, and in Triton for GPUs, outside autograd; the twins serve all else. The rotation
-gives the twin's very bits; norm and gate differ in the order of a sum and in one rounding less.
+They are for float32 and bfloat16 on CPUs, and in Triton for GPUs, outside autograd; the twins serve
+all else. The rotation gives the twin's very bits; norm and gate differ in the order of a sum and in
+one rounding less.
 """
 
 from __future__ import annotations

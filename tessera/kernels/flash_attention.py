@@ -10,9 +10,9 @@ twin is `torch.nn.functional.scaled_dot_product_attention`, stretch by stretch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 
 import torch
@@ -60,9 +60,7 @@ def flash_attention(
     queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, stretches: Stretches, *, causal: bool
 ) -> Tensor:
     """Attention (T, N, K) of each stretch of queries over its own context; N/M query heads share a key/value head."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    out: Tensor = varlen_attn(
+    out: Tensor = _varlen_attention()(
         queries_TNK.contiguous(),
         keys_CMK.contiguous(),
         values_CMK.contiguous(),
@@ -71,14 +69,15 @@ def flash_attention(
         max(stretches.lengths),
         max(stretches.contexts),
         window_size=(-1, 0) if causal else (-1, -1),
-        **_grouping(),
     )
     return out
 
 
 @cache
-def _grouping() -> dict[str, bool]:
-    """Grouped heads must be allowed from torch 2.13 on; 2.11 takes them as they come, and has no such argument."""
-    from torch.nn.attention.varlen import varlen_attn
+def _varlen_attention() -> Callable[..., Tensor]:
+    """torch's function, grouped heads allowed: an argument from 2.13 on; 2.11 takes them without."""
+    from torch.nn.attention import varlen
 
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    function: Callable[..., Tensor] = vars(varlen)["varlen_attn"]
+    grouped = "enable_gqa" in inspect.signature(function).parameters
+    return partial(function, enable_gqa=True) if grouped else function

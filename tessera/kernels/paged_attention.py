@@ -46,7 +46,7 @@ def decode_attention(queries_RNK: Tensor, cache: CacheLayer, block_tables_RB: Te
         return decode_attention_twin(queries_RNK, cache, block_tables_RB, lengths_R)
     from tessera.kernels.triton_paged_attention import paged_attention
 
-    return paged_attention(
+    out_RNK: Tensor = paged_attention(
         queries_RNK,
         cache.keys_BSMK,
         cache.values_BSMK,
@@ -55,6 +55,7 @@ def decode_attention(queries_RNK: Tensor, cache: CacheLayer, block_tables_RB: Te
         cache.key_scales_BSM,
         cache.value_scales_BSM,
     )
+    return out_RNK
 
 
 def decode_attention_twin(queries_RNK: Tensor, cache: CacheLayer, block_tables_RB: Tensor, lengths_R: Tensor) -> Tensor:

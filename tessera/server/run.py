@@ -100,6 +100,7 @@ def open_model(settings: Settings) -> LLM:
         "kv_cache_dtype": settings.kv_cache_dtype,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "seed": settings.seed,
+        "cuda_graphs": False if settings.enforce_eager else None,
     }
     return LLM(
         settings.model,
