@@ -52,7 +52,8 @@ class Batch:
     plan: PagedPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
-    sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    drafts: list[tuple[int, ...]]  # of each request in `sampled`
+    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
     scored: list[ScoredRows]
 
 
@@ -64,23 +65,27 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     images: list[ImageRows] = []
     decodes: list[Decode] = []
     prefills: list[PagedChunk] = []
-    sampled, last_rows, scored = [], [], []
+    sampled, drafts, scored = [], [], []
+    sampled_rows: list[int] = []
     for chunk in chunks:
         request, row = chunk.request, len(ids)
-        context_C = cache.slots(request.blocks, chunk.end)
-        ids += request.ids[chunk.start : chunk.end]
-        positions.append(torch.arange(chunk.start, chunk.end))
+        end = chunk.end + len(chunk.draft)
+        context_C = cache.slots(request.blocks, end)
+        ids += [*request.ids[chunk.start : chunk.end], *chunk.draft]
+        positions.append(torch.arange(chunk.start, end))
         slots.append(context_C[chunk.start :])
         images += image_rows(chunk)
         if chunk.length == 1:
-            decodes.append((row, context_C))
+            # A drafted token is one more decoding row, attended as it would be if it had been chosen.
+            decodes += [(row + index, context_C[: chunk.end + index]) for index in range(chunk.num_rows)]
         else:
             prefills.append(PagedChunk(row, chunk.length, context_C.to(device) if chunk.start else None))
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
             sampled.append(request)
-            last_rows.append(len(ids) - 1)
+            drafts.append(chunk.draft)
+            sampled_rows += range(row + chunk.length - 1, len(ids))
     plan = PagedPlan(
         cache.keys_BSMK,
         cache.values_BSMK,
@@ -89,8 +94,8 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
         [_pad(group, cache.padding_slot, device) for group in group_decodes(decodes, device)],
         prefills,
     )
-    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+    sampled_rows_R = torch.tensor(sampled_rows, dtype=torch.int64).to(device)
+    return Batch(torch.tensor(ids).to(device), plan, images, sampled, drafts, sampled_rows_R, scored)
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
