@@ -140,7 +140,8 @@ def attend_each(
 ) -> Tensor:
     """Attention within each of the stretches of T that `lengths` names; returns (T, N, K)."""
     stretches = [x.split(list(lengths)) for x in (queries_TNK, keys_TMK, values_TMK)]
-    return torch.cat([attend(*each, causal=causal) for each in zip(*stretches, strict=True)])
+    attended = [attend(*each, causal=causal) for each in zip(*stretches, strict=True)]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
