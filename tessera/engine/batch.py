@@ -6,8 +6,7 @@ It reads requests and changes none. A finished batch is all that a model's rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,7 +52,8 @@ class Batch:
     plan: AttentionPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
-    sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    drafts: list[tuple[int, ...]]  # of each request in `sampled`
+    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
     scored: list[ScoredRows]
 
 
@@ -62,66 +62,99 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
     chunks = sorted(chunks, key=lambda chunk: chunk.length > 1)
     ids: list[int] = []
     images: list[ImageRows] = []
-    sampled, last_rows, scored = [], [], []
+    sampled, drafts, scored = [], [], []
+    sampled_rows: list[int] = []
     for chunk in chunks:
-        request, row = chunk.request, len(ids)
-        ids += request.ids[chunk.start : chunk.end]
+        row = len(ids)
+        ids += chunk_ids(chunk)
         images += image_rows(chunk)
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
-            sampled.append(request)
-            last_rows.append(len(ids) - 1)
+            sampled.append(chunk.request)
+            drafts.append(chunk.draft)
+            sampled_rows += range(row + chunk.length - 1, len(ids))
     return Batch(
         upload(ids, torch.int64, device),
         ids.count(image_token_id),
         build_plan(chunks, cache, device),
         images,
         sampled,
-        upload(last_rows, torch.int64, device),
+        drafts,
+        upload(sampled_rows, torch.int64, device),
         scored,
     )
 
 
 def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> AttentionPlan:
     """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
-    positions_T = torch.cat([torch.arange(chunk.start, chunk.end) for chunk in chunks])
-    slots = [slot for chunk in chunks for slot in cache.slots(chunk.request.blocks, chunk.start, chunk.end)]
-    positions_T, slots_T = upload(positions_T, torch.int64, device), upload(slots, torch.int64, device)
-    if device.type in DEVICE_PLANS:
-        decodes = [chunk for chunk in chunks if chunk.length == 1]
-        prefills = chunks[len(decodes) :]
-        return DevicePlan(
-            cache.layers,
-            positions_T,
-            slots_T,
-            _decodes(decodes, cache, device) if decodes else None,
-            _prefills(prefills, cache, device) if prefills else None,
-        )
-    starts = accumulate((chunk.length for chunk in chunks), initial=0)
-    paged = [
-        PagedChunk(start, chunk.length, chunk.end, cache.table(chunk.request.blocks, chunk.end).to(device))
-        for start, chunk in zip(starts, chunks, strict=False)
+    positions_T = upload(positions(chunks), torch.int64, device)
+    slots_T = upload(slots(chunks, cache), torch.int64, device)
+    paged = paged_chunks(chunks, cache)
+    if device.type not in DEVICE_PLANS:
+        paged = [replace(each, blocks=each.blocks.to(device)) for each in paged]
+        return PagedPlan(cache.layers, positions_T, slots_T, paged)
+    decodes = [each for each in paged if each.length == 1]
+    prefills = paged[len(decodes) :]
+    return DevicePlan(
+        cache.layers,
+        positions_T,
+        slots_T,
+        _decodes(decodes, cache, device) if decodes else None,
+        _prefills(prefills, cache, device) if prefills else None,
+    )
+
+
+def chunk_ids(chunk: Chunk) -> list[int]:
+    """The chunk's tokens and those of its draft."""
+    return [*chunk.request.ids[chunk.start : chunk.end], *chunk.draft]
+
+
+def positions(chunks: Sequence[Chunk]) -> list[int]:
+    return [position for chunk in chunks for position in range(chunk.start, chunk.start + chunk.num_rows)]
+
+
+def slots(chunks: Sequence[Chunk], cache: KVCache) -> list[int]:
+    return [
+        slot
+        for chunk in chunks
+        for slot in cache.slots(chunk.request.blocks, chunk.start, chunk.start + chunk.num_rows)
     ]
-    return PagedPlan(cache.layers, positions_T, slots_T, paged)
 
 
-def block_tables(chunks: Sequence[Chunk], cache: KVCache) -> Tensor:
-    """The blocks of what each chunk sees, one row for each, filled up with the block that is nobody's; on the CPU."""
-    tables = [cache.table(chunk.request.blocks, chunk.end) for chunk in chunks]
+def paged_chunks(chunks: Sequence[Chunk], cache: KVCache) -> list[PagedChunk]:
+    """What each chunk sees, the blocks on the CPU.
+
+    A drafted token is one more decoding row, attended as it would be if it had been chosen.
+    """
+    paged: list[PagedChunk] = []
+    row = 0
+    for chunk in chunks:
+        blocks = chunk.request.blocks
+        if chunk.length > 1:
+            paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(blocks, chunk.end)))
+        else:
+            ends = range(chunk.end, chunk.end + chunk.num_rows)
+            paged += [PagedChunk(row + n, 1, end, cache.table(blocks, end)) for n, end in enumerate(ends)]
+        row += chunk.num_rows
+    return paged
+
+
+def block_tables(decodes: Sequence[PagedChunk], cache: KVCache) -> Tensor:
+    """The blocks of what each row sees, filled up with the block that is nobody's; on the CPU."""
+    tables = [decode.blocks for decode in decodes]
     return pad_sequence(tables, batch_first=True, padding_value=cache.padding_block)
 
 
-def _decodes(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Decodes:
-    lengths = [chunk.end for chunk in chunks]
-    return Decodes(upload(block_tables(chunks, cache), torch.int32, device), upload(lengths, torch.int32, device))
+def _decodes(decodes: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Decodes:
+    lengths = [decode.context for decode in decodes]
+    return Decodes(upload(block_tables(decodes, cache), torch.int32, device), upload(lengths, torch.int32, device))
 
 
-def _prefills(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Prefills:
-    stretches = Stretches.of([chunk.length for chunk in chunks], [chunk.end for chunk in chunks], device)
-    layer = cache.layers[0]
-    slots = [layer.slots(cache.table(chunk.request.blocks, chunk.end), chunk.end) for chunk in chunks]
-    return Prefills(stretches, upload(torch.cat(slots), torch.int64, device))
+def _prefills(prefills: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Prefills:
+    stretches = Stretches.of([each.length for each in prefills], [each.context for each in prefills], device)
+    seen = [cache.layers[0].slots(each.blocks, each.context) for each in prefills]
+    return Prefills(stretches, upload(torch.cat(seen), torch.int64, device))
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:

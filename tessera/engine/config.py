@@ -24,6 +24,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
+DRAFTED_ON_CPU = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class EngineConfig:
     max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
     cuda_graphs: bool  # of the steps in which all requests decode
+    num_speculative_tokens: int  # guessed tokens that a request's step may compute beside its own; 0: none
+    prompt_lookup_min: int  # tokens that must have come before, for what followed them to be guessed
+    prompt_lookup_max: int  # tokens that are compared, to choose among places
     seed: int  # draws the seeds of requests that come without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +61,9 @@ class EngineConfig:
 
 
 OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
-_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0, "seed": 0}
+_LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
+    ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed"), 0
+)
 # Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
 UTILIZATION = "gpu_memory_utilization"
 CACHE_DTYPE = "kv_cache_dtype"
@@ -100,6 +106,7 @@ def resolve(
     chosen.settle("cuda_graphs", not on_cpu, f"the device is {device.type}")
     if chosen["cuda_graphs"] and on_cpu:
         raise UsageError("cuda_graphs is true and the device is cpu; leave it out.")
+    _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
     free = available_bytes(device)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
@@ -130,6 +137,21 @@ def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
             f"{CACHE_DTYPE} is {wanted!r} and the model computes in {own}; use 'auto', {own!r} or {INT8!r}."
         )
     return torch.int8 if wanted == INT8 else model_dtype
+
+
+def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
+    chosen.settle(
+        "num_speculative_tokens",
+        DRAFTED_ON_CPU if on_cpu else 0,
+        "as far as they pay, request by request" if on_cpu else "whether drafts pay was measured on CPUs only",
+    )
+    chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches guess no better")
+    chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "one token alone guesses badly")
+    if chosen["prompt_lookup_min"] > chosen["prompt_lookup_max"]:
+        raise UsageError(
+            f"prompt_lookup_min={chosen['prompt_lookup_min']} exceeds prompt_lookup_max="
+            f"{chosen['prompt_lookup_max']}; lower it."
+        )
 
 
 def _share(utilization: object, device: torch.device, free: int) -> tuple[int, str]:
@@ -163,7 +185,14 @@ def _settle_context(
             f"max_model_len is {wanted}; the model was trained for {model.max_seq_len} tokens: choose that or less."
         )
     full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
-    largest = StepSize(chosen["max_num_batched_tokens"], wanted, chosen["max_num_seqs"], size, stored)
+    largest = StepSize(
+        chosen["max_num_batched_tokens"],
+        wanted,
+        chosen["max_num_seqs"],
+        chosen["num_speculative_tokens"],
+        size,
+        stored,
+    )
     workspace = workspace_of(largest)
     room = max(share - workspace - chosen["image_cache_bytes"], 0)
     chosen.settle(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tessera.engine.batch import block_tables
+from tessera.engine.batch import block_tables, chunk_ids, paged_chunks, positions, slots
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.scheduler import Chunk
 from tessera.machine import taken_bytes, upload
@@ -81,33 +81,39 @@ class DecodeGraphs:
         self._capture_all(graph_sizes(max_num_seqs), CudaCapture() if capture is None else capture)
 
     def take(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether a graph computes these chunks: all are one token, after which the next is chosen."""
-        return all(chunk.length == 1 and chunk.samples and chunk.request.num_output for chunk in chunks)
+        """Whether a graph computes these chunks: each is a request's last token, with its draft."""
+        decode = all(chunk.length == 1 and chunk.samples and chunk.request.num_output for chunk in chunks)
+        return decode and sum(chunk.num_rows for chunk in chunks) <= max(self._graphs)
 
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Next-token logits (R, V) in float32, one row for each chunk; the next call overwrites them."""
-        size = min(size for size in self._graphs if size >= len(chunks))
+        """Logits (R, V) in float32, a row for each chunk and one for each token of its draft; overwritten by the next.
+
+        A graph of the batch size is replayed, or of the next larger one that there is.
+        """
+        rows = sum(chunk.num_rows for chunk in chunks)
+        size = min(size for size in self._graphs if size >= rows)
         self._fill(chunks, size)
         self._graphs[size]()
-        return self._logits_RV[: len(chunks)]
+        return self._logits_RV[:rows]
 
     def _fill(self, chunks: Sequence[Chunk], size: int) -> None:
         """Put a step into the buffers; rows left over are a token of the block that is nobody's."""
-        device, left = self.model.device, size - len(chunks)
-        positions = [chunk.start for chunk in chunks]
-        slots = [self.cache.slots(chunk.request.blocks, chunk.start, chunk.end)[0] for chunk in chunks]
+        device = self.model.device
+        rows = paged_chunks(chunks, self.cache)
+        left = size - len(rows)
+        ids = [token_id for chunk in chunks for token_id in chunk_ids(chunk)]
         tokens = [
-            [chunk.request.ids[chunk.start] for chunk in chunks] + [0] * left,
-            positions + [0] * left,
-            slots + [self.cache.padding_slot] * left,
+            ids + [0] * left,
+            positions(chunks) + [0] * left,
+            slots(chunks, self.cache) + [self.cache.padding_slot] * left,
         ]
+        lengths = [row.context for row in rows] + [1] * left
         self._tokens[:, :size].copy_(upload(torch.tensor(tokens), torch.int64, device))
-        lengths = [position + 1 for position in positions] + [1] * left
         self._lengths_R[:size].copy_(upload(lengths, torch.int32, device))
-        if chunks:
-            tables_RB = block_tables(chunks, self.cache)
-            self._block_tables_RB[: len(chunks), : tables_RB.shape[1]].copy_(upload(tables_RB, torch.int32, device))
-        self._block_tables_RB[len(chunks) : size, 0] = self.cache.padding_block
+        if rows:
+            tables_RB = block_tables(rows, self.cache)
+            self._block_tables_RB[: len(rows), : tables_RB.shape[1]].copy_(upload(tables_RB, torch.int32, device))
+        self._block_tables_RB[len(rows) : size, 0] = self.cache.padding_block
 
     @torch.inference_mode()
     def _capture_all(self, sizes: Sequence[int], capture: Capture) -> None:

@@ -12,6 +12,7 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -23,6 +24,7 @@ from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.decode_graphs import DecodeGraphs
+from tessera.engine.drafter import Drafter
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
@@ -30,7 +32,7 @@ from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Chunk, Scheduler
-from tessera.engine.tally import Distribution
+from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
 from tessera.machine import upload
@@ -68,6 +70,7 @@ class Stats:
     image_queries: int  # pictures that started requests needed, as far as no cached block held them
     image_hits: int  # of those, the ones whose embeddings were cached
     token_intervals: Distribution  # seconds between two tokens of a request
+    drafts: DraftCounts
     preemptions: int
     steps: int
     finished: dict[str, int]  # requests by finish reason
@@ -79,10 +82,11 @@ class Stats:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Logits of the requests that choose a token, and the rows that are scored, with the step's hidden states."""
+    """The requests that choose tokens, their drafts and logits, and rows to be scored, with the hidden states."""
 
-    sampled: list[Request]
-    logits_RV: Tensor
+    requests: list[Request]
+    drafts: list[tuple[int, ...]]
+    logits_RV: Tensor  # for each request a row for its next token and one after each of its draft
     scored: list[tuple[ScoredRows, Tensor]]
 
 
@@ -92,7 +96,6 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
-        self.scheduler = Scheduler(config, self.pool)
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.runner = Runner(model, self.images)
@@ -104,6 +107,8 @@ class Engine:
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
+        drafter = Drafter(config, banned | {tokenizer.eos_id}) if config.num_speculative_tokens else None
+        self.scheduler = Scheduler(config, self.pool, drafter)
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
@@ -111,6 +116,7 @@ class Engine:
         self._steps = 0
         self._failures = 0  # in a row
         self._intervals = Distribution(INTERVALS_S)
+        self._drafts = DraftCounts()
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
 
@@ -201,21 +207,48 @@ class Engine:
             return [(request, self._end(request, "error", ""))]
         self._failures = 0
         for chunk in chunks:
-            self.scheduler.advance(chunk)
+            self.scheduler.advance(chunk.request, chunk.end)
         for rows, hidden_TD in step.scored:
             self._score(hidden_TD, rows)
-        choices = self.sampler.sample(step.logits_RV, step.sampled) if step.sampled else []
-        return [(request, self._extend(request, choice)) for request, choice in zip(step.sampled, choices, strict=True)]
+        return self._choose(step)
 
     def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
         """Run the model over the chunks, by a graph where one can."""
         if self.graphs is not None and self.graphs.take(chunks):
-            return _Computed([chunk.request for chunk in chunks], self.graphs.logits(chunks), [])
+            requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
+            return _Computed(requests, drafts, self.graphs.logits(chunks), [])
         image_token_id = self.model.config.vision_encoder.image_token_id
         batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
         hidden_TD = self.runner.run(batch)
         logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
-        return _Computed(batch.sampled, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
+        return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
+
+    def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:
+        """Choose each request's next token, and, as long as it is the one that was drafted, the one after it.
+
+        A drafted token's row of logits is used only once that token has been chosen, by the rules, penalties,
+        grammar and random numbers of its place: so a draft changes how many tokens a step gives, and none of them.
+        """
+        first_rows = [0, *accumulate(1 + len(draft) for draft in step.drafts)]
+        going_on, depth = list(range(len(step.requests))), 0
+        events = []
+        for draft in step.drafts:
+            self._drafts.add(len(draft))
+        while going_on:
+            requests = [step.requests[index] for index in going_on]
+            rows_R = upload([first_rows[index] + depth for index in going_on], torch.int64, step.logits_RV.device)
+            choices = self.sampler.sample(step.logits_RV[rows_R], requests)
+            accepted = []
+            for index, request, choice in zip(going_on, requests, choices, strict=True):
+                delta = self._extend(request, choice)
+                events.append((request, delta))
+                if choice is not None and choice.token_id in step.drafts[index][depth : depth + 1]:
+                    self._drafts.accepted += 1
+                    if delta.finish_reason is None:
+                        self.scheduler.advance(request, len(request.ids))
+                        accepted.append(index)
+            going_on, depth = accepted, depth + 1
+        return events
 
     def stats(self) -> Stats:
         return Stats(
@@ -226,6 +259,7 @@ class Engine:
             self.images.queries,
             self.images.hits,
             self._intervals.copy(),
+            replace(self._drafts),
             self.scheduler.num_preemptions,
             self._steps,
             dict(self._finished),

@@ -44,6 +44,7 @@ class StepSize:
     step_tokens: int
     context: int  # of one request
     num_seqs: int
+    drafted: int  # guessed tokens that each sequence may have, whose logits wait until they are needed
     block_tokens: int
     cache_dtype: torch.dtype
 
@@ -62,7 +63,7 @@ def workspace_bytes(model: ModelConfig, dtype: torch.dtype, size: StepSize) -> i
 
 def _sampling_bytes(model: ModelConfig, size: StepSize) -> int:
     """Logits of all requests and their changed, sorted and summed copies."""
-    return size.num_seqs * model.vocab_size * 6 * torch.float32.itemsize
+    return size.num_seqs * model.vocab_size * (6 + 2 * size.drafted) * torch.float32.itemsize
 
 
 def measure_workspace(model: Pixtral, size: StepSize) -> int:

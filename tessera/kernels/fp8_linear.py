@@ -27,6 +27,15 @@ class Fp8Weight:
     scales: Tensor
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors it consists of, by field name."""
+        return {"values": self.values, "scales": self.scales}
+
+    @property
+    def scheme(self) -> str:
+        return "fp8"
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.values.shape[0], self.values.shape[1]
 

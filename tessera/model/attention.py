@@ -117,7 +117,8 @@ def attend_stretches(
         return flash_attention(queries_TNK, keys_CMK, values_CMK, stretches, causal=causal)
     queries = queries_TNK.split(stretches.lengths)
     keys, values = keys_CMK.split(stretches.contexts), values_CMK.split(stretches.contexts)
-    return torch.cat([attend(*each, causal=causal) for each in zip(queries, keys, values, strict=True)])
+    attended = [attend(*each, causal=causal) for each in zip(queries, keys, values, strict=True)]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tessera.engine import config as config_module
-from tessera.engine.config import OPTIONS, EngineConfig, resolve
+from tessera.engine.config import DRAFTED_ON_CPU, OPTIONS, EngineConfig, resolve
 from tessera.engine.kv_cache import KVCache, kv_bytes_per_token
 from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
@@ -49,7 +49,9 @@ def test_the_published_sizes_of_pixtral_12b() -> None:
     assert kv_bytes_per_token(PIXTRAL_12B, torch.int8) == 82.5 * 1024
     assert max_image_tokens(PIXTRAL_12B.vision_encoder) == 4160
     # The vision encoder is in the account: 8192 patches of 12 x 1024 + 3 x 4096 numbers.
-    assert workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(16, 16, 1, 16, torch.bfloat16)) > 8192 * 12 * 1024 * 2
+    assert (
+        workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(16, 16, 1, 0, 16, torch.bfloat16)) > 8192 * 12 * 1024 * 2
+    )
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
@@ -79,7 +81,7 @@ def test_every_setting_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch
 
 def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settle(monkeypatch, 16 * GIB)
-    work = workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(512, 131072, 16, 16, torch.bfloat16))
+    work = workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(512, 131072, 16, DRAFTED_ON_CPU, 16, torch.bfloat16))
     assert config.kv_cache_bytes + config.image_cache_bytes + work <= 8 * GIB
     assert config.max_model_len == config.num_blocks * 16 < 131072
     assert config.reasons["max_model_len"] == "what the key/value cache holds"
@@ -121,7 +123,7 @@ def test_what_the_largest_steps_took_is_kept_free(monkeypatch: pytest.MonkeyPatc
 
     less, more = settle(2**20), settle(2**20 + 4096)
     assert less.kv_cache_bytes - more.kv_cache_bytes == 4096
-    assert asked[0] == StepSize(5000, 512, 4000, 16, torch.int8)
+    assert asked[0] == StepSize(5000, 512, 4000, DRAFTED_ON_CPU, 16, torch.int8)
 
 
 def test_free_memory_is_a_plausible_number() -> None:

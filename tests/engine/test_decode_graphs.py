@@ -78,7 +78,7 @@ def test_padded_rows_change_nothing(model: Pixtral, dtype: str) -> None:
     "run_largest", [memory.run_largest_pictures, memory.run_largest_prefill, memory.run_largest_decode]
 )
 def test_the_largest_steps_run(model: Pixtral, run_largest: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = StepSize(step_tokens=48, context=96, num_seqs=5, block_tokens=16, cache_dtype=torch.int8)
+    size = StepSize(step_tokens=48, context=96, num_seqs=5, drafted=0, block_tokens=16, cache_dtype=torch.int8)
     sizes: list[torch.Size] = []
     forward = Pixtral.forward
     encode = Pixtral.encode_images
