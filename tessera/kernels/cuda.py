@@ -1,8 +1,9 @@
 """Whether the Triton kernels serve a tensor: on a CUDA device that they compile for, and outside autograd.
 
-Triton comes with torch's own CUDA packages for Linux. Where it is missing, or the device is older
-than Ampere, the plain-torch twins compute on the device, slower. The environment variable
-TESSERA_KERNELS=torch asks for the twins, here as on a CPU.
+And what precision the device's libraries may drop, which is none. Triton comes with torch's own CUDA
+packages for Linux. Where it is missing, or the device is older than Ampere, the plain-torch twins
+compute on the device, slower. The environment variable TESSERA_KERNELS=torch asks for the twins,
+here as on a CPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ FIRST_CAPABILITY = (8, 0)  # the first with bfloat16 and asynchronous copies
 def serves(tensor: Tensor) -> bool:
     """Whether a Triton kernel may compute with this tensor; kernels know no gradients."""
     return tensor.is_cuda and not torch.is_grad_enabled() and why_not(tensor.device) is None
+
+
+def keep_precision() -> None:
+    """Make the device's libraries compute as the dtype says: float32 without TF32, sums of 16 bits in float32."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 @cache

@@ -364,19 +364,6 @@ def test_blocks_of_32_tokens_work_as_well(model: Pixtral) -> None:
     assert max_logprob_error(wide, reply(tiny_engine(model), given, max_tokens=20, logprobs=5)) < 2e-5
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_writes_what_a_cpu_writes() -> None:
-    givens = [prompt("ab" * length, picture(length, 2, 3)) for length in (3, 4, 20, 24, 40)]
-    wanted = [params(logprobs=5, temperature=0.5 * (n % 2), seed=n, top_p=0.9) for n in range(5)]
-    replies = []
-    for device in ("cpu", "cuda"):
-        engine = tiny_engine(tiny_model().to(device), max_num_batched_tokens=40)
-        replies.append(run(engine, *[engine.add(each, how) for each, how in zip(givens, wanted, strict=True)]))
-    for one, other in zip(*replies, strict=True):
-        assert max_logprob_error(one, other) < 1e-3
-
-
 def test_a_prompt_is_scored_as_by_the_whole_model_at_once(model: Pixtral) -> None:
     """However it is cut into chunks, cached by others before, set back, or run beside others."""
     givens = [prompt("It was a dark ", picture(7, 2, 3), "and stormy night"), prompt("short")]
