@@ -357,8 +357,8 @@ class Table:
         except Exception as error:  # whatever it is, the other rows are wanted
             return None, f"{type(error).__name__}: {error}".split("\n", 1)[0][:160].replace("|", "/")
         finally:
-            gc.collect()
             if self.device.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
 
     def decode_s(self, run: Callable[[int], object]) -> float:

@@ -18,7 +18,13 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 
 import torch.nn.functional as F  # noqa: E402
 
-from tessera.kernels import triton_elementwise, triton_packed_linear, triton_paged_attention  # noqa: E402
+from tessera.kernels import (  # noqa: E402
+    triton_elementwise,
+    triton_fp8_linear,
+    triton_packed_linear,
+    triton_paged_attention,
+)
+from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, quantize_fp8  # noqa: E402
 from tessera.kernels.packed_weight import dequantize  # noqa: E402
 from tests.kernels.test_packed_weight import KINDS, random_weight  # noqa: E402
 
@@ -44,6 +50,17 @@ def test_products_equal_those_with_the_dequantized_weight(
     found = triton_packed_linear.packed_linear(inputs.to(DEVICE), weight.to(torch.device(DEVICE)))
     assert (found.shape, found.dtype) == ((tokens, 18), dtype)
     assert distance(found, expected) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", [1, 3, 5])
+def test_fp8_products_equal_those_with_the_dequantized_weight(tokens: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    weight = Fp8Weight(*quantize_fp8(torch.randn(37, 592, generator=generator)))
+    inputs = torch.randn(tokens, 592, generator=generator).to(dtype)
+    found = triton_fp8_linear.fp8_linear(inputs.to(DEVICE), weight.values.to(DEVICE), weight.scales.to(DEVICE))
+    assert (found.shape, found.dtype) == ((tokens, 37), dtype)
+    assert distance(found, inputs.double() @ dequantize_fp8(weight).double().T) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize(("bits", "kind"), KINDS)
