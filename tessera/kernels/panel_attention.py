@@ -90,13 +90,13 @@ def panel_attention_torch(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Ten
 
 
 def _has_kernel(queries_TNK: Tensor) -> bool:
-    return queries_TNK.shape[-1] <= MAX_WIDTH and kernel("tessera_panel_attention", *ARGUMENTS) is not None
+    return queries_TNK.shape[-1] <= MAX_WIDTH and kernel("panel_attention", *ARGUMENTS) is not None
 
 
 def _attend(
     queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, out_TNK: Tensor, packed: Tensor, causal: bool
 ) -> None:
-    function = kernel("tessera_panel_attention", *ARGUMENTS)
+    function = kernel("panel_attention", *ARGUMENTS)
     assert function is not None  # asked by the caller
     (tokens, heads, width), (context, kv_heads, _) = queries_TNK.shape, keys_LMK.shape
     places = [

@@ -11,6 +11,7 @@
 
 #include <immintrin.h>
 
+#include "export.h"
 #include "parallel.h"
 #include "vector.h"
 
@@ -177,7 +178,7 @@ template <class Product> void panel_attention(const Attention &work, int threads
 } // namespace
 
 #define TESSERA_PANEL_ATTENTION(path, Product)                                                                        \
-  extern "C" __attribute__((visibility("default"))) int tessera_panel_attention_##path(                              \
+  EXPORT int panel_attention_##path(                                                                                 \
       const bfloat16 *queries, int64_t query_token, int64_t query_head, const bfloat16 *keys, int64_t key_token,     \
       int64_t key_head, const bfloat16 *values, int64_t value_token, int64_t value_head, bfloat16 *out,              \
       int64_t out_token, int64_t out_head, bfloat16 *packed, int64_t tokens, int64_t context, int64_t heads,         \
