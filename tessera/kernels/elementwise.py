@@ -46,9 +46,7 @@ def silu_gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         return silu_gate_twin(gate_TF, up_TF)
     width = gate_TF.shape[-1]
     gates, ups = gate_TF.view(-1, width), up_TF.reshape(-1, width)
-    function(
-        gates.data_ptr(), gates.stride(0), ups.data_ptr(), ups.stride(0), len(gates), width, _threads(gate_TF)
-    )
+    function(gates.data_ptr(), gates.stride(0), ups.data_ptr(), ups.stride(0), len(gates), width, _threads(gate_TF))
     return gate_TF
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rms_norm, silu_gate
 
-
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
 # all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel's
 # clearing of those pages takes longer than all arithmetic between the products (14 ms each on a Zen 4 core).
