@@ -80,14 +80,14 @@ def test_a_query_has_the_same_bits_in_any_company() -> None:
         seen = 600 - 330 + stop
         chunk = panel_attention(queries[start:stop], keys[:seen], values[:seen], causal=True)
         assert torch.equal(chunk, whole[start:stop])
-    threads, limit = torch.get_num_threads(), module.PACKED_BYTES
+    threads, limit = torch.get_num_threads(), module.PACKED_BYTES_PER_THREAD
     try:
         torch.set_num_threads(3)
-        module.PACKED_BYTES = 1
+        module.PACKED_BYTES_PER_THREAD = 1
         assert torch.equal(panel_attention(queries, keys, values, causal=True), whole)
     finally:
         torch.set_num_threads(threads)
-        module.PACKED_BYTES = limit
+        module.PACKED_BYTES_PER_THREAD = limit
 
 
 @pytest.mark.usefixtures("native")
