@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.kernels.cache_layer import bytes_per_token
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -96,6 +97,7 @@ class ModelSummary:
     max_seq_len: int
     largest_image_tokens: int
     kv_bytes_per_token: int
+    kv_bytes_per_token_int8: int  # with kv_cache_dtype int8
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
 
 
@@ -208,7 +210,9 @@ def describe(folder: Path) -> ModelSummary:
     plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
     quantized_bytes = sum(weight.nbytes for weight in weights.values())
     plain_parameters = sum(source.stored.num_parameters for source in sources.values())
-    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
+    kv_bytes, kv_bytes_int8 = (
+        config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
+    )
     rows = -(-min(1024, vision.image_size) // vision.token_size)
     largest = vision.image_size // vision.token_size
     shape = config.dim, config.n_layers, config.hidden_dim, vision.spatial_merge_size
@@ -230,6 +234,7 @@ def describe(folder: Path) -> ModelSummary:
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
         kv_bytes_per_token=kv_bytes,
+        kv_bytes_per_token_int8=kv_bytes_int8,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
     )
 

@@ -62,6 +62,7 @@ def test_the_full_12b(tmp_path: Path) -> None:
         "max_seq_len": 131_072,
         "largest_image_tokens": 4160,
         "kv_bytes_per_token": 160 * 1024,
+        "kv_bytes_per_token_int8": 40 * 2 * 8 * (128 + 4),
         "kv_bytes_per_megapixel_image": 650 * 2**20,
     }
     assert json.loads(json.dumps(asdict(summary)))

@@ -35,6 +35,7 @@ Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: pat
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hub id; default: the bundled nano.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
@@ -104,6 +105,7 @@ def ask(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -112,7 +114,7 @@ def ask(
     from tessera.cli.ask import run_ask
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
     }  # fmt: skip
@@ -128,6 +130,7 @@ def chat(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -136,7 +139,7 @@ def chat(
     from tessera.cli.chat import run_chat
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 
@@ -249,11 +252,12 @@ def nano_train(
 def nano_eval(
     model: Model = None,
     samples: Annotated[int, typer.Option(min=1, help="Pictures per skill and style.")] = 100,
+    kv_cache_dtype: KVCacheDtype = "auto",
 ) -> None:
     """Measure exact answers on held-out seeds, fonts and layouts."""
     from tessera.cli.nano import run_eval
 
-    run_eval(model or "nano", samples)
+    run_eval(model or "nano", samples, kv_cache_dtype)
 
 
 def main() -> None:
