@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tessera import quantize as quantizing
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.fp8_linear import dequantize_fp8
 from tessera.kernels.packed_weight import dequantize
 from tessera.load import describe, load_model
 from tessera.quant.fp8 import Fp8Linear
 from tessera.quant.linear import PackedLinear
-from tessera.quantize import Options, Step, quantize
+from tessera.quantize import run
+from tessera.quantize.plan import Options
+from tessera.quantize.run import Step, quantize
 from tessera.weights.convert import convert
 from tests.weights.checkpoints import CONFIGS, LLAVA, edit_tensors, write_mistral_folder
 
@@ -31,7 +32,7 @@ LARGEST_ERRORS = {"int4": 0.09, "int8": 0.01, "fp8": 0.03}
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tessera import quantize
+from tessera.quantize import plan, run
 from tessera.weights.write import write_tensors
 
 def write_half(file, *rest, **more):
@@ -40,8 +41,8 @@ def write_half(file, *rest, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     write_tensors(file, *rest, **more)
 
-quantize.write_tensors = write_half
-quantize.quantize(Path(sys.argv[1]), Path(sys.argv[2]), quantize.Options())
+run.write_tensors = write_half
+run.quantize(Path(sys.argv[1]), Path(sys.argv[2]), plan.Options())
 """
 
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_done_is_refused_by_name(tmp_path: Path, monkeypatch: pyt
         quantize(tmp_path / "a", tmp_path / "q" / ".." / "a", Options())
     with pytest.raises(UsageError, match=r"bits is '3'; use 4, 8 or fp8"):
         Options("3")
-    monkeypatch.setattr(quantizing, "free_disk_bytes", lambda folder: 1000)
+    monkeypatch.setattr(run, "free_disk_bytes", lambda folder: 1000)
     with pytest.raises(UsageError, match=r"takes 0\.00 GB and 0\.00 GB is free at .*r; free some"):
         quantize(tmp_path / "a", tmp_path / "r", Options())
     monkeypatch.undo()
