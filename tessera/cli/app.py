@@ -182,13 +182,18 @@ def quantize(
     bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
     head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
     vision: Annotated[str, typer.Option(help="8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Pictures, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
+    ] = None,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
     from tessera.cli.quantize import run_quantize
-    from tessera.quantize import Options
+    from tessera.quantize.plan import Options
 
-    run_quantize(source, destination, Options(bits, head, vision), quiet)
+    run_quantize(source, destination, Options(bits, head, vision), calibrate, device, quiet)
 
 
 @app.command(

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from tessera.errors import CheckpointError
 from tessera.kernels.fp8_linear import Fp8Weight
-from tessera.kernels.packed_weight import GROUP_COLUMNS, pack, packs
+from tessera.kernels.packed_weight import GROUP_COLUMNS, pack, packed_bytes, packs
 from tessera.model.config import ModelConfig
 from tessera.weights import hf
 from tessera.weights.detect import read_json
-from tessera.weights.quantized import fields_of, linear_shapes, nbytes_of
+from tessera.weights.quantized import linear_shapes
 from tessera.weights.stream import QuantizedWeight, Source, StoredLinear, StoredTensor, Transform
 
 # The column within a word of 8 codes that each of its places, from the lowest bits on, belongs to.
@@ -50,12 +50,21 @@ class Codes:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A linear whose headers were checked: its scheme and bytes once it is loaded, and how its numbers are read."""
+
+    scheme: str
+    nbytes: int
+    read: Callable[[], Codes | Fp8Weight]
+
+
+@dataclass(frozen=True)
 class Format:
     """One way to store a linear: the tensors that tell it, and how they are read."""
 
     needs: tuple[str, ...]
     may: tuple[str, ...]
-    open: Callable[[Tensors, tuple[int, int], str], tuple[str, Callable[[], Codes | Fp8Weight]]]
+    open: Callable[[Tensors, tuple[int, int], str], Opened]
 
 
 def is_quantized(folder: Path) -> bool:
@@ -96,12 +105,11 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
 
 
 def _linear(name: str, shape: tuple[int, int], tensors: Tensors, form: Format, config: ModelConfig) -> StoredLinear:
-    scheme, read_codes = form.open(tensors, shape, name)
+    opened = form.open(tensors, shape, name)
     heads = hf.permuted_heads(f"{name}.weight", config)
     reorder = None if heads is None else partial(hf.from_hf_rows, heads=heads)
     stored_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    nbytes = nbytes_of(fields_of(scheme, shape))
-    return StoredLinear(scheme, shape, stored_bytes, nbytes, lambda: _weight(read_codes(), reorder))
+    return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, lambda: _weight(opened.read(), reorder))
 
 
 def _weight(matrix: Codes | Fp8Weight, reorder: Transform | None) -> QuantizedWeight:
@@ -192,7 +200,7 @@ def _accept(where: str, settings: Mapping[str, Any], key: str, values: tuple[Any
 # How each is read ----------------------------------------------------------------------------
 
 
-def _open_packed(tensors: Tensors, shape: tuple[int, int], name: str, *, bits: int) -> tuple[str, Callable[[], Codes]]:
+def _open_packed(tensors: Tensors, shape: tuple[int, int], name: str, *, bits: int) -> Opened:
     """compressed-tensors: codes along the columns, the lowest bits first; zeros along the rows."""
     rows, columns = shape
     per_word = 32 // bits
@@ -210,10 +218,10 @@ def _open_packed(tensors: Tensors, shape: tuple[int, int], name: str, *, bits: i
         zeros_NG = None if zeros is None else _unpack(zeros.read().T.contiguous(), bits).T[:rows]
         return Codes(bits, codes_NK, tensors["weight_scale"].read(), zeros_NG)
 
-    return _scheme(bits, zeros is not None), read_codes
+    return _packed(shape, bits, zeros is not None, read_codes)
 
 
-def _open_int(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[str, Callable[[], Codes]]:
+def _open_int(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     """compressed-tensors: signed bytes, with a scale for each row or for the whole."""
     _expect(tensors["weight"], shape, torch.int8, name)
     if zeros := tensors.get("weight_zero_point"):
@@ -224,10 +232,10 @@ def _open_int(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[str,
         codes_NK = tensors["weight"].read().view(torch.uint8) ^ 128  # -128 to 127 become 0 to 255
         return Codes(8, codes_NK, _row_scales(tensors["weight_scale"], shape[0], name)[:, None], None)
 
-    return _scheme(8, False), read_codes
+    return _packed(shape, 8, False, read_codes)
 
 
-def _open_float(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[str, Callable[[], Fp8Weight]]:
+def _open_float(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     """compressed-tensors: float8_e4m3fn, with a scale for each row or for the whole."""
     _expect(tensors["weight"], shape, torch.float8_e4m3fn, name)
     if zeros := tensors.get("weight_zero_point"):
@@ -236,10 +244,10 @@ def _open_float(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[st
     def read_values() -> Fp8Weight:
         return Fp8Weight(tensors["weight"].read(), _row_scales(tensors["weight_scale"], shape[0], name).float())
 
-    return "fp8", read_values
+    return Opened("fp8", shape[0] * shape[1] + 4 * shape[0], read_values)
 
 
-def _open_awq(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[str, Callable[[], Codes]]:
+def _open_awq(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     """AutoAWQ: inputs as rows; eight outputs in each word, in an order of their own."""
     rows, columns = shape
     groups = _groups(tensors["scales"], rows, 0, name)
@@ -255,12 +263,12 @@ def _open_awq(tensors: Tensors, shape: tuple[int, int], name: str) -> tuple[str,
     def read_codes() -> Codes:
         return Codes(4, unpacked(tensors["qweight"]), tensors["scales"].read().T, unpacked(tensors["qzeros"]))
 
-    return _scheme(4, True), read_codes
+    return _packed(shape, 4, True, read_codes)
 
 
 def _open_gptq(
     tensors: Tensors, shape: tuple[int, int], name: str, *, bits: int, zeros_less: int, centred: bool
-) -> tuple[str, Callable[[], Codes]]:
+) -> Opened:
     """AutoGPTQ: inputs as rows; the inputs of one output in a word, zeros along the outputs."""
     rows, columns = shape
     per_word = 32 // bits
@@ -281,7 +289,7 @@ def _open_gptq(
             )
         return Codes(bits, codes_NK, tensors["scales"].read().T, None if centred else zeros_NG)
 
-    return _scheme(bits, not centred), read_codes
+    return _packed(shape, bits, not centred, read_codes)
 
 
 def _unpack(words: Tensor, bits: int) -> Tensor:
@@ -296,8 +304,8 @@ def _unpack(words: Tensor, bits: int) -> Tensor:
 # Checks --------------------------------------------------------------------------------------
 
 
-def _scheme(bits: int, with_minimums: bool) -> str:
-    return f"int{bits}_min" if with_minimums else f"int{bits}"
+def _packed(shape: tuple[int, int], bits: int, minimums: bool, read: Callable[[], Codes]) -> Opened:
+    return Opened(f"int{bits}_min" if minimums else f"int{bits}", packed_bytes(shape, bits, minimums=minimums), read)
 
 
 def _groups(scales: StoredTensor, rows: int, axis: int, name: str) -> int:

@@ -93,6 +93,12 @@ class StoredTensor:
                 if not direct:
                     flat[first : first + count].copy_(values)
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of a matrix's rows, in the file's dtype; raises CheckpointError."""
+        shape = (stop - start, *self.shape[1:])
+        first = self.start + start * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return StoredTensor(self.name, self.file, self.dtype, shape, first).read()
+
     def first_bytes(self, count: int) -> bytes:
         """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""
         with _opened(self.file) as file:
