@@ -1,7 +1,8 @@
 """The engine: requests in, pieces of text out, one step at a time.
 
 It is synchronous and has no threads, so a test can step it by hand; `loop` drives it otherwise.
-A step that fails as a whole raises; what can be laid at one request's door ends that one only.
+What can be laid at one request's door ends that one only. A step that fails is computed again for
+each request alone; only when request after request fails does the engine raise, and is not used again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,7 +28,7 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
-from tessera.engine.scheduler import Scheduler
+from tessera.engine.scheduler import Chunk, Scheduler
 from tessera.engine.tally import Distribution
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
@@ -35,6 +37,7 @@ from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
+FAILURES_IN_A_ROW = 3  # of computations for one request alone: then the fault is not the requests'
 SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
 INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -79,7 +82,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
         self.scheduler = Scheduler(config, self.pool)
-        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, model.dtype, model.device)
+        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.runner = Runner(model, self.images)
         vocab_size = model.config.vocab_size
@@ -90,6 +93,7 @@ class Engine:
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
         self._seeds = random.Random(config.seed)
         self._steps = 0
+        self._failures = 0  # in a row
         self._intervals = Distribution(INTERVALS_S)
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
@@ -161,19 +165,35 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             raise RuntimeError("nothing could be scheduled though requests are waiting")
-        batch = build_batch(chunks, self.cache, self.model.device)
-        hidden_TD = self.runner.run(batch)
+        events += self._compute(chunks)
+        self._steps += 1
+        return events
+
+    def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
+        """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
+        try:
+            batch = build_batch(chunks, self.cache, self.model.device)
+            hidden_TD = self.runner.run(batch)
+            logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
+            if len(chunks) > 1:
+                logger.exception("a step of %d requests failed and is computed for each alone", len(chunks))
+                return [event for chunk in chunks for event in self._compute([chunk])]
+            self._failures += 1
+            if self._failures == FAILURES_IN_A_ROW:
+                raise
+            request = chunks[0].request
+            logger.exception("request %s ended, for it could not be computed", request.id)
+            return [(request, self._end(request, "error", ""))]
+        self._failures = 0
         for chunk in chunks:
             self.scheduler.advance(chunk)
         for rows in batch.scored:
             self._score(hidden_TD, rows)
-        if batch.sampled:
-            choices = self.sampler.sample(self.runner.logits(hidden_TD[batch.sampled_rows_R]), batch.sampled)
-            events += [
-                (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
-            ]
-        self._steps += 1
-        return events
+        choices = self.sampler.sample(logits_RV, batch.sampled) if batch.sampled else []
+        return [
+            (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
+        ]
 
     def stats(self) -> Stats:
         return Stats(
