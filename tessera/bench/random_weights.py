@@ -14,7 +14,8 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import bands, bfloat16_bytes, spread, turned, vector
 from tessera.errors import UsageError
 from tessera.load import BUNDLED_FOLDER, read_config
-from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.config import ModelConfig
+from tessera.model.family import PIXTRAL_12B
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 from tessera.weights.stream import empty_model
 from tessera.weights.write import Piece, write_folder
@@ -22,26 +23,6 @@ from tessera.weights.write import Piece, write_folder
 Format = Literal["mistral", "gguf"]
 FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "gguf": (4, 8, 16)}
 TEXT, MMPROJ = "text.gguf", "mmproj.gguf"
-PIXTRAL_12B = ModelConfig(
-    dim=5120,
-    n_layers=40,
-    head_dim=128,
-    hidden_dim=14336,
-    n_heads=32,
-    n_kv_heads=8,
-    rope_theta=1e9,
-    norm_eps=1e-5,
-    vocab_size=131_072,
-    vision_encoder=VisionConfig(
-        hidden_size=1024,
-        image_size=1024,
-        patch_size=16,
-        rope_theta=10_000.0,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-    ),
-)
 
 
 def widths(name: str) -> tuple[ModelConfig, Path]:
