@@ -27,7 +27,8 @@ def llama_cpp_command(text: Path, pictures: Path, folder: Path = FOLDER) -> list
             f"llama.cpp is not in {folder}; build it there with `python -m tessera.bench.llama_cpp` "
             "(a C++ compiler and half an hour of two cores)."
         )
-    return [str(interpreter), str(PROGRAM), str(text), str(pictures)]
+    # Isolated, since this folder has modules of other names and the environment may point to our own packages.
+    return [str(interpreter), "-I", str(PROGRAM), str(text), str(pictures)]
 
 
 def build(folder: Path = FOLDER) -> None:
