@@ -50,7 +50,8 @@ class Batch:
     plan: PagedPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
-    sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    drafts: list[tuple[int, ...]]  # of each request in `sampled`
+    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
     scored: list[ScoredRows]
 
 
@@ -61,19 +62,29 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     slots: list[int] = []
     images: list[ImageRows] = []
     paged: list[PagedChunk] = []
-    sampled, last_rows, scored = [], [], []
+    sampled, drafts, scored = [], [], []
+    sampled_rows: list[int] = []
     for chunk in chunks:
         request, row = chunk.request, len(ids)
-        ids += request.ids[chunk.start : chunk.end]
-        positions.append(torch.arange(chunk.start, chunk.end))
-        slots += cache.slots(request.blocks, chunk.start, chunk.end)
+        end = chunk.end + len(chunk.draft)
+        ids += [*request.ids[chunk.start : chunk.end], *chunk.draft]
+        positions.append(torch.arange(chunk.start, end))
+        slots += cache.slots(request.blocks, chunk.start, end)
         images += image_rows(chunk)
-        paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(request.blocks, chunk.end)))
+        if chunk.length > 1:
+            paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(request.blocks, chunk.end)))
+        else:
+            # A drafted token is one more decoding row, attended as it would be if it had been chosen.
+            paged += [
+                PagedChunk(row + index, 1, chunk.end + index, cache.table(request.blocks, chunk.end + index))
+                for index in range(chunk.num_rows)
+            ]
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
             sampled.append(request)
-            last_rows.append(len(ids) - 1)
+            drafts.append(chunk.draft)
+            sampled_rows += range(row + chunk.length - 1, len(ids))
     limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
     decodes = [each for each in paged if limit and each.length == 1]
     plan = PagedPlan(
@@ -83,8 +94,8 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
         [_pad(group, cache, device) for group in group_decodes(decodes, limit)],
         [replace(each, blocks=each.blocks.to(device)) for each in paged if not limit or each.length > 1],
     )
-    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+    sampled_rows_R = torch.tensor(sampled_rows, dtype=torch.int64).to(device)
+    return Batch(torch.tensor(ids).to(device), plan, images, sampled, drafts, sampled_rows_R, scored)
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:

@@ -35,7 +35,8 @@ def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor,
                 future = None if stop <= context - tokens else positions_P > positions[:, None]
                 rows.add(keys_MPK[head], values_MPK[head], future)
     out_MRK = torch.stack([torch.cat([rows.result() for rows in head]) for head in merged])
-    return out_MRK.unflatten(1, (tokens, group)).transpose(0, 1).flatten(1, 2)
+    out_TNK: Tensor = out_MRK.unflatten(1, (tokens, group)).transpose(0, 1).flatten(1, 2)
+    return out_TNK
 
 
 class _Merged:
