@@ -101,7 +101,7 @@ def measure(
     return results
 
 
-def rows_of(config: ModelConfig, step_bytes: int, *, known: bool) -> list[Row]:
+def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) -> list[Row]:
     """The measurements of a model, of whose weights a step reads `step_bytes`.
 
     `known`: they are those of `random_weights`, so its replies are known too. Text that repeats its context
@@ -142,8 +142,9 @@ def rows_of(config: ModelConfig, step_bytes: int, *, known: bool) -> list[Row]:
     if known:
         name = "decode of repeated text, by look-up"
         held = [transcription(first, config)]
-        rows.append(generate(f"{name} (the peer: plain)", held, REPEATED_TOKENS, lookup=False))
-        rows.append(generate(f"{name} (the peer: too)", held, REPEATED_TOKENS, lookup=True))
+        rows.append(generate(f"{name}{'; the peer plain' if peer else ''}", held, REPEATED_TOKENS, lookup=False))
+        if peer:
+            rows.append(generate(f"{name}; the peer too", held, REPEATED_TOKENS, lookup=True))
     return rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from tessera.bench.random_values import bands, bfloat16_bytes, spread, turned, vector
+from tessera.bench.random_values import EMBEDDINGS, HEAD, codes, scale, vector
 from tessera.images import MEAN, STD
 from tessera.model.config import ModelConfig
 from tessera.model.vision import VISION_NORM_EPS
@@ -19,8 +19,6 @@ from tessera.prompt import Tokenizer
 
 KINDS = {4: Kind.Q4_0, 8: Kind.Q8_0, 16: Kind.BF16}
 BLOCK = 32
-# The largest code drawn; the lowest is its negative, so that no mean adds up over a row.
-LARGEST_CODE = {Kind.Q4_0: 7, Kind.Q8_0: 127}
 IMAGE_BREAK = "v.token_embd.img_break"
 PATCHES = "vision_encoder.patch_conv.weight"
 OUTER_NAMES = {
@@ -133,32 +131,32 @@ def _write_tensors(writer: gguf.GGUFWriter, shapes: Mapping[str, tuple[int, ...]
 
 
 def _kind(name: str, shape: tuple[int, ...], bits: int) -> Kind:
-    return Kind.F32 if len(shape) == 1 or name == PATCHES else KINDS[bits]
+    if len(shape) == 1 or name == PATCHES:
+        return Kind.F32
+    return KINDS[max(bits, 8)] if name in (EMBEDDINGS, HEAD) else KINDS[bits]
 
 
 def _data(name: str, shape: tuple[int, ...], kind: Kind) -> Iterator[bytes]:
     if len(shape) == 1:
-        yield vector(name, shape).tobytes()
+        yield np.full(shape, vector(name), np.float32).tobytes()
         return
-    size = spread(name, shape)
-    for numbers, rows in bands(name, shape):
+    bits = 4 if kind == Kind.Q4_0 else 8
+    for band in codes(name, shape, bits):
         if kind in (Kind.Q4_0, Kind.Q8_0):
-            yield turned(name, _blocks(numbers, rows, shape[1] // BLOCK, kind, size)).tobytes()
+            yield _blocks(band.reshape(len(band), -1, BLOCK), scale(name, shape, bits), bits).tobytes()
             continue
-        values = turned(name, numbers.standard_normal((rows, *shape[1:]), np.float32) * np.float32(size))
-        yield values.tobytes() if kind == Kind.F32 else bfloat16_bytes(values)
+        values = band * np.float32(scale(name, shape, bits))
+        # The upper half of a float32 that has so few digits is the same number in bfloat16.
+        yield values.tobytes() if kind == Kind.F32 else (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
-def _blocks(numbers: np.random.Generator, rows: int, groups: int, kind: Kind, size: float) -> NDArray[np.uint8]:
-    """Rows of blocks: a scale in float16, then 32 uniform codes with this standard deviation once scaled."""
-    largest = LARGEST_CODE[kind]
-    scale = np.float16(size / np.sqrt(((2 * largest + 1) ** 2 - 1) / 12))
-    codes = numbers.integers(-largest, largest + 1, (rows, groups, BLOCK), np.int8)
-    if kind == Kind.Q4_0:
+def _blocks(codes: NDArray[np.int8], scale: float, bits: int) -> NDArray[np.uint8]:
+    """Rows of blocks: the scale in float16, then 32 codes."""
+    if bits == 4:
         nibbles = (codes + 8).view(np.uint8)
-        codes = nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4
-    blocks = np.empty((rows, groups, 2 + codes.shape[-1]), np.uint8)
-    blocks[..., :2] = np.frombuffer(scale.tobytes(), np.uint8)
+        codes = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).view(np.int8)
+    blocks = np.empty((*codes.shape[:2], 2 + codes.shape[2]), np.uint8)
+    blocks[..., :2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
     blocks[..., 2:] = codes.view(np.uint8)
     return blocks
 

@@ -22,6 +22,7 @@ from tessera.bench.peer import peer_of
 from tessera.chat import Image, Message, SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
+from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.images import load, prepare
 from tessera.load import LoadedModel, load_model
 from tessera.prompt import Prompt
@@ -30,6 +31,7 @@ from tessera.quant.linear import PackedLinear
 CONTEXT_TOKENS = 8192  # or the model's own, where that is less
 MAX_SEQUENCES = 8
 PAD_ID = 11
+TRANSFORMERS_GUESSES = 10  # the number that its documentation uses
 QUESTION = "What is in the picture?"
 
 
@@ -46,52 +48,60 @@ class Measured(Protocol):
 
 
 class Tessera:
-    """The engine as it is in service, stepped by hand."""
+    """The engine as it is in service, stepped by hand; and another, without look-up, over the same model."""
 
     def __init__(self, loaded: LoadedModel) -> None:
+        context = min(CONTEXT_TOKENS, loaded.config.max_seq_len)
         options = {
-            "max_model_len": min(CONTEXT_TOKENS, loaded.config.max_seq_len),
+            "max_model_len": context,
             "max_num_seqs": MAX_SEQUENCES,
+            "kv_cache_bytes": context * kv_bytes_per_token(loaded.config, loaded.model.dtype),
             "enable_prefix_caching": False,  # every round asks the same; what the round before left must not help
         }
-        config = resolve(options, loaded.config, dtype=loaded.model.dtype, device=loaded.model.device)
-        self._engine = Engine(loaded.model, loaded.tokenizer, config)
-        self._tokenizer = loaded.tokenizer
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._engines = {
+            lookup: Engine(
+                loaded.model,
+                loaded.tokenizer,
+                resolve(options | more, loaded.config, dtype=loaded.model.dtype, device=loaded.model.device),
+            )
+            for lookup, more in ((True, {}), (False, {"num_speculative_tokens": 0}))
+        }
 
     def facts(self) -> dict[str, Any]:
         """The model's config, and what of its weights a step of the decoder reads."""
-        model = self._engine.model
+        model = self._model
         read = [*model.layers.modules(), model.norm, model.output]
         return {"config": model.config.to_params(), "step_bytes": sum(map(weight_bytes, read))}
 
     @torch.inference_mode()
     def encode(self, side: int) -> dict[str, Any]:
-        model = self._engine.model
-        pixels_CHW = grey(side, model.dtype)
+        pixels_CHW = grey(side, self._model.dtype)
         start = time.perf_counter()
-        (embeddings,) = model.encode_images([pixels_CHW])
+        (embeddings,) = self._model.encode_images([pixels_CHW])
         return {"seconds": time.perf_counter() - start, "tokens": len(embeddings)}
 
     def generate(self, prompts: list[list[int]], new_tokens: int, lookup: bool) -> dict[str, Any]:
-        return self._run([Prompt(tuple(prompt)) for prompt in prompts], new_tokens)
+        return self._run([Prompt(tuple(prompt)) for prompt in prompts], new_tokens, lookup)
 
     def answer(self, side: int, new_tokens: int) -> dict[str, Any]:
         """A whole chat about one picture, from the picture on."""
         start = time.perf_counter()
         picture = Image(PILImage.new("RGB", (side, side), "grey"))
-        image = prepare(load(picture), self._engine.model.config.vision_encoder)
+        image = prepare(load(picture), self._model.config.vision_encoder)
         prompt = self._tokenizer.encode_chat([Message("user", (picture, QUESTION))], [image])
-        self._run([prompt], new_tokens)
+        self._run([prompt], new_tokens, lookup=True)
         return {"seconds": time.perf_counter() - start, "tokens": len(prompt.ids)}
 
-    def _run(self, prompts: list[Prompt], new_tokens: int) -> dict[str, Any]:
+    def _run(self, prompts: list[Prompt], new_tokens: int, lookup: bool) -> dict[str, Any]:
+        engine = self._engines[lookup]
         params = SamplingParams(max_tokens=new_tokens, ignore_eos=True)
         start = time.perf_counter()
-        requests = [self._engine.add(prompt, params) for prompt in prompts]
+        requests = [engine.add(prompt, params) for prompt in prompts]
         replies: dict[str, list[int]] = {request.id: [] for request in requests}
         prefill_s = None
-        while self._engine.has_work:
-            for request, delta in self._engine.step():
+        while engine.has_work:
+            for request, delta in engine.step():
                 replies[request.id] += delta.token_ids
             if prefill_s is None and all(replies.values()):
                 prefill_s = time.perf_counter() - start
@@ -122,6 +132,7 @@ class Transformers:
         out = self._model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens,
             pad_token_id=PAD_ID, eos_token_id=None, stopping_criteria=[clock],
+            prompt_lookup_num_tokens=TRANSFORMERS_GUESSES if lookup else None,
         )  # fmt: skip
         times_s = clock.times_s
         return {

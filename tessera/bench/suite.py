@@ -133,7 +133,7 @@ def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], 
         if peer is not None:
             command = _peer_command(peer, files)
             sides.append(stack.enter_context(Side(peer, command, plan.threads)))
-        rows = rows_of(config, facts["step_bytes"], known=plan.model is None)
+        rows = rows_of(config, facts["step_bytes"], known=plan.model is None, peer=peer is not None)
         results = measure(rows, sides, plan.rounds, measure_limits, note)
     return Contest(
         _title(plan, config, facts["step_bytes"]),
@@ -164,7 +164,7 @@ def _given_files(plan: Plan, peer: Peer | None) -> list[Path]:
 
 def _random_files(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]) -> list[Path]:
     bits = 16 if peer == "transformers" else plan.bits
-    form: Format = "mistral" if peer == "transformers" else "gguf"
+    form: Format = "gguf" if peer == "llama.cpp" else "mistral" if bits == 16 else "tessera"
     target = folder / f"{plan.widths}-{plan.layers}-{plan.vision_layers}-{form}-{bits}"
     if not target.exists():
         note(f"writing random weights to {target}")

@@ -59,6 +59,7 @@ class RandomFormat(StrEnum):
     """The formats that `bench make-random` writes."""
 
     mistral = "mistral"
+    tessera = "tessera"
     gguf = "gguf"
 
 

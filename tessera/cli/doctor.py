@@ -83,9 +83,9 @@ def run_doctor() -> None:
 
 
 LEGEND = (
-    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which is "
-    "bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a CPU fp8 "
-    "has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
+    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which "
+    "is bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a "
+    "CPU fp8 has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
 )
 
 
