@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    side = SIDES[options.program](load_model(options.model))
+    side = SIDES[options.program](load_model(options.model, device="cpu"))
     for line in sys.stdin:
         request = json.loads(line)
         reply = getattr(side, request.pop("do"))(**request)
