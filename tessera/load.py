@@ -22,7 +22,7 @@ from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
-from tessera.weights import hf, mistral, quantized
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
     MANIFEST,
@@ -284,6 +284,8 @@ def read_weights(
     """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
     if layout == "tessera":
         return quantized.read(folder, config)
+    if layout == "hf" and published.is_quantized(folder):
+        return published.read(folder, config)
     reader = mistral if layout == "mistral" else hf
     return reader.official_sources(folder, config), {}
 

@@ -11,6 +11,7 @@ and never unpacked; all other tensors have their official names and the source's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,6 +150,10 @@ def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
     scales = torch.float16, (*tiled, TILE_ROWS)
     fields: Fields = {"codes": (torch.uint8, (*tiled, 64 * bits_of(scheme))), "scales": scales}
     return fields | {"minimums": scales} if scheme == "int4_min" else fields
+
+
+def nbytes_of(fields: Fields) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in fields.values())
 
 
 def bits_of(scheme: str) -> int:
