@@ -107,7 +107,7 @@ def cell(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype
     needed = weights.total_bytes + cache_bytes + beside_bytes(config, context, device.kind)
     if needed > device.free_bytes:
         return f"lacks {(needed - device.free_bytes) / 1e9:.1f} GB"
-    return f"{needed / 1e9:.1f} GB {device.bytes_per_s / (weights.step_bytes + cache_bytes):5.1f}/s"
+    return f"{needed / 1e9:.1f} GB {device.bytes_per_s / (weights.step_bytes + cache_bytes):.1f}/s"
 
 
 @cache

@@ -52,7 +52,7 @@ def test_a_cell_says_what_is_needed_or_lacking() -> None:
     speed = (weights.step_bytes + cache_bytes) * 3.0
     fits = cell(PIXTRAL_12B, weights, 4096, torch.bfloat16, Device("", "cpu", needed, speed))
     lacks = cell(PIXTRAL_12B, weights, 4096, torch.bfloat16, Device("", "cpu", needed - 2_300_000_000, speed))
-    assert (fits, lacks) == (f"{needed / 1e9:.1f} GB   3.0/s", "lacks 2.3 GB")
+    assert (fits, lacks) == (f"{needed / 1e9:.1f} GB 3.0/s", "lacks 2.3 GB")
     # Embeddings are not read to decode; the head and the layers are: 4.5 bits each of 10.9 billion, 8.5 of 0.67.
     assert weights.step_bytes == pytest.approx(10.905e9 * 4.5 / 8 + 0.671e9 * 8.5 / 8, rel=1e-3)
 
