@@ -16,7 +16,8 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
-from tessera.model.attention import PagedChunk, PagedDecodes, PagedPlan
+from tessera.kernels.paged_attention import PagedChunk
+from tessera.model.attention import PagedDecodes, PagedPlan
 
 # On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
 # each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
