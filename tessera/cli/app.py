@@ -175,6 +175,22 @@ def convert(
     run_convert(source, destination, to.value, quiet)
 
 
+@app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
+def quantize(
+    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
+    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
+    head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
+    vision: Annotated[str, typer.Option(help="8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
+    from tessera.cli.quantize import run_quantize
+    from tessera.quantize import Options
+
+    run_quantize(source, destination, Options(bits, head, vision), quiet)
+
+
 @app.command(
     epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."
 )
