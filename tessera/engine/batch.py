@@ -16,7 +16,8 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
-from tessera.model.attention import PagedChunk, PagedDecodes, PagedPlan
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
+from tessera.model.attention import PagedDecodes, PagedPlan
 
 # On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
 # each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
@@ -50,7 +51,8 @@ class Batch:
     plan: PagedPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
-    sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    drafts: list[tuple[int, ...]]  # of each request in `sampled`
+    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
     scored: list[ScoredRows]
 
 
@@ -61,19 +63,25 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     slots: list[int] = []
     images: list[ImageRows] = []
     paged: list[PagedChunk] = []
-    sampled, last_rows, scored = [], [], []
+    sampled, drafts, scored = [], [], []
+    sampled_rows: list[int] = []
+    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
         request, row = chunk.request, len(ids)
-        ids += request.ids[chunk.start : chunk.end]
-        positions.append(torch.arange(chunk.start, chunk.end))
-        slots += cache.slots(request.blocks, chunk.start, chunk.end)
+        end = chunk.end + len(chunk.draft)
+        ids += [*request.ids[chunk.start : chunk.end], *chunk.draft]
+        positions.append(torch.arange(chunk.start, end))
+        slots += cache.slots(request.blocks, chunk.start, end)
         images += image_rows(chunk)
-        paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(request.blocks, chunk.end)))
+        whole = PagedChunk(row, chunk.num_rows, end, cache.table(request.blocks, end))
+        # A drafted token is one more decoding row, attended as it would be if it had been chosen.
+        paged += [whole] if chunk.length > 1 else whole.cut(tokens_together, cache.block_tokens)
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
             sampled.append(request)
-            last_rows.append(len(ids) - 1)
+            drafts.append(chunk.draft)
+            sampled_rows += range(row + chunk.length - 1, len(ids))
     limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
     decodes = [each for each in paged if limit and each.length == 1]
     plan = PagedPlan(
@@ -83,8 +91,8 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
         [_pad(group, cache, device) for group in group_decodes(decodes, limit)],
         [replace(each, blocks=each.blocks.to(device)) for each in paged if not limit or each.length > 1],
     )
-    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+    sampled_rows_R = torch.tensor(sampled_rows, dtype=torch.int64).to(device)
+    return Batch(torch.tensor(ids).to(device), plan, images, sampled, drafts, sampled_rows_R, scored)
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:

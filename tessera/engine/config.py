@@ -23,6 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
+DRAFTED_ON_CPU = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class EngineConfig:
     max_queued_requests: int
     max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
+    num_speculative_tokens: int  # guessed tokens that a request's step may compute beside its own; 0: none
+    prompt_lookup_min: int  # tokens that must have come before, for what followed them to be guessed
+    prompt_lookup_max: int  # tokens that are compared, to choose among places
     seed: int  # draws the seeds of requests that come without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +59,9 @@ class EngineConfig:
 
 
 OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
-_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0, "seed": 0}
+_LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
+    ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed"), 0
+)
 # Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
 UTILIZATION = "gpu_memory_utilization"
 CACHE_DTYPE = "kv_cache_dtype"
@@ -86,6 +92,7 @@ def resolve(
     chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
     chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
+    _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
     free = available_bytes(device)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
@@ -116,6 +123,21 @@ def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
     return torch.int8 if wanted == INT8 else model_dtype
 
 
+def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
+    chosen.settle(
+        "num_speculative_tokens",
+        DRAFTED_ON_CPU if on_cpu else 0,
+        "as far as they pay, request by request" if on_cpu else "whether drafts pay was measured on CPUs only",
+    )
+    chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches guess no better")
+    chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "one token alone guesses badly")
+    if chosen["prompt_lookup_min"] > chosen["prompt_lookup_max"]:
+        raise UsageError(
+            f"prompt_lookup_min={chosen['prompt_lookup_min']} exceeds prompt_lookup_max="
+            f"{chosen['prompt_lookup_max']}; lower it."
+        )
+
+
 def _share(utilization: object, device: torch.device, free: int) -> tuple[int, str]:
     """Bytes that caches and steps may take together, and in words how many that are of what."""
     if utilization == AUTO:
@@ -142,7 +164,14 @@ def _settle_context(
             f"max_model_len is {wanted}; the model was trained for {model.max_seq_len} tokens: choose that or less."
         )
     full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
-    workspace = workspace_bytes(model, chosen["max_num_batched_tokens"], wanted, chosen["max_num_seqs"], dtype)
+    workspace = workspace_bytes(
+        model,
+        chosen["max_num_batched_tokens"],
+        wanted,
+        chosen["max_num_seqs"],
+        dtype,
+        drafted=chosen["num_speculative_tokens"],
+    )
     room = max(share - workspace - chosen["image_cache_bytes"], 0)
     chosen.settle(
         "kv_cache_bytes",

@@ -12,6 +12,7 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
 from tessera.engine.admission import check_request, check_room, pixel_bytes
-from tessera.engine.batch import ScoredRows, build_batch
+from tessera.engine.batch import Batch, ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.drafter import Drafter
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
@@ -29,7 +31,7 @@ from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Chunk, Scheduler
-from tessera.engine.tally import Distribution
+from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.errors import UsageError
 from tessera.model.pixtral import Pixtral
@@ -66,6 +68,7 @@ class Stats:
     image_queries: int  # pictures that started requests needed, as far as no cached block held them
     image_hits: int  # of those, the ones whose embeddings were cached
     token_intervals: Distribution  # seconds between two tokens of a request
+    drafts: DraftCounts
     preemptions: int
     steps: int
     finished: dict[str, int]  # requests by finish reason
@@ -81,13 +84,14 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
-        self.scheduler = Scheduler(config, self.pool)
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.runner = Runner(model, self.images)
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
+        drafter = Drafter(config, banned | {tokenizer.eos_id}) if config.num_speculative_tokens else None
+        self.scheduler = Scheduler(config, self.pool, drafter)
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
@@ -95,6 +99,7 @@ class Engine:
         self._steps = 0
         self._failures = 0  # in a row
         self._intervals = Distribution(INTERVALS_S)
+        self._drafts = DraftCounts()
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
 
@@ -187,13 +192,37 @@ class Engine:
             return [(request, self._end(request, "error", ""))]
         self._failures = 0
         for chunk in chunks:
-            self.scheduler.advance(chunk)
+            self.scheduler.advance(chunk.request, chunk.end)
         for rows in batch.scored:
             self._score(hidden_TD, rows)
-        choices = self.sampler.sample(logits_RV, batch.sampled) if batch.sampled else []
-        return [
-            (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
-        ]
+        return self._choose(logits_RV, batch)
+
+    def _choose(self, logits_RV: Tensor, batch: Batch) -> list[tuple[Request, Delta]]:
+        """Choose each request's next token, and, as long as it is the one that was drafted, the one after it.
+
+        A drafted token's row of logits is used only once that token has been chosen, by the rules, penalties,
+        grammar and random numbers of its place: so a draft changes how many tokens a step gives, and none of them.
+        """
+        first_rows = [0, *accumulate(1 + len(draft) for draft in batch.drafts)]
+        going_on, depth = list(range(len(batch.sampled))), 0
+        events = []
+        for draft in batch.drafts:
+            self._drafts.add(len(draft))
+        while going_on:
+            requests = [batch.sampled[index] for index in going_on]
+            logits_rows_RV = logits_RV[[first_rows[index] + depth for index in going_on]]
+            choices = self.sampler.sample(logits_rows_RV, requests)
+            accepted = []
+            for index, request, choice in zip(going_on, requests, choices, strict=True):
+                delta = self._extend(request, choice)
+                events.append((request, delta))
+                if choice is not None and choice.token_id in batch.drafts[index][depth : depth + 1]:
+                    self._drafts.accepted += 1
+                    if delta.finish_reason is None:
+                        self.scheduler.advance(request, len(request.ids))
+                        accepted.append(index)
+            going_on, depth = accepted, depth + 1
+        return events
 
     def stats(self) -> Stats:
         return Stats(
@@ -204,6 +233,7 @@ class Engine:
             self.images.queries,
             self.images.hits,
             self._intervals.copy(),
+            replace(self._drafts),
             self.scheduler.num_preemptions,
             self._steps,
             dict(self._finished),

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
+from tessera.kernels.fp8_linear import Fp8Weight
+from tessera.kernels.packed_weight import PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -34,9 +36,13 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+QuantizedWeight = PackedWeight | Fp8Weight
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
@@ -86,6 +92,12 @@ class StoredTensor:
                 self._read_exactly(file, values, first * self.dtype.itemsize)
                 if not direct:
                     flat[first : first + count].copy_(values)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of a matrix's rows, in the file's dtype; raises CheckpointError."""
+        shape = (stop - start, *self.shape[1:])
+        first = self.start + start * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return StoredTensor(self.name, self.file, self.dtype, shape, first).read()
 
     def first_bytes(self, count: int) -> bytes:
         """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""
@@ -142,6 +154,17 @@ class Source:
         tensor = torch.empty(self.stored.shape, dtype=dtype, device=device)
         self.stored.read_into(tensor)
         return tensor
+
+
+@dataclass(frozen=True)
+class StoredLinear:
+    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
+
+    scheme: str  # the form that the weight has once it is loaded
+    shape: tuple[int, int]
+    stored_bytes: int
+    nbytes: int  # once it is loaded
+    load: Callable[[], QuantizedWeight]
 
 
 def map_file(file: Path) -> Tensor:

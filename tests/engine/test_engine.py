@@ -199,7 +199,7 @@ def test_decoding_goes_first_and_prompts_share_what_is_left(model: Pixtral) -> N
         chunks = scheduler.schedule()
         assert sorted(shape(chunks)) == sorted(expected)
         for chunk in chunks:
-            scheduler.advance(chunk)
+            scheduler.advance(chunk.request, chunk.end)
             if chunk.samples:
                 chunk.request.append(50)
 
