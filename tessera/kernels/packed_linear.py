@@ -1,24 +1,78 @@
 """Products with packed weights: which kernel computes them, and the plain-torch twins.
 
-Two twins, for two meanings. `linear_twin` keeps the inputs as they are; it serves every machine.
-`linear_int8_twin` rounds each token's groups of 32 inputs to 8 bits first, as the integer kernels
-do (and llama.cpp): it is their oracle.
+Two twins, for two meanings. `linear_twin` keeps the inputs as they are; it serves every machine, and
+training. `linear_int8_twin` rounds each token's groups of 32 inputs to 8 bits first, as the integer
+kernels do (and llama.cpp): it is their oracle. A token with an input that is no finite number has
+outputs that are none.
 """
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
+from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 
 # Rows of the weight that the twin dequantizes at a time: what it needs beside inputs and outputs.
 PANEL_TILES = 64
 
+# By the numbers of native/packed_linear.h.
+KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class _Rows(ctypes.Structure):
+    """Rows of native/packed_linear.h, with the stride in elements."""
+
+    _fields_ = (("start", ADDRESS), ("dtype", WHOLE), ("tokens", WHOLE), ("stride", WHOLE))
+
+
+class _Weight(ctypes.Structure):
+    """Weight of native/packed_linear.h."""
+
+    _fields_ = (
+        *[(name, ADDRESS) for name in ("codes", "scales", "minimums", "super_scales", "super_minimums")],
+        *[(name, WHOLE) for name in ("bits", "rows", "columns")],
+    )
+
+
+class _Call(ctypes.Structure):
+    """Call of native/packed_linear.h."""
+
+    _fields_ = (("out", _Rows), ("inputs", _Rows), ("weight", _Weight), ("threads", WHOLE))
+
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
-    return linear_twin(inputs_TK, weight)
+    function = kernel("packed_linear", ADDRESS) if _kernel_takes(inputs_TK, weight) else None
+    if function is None:
+        return linear_twin(inputs_TK, weight)
+    inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
+    out_TN = inputs_TK.new_empty(len(inputs_TK), weight.shape[0])
+    call = _Call(_rows(out_TN), _rows(inputs_TK), _weight(weight), torch.get_num_threads())
+    if function(ctypes.byref(call)):
+        tokens, columns = inputs_TK.shape
+        raise MemoryError(f"no memory for the 8-bit inputs of {tokens} tokens of {columns} columns; use smaller chunks")
+    return out_TN
+
+
+def _kernel_takes(inputs_TK: Tensor, weight: PackedWeight) -> bool:
+    """Kernels compute on the CPU and know no gradients."""
+    if torch.is_grad_enabled() and inputs_TK.requires_grad:
+        return False
+    return inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES
+
+
+def _rows(values: Tensor) -> _Rows:
+    return _Rows(values.data_ptr(), KERNEL_DTYPES[values.dtype], values.shape[0], values.stride(0))
+
+
+def _weight(weight: PackedWeight) -> _Weight:
+    tensors = (weight.codes, weight.scales, weight.minimums, weight.super_scales, weight.super_minimums)
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return _Weight(*addresses, weight.bits, *weight.shape)
 
 
 def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
@@ -34,7 +88,8 @@ def quantize_inputs(inputs_TK: Tensor) -> tuple[Tensor, Tensor]:
     """Each token's groups of 32 in 8 bits: int8 (T, G, 32) and float32 scales (T, G); value = scale * code."""
     groups = inputs_TK.float().unflatten(-1, (-1, GROUP_COLUMNS))
     scales_TG = groups.abs().amax(-1) / 127
-    inverse = torch.where(scales_TG > 0, 1 / scales_TG, 0)
+    # A group so small that the inverse is no finite number counts as zero.
+    inverse = torch.where(scales_TG >= torch.finfo(torch.float32).tiny, 1 / scales_TG, 0)
     return (groups * inverse[..., None]).round().to(torch.int8), scales_TG
 
 

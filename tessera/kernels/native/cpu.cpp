@@ -1,4 +1,6 @@
 // What this processor and its system can run, and which sources the library was built from.
+#include "export.h"
+
 #include <cpuid.h>
 #include <cstdint>
 
@@ -14,7 +16,7 @@ constexpr uint64_t AVX_STATE = 0x6, AVX512_STATE = 0xe6, AMX_STATE = 0x60000;
 
 } // namespace
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
+
 
 // The highest of 0 (none), 1 AVX2, 2 AVX512-VNNI, 3 with bfloat16, 4 AMX. Each holds all below it. A system that
 // does not save a register when it switches threads has it switched off, whatever the processor can.
