@@ -98,6 +98,9 @@ def open_model(settings: Settings) -> LLM:
         "image_cache_bytes": settings.image_cache_bytes,
         "block_tokens": settings.block_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "num_speculative_tokens": settings.num_speculative_tokens,
+        "prompt_lookup_min": settings.prompt_lookup_min,
+        "prompt_lookup_max": settings.prompt_lookup_max,
         "seed": settings.seed,
     }
     return LLM(
