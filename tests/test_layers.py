@@ -26,7 +26,7 @@ ROWS = (
     {"server", "training", "evals", "documents", "cluster"},
     {"llm", "client"},
     {"tools"},
-    {"engine"},
+    {"engine", "quantize"},
     {"load"},
     {"weights", "quant", "parallel"},
     {"model"},

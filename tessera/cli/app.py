@@ -35,6 +35,7 @@ Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: pat
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hub id; default: the bundled nano.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
@@ -104,6 +105,7 @@ def ask(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -112,7 +114,7 @@ def ask(
     from tessera.cli.ask import run_ask
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
     }  # fmt: skip
@@ -128,6 +130,7 @@ def chat(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -136,7 +139,7 @@ def chat(
     from tessera.cli.chat import run_chat
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 
@@ -170,6 +173,22 @@ def convert(
     from tessera.cli.convert import run_convert
 
     run_convert(source, destination, to.value, quiet)
+
+
+@app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
+def quantize(
+    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
+    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
+    head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
+    vision: Annotated[str, typer.Option(help="8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
+    from tessera.cli.quantize import run_quantize
+    from tessera.quantize import Options
+
+    run_quantize(source, destination, Options(bits, head, vision), quiet)
 
 
 @app.command(
@@ -233,11 +252,12 @@ def nano_train(
 def nano_eval(
     model: Model = None,
     samples: Annotated[int, typer.Option(min=1, help="Pictures per skill and style.")] = 100,
+    kv_cache_dtype: KVCacheDtype = "auto",
 ) -> None:
     """Measure exact answers on held-out seeds, fonts and layouts."""
     from tessera.cli.nano import run_eval
 
-    run_eval(model or "nano", samples)
+    run_eval(model or "nano", samples, kv_cache_dtype)
 
 
 def main() -> None:

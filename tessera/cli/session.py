@@ -19,6 +19,7 @@ class Session:
     model: str | None
     dtype: str
     device: str
+    kv_cache_dtype: str
     max_image_pixels: int
     allow_private_addresses: bool
     quiet: bool
@@ -29,7 +30,13 @@ class Session:
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        return LLM(self.model or "nano", dtype=self.dtype, device=self.device, limits=self.limits())
+        return LLM(
+            self.model or "nano",
+            dtype=self.dtype,
+            device=self.device,
+            limits=self.limits(),
+            kv_cache_dtype=self.kv_cache_dtype,
+        )
 
     def picture(self, source: str) -> Image:
         """A picture as named on the command line, read now: a mistake shows before a large model is loaded.

@@ -33,6 +33,7 @@ class EngineConfig:
     max_model_len: int  # tokens of prompt and reply together
     block_tokens: int
     kv_cache_bytes: int
+    kv_cache_dtype: str  # the model's own, or int8
     max_num_seqs: int  # requests that run at once
     max_num_batched_tokens: int  # tokens that one step computes; longer prompts go in chunks
     image_cache_bytes: int
@@ -47,6 +48,11 @@ class EngineConfig:
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        found: torch.dtype = getattr(torch, self.kv_cache_dtype)
+        return found
+
     def describe(self) -> list[str]:
         """One line for each setting: its name, value and reason."""
         return [f"{name}={getattr(self, name)} ({reason})" for name, reason in self.reasons.items()]
@@ -58,14 +64,18 @@ _LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
 )
 # Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
 UTILIZATION = "gpu_memory_utilization"
+CACHE_DTYPE = "kv_cache_dtype"
+INT8 = "int8"
 
 
 def resolve(
     options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> EngineConfig:
     """Decide every setting; raises UsageError for an unknown name or settings that contradict each other."""
-    utilization = options.get(UTILIZATION, AUTO)
-    chosen = _Choices({name: value for name, value in options.items() if name != UTILIZATION})
+    utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
+    chosen = _Choices({name: value for name, value in options.items() if name not in (UTILIZATION, CACHE_DTYPE)})
+    chosen.reasons[CACHE_DTYPE] = "the model's own" if cache_dtype == AUTO else "as given"
+    stored = _cache_dtype(cache_dtype, dtype)
     on_cpu = device.type == "cpu"
     chosen.settle("block_tokens", 16, "the usual size")
     if chosen["block_tokens"] not in (16, 32):
@@ -92,12 +102,25 @@ def resolve(
         f"24 of the largest pictures, or a twentieth of the free {free // MIB} MiB",
     )
     share, meaning = _share(utilization, device, free)
-    _settle_context(chosen, model, dtype, share, meaning)
-    size = chosen["block_tokens"]
-    num_blocks = chosen["kv_cache_bytes"] // (size * kv_bytes_per_token(model, dtype))
-    numbers = {name: chosen[name] for name in OPTIONS if name != "enable_prefix_caching"}
-    caching = bool(chosen["enable_prefix_caching"])
-    return EngineConfig(**numbers, enable_prefix_caching=caching, num_blocks=num_blocks, reasons=chosen.reasons)
+    token = kv_bytes_per_token(model, stored)
+    _settle_context(chosen, model, dtype, token, share, meaning)
+    return EngineConfig(
+        **{name: chosen[name] for name in OPTIONS if name not in ("enable_prefix_caching", CACHE_DTYPE)},
+        enable_prefix_caching=bool(chosen["enable_prefix_caching"]),
+        kv_cache_dtype=str(stored).removeprefix("torch."),
+        num_blocks=chosen["kv_cache_bytes"] // (chosen["block_tokens"] * token),
+        reasons=chosen.reasons,
+    )
+
+
+def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
+    """What keys and values are stored as; raises UsageError for what is neither the model's dtype nor int8."""
+    own = str(model_dtype).removeprefix("torch.")
+    if wanted not in (AUTO, own, INT8):
+        raise UsageError(
+            f"{CACHE_DTYPE} is {wanted!r} and the model computes in {own}; use 'auto', {own!r} or {INT8!r}."
+        )
+    return torch.int8 if wanted == INT8 else model_dtype
 
 
 def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
@@ -130,9 +153,11 @@ def _share(utilization: object, device: torch.device, free: int) -> tuple[int, s
     return share, f"{utilization:g} of the GPU's {total // MIB} MiB, of which {share // MIB} are left beside the model"
 
 
-def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, share: int, meaning: str) -> None:
-    """The cache's bytes and the context that must fit into it; `meaning` says where the share comes from."""
-    size, token = chosen["block_tokens"], kv_bytes_per_token(model, dtype)
+def _settle_context(
+    chosen: _Choices, model: ModelConfig, dtype: torch.dtype, token: int, share: int, meaning: str
+) -> None:
+    """The cache's bytes, `token` for each, and the context that must fit; `meaning` says where the share is from."""
+    size = chosen["block_tokens"]
     wanted = chosen.get("max_model_len", model.max_seq_len)
     if wanted > model.max_seq_len:
         raise UsageError(

@@ -84,7 +84,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
-        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, model.dtype, model.device)
+        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.runner = Runner(model, self.images)
         vocab_size = model.config.vocab_size

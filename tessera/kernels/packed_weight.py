@@ -48,6 +48,12 @@ class PackedWeight:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     @property
+    def scheme(self) -> str:
+        """The form in a word, as files and summaries name it: "int8", "int4", "int4_min", "int4_super"."""
+        form = "" if self.minimums is None else "_min" if self.super_scales is None else "_super"
+        return f"int{self.bits}{form}"
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 

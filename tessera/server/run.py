@@ -97,6 +97,7 @@ def open_model(settings: Settings) -> LLM:
         "kv_cache_bytes": settings.kv_cache_bytes,
         "image_cache_bytes": settings.image_cache_bytes,
         "block_tokens": settings.block_size,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "num_speculative_tokens": settings.num_speculative_tokens,
         "prompt_lookup_min": settings.prompt_lookup_min,

@@ -89,6 +89,7 @@ Automatic = Annotated[int | None, BeforeValidator(_count)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_unless_empty)]
 OptionalText = Annotated[str | None, BeforeValidator(_unless_empty)]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)]
+CacheDtype = Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], BeforeValidator(_dtype)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
@@ -129,6 +130,7 @@ class Settings(BaseModel):
     max_num_seqs: Automatic = _field(None, "Engine", "Requests that run at once.", ge=1)
     max_num_batched_tokens: Automatic = _field(None, "Engine", "Tokens that one step computes.", ge=1)
     kv_cache_bytes: Automatic = _field(None, "Engine", "Bytes of the key/value cache; 4G is 4 GiB.", ge=1)
+    kv_cache_dtype: CacheDtype = _field("auto", "Engine", "auto or the model's dtype; int8 halves the memory.")
     gpu_memory_utilization: float | None = _field(
         None, "Engine", "Share of a GPU's memory for all; unset: nine tenths of what is free.", gt=0, le=1
     )

@@ -77,7 +77,6 @@ FIXED = {
     "data_parallel_size": Fixed(("1",), _ONE_PROCESS),
     "api_server_count": Fixed(("1",), _ONE_PROCESS),
     "quantization": Fixed(("none",), "quantized weights are not supported yet; choose a smaller --dtype"),
-    "kv_cache_dtype": Fixed(("auto",), "the key/value cache has the model's own --dtype"),
     "tokenizer": Fixed((), "the tokenizer is the one in the model's folder; leave it out"),
     "tokenizer_mode": Fixed(("auto", "mistral"), "prompts are written by mistral-common alone; leave it out"),
     "trust_remote_code": Fixed(("false",), "code from a model's repository is never run; leave it out"),

@@ -32,6 +32,10 @@ def convert(
     found = detect(source)
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
+    if found == "tessera":
+        raise UsageError(
+            f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
+        )
     if found == layout:
         other = LAYOUTS[1 - LAYOUTS.index(layout)]
         raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {other}.")

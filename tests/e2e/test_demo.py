@@ -46,6 +46,12 @@ def llm() -> Iterator[LLM]:
         yield llm
 
 
+@pytest.fixture(scope="module")
+def int8() -> Iterator[LLM]:
+    with LLM("nano", kv_cache_dtype="int8") as llm:
+        yield llm
+
+
 def test_the_command_answers_and_says_once_which_model_did() -> None:
     done = ask("What is the value of Q3?", "-i", str(CHART))
     assert done.returncode == 0
@@ -117,6 +123,11 @@ def test_a_later_turn_still_sees_the_picture(llm: LLM) -> None:
 @pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
 def test_the_answer_is_right(llm: LLM, picture: Path, text: str, answer: str) -> None:
     assert llm.chat(question(picture, text)).text == answer
+
+
+@pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
+def test_the_answer_is_right_with_a_cache_in_8_bits(int8: LLM, picture: Path, text: str, answer: str) -> None:
+    assert int8.chat(question(picture, text)).text == answer
 
 
 def test_the_receipts_fields_are_right(llm: LLM) -> None:

@@ -22,7 +22,7 @@ VLLM_LINES = (
     "m --served-model-name a b --api-key k l --host 0.0.0.0 --port 80 --dtype half --max-num-seqs 16 -tp 1",
     "m --enable-auto-tool-choice --tool-call-parser mistral --no-enable-log-requests --disable-log-requests",
     "m --kv-cache-memory-bytes 4G --gpu-memory-utilization 0.9 --no-enable-prefix-caching --enable-chunked-prefill",
-    "m --max-num-batched-tokens 8k --kv-cache-dtype auto --quantization none --block-size 32 --enforce-eager",
+    "m --max-num-batched-tokens 8k --kv-cache-dtype int8 --quantization none --block-size 32 --enforce-eager",
     "m --allowed-local-media-path /srv --allowed-media-domains a.org b.org --max-num-queued-reqs 9 --uds /tmp/s",
     'm --speculative-config {"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":5,"prompt_lookup_min":3}',
     "m --shutdown-timeout 30 --root-path /v --revision main --download-dir /m --disable-uvicorn-access-log",
@@ -66,6 +66,7 @@ def test_the_nearer_source_wins(tmp_path: Path) -> None:
         ({"fetch_timeout_s": "nan"}, {}, "fetch_timeout_s.*finite"),
         ({"max_model_len": "3.0001k"}, {}, "max_model_len.*whole number"),
         ({"dtype": "int8"}, {}, "dtype.*'bfloat16'"),
+        ({"kv-cache-dtype": "fp8_e4m3"}, {}, r"kv_cache_dtype \(flag\).*'int8'"),
         ({"root_path": "http://x/"}, {}, r"root_path.*such as /vision"),
         ({"kv_cache_bytes": "1G", "kv-cache-memory-bytes": "2G"}, {}, "contradicts.*kv_cache_bytes"),
         ({}, {"TESSERA_API_KEY": ""}, "api_key.*no key"),
@@ -168,6 +169,7 @@ def test_an_empty_path_is_no_path() -> None:
         ({"download_dir": Path("/tmp")}, "lies in no cache"),
         ({"gpu_memory_utilization": 0.5, "device": "cpu"}, "kv_cache_bytes"),
         ({"block_size": 24}, "use 16 or 32"),
+        ({"kv_cache_dtype": "float16"}, "computes in float32; use 'auto', 'float32' or 'int8'"),
     ],
 )
 def test_what_only_the_model_can_tell_is_checked_with_it(changes: dict[str, Any], says: str) -> None:
