@@ -34,8 +34,7 @@ from tessera.weights.detect import (
     tokenizer_file,
     weight_files,
 )
-from tessera.weights.quantized import QuantizedWeight
-from tessera.weights.stream import Progress, Source, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -200,15 +199,15 @@ def describe(folder: Path) -> ModelSummary:
     """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
     layout = detect(folder)
     config = read_config(folder, layout)
-    sources, weights = read_weights(folder, layout, config)
+    sources, linears = read_weights(folder, layout, config)
     dtype, vision = stored_dtype(sources), config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
         parts[_part(name)] += source.stored.num_parameters
-    for name, weight in weights.items():
-        parts[_part(name)] += weight.shape[0] * weight.shape[1]
+    for name, linear in linears.items():
+        parts[_part(name)] += linear.shape[0] * linear.shape[1]
     plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
-    quantized_bytes = sum(weight.nbytes for weight in weights.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
     plain_parameters = sum(source.stored.num_parameters for source in sources.values())
     kv_bytes, kv_bytes_int8 = (
         config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
@@ -227,9 +226,9 @@ def describe(folder: Path) -> ModelSummary:
         decoder_parameters=parts["decoder"],
         vision_parameters=parts["vision"],
         adapter_parameters=parts["adapter"],
-        quantized=dict(Counter(weight.scheme for weight in weights.values())),
-        tensors=len(sources) + len(weights),
-        stored_bytes=plain_bytes + quantized_bytes,
+        quantized=dict(Counter(linear.scheme for linear in linears.values())),
+        tensors=len(sources) + len(linears),
+        stored_bytes=plain_bytes + sum(linear.stored_bytes for linear in linears.values()),
         weight_bytes=plain_parameters * dtype.itemsize + quantized_bytes,
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
@@ -251,7 +250,7 @@ def load_model(
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
 
-    Quantized weights stay as they are stored, on a CPU even where they are stored: their files are mapped.
+    Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     """
     layout = detect(folder)
     config = read_config(folder, layout)
@@ -261,15 +260,15 @@ def load_model(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
             "they belong to different models: use the tokenizer of this model."
         )
-    sources, weights = read_weights(folder, layout, config)
+    sources, linears = read_weights(folder, layout, config)
     target = _device(device)
-    quantized_bytes = sum(weight.nbytes for weight in weights.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = _dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
     _check_memory(folder, quantized_bytes + plain_bytes, target)
     model = empty_model(config)
-    for name, weight in weights.items():
-        place(model, name, weight.to(target))
+    for name, linear in linears.items():
+        place(model, name, linear.load().to(target))
     fill_model(model, sources, dtype=chosen, device=target, progress=progress)
     return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
 
@@ -281,8 +280,8 @@ def read_config(folder: Path, layout: Layout) -> ModelConfig:
 
 def read_weights(
     folder: Path, layout: Layout, config: ModelConfig
-) -> tuple[dict[str, Source], dict[str, QuantizedWeight]]:
-    """Where each plain tensor of the model lies, by official name, and its quantized linears, mapped; headers only."""
+) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
     if layout == "tessera":
         return quantized.read(folder, config)
     reader = mistral if layout == "mistral" else hf

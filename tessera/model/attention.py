@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.elementwise import rotate
 from tessera.kernels.paged_attention import PANEL_TOKENS, paged_attention_twin
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
-from tessera.model.rope import Rotation, rotate
+from tessera.model.rope import Rotation
 
 
 class AttentionPlan(ABC):
@@ -145,7 +146,8 @@ def attend_each(
 ) -> Tensor:
     """Attention within each of the stretches of T that `lengths` names; returns (T, N, K)."""
     stretches = [x.split(list(lengths)) for x in (queries_TNK, keys_TMK, values_TMK)]
-    return torch.cat([attend(*each, causal=causal) for each in zip(*stretches, strict=True)])
+    attended = [attend(*each, causal=causal) for each in zip(*stretches, strict=True)]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
@@ -186,4 +188,4 @@ class Attention(nn.Module):
         queries_TNK, keys_TMK, values_TMK = (
             linear(hidden_TD).unflatten(-1, (-1, self.head_dim)) for linear in (self.wq, self.wk, self.wv)
         )
-        return rotate(queries_TNK, rotation), rotate(keys_TMK, rotation), values_TMK
+        return rotate(queries_TNK, *rotation), rotate(keys_TMK, *rotation), values_TMK

@@ -24,12 +24,20 @@ from tessera.kernels.fp8_linear import FP8, Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
 from tessera.model.config import ModelConfig
 from tessera.weights.detect import MANIFEST, read_json, weight_files
-from tessera.weights.stream import Source, StoredTensor, check_sources, empty_model, map_file, stored_tensors
+from tessera.weights.stream import (
+    QuantizedWeight,
+    Source,
+    StoredLinear,
+    StoredTensor,
+    check_sources,
+    empty_model,
+    map_file,
+    stored_tensors,
+)
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
 SCHEMES = ("int4", "int4_min", "int8", "fp8")
-QuantizedWeight = PackedWeight | Fp8Weight
 Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -94,8 +102,8 @@ def read_manifest(file: Path) -> Manifest:
     return Manifest(texts[0], texts[1], texts[2], options, files, linears)
 
 
-def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, QuantizedWeight]]:
-    """Where the plain tensors lie, and the quantized linears as they lie in their mapped files.
+def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where the plain tensors lie, and the quantized linears, whose weights are their mapped files' bytes.
 
     Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
     """
@@ -104,7 +112,7 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
     stored = stored_tensors(files)
     pages = {file: map_file(file) for file in files}
     shapes = linear_shapes(config)
-    weights: dict[str, QuantizedWeight] = {}
+    linears: dict[str, StoredLinear] = {}
     for name, record in manifest.linears.items():
         if name not in shapes:
             raise CheckpointError(
@@ -117,9 +125,13 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
         }
         for key in fields:
             del stored[f"{name}.{key}"]
-        weights[name] = weight_of(record.scheme, shapes[name], fields)
+        linears[name] = _mapped(weight_of(record.scheme, shapes[name], fields))
     plain = {name: Source(tensor) for name, tensor in stored.items()}
-    return check_sources(plain, config, folder, {f"{name}.weight" for name in weights}), weights
+    return check_sources(plain, config, folder, {f"{name}.weight" for name in linears}), linears
+
+
+def _mapped(weight: QuantizedWeight) -> StoredLinear:
+    return StoredLinear(weight.scheme, weight.shape, weight.nbytes, weight.nbytes, lambda: weight)
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:

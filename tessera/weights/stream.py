@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
+from tessera.kernels.fp8_linear import Fp8Weight
+from tessera.kernels.packed_weight import PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -37,6 +39,7 @@ DTYPES = {
 }
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+QuantizedWeight = PackedWeight | Fp8Weight
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
@@ -142,6 +145,17 @@ class Source:
         tensor = torch.empty(self.stored.shape, dtype=dtype, device=device)
         self.stored.read_into(tensor)
         return tensor
+
+
+@dataclass(frozen=True)
+class StoredLinear:
+    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
+
+    scheme: str  # the form that the weight has once it is loaded
+    shape: tuple[int, int]
+    stored_bytes: int
+    nbytes: int  # once it is loaded
+    load: Callable[[], QuantizedWeight]
 
 
 def map_file(file: Path) -> Tensor:
