@@ -114,6 +114,9 @@ class Settings(BaseModel):
     )
     dtype: Dtype = _field("auto", "Model", "auto, float32 (float), bfloat16 or float16 (half).")
     device: str = _field("auto", "Model", "auto, cpu, cuda or cuda:N.")
+    tensor_parallel_size: int = _field(
+        1, "Model", "Processes that share the model, each with a GPU of its own, or all on the CPU.", ge=1
+    )
     seed: int | None = _field(None, "Model", "Draws the replies of requests that name no seed.", ge=0, lt=2**63)
 
     host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.", min_length=1)

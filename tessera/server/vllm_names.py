@@ -68,12 +68,11 @@ def taken_apart(name: str, value: Any, origin: str) -> dict[str, Any]:
 
 
 _EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
-_ONE_PROCESS = "one process runs the whole model on one device; start more servers behind a proxy for more requests"
+_ONE_PROCESS = "one server runs one copy of the model; start more servers behind a proxy for more requests"
 _NO_CONTENT = "the log never holds what requests contain; --access-log gives a line for each request"
 
 FIXED = {
-    "tensor_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one that holds it"),
-    "pipeline_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one"),
+    "pipeline_parallel_size": Fixed(("1",), "devices share each layer instead: --tensor-parallel-size"),
     "data_parallel_size": Fixed(("1",), _ONE_PROCESS),
     "api_server_count": Fixed(("1",), _ONE_PROCESS),
     "quantization": Fixed(("none",), "quantized weights are not supported yet; choose a smaller --dtype"),
