@@ -16,13 +16,17 @@ from urllib.parse import urlsplit
 import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.kernels.cache_layer import bytes_per_token
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
-from tessera.weights import hf, mistral
+from tessera.quant.linear import place
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
+    MANIFEST,
     TOKENIZER_FILES,
     Layout,
     detect,
@@ -31,15 +35,16 @@ from tessera.weights.detect import (
     tokenizer_file,
     weight_files,
 )
-from tessera.weights.stream import Progress, Source, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
 SMALL_BYTES = 1_000_000_000
-# What a model needs from its repository: one layout's files, the official one's where both are there.
+# What a model needs from its repository: one layout's files, the first one's where several are there.
 LAYOUT_FILES: dict[Layout, tuple[str, ...]] = {
+    "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
     "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
     "hf": (
         "config.json",
@@ -66,9 +71,14 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    config: ModelConfig
+    share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the whole model."""
+        return self.share.config
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,14 @@ class ModelSummary:
     decoder_parameters: int
     vision_parameters: int
     adapter_parameters: int
+    quantized: dict[str, int]  # linears by the scheme that holds them; dtype is that of the other tensors
     tensors: int
     stored_bytes: int
-    bytes_per_parameter: int
+    weight_bytes: int  # in memory
     max_seq_len: int
     largest_image_tokens: int
     kv_bytes_per_token: int
+    kv_bytes_per_token_int8: int  # with kv_cache_dtype int8
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
 
 
@@ -193,12 +205,19 @@ def describe(folder: Path) -> ModelSummary:
     """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
     layout = detect(folder)
     config = read_config(folder, layout)
-    sources = read_sources(folder, layout, config)
+    sources, linears = read_weights(folder, layout, config)
     dtype, vision = stored_dtype(sources), config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
         parts[_part(name)] += source.stored.num_parameters
-    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
+    for name, linear in linears.items():
+        parts[_part(name)] += linear.shape[0] * linear.shape[1]
+    plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
+    plain_parameters = sum(source.stored.num_parameters for source in sources.values())
+    kv_bytes, kv_bytes_int8 = (
+        config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
+    )
     rows = -(-min(1024, vision.image_size) // vision.token_size)
     largest = vision.image_size // vision.token_size
     shape = config.dim, config.n_layers, config.hidden_dim, vision.spatial_merge_size
@@ -213,12 +232,14 @@ def describe(folder: Path) -> ModelSummary:
         decoder_parameters=parts["decoder"],
         vision_parameters=parts["vision"],
         adapter_parameters=parts["adapter"],
-        tensors=len(sources),
-        stored_bytes=sum({source.stored: source.stored.num_bytes for source in sources.values()}.values()),
-        bytes_per_parameter=dtype.itemsize,
+        quantized=dict(Counter(linear.scheme for linear in linears.values())),
+        tensors=len(sources) + len(linears),
+        stored_bytes=plain_bytes + sum(linear.stored_bytes for linear in linears.values()),
+        weight_bytes=plain_parameters * dtype.itemsize + quantized_bytes,
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
         kv_bytes_per_token=kv_bytes,
+        kv_bytes_per_token_int8=kv_bytes_int8,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
     )
 
@@ -231,9 +252,20 @@ def model_name(folder: Path) -> str:
 
 
 def load_model(
-    folder: Path, *, dtype: str = "auto", device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> LoadedModel:
-    """Read a checkpoint of either layout; raises CheckpointError for anything incomplete or damaged."""
+    """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
+
+    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
+
+    Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
+    """
     layout = detect(folder)
     config = read_config(folder, layout)
     tokenizer = Tokenizer.from_file(tokenizer_file(folder, layout, config), config.vision_encoder)
@@ -242,26 +274,40 @@ def load_model(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
             "they belong to different models: use the tokenizer of this model."
         )
-    sources = read_sources(folder, layout, config)
-    target = _device(device)
-    chosen = _dtype(dtype, sources, target)
-    _check_memory(folder, sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize, target)
+    sources, linears = read_weights(folder, layout, config)
+    target = target_device(device)
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
+    chosen = compute_dtype(dtype, sources, quantized_bytes, target)
+    plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
+    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    share = Share(config, rank, size)
     model = empty_model(config)
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
-    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
+    for name, linear in linears.items():
+        place(model, name, share.cut_quantized(name, linear.load()).to(target))
+    cut = None if size == 1 else share.cut
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
 
 
 def read_config(folder: Path, layout: Layout) -> ModelConfig:
     """The config of a folder whose layout is known."""
-    return mistral.read_config(folder) if layout == "mistral" else hf.read_config(folder)
+    return hf.read_config(folder) if layout == "hf" else mistral.read_config(folder)
 
 
-def read_sources(folder: Path, layout: Layout, config: ModelConfig) -> dict[str, Source]:
-    """Where each tensor of the model lies in the folder, by official name, from the headers only."""
-    return mistral.official_sources(folder, config) if layout == "mistral" else hf.official_sources(folder, config)
+def read_weights(
+    folder: Path, layout: Layout, config: ModelConfig
+) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
+    if layout == "tessera":
+        return quantized.read(folder, config)
+    if layout == "hf" and published.is_quantized(folder):
+        return published.read(folder, config)
+    reader = mistral if layout == "mistral" else hf
+    return reader.official_sources(folder, config), {}
 
 
-def _device(device: str) -> torch.device:
+def target_device(device: str) -> torch.device:
+    """The device of a name, "auto" for a GPU where there is one; raises UsageError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -275,12 +321,14 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str, sources: Mapping[str, Source], device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
         return DTYPES[dtype]
-    if device.type == "cpu" and sum(source.stored.num_bytes for source in sources.values()) < SMALL_BYTES:
+    stored_bytes = quantized_bytes + sum(source.stored.num_bytes for source in sources.values())
+    if device.type == "cpu" and stored_bytes < SMALL_BYTES:
         return torch.float32
     return stored_dtype(sources)
 

@@ -55,12 +55,14 @@ def test_the_full_12b(tmp_path: Path) -> None:
         "decoder_parameters": 12_247_782_400,
         "vision_parameters": 403_489_792,
         "adapter_parameters": 31_467_520,
+        "quantized": {},
         "tensors": 585,
         "stored_bytes": 25_365_479_424,
-        "bytes_per_parameter": 2,
+        "weight_bytes": 25_365_479_424,
         "max_seq_len": 131_072,
         "largest_image_tokens": 4160,
         "kv_bytes_per_token": 160 * 1024,
+        "kv_bytes_per_token_int8": 40 * 2 * 8 * (128 + 4),
         "kv_bytes_per_megapixel_image": 650 * 2**20,
     }
     assert json.loads(json.dumps(asdict(summary)))

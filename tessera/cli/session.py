@@ -19,6 +19,8 @@ class Session:
     model: str | None
     dtype: str
     device: str
+    kv_cache_dtype: str
+    tensor_parallel_size: int
     max_image_pixels: int
     allow_private_addresses: bool
     quiet: bool
@@ -29,7 +31,14 @@ class Session:
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        return LLM(self.model or "nano", dtype=self.dtype, device=self.device, limits=self.limits())
+        return LLM(
+            self.model or "nano",
+            dtype=self.dtype,
+            device=self.device,
+            limits=self.limits(),
+            kv_cache_dtype=self.kv_cache_dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
+        )
 
     def picture(self, source: str) -> Image:
         """A picture as named on the command line, read now: a mistake shows before a large model is loaded.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
+from tessera.kernels.panel_linear import panel_linear
 
 # Rows of the weight that the twin dequantizes at a time: what it needs beside inputs and outputs.
 PANEL_TILES = 64
@@ -46,7 +47,12 @@ class _Call(ctypes.Structure):
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
-    function = kernel("packed_linear", ADDRESS) if _kernel_takes(inputs_TK, weight) else None
+    if not _kernel_takes(inputs_TK, weight):
+        return linear_twin(inputs_TK, weight)
+    panels_TN = panel_linear(inputs_TK, weight)
+    if panels_TN is not None:
+        return panels_TN
+    function = kernel("packed_linear", ADDRESS)
     if function is None:
         return linear_twin(inputs_TK, weight)
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()

@@ -1,4 +1,4 @@
-"""A linear layer whose weight is packed, and putting it where a plain one stood.
+"""A linear layer whose weight is packed, and putting a quantized one where a plain one stood.
 
 It computes with the weight as it is; nothing is dequantized into memory beyond a panel.
 """
@@ -10,8 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import PackedWeight
+from tessera.quant.fp8 import Fp8Linear
 
 
 class PackedLinear(nn.Module):
@@ -44,9 +46,10 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.packed.bits}"
 
 
-def place(model: nn.Module, name: str, weight: PackedWeight) -> None:
-    """Put a packed weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
+def place(model: nn.Module, name: str, weight: PackedWeight | Fp8Weight) -> None:
+    """Put a quantized weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
     owner_name, _, attribute = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     plain = getattr(owner, attribute)
-    setattr(owner, attribute, PackedLinear(weight, plain.bias))
+    linear = Fp8Linear(weight, plain.bias) if isinstance(weight, Fp8Weight) else PackedLinear(weight, plain.bias)
+    setattr(owner, attribute, linear)

@@ -1,7 +1,8 @@
 """Which layout a folder holds, and whether it is whole.
 
-Layouts are told by their side file: params.json for the official one, config.json for Hugging
-Face's. A folder with both is read in the official layout, whose names are ours.
+Layouts are told by their side file: tessera.json for our own quantized one, params.json for the
+official one, config.json for Hugging Face's. A folder with both of the last is read in the official
+layout, whose names are ours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from tessera.errors import CheckpointError, ModelNotFoundError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
 
-Layout = Literal["mistral", "hf"]
+Layout = Literal["mistral", "hf", "tessera"]
+MANIFEST = "tessera.json"
+UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` is at work
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
@@ -27,6 +30,13 @@ def detect(folder: Path) -> Layout:
     """The folder's layout; raises CheckpointError that names what is missing and how to get it."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is not a folder; give the folder that holds the model's files.")
+    if (folder / MANIFEST).is_file():
+        return "tessera"
+    if (folder / UNFINISHED).is_file():
+        raise CheckpointError(
+            f"{folder} holds half a model: its quantization was interrupted; run the same `tessera quantize` again, it "
+            "goes on where it stopped."
+        )
     official = (folder / "params.json").is_file(), any(folder.glob("consolidated*.safetensors"))
     hf = (folder / "config.json").is_file(), any(folder.glob("model*.safetensors"))
     if all(official):
@@ -69,10 +79,15 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
     """The safetensors files of a layout, all that its index names; raises CheckpointError for one missing."""
     if layout == "mistral":
         return sorted(folder.glob("consolidated*.safetensors"))
-    if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
+    index = folder / (MANIFEST if layout == "tessera" else INDEX)
+    if layout == "tessera":
+        names = read_json(index).get("files")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{index} has no list of files; quantize again, or download it again.")
+    elif index.is_file():
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
+            raise CheckpointError(f"{index} has no weight_map; download it again.")
         names = sorted(set(weight_map.values()))
     else:
         names = sorted(file.name for file in folder.glob("model*.safetensors"))
@@ -82,7 +97,7 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
             names = [f"model-{number:05}-of-{counts[0]:05}.safetensors" for number in range(1, counts[0] + 1)]
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is outside its folder; download it again.")
+            raise CheckpointError(f"{index} names {name!r}, which is outside its folder; download it again.")
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder}: the weights file {name}, one of {len(names)}, is missing; "

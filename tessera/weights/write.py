@@ -90,7 +90,7 @@ def write_folder(
     report = _Report(sum(piece.num_bytes for piece in pieces), progress)
     try:
         for name, shard in shards.items():
-            _write_tensors(partials[name], shard, report)
+            write_tensors(partials[name], shard, report)
         shutil.copyfile(tokenizer, partials[names[len(shards)]])
         for name, content in side_files.items():
             partials[name].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -154,6 +154,11 @@ def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Ten
     return tensor if heads is None else hf.to_hf_rows(tensor, heads)
 
 
+def piece_of_tensor(name: str, tensor: Tensor) -> Piece:
+    """A tensor in memory, written under this name as it is."""
+    return Piece(name, tensor.dtype, tuple(tensor.shape), lambda: [_bytes_of(tensor)])
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
@@ -189,7 +194,10 @@ def _index(shards: Mapping[str, Sequence[Piece]]) -> dict[str, Any]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def _write_tensors(file: Path, pieces: Sequence[Piece], report: _Report) -> None:
+def write_tensors(
+    file: Path, pieces: Sequence[Piece], report: _Report | None = None, *, alignment: int = HEADER_ALIGNMENT
+) -> None:
+    """Write one safetensors file; its first tensor starts at a multiple of `alignment` bytes."""
     ranks = list(DTYPE_NAMES)
     ordered = sorted(pieces, key=lambda piece: (ranks.index(piece.dtype), piece.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
@@ -202,12 +210,13 @@ def _write_tensors(file: Path, pieces: Sequence[Piece], report: _Report) -> None
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % alignment)
     with file.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for piece in ordered:
             for chunk in piece.data():
                 out.write(chunk)
-            report.add(piece)
+            if report is not None:
+                report.add(piece)
         out.flush()
         os.fsync(out.fileno())

@@ -18,7 +18,7 @@ from transformers import (
     PixtralVisionConfig,
 )
 
-from tessera.load import read_config, read_sources
+from tessera.load import read_config, read_weights
 from tessera.model.pixtral import Pixtral
 from tessera.weights.detect import detect
 from tessera.weights.stream import empty_model, fill_model
@@ -91,5 +91,5 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
     layout = detect(folder)
     config = read_config(folder, layout)
     ours = empty_model(config)
-    fill_model(ours, read_sources(folder, layout, config), dtype=torch.float32, device=torch.device("cpu"))
+    fill_model(ours, read_weights(folder, layout, config)[0], dtype=torch.float32, device=torch.device("cpu"))
     return Pair(theirs, ours.eval())
