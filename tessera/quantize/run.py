@@ -102,7 +102,7 @@ def quantize(
         tool=f"tessera {__version__}",
         source=model_name(source),
         source_digest=_digest(sources),
-        options=asdict(options) | {"examples": "none" if examples is None else examples.digest},
+        options=asdict(options) | {"examples": "none" if examples is None else examples.describe()},
         files=tuple(unit.file for unit in units),
         linears={},
     )
