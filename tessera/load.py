@@ -20,9 +20,10 @@ from tessera.kernels.cache_layer import bytes_per_token
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
-from tessera.weights import hf, mistral, quantized
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
     MANIFEST,
@@ -34,8 +35,7 @@ from tessera.weights.detect import (
     tokenizer_file,
     weight_files,
 )
-from tessera.weights.quantized import QuantizedWeight
-from tessera.weights.stream import Progress, Source, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -71,9 +71,14 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    config: ModelConfig
+    share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the whole model."""
+        return self.share.config
 
 
 @dataclass(frozen=True)
@@ -200,15 +205,15 @@ def describe(folder: Path) -> ModelSummary:
     """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
     layout = detect(folder)
     config = read_config(folder, layout)
-    sources, weights = read_weights(folder, layout, config)
+    sources, linears = read_weights(folder, layout, config)
     dtype, vision = stored_dtype(sources), config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
         parts[_part(name)] += source.stored.num_parameters
-    for name, weight in weights.items():
-        parts[_part(name)] += weight.shape[0] * weight.shape[1]
+    for name, linear in linears.items():
+        parts[_part(name)] += linear.shape[0] * linear.shape[1]
     plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
-    quantized_bytes = sum(weight.nbytes for weight in weights.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
     plain_parameters = sum(source.stored.num_parameters for source in sources.values())
     kv_bytes, kv_bytes_int8 = (
         config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
@@ -227,9 +232,9 @@ def describe(folder: Path) -> ModelSummary:
         decoder_parameters=parts["decoder"],
         vision_parameters=parts["vision"],
         adapter_parameters=parts["adapter"],
-        quantized=dict(Counter(weight.scheme for weight in weights.values())),
-        tensors=len(sources) + len(weights),
-        stored_bytes=plain_bytes + quantized_bytes,
+        quantized=dict(Counter(linear.scheme for linear in linears.values())),
+        tensors=len(sources) + len(linears),
+        stored_bytes=plain_bytes + sum(linear.stored_bytes for linear in linears.values()),
         weight_bytes=plain_parameters * dtype.itemsize + quantized_bytes,
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
@@ -247,11 +252,19 @@ def model_name(folder: Path) -> str:
 
 
 def load_model(
-    folder: Path, *, dtype: str = "auto", device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
 
-    Quantized weights stay as they are stored, on a CPU even where they are stored: their files are mapped.
+    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
+
+    Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     """
     layout = detect(folder)
     config = read_config(folder, layout)
@@ -261,17 +274,19 @@ def load_model(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
             "they belong to different models: use the tokenizer of this model."
         )
-    sources, weights = read_weights(folder, layout, config)
+    sources, linears = read_weights(folder, layout, config)
     target = target_device(device)
-    quantized_bytes = sum(weight.nbytes for weight in weights.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
-    _check_memory(folder, quantized_bytes + plain_bytes, target)
+    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    share = Share(config, rank, size)
     model = empty_model(config)
-    for name, weight in weights.items():
-        place(model, name, weight.to(target))
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
-    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
+    for name, linear in linears.items():
+        place(model, name, share.cut_quantized(name, linear.load()).to(target))
+    cut = None if size == 1 else share.cut
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
 
 
 def read_config(folder: Path, layout: Layout) -> ModelConfig:
@@ -281,10 +296,12 @@ def read_config(folder: Path, layout: Layout) -> ModelConfig:
 
 def read_weights(
     folder: Path, layout: Layout, config: ModelConfig
-) -> tuple[dict[str, Source], dict[str, QuantizedWeight]]:
-    """Where each plain tensor of the model lies, by official name, and its quantized linears, mapped; headers only."""
+) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
     if layout == "tessera":
         return quantized.read(folder, config)
+    if layout == "hf" and published.is_quantized(folder):
+        return published.read(folder, config)
     reader = mistral if layout == "mistral" else hf
     return reader.official_sources(folder, config), {}
 

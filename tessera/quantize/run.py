@@ -83,12 +83,12 @@ def quantize(
     measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole.
     """
     layout = detect(source)
-    if layout == "tessera":
-        raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
     config = read_config(source, layout)
-    sources, _ = read_weights(source, layout, config)
+    sources, linears = read_weights(source, layout, config)
+    if linears:
+        raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
     target = target_device(device)
     original = _Original(source, config, sources, compute_dtype("auto", sources, 0, target), target)
     tokenizer = tokenizer_file(source, layout, config)

@@ -24,13 +24,21 @@ from tessera.kernels.fp8_linear import FP8, Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
 from tessera.model.config import ModelConfig
 from tessera.weights.detect import MANIFEST, read_json, weight_files
-from tessera.weights.stream import Source, StoredTensor, check_sources, empty_model, map_file, stored_tensors
+from tessera.weights.stream import (
+    QuantizedWeight,
+    Source,
+    StoredLinear,
+    StoredTensor,
+    check_sources,
+    empty_model,
+    map_file,
+    stored_tensors,
+)
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
 SCHEMES = ("int4", "int8", "fp8")
 BITS = {"int4": 4, "int8": 8}  # of the packed ones
-QuantizedWeight = PackedWeight | Fp8Weight
 Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -95,15 +103,20 @@ def read_manifest(file: Path) -> Manifest:
     return Manifest(texts[0], texts[1], texts[2], options, files, linears)
 
 
-def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, QuantizedWeight]]:
-    """Where the plain tensors lie, and the quantized linears as they lie in their mapped files.
+def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where the plain tensors lie, and the quantized linears, whose weights are their mapped files' bytes.
 
     Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
     """
-    linears = read_manifest(folder / MANIFEST).linears
-    plain, weights = read_linears(weight_files(folder, "tessera"), linears, config)
+    records = read_manifest(folder / MANIFEST).linears
+    plain, weights = read_linears(weight_files(folder, "tessera"), records, config)
+    linears = {name: _mapped(weight) for name, weight in weights.items()}
     sources = {name: Source(tensor) for name, tensor in plain.items()}
-    return check_sources(sources, config, folder, {f"{name}.weight" for name in weights}), weights
+    return check_sources(sources, config, folder, {f"{name}.weight" for name in linears}), linears
+
+
+def _mapped(weight: QuantizedWeight) -> StoredLinear:
+    return StoredLinear(weight.scheme, weight.shape, weight.nbytes, weight.nbytes, lambda: weight)
 
 
 def read_linears(

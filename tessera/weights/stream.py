@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
+from tessera.kernels.fp8_linear import Fp8Weight
+from tessera.kernels.packed_weight import PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -34,9 +36,13 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+QuantizedWeight = PackedWeight | Fp8Weight
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
@@ -158,6 +164,17 @@ class Source:
         return tensor
 
 
+@dataclass(frozen=True)
+class StoredLinear:
+    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
+
+    scheme: str  # the form that the weight has once it is loaded
+    shape: tuple[int, int]
+    stored_bytes: int
+    nbytes: int  # once it is loaded
+    load: Callable[[], QuantizedWeight]
+
+
 def map_file(file: Path) -> Tensor:
     """A file's bytes where they lie, shared with all who map it, each read when it is first used.
 
@@ -243,18 +260,25 @@ def fill_model(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give a model made on the meta device its parameters, frozen, each converted as it is read.
 
-    `sources` are all of the model's, checked. Two names with one source share one memory.
+    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
+    a named parameter only, so that a rank never holds more than its share and one whole tensor.
     """
     done, total = 0, sum(source.stored.num_bytes for source in sources.values())
     placed: dict[Source, nn.Parameter] = {}
     for name, source in sources.items():
-        if source not in placed:
-            placed[source] = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        whole = placed.get(source)
+        if whole is None:
+            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        kept = whole if cut is None else cut(name, whole)
+        if kept is whole:
+            placed[source] = whole
         owner_name, _, parameter_name = name.rpartition(".")
-        setattr(model.get_submodule(owner_name), parameter_name, placed[source])
+        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
+        setattr(model.get_submodule(owner_name), parameter_name, parameter)
         done += source.stored.num_bytes
         if progress is not None:
             progress(name, done, total)
