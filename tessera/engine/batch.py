@@ -16,7 +16,8 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
-from tessera.model.attention import PagedChunk, PagedDecodes, PagedPlan
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
+from tessera.model.attention import PagedDecodes, PagedPlan
 
 # On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
 # each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
@@ -64,6 +65,7 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     paged: list[PagedChunk] = []
     sampled, drafts, scored = [], [], []
     sampled_rows: list[int] = []
+    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
         request, row = chunk.request, len(ids)
         end = chunk.end + len(chunk.draft)
@@ -71,14 +73,9 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
         positions.append(torch.arange(chunk.start, end))
         slots += cache.slots(request.blocks, chunk.start, end)
         images += image_rows(chunk)
-        if chunk.length > 1:
-            paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(request.blocks, chunk.end)))
-        else:
-            # A drafted token is one more decoding row, attended as it would be if it had been chosen.
-            paged += [
-                PagedChunk(row + index, 1, chunk.end + index, cache.table(request.blocks, chunk.end + index))
-                for index in range(chunk.num_rows)
-            ]
+        whole = PagedChunk(row, chunk.num_rows, end, cache.table(request.blocks, end))
+        # A drafted token is one more decoding row, attended as it would be if it had been chosen.
+        paged += [whole] if chunk.length > 1 else whole.cut(tokens_together, cache.block_tokens)
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
