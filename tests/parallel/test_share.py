@@ -43,6 +43,14 @@ def test_heads_that_are_fewer_than_ranks_and_vocabularies_that_do_not_divide_are
         torch.testing.assert_close(made, expected, atol=BOUNDS[None], rtol=0)
 
 
+def test_one_rank_has_the_very_weights() -> None:
+    share = Share(DIVISIBLE, 0, 1)
+    weight, name = torch.zeros(64, 64), "layers.0.attention.wo"
+    packed = pack(torch.zeros(64, 64, dtype=torch.uint8), torch.ones(64, 2).half(), bits=8)
+    assert share.cut(f"{name}.weight", weight) is weight
+    assert share.cut_quantized(name, packed) is packed
+
+
 def test_the_example_of_the_docstring() -> None:
     config = replace(DIVISIBLE, n_heads=32, n_kv_heads=8, head_dim=128, vision_encoder=replace(
         DIVISIBLE.vision_encoder, num_attention_heads=16))  # fmt: skip
