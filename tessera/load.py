@@ -22,7 +22,7 @@ from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
-from tessera.weights import hf, mistral, quantized
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
     MANIFEST,
@@ -261,9 +261,9 @@ def load_model(
             "they belong to different models: use the tokenizer of this model."
         )
     sources, linears = read_weights(folder, layout, config)
-    target = _device(device)
+    target = target_device(device)
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
-    chosen = _dtype(dtype, sources, quantized_bytes, target)
+    chosen = compute_dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
     _check_memory(folder, quantized_bytes + plain_bytes, target)
     model = empty_model(config)
@@ -284,11 +284,14 @@ def read_weights(
     """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
     if layout == "tessera":
         return quantized.read(folder, config)
+    if layout == "hf" and published.is_quantized(folder):
+        return published.read(folder, config)
     reader = mistral if layout == "mistral" else hf
     return reader.official_sources(folder, config), {}
 
 
-def _device(device: str) -> torch.device:
+def target_device(device: str) -> torch.device:
+    """The device of a name, "auto" for a GPU where there is one; raises UsageError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -302,7 +305,8 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")

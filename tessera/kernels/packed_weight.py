@@ -77,6 +77,12 @@ def packs(rows: int, columns: int) -> bool:
     return rows > 0 and columns > 0 and columns % GROUP_COLUMNS == 0
 
 
+def packed_bytes(shape: tuple[int, int], bits: int, *, minimums: bool = False) -> int:
+    """Bytes of a packed matrix (N, K) with float16 scales, with or without minimums."""
+    tiles, groups = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
+    return tiles * groups * (64 * bits + 2 * TILE_ROWS * (1 + minimums))
+
+
 def pack(
     codes_NK: Tensor,
     scales_NG: Tensor,

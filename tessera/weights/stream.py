@@ -36,6 +36,9 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -89,6 +92,12 @@ class StoredTensor:
                 self._read_exactly(file, values, first * self.dtype.itemsize)
                 if not direct:
                     flat[first : first + count].copy_(values)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of a matrix's rows, in the file's dtype; raises CheckpointError."""
+        shape = (stop - start, *self.shape[1:])
+        first = self.start + start * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return StoredTensor(self.name, self.file, self.dtype, shape, first).read()
 
     def first_bytes(self, count: int) -> bytes:
         """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""

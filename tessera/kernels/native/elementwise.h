@@ -4,6 +4,7 @@
 // depend on the rows beside it. The twins are in tessera/kernels/elementwise.py.
 #pragma once
 
+#include "export.h"
 #include "parallel.h"
 #include "vector.h"
 
@@ -127,21 +128,19 @@ void rotate(Number *x, int64_t token_stride, int64_t head_stride, const float *c
 
 } // namespace
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
 #define TESSERA_ELEMENTWISE(path, suffix, Number)                                                                    \
-  EXPORT int tessera_rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight,             \
+  EXPORT int rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight,             \
                                                 Number *out, int64_t rows, int64_t width, float eps,                 \
                                                 int64_t threads) {                                                   \
     rms_norm(x, x_stride, weight, out, rows, width, eps, static_cast<int>(threads));                                 \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int tessera_silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up,                \
+  EXPORT int silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up,                \
                                                  int64_t up_stride, int64_t rows, int64_t width, int64_t threads) {  \
     silu_gate(gate, gate_stride, up, up_stride, rows, width, static_cast<int>(threads));                             \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int tessera_rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride,                  \
+  EXPORT int rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride,                  \
                                               const float *cos, const float *sin, int64_t tokens, int64_t heads,     \
                                               int64_t pairs, int64_t threads) {                                      \
     rotate(x, token_stride, head_stride, cos, sin, tokens, heads, pairs, static_cast<int>(threads));                 \
