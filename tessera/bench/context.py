@@ -100,7 +100,8 @@ def _step_through(
 ) -> tuple[list[float], dict[int, int]]:
     """Seconds of each step of a request, and the peak memory when it had computed as much as each mark says."""
     request = engine.add(Prompt(tuple(ids)), SamplingParams(max_tokens=new_tokens, ignore_eos=True))
-    seconds, peaks = [], {}
+    seconds: list[float] = []
+    peaks: dict[int, int] = {}
     while engine.has_work:
         start = time.perf_counter()
         engine.step()
@@ -135,10 +136,11 @@ def table(run: Run) -> str:
 def plot(runs: Sequence[Run], file: Path) -> None:
     """Cost of a token over the length of its context, both on logarithmic scales."""
     try:
-        from matplotlib import pyplot
+        from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("the plot is drawn by matplotlib: pip install 'tessera[dev]'") from error
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True)
+        raise MissingExtraError("a plot needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True)
     for run in runs:
         contexts = [point.context for point in run.points]
         name = f"{run.shape}, {run.layers} layers, {run.kv_cache_dtype} cache"
@@ -148,9 +150,7 @@ def plot(runs: Sequence[Run], file: Path) -> None:
         axis.set(title=title, xlabel="tokens of context", ylabel="ms a token", xscale="log", yscale="log")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
-    figure.tight_layout()
     figure.savefig(file, dpi=120)
-    pyplot.close(figure)
 
 
 def main() -> None:
