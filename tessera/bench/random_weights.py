@@ -24,9 +24,9 @@ from tessera.load import BUNDLED_FOLDER, read_config
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
-from tessera.quantize import Options, plan, units_of
+from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.weights.detect import MANIFEST
-from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, bits_of, fields_of
+from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
 from tessera.weights.stream import empty_model
 from tessera.weights.write import Piece, write_folder, write_tensors
 
@@ -76,12 +76,12 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
 def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, bits: int) -> None:
     """What `tessera quantize --bits` would write, without anything to round."""
     options = Options(bits=str(bits))
-    schemes, units = plan(config, options), units_of(config, list(shapes))
+    schemes, units = schemes_of(config, options), units_of(shapes, config.n_layers)
     folder.mkdir(parents=True)
     for unit in units:
         pieces: list[Piece] = []
         for name in unit.tensors:
-            scheme = schemes.get(name.removesuffix(".weight"))
+            scheme = schemes.get(linear_of(name))
             pieces += [_plain(name, shapes[name])] if scheme is None else _packed(name, shapes[name], scheme)
         write_tensors(folder / unit.file, pieces, alignment=ALIGNMENT)
     shutil.copyfile(tokenizer, folder / "tekken.json")
@@ -112,7 +112,7 @@ def _plain(name: str, shape: tuple[int, ...]) -> Piece:
 
 def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
     """The fields of a packed linear: its codes, and their scales, which are all alike."""
-    fields, bits = fields_of(scheme, (shape[0], shape[1])), bits_of(scheme)
+    fields, bits = fields_of(scheme, (shape[0], shape[1])), BITS[scheme]
     one = scale(name, shape, bits)
 
     def code_bytes() -> Iterator[memoryview]:
@@ -124,9 +124,8 @@ def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
     def scale_bytes() -> Iterator[memoryview]:
         yield _bytes_of(torch.full(fields["scales"][1], one, dtype=torch.float16))
 
-    linear = name.removesuffix(".weight")
     return [
-        Piece(f"{linear}.{field}", *fields[field], data)
+        Piece(f"{linear_of(name)}.{field}", *fields[field], data)
         for field, data in (("codes", code_bytes), ("scales", scale_bytes))
     ]
 
