@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
 from tessera.load import BUNDLED_FOLDER, read_config
+from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
@@ -56,7 +58,7 @@ def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | No
 
 
 def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Format, bits: int) -> None:
-    """Write a model of random weights into a new folder; raises UsageError when it holds files already.
+    """Write a model of random weights into a new folder, or nothing; raises UsageError.
 
     In GGUF these are two files, TEXT and MMPROJ.
     """
@@ -64,6 +66,31 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
         known = " or ".join(map(str, FORMAT_BITS[form]))
         raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
     shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
+    _check_place(folder, shapes, bits)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, config, shapes, tokenizer, form, bits)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
+    sizes = {
+        name: math.prod(shape) * (bits if name.startswith("layers.") else 16) / 8 for name, shape in shapes.items()
+    }
+    needed, free = 1.13 * sum(sizes.values()), free_disk_bytes(folder)  # with the scales of each 32 weights of 4 bits
+    if needed > free:
+        raise UsageError(
+            f"the model takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB is free at {folder}; free some, or "
+            "choose fewer layers."
+        )
+
+
+def _write(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, form: Format, bits: int) -> None:
     if form == "mistral":
         write_folder(folder, "mistral", config, [_plain(name, shape) for name, shape in shapes.items()], tokenizer)
     elif form == "tessera":
