@@ -82,7 +82,7 @@ def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
     sizes = {
         name: math.prod(shape) * (bits if name.startswith("layers.") else 16) / 8 for name, shape in shapes.items()
     }
-    needed, free = 1.13 * sum(sizes.values()), free_disk_bytes(folder)  # with the scales of each 32 weights of 4 bits
+    free = free_disk_bytes(folder)
     if needed > free:
         raise UsageError(
             f"the model takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB is free at {folder}; free some, or "

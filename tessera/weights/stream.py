@@ -252,18 +252,25 @@ def fill_model(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give a model made on the meta device its parameters, frozen, each converted as it is read.
 
-    `sources` are all of the model's, checked. Two names with one source share one memory.
+    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
+    a named parameter only, so that a rank never holds more than its share and one whole tensor.
     """
     done, total = 0, sum(source.stored.num_bytes for source in sources.values())
     placed: dict[Source, nn.Parameter] = {}
     for name, source in sources.items():
-        if source not in placed:
-            placed[source] = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        whole = placed.get(source)
+        if whole is None:
+            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        kept = whole if cut is None else cut(name, whole)
+        if kept is whole:
+            placed[source] = whole
         owner_name, _, parameter_name = name.rpartition(".")
-        setattr(model.get_submodule(owner_name), parameter_name, placed[source])
+        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
+        setattr(model.get_submodule(owner_name), parameter_name, parameter)
         done += source.stored.num_bytes
         if progress is not None:
             progress(name, done, total)
