@@ -21,9 +21,10 @@ from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
-from tessera.weights import hf, mistral, quantized
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
     MANIFEST,
@@ -71,9 +72,14 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    config: ModelConfig
+    share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the whole model."""
+        return self.share.config
 
 
 @dataclass(frozen=True)
@@ -247,9 +253,17 @@ def model_name(folder: Path) -> str:
 
 
 def load_model(
-    folder: Path, *, dtype: str = "auto", device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
+
+    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     """
@@ -262,18 +276,19 @@ def load_model(
             "they belong to different models: use the tokenizer of this model."
         )
     sources, linears = read_weights(folder, layout, config)
-    target = _device(device)
+    target = target_device(device)
     if target.type == "cuda":
         keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
-    chosen = _dtype(dtype, sources, quantized_bytes, target)
+    chosen = compute_dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
-    _check_memory(folder, quantized_bytes + plain_bytes, target)
+    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    share = Share(config, rank, size)
     model = empty_model(config)
     for name, linear in linears.items():
-        place(model, name, linear.load().to(target))
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
-    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
+        place(model, name, share.cut_quantized(name, linear.load()).to(target))
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
 
 
 def read_config(folder: Path, layout: Layout) -> ModelConfig:
@@ -287,11 +302,14 @@ def read_weights(
     """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
     if layout == "tessera":
         return quantized.read(folder, config)
+    if layout == "hf" and published.is_quantized(folder):
+        return published.read(folder, config)
     reader = mistral if layout == "mistral" else hf
     return reader.official_sources(folder, config), {}
 
 
-def _device(device: str) -> torch.device:
+def target_device(device: str) -> torch.device:
+    """The device of a name, "auto" for a GPU where there is one; raises UsageError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -305,7 +323,8 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")

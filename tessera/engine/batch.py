@@ -17,8 +17,9 @@ from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
 from tessera.kernels.flash_attention import Stretches
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
 from tessera.machine import upload
-from tessera.model.attention import AttentionPlan, PagedChunk, PagedPlan
+from tessera.model.attention import AttentionPlan, PagedPlan
 from tessera.model.device_plan import Decodes, DevicePlan, Prefills
 
 # Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
@@ -64,6 +65,7 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
     images: list[ImageRows] = []
     sampled, drafts, scored = [], [], []
     sampled_rows: list[int] = []
+    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
         row = len(ids)
         ids += chunk_ids(chunk)
@@ -90,10 +92,12 @@ def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) ->
     """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
     positions_T = upload(positions(chunks), torch.int64, device)
     slots_T = upload(slots(chunks, cache), torch.int64, device)
-    paged = paged_chunks(chunks, cache)
     if device.type not in DEVICE_PLANS:
+        together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
+        paged = paged_chunks(chunks, cache, together)
         paged = [replace(each, blocks=each.blocks.to(device)) for each in paged]
         return PagedPlan(cache.layers, positions_T, slots_T, paged)
+    paged = paged_chunks(chunks, cache)
     decodes = [each for each in paged if each.length == 1]
     prefills = paged[len(decodes) :]
     return DevicePlan(
@@ -122,20 +126,17 @@ def slots(chunks: Sequence[Chunk], cache: KVCache) -> list[int]:
     ]
 
 
-def paged_chunks(chunks: Sequence[Chunk], cache: KVCache) -> list[PagedChunk]:
+def paged_chunks(chunks: Sequence[Chunk], cache: KVCache, together: int = 1) -> list[PagedChunk]:
     """What each chunk sees, the blocks on the CPU.
 
-    A drafted token is one more decoding row, attended as it would be if it had been chosen.
+    A drafted token is one more decoding row, attended as it would be if it had been chosen: up to `together` in a call.
     """
     paged: list[PagedChunk] = []
     row = 0
     for chunk in chunks:
-        blocks = chunk.request.blocks
-        if chunk.length > 1:
-            paged.append(PagedChunk(row, chunk.length, chunk.end, cache.table(blocks, chunk.end)))
-        else:
-            ends = range(chunk.end, chunk.end + chunk.num_rows)
-            paged += [PagedChunk(row + n, 1, end, cache.table(blocks, end)) for n, end in enumerate(ends)]
+        end = chunk.start + chunk.num_rows
+        whole = PagedChunk(row, chunk.num_rows, end, cache.table(chunk.request.blocks, end))
+        paged += [whole] if chunk.length > 1 else whole.cut(together, cache.block_tokens)
         row += chunk.num_rows
     return paged
 

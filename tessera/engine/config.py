@@ -10,7 +10,6 @@ import difflib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
 
 import torch
 
@@ -24,7 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
-DRAFTED_ON_CPU = 8
+DRAFTED_ON_CPU = 7  # the attention kernel takes a request's rows up to eight at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +76,12 @@ def resolve(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    sharing: int = 1,
     measure: Callable[[StepSize], int] | None = None,
 ) -> EngineConfig:
     """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
 
+    `sharing` is how many processes like this one take their memory from the same device.
     `measure` says how many bytes the largest steps take; without it they are estimated from the layers' shapes.
     """
     utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
@@ -108,7 +109,7 @@ def resolve(
         raise UsageError("cuda_graphs is true and the device is cpu; leave it out.")
     _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
-    free = available_bytes(device)
+    free = available_bytes(device) // sharing
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
         "image_cache_bytes",
@@ -117,7 +118,10 @@ def resolve(
     )
     share, meaning = _share(utilization, device, free)
     token = kv_bytes_per_token(model, stored)
-    estimate = partial(workspace_bytes, model, dtype)
+
+    def estimate(size: StepSize) -> int:
+        return workspace_bytes(model, size.step_tokens, size.context, size.num_seqs, dtype, drafted=size.drafted)
+
     _settle_context(chosen, model, stored, measure or estimate, share, meaning)
     return EngineConfig(
         **{name: chosen[name] for name in OPTIONS if name not in (*SWITCHES, CACHE_DTYPE)},

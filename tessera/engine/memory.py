@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from tessera.errors import UsageError
+from tessera.kernels import paged_attention
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.flash_attention import Stretches
 from tessera.model.config import ModelConfig, VisionConfig
@@ -44,26 +45,32 @@ class StepSize:
     step_tokens: int
     context: int  # of one request
     num_seqs: int
-    drafted: int  # guessed tokens that each sequence may have, whose logits wait until they are needed
+    drafted: int  # guessed tokens that each sequence may have
     block_tokens: int
     cache_dtype: torch.dtype
 
 
-def workspace_bytes(model: ModelConfig, dtype: torch.dtype, size: StepSize) -> int:
-    """Bytes that one step may need for what lives only during it, from the shapes of the layers."""
+def workspace_bytes(
+    model: ModelConfig, step_tokens: int, context: int, num_seqs: int, dtype: torch.dtype, *, drafted: int = 0
+) -> int:
+    """Bytes that one step may need for what lives only during it, from the shapes of the layers.
+
+    `drafted` is how many guessed tokens each sequence may have, whose logits wait until they are needed.
+    """
     vision = model.vision_encoder
     patches = max(max_patches(vision), MAX_PATCHES_PER_CALL)
     encoder = patches * (12 * vision.hidden_size + 3 * vision.intermediate_size)
     heads = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim
-    decoder = size.step_tokens * (4 * model.dim + 4 * heads + 3 * model.hidden_dim)
-    attention = 2 * size.context * (model.n_heads + model.n_kv_heads) * model.head_dim
-    attention += 2 * size.step_tokens * size.context
-    return max(encoder, decoder + attention) * dtype.itemsize + _sampling_bytes(model, size)
+    decoder = step_tokens * (4 * model.dim + 4 * heads + 3 * model.hidden_dim)
+    shape = (model.n_heads, model.n_kv_heads, model.head_dim)
+    attention = paged_attention.workspace_bytes(step_tokens, context, num_seqs, *shape, dtype)
+    sampling = _sampling_bytes(model, num_seqs, drafted)
+    return max(encoder * dtype.itemsize, decoder * dtype.itemsize + attention) + sampling
 
 
-def _sampling_bytes(model: ModelConfig, size: StepSize) -> int:
-    """Logits of all requests and their changed, sorted and summed copies."""
-    return size.num_seqs * model.vocab_size * (6 + 2 * size.drafted) * torch.float32.itemsize
+def _sampling_bytes(model: ModelConfig, num_seqs: int, drafted: int) -> int:
+    """Logits of all sequences and their changed, sorted and summed copies."""
+    return num_seqs * model.vocab_size * (6 + 2 * drafted) * torch.float32.itemsize
 
 
 def measure_workspace(model: Pixtral, size: StepSize) -> int:
@@ -88,7 +95,7 @@ def measure_workspace(model: Pixtral, size: StepSize) -> int:
         torch.cuda.empty_cache()
     pictures, prefill, decode = peaks
     graphs = decode + size.num_seqs * model.config.vocab_size * torch.float32.itemsize + GRAPHS_BYTES
-    return max(pictures, prefill) + graphs + _sampling_bytes(model.config, size)
+    return max(pictures, prefill) + graphs + _sampling_bytes(model.config, size.num_seqs, size.drafted)
 
 
 @torch.inference_mode()

@@ -80,6 +80,15 @@ class CacheLayer:
             _read(self.values_BSMK, self.value_scales_BSM, slots_C, dtype),
         )
 
+    def heads(self, start: int, stop: int) -> CacheLayer:
+        """The same cache, seen through some of its key/value heads."""
+        scales = (self.key_scales_BSM, self.value_scales_BSM)
+        return CacheLayer(
+            self.keys_BSMK[:, :, start:stop],
+            self.values_BSMK[:, :, start:stop],
+            *(None if each is None else each[:, :, start:stop] for each in scales),
+        )
+
     def slots(self, blocks: Tensor, length: int) -> Tensor:
         """The slots of the first `length` tokens that lie in `blocks`, in order."""
         offsets = torch.arange(self.block_tokens, device=blocks.device)

@@ -100,7 +100,7 @@ def _name(operation: str, *tensors: Tensor) -> str | None:
             return None
         if records and tensor.requires_grad:
             return None
-    return f"tessera_{operation}_{suffix}" if suffix and first.numel() else None
+    return f"{operation}_{suffix}" if suffix and first.numel() else None
 
 
 def _threads(tensor: Tensor) -> int:

@@ -1,7 +1,8 @@
 """Matrices in 8-bit floating point, float8_e4m3fn with a float32 scale for each row, and products with them.
 
 A GPU that multiplies such numbers is given both sides in them, the inputs with a scale for each
-token, where there are many; for few, its kernel reads the weight and keeps the inputs. Everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
+token, where there are many tokens; for few its kernel reads the weight and keeps the inputs as they
+are. Everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
 The format is that of arXiv 2209.05433; checkpoints of others with one scale repeat it for every row.
 """
 

@@ -21,8 +21,9 @@ PANEL_ROWS = 512  # of the panels in torch: their scores (512 x 4096, 4 MB) stay
 
 # As in native/panel_attention.h.
 PANEL, KEYS, MAX_WIDTH = 96, 256, 256
-# What one call may pack beside the cache; heads beyond it wait for the next call.
-PACKED_BYTES = 2**26
+# Heads are packed and attended a few at a time: all 16 of 4096 patches would be 16 MB, whose pages the system clears
+# anew in each layer, which takes as long as packing them.
+PACKED_BYTES_PER_THREAD = 2**21
 ARGUMENTS = (ADDRESS, WHOLE, WHOLE) * 4 + (ADDRESS, *(WHOLE,) * 6, REAL, WHOLE)
 
 
@@ -54,7 +55,7 @@ def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *
     out_TNK = torch.empty(queries_TNK.shape, dtype=queries_TNK.dtype)
     # Keys and values of a head, padded to whole blocks: numbers of two bytes.
     numbers = 2 * -(-context // KEYS) * KEYS * (-(-width // 32) * 32)
-    heads_each = min(kv_heads, max(1, PACKED_BYTES // (2 * numbers)))
+    heads_each = min(kv_heads, max(1, PACKED_BYTES_PER_THREAD * torch.get_num_threads() // (2 * numbers)))
     packed = torch.empty(heads_each * numbers, dtype=torch.bfloat16)
     for start in range(0, kv_heads, heads_each):
         stop = min(start + heads_each, kv_heads)
@@ -90,13 +91,14 @@ def panel_attention_torch(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Ten
 
 
 def _has_kernel(queries_TNK: Tensor) -> bool:
-    return queries_TNK.shape[-1] <= MAX_WIDTH and kernel("tessera_panel_attention", *ARGUMENTS) is not None
+    width = queries_TNK.shape[-1]
+    return width <= MAX_WIDTH and width % 2 == 0 and kernel("panel_attention", *ARGUMENTS) is not None
 
 
 def _attend(
     queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, out_TNK: Tensor, packed: Tensor, causal: bool
 ) -> None:
-    function = kernel("tessera_panel_attention", *ARGUMENTS)
+    function = kernel("panel_attention", *ARGUMENTS)
     assert function is not None  # asked by the caller
     (tokens, heads, width), (context, kv_heads, _) = queries_TNK.shape, keys_LMK.shape
     places = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,14 @@ from torch import Tensor, nn
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Stretches, flash_attention, prefers_flash
-from tessera.kernels.paged_attention import PANEL_TOKENS, paged_attention_twin
+from tessera.kernels.paged_attention import (
+    MOST_FEW_TOKENS,
+    PANEL_TOKENS,
+    FewTokens,
+    PagedChunk,
+    has_kernel,
+    paged_attention,
+)
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
 from tessera.model.rope import Rotation
 
@@ -45,19 +51,6 @@ class DensePlan(AttentionPlan):
         return attend_stretches(self.stretches, queries_TNK, keys_TMK, values_TMK, causal=True)
 
 
-@dataclass(frozen=True)
-class PagedChunk:
-    """New tokens of one sequence: the step's rows `start` to `start + length`.
-
-    They are the last of the `context` tokens that lie in `blocks`, in order.
-    """
-
-    start: int
-    length: int
-    context: int
-    blocks: Tensor  # int32
-
-
 class PagedPlan(AttentionPlan):
     """New tokens of many sequences, whose earlier keys and values lie in blocks of a cache.
 
@@ -77,16 +70,20 @@ class PagedPlan(AttentionPlan):
     ) -> None:
         self.cache = cache
         self.positions_T, self.slots_T = positions_T, slots_T
-        self.chunks = list(chunks)
+        few = [chunk for chunk in chunks if chunk.length <= MOST_FEW_TOKENS and has_kernel(cache[0])]
+        self.few = FewTokens(few, cache[0].block_tokens) if few else None
+        self.chunks = [chunk for chunk in chunks if chunk not in few]
 
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
         cache = self.cache[layer]
         cache.write(self.slots_T, keys_TMK, values_TMK)
         out_TNK = torch.empty_like(queries_TNK)
+        if self.few is not None:
+            out_TNK[self.few.rows_R] = self.few.attend(queries_TNK, cache)
         for chunk in self.chunks:
             rows = slice(chunk.start, chunk.start + chunk.length)
             if chunk.context > PANEL_TOKENS:
-                out_TNK[rows] = paged_attention_twin(queries_TNK[rows], cache, chunk.blocks, chunk.context)
+                out_TNK[rows] = paged_attention(queries_TNK[rows], cache, chunk.blocks, chunk.context)
                 continue
             if chunk.context == chunk.length and cache.is_exact:
                 context = keys_TMK[rows], values_TMK[rows]

@@ -1,7 +1,7 @@
 """Rotary position embeddings: one dimension for the decoder, two for the vision encoder.
 
 Channels are paired as in the official checkpoint, neighbours (2i, 2i+1); checkpoints that pair
-(i, i + half) are permuted when they are read. Turning them is `kernels/elementwise.py`'s. Angles are
+(i, i + half) are permuted when they are read. Turning them is kernels/elementwise's. Angles are
 computed from the positions of the step, so there is no table that a long context could run past.
 Sources: RoFormer, arXiv 2104.09864; the two-dimensional form, Pixtral's technical report,
 arXiv 2410.07073, section 2.1, with the released weights' order of frequencies (rows first).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tessera.errors import UsageError
-from tessera.weights import hf, mistral
+from tessera.weights import hf, mistral, published
 from tessera.weights.detect import Layout, detect, tokenizer_file
 from tessera.weights.stream import Progress
 from tessera.weights.write import MAX_SHARD_BYTES, pieces_of, write_folder
@@ -32,7 +32,7 @@ def convert(
     found = detect(source)
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
-    if found == "tessera":
+    if found == "tessera" or (found == "hf" and published.is_quantized(source)):
         raise UsageError(
             f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
         )

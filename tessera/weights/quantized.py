@@ -11,7 +11,7 @@ and never unpacked; all other tensors have their official names and the source's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from tessera.weights.stream import (
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
-SCHEMES = ("int4", "int4_min", "int8", "fp8")
+SCHEMES = ("int4", "int8", "fp8")
+BITS = {"int4": 4, "int8": 8}  # of the packed ones
 Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -107,31 +108,37 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
 
     Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
     """
-    manifest = read_manifest(folder / MANIFEST)
-    files = weight_files(folder, "tessera")
-    stored = stored_tensors(files)
-    pages = {file: map_file(file) for file in files}
-    shapes = linear_shapes(config)
-    linears: dict[str, StoredLinear] = {}
-    for name, record in manifest.linears.items():
-        if name not in shapes:
-            raise CheckpointError(
-                f"{folder / MANIFEST} names the linear {name!r}, which this architecture does not have; manifest and "
-                "params.json belong to different models: use those of one model."
-            )
-        fields = {
-            key: _checked(stored, f"{name}.{key}", *wanted, folder).within(pages[stored[f"{name}.{key}"].file])
-            for key, wanted in fields_of(record.scheme, shapes[name]).items()
-        }
-        for key in fields:
-            del stored[f"{name}.{key}"]
-        linears[name] = _mapped(weight_of(record.scheme, shapes[name], fields))
-    plain = {name: Source(tensor) for name, tensor in stored.items()}
-    return check_sources(plain, config, folder, {f"{name}.weight" for name in linears}), linears
+    records = read_manifest(folder / MANIFEST).linears
+    plain, weights = read_linears(weight_files(folder, "tessera"), records, config)
+    linears = {name: _mapped(weight) for name, weight in weights.items()}
+    sources = {name: Source(tensor) for name, tensor in plain.items()}
+    return check_sources(sources, config, folder, {f"{name}.weight" for name in linears}), linears
 
 
 def _mapped(weight: QuantizedWeight) -> StoredLinear:
     return StoredLinear(weight.scheme, weight.shape, weight.nbytes, weight.nbytes, lambda: weight)
+
+
+def read_linears(
+    files: Sequence[Path], linears: Mapping[str, LinearRecord], config: ModelConfig
+) -> tuple[dict[str, StoredTensor], dict[str, QuantizedWeight]]:
+    """All other tensors of some files of a folder, and these linears, mapped; raises CheckpointError."""
+    stored = stored_tensors(files)
+    pages = {file: map_file(file) for file in files}
+    shapes = linear_shapes(config)
+    weights: dict[str, QuantizedWeight] = {}
+    for name, record in linears.items():
+        if name not in shapes:
+            raise CheckpointError(
+                f"{files[0].parent / MANIFEST} names the linear {name!r}, which this architecture does not have; "
+                "manifest and params.json belong to different models: use those of one model."
+            )
+        fields: dict[str, Tensor] = {}
+        for field, (dtype, shape) in fields_of(record.scheme, shapes[name]).items():
+            tensor = _checked(stored.pop(f"{name}.{field}", None), f"{name}.{field}", dtype, shape, files)
+            fields[field] = tensor.within(pages[tensor.file])
+        weights[name] = weight_of(record.scheme, shapes[name], fields)
+    return stored, weights
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -146,13 +153,10 @@ def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
     if scheme == "fp8":
         return {"values": (FP8, shape), "scales": (torch.float32, (rows,))}
     tiled = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
-    scales = torch.float16, (*tiled, TILE_ROWS)
-    fields: Fields = {"codes": (torch.uint8, (*tiled, 64 * bits_of(scheme))), "scales": scales}
-    return fields | {"minimums": scales} if scheme == "int4_min" else fields
-
-
-def bits_of(scheme: str) -> int:
-    return 4 if scheme.startswith("int4") else 8
+    return {
+        "codes": (torch.uint8, (*tiled, 64 * BITS[scheme])),
+        "scales": (torch.float16, (*tiled, TILE_ROWS)),
+    }
 
 
 def holds(scheme: str, shape: tuple[int, int]) -> bool:
@@ -161,15 +165,16 @@ def holds(scheme: str, shape: tuple[int, int]) -> bool:
 
 
 def weight_of(scheme: str, shape: tuple[int, int], fields: Mapping[str, Tensor]) -> QuantizedWeight:
-    return Fp8Weight(**fields) if scheme == "fp8" else PackedWeight(bits_of(scheme), shape, **fields)
+    return Fp8Weight(**fields) if scheme == "fp8" else PackedWeight(BITS[scheme], shape, **fields)
 
 
 def _checked(
-    stored: Mapping[str, StoredTensor], name: str, dtype: torch.dtype, shape: tuple[int, ...], folder: Path
+    tensor: StoredTensor | None, name: str, dtype: torch.dtype, shape: tuple[int, ...], files: Sequence[Path]
 ) -> StoredTensor:
-    if (tensor := stored.get(name)) is None:
+    if tensor is None:
         raise CheckpointError(
-            f"{folder}: the tensor {name!r} that the manifest promises is in none of its files; get them again."
+            f"{files[0].parent}: the tensor {name!r} that the manifest promises is in none of its {len(files)} files; "
+            "get them again."
         )
     if (tensor.dtype, tensor.shape) != (dtype, shape):
         raise CheckpointError(

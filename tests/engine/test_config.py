@@ -49,9 +49,7 @@ def test_the_published_sizes_of_pixtral_12b() -> None:
     assert kv_bytes_per_token(PIXTRAL_12B, torch.int8) == 82.5 * 1024
     assert max_image_tokens(PIXTRAL_12B.vision_encoder) == 4160
     # The vision encoder is in the account: 8192 patches of 12 x 1024 + 3 x 4096 numbers.
-    assert (
-        workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(16, 16, 1, 0, 16, torch.bfloat16)) > 8192 * 12 * 1024 * 2
-    )
+    assert workspace_bytes(PIXTRAL_12B, 16, 16, 1, torch.bfloat16) > 8192 * 12 * 1024 * 2
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
@@ -81,7 +79,7 @@ def test_every_setting_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch
 
 def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settle(monkeypatch, 16 * GIB)
-    work = workspace_bytes(PIXTRAL_12B, torch.bfloat16, StepSize(512, 131072, 16, DRAFTED_ON_CPU, 16, torch.bfloat16))
+    work = workspace_bytes(PIXTRAL_12B, 512, 131072, 16, torch.bfloat16, drafted=DRAFTED_ON_CPU)
     assert config.kv_cache_bytes + config.image_cache_bytes + work <= 8 * GIB
     assert config.max_model_len == config.num_blocks * 16 < 131072
     assert config.reasons["max_model_len"] == "what the key/value cache holds"
@@ -100,6 +98,8 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
         ({"max_num_seqs": True}, "max_num_seqs is True"),
         ({"max_num_seqs": "4"}, "max_num_seqs is '4'"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; use true, false"),
+        ({"num_speculative_tokens": -1}, "num_speculative_tokens is -1; use a whole number of at least 0"),
+        ({"prompt_lookup_min": 9, "prompt_lookup_max": 3}, "prompt_lookup_min=9 exceeds prompt_lookup_max=3"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "max_num_batched_tokens=8 is less than max_num_seqs=9"),
         ({"max_model_len": 600}, "max_model_len is 600; the model was trained for 512"),
         ({"max_model_len": 512, "kv_cache_bytes": 5 * BLOCK_BYTES}, "max_model_len=512 tokens need"),

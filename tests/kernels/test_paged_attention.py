@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tessera.kernels import paged_attention
+from tessera.kernels import library, paged_attention
 from tessera.kernels.cache_layer import CacheLayer
-from tessera.kernels.paged_attention import paged_attention_twin
+from tessera.kernels.paged_attention import (
+    MOST_FEW_TOKENS,
+    MOST_SPLITS,
+    SPLIT_TOKENS,
+    FewTokens,
+    PagedChunk,
+    has_kernel,
+    paged_attention_twin,
+)
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS = 8, 2
@@ -22,7 +32,7 @@ def filled(context: int, width: int, stored: torch.dtype, seed: int) -> tuple[Ca
     generator = torch.Generator().manual_seed(seed)
     num_blocks = -(-context // 16)
     cache = CacheLayer.zeros(num_blocks + 3, 16, KV_HEADS, width, stored, CPU)
-    rows = torch.randn(2, (num_blocks + 3) * 16, KV_HEADS, width, generator=generator) * 2
+    rows = torch.randn(2, (num_blocks + 3) * 16, KV_HEADS, width, generator=generator)
     rows = rows.to(torch.float32 if stored == torch.int8 else stored)
     cache.write(torch.arange(rows.shape[1]), *rows)
     return cache, torch.randperm(num_blocks + 3, generator=generator)[:num_blocks].to(torch.int32)
@@ -56,3 +66,58 @@ def test_panels_of_the_context_merge_to_the_whole(
     got = paged_attention_twin(queries, cache, blocks, context)
     assert got.dtype == dtype
     assert relative_error(got, expected(queries, cache, blocks, context)) < BOUNDS[dtype]
+
+
+def forced_or_skipped(path: str) -> AbstractContextManager[None]:
+    highest = library.choice().path
+    if library.PATHS.index(path) > library.PATHS.index(highest):
+        pytest.skip(f"this machine's kernels end at {highest}")
+    return library.forced(path)
+
+
+@pytest.mark.parametrize("path", ["avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize("width", [8, 32, 64, 88, 128])
+def test_the_kernel_attends_what_the_cache_holds(path: str, stored: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    contexts = (1, 15, 16, 17, 100, 1000)
+    with forced_or_skipped(path):
+        cache, blocks = filled(1000, width, stored, seed=width)
+        assert has_kernel(cache)
+        chunks, wanted, start = [], [], 0
+        queries = torch.randn(sum(contexts), HEADS, width, generator=generator)
+        for context in contexts:
+            for length in {1, 2, min(7, context), min(MOST_FEW_TOKENS, context)} - {0 if context > 1 else 2}:
+                chunks.append(PagedChunk(start, length, context, blocks[: -(-context // 16)]))
+                wanted.append(expected(queries[start : start + length], cache, blocks, context))
+                start += length + 1  # a row between them belongs to none
+        few = FewTokens(chunks, 16)
+        got = few.attend(queries, cache)
+    for rows, each in zip(got.split([chunk.length for chunk in chunks]), wanted, strict=True):
+        assert relative_error(rows, each) < 2e-6
+
+
+def test_a_token_has_the_same_bits_alone_as_with_those_after_it() -> None:
+    cache, blocks = filled(SPLIT_TOKENS * MOST_SPLITS + 4, 64, torch.bfloat16, seed=0)
+    if not has_kernel(cache):
+        pytest.skip("the kernels are not built here")
+    queries = torch.randn(8, HEADS, 64, generator=torch.Generator().manual_seed(2))
+    # The last of these contexts are split otherwise than the first.
+    for context in (9, 16, 250, 1003, SPLIT_TOKENS * MOST_SPLITS + 4):
+        whole = PagedChunk(0, 8, context, blocks[: -(-context // 16)])
+        together = FewTokens([whole], 16).attend(queries, cache)
+        assert torch.equal(FewTokens(whole.cut(1, 16), 16).attend(queries, cache), together)
+        assert torch.equal(FewTokens(whole.cut(3, 16), 16).attend(queries, cache), together)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize(("tokens", "context"), [(40, 700), (150, 700)])
+def test_many_tokens_over_a_long_context_some_heads_at_a_time(
+    tokens: int, context: int, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention, "GATHERED_BYTES", 1)
+    cache, blocks = filled(context, 64, stored, seed=tokens)
+    queries = torch.randn(tokens, HEADS, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.inference_mode():
+        got = paged_attention.paged_attention(queries, cache, blocks, context)
+    assert relative_error(got, expected(queries, cache, blocks, context)) < BOUNDS[torch.bfloat16]

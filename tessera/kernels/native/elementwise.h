@@ -4,6 +4,7 @@
 // depend on the rows beside it. The twins are in tessera/kernels/elementwise.py.
 #pragma once
 
+#include "export.h"
 #include "parallel.h"
 #include "vector.h"
 
@@ -70,12 +71,9 @@ void silu_gate(Number *gate, int64_t gate_stride, const Number *up, int64_t up_s
   });
 }
 
-// Sixteen channel pairs, even and odd channels apart.
-struct Pairs {
-  Floats even, odd;
-
-  Pairs turned(Floats cos, Floats sin) const { return {even * cos - odd * sin, even * sin + odd * cos}; }
-};
+inline Pairs turned(Pairs x, Floats cos, Floats sin) {
+  return {x.even * cos - x.odd * sin, x.even * sin + x.odd * cos};
+}
 
 inline Pairs load_pairs(const bfloat16 *from) {
   Words words;
@@ -84,20 +82,17 @@ inline Pairs load_pairs(const bfloat16 *from) {
 }
 
 inline void store_pairs(bfloat16 *to, Pairs pairs) {
-  const Words words = (round_to_bfloat16(pairs.even) >> 16) | round_to_bfloat16(pairs.odd);
+  const Words words = (round_to_bfloat16(pairs.even) >> 16) | (round_to_bfloat16(pairs.odd) & 0xffff0000u);
   memcpy(to, &words, sizeof(words));
 }
 
-inline Pairs load_pairs(const float *from) {
-  const Floats first = load(from), second = load(from + LANES);
-  return {__builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
-          __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
-}
+inline Pairs load_pairs(const float *from) { return part(load(from), load(from + LANES)); }
 
 inline void store_pairs(float *to, Pairs pairs) {
-  store(to, __builtin_shufflevector(pairs.even, pairs.odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-  store(to + LANES, __builtin_shufflevector(pairs.even, pairs.odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
-                                            30, 15, 31));
+  Floats first, second;
+  join(pairs, first, second);
+  store(to, first);
+  store(to + LANES, second);
 }
 
 // Turns the channel pairs (2i, 2i + 1) of each head of each token, in place; cos and sin are (tokens, pairs).
@@ -112,12 +107,12 @@ void rotate(Number *x, int64_t token_stride, int64_t head_stride, const float *c
       for (int64_t head = 0; head < heads; ++head) {
         Number *at = x + token * token_stride + head * head_stride;
         for (int64_t pair = 0; pair < whole; pair += LANES)
-          store_pairs(at + 2 * pair, load_pairs(at + 2 * pair).turned(load(cosines + pair), load(sines + pair)));
+          store_pairs(at + 2 * pair, turned(load_pairs(at + 2 * pair), load(cosines + pair), load(sines + pair)));
         if (rest) {
           Number padded[2 * LANES] = {};
           memcpy(padded, at + 2 * whole, 2 * rest * sizeof(Number));
           const Floats turn = load_part(cosines + whole, rest), tilt = load_part(sines + whole, rest);
-          store_pairs(padded, load_pairs(padded).turned(turn, tilt));
+          store_pairs(padded, turned(load_pairs(padded), turn, tilt));
           memcpy(at + 2 * whole, padded, 2 * rest * sizeof(Number));
         }
       }
@@ -127,21 +122,19 @@ void rotate(Number *x, int64_t token_stride, int64_t head_stride, const float *c
 
 } // namespace
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
 #define TESSERA_ELEMENTWISE(path, suffix, Number)                                                                    \
-  EXPORT int tessera_rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight,             \
+  EXPORT int rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight,             \
                                                 Number *out, int64_t rows, int64_t width, float eps,                 \
                                                 int64_t threads) {                                                   \
     rms_norm(x, x_stride, weight, out, rows, width, eps, static_cast<int>(threads));                                 \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int tessera_silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up,                \
+  EXPORT int silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up,                \
                                                  int64_t up_stride, int64_t rows, int64_t width, int64_t threads) {  \
     silu_gate(gate, gate_stride, up, up_stride, rows, width, static_cast<int>(threads));                             \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int tessera_rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride,                  \
+  EXPORT int rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride,                  \
                                               const float *cos, const float *sin, int64_t tokens, int64_t heads,     \
                                               int64_t pairs, int64_t threads) {                                      \
     rotate(x, token_stride, head_stride, cos, sin, tokens, heads, pairs, static_cast<int>(threads));                 \

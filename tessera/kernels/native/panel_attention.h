@@ -11,6 +11,7 @@
 
 #include <immintrin.h>
 
+#include "export.h"
 #include "parallel.h"
 #include "vector.h"
 
@@ -18,6 +19,7 @@ namespace {
 
 constexpr int64_t PANEL = 96; // a multiple of 6 and of 32: the rows that the products take at once
 constexpr int64_t KEYS = 256;
+constexpr int64_t SCORE_STRIDE = KEYS + 16; // not a power of two: rows fall into different sets of the cache
 constexpr int64_t MAX_WIDTH = 256; // of a head; the caller keeps to it
 constexpr int64_t KEY_COLUMNS = 64; // packed keys: blocks of 64, each a matrix of (pairs of channels, keys)
 
@@ -39,33 +41,40 @@ struct Attention {
   bfloat16 *packed_values(int64_t kv_head) const { return packed_keys(kv_head) + packed_size(); }
 };
 
+// The first `count` of 16 lanes; none, or all, beyond the ends.
+inline __mmask16 first_lanes(int64_t count) {
+  return static_cast<__mmask16>(count <= 0 ? 0 : count >= LANES ? 0xffff : (1 << count) - 1);
+}
+
 // 64 keys to [pair of channels][key][2]; keys beyond the context, and channels beyond the width, are zero.
 inline void pack_keys(const Attention &work, int64_t kv_head, int64_t start) {
-  const int64_t pairs = work.padded_width() / 2;
-  uint32_t *to = reinterpret_cast<uint32_t *>(work.packed_keys(kv_head) + start * work.padded_width());
-  uint32_t row[MAX_WIDTH / 2];
-  for (int64_t key = 0; key < KEY_COLUMNS; ++key) {
-    memset(row, 0, static_cast<size_t>(pairs) * sizeof(uint32_t));
-    if (start + key < work.context)
-      memcpy(row, work.keys + (start + key) * work.key_strides[0] + kv_head * work.key_strides[1],
-             static_cast<size_t>(work.width) * sizeof(bfloat16));
-    for (int64_t pair = 0; pair < pairs; ++pair) to[pair * KEY_COLUMNS + key] = row[pair];
+  const int64_t pairs = work.padded_width() / 2, stride = work.key_strides[0];
+  bfloat16 *to = work.packed_keys(kv_head) + start * work.padded_width();
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
+  for (int64_t key = 0; key < KEY_COLUMNS; key += LANES) {
+    const bfloat16 *from = work.keys + (start + key) * stride + kv_head * work.key_strides[1];
+    const __mmask16 seen = first_lanes(work.context - start - key);
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const __mmask16 real = 2 * pair < work.width ? seen : 0;
+      const __m512i words = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), real, places, from + 2 * pair, 2);
+      _mm512_storeu_si512(to + 2 * (pair * KEY_COLUMNS + key), words);
+    }
   }
 }
 
 // 64 values to [pair of keys][channel][2]; zero beyond the context and the width.
 inline void pack_values(const Attention &work, int64_t kv_head, int64_t start) {
-  const int64_t width = work.padded_width();
+  const int64_t width = work.padded_width(), stride = work.value_strides[0];
   for (int64_t key = start; key < start + KEY_COLUMNS; key += 2) {
-    uint32_t *to = reinterpret_cast<uint32_t *>(work.packed_values(kv_head) + key * width);
-    const bfloat16 *first = work.values + key * work.value_strides[0] + kv_head * work.value_strides[1];
-    const bfloat16 *second = first + work.value_strides[0];
-    const bool has_first = key < work.context, has_second = key + 1 < work.context;
-    for (int64_t channel = 0; channel < width; ++channel) {
-      const bool real = channel < work.width;
-      const uint32_t low = real && has_first ? first[channel].bits : 0;
-      const uint32_t high = real && has_second ? second[channel].bits : 0;
-      to[channel] = low | high << 16;
+    bfloat16 *to = work.packed_values(kv_head) + key * width;
+    const bfloat16 *from = work.values + key * stride + kv_head * work.value_strides[1];
+    for (int64_t channel = 0; channel < width; channel += LANES) {
+      const __mmask16 real = first_lanes(work.width - channel);
+      const __mmask16 first = key < work.context ? real : 0, second = key + 1 < work.context ? real : 0;
+      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first, from + channel));
+      const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, from + stride + channel));
+      _mm512_storeu_si512(to + 2 * channel, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
   }
 }
@@ -81,7 +90,7 @@ inline __m512 power_of_two(__m512 x) {
 
 // What a thread works in, on its stack: one panel's queries, scores (then weights, in the same memory), sums.
 struct Room {
-  alignas(64) float scores[PANEL * KEYS];
+  alignas(64) float scores[PANEL * SCORE_STRIDE];
   alignas(64) float sums[PANEL * MAX_WIDTH];
   alignas(64) bfloat16 queries[PANEL * MAX_WIDTH];
   float largest[PANEL], total[PANEL];
@@ -137,15 +146,15 @@ template <class Product> void attend_panel(const Attention &work, int64_t head, 
   for (int64_t key = 0; key < seen; key += KEYS) {
     for (int64_t block = 0; block < KEYS; block += KEY_COLUMNS)
       Product::multiply(room.queries, width, work.packed_keys(kv_head) + (key + block) * width, 2 * KEY_COLUMNS,
-                        room.scores + block, KEYS, padded, KEY_COLUMNS, width / 2, false);
+                        room.scores + block, SCORE_STRIDE, padded, KEY_COLUMNS, width / 2, false);
     for (int64_t row = 0; row < rows; ++row) {
-      float *scores = room.scores + row * KEYS;
+      float *scores = room.scores + row * SCORE_STRIDE;
       const int64_t visible = (work.causal ? first + row : work.context) - key;
       for (int64_t hidden = visible < 0 ? 0 : visible; hidden < KEYS; ++hidden) scores[hidden] = -infinity;
       soften(scores, room.sums + row * width, width, work.scale, room.largest[row], room.total[row]);
     }
     // A row of weights lies in the first half of what was its row of scores.
-    Product::multiply(reinterpret_cast<bfloat16 *>(room.scores), 2 * KEYS, work.packed_values(kv_head) + key * width,
+    Product::multiply(reinterpret_cast<bfloat16 *>(room.scores), 2 * SCORE_STRIDE, work.packed_values(kv_head) + key * width,
                       2 * width, room.sums, width, padded, width, KEYS / 2, true);
   }
   for (int64_t row = 0; row < rows; ++row) {
@@ -177,7 +186,7 @@ template <class Product> void panel_attention(const Attention &work, int threads
 } // namespace
 
 #define TESSERA_PANEL_ATTENTION(path, Product)                                                                        \
-  extern "C" __attribute__((visibility("default"))) int tessera_panel_attention_##path(                              \
+  EXPORT int panel_attention_##path(                                                                                 \
       const bfloat16 *queries, int64_t query_token, int64_t query_head, const bfloat16 *keys, int64_t key_token,     \
       int64_t key_head, const bfloat16 *values, int64_t value_token, int64_t value_head, bfloat16 *out,              \
       int64_t out_token, int64_t out_head, bfloat16 *packed, int64_t tokens, int64_t context, int64_t heads,         \
