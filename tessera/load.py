@@ -18,7 +18,7 @@ import torch
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.kernels.cache_layer import bytes_per_token
 from tessera.kernels.cuda import keep_precision
-from tessera.machine import available_bytes, free_disk_bytes
+from tessera.machine import available_bytes, free_disk_bytes, use_device
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
@@ -277,6 +277,7 @@ def load_model(
         )
     sources, linears = read_weights(folder, layout, config)
     target = target_device(device)
+    use_device(target)
     if target.type == "cuda":
         keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())

@@ -27,6 +27,12 @@ def upload(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.d
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU this thread's current one, on which kernels are launched; each thread has its own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def available_bytes(device: torch.device) -> int:
     """Bytes that can still be taken: the GPU's free memory, or the system's within its cgroup."""
     if device.type == "cuda":

@@ -20,6 +20,7 @@ from tessera.engine.admission import check_request, check_room, pixel_bytes
 from tessera.engine.engine import Engine
 from tessera.engine.grammar import Matcher
 from tessera.errors import EngineDeadError, TesseraError, UsageError
+from tessera.machine import use_device
 from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
+            use_device(self.engine.model.device)
             while self.alive:
                 self._wait()
                 self._take_notes()
