@@ -35,13 +35,16 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 class LLM:
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
-    `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
+    given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `notes` are what the model's user should know of how it was loaded.
     """
 
     def __init__(
         self,
         name_or_path: str | Path = "nano",
         *,
+        mmproj: str | Path | None = None,
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -50,8 +53,9 @@ class LLM:
         **engine_options: object,
     ) -> None:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
-        loaded = load_model(folder, dtype=dtype, device=device)
-        self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options)
+        part = None if mmproj is None else Path(mmproj).expanduser()
+        loaded = load_model(folder, mmproj=part, dtype=dtype, device=device)
+        self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, loaded.notes)
 
     @classmethod
     def from_parts(
@@ -75,8 +79,10 @@ class LLM:
         name: str,
         limits: ImageLimits | None,
         engine_options: Mapping[str, object],
+        notes: Sequence[str] = (),
     ) -> None:
         self.model_name = name
+        self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
@@ -20,6 +22,7 @@ from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
+from tessera.quant.linear import place
 from tessera.weights import hf, mistral
 from tessera.weights.detect import (
     EXAMPLE_ID,
@@ -27,11 +30,15 @@ from tessera.weights.detect import (
     Layout,
     detect,
     hub_id,
+    is_gguf,
     read_json,
     tokenizer_file,
     weight_files,
 )
-from tessera.weights.stream import Progress, Source, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredPackable, empty_model, fill_model
+
+if TYPE_CHECKING:
+    from tessera.weights.gguf.read import GGUFPair
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -39,7 +46,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
 SMALL_BYTES = 1_000_000_000
 # What a model needs from its repository: one layout's files, the official one's where both are there.
-LAYOUT_FILES: dict[Layout, tuple[str, ...]] = {
+LAYOUT_FILES: dict[str, tuple[str, ...]] = {
     "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
     "hf": (
         "config.json",
@@ -62,13 +69,70 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with everything needed to use it."""
+    """A model in evaluation mode with everything needed to use it; `notes` are what its user should know."""
 
     model: Pixtral
     tokenizer: Tokenizer
     config: ModelConfig
     name: str
     folder: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder or a pair of GGUF files holds, from headers and side files; `sources` by official name."""
+
+    path: Path
+    layout: Layout
+    config: ModelConfig
+    sources: dict[str, Source]
+    pair: GGUFPair | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its side files lie."""
+        return self.path if self.pair is None else self.path.parent
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The model's own tokenizer, or the packaged one; raises CheckpointError."""
+        return tokenizer_file(self.folder, self.layout, self.config)
+
+    @cached_property
+    def rounding(self) -> tuple[int, float]:
+        """How many tensors do not fit the packed layout and are rounded to 8 bits, and the measured error of that.
+
+        The error is relative, root mean square, over the first rows of each; it is 0 where none is rounded.
+        """
+        if self.pair is None:
+            return 0, 0.0
+        from tessera.weights.gguf.stored import rounded, rounding_error
+
+        tensors = rounded(self.sources.values())
+        return len(tensors), rounding_error(tensors) if tensors else 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user of this checkpoint should know of how it is loaded."""
+        count, error = self.rounding
+        if not count:
+            return ()
+        return (f"{count} tensors of {self.path.name} are rounded to 8 bits, off by {error:.2%} (root mean square)",)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
+        tokenizer = Tokenizer.from_file(self.tokenizer_file, self.config.vision_encoder)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            raise CheckpointError(
+                f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {self.config.vocab_size}; "
+                "they belong to different models: use the tokenizer of this model."
+            )
+        if self.pair is not None:
+            from tessera.weights.gguf.read import check_tokens
+
+            check_tokens(self.pair.text, tokenizer)
+        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -87,15 +151,16 @@ class ModelSummary:
     adapter_parameters: int
     tensors: int
     stored_bytes: int
-    bytes_per_parameter: int
+    weight_bytes: int  # in memory, as loaded by default
     max_seq_len: int
     largest_image_tokens: int
     kv_bytes_per_token: int
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
+    notes: tuple[str, ...]
 
 
 def resolve(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
-    """The folder of a model: "nano", a path, or a hub id whose files were downloaded before.
+    """The folder of a model: "nano", a path (to a GGUF file too), or a hub id whose files were downloaded before.
 
     A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
     Raises ModelNotFoundError that says how to get the model.
@@ -107,10 +172,10 @@ def resolve(name: str, revision: str | None = None, cache: Path | None = None) -
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    if name and (path.is_dir() or is_gguf(path)):
         return path
     if name and path.exists():
-        raise ModelNotFoundError(f"{name} is a file; give the folder that holds the model's files.")
+        raise ModelNotFoundError(f"{name} is a file and no GGUF; give the folder that holds the model's files.")
     if not _is_hub_id(name):
         raise ModelNotFoundError(
             f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}; check the spelling."
@@ -189,11 +254,10 @@ def download(repository: str, revision: str | None = None) -> Path:
     return folder
 
 
-def describe(folder: Path) -> ModelSummary:
-    """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
-    layout = detect(folder)
-    config = read_config(folder, layout)
-    sources = read_sources(folder, layout, config)
+def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
+    """A summary of a model, without reading its weights; raises CheckpointError for an incomplete one."""
+    checkpoint = open_checkpoint(folder, mmproj)
+    config, sources = checkpoint.config, checkpoint.sources
     dtype, vision = stored_dtype(sources), config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
@@ -205,60 +269,70 @@ def describe(folder: Path) -> ModelSummary:
     return ModelSummary(
         name=model_name(folder),
         family=FAMILIES.get(shape, "Pixtral family"),
-        layout=layout,
+        layout=checkpoint.layout,
         folder=str(folder),
-        tokenizer=_describe_tokenizer(folder, layout, config),
-        dtype=str(dtype).removeprefix("torch."),
+        tokenizer=_describe_tokenizer(checkpoint),
+        dtype=_describe_dtypes(checkpoint, dtype),
         parameters=parts.total(),
         decoder_parameters=parts["decoder"],
         vision_parameters=parts["vision"],
         adapter_parameters=parts["adapter"],
         tensors=len(sources),
         stored_bytes=sum({source.stored: source.stored.num_bytes for source in sources.values()}.values()),
-        bytes_per_parameter=dtype.itemsize,
+        weight_bytes=sum(weight_bytes(name, source, dtype) for name, source in sources.items()),
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
         kv_bytes_per_token=kv_bytes,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
+        notes=checkpoint.notes,
     )
 
 
 def model_name(folder: Path) -> str:
-    """What a model is called: "nano", its hub id, or its folder's name."""
+    """What a model is called: "nano", its hub id, or the name of its folder or GGUF file."""
+    if is_gguf(folder):
+        return folder.stem
     if folder == BUNDLED_FOLDER:
         return BUNDLED
     return hub_id(folder) or folder.absolute().name
 
 
 def load_model(
-    folder: Path, *, dtype: str = "auto", device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    mmproj: Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> LoadedModel:
-    """Read a checkpoint of either layout; raises CheckpointError for anything incomplete or damaged."""
-    layout = detect(folder)
-    config = read_config(folder, layout)
-    tokenizer = Tokenizer.from_file(tokenizer_file(folder, layout, config), config.vision_encoder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
-            "they belong to different models: use the tokenizer of this model."
-        )
-    sources = read_sources(folder, layout, config)
+    """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
+
+    `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
+    """
+    checkpoint = open_checkpoint(folder, mmproj)
+    tokenizer, sources = checkpoint.load_tokenizer(), checkpoint.sources
     target = _device(device)
     chosen = _dtype(dtype, sources, target)
-    _check_memory(folder, sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize, target)
-    model = empty_model(config)
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
-    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
+    _check_memory(folder, sum(weight_bytes(name, source, chosen) for name, source in sources.items()), target)
+    model = empty_model(checkpoint.config)
+    _fill(model, sources, chosen, target, progress)
+    return LoadedModel(model.eval(), tokenizer, checkpoint.config, model_name(folder), folder, checkpoint.notes)
 
 
-def read_config(folder: Path, layout: Layout) -> ModelConfig:
-    """The config of a folder whose layout is known."""
-    return mistral.read_config(folder) if layout == "mistral" else hf.read_config(folder)
+def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
+    """Everything that headers and side files say, checked; raises CheckpointError."""
+    layout = detect(path)
+    if layout != "gguf":
+        if mmproj is not None:
+            raise UsageError(f"{path} is no GGUF file and holds its picture part itself; leave out --mmproj {mmproj}.")
+        reader = mistral if layout == "mistral" else hf
+        config = reader.read_config(path)
+        return Checkpoint(path, layout, config, reader.official_sources(path, config))
+    from tessera.weights.gguf import read
 
-
-def read_sources(folder: Path, layout: Layout, config: ModelConfig) -> dict[str, Source]:
-    """Where each tensor of the model lies in the folder, by official name, from the headers only."""
-    return mistral.official_sources(folder, config) if layout == "mistral" else hf.official_sources(folder, config)
+    pair = read.open_pair(path, mmproj)
+    config = read.read_config(pair)
+    return Checkpoint(path, layout, config, read.official_sources(pair, config), pair)
 
 
 def _device(device: str) -> torch.device:
@@ -286,11 +360,44 @@ def _dtype(dtype: str, sources: Mapping[str, Source], device: torch.device) -> t
 
 
 def stored_dtype(sources: Mapping[str, Source]) -> torch.dtype:
-    """The dtype that most parameters are stored in."""
+    """The dtype that most parameters are stored in; bfloat16, the trained one, if that is in few bits."""
     counts: Counter[torch.dtype] = Counter()
     for source in sources.values():
-        counts[source.stored.dtype] += source.stored.num_parameters
+        few_bits = isinstance(source.stored, StoredPackable)
+        counts[torch.bfloat16 if few_bits else source.stored.dtype] += source.stored.num_parameters
     return counts.most_common(1)[0][0]
+
+
+def is_packed(name: str, source: Source) -> bool:
+    """Whether a tensor stays in its few bits: the weight of a linear layer that is stored in them."""
+    return isinstance(source.stored, StoredPackable) and name != "tok_embeddings.weight"
+
+
+def weight_bytes(name: str, source: Source, dtype: torch.dtype) -> int:
+    """Bytes that a tensor takes in a model of this dtype."""
+    stored = source.stored
+    if isinstance(stored, StoredPackable) and is_packed(name, source):
+        return stored.packed_bytes
+    return stored.num_parameters * dtype.itemsize
+
+
+def _fill(
+    model: Pixtral,
+    sources: Mapping[str, Source],
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress | None,
+) -> None:
+    """Put every tensor into its place: packed where it stays in its few bits, else in `dtype`."""
+    plain, done, total = dict(sources), 0, sum(source.stored.num_bytes for source in sources.values())
+    for name, source in sources.items():
+        if isinstance(source.stored, StoredPackable) and is_packed(name, source):
+            place(model, name.removesuffix(".weight"), source.stored.load_packed(device))
+            done += plain.pop(name).stored.num_bytes
+            if progress is not None:
+                progress(name, done, total)
+    rest: Progress | None = None if progress is None else lambda name, more, _: progress(name, done + more, total)
+    fill_model(model, plain, dtype=dtype, device=device, progress=rest)
 
 
 def _check_memory(folder: Path, needed: int, device: torch.device) -> None:
@@ -400,11 +507,19 @@ def _part(name: str) -> str:
     return "adapter" if name.startswith(("vision_language_adapter.", "pre_mm_", "patch_merger.")) else "decoder"
 
 
-def _describe_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> str:
-    file = tokenizer_file(folder, layout, config)
+def _describe_tokenizer(checkpoint: Checkpoint) -> str:
+    file = checkpoint.tokenizer_file
     if file.suffix != ".json":
         return f"{file.name}, version {file.suffix[1:]}"
     settings = read_json(file).get("config")
     version = settings.get("version") if isinstance(settings, dict) else None
-    origin = "" if file.parent == folder else ", packaged, because the folder has none"
+    origin = "" if file.parent == checkpoint.folder else ", packaged, because the folder has none"
     return f"{file.name}, version {version}{origin}"
+
+
+def _describe_dtypes(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+    if checkpoint.pair is None:
+        return str(dtype).removeprefix("torch.")
+    from tessera.weights.gguf.stored import count_kinds
+
+    return ", ".join(f"{kind} ({count})" for kind, count in count_kinds(checkpoint.sources.values()).items())

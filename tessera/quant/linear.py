@@ -5,6 +5,7 @@ It computes with the weight as it is; nothing is dequantized into memory beyond 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,15 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.packed.bits}"
+
+
+def count_packed(model: nn.Module) -> Counter[int]:
+    """How many weights of the model are packed, by their bits."""
+    counts: Counter[int] = Counter()
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            counts[module.packed.bits] += module.in_features * module.out_features
+    return counts
 
 
 def place(model: nn.Module, name: str, weight: PackedWeight) -> None:

@@ -22,6 +22,7 @@ from tessera import __version__
 from tessera.errors import EngineDeadError, UsageError
 from tessera.llm import LLM
 from tessera.load import resolve
+from tessera.quant.linear import count_packed
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
@@ -102,6 +103,7 @@ def open_model(settings: Settings) -> LLM:
     }
     return LLM(
         settings.model,
+        mmproj=settings.mmproj,
         dtype=settings.dtype,
         device=settings.device,
         revision=settings.revision,
@@ -124,9 +126,15 @@ def open_model(settings: Settings) -> LLM:
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
     """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
     config, model = llm.config, llm.loop.engine.model
-    size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} million parameters"
-    dtype = str(model.dtype).removeprefix("torch.")
-    yield f"model {llm.model_name}: {size} in {dtype} on {model.device}, not quantized"
+    packed, dtype = count_packed(model), str(model.dtype).removeprefix("torch.")
+    size = (sum(parameter.numel() for parameter in model.parameters()) + packed.total()) / 1e6
+    shares = [f"{count / 1e6:,.1f} million in {bits} bits" for bits, count in sorted(packed.items())]
+    yield (
+        f"model {llm.model_name}: {size:,.1f} million parameters in {dtype} on {model.device}, "
+        f"{' and '.join(shares) or 'not quantized'}"
+    )
+    for note in llm.notes:
+        yield f"model {llm.model_name}: {note}"
     tokens = config.num_blocks * config.block_tokens
     yield (
         f"key/value cache: {config.num_blocks:,} blocks of {config.block_tokens} tokens, {tokens:,} tokens in "
@@ -229,7 +237,7 @@ def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.
 
 def _check_layout(settings: Settings, layout: str) -> None:
     for name, wanted in (("load_format", settings.load_format), ("config_format", settings.config_format)):
-        if wanted in ("mistral", "hf") and wanted != layout:
+        if (wanted in ("mistral", "hf", "gguf") and wanted != layout) or (wanted, layout) == ("safetensors", "gguf"):
             raise UsageError(f"{name} is {wanted}, and {settings.model} has the layout {layout}; leave it out.")
 
 

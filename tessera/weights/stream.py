@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
+from tessera.kernels.packed_weight import PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -74,7 +76,7 @@ class StoredTensor:
         direct = flat.dtype == self.dtype and flat.device.type == "cpu"
         step = READ_BYTES // self.dtype.itemsize
         piece = flat if direct else torch.empty(min(step, self.num_parameters), dtype=self.dtype)
-        with _opened(self.file) as file:
+        with opened(self.file) as file:
             file.seek(self.start)
             for first in range(0, self.num_parameters, step):
                 count = min(step, self.num_parameters - first)
@@ -86,7 +88,7 @@ class StoredTensor:
     def chunks(self) -> Iterator[bytes]:
         """The tensor's bytes as they stand in the file, in pieces; raises CheckpointError."""
         done = 0
-        with _opened(self.file) as file:
+        with opened(self.file) as file:
             file.seek(self.start)
             while done < self.num_bytes:
                 chunk = file.read(min(self.num_bytes - done, READ_BYTES))
@@ -103,6 +105,20 @@ class StoredTensor:
                 got = self.start + offset
                 raise _truncated(self.file, self.start + self.num_bytes, got)
             buffer, offset = buffer[count:], offset + count
+
+
+@dataclass(frozen=True)
+class StoredPackable(StoredTensor):
+    """A tensor that is stored in few bits: read, it has `dtype`; a linear layer's can stay in its few bits."""
+
+    @property
+    @abstractmethod
+    def packed_bytes(self) -> int:
+        """What it takes in memory when it is packed."""
+
+    @abstractmethod
+    def load_packed(self, device: torch.device) -> PackedWeight:
+        """The matrix in the packed layout; raises CheckpointError."""
 
 
 @dataclass(frozen=True)
@@ -210,16 +226,16 @@ def fill_model(
 
 
 def _read_header(file: Path) -> list[StoredTensor]:
-    with _opened(file) as opened:
+    with opened(file) as source:
         size = file.stat().st_size
-        start = opened.read(len(LFS_POINTER))
+        start = source.read(len(LFS_POINTER))
         if start == LFS_POINTER:
             raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder.")
         length = int.from_bytes(start[:8], "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             _damaged(file, f"its {size:,} bytes cannot hold the {length:,} bytes of header that it announces")
-        opened.seek(8)
-        header = _parse_header(file, opened.read(length))
+        source.seek(8)
+        header = _parse_header(file, source.read(length))
     header.pop("__metadata__", None)
     tensors = [_check_entry(file, name, entry, 8 + length) for name, entry in header.items()]
     end = 8 + length
@@ -268,10 +284,11 @@ def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[FileIO]:
+def opened(file: Path) -> Iterator[FileIO]:
+    """The file for plain reads; whatever the system refuses while it is used becomes a CheckpointError."""
     try:
-        with file.open("rb", buffering=0) as opened:
-            yield opened
+        with file.open("rb", buffering=0) as source:
+            yield source
     except OSError as error:
         raise CheckpointError(
             f"{file} could not be read ({error.strerror}); check the file and its permissions."
