@@ -26,7 +26,8 @@ from tessera.weights.stream import LFS_POINTER, opened
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 had other widths and was written for some weeks of 2023
-MAX_HEADER_BYTES = 64 * 2**20  # a vocabulary of 131,072 tokens with its merges takes 10 MB
+MAX_HEADER_BYTES = 32 * 2**20  # a vocabulary of 131,072 tokens with its merges takes 10 MB
+MAX_ARRAY_LENGTH = 2**20  # that vocabulary has 269,443 merges
 MAX_KEY_BYTES = 2**16 - 1  # the specification's
 MAX_NAME_BYTES = 64  # the specification's, for tensors
 MAX_DIMENSIONS = 4  # ggml's
@@ -76,8 +77,8 @@ class Header:
 def read_header(file: Path) -> Header:
     """Read and check a file's header; raises CheckpointError that names what is wrong."""
     with opened(file) as source:
-        data = source.read(MAX_HEADER_BYTES)
         size = file.stat().st_size
+        data = source.read(min(size, MAX_HEADER_BYTES))
     if data.startswith(LFS_POINTER):
         raise CheckpointError(f"{file} is a Git LFS pointer, not the model; run `git lfs pull` in its folder.")
     if data[:4] != MAGIC:
@@ -133,7 +134,6 @@ class _Cursor:
             damaged(self.file, f"{what} before byte {self.position:,} is not UTF-8")
 
     def texts(self, count: int) -> list[bytes]:
-        self.count(count, 8, "strings")
         found = []
         for _ in range(count):  # hundreds of thousands: written for speed, `take` says what is wrong
             start = self.position + 8
@@ -181,8 +181,9 @@ def _read_value(cursor: _Cursor, key: str) -> Value:
         number: Scalar = cursor.number(NUMBERS[kind])
         return number
     kind, count = _value_kind(cursor, key), cursor.number("Q")
-    if kind == GGUFValueType.ARRAY:
-        damaged(cursor.file, f"{key!r} is an array of arrays, which no known model has")
+    if kind == GGUFValueType.ARRAY or count > MAX_ARRAY_LENGTH:
+        what = "arrays" if kind == GGUFValueType.ARRAY else f"{count:,} elements"
+        damaged(cursor.file, f"{key!r} is an array of {what}, which no known model has")
     return cursor.texts(count) if kind == GGUFValueType.STRING else cursor.numbers(NUMBERS[kind], count)
 
 

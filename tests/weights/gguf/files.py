@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from tessera.model.config import ModelConfig
-from tessera.prompt import Tokenizer
 from tests.weights.checkpoints import LLAVA, tensors_of, write_tokenizer
 
-BYTE_CHARACTERS = gguf.vocab.bytes_to_unicode()
+# Where a block has its float16 scales, if not at its beginning alone.
+SCALE_OFFSETS = dict.fromkeys((Kind.Q4_1, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K), (0, 2)) | {
+    Kind.Q6_K: (208,),
+    Kind.Q3_K: (108,),
+    Kind.Q2_K: (80, 82),
+}
 
 
 def gguf_name(name: str, config: ModelConfig) -> str:
@@ -35,8 +41,27 @@ def gguf_name(name: str, config: ModelConfig) -> str:
 
 
 def encode(values: Tensor, kind: Kind) -> np.ndarray[Any, Any]:
-    """The package's bytes of a tensor in a type."""
-    return np.asarray(gguf.quants.quantize(values.float().numpy(), kind))
+    """The package's bytes of a tensor in a type; for types that it cannot write, blocks of random bits."""
+    try:
+        return np.asarray(gguf.quants.quantize(values.float().numpy(), kind))
+    except NotImplementedError:
+        return random_blocks(kind, *values.shape)
+
+
+def decode(blocks: np.ndarray[Any, Any], kind: Kind) -> Tensor:
+    """The package's values of such bytes."""
+    return torch.from_numpy(gguf.quants.dequantize(blocks, kind).copy())
+
+
+def random_blocks(kind: Kind, rows: int, columns: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Blocks of random bits, uint8 (rows, bytes of a row), whose float16 scales are small numbers of either sign."""
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, 256, (rows, columns // block, block_bytes), dtype=np.uint8)
+    for offset in SCALE_OFFSETS.get(kind, (0,)):
+        scales = (generator.standard_normal((rows, columns // block)) * 1e-4).astype(np.float16)
+        blocks[..., offset : offset + 2] = scales[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def write_pair(
@@ -50,7 +75,7 @@ def write_pair(
     picture_values: Mapping[str, Any] | None = None,
     tokenizer: Path | None = None,
 ) -> Path:
-    """A text model and an mmproj of random weights (or these) with a tokenizer beside; returns the text file.
+    """A text model and an mmproj of random weights (or these) with a tokenizer beside; the text model's file.
 
     `kind` is that of all matrices of the text model, or of each by official name (the others F32). Values
     replace metadata by full key; None removes a key.
@@ -62,8 +87,7 @@ def write_pair(
         (folder / "tekken.json").write_bytes(tokenizer.read_bytes())
     tensors = tensors_of(config, torch.float32) if tensors is None else tensors
     text, pictures = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
-    tokens = Tokenizer.from_file(folder / "tekken.json", config.vision_encoder)
-    values = {file: _values(file == text, config, tokens) for file in (text, pictures)}
+    values = {text: _text_values(config, listed_tokens(folder / "tekken.json")), pictures: _picture_values(config)}
     for file, changes in ((text, text_values), (pictures, picture_values)):
         values[file] |= changes or {}
         writer = gguf.GGUFWriter(file, "llama" if file == text else "clip")
@@ -104,24 +128,39 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def _values(is_text: bool, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def listed_tokens(tekken: Path) -> list[str]:
+    """A GGUF file's token list for a tekken.json, by the package's converter."""
+    return _listed_tokens(tekken.read_bytes())
+
+
+@functools.cache
+def _listed_tokens(tekken: bytes) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "tekken.json").write_bytes(tekken)
+        return [text.decode() for text, _, _ in gguf.vocab.MistralVocab(Path(folder)).all_tokens()]
+
+
+def _picture_values(config: ModelConfig) -> dict[str, Any]:
     vision = config.vision_encoder
-    if not is_text:
-        return {
-            "clip.has_vision_encoder": True,
-            "clip.projector_type": "pixtral",
-            "clip.use_silu": True,
-            "clip.vision.image_size": vision.image_size,
-            "clip.vision.patch_size": vision.patch_size,
-            "clip.vision.embedding_length": vision.hidden_size,
-            "clip.vision.feed_forward_length": vision.intermediate_size,
-            "clip.vision.projection_dim": config.dim,
-            "clip.vision.block_count": vision.num_hidden_layers,
-            "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": 1e-5,
-            "clip.vision.image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "clip.vision.image_std": [0.26862954, 0.26130258, 0.27577711],
-        } | ({"clip.vision.spatial_merge_size": 2} if vision.spatial_merge_size == 2 else {})
+    merge = {"clip.vision.spatial_merge_size": vision.spatial_merge_size} if vision.spatial_merge_size > 1 else {}
+    return {
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": "pixtral",
+        "clip.use_silu": True,
+        "clip.vision.image_size": vision.image_size,
+        "clip.vision.patch_size": vision.patch_size,
+        "clip.vision.embedding_length": vision.hidden_size,
+        "clip.vision.feed_forward_length": vision.intermediate_size,
+        "clip.vision.projection_dim": config.dim,
+        "clip.vision.block_count": vision.num_hidden_layers,
+        "clip.vision.attention.head_count": vision.num_attention_heads,
+        "clip.vision.attention.layer_norm_epsilon": 1e-5,
+        "clip.vision.image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "clip.vision.image_std": [0.26862954, 0.26130258, 0.27577711],
+    } | merge
+
+
+def _text_values(config: ModelConfig, tokens: list[str]) -> dict[str, Any]:
     return {
         "general.name": "tiny",
         "llama.block_count": config.n_layers,
@@ -138,10 +177,5 @@ def _values(is_text: bool, config: ModelConfig, tokenizer: Tokenizer) -> dict[st
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "tekken",
-        "tokenizer.ggml.tokens": [
-            tokenizer.token_text(token)
-            if token in tokenizer.special_ids
-            else "".join(BYTE_CHARACTERS[byte] for byte in tokenizer.token_bytes(token))
-            for token in range(tokenizer.vocab_size)
-        ],
+        "tokenizer.ggml.tokens": tokens,
     }
