@@ -87,7 +87,8 @@ def write_pair(
         (folder / "tekken.json").write_bytes(tokenizer.read_bytes())
     tensors = tensors_of(config, torch.float32) if tensors is None else tensors
     text, pictures = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
-    values = {text: _text_values(config, listed_tokens(folder / "tekken.json")), pictures: _picture_values(config)}
+    tokens = token_values((folder / "tekken.json").read_bytes())
+    values = {text: _text_values(config) | tokens, pictures: _picture_values(config)}
     for file, changes in ((text, text_values), (pictures, picture_values)):
         values[file] |= changes or {}
         writer = gguf.GGUFWriter(file, "llama" if file == text else "clip")
@@ -128,16 +129,22 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def listed_tokens(tekken: Path) -> list[str]:
-    """A GGUF file's token list for a tekken.json, by the package's converter."""
-    return _listed_tokens(tekken.read_bytes())
-
-
 @functools.cache
-def _listed_tokens(tekken: bytes) -> list[str]:
+def token_values(tekken: bytes) -> dict[str, Any]:
+    """What the package's converter makes of a tekken.json."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tekken.json").write_bytes(tekken)
-        return [text.decode() for text, _, _ in gguf.vocab.MistralVocab(Path(folder)).all_tokens()]
+        vocabulary = gguf.vocab.MistralVocab(Path(folder))
+    tokens = list(vocabulary.all_tokens())
+    return {
+        "tokenizer.ggml.model": vocabulary.gguf_tokenizer_model,
+        "tokenizer.ggml.pre": "tekken",
+        "tokenizer.ggml.tokens": [text.decode() for text, _, _ in tokens],
+        "tokenizer.ggml.token_type": [int(kind) for _, _, kind in tokens],
+        "tokenizer.ggml.merges": vocabulary.extract_vocab_merges_from_model(),
+        "tokenizer.ggml.bos_token_id": vocabulary.bos_id,
+        "tokenizer.ggml.eos_token_id": vocabulary.eos_id,
+    }
 
 
 def _picture_values(config: ModelConfig) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def _picture_values(config: ModelConfig) -> dict[str, Any]:
     } | merge
 
 
-def _text_values(config: ModelConfig, tokens: list[str]) -> dict[str, Any]:
+def _text_values(config: ModelConfig) -> dict[str, Any]:
     return {
         "general.name": "tiny",
         "llama.block_count": config.n_layers,
@@ -175,7 +182,4 @@ def _text_values(config: ModelConfig, tokens: list[str]) -> dict[str, Any]:
         "llama.rope.dimension_count": config.head_dim,
         "llama.rope.freq_base": config.rope_theta,
         "llama.vocab_size": config.vocab_size,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "tekken",
-        "tokenizer.ggml.tokens": tokens,
     }

@@ -21,7 +21,7 @@ from tessera.weights.convert import convert
 from tessera.weights.gguf.names import to_gguf_name
 from tessera.weights.stream import empty_model
 from tests.weights.checkpoints import LLAVA, MERGED, tensors_of, write_mistral_folder
-from tests.weights.gguf.files import decode, encode, gguf_name, listed_tokens, write_pair
+from tests.weights.gguf.files import decode, encode, gguf_name, token_values, write_pair
 
 QUESTIONS = ("What is the value of Q3?", "Which bar is highest?")
 
@@ -249,7 +249,7 @@ def test_a_model_with_a_merge(tmp_path: Path) -> None:
 
 def test_tokens_must_be_the_tokenizers(tmp_path: Path) -> None:
     file = write_pair(tmp_path)
-    listed = listed_tokens(file.with_name("tekken.json"))
+    listed = token_values(file.with_name("tekken.json").read_bytes())["tokenizer.ggml.tokens"]
     # Unused places have other names in files made from Hugging Face's layout; that is no disagreement.
     write_pair(tmp_path, text_values={"tokenizer.ggml.tokens": [*listed[:20], "<other>", *listed[21:]]})
     load.open_checkpoint(file).load_tokenizer()
