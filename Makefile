@@ -6,7 +6,7 @@ DEMO := tessera/nano/demo
 CLIENTS := build/clients
 CLIENT_ENVIRONMENTS := openai langchain-openai langchain-mistralai litellm llama-index node
 
-.PHONY: demo test test-slow test-fuzz test-clients soak lint bench bench-serve gpu-check clean
+.PHONY: demo kernels test test-slow test-fuzz test-clients soak lint bench bench-serve gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/tessera ask "What is the value of Q3?" -i $(DEMO)/chart.png
@@ -14,10 +14,14 @@ demo: .venv/installed
 	$(BIN)/tessera ask "What is the total?" -i $(DEMO)/receipt.png --quiet
 	$(BIN)/tessera ask "Give vendor, date and total as JSON." -i $(DEMO)/receipt.png --quiet
 
-test: .venv/installed-dev
+# The C++ kernels anew when their sources changed; without a compiler the rest works all the same, slower.
+kernels: .venv/installed
+	-$(BIN)/python -m tessera.kernels.build
+
+test: .venv/installed-dev kernels
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-dev kernels
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 # Our own OpenAPI description and random conversations against the server, with many examples.
@@ -48,7 +52,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed-dev
+bench: .venv/installed-dev kernels
 	$(BIN)/python -m tessera.bench
 
 # The server under load, beside the bare engine in the same run; on a machine that does nothing else.

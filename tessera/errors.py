@@ -78,5 +78,9 @@ class EngineDeadError(TesseraError):
     http_status = 503
 
 
+class MeasurementError(TesseraError):
+    """A measurement that could not be made, or whose sides did not compute the same."""
+
+
 class MissingExtraError(TesseraError):
     """An optional dependency is absent; the text is the exact install command."""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,14 +17,17 @@ from urllib.parse import urlsplit
 import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.kernels.cache_layer import bytes_per_token
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
-from tessera.weights import hf, mistral
+from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import (
     EXAMPLE_ID,
+    MANIFEST,
     TOKENIZER_FILES,
     Layout,
     detect,
@@ -35,7 +37,7 @@ from tessera.weights.detect import (
     tokenizer_file,
     weight_files,
 )
-from tessera.weights.stream import Progress, Source, StoredPackable, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
 
 if TYPE_CHECKING:
     from tessera.weights.gguf.read import GGUFPair
@@ -45,8 +47,9 @@ BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
 SMALL_BYTES = 1_000_000_000
-# What a model needs from its repository: one layout's files, the official one's where both are there.
+# What a model needs from its repository: one layout's files, the first one's where several are there.
 LAYOUT_FILES: dict[str, tuple[str, ...]] = {
+    "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
     "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
     "hf": (
         "config.json",
@@ -69,24 +72,30 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with everything needed to use it; `notes` are what its user should know."""
+    """A model in evaluation mode with everything needed to use it."""
 
     model: Pixtral
     tokenizer: Tokenizer
-    config: ModelConfig
+    share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what its user should know
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the whole model."""
+        return self.share.config
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder or a pair of GGUF files holds, from headers and side files; `sources` by official name."""
+    """What a folder or a pair of GGUF files holds, from headers and side files: plain tensors and quantized linears."""
 
     path: Path
     layout: Layout
     config: ModelConfig
     sources: dict[str, Source]
+    linears: dict[str, StoredLinear]
     pair: GGUFPair | None = None
 
     @property
@@ -99,26 +108,14 @@ class Checkpoint:
         """The model's own tokenizer, or the packaged one; raises CheckpointError."""
         return tokenizer_file(self.folder, self.layout, self.config)
 
-    @cached_property
-    def rounding(self) -> tuple[int, float]:
-        """How many tensors do not fit the packed layout and are rounded to 8 bits, and the measured error of that.
-
-        The error is relative, root mean square, over the first rows of each; it is 0 where none is rounded.
-        """
-        if self.pair is None:
-            return 0, 0.0
-        from tessera.weights.gguf.stored import rounded, rounding_error
-
-        tensors = rounded(self.sources.values())
-        return len(tensors), rounding_error(tensors) if tensors else 0.0
-
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user of this checkpoint should know of how it is loaded."""
-        count, error = self.rounding
-        if not count:
-            return ()
-        return (f"{count} tensors of {self.path.name} are rounded to 8 bits, off by {error:.2%} (root mean square)",)
+    def dtype(self) -> torch.dtype:
+        """The dtype that most plain parameters are stored in.
+
+        GGUF files have float16 where the model was trained in bfloat16, whose range float16 lacks.
+        """
+        dtype = stored_dtype(self.sources)
+        return torch.bfloat16 if self.pair is not None and dtype == torch.float16 else dtype
 
     def load_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
@@ -133,6 +130,14 @@ class Checkpoint:
 
             check_tokens(self.pair.text, tokenizer)
         return tokenizer
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it is loaded: tensors that are rounded, by how much in their first rows."""
+        if self.pair is None:
+            return ()
+        from tessera.weights.gguf.read import rounding_notes
+
+        return rounding_notes(self.pair, self.config)
 
 
 @dataclass(frozen=True)
@@ -149,12 +154,14 @@ class ModelSummary:
     decoder_parameters: int
     vision_parameters: int
     adapter_parameters: int
+    quantized: dict[str, int]  # linears by the scheme that holds them; dtype is that of the other tensors
     tensors: int
     stored_bytes: int
-    weight_bytes: int  # in memory, as loaded by default
+    weight_bytes: int  # in memory
     max_seq_len: int
     largest_image_tokens: int
     kv_bytes_per_token: int
+    kv_bytes_per_token_int8: int  # with kv_cache_dtype int8
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
     notes: tuple[str, ...]
 
@@ -257,12 +264,19 @@ def download(repository: str, revision: str | None = None) -> Path:
 def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
     """A summary of a model, without reading its weights; raises CheckpointError for an incomplete one."""
     checkpoint = open_checkpoint(folder, mmproj)
-    config, sources = checkpoint.config, checkpoint.sources
-    dtype, vision = stored_dtype(sources), config.vision_encoder
+    config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
+    dtype, vision = checkpoint.dtype, config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
         parts[_part(name)] += source.stored.num_parameters
-    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
+    for name, linear in linears.items():
+        parts[_part(name)] += linear.shape[0] * linear.shape[1]
+    plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
+    plain_parameters = sum(source.stored.num_parameters for source in sources.values())
+    kv_bytes, kv_bytes_int8 = (
+        config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
+    )
     rows = -(-min(1024, vision.image_size) // vision.token_size)
     largest = vision.image_size // vision.token_size
     shape = config.dim, config.n_layers, config.hidden_dim, vision.spatial_merge_size
@@ -272,19 +286,21 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
         layout=checkpoint.layout,
         folder=str(folder),
         tokenizer=_describe_tokenizer(checkpoint),
-        dtype=_describe_dtypes(checkpoint, dtype),
+        dtype=str(dtype).removeprefix("torch."),
         parameters=parts.total(),
         decoder_parameters=parts["decoder"],
         vision_parameters=parts["vision"],
         adapter_parameters=parts["adapter"],
-        tensors=len(sources),
-        stored_bytes=sum({source.stored: source.stored.num_bytes for source in sources.values()}.values()),
-        weight_bytes=sum(weight_bytes(name, source, dtype) for name, source in sources.items()),
+        quantized=dict(Counter(linear.scheme for linear in linears.values())),
+        tensors=len(sources) + len(linears),
+        stored_bytes=plain_bytes + sum(linear.stored_bytes for linear in linears.values()),
+        weight_bytes=plain_parameters * dtype.itemsize + quantized_bytes,
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
         kv_bytes_per_token=kv_bytes,
+        kv_bytes_per_token_int8=kv_bytes_int8,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
-        notes=checkpoint.notes,
+        notes=checkpoint.notes(),
     )
 
 
@@ -304,38 +320,55 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
 
+    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
+
+    Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
     """
     checkpoint = open_checkpoint(folder, mmproj)
-    tokenizer, sources = checkpoint.load_tokenizer(), checkpoint.sources
-    target = _device(device)
-    chosen = _dtype(dtype, sources, target)
-    _check_memory(folder, sum(weight_bytes(name, source, chosen) for name, source in sources.items()), target)
-    model = empty_model(checkpoint.config)
-    _fill(model, sources, chosen, target, progress)
-    return LoadedModel(model.eval(), tokenizer, checkpoint.config, model_name(folder), folder, checkpoint.notes)
+    tokenizer = checkpoint.load_tokenizer()
+    config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
+    target = target_device(device)
+    quantized_bytes = sum(linear.nbytes for linear in linears.values())
+    chosen = compute_dtype(dtype, checkpoint, target)
+    plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
+    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    share = Share(config, rank, size)
+    model = empty_model(config)
+    for name, linear in linears.items():
+        place(model, name, share.cut_quantized(name, linear.load()).to(target))
+    cut = None if size == 1 else share.cut
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder, checkpoint.notes())
 
 
 def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
     """Everything that headers and side files say, checked; raises CheckpointError."""
     layout = detect(path)
-    if layout != "gguf":
-        if mmproj is not None:
-            raise UsageError(f"{path} is no GGUF file and holds its picture part itself; leave out --mmproj {mmproj}.")
-        reader = mistral if layout == "mistral" else hf
-        config = reader.read_config(path)
-        return Checkpoint(path, layout, config, reader.official_sources(path, config))
-    from tessera.weights.gguf import read
+    if layout == "gguf":
+        from tessera.weights.gguf import read
 
-    pair = read.open_pair(path, mmproj)
-    config = read.read_config(pair)
-    return Checkpoint(path, layout, config, read.official_sources(pair, config), pair)
+        pair = read.open_pair(path, mmproj)
+        config = read.read_config(pair)
+        return Checkpoint(path, layout, config, *read.read_weights(pair, config), pair)
+    if mmproj is not None:
+        raise UsageError(f"{path} is no GGUF file and holds its picture part itself; leave out --mmproj {mmproj}.")
+    config = hf.read_config(path) if layout == "hf" else mistral.read_config(path)
+    if layout == "tessera":
+        return Checkpoint(path, layout, config, *quantized.read(path, config))
+    if layout == "hf" and published.is_quantized(path):
+        return Checkpoint(path, layout, config, *published.read(path, config))
+    reader = mistral if layout == "mistral" else hf
+    return Checkpoint(path, layout, config, reader.official_sources(path, config), {})
 
 
-def _device(device: str) -> torch.device:
+def target_device(device: str) -> torch.device:
+    """The device of a name, "auto" for a GPU where there is one; raises UsageError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -349,55 +382,25 @@ def _device(device: str) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str, sources: Mapping[str, Source], device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
         return DTYPES[dtype]
-    if device.type == "cpu" and sum(source.stored.num_bytes for source in sources.values()) < SMALL_BYTES:
+    stored_bytes = sum(linear.nbytes for linear in checkpoint.linears.values())
+    stored_bytes += sum(source.stored.num_bytes for source in checkpoint.sources.values())
+    if device.type == "cpu" and stored_bytes < SMALL_BYTES:
         return torch.float32
-    return stored_dtype(sources)
+    return checkpoint.dtype
 
 
 def stored_dtype(sources: Mapping[str, Source]) -> torch.dtype:
-    """The dtype that most parameters are stored in; bfloat16, the trained one, if that is in few bits."""
+    """The dtype that most parameters are stored in."""
     counts: Counter[torch.dtype] = Counter()
     for source in sources.values():
-        few_bits = isinstance(source.stored, StoredPackable)
-        counts[torch.bfloat16 if few_bits else source.stored.dtype] += source.stored.num_parameters
+        counts[source.stored.dtype] += source.stored.num_parameters
     return counts.most_common(1)[0][0]
-
-
-def is_packed(name: str, source: Source) -> bool:
-    """Whether a tensor stays in its few bits: the weight of a linear layer that is stored in them."""
-    return isinstance(source.stored, StoredPackable) and name != "tok_embeddings.weight"
-
-
-def weight_bytes(name: str, source: Source, dtype: torch.dtype) -> int:
-    """Bytes that a tensor takes in a model of this dtype."""
-    stored = source.stored
-    if isinstance(stored, StoredPackable) and is_packed(name, source):
-        return stored.packed_bytes
-    return stored.num_parameters * dtype.itemsize
-
-
-def _fill(
-    model: Pixtral,
-    sources: Mapping[str, Source],
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Progress | None,
-) -> None:
-    """Put every tensor into its place: packed where it stays in its few bits, else in `dtype`."""
-    plain, done, total = dict(sources), 0, sum(source.stored.num_bytes for source in sources.values())
-    for name, source in sources.items():
-        if isinstance(source.stored, StoredPackable) and is_packed(name, source):
-            place(model, name.removesuffix(".weight"), source.stored.load_packed(device))
-            done += plain.pop(name).stored.num_bytes
-            if progress is not None:
-                progress(name, done, total)
-    rest: Progress | None = None if progress is None else lambda name, more, _: progress(name, done + more, total)
-    fill_model(model, plain, dtype=dtype, device=device, progress=rest)
 
 
 def _check_memory(folder: Path, needed: int, device: torch.device) -> None:
@@ -515,11 +518,3 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> str:
     version = settings.get("version") if isinstance(settings, dict) else None
     origin = "" if file.parent == checkpoint.folder else ", packaged, because the folder has none"
     return f"{file.name}, version {version}{origin}"
-
-
-def _describe_dtypes(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
-    if checkpoint.pair is None:
-        return str(dtype).removeprefix("torch.")
-    from tessera.weights.gguf.stored import count_kinds
-
-    return ", ".join(f"{kind} ({count})" for kind, count in count_kinds(checkpoint.sources.values()).items())

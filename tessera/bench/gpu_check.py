@@ -1,7 +1,7 @@
 """`python -m tessera.bench.gpu_check`: correctness on a CUDA device, then a table of speed.
 
 Correctness is the distance, in norm, of what the GPU computes to the same model on the CPU in
-float32; then the marked tests; then the measurements of `tessera.bench` on that device.
+float32; then the marked tests; then the table of `tessera.bench.peer` on that device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from tessera.bench.__main__ import main as measure
-from tessera.bench.peer import WIDTHS, random_model
+from tessera.bench.limits import measure_limits
+from tessera.bench.peer import WIDTHS, compare_all, random_model, table
 from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
 
@@ -50,7 +50,8 @@ def main() -> int:
         print(f"{dtype}: relative distance of logits {distance:.2e}, bound {bound:.0e}")
         reference = random_model(config).float()
     failed |= subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], check=False).returncode not in (0, 5)
-    measure()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {measure_limits('cuda')}")
+    print(table(compare_all(random_model(WIDTHS, "cuda"))))
     return int(failed)
 
 

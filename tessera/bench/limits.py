@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes read a second and bfloat16 operations a second, as measured now."""
+"""What the machine can do at most: bytes read a second and operations a second, as measured now."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ READ_NUMBERS = 2**26  # 256 MiB in float32: far beyond any cache
 
 @dataclass(frozen=True)
 class Limits:
-    """Ceilings of one device, in units a second."""
+    """Ceilings of one device, in units a second; int8 is None where torch has no such product."""
 
     read_bytes_per_s: float
     bfloat16_flops: float
+    int8_ops: float | None = None
+
+    def seconds(self, flops: float, read_bytes: float) -> float:
+        """The least time for this much work, both kinds going on at once (the roofline model)."""
+        return max(flops / self.bfloat16_flops, read_bytes / self.read_bytes_per_s)
+
+    def __str__(self) -> str:
+        int8 = "" if self.int8_ops is None else f", int8 {self.int8_ops / 1e12:.2f} TOP/s"
+        return f"reads {self.read_bytes_per_s / 1e9:.1f} GB/s, bfloat16 {self.bfloat16_flops / 1e12:.2f} TFLOP/s{int8}"
 
 
 def measure_limits(device: str = "cpu") -> Limits:
@@ -26,7 +35,16 @@ def measure_limits(device: str = "cpu") -> Limits:
     read_s = best_seconds(lambda: numbers.sum().item())
     left, right = (torch.randn(MATRIX, MATRIX, device=device).bfloat16() for _ in range(2))
     product_s = best_seconds(lambda: (left @ right)[0, 0].item())
-    return Limits(numbers.nbytes / read_s, 2 * MATRIX**3 / product_s)
+    operations = 2 * MATRIX**3
+    return Limits(numbers.nbytes / read_s, operations / product_s, _int8_ops(device, operations))
+
+
+def _int8_ops(device: str, operations: int) -> float | None:
+    left, right = (torch.randint(-127, 128, (MATRIX, MATRIX), dtype=torch.int8, device=device) for _ in range(2))
+    try:
+        return operations / best_seconds(lambda: torch._int_mm(left, right)[0, 0].item())
+    except RuntimeError:  # this build of torch multiplies no int8 on this device
+        return None
 
 
 def best_seconds(work: Callable[[], object], rounds: int = 7) -> float:

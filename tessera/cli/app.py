@@ -31,6 +31,9 @@ app.add_typer(nano, name="nano")
 config = typer.Typer(no_args_is_help=True, help="The settings of `tessera serve`: flags, environment, file, defaults.")
 app.add_typer(config, name="config")
 
+bench = typer.Typer(help="Measure this machine, Tessera on it, and peers.", invoke_without_command=True)
+app.add_typer(bench, name="bench")
+
 Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: path, URL, data URL, or - for stdin.")]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, GGUF file or hub id; default: the bundled nano.")
@@ -38,6 +41,8 @@ Model = Annotated[
 Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
+Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
@@ -45,6 +50,21 @@ System = Annotated[str | None, typer.Option(help="A system prompt.")]
 MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
 DEFAULT_MAX_PIXELS = 64_000_000
+
+
+class Peer(StrEnum):
+    """What `bench` measures beside Tessera."""
+
+    transformers = "transformers"
+    llama_cpp = "llama.cpp"
+
+
+class RandomFormat(StrEnum):
+    """The formats that `bench make-random` writes."""
+
+    mistral = "mistral"
+    tessera = "tessera"
+    gguf = "gguf"
 
 
 class Layout(StrEnum):
@@ -117,6 +137,8 @@ def ask(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
+    tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -125,7 +147,17 @@ def ask(
     from tessera.cli.ask import run_ask
     from tessera.cli.session import Session
 
-    session = Session(model, mmproj, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(
+        model,
+        mmproj,
+        dtype,
+        device,
+        kv_cache_dtype,
+        tensor_parallel_size,
+        max_image_pixels,
+        allow_private_addresses,
+        quiet,
+    )
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
     }  # fmt: skip
@@ -142,6 +174,8 @@ def chat(
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    kv_cache_dtype: KVCacheDtype = "auto",
+    tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -150,7 +184,17 @@ def chat(
     from tessera.cli.chat import run_chat
     from tessera.cli.session import Session
 
-    session = Session(model, mmproj, dtype, device, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(
+        model,
+        mmproj,
+        dtype,
+        device,
+        kv_cache_dtype,
+        tensor_parallel_size,
+        max_image_pixels,
+        allow_private_addresses,
+        quiet,
+    )
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 
@@ -186,6 +230,27 @@ def convert(
     from tessera.cli.convert import run_convert
 
     run_convert(source, destination, to.value, None if type is None else type.value, quiet)
+
+
+@app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
+def quantize(
+    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
+    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
+    head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
+    vision: Annotated[str, typer.Option(help="8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Pictures, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
+    from tessera.cli.quantize import run_quantize
+    from tessera.quantize.plan import Options
+
+    run_quantize(source, destination, Options(bits, head, vision), calibrate, device, quiet)
 
 
 @app.command(
@@ -249,11 +314,56 @@ def nano_train(
 def nano_eval(
     model: Model = None,
     samples: Annotated[int, typer.Option(min=1, help="Pictures per skill and style.")] = 100,
+    kv_cache_dtype: KVCacheDtype = "auto",
 ) -> None:
     """Measure exact answers on held-out seeds, fonts and layouts."""
     from tessera.cli.nano import run_eval
 
-    run_eval(model or "nano", samples)
+    run_eval(model or "nano", samples, kv_cache_dtype)
+
+
+@bench.callback(epilog="Example: tessera bench --peer llama.cpp --layers 8 --plot bench.png")
+def bench_all(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model to measure; default: random weights of 12B's widths.")
+    ] = None,
+    mmproj: Annotated[Path | None, typer.Option(help="The picture part of a model that is a GGUF file.")] = None,
+    peer: Annotated[list[Peer], typer.Option(help="Measured beside it, in turns; may be given several times.")] = [],  # noqa: B006
+    layers: Annotated[int, typer.Option(min=1, help="Decoder layers of the random model; 40 is the whole.")] = 4,
+    vision_layers: Annotated[int, typer.Option(min=1, help="Its vision layers; 24 is the whole.")] = 4,
+    bits: Annotated[int, typer.Option(help="Its decoder's bits: 4, 8 or 16; beside transformers always 16.")] = 4,
+    widths: Annotated[str, typer.Option(help="Its widths: 12b or nano.")] = "12b",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every side; default: torch's own number.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keep random weights here for another time.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every measurement to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the shares of the limit into this PNG.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Print this machine's limits, Tessera's speed as a share of them, and that of peers on the same weights."""
+    if context.invoked_subcommand is not None:
+        return
+    from tessera.cli.bench import run_bench
+
+    options = {"model": model, "mmproj": mmproj, "layers": layers, "vision_layers": vision_layers, "bits": bits}
+    options |= {"widths": widths, "rounds": rounds, "threads": threads, "folder": folder}
+    run_bench(options, [each.value for each in peer], json, plot, quiet=quiet)
+
+
+@bench.command("make-random", epilog="Example: tessera bench make-random /tmp/random --layers 4 --vision-layers 4")
+def bench_make_random(
+    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers; default: the whole model's.")] = None,
+    vision_layers: Annotated[int | None, typer.Option(min=1, help="Vision layers; default: the same.")] = None,
+    bits: Annotated[int, typer.Option(help="Of the decoder's matrices: 4, 8 or 16, as the format has them.")] = 16,
+    form: Annotated[RandomFormat, typer.Option("--format", help="What to write.")] = RandomFormat.mistral,
+    widths: Annotated[str, typer.Option(help="12b or nano.")] = "12b",
+) -> None:
+    """Write a model of true shapes with random weights, for measuring."""
+    from tessera.cli.bench import run_make_random
+
+    run_make_random(destination, widths, layers, vision_layers, form.value, bits)
 
 
 def main() -> None:

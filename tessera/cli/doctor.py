@@ -1,95 +1,160 @@
-"""`tessera doctor`: this machine, and what of the Pixtral family it can run in bfloat16, with reasons.
+"""`tessera doctor`: this machine, and what of the Pixtral family it can run, before anything is downloaded.
 
-Decoding one sequence reads every weight once a token, so bandwidth over bytes bounds its speed.
+What a model needs is counted tensor by tensor, as `tessera quantize` would hold it. Decoding one sequence
+reads every weight of the decoder and the keys and values of its context once a token, so bandwidth over
+these bytes bounds its speed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
-from tessera.machine import available_bytes
+from tessera.bench.limits import measure_limits
+from tessera.engine.config import CUDA_BYTES
+from tessera.engine.kv_cache import kv_bytes_per_token
+from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.kernels.library import PATHS, VARIABLE, choice
+from tessera.machine import available_bytes, processor_name
+from tessera.model.config import ModelConfig
+from tessera.model.family import FAMILY
+from tessera.quantize.plan import Options, schemes_of
+from tessera.weights.quantized import fields_of, linear_shapes
+from tessera.weights.stream import empty_model
 
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-CONTEXT_TOKENS = 4096
-BFLOAT16_BYTES = 2
+PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them
+CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
+CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
+STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # that the engine computes at once by default
+LABEL, CELL = 31, 16  # characters of a table's first column and of each other: 79 in all
 
 
 @dataclass(frozen=True)
-class FamilyMember:
-    """Parameters, and what one token of context takes: layers, key/value heads, head width."""
+class Device:
+    """Where a model would run: its free bytes, and the bytes that it reads a second."""
 
     name: str
-    parameters: int
-    layers: int
-    kv_heads: int = 8
-    head_dim: int = 128
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * BFLOAT16_BYTES
-
-    @property
-    def cache_bytes(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * BFLOAT16_BYTES * CONTEXT_TOKENS
+    kind: str
+    free_bytes: int
+    bytes_per_s: float
 
 
-FAMILY = (
-    FamilyMember("Pixtral 12B", 12_682_739_712, 40),
-    FamilyMember("Mistral Small 3.1 24B", 24_011_361_280, 40),
-    FamilyMember("Pixtral Large 124B", 124_134_845_824, 88),
-)
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's weights: all of them, and those of the decoder and the head, which each token reads."""
+
+    total_bytes: int
+    step_bytes: int
 
 
 def run_doctor() -> None:
+    limits = measure_limits()
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = available_bytes(torch.device("cpu"))
-    bandwidth = read_bandwidth()
+    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s), *_cuda_devices()]
     for name, value in (
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-        ("processor", f"{os.cpu_count()} cores; {', '.join(_cpu_flags()) or 'none of ' + ', '.join(SHOWN_FLAGS)}"),
-        ("memory", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free, read at {bandwidth / 1e9:.1f} GB/s"),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("processor", f"{processor_name()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        ("", ", ".join(_cpu_flags()) or f"none of {', '.join(SHOWN_FLAGS)}"),
+        ("memory", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"),
+        ("speed", str(limits)),
+        ("kernels", _kernels()),
+        ("torch", f"{torch.__version__}, {_threads()}"),
+        *[
+            ("gpu", f"{each.name}, {each.free_bytes / 1e9:.1f} GB free, {each.bytes_per_s / 1e9:.0f} GB/s")
+            for each in devices[1:]
+        ],
+        *([("gpu", "none that torch sees")] if len(devices) == 1 else []),
     ):
-        print(f"{name:<11}{value}")
-    devices = [("cpu", free, bandwidth)]
+        print(f"{name:<11}" + fill(value, 68, subsequent_indent=" " * 11))
+    for device in devices:
+        print()
+        print(fill(LEGEND.format(device.name), 79))
+        for name, config in FAMILY.items():
+            print("\n" + "\n".join(table(name, config, device)))
+
+
+LEGEND = (
+    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which "
+    "is bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a "
+    "CPU fp8 has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
+)
+
+
+def table(name: str, config: ModelConfig, device: Device) -> list[str]:
+    """The lines about one model: a row for each precision of weights and cache, a column for each context."""
+    lines = [f"{name:<{LABEL}}" + "".join(f"{label + ' tokens':>{CELL}}" for label in CONTEXTS)]
+    for precision, bits in PRECISIONS.items():
+        weights = weights_of(config, bits)
+        for kept, dtype in CACHES.items():
+            label = f"  {precision:<9}{weights.total_bytes / 1e9:6.1f} GB, {kept} KV"
+            cells = [cell(config, weights, tokens, dtype, device) for tokens in CONTEXTS.values()]
+            lines.append(f"{label:<{LABEL}}" + "".join(f"{text:>{CELL}}" for text in cells))
+    return lines
+
+
+def cell(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype, device: Device) -> str:
+    """Example: "9.8 GB  3.2/s" where it fits, "lacks 3.1 GB" where it does not."""
+    cache_bytes = context * kv_bytes_per_token(config, cache)
+    needed = weights.total_bytes + cache_bytes + beside_bytes(config, context, device.kind)
+    if needed > device.free_bytes:
+        return f"lacks {(needed - device.free_bytes) / 1e9:.1f} GB"
+    return f"{needed / 1e9:.1f} GB {device.bytes_per_s / (weights.step_bytes + cache_bytes):.1f}/s"
+
+
+@cache
+def weights_of(config: ModelConfig, bits: str | None) -> Weights:
+    """The bytes that `tessera quantize --bits` makes of a model; of None, in bfloat16."""
+    schemes = {} if bits is None else schemes_of(config, Options(bits=bits))
+    shapes = linear_shapes(config)
+    total = step = 0
+    for name, parameter in empty_model(config).named_parameters():
+        size = parameter.numel() * torch.bfloat16.itemsize
+        if scheme := schemes.get(name.removesuffix(".weight")):
+            fields = fields_of(scheme, shapes[name.removesuffix(".weight")]).values()
+            size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in fields)
+        total += size
+        if name.startswith(("layers.", "norm.", "output.")):
+            step += size
+    return Weights(total, step)
+
+
+def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
+    """What one chat takes beside weights and cache: a step's work, one picture's embeddings, CUDA itself."""
+    work = workspace_bytes(config, STEP_TOKENS[kind], context, 1, torch.bfloat16)
+    picture = max_image_tokens(config.vision_encoder) * config.dim * torch.bfloat16.itemsize
+    return work + picture + (CUDA_BYTES if kind == "cuda" else 0)
+
+
+def _kernels() -> str:
+    """Which path is taken, and why no better one."""
+    taken = choice()
+    slow = taken.path == PATHS[0]
+    cost = "; so weights of 4 and 8 bits are dequantized for every product, many times slower" if slow else ""
+    return f"{taken.path} (there are {', '.join(PATHS)}; {VARIABLE} chooses): {taken.reason}{cost}"
+
+
+def _threads() -> str:
+    wanted = os.environ.get("OMP_NUM_THREADS")
+    origin = "one a core" if wanted is None else f"as OMP_NUM_THREADS={wanted} says"
+    return f"{torch.get_num_threads()} threads, {origin}"
+
+
+def _cuda_devices() -> list[Device]:
+    found = []
     for index in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(index)
-        free = torch.cuda.mem_get_info(index)[0]
-        speed = read_bandwidth(f"cuda:{index}")
-        print(f"{f'cuda:{index}':<11}{gpu.name}, {free / 1e9:.1f} GB free, read at {speed / 1e9:.0f} GB/s")
-        devices.append((f"cuda:{index}", free, speed))
-    if len(devices) == 1:
-        print(f"{'gpu':<11}none that torch sees")
-    print(f"\nIn bfloat16, with {CONTEXT_TOKENS} tokens of context:")
-    for device, free, speed in devices:
-        print(f"  {f'nano on {device}':<34}runs; it is bundled")
-        for member in FAMILY:
-            print(f"  {f'{member.name} on {device}':<34}{verdict(member, free, speed)}")
-
-
-def verdict(member: FamilyMember, free_bytes: float, bytes_per_s: float) -> str:
-    """Whether a model fits, and the bound on its speed or the number of bytes that are missing."""
-    needed = member.weight_bytes + member.cache_bytes
-    if needed > free_bytes:
-        return f"does not fit: needs {needed / 1e9:.1f} GB, {(needed - free_bytes) / 1e9:.1f} GB more than is free"
-    return f"fits in {needed / 1e9:.1f} GB; at most {bytes_per_s / needed:.1f} tokens/s (bandwidth over bytes)"
-
-
-def read_bandwidth(device: str = "cpu") -> float:
-    """Bytes a second that a sum over 256 MiB reads: the median of five."""
-    numbers = torch.ones(2**26, dtype=torch.float32, device=device)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        numbers.sum().item()
-        seconds.append(time.perf_counter() - start)
-    return numbers.nbytes / sorted(seconds[1:])[2]
+        name, device = f"cuda:{index}", torch.device("cuda", index)
+        title = f"{name}, {torch.cuda.get_device_properties(index).name}"
+        found.append(Device(title, "cuda", available_bytes(device), measure_limits(name).read_bytes_per_s))
+    return found
 
 
 def _cpu_flags() -> list[str]:

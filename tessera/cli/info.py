@@ -21,7 +21,6 @@ def run_info(model: str, mmproj: Path | None, *, as_json: bool) -> None:
 
 
 def _rows(summary: ModelSummary) -> list[tuple[str, str]]:
-    cache = summary.kv_bytes_per_token * summary.max_seq_len
     return [
         ("model", summary.name),
         ("family", summary.family),
@@ -32,11 +31,25 @@ def _rows(summary: ModelSummary) -> list[tuple[str, str]]:
             f"{summary.parameters:,} (decoder {summary.decoder_parameters:,}, "
             f"vision {summary.vision_parameters:,}, adapter {summary.adapter_parameters:,})",
         ),
-        ("stored as", f"{summary.dtype}, {summary.stored_bytes / 1e9:.2f} GB"),
+        ("stored as", f"{_precisions(summary)}, {summary.stored_bytes / 1e9:.2f} GB"),
         ("context", f"{summary.max_seq_len:,} tokens; the largest picture takes {summary.largest_image_tokens:,}"),
+        ("to run", f"{summary.weight_bytes / 1e9:.2f} GB for weights, and the KV cache"),
         (
-            "to run",
-            f"{summary.weight_bytes / 1e9:.2f} GB for weights, {summary.kv_bytes_per_token / 1024:.1f} KiB a token of "
-            f"KV cache ({cache / 1e9:.2f} GB at full context)",
+            "KV cache",
+            f"{_cache(summary.kv_bytes_per_token, summary)}; with --kv-cache-dtype int8 "
+            f"{_cache(summary.kv_bytes_per_token_int8, summary)}",
         ),
     ]
+
+
+def _precisions(summary: ModelSummary) -> str:
+    """Example: "int4 (280 linears), int8 (1 linear), bfloat16 (the rest)"."""
+    if not summary.quantized:
+        return summary.dtype
+    counts = (f"{scheme} ({count} linear{'s' * (count > 1)})" for scheme, count in summary.quantized.items())
+    return f"{', '.join(counts)}, {summary.dtype} (the rest)"
+
+
+def _cache(token_bytes: int, summary: ModelSummary) -> str:
+    full = token_bytes * summary.max_seq_len
+    return f"{token_bytes / 1024:.1f} KiB a token, {full / 1e9:.2f} GB at full context"

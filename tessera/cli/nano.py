@@ -36,12 +36,12 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_eval(model: str, samples: int) -> None:
+def run_eval(model: str, samples: int, kv_cache_dtype: str) -> None:
     from tessera.llm import LLM
     from tessera.nano.evaluate import evaluate, table
 
     scores = []
-    with LLM(model) as llm:
+    with LLM(model, kv_cache_dtype=kv_cache_dtype) as llm:
         for score in evaluate(llm, samples):
             print(f"{score.skill}, {score.style}: {score.exact} of {score.samples} exact", file=sys.stderr)
             scores.append(score)

@@ -21,6 +21,8 @@ class Session:
     mmproj: Path | None
     dtype: str
     device: str
+    kv_cache_dtype: str
+    tensor_parallel_size: int
     max_image_pixels: int
     allow_private_addresses: bool
     quiet: bool
@@ -31,7 +33,15 @@ class Session:
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        llm = LLM(self.model or "nano", mmproj=self.mmproj, dtype=self.dtype, device=self.device, limits=self.limits())
+        llm = LLM(
+            self.model or "nano",
+            mmproj=self.mmproj,
+            dtype=self.dtype,
+            device=self.device,
+            limits=self.limits(),
+            kv_cache_dtype=self.kv_cache_dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
+        )
         for note in llm.notes:
             self.note(note)
         return llm

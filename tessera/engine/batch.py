@@ -6,7 +6,7 @@ It reads requests and changes none. A finished batch is all that a model's rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,15 +16,14 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
-from tessera.model.attention import PagedChunk, PagedDecodes, PagedPlan
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
+from tessera.model.attention import PagedDecodes, PagedPlan
 
-# Decoding requests whose contexts are padded to one length and attended in one call. On a GPU few
-# calls matter; on a CPU each alone is faster, since its gathered keys then stay in the CPU's cache
-# (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
+# On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
+# each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
+# Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
 PADDED_TOKENS_PER_CALL = {"cuda": 2**18}
 MAX_PADDING = 1.5  # the longest context of a call over the shortest
-
-Decode = tuple[int, Tensor]  # a row of the step, and the slots of all that it sees
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Batch:
     plan: PagedPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
-    sampled_rows_R: Tensor  # of T: the last token of each request in `sampled`
+    drafts: list[tuple[int, ...]]  # of each request in `sampled`
+    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
     scored: list[ScoredRows]
 
 
@@ -60,37 +60,39 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -
     """Lay the chunks end to end."""
     ids: list[int] = []
     positions: list[Tensor] = []
-    slots: list[Tensor] = []
+    slots: list[int] = []
     images: list[ImageRows] = []
-    decodes: list[Decode] = []
-    prefills: list[PagedChunk] = []
-    sampled, last_rows, scored = [], [], []
+    paged: list[PagedChunk] = []
+    sampled, drafts, scored = [], [], []
+    sampled_rows: list[int] = []
+    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
         request, row = chunk.request, len(ids)
-        context_C = cache.slots(request.blocks, chunk.end)
-        ids += request.ids[chunk.start : chunk.end]
-        positions.append(torch.arange(chunk.start, chunk.end))
-        slots.append(context_C[chunk.start :])
+        end = chunk.end + len(chunk.draft)
+        ids += [*request.ids[chunk.start : chunk.end], *chunk.draft]
+        positions.append(torch.arange(chunk.start, end))
+        slots += cache.slots(request.blocks, chunk.start, end)
         images += image_rows(chunk)
-        if chunk.length == 1:
-            decodes.append((row, context_C))
-        else:
-            prefills.append(PagedChunk(row, chunk.length, context_C.to(device) if chunk.start else None))
+        whole = PagedChunk(row, chunk.num_rows, end, cache.table(request.blocks, end))
+        # A drafted token is one more decoding row, attended as it would be if it had been chosen.
+        paged += [whole] if chunk.length > 1 else whole.cut(tokens_together, cache.block_tokens)
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
             sampled.append(request)
-            last_rows.append(len(ids) - 1)
+            drafts.append(chunk.draft)
+            sampled_rows += range(row + chunk.length - 1, len(ids))
+    limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
+    decodes = [each for each in paged if limit and each.length == 1]
     plan = PagedPlan(
-        cache.keys_BSMK,
-        cache.values_BSMK,
+        cache.layers,
         torch.cat(positions).to(device),
-        torch.cat(slots).to(device),
-        [_pad(group, cache.padding_slot, device) for group in group_decodes(decodes, device)],
-        prefills,
+        torch.tensor(slots).to(device),
+        [_pad(group, cache, device) for group in group_decodes(decodes, limit)],
+        [replace(each, blocks=each.blocks.to(device)) for each in paged if not limit or each.length > 1],
     )
-    sampled_rows_R = torch.tensor(last_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, sampled_rows_R, scored)
+    sampled_rows_R = torch.tensor(sampled_rows, dtype=torch.int64).to(device)
+    return Batch(torch.tensor(ids).to(device), plan, images, sampled, drafts, sampled_rows_R, scored)
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
@@ -127,25 +129,24 @@ def embeddings_before(offset: int, columns: int) -> int:
     return rows * columns + rest
 
 
-def group_decodes(decodes: Sequence[Decode], device: torch.device) -> list[list[Decode]]:
+def group_decodes(decodes: Sequence[PagedChunk], limit: int) -> list[list[PagedChunk]]:
     """Decoding rows that are attended in one call: contexts of about one length, the shortest first."""
-    limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
-    groups: list[list[Decode]] = []
-    for row, context_C in sorted(decodes, key=lambda decode: len(decode[1])):
-        longest = len(context_C)
+    groups: list[list[PagedChunk]] = []
+    for decode in sorted(decodes, key=lambda decode: decode.context):
+        longest = decode.context
         group = groups[-1] if groups else []
-        if group and longest * (len(group) + 1) <= limit and longest <= MAX_PADDING * len(group[0][1]):
-            group.append((row, context_C))
+        if group and longest * (len(group) + 1) <= limit and longest <= MAX_PADDING * group[0].context:
+            group.append(decode)
         else:
-            groups.append([(row, context_C)])
+            groups.append([decode])
     return groups
 
 
-def _pad(group: Sequence[Decode], padding_slot: int, device: torch.device) -> PagedDecodes:
-    rows_R = torch.tensor([row for row, _ in group])
-    contexts = [context_C for _, context_C in group]
-    lengths_R = torch.tensor([len(context_C) for context_C in contexts])
-    slots_RC = pad_sequence(contexts, batch_first=True, padding_value=padding_slot)
+def _pad(group: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> PagedDecodes:
+    rows_R = torch.tensor([decode.start for decode in group])
+    contexts = [cache.layers[0].slots(decode.blocks, decode.context) for decode in group]
+    slots_RC = pad_sequence(contexts, batch_first=True, padding_value=cache.padding_slot)
+    lengths_R = torch.tensor([decode.context for decode in group])
     visible_RC = torch.arange(slots_RC.shape[1]) < lengths_R[:, None]
     return PagedDecodes(
         rows_R.to(device), slots_RC.to(device), None if bool(visible_RC.all()) else visible_RC.to(device)

@@ -23,6 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
+DRAFTED_ON_CPU = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class EngineConfig:
     max_model_len: int  # tokens of prompt and reply together
     block_tokens: int
     kv_cache_bytes: int
+    kv_cache_dtype: str  # the model's own, or int8
     max_num_seqs: int  # requests that run at once
     max_num_batched_tokens: int  # tokens that one step computes; longer prompts go in chunks
     image_cache_bytes: int
@@ -39,9 +41,17 @@ class EngineConfig:
     max_queued_requests: int
     max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
+    num_speculative_tokens: int  # guessed tokens that a request's step may compute beside its own; 0: none
+    prompt_lookup_min: int  # tokens that must have come before, for what followed them to be guessed
+    prompt_lookup_max: int  # tokens that are compared, to choose among places
     seed: int  # draws the seeds of requests that come without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        found: torch.dtype = getattr(torch, self.kv_cache_dtype)
+        return found
 
     def describe(self) -> list[str]:
         """One line for each setting: its name, value and reason."""
@@ -49,17 +59,26 @@ class EngineConfig:
 
 
 OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
-_LOWEST = dict.fromkeys(OPTIONS, 1) | {"image_cache_bytes": 0, "max_images_per_prompt": 0, "seed": 0}
+_LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
+    ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed"), 0
+)
 # Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
 UTILIZATION = "gpu_memory_utilization"
+CACHE_DTYPE = "kv_cache_dtype"
+INT8 = "int8"
 
 
 def resolve(
-    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device, sharing: int = 1
 ) -> EngineConfig:
-    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other."""
-    utilization = options.get(UTILIZATION, AUTO)
-    chosen = _Choices({name: value for name, value in options.items() if name != UTILIZATION})
+    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
+
+    `sharing` is how many processes like this one take their memory from the same device.
+    """
+    utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
+    chosen = _Choices({name: value for name, value in options.items() if name not in (UTILIZATION, CACHE_DTYPE)})
+    chosen.reasons[CACHE_DTYPE] = "the model's own" if cache_dtype == AUTO else "as given"
+    stored = _cache_dtype(cache_dtype, dtype)
     on_cpu = device.type == "cpu"
     chosen.settle("block_tokens", 16, "the usual size")
     if chosen["block_tokens"] not in (16, 32):
@@ -76,8 +95,9 @@ def resolve(
     chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
     chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
+    _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
-    free = available_bytes(device)
+    free = available_bytes(device) // sharing
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
         "image_cache_bytes",
@@ -85,12 +105,40 @@ def resolve(
         f"24 of the largest pictures, or a twentieth of the free {free // MIB} MiB",
     )
     share, meaning = _share(utilization, device, free)
-    _settle_context(chosen, model, dtype, share, meaning)
-    size = chosen["block_tokens"]
-    num_blocks = chosen["kv_cache_bytes"] // (size * kv_bytes_per_token(model, dtype))
-    numbers = {name: chosen[name] for name in OPTIONS if name != "enable_prefix_caching"}
-    caching = bool(chosen["enable_prefix_caching"])
-    return EngineConfig(**numbers, enable_prefix_caching=caching, num_blocks=num_blocks, reasons=chosen.reasons)
+    token = kv_bytes_per_token(model, stored)
+    _settle_context(chosen, model, dtype, token, share, meaning)
+    return EngineConfig(
+        **{name: chosen[name] for name in OPTIONS if name not in ("enable_prefix_caching", CACHE_DTYPE)},
+        enable_prefix_caching=bool(chosen["enable_prefix_caching"]),
+        kv_cache_dtype=str(stored).removeprefix("torch."),
+        num_blocks=chosen["kv_cache_bytes"] // (chosen["block_tokens"] * token),
+        reasons=chosen.reasons,
+    )
+
+
+def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
+    """What keys and values are stored as; raises UsageError for what is neither the model's dtype nor int8."""
+    own = str(model_dtype).removeprefix("torch.")
+    if wanted not in (AUTO, own, INT8):
+        raise UsageError(
+            f"{CACHE_DTYPE} is {wanted!r} and the model computes in {own}; use 'auto', {own!r} or {INT8!r}."
+        )
+    return torch.int8 if wanted == INT8 else model_dtype
+
+
+def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
+    chosen.settle(
+        "num_speculative_tokens",
+        DRAFTED_ON_CPU if on_cpu else 0,
+        "as far as they pay, request by request" if on_cpu else "whether drafts pay was measured on CPUs only",
+    )
+    chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches guess no better")
+    chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "one token alone guesses badly")
+    if chosen["prompt_lookup_min"] > chosen["prompt_lookup_max"]:
+        raise UsageError(
+            f"prompt_lookup_min={chosen['prompt_lookup_min']} exceeds prompt_lookup_max="
+            f"{chosen['prompt_lookup_max']}; lower it."
+        )
 
 
 def _share(utilization: object, device: torch.device, free: int) -> tuple[int, str]:
@@ -108,16 +156,25 @@ def _share(utilization: object, device: torch.device, free: int) -> tuple[int, s
     return share, f"{utilization:g} of the GPU's {total // MIB} MiB, of which {share // MIB} are left beside the model"
 
 
-def _settle_context(chosen: _Choices, model: ModelConfig, dtype: torch.dtype, share: int, meaning: str) -> None:
-    """The cache's bytes and the context that must fit into it; `meaning` says where the share comes from."""
-    size, token = chosen["block_tokens"], kv_bytes_per_token(model, dtype)
+def _settle_context(
+    chosen: _Choices, model: ModelConfig, dtype: torch.dtype, token: int, share: int, meaning: str
+) -> None:
+    """The cache's bytes, `token` for each, and the context that must fit; `meaning` says where the share is from."""
+    size = chosen["block_tokens"]
     wanted = chosen.get("max_model_len", model.max_seq_len)
     if wanted > model.max_seq_len:
         raise UsageError(
             f"max_model_len is {wanted}; the model was trained for {model.max_seq_len} tokens: choose that or less."
         )
     full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
-    workspace = workspace_bytes(model, chosen["max_num_batched_tokens"], wanted, chosen["max_num_seqs"], dtype)
+    workspace = workspace_bytes(
+        model,
+        chosen["max_num_batched_tokens"],
+        wanted,
+        chosen["max_num_seqs"],
+        dtype,
+        drafted=chosen["num_speculative_tokens"],
+    )
     room = max(share - workspace - chosen["image_cache_bytes"], 0)
     chosen.settle(
         "kv_cache_bytes",

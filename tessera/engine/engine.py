@@ -1,7 +1,8 @@
 """The engine: requests in, pieces of text out, one step at a time.
 
 It is synchronous and has no threads, so a test can step it by hand; `loop` drives it otherwise.
-A step that fails as a whole raises; what can be laid at one request's door ends that one only.
+What can be laid at one request's door ends that one only. A step that fails is computed again for
+each request alone; only when request after request fails does the engine raise, and is not used again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import logging
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -17,24 +20,27 @@ from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
 from tessera.engine.admission import check_request, check_room, pixel_bytes
-from tessera.engine.batch import ScoredRows, build_batch
+from tessera.engine.batch import Batch, ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.drafter import Drafter
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
-from tessera.engine.scheduler import Scheduler
-from tessera.engine.tally import Distribution
+from tessera.engine.scheduler import Chunk, Scheduler
+from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
-from tessera.errors import UsageError
+from tessera.engine.worker import LeadingRunner, Ranks
+from tessera.errors import EngineDeadError, UsageError
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
+FAILURES_IN_A_ROW = 3  # of computations for one request alone: then the fault is not the requests'
 SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
 INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -63,6 +69,7 @@ class Stats:
     image_queries: int  # pictures that started requests needed, as far as no cached block held them
     image_hits: int  # of those, the ones whose embeddings were cached
     token_intervals: Distribution  # seconds between two tokens of a request
+    drafts: DraftCounts
     preemptions: int
     steps: int
     finished: dict[str, int]  # requests by finish reason
@@ -73,24 +80,33 @@ class Stats:
 
 
 class Engine:
-    def __init__(self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig, ranks: Ranks | None = None
+    ) -> None:
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
-        self.scheduler = Scheduler(config, self.pool)
-        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, model.dtype, model.device)
+        self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
+        self.ranks = ranks
         self.runner = Runner(model, self.images)
+        if ranks is not None:
+            ranks.begin(config)
+            self.runner = LeadingRunner(model, self.images, self.cache, ranks)
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
+        drafter = Drafter(config, banned | {tokenizer.eos_id}) if config.num_speculative_tokens else None
+        self.scheduler = Scheduler(config, self.pool, drafter)
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
         self._seeds = random.Random(config.seed)
         self._steps = 0
+        self._failures = 0  # in a row
         self._intervals = Distribution(INTERVALS_S)
+        self._drafts = DraftCounts()
         self._finished: dict[str, int] = {}
         self._totals = [0, 0, 0, 0]
 
@@ -161,18 +177,66 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             raise RuntimeError("nothing could be scheduled though requests are waiting")
-        batch = build_batch(chunks, self.cache, self.model.device)
-        hidden_TD = self.runner.run(batch)
+        events += self._compute(chunks)
+        self._steps += 1
+        return events
+
+    def close(self) -> None:
+        """End the processes that work for this engine."""
+        self.grammars.close()
+        if self.ranks is not None:
+            self.ranks.close()
+
+    def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
+        """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
+        try:
+            batch = build_batch(chunks, self.cache, self.model.device)
+            hidden_TD = self.runner.run(batch)
+            logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        except EngineDeadError:  # of a rank, and so of all
+            raise
+        except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
+            if len(chunks) > 1:
+                logger.exception("a step of %d requests failed and is computed for each alone", len(chunks))
+                return [event for chunk in chunks for event in self._compute([chunk])]
+            self._failures += 1
+            if self._failures == FAILURES_IN_A_ROW:
+                raise
+            request = chunks[0].request
+            logger.exception("request %s ended, for it could not be computed", request.id)
+            return [(request, self._end(request, "error", ""))]
+        self._failures = 0
         for chunk in chunks:
-            self.scheduler.advance(chunk)
+            self.scheduler.advance(chunk.request, chunk.end)
         for rows in batch.scored:
             self._score(hidden_TD, rows)
-        if batch.sampled:
-            choices = self.sampler.sample(self.runner.logits(hidden_TD[batch.sampled_rows_R]), batch.sampled)
-            events += [
-                (request, self._extend(request, choice)) for request, choice in zip(batch.sampled, choices, strict=True)
-            ]
-        self._steps += 1
+        return self._choose(logits_RV, batch)
+
+    def _choose(self, logits_RV: Tensor, batch: Batch) -> list[tuple[Request, Delta]]:
+        """Choose each request's next token, and, as long as it is the one that was drafted, the one after it.
+
+        A drafted token's row of logits is used only once that token has been chosen, by the rules, penalties,
+        grammar and random numbers of its place: so a draft changes how many tokens a step gives, and none of them.
+        """
+        first_rows = [0, *accumulate(1 + len(draft) for draft in batch.drafts)]
+        going_on, depth = list(range(len(batch.sampled))), 0
+        events = []
+        for draft in batch.drafts:
+            self._drafts.add(len(draft))
+        while going_on:
+            requests = [batch.sampled[index] for index in going_on]
+            logits_rows_RV = logits_RV[[first_rows[index] + depth for index in going_on]]
+            choices = self.sampler.sample(logits_rows_RV, requests)
+            accepted = []
+            for index, request, choice in zip(going_on, requests, choices, strict=True):
+                delta = self._extend(request, choice)
+                events.append((request, delta))
+                if choice is not None and choice.token_id in batch.drafts[index][depth : depth + 1]:
+                    self._drafts.accepted += 1
+                    if delta.finish_reason is None:
+                        self.scheduler.advance(request, len(request.ids))
+                        accepted.append(index)
+            going_on, depth = accepted, depth + 1
         return events
 
     def stats(self) -> Stats:
@@ -184,6 +248,7 @@ class Engine:
             self.images.queries,
             self.images.hits,
             self._intervals.copy(),
+            replace(self._drafts),
             self.scheduler.num_preemptions,
             self._steps,
             dict(self._finished),

@@ -14,7 +14,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -84,6 +84,10 @@ class Matcher:
         """Go on by a token that the mask allowed; raises RuntimeError for any other."""
         self._state.consume_token(token_id)
         self._check()
+
+    def count_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens, from the first, may come next; nothing moves. None of them after an error."""
+        return int(self._state.validate_tokens(list(token_ids)))
 
     def _check(self) -> None:
         if self._state.is_error():

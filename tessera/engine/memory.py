@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from tessera.kernels import paged_attention
 from tessera.model.config import ModelConfig, VisionConfig
 
 # Patches encoded in one call, unless a single picture has more: two full Pixtral pictures.
@@ -25,13 +26,19 @@ def max_image_tokens(vision: VisionConfig) -> int:
     return side * (side + 1)
 
 
-def workspace_bytes(model: ModelConfig, step_tokens: int, context: int, num_seqs: int, dtype: torch.dtype) -> int:
-    """Bytes that one step may need for what lives only during it, from the shapes of the layers."""
+def workspace_bytes(
+    model: ModelConfig, step_tokens: int, context: int, num_seqs: int, dtype: torch.dtype, *, drafted: int = 0
+) -> int:
+    """Bytes that one step may need for what lives only during it, from the shapes of the layers.
+
+    `drafted` is how many guessed tokens each sequence may have, whose logits wait until they are needed.
+    """
     vision = model.vision_encoder
     patches = max(max_patches(vision), MAX_PATCHES_PER_CALL)
     encoder = patches * (12 * vision.hidden_size + 3 * vision.intermediate_size)
     heads = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim
     decoder = step_tokens * (4 * model.dim + 4 * heads + 3 * model.hidden_dim)
-    attention = 2 * context * (model.n_heads + model.n_kv_heads) * model.head_dim + 2 * step_tokens * context
-    sampling = num_seqs * model.vocab_size * 6 * torch.float32.itemsize
-    return max(encoder, decoder + attention) * dtype.itemsize + sampling
+    shape = (model.n_heads, model.n_kv_heads, model.head_dim)
+    attention = paged_attention.workspace_bytes(step_tokens, context, num_seqs, *shape, dtype)
+    sampling = num_seqs * model.vocab_size * (6 + 2 * drafted) * torch.float32.itemsize
+    return max(encoder * dtype.itemsize, decoder * dtype.itemsize + attention) + sampling

@@ -15,6 +15,7 @@ import torch
 from tessera.chat import FinishReason, SamplingParams, Timings, TokenLogprob, Usage
 from tessera.engine.blocks import block_hash, root_hash
 from tessera.engine.grammar import Matcher
+from tessera.engine.lookup import Lookup
 from tessera.engine.text import TextStream
 from tessera.prompt import Prompt
 
@@ -35,6 +36,7 @@ class Request:
     generator: torch.Generator  # on the CPU, so that a seed draws the same on every device
     cache_salt: str = ""
     matcher: Matcher | None = None  # where the reply is in its grammar; only what is chosen moves it
+    lookup: Lookup | None = None  # made when the first tokens are to be guessed
 
     state: State = State.WAITING
     finish_reason: FinishReason | None = None

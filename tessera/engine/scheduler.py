@@ -3,32 +3,41 @@
 First come, first served. Every decoding request gets its one token first; prompts fill what is left
 of the step's token budget, in chunks. A request starts when there are blocks for all its tokens, so
 only decoding can run out of them: then the youngest goes back to the queue and is computed again
-later. The oldest is never sent back, and fits alone, so there is always progress. It knows no
-tensors. The idea of chunked prefill beside decoding: Sarathi-Serve, arXiv 2403.02310.
+later. The oldest is never sent back, and fits alone, so there is always progress. What a step has
+left, of tokens and of blocks, may go to drafts: guessed tokens that are computed after a request's
+last one, and count where the model chooses the same. It knows no tensors.
+The idea of chunked prefill beside decoding: Sarathi-Serve, arXiv 2403.02310.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.drafter import Drafter
 from tessera.engine.request import Request, State
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens `start` to `start + length` of a request, to be computed in this step."""
+    """Tokens `start` to `start + length` of a request, and those of a draft after them, to be computed in this step."""
 
     request: Request
     start: int
     length: int
+    draft: tuple[int, ...] = ()  # guesses of the next tokens; only after a request's last token, alone
 
     @property
     def end(self) -> int:
         return self.start + self.length
+
+    @property
+    def num_rows(self) -> int:
+        return self.length + len(self.draft)
 
     @property
     def samples(self) -> bool:
@@ -37,9 +46,10 @@ class Chunk:
 
 
 class Scheduler:
-    def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
+    def __init__(self, config: EngineConfig, pool: BlockPool, drafter: Drafter | None = None) -> None:
         self.config = config
         self.pool = pool
+        self.drafter = drafter
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
         self.num_new = 0  # of those waiting: never started, so not sent back
@@ -62,18 +72,18 @@ class Scheduler:
             length = min(request.remaining, budget)
             chunks.append(Chunk(request, request.num_computed, length))
             budget -= length
-        return chunks
+        return chunks if self.drafter is None else self._add_drafts(self.drafter, chunks, budget)
 
-    def advance(self, chunk: Chunk) -> None:
-        """Note that the chunk was computed, and let others share the blocks that are now full."""
-        request, size = chunk.request, self.config.block_tokens
-        request.num_computed = chunk.end
+    def advance(self, request: Request, computed: int) -> None:
+        """Note how many of its tokens are computed, and let others share the blocks that are now full."""
+        size = self.config.block_tokens
+        request.num_computed = computed
         if not self.config.enable_prefix_caching:
             return
         hashes = request.hash_blocks(size)
-        for index in range(request.num_published, chunk.end // size):
+        for index in range(request.num_published, computed // size):
             self.pool.publish(request.blocks[index], hashes[index])
-        request.num_published = chunk.end // size
+        request.num_published = computed // size
 
     def finish(self, request: Request) -> None:
         """Take the request out, wherever it is, and let go of its blocks."""
@@ -117,6 +127,24 @@ class Scheduler:
                 return False
         request.blocks += self.pool.allocate(max(missing, 0))
         return True
+
+    def _add_drafts(self, drafter: Drafter, chunks: Sequence[Chunk], budget: int) -> list[Chunk]:
+        """The chunks, with drafts where requests decode: from what the step has left, and one spare block each."""
+        num_rows, num_sampled = sum(chunk.length for chunk in chunks), sum(chunk.samples for chunk in chunks)
+        least_odds = drafter.least_odds(num_rows, num_sampled)
+        drafted = []
+        for chunk in chunks:
+            request, size = chunk.request, self.config.block_tokens
+            if chunk.samples and chunk.length == 1:
+                spare = max(self.pool.available - len(self.running), 0)
+                room = (len(request.blocks) + spare) * size - chunk.end
+                draft = drafter.draft(request, min(budget, room), least_odds)
+                missing = -(-(chunk.end + len(draft)) // size) - len(request.blocks)
+                request.blocks += self.pool.allocate(max(missing, 0))
+                chunk = replace(chunk, draft=draft)
+                budget -= len(draft)
+            drafted.append(chunk)
+        return drafted
 
     def _release(self, request: Request, state: State) -> None:
         self.pool.release(request.blocks)

@@ -26,3 +26,16 @@ class Distribution:
 
     def copy(self) -> Distribution:
         return Distribution(self.bounds, list(self.counts), self.total)
+
+
+@dataclass
+class DraftCounts:
+    """Drafts that were computed, their tokens, and those of them that the model then chose."""
+
+    drafts: int = 0
+    tokens: int = 0
+    accepted: int = 0
+
+    def add(self, num_tokens: int) -> None:
+        self.drafts += num_tokens > 0
+        self.tokens += num_tokens

@@ -48,6 +48,12 @@ class PackedWeight:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     @property
+    def scheme(self) -> str:
+        """The form in a word, as files and summaries name it: "int8", "int4", "int4_min", "int4_super"."""
+        form = "" if self.minimums is None else "_min" if self.super_scales is None else "_super"
+        return f"int{self.bits}{form}"
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
@@ -65,10 +71,27 @@ class PackedWeight:
             self.bits, (rows, self.shape[1]), **{name: tensor[start:stop] for name, tensor in self.tensors.items()}
         )
 
+    def groups(self, start: int, stop: int) -> PackedWeight:
+        """The groups `start` to `stop` of every tile alone, as views; eights of them where there are super-scales."""
+        columns = min(self.shape[1], stop * GROUP_COLUMNS) - start * GROUP_COLUMNS
+        views = {
+            name: tensor[:, start // SUPER_GROUPS : stop // SUPER_GROUPS]
+            if name.startswith("super_")
+            else tensor[:, start:stop]
+            for name, tensor in self.tensors.items()
+        }
+        return PackedWeight(self.bits, (self.shape[0], columns), **views)
+
 
 def packs(rows: int, columns: int) -> bool:
     """Whether a matrix of this shape can be packed: whole groups of columns; rows are padded."""
     return rows > 0 and columns > 0 and columns % GROUP_COLUMNS == 0
+
+
+def packed_bytes(shape: tuple[int, int], bits: int, *, minimums: bool = False) -> int:
+    """Bytes of a packed matrix (N, K) with float16 scales, with or without minimums."""
+    tiles, groups = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
+    return tiles * groups * (64 * bits + 2 * TILE_ROWS * (1 + minimums))
 
 
 def pack(

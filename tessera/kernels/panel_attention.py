@@ -1,10 +1,10 @@
-"""Attention in bfloat16 on CPUs without AMX: one head and one panel of queries at a time.
+"""Attention in bfloat16 on CPUs: panels of queries whose scores never leave a core's caches.
 
-PyTorch's fused CPU attention reaches 150 GFLOP/s in bfloat16 on such a processor (two Zen 4 cores,
-4096 patches, 16 heads of 64), its plain matrix products 390. A panel of 512 query rows keeps its
-scores (512 x 4096, 4 MB) near the cores between the two products, and takes 0.25 s a layer instead
-of 0.43. Scores are rounded to bfloat16 before the softmax: relative error 0.0045 instead of 0.0023.
-The twin is `torch.nn.functional.scaled_dot_product_attention`.
+The kernel (native/panel_attention.h, after FlashAttention, arXiv 2205.14135) multiplies by AMX or
+AVX512-BF16, keeps scores in float32, and gives a query the same bits whatever queries stand beside
+it and however its prompt was cut. Without the library, processors with AVX512-BF16 take panels in
+torch: there PyTorch's fused kernel does not use those instructions well, its plain products do.
+The twin of both is `torch.nn.functional.scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,64 @@ from functools import cache
 import torch
 from torch import Tensor
 
-PANEL_ROWS = 512
-SHORTEST_TOKENS = 512  # below this the fused kernel's smaller overhead wins
+from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
+
+SHORTEST_TOKENS = 512  # below this the fused kernel's smaller overhead beats the panels in torch
+PANEL_ROWS = 512  # of the panels in torch: their scores (512 x 4096, 4 MB) stay near the cores
+
+# As in native/panel_attention.h.
+PANEL, KEYS, MAX_WIDTH = 96, 256, 256
+# Heads are packed and attended a few at a time: all 16 of 4096 patches would be 16 MB, whose pages the system clears
+# anew in each layer, which takes as long as packing them.
+PACKED_BYTES_PER_THREAD = 2**21
+ARGUMENTS = (ADDRESS, WHOLE, WHOLE) * 4 + (ADDRESS, *(WHOLE,) * 6, REAL, WHOLE)
 
 
 @cache
-def _cpu_prefers_panels() -> bool:
+def _torch_prefers_panels() -> bool:
     # AMX speeds the fused kernel up as well; without AVX512-BF16 bfloat16 products are emulated.
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 def prefers_panels(queries_TNK: Tensor) -> bool:
     """Whether `panel_attention` is the faster one for these queries on this machine."""
-    return (
-        queries_TNK.device.type == "cpu"
-        and queries_TNK.dtype == torch.bfloat16
-        and len(queries_TNK) >= SHORTEST_TOKENS
-        and not torch.is_grad_enabled()
-        and _cpu_prefers_panels()
-    )
+    if queries_TNK.device.type != "cpu" or queries_TNK.dtype != torch.bfloat16 or torch.is_grad_enabled():
+        return False
+    if _has_kernel(queries_TNK):
+        return len(queries_TNK) >= PANEL
+    return len(queries_TNK) >= SHORTEST_TOKENS and _torch_prefers_panels()
 
 
 def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
-    """Scaled dot-product attention of one sequence, (T, N, K).
+    """Scaled dot-product attention of one sequence, (T, N, K); N/M query heads share a key/value head.
 
     Query t of T sees all L keys, or with `causal` the first L - T + t + 1 of them.
     """
+    if queries_TNK.dtype != torch.bfloat16 or not _has_kernel(queries_TNK):
+        return panel_attention_torch(queries_TNK, keys_LMK, values_LMK, causal=causal)
+    context, kv_heads, width = keys_LMK.shape
+    group = queries_TNK.shape[1] // kv_heads
+    queries_TNK, keys_LMK, values_LMK = (_dense_rows(x) for x in (queries_TNK, keys_LMK, values_LMK))
+    out_TNK = torch.empty(queries_TNK.shape, dtype=queries_TNK.dtype)
+    # Keys and values of a head, padded to whole blocks: numbers of two bytes.
+    numbers = 2 * -(-context // KEYS) * KEYS * (-(-width // 32) * 32)
+    heads_each = min(kv_heads, max(1, PACKED_BYTES_PER_THREAD * torch.get_num_threads() // (2 * numbers)))
+    packed = torch.empty(heads_each * numbers, dtype=torch.bfloat16)
+    for start in range(0, kv_heads, heads_each):
+        stop = min(start + heads_each, kv_heads)
+        _attend(
+            queries_TNK[:, start * group : stop * group],
+            keys_LMK[:, start:stop],
+            values_LMK[:, start:stop],
+            out_TNK[:, start * group : stop * group],
+            packed,
+            causal,
+        )
+    return out_TNK
+
+
+def panel_attention_torch(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
+    """The same from torch's products; scores are rounded to bfloat16 before the softmax."""
     tokens, heads, width = queries_TNK.shape
     context, group = len(keys_LMK), heads // keys_LMK.shape[1]
     queries_NTK = (queries_TNK * width**-0.5).transpose(0, 1).contiguous()
@@ -56,6 +88,31 @@ def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *
                 scores[:, seen - (stop - start) :] += _future(stop - start, scores)
             out_TNK[start:stop, head] = scores.softmax(dim=-1) @ values_LK[:seen]
     return out_TNK
+
+
+def _has_kernel(queries_TNK: Tensor) -> bool:
+    width = queries_TNK.shape[-1]
+    return width <= MAX_WIDTH and width % 2 == 0 and kernel("panel_attention", *ARGUMENTS) is not None
+
+
+def _attend(
+    queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, out_TNK: Tensor, packed: Tensor, causal: bool
+) -> None:
+    function = kernel("panel_attention", *ARGUMENTS)
+    assert function is not None  # asked by the caller
+    (tokens, heads, width), (context, kv_heads, _) = queries_TNK.shape, keys_LMK.shape
+    places = [
+        number for x in (queries_TNK, keys_LMK, values_LMK, out_TNK) for number in (x.data_ptr(), *x.stride()[:2])
+    ]
+    panels = heads * -(-tokens // PANEL)
+    threads = min(torch.get_num_threads(), panels)
+    function(
+        *places, packed.data_ptr(), tokens, context, heads, kv_heads, width, int(causal), width**-0.5, threads
+    )  # fmt: skip
+
+
+def _dense_rows(x_LMK: Tensor) -> Tensor:
+    return x_LMK if x_LMK.stride(-1) == 1 else x_LMK.contiguous()
 
 
 def _future(rows: int, like: Tensor) -> Tensor:

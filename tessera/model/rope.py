@@ -1,10 +1,10 @@
 """Rotary position embeddings: one dimension for the decoder, two for the vision encoder.
 
 Channels are paired as in the official checkpoint, neighbours (2i, 2i+1); checkpoints that pair
-(i, i + half) are permuted when they are read. Angles are computed from the positions of the step,
-so there is no table that a long context could run past. Sources: RoFormer, arXiv 2104.09864;
-the two-dimensional form, Pixtral's technical report, arXiv 2410.07073, section 2.1, with the
-released weights' order of frequencies (rows first).
+(i, i + half) are permuted when they are read. Turning them is kernels/elementwise's. Angles are
+computed from the positions of the step, so there is no table that a long context could run past.
+Sources: RoFormer, arXiv 2104.09864; the two-dimensional form, Pixtral's technical report,
+arXiv 2410.07073, section 2.1, with the released weights' order of frequencies (rows first).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines, (T, 1, K/2) in float32, that turn each channel pair of each token."""
+    """Cosines and sines, (T, K/2) in float32, that turn each channel pair (2i, 2i+1) of each token."""
 
     cos: Tensor
     sin: Tensor
@@ -47,12 +47,5 @@ def rotation_2d(grids: Sequence[tuple[int, int]], head_dim: int, theta: float, d
     return _rotation(torch.cat([by_row, by_column], dim=-1))
 
 
-def rotate(x_TNK: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each channel pair (2i, 2i+1) of each head; same shape and dtype, contiguous."""
-    even, odd = x_TNK[..., 0::2].float(), x_TNK[..., 1::2].float()
-    turned = torch.stack((even * rotation.cos - odd * rotation.sin, even * rotation.sin + odd * rotation.cos), dim=-1)
-    return turned.flatten(-2).to(x_TNK.dtype)
-
-
 def _rotation(angles: Tensor) -> Rotation:
-    return Rotation(angles.cos().float()[:, None, :], angles.sin().float()[:, None, :])
+    return Rotation(angles.cos().float(), angles.sin().float())

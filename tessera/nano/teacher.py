@@ -79,7 +79,7 @@ def _spread(rotation: Rotation, real: Tensor) -> Rotation:
     """Lay the rotation of the real patches out with the padding between them."""
 
     def spread(angles: Tensor) -> Tensor:
-        return torch.zeros(real.numel(), 1, angles.shape[-1], device=real.device).index_put((real.flatten(),), angles)
+        return torch.zeros(real.numel(), angles.shape[-1], device=real.device).index_put((real.flatten(),), angles)
 
     return Rotation(spread(rotation.cos), spread(rotation.sin))
 

@@ -1,4 +1,4 @@
-"""A linear layer whose weight is packed, and putting it where a plain one stood.
+"""A linear layer whose weight is packed, and putting a quantized one where a plain one stood.
 
 It computes with the weight as it is; nothing is dequantized into memory beyond a panel.
 """
@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import PackedWeight
+from tessera.quant.fp8 import Fp8Linear
 
 
 class PackedLinear(nn.Module):
@@ -45,18 +47,21 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.packed.bits}"
 
 
-def count_packed(model: nn.Module) -> Counter[int]:
-    """How many weights of the model are packed, by their bits."""
-    counts: Counter[int] = Counter()
+def count_quantized(model: nn.Module) -> Counter[str]:
+    """How many weights of the model are quantized, by their scheme."""
+    counts: Counter[str] = Counter()
     for module in model.modules():
         if isinstance(module, PackedLinear):
-            counts[module.packed.bits] += module.in_features * module.out_features
+            counts[module.packed.scheme] += module.in_features * module.out_features
+        elif isinstance(module, Fp8Linear):
+            counts["fp8"] += module.in_features * module.out_features
     return counts
 
 
-def place(model: nn.Module, name: str, weight: PackedWeight) -> None:
-    """Put a packed weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
+def place(model: nn.Module, name: str, weight: PackedWeight | Fp8Weight) -> None:
+    """Put a quantized weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
     owner_name, _, attribute = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     plain = getattr(owner, attribute)
-    setattr(owner, attribute, PackedLinear(weight, plain.bias))
+    linear = Fp8Linear(weight, plain.bias) if isinstance(weight, Fp8Weight) else PackedLinear(weight, plain.bias)
+    setattr(owner, attribute, linear)

@@ -22,7 +22,7 @@ from tessera import __version__
 from tessera.errors import EngineDeadError, UsageError
 from tessera.llm import LLM
 from tessera.load import resolve
-from tessera.quant.linear import count_packed
+from tessera.quant.linear import count_quantized
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
@@ -91,14 +91,18 @@ def open_model(settings: Settings) -> LLM:
     """The model with its engine, as the settings want it."""
     folder = resolve(settings.model, settings.revision, settings.download_dir)
     _check_layout(settings, detect(folder))
-    options = {
+    options: dict[str, Any] = {
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "kv_cache_bytes": settings.kv_cache_bytes,
         "image_cache_bytes": settings.image_cache_bytes,
         "block_tokens": settings.block_size,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "num_speculative_tokens": settings.num_speculative_tokens,
+        "prompt_lookup_min": settings.prompt_lookup_min,
+        "prompt_lookup_max": settings.prompt_lookup_max,
         "seed": settings.seed,
     }
     return LLM(
@@ -108,6 +112,7 @@ def open_model(settings: Settings) -> LLM:
         device=settings.device,
         revision=settings.revision,
         download_dir=settings.download_dir,
+        tensor_parallel_size=settings.tensor_parallel_size,
         limits=ImageLimits(
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
@@ -126,12 +131,16 @@ def open_model(settings: Settings) -> LLM:
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
     """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
     config, model = llm.config, llm.loop.engine.model
-    packed, dtype = count_packed(model), str(model.dtype).removeprefix("torch.")
-    size = (sum(parameter.numel() for parameter in model.parameters()) + packed.total()) / 1e6
-    shares = [f"{count / 1e6:,.1f} million in {bits} bits" for bits, count in sorted(packed.items())]
+    quantized = count_quantized(model)
+    size = (sum(parameter.numel() for parameter in model.parameters()) + quantized.total()) / 1e6
+    shares = [f"{count / 1e6:,.1f} million in {scheme}" for scheme, count in quantized.items()]
+    dtype = str(model.dtype).removeprefix("torch.")
+    count = settings.tensor_parallel_size
+    shared = f", the share of the first of {count} processes" if count > 1 else ""
+    precision = f"{' and '.join(shares)}, the rest in {dtype}," if shares else f"in {dtype}"
     yield (
-        f"model {llm.model_name}: {size:,.1f} million parameters in {dtype} on {model.device}, "
-        f"{' and '.join(shares) or 'not quantized'}"
+        f"model {llm.model_name}: {size:,.1f} million parameters {precision} on {model.device}"
+        f"{'' if shares else ', not quantized'}{shared}"
     )
     for note in llm.notes:
         yield f"model {llm.model_name}: {note}"
@@ -237,7 +246,8 @@ def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.
 
 def _check_layout(settings: Settings, layout: str) -> None:
     for name, wanted in (("load_format", settings.load_format), ("config_format", settings.config_format)):
-        if (wanted in ("mistral", "hf", "gguf") and wanted != layout) or (wanted, layout) == ("safetensors", "gguf"):
+        other_files = (wanted, layout) == ("safetensors", "gguf")
+        if other_files or (wanted in ("mistral", "hf", "gguf") and wanted != layout):
             raise UsageError(f"{name} is {wanted}, and {settings.model} has the layout {layout}; leave it out.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tessera.errors import UsageError
-from tessera.weights import hf, mistral
+from tessera.weights import hf, mistral, published
 from tessera.weights.detect import Layout, detect, tokenizer_file
 from tessera.weights.stream import Progress
 from tessera.weights.write import MAX_SHARD_BYTES, pieces_of, write_folder
@@ -38,6 +38,10 @@ def convert(
         raise UsageError(f"{source} is a GGUF file, whose rounded weights are not converted; use the model's original.")
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
+    if found == "tessera" or (found == "hf" and published.is_quantized(source)):
+        raise UsageError(
+            f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
+        )
     if found == layout:
         others = " or ".join(known for known in LAYOUTS if known != layout)
         raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {others}.")

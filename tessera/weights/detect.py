@@ -1,8 +1,8 @@
 """Which layout a folder holds, and whether it is whole.
 
-Layouts are told by their side file: params.json for the official one, config.json for Hugging
-Face's. A folder with both is read in the official layout, whose names are ours. A GGUF model is a
-file, told by its name.
+Layouts are told by their side file: tessera.json for our own quantized one, params.json for the
+official one, config.json for Hugging Face's. A folder with both of the last is read in the official
+layout, whose names are ours. A GGUF model is a file, told by its name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from tessera.errors import CheckpointError, ModelNotFoundError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
 
-Layout = Literal["mistral", "hf", "gguf"]
+Layout = Literal["mistral", "hf", "tessera", "gguf"]
 GGUF_SUFFIX = ".gguf"
+MANIFEST = "tessera.json"
+UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` is at work
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
@@ -31,6 +33,13 @@ def detect(folder: Path) -> Layout:
         return "gguf"
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is not a folder; give the folder that holds the model's files.")
+    if (folder / MANIFEST).is_file():
+        return "tessera"
+    if (folder / UNFINISHED).is_file():
+        raise CheckpointError(
+            f"{folder} holds half a model: its quantization was interrupted; run the same `tessera quantize` again, it "
+            "goes on where it stopped."
+        )
     official = (folder / "params.json").is_file(), any(folder.glob("consolidated*.safetensors"))
     hf = (folder / "config.json").is_file(), any(folder.glob("model*.safetensors"))
     if all(official):
@@ -80,10 +89,15 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
     """The safetensors files of a layout, all that its index names; raises CheckpointError for one missing."""
     if layout == "mistral":
         return sorted(folder.glob("consolidated*.safetensors"))
-    if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
+    index = folder / (MANIFEST if layout == "tessera" else INDEX)
+    if layout == "tessera":
+        names = read_json(index).get("files")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{index} has no list of files; quantize again, or download it again.")
+    elif index.is_file():
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
+            raise CheckpointError(f"{index} has no weight_map; download it again.")
         names = sorted(set(weight_map.values()))
     else:
         names = sorted(file.name for file in folder.glob("model*.safetensors"))
@@ -93,7 +107,7 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
             names = [f"model-{number:05}-of-{counts[0]:05}.safetensors" for number in range(1, counts[0] + 1)]
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is outside its folder; download it again.")
+            raise CheckpointError(f"{index} names {name!r}, which is outside its folder; download it again.")
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder}: the weights file {name}, one of {len(names)}, is missing; "
@@ -116,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
-    """The folder's own tokenizer; for Pixtral 12B without one, but in the official layout, the packaged file.
+    """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout or GGUF without one, the packaged file.
 
     A converted tokenizer.json can split text wrongly and is not read. Raises CheckpointError.
     """
@@ -125,7 +139,12 @@ def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
             return folder / name
     # Its relatives have other chat formats with the same ids, so only its own shape takes its file.
     vision = config.vision_encoder
-    if layout != "mistral" and config.vocab_size == 131_072 and vision.spatial_merge_size == 1 and vision.adapter_bias:
+    if (
+        layout in ("hf", "gguf")
+        and config.vocab_size == 131_072
+        and vision.spatial_merge_size == 1
+        and vision.adapter_bias
+    ):
         return packaged_tokenizer_path()
     raise CheckpointError(
         f"{folder} has no tekken.json, the tokenizer's file; get it with `tessera download "

@@ -9,7 +9,7 @@ Source: transformers' LlavaConfig, Mistral3Config, PixtralVisionConfig and Mistr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,8 @@ def classic_name(name: str) -> str:
 
     Example: "model.language_model.norm.weight" becomes "language_model.model.norm.weight".
     """
-    if name == "lm_head.weight":
-        return "language_model.lm_head.weight"
+    if name.startswith("lm_head."):
+        return "language_model." + name
     if name.startswith("model.language_model."):
         return "language_model.model." + name.removeprefix("model.language_model.")
     return name.removeprefix("model.")
@@ -128,6 +128,11 @@ def permuted_heads(name: str, config: ModelConfig) -> int | None:
 
 def official_sources(folder: Path, config: ModelConfig) -> dict[str, Source]:
     """Where each of the model's tensors comes from, from the headers only; raises CheckpointError."""
+    return plain_sources(classic_tensors(folder), config, folder)
+
+
+def classic_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of a folder by their classic names, a tied head's too; raises CheckpointError for a name twice."""
     stored: dict[str, StoredTensor] = {}
     for name, tensor in stored_tensors(weight_files(folder, "hf")).items():
         if (twin := stored.setdefault(classic_name(name), tensor)) is not tensor:
@@ -138,12 +143,18 @@ def official_sources(folder: Path, config: ModelConfig) -> dict[str, Source]:
     head, embeddings = OUTER_NAMES["output.weight"], OUTER_NAMES["tok_embeddings.weight"]
     if head not in stored and embeddings in stored and _is_tied(read_json(folder / "config.json")):
         stored[head] = stored[embeddings]
+    return stored
+
+
+def plain_sources(
+    stored: Mapping[str, StoredTensor], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
+) -> dict[str, Source]:
+    """Where the parameters come from that are not among `quantized`; raises CheckpointError."""
     official = {to_hf_name(name): name for name, _ in empty_model(config).named_parameters()}
     # A name that the table does not know goes on as it is, and is refused with its file's name.
     names = {hf: official.get(hf, hf) for hf in stored}
-    return check_sources(
-        {names[hf]: _source(names[hf], tensor, config) for hf, tensor in stored.items()}, config, folder
-    )
+    sources = {names[hf]: _source(names[hf], tensor, config) for hf, tensor in stored.items()}
+    return check_sources(sources, config, folder, quantized)
 
 
 def _source(name: str, tensor: StoredTensor, config: ModelConfig) -> Source:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
+from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_weight import PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -33,8 +34,15 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+QuantizedWeight = PackedWeight | Fp8Weight
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
@@ -85,6 +93,26 @@ class StoredTensor:
                 if not direct:
                     flat[first : first + count].copy_(values)
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of a matrix's rows, in the file's dtype; raises CheckpointError."""
+        shape = (stop - start, *self.shape[1:])
+        first = self.start + start * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return StoredTensor(self.name, self.file, self.dtype, shape, first).read()
+
+    def first_bytes(self, count: int) -> bytes:
+        """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""
+        with opened(self.file) as file:
+            file.seek(self.start)
+            return file.read(min(count, self.num_bytes))
+
+    def within(self, pages: Tensor) -> Tensor:
+        """The tensor as a view of its mapped file; raises CheckpointError."""
+        if len(pages) < self.start + self.num_bytes:
+            raise _truncated(self.file, self.start + self.num_bytes, len(pages))
+        if self.start % self.dtype.itemsize:
+            _damaged(self.file, f"{self.name!r} starts at byte {self.start:,}, in the midst of a number")
+        return pages[self.start : self.start + self.num_bytes].view(self.dtype).view(self.shape)
+
     def chunks(self) -> Iterator[bytes]:
         """The tensor's bytes as they stand in the file, in pieces; raises CheckpointError."""
         done = 0
@@ -108,20 +136,6 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class StoredPackable(StoredTensor):
-    """A tensor that is stored in few bits: read, it has `dtype`; a linear layer's can stay in its few bits."""
-
-    @property
-    @abstractmethod
-    def packed_bytes(self) -> int:
-        """What it takes in memory when it is packed."""
-
-    @abstractmethod
-    def load_packed(self, device: torch.device) -> PackedWeight:
-        """The matrix in the packed layout; raises CheckpointError."""
-
-
-@dataclass(frozen=True)
 class Source:
     """Where one of the model's tensors comes from; `transform` turns the file's row order into the model's."""
 
@@ -140,6 +154,27 @@ class Source:
         tensor = torch.empty(self.stored.shape, dtype=dtype, device=device)
         self.stored.read_into(tensor)
         return tensor
+
+
+@dataclass(frozen=True)
+class StoredLinear:
+    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
+
+    scheme: str  # the form that the weight has once it is loaded
+    shape: tuple[int, int]
+    stored_bytes: int
+    nbytes: int  # once it is loaded
+    load: Callable[[], QuantizedWeight]
+
+
+def map_file(file: Path) -> Tensor:
+    """A file's bytes where they lie, shared with all who map it, each read when it is first used.
+
+    The map is private: writing to it changes nobody's file. Raises CheckpointError.
+    """
+    with opened(file) as source:
+        size = os.fstat(source.fileno()).st_size
+    return torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
@@ -174,12 +209,16 @@ def empty_model(config: ModelConfig) -> Pixtral:
         return Pixtral(config)
 
 
-def check_sources(sources: Mapping[str, Source], config: ModelConfig, folder: Path) -> dict[str, Source]:
+def check_sources(
+    sources: Mapping[str, Source], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
+) -> dict[str, Source]:
     """`sources` in the order of the model's tensors, once names and shapes are those of the model.
 
-    Raises CheckpointError for a tensor that is unexpected, missing or of another shape.
+    `quantized` are the parameters that others hold. Raises CheckpointError for a tensor that is
+    unexpected, missing, of another shape, or in a form that only quantized ones have.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
+    parameters = empty_model(config).named_parameters()
+    shapes = {name: tuple(tensor.shape) for name, tensor in parameters if name not in quantized}
     if unexpected := [name for name in sources if name not in shapes]:
         stored = sources[unexpected[0]].stored
         raise CheckpointError(
@@ -198,6 +237,11 @@ def check_sources(sources: Mapping[str, Source], config: ModelConfig, folder: Pa
                 f"{stored.file}: {stored.name!r} has the shape {stored.shape}, the config asks for {shape}; "
                 "the side files and the weights belong to different models: use those of one model."
             )
+        if stored.dtype not in PLAIN_DTYPES:
+            raise CheckpointError(
+                f"{stored.file}: {stored.name!r} is stored as {DTYPE_NAMES[stored.dtype]}, which means nothing without "
+                "the scales of a quantized model; use an unquantized checkpoint."
+            )
     return {name: sources[name] for name in shapes}
 
 
@@ -208,18 +252,25 @@ def fill_model(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give a model made on the meta device its parameters, frozen, each converted as it is read.
 
-    `sources` are all of the model's, checked. Two names with one source share one memory.
+    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
+    a named parameter only, so that a rank never holds more than its share and one whole tensor.
     """
     done, total = 0, sum(source.stored.num_bytes for source in sources.values())
     placed: dict[Source, nn.Parameter] = {}
     for name, source in sources.items():
-        if source not in placed:
-            placed[source] = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        whole = placed.get(source)
+        if whole is None:
+            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        kept = whole if cut is None else cut(name, whole)
+        if kept is whole:
+            placed[source] = whole
         owner_name, _, parameter_name = name.rpartition(".")
-        setattr(model.get_submodule(owner_name), parameter_name, placed[source])
+        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
+        setattr(model.get_submodule(owner_name), parameter_name, parameter)
         done += source.stored.num_bytes
         if progress is not None:
             progress(name, done, total)

@@ -87,7 +87,7 @@ def write_folder(
     total = sum(piece.num_bytes for piece in pieces)
     report = Report(total, progress)
     writers: dict[str, Writer] = {
-        name: partial(_write_tensors, pieces=shard, report=report) for name, shard in shards.items()
+        name: partial(write_tensors, pieces=shard, report=report) for name, shard in shards.items()
     }
     writers["tekken.json" if tokenizer.suffix == ".json" else tokenizer.name] = partial(shutil.copyfile, tokenizer)
     writers |= {name: partial(_write_json, content=content) for name, content in side_files.items()}
@@ -166,6 +166,11 @@ def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Ten
     return tensor if heads is None else hf.to_hf_rows(tensor, heads)
 
 
+def piece_of_tensor(name: str, tensor: Tensor) -> Piece:
+    """A tensor in memory, written under this name as it is."""
+    return Piece(name, tensor.dtype, tuple(tensor.shape), lambda: [_bytes_of(tensor)])
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
@@ -205,7 +210,10 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_tensors(file: Path, pieces: Sequence[Piece], report: Report) -> None:
+def write_tensors(
+    file: Path, pieces: Sequence[Piece], report: Report | None = None, *, alignment: int = HEADER_ALIGNMENT
+) -> None:
+    """Write one safetensors file; its first tensor starts at a multiple of `alignment` bytes."""
     ranks = list(DTYPE_NAMES)
     ordered = sorted(pieces, key=lambda piece: (ranks.index(piece.dtype), piece.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
@@ -218,12 +226,13 @@ def _write_tensors(file: Path, pieces: Sequence[Piece], report: Report) -> None:
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % alignment)
     with file.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for piece in ordered:
             for chunk in piece.data():
                 out.write(chunk)
-            report.add(piece.name, piece.num_bytes)
+            if report is not None:
+                report.add(piece.name, piece.num_bytes)
         out.flush()
         os.fsync(out.fileno())

@@ -46,19 +46,25 @@ def settle(monkeypatch: pytest.MonkeyPatch, free: int, **options: object) -> Eng
 
 def test_the_published_sizes_of_pixtral_12b() -> None:
     assert kv_bytes_per_token(PIXTRAL_12B, torch.bfloat16) == 160 * 1024
+    assert kv_bytes_per_token(PIXTRAL_12B, torch.int8) == 82.5 * 1024
     assert max_image_tokens(PIXTRAL_12B.vision_encoder) == 4160
     # The vision encoder is in the account: 8192 patches of 12 x 1024 + 3 x 4096 numbers.
     assert workspace_bytes(PIXTRAL_12B, 16, 16, 1, torch.bfloat16) > 8192 * 12 * 1024 * 2
 
 
-def test_the_cache_holds_exactly_the_bytes_it_is_given() -> None:
-    config = resolve({"kv_cache_bytes": 5 * BLOCK_BYTES + 100}, CONFIG, dtype=torch.float32, device=CPU)
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_the_cache_holds_exactly_the_bytes_it_is_given(dtype: str) -> None:
+    # 16 tokens, 2 layers, keys and values, 2 heads of 8: float32, or a byte each and a float32 scale for each head.
+    block_bytes = 16 * 2 * 2 * 2 * (8 + 4 if dtype == "int8" else 8 * 4)
+    options = {"kv_cache_bytes": 5 * block_bytes + 100, "kv_cache_dtype": dtype}
+    config = resolve(options, CONFIG, dtype=torch.float32, device=CPU)
     assert (config.num_blocks, config.max_model_len) == (5, 80)
-    cache = KVCache(CONFIG, config.num_blocks, config.block_tokens, torch.float32, CPU)
-    per_block = sum(tensor[0].nbytes for tensor in (*cache.keys_BSMK, *cache.values_BSMK))
-    assert per_block == BLOCK_BYTES
-    assert cache.padding_slot not in cache.slots(list(range(config.num_blocks)), 80)
-    assert cache.slots([3, 1], 18).tolist() == [*range(48, 64), 16, 17]
+    cache = KVCache(CONFIG, config.num_blocks, config.block_tokens, config.cache_dtype, CPU)
+    tensors = [tensor for layer in cache.layers for tensor in vars(layer).values() if tensor is not None]
+    assert sum(tensor[0].nbytes for tensor in tensors) == block_bytes
+    assert cache.padding_slot not in cache.slots(range(config.num_blocks), 0, 80)
+    assert cache.slots([3, 1], 14, 18) == [62, 63, 16, 17]
+    assert cache.table([3, 1], 16).tolist() == [3]
 
 
 def test_every_setting_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +92,13 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
     [
         ({"max_model_length": 5}, "'max_model_length' is unknown; the nearest known one is 'max_model_len'"),
         ({"block_tokens": 20}, "block_tokens is 20; use 16 or 32"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8' and the model computes in float32; use 'auto'"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0; use a whole number of at least 1"),
         ({"max_num_seqs": True}, "max_num_seqs is True"),
         ({"max_num_seqs": "4"}, "max_num_seqs is '4'"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; use true, false"),
+        ({"num_speculative_tokens": -1}, "num_speculative_tokens is -1; use a whole number of at least 0"),
+        ({"prompt_lookup_min": 9, "prompt_lookup_max": 3}, "prompt_lookup_min=9 exceeds prompt_lookup_max=3"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "max_num_batched_tokens=8 is less than max_num_seqs=9"),
         ({"max_model_len": 600}, "max_model_len is 600; the model was trained for 512"),
         ({"max_model_len": 512, "kv_cache_bytes": 5 * BLOCK_BYTES}, "max_model_len=512 tokens need"),

@@ -9,6 +9,7 @@ from tessera.chat import Grammar, SamplingParams
 from tessera.engine.batch import PADDED_TOKENS_PER_CALL, embeddings_before, image_rows
 from tessera.engine.grammar import Matcher
 from tessera.engine.request import State
+from tessera.engine.runner import Runner
 from tessera.engine.sampler import Sampler
 from tessera.engine.scheduler import Chunk
 from tessera.engine.text import TextStream
@@ -198,7 +199,7 @@ def test_decoding_goes_first_and_prompts_share_what_is_left(model: Pixtral) -> N
         chunks = scheduler.schedule()
         assert sorted(shape(chunks)) == sorted(expected)
         for chunk in chunks:
-            scheduler.advance(chunk)
+            scheduler.advance(chunk.request, chunk.end)
             if chunk.samples:
                 chunk.request.append(50)
 
@@ -289,7 +290,14 @@ def test_abort_ends_once_and_frees_everything(model: Pixtral) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Matcher, "fill"), (Matcher, "accept"), (Sampler, "_adjust"), (TextStream, "add"), (ByteTokenizer, "token_text")],
+    [
+        (Runner, "run"),
+        (Matcher, "fill"),
+        (Matcher, "accept"),
+        (Sampler, "_adjust"),
+        (TextStream, "add"),
+        (ByteTokenizer, "token_text"),
+    ],
 )
 def test_a_fault_of_one_request_ends_only_that_one(
     model: Pixtral, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
@@ -300,7 +308,11 @@ def test_a_fault_of_one_request_ends_only_that_one(
     whole = getattr(owner, name)
 
     def failing(self: object, *arguments: object, **more: object) -> object:
-        if (owner is Sampler and arguments[1] is not bad) or (owner is TextStream and self is not bad.text):
+        if owner is Runner:
+            concerned = bad in arguments[0].sampled
+        else:
+            concerned = (owner is not Sampler or arguments[1] is bad) and (owner is not TextStream or self is bad.text)
+        if not concerned:
             return whole(self, *arguments, **more)
         raise RuntimeError("a fault")
 

@@ -221,7 +221,10 @@ def test_a_grammar_that_fails_ends_its_request_alone(method: str, monkeypatch: p
 
 def test_a_preempted_reply_goes_on_in_its_grammar() -> None:
     params = SamplingParams(max_tokens=100, grammar=Grammar("regex", "(ab|ba){40}"), temperature=1.0, seed=2)
-    roomy, tight = tiny_engine(MODEL), tiny_engine(MODEL, num_blocks=12, enable_prefix_caching=False)
+    roomy, tight = (
+        tiny_engine(MODEL),
+        tiny_engine(MODEL, num_blocks=12, enable_prefix_caching=False, num_speculative_tokens=0),
+    )
     expected = [run(roomy, roomy.add(prompt(name), params))[0].text for name in "abc"]
     made = run(tight, *[tight.add(prompt(name), params) for name in "abc"])
     assert tight.stats().preemptions > 0

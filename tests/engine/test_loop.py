@@ -109,19 +109,24 @@ def test_closing_ends_every_request_once_and_refuses_new_ones(model: Pixtral) ->
     assert not loop.alive
 
 
-def test_an_engine_that_fails_tells_everyone_who_waits(
+def test_an_engine_that_fails_for_one_request_after_another_tells_everyone_who_waits(
     loop: EngineLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: object) -> None:
         raise MemoryError("no room")
 
-    handle = loop.submit(prompt("a"), LONG)
-    handle.next(timeout_s=30)
+    running = [loop.submit(prompt("a"), LONG) for _ in range(2)]
+    for handle in running:
+        handle.next(timeout_s=30)
+    waiting = [loop.submit(prompt("a"), LONG) for _ in range(2)]
     monkeypatch.setattr(loop.engine.runner, "run", fail)
-    with pytest.raises(EngineDeadError, match="restart it") as told:
-        list(handle)
-    assert isinstance(told.value.__cause__, MemoryError)
-    assert "no room" not in str(told.value)  # a server passes these words on
+    for handle in running:
+        assert list(handle)[-1].finish_reason == "error"
+    for handle in waiting:
+        with pytest.raises(EngineDeadError, match="restart it") as told:
+            list(handle)
+        assert isinstance(told.value.__cause__, MemoryError)
+        assert "no room" not in str(told.value)  # a server passes these words on
     with pytest.raises(EngineDeadError):
         loop.submit(prompt("a"), LONG)
     assert not loop.alive

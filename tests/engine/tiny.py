@@ -11,6 +11,7 @@ import torch
 from tessera.chat import Completion, Delta, SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
+from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.request import Request
 from tessera.images import PreparedImage
 from tessera.model.attention import DensePlan
@@ -114,8 +115,11 @@ def prompt(*parts: str | PreparedImage) -> Prompt:
 
 
 def tiny_engine(model: Pixtral, *, num_blocks: int = 64, **options: object) -> Engine:
+    block_bytes = 16 * kv_bytes_per_token(
+        model.config, torch.int8 if options.get("kv_cache_dtype") == "int8" else torch.float32
+    )
     config = resolve(
-        {"kv_cache_bytes": num_blocks * BLOCK_BYTES, "max_num_seqs": 8} | options,
+        {"kv_cache_bytes": num_blocks * block_bytes, "max_num_seqs": 8} | options,
         model.config,
         dtype=torch.float32,
         device=model.device,
@@ -137,12 +141,28 @@ def reply(engine: Engine, given: Prompt, **params: object) -> Completion:
     return run(engine, engine.add(given, SamplingParams(**params)))[0]  # type: ignore[arg-type]
 
 
+class RoundedDensePlan(DensePlan):
+    """Whole sequences whose keys and values are rounded as an int8 cache rounds them; nothing is stored."""
+
+    def attend(
+        self, layer: int, queries_TNK: torch.Tensor, keys_TMK: torch.Tensor, values_TMK: torch.Tensor
+    ) -> torch.Tensor:
+        return super().attend(layer, queries_TNK, _rounded(keys_TMK), _rounded(values_TMK))
+
+
+def _rounded(rows: torch.Tensor) -> torch.Tensor:
+    steps = rows.abs().amax(-1, keepdim=True) / 127
+    return (rows / steps).round() * steps
+
+
 @torch.no_grad()
-def dense_logits(model: Pixtral, given: Prompt, ids: Sequence[int] = ()) -> torch.Tensor:
+def dense_logits(
+    model: Pixtral, given: Prompt, ids: Sequence[int] = (), plan: type[DensePlan] = DensePlan
+) -> torch.Tensor:
     """The oracle: logits (T, V) of the whole sequence at once, without any cache."""
     all_ids = torch.tensor([*given.ids, *ids])
     images = [model.encode_images([span.image.pixels_CHW])[0] for span in given.images]
-    return model.logits(model(model.embed(all_ids, images), DensePlan([len(all_ids)])))
+    return model.logits(model(model.embed(all_ids, images), plan([len(all_ids)])))
 
 
 def banned_ids(model: Pixtral) -> list[int]:
@@ -150,12 +170,12 @@ def banned_ids(model: Pixtral) -> list[int]:
     return sorted(ByteTokenizer.prompt_only_ids) + list(range(ByteTokenizer.vocab_size, model.config.vocab_size))
 
 
-def dense_greedy(model: Pixtral, given: Prompt, count: int) -> list[int]:
+def dense_greedy(model: Pixtral, given: Prompt, count: int, plan: type[DensePlan] = DensePlan) -> list[int]:
     """The oracle's reply: the likeliest allowed id, again and again, each time from the beginning."""
     banned = banned_ids(model)
     ids: list[int] = []
     while len(ids) < count:
-        logits_V = dense_logits(model, given, ids)[-1]
+        logits_V = dense_logits(model, given, ids, plan)[-1]
         logits_V[banned] = -torch.inf
         ids.append(int(logits_V.argmax()))
         if ids[-1] == EOS:

@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from tessera.engine.grammar import GrammarCompiler, Matcher
+from tessera.engine.runner import Runner
 from tessera.engine.sampler import Sampler
 from tessera.engine.text import TextStream
 from tessera.llm import LLM
@@ -34,7 +35,9 @@ def breakable() -> Iterator[Running]:
     running.stop()
 
 
-def test_an_engine_that_ends_is_told_to_everybody(breakable: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_fails_for_all_ends_and_tells_everybody(
+    breakable: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(batch: Any) -> Any:
         raise RuntimeError("secret detail")
 
@@ -49,6 +52,11 @@ def test_an_engine_that_ends_is_told_to_everybody(breakable: Running, monkeypatc
         rest = [line for line in lines if line]
     assert "[DONE]" not in rest[-1]
     assert "error" in json.loads(rest[-1].removeprefix("data: "))
+    assert breakable.get("/health").status_code == 200  # so far it may have been that request's fault
+    for _ in range(2):
+        failed = breakable.post("/v1/chat/completions", asking())
+        assert_refused(failed, 503)
+        assert "secret detail" not in failed.text
     assert breakable.get("/health").status_code == 503
     assert breakable.get("/ready").status_code == 503
     refused = breakable.post("/v1/chat/completions", asking())
@@ -231,14 +239,25 @@ def is_bad(owner: Any, arguments: Sequence[Any]) -> bool:
         return BAD in (arguments[1] if len(arguments) == 2 else owner._stops)
     if isinstance(owner, Sampler):
         return BAD in arguments[1].params.stop
+    if isinstance(owner, Runner):
+        return any(BAD in request.params.stop for request in arguments[0].sampled)
     return BAD in str(arguments[:1])
 
 
-STAGES = [(LLM, "prepare"), (Tokenizer, "encode_chat"), (GrammarCompiler, "matcher"), (TextStream, "__init__"),
-           (Sampler, "_adjust"),
-          (Matcher, "fill"), (Matcher, "accept"), (TextStream, "add"), (TextStream, "finish"), (Tokenizer,
-          "token_text"),
-          (ChatEvents, "delta")]  # fmt: skip
+STAGES = [
+    (LLM, "prepare"),
+    (Tokenizer, "encode_chat"),
+    (GrammarCompiler, "matcher"),
+    (TextStream, "__init__"),
+    (Runner, "run"),
+    (Sampler, "_adjust"),
+    (Matcher, "fill"),
+    (Matcher, "accept"),
+    (TextStream, "add"),
+    (TextStream, "finish"),
+    (Tokenizer, "token_text"),
+    (ChatEvents, "delta"),
+]
 
 
 @pytest.mark.parametrize("stream", [True, False])

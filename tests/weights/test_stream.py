@@ -181,7 +181,7 @@ def test_a_name_twice_in_one_header(folder: Path, weights: Path) -> None:
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "'a' has 4 bytes for the shape (2,) in F32"),
         ({"dtype": "F32", "shape": [10**30], "data_offsets": [0, 4]}, "'a' has 4 bytes for the shape"),
         ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, "'a' starts at byte"),
-        ({"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}, "'a' is stored as I8"),
+        ({"dtype": "I16", "shape": [4], "data_offsets": [0, 4]}, "'a' is stored as I16"),
         ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, "'a' is stored as ['F32']"),
         ("F32", "lacks dtype, shape or data_offsets of 'a'"),
     ],

@@ -26,6 +26,7 @@ PLAIN = {
     Kind.F16: torch.float16,
     Kind.BF16: torch.bfloat16,
 }
+FOUR_BITS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # what the packed layout holds in 4 bits; all others take 8
 # Read with a rounding to 8 bits; the gguf package knows their values.
 REQUANTIZED = (
     Kind.Q6_K,

@@ -21,10 +21,12 @@ from tessera.images import MEAN, STD
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.model.vision import VISION_NORM_EPS
 from tessera.prompt import Tokenizer
+from tessera.weights.gguf.blocks import REQUANTIZED
 from tessera.weights.gguf.header import Header, Value, read_header
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
-from tessera.weights.gguf.stored import StoredBlocks, stored_tensor
-from tessera.weights.stream import Source, StoredTensor, check_sources, empty_model
+from tessera.weights.gguf.stored import StoredBlocks, rounding_error, stored_tensor
+from tessera.weights.quantized import linear_shapes
+from tessera.weights.stream import Source, StoredLinear, StoredTensor, check_sources, empty_model
 
 TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
 PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
@@ -181,8 +183,11 @@ def written_token(tokenizer: Tokenizer, token_id: int) -> bytes:
     return "".join(PRINTABLE[byte] for byte in tokenizer.token_bytes(token_id)).encode()
 
 
-def official_sources(pair: GGUFPair, config: ModelConfig) -> dict[str, Source]:
-    """Where each of the model's tensors comes from, from the headers only; raises CheckpointError."""
+def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where each plain tensor lies, by official name, and the linears that stay in few bits; from the headers only.
+
+    Raises CheckpointError for a tensor that is missing, unexpected, of another shape or of a type not read.
+    """
     official = {to_gguf_name(name): name for name, _ in empty_model(config).named_parameters()}
     stored: dict[str, StoredTensor] = {}
     for header in (pair.text, pair.pictures):
@@ -196,7 +201,32 @@ def official_sources(pair: GGUFPair, config: ModelConfig) -> dict[str, Source]:
         # Rounded in the text model's file; llama.cpp reads it from here too.
         exact = config.vision_encoder.image_break_token_id, row
         stored["tok_embeddings.weight"] = dataclasses.replace(embeddings, exact_row=exact)
-    return check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, pair.text.file)
+    sources = check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, pair.text.file)
+    linears = {
+        name: tensor.linear()
+        for name in linear_shapes(config)
+        if isinstance(tensor := sources[f"{name}.weight"].stored, StoredBlocks)
+    }
+    return {name: source for name, source in sources.items() if name.removesuffix(".weight") not in linears}, linears
+
+
+def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
+    """Which types do not fit the packed layout and are rounded to 8 bits, and the measured error of that."""
+    official = {to_gguf_name(f"{name}.weight") for name in linear_shapes(config)}
+    rounded = [
+        tensor
+        for header in (pair.text, pair.pictures)
+        for name, entry in header.tensors.items()
+        if name in official and isinstance(tensor := stored_tensor(header.file, entry), StoredBlocks)
+        if tensor.kind in REQUANTIZED
+    ]
+    if not rounded:
+        return ()
+    kinds = sorted({tensor.kind.name for tensor in rounded})
+    return (
+        f"{len(rounded)} tensors of {' and '.join(kinds)} are rounded to 8 bits, off by {rounding_error(rounded):.2%} "
+        "(root mean square)",
+    )
 
 
 class _Keys:

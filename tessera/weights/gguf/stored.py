@@ -1,12 +1,11 @@
 """Tensors as they lie in a GGUF file: dequantized or packed, a panel of rows at a time.
 
-To the rest of the package they are stored tensors like any other, with values in float32; those that
-are the weight of a linear layer can come packed instead, and then nothing is ever dequantized whole.
+To the rest of the package they are stored tensors like any other; those that are the weight of a linear
+layer come packed instead, and then nothing is ever dequantized whole.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tessera.errors import CheckpointError
 from tessera.kernels.packed_weight import TILE_ROWS, PackedWeight
 from tessera.weights.gguf.blocks import (
+    FOUR_BITS,
     PLAIN,
     REPACKED,
     REQUANTIZED,
@@ -27,15 +27,15 @@ from tessera.weights.gguf.blocks import (
     round_rows,
 )
 from tessera.weights.gguf.header import Entry
-from tessera.weights.stream import Source, StoredPackable, StoredTensor, opened
+from tessera.weights.stream import StoredLinear, StoredTensor, opened
 
 PANEL_WEIGHTS = 2**20  # read and turned at a time: fits the caches, and bounds what numpy makes of it
 SAMPLED_ROWS = 64  # of each tensor, for the error of a rounding: all rows would double the time to load
 
 
 @dataclass(frozen=True)
-class StoredBlocks(StoredPackable):
-    """A quantized tensor in a GGUF file; `dtype` is that of its values.
+class StoredBlocks(StoredTensor):
+    """A quantized tensor in a GGUF file; `dtype` is what its values, products in float32, are read as.
 
     `exact_row` is a row's number and where its unrounded values lie, for a table that is dequantized.
     """
@@ -44,7 +44,7 @@ class StoredBlocks(StoredPackable):
     exact_row: tuple[int, StoredTensor] | None = None
 
     @property
-    def rows(self) -> int:
+    def num_rows(self) -> int:
         return self.num_parameters // self.shape[-1]
 
     @property
@@ -54,30 +54,33 @@ class StoredBlocks(StoredPackable):
 
     @property
     def num_bytes(self) -> int:
-        return self.rows * self.row_bytes
-
-    @property
-    def packed_bytes(self) -> int:
-        return packed_bytes(self.kind, self.rows, self.shape[-1])
+        return self.num_rows * self.row_bytes
 
     def read_into(self, tensor: Tensor) -> None:
         """Fill a contiguous tensor of this shape, of any dtype and device, with the values; raises CheckpointError."""
-        values_NK = tensor.view(self.rows, self.shape[-1])
+        values_NK = tensor.view(self.num_rows, self.shape[-1])
         for first, blocks in self._panels():
             values_NK[first : first + len(blocks)].copy_(dequantize_rows(self.kind, blocks))
         if self.exact_row is not None:
             row, stored = self.exact_row
             values_NK[row].copy_(stored.read())
 
-    def load_packed(self, device: torch.device) -> PackedWeight:
-        tiles = -(-self.rows // TILE_ROWS)
+    def linear(self) -> StoredLinear:
+        """The matrix as the weight of a linear layer, in the packed layout."""
+        shape = self.num_rows, self.shape[-1]
+        bits = 4 if self.kind in FOUR_BITS else 8
+        return StoredLinear(f"int{bits}", shape, self.num_bytes, packed_bytes(self.kind, *shape), self.load_packed)
+
+    def load_packed(self) -> PackedWeight:
+        """The matrix in the packed layout; raises CheckpointError."""
+        tiles = -(-self.num_rows // TILE_ROWS)
         whole: PackedWeight | None = None
         for first, blocks in self._panels():
             panel = pack_rows(self.kind, blocks)
             self._check_scales(panel)
             if whole is None:
-                fields = {name: _empty_like(tensor, tiles, device) for name, tensor in panel.tensors.items()}
-                whole = PackedWeight(panel.bits, (self.rows, self.shape[-1]), **fields)
+                fields = {name: tensor.new_empty(tiles, *tensor.shape[1:]) for name, tensor in panel.tensors.items()}
+                whole = PackedWeight(panel.bits, (self.num_rows, self.shape[-1]), **fields)
             place = whole.tiles(first // TILE_ROWS, first // TILE_ROWS + len(panel.codes))
             for name, tensor in panel.tensors.items():
                 place.tensors[name].copy_(tensor)
@@ -105,8 +108,8 @@ class StoredBlocks(StoredPackable):
         step = min(step, max_rows or step)
         with opened(self.file) as file:
             file.seek(self.start)
-            for first in range(0, self.rows, step):
-                blocks = torch.empty(min(step, self.rows - first), self.row_bytes, dtype=torch.uint8)
+            for first in range(0, self.num_rows, step):
+                blocks = torch.empty(min(step, self.num_rows - first), self.row_bytes, dtype=torch.uint8)
                 self._read_exactly(file, blocks.view(-1), first * self.row_bytes)
                 yield first, blocks
 
@@ -116,7 +119,7 @@ def stored_tensor(file: Path, entry: Entry) -> StoredTensor:
     if entry.kind in PLAIN:
         return StoredTensor(entry.name, file, PLAIN[entry.kind], entry.shape, entry.start)
     if entry.kind in REPACKED or entry.kind in REQUANTIZED:
-        return StoredBlocks(entry.name, file, torch.float32, entry.shape, entry.start, entry.kind)
+        return StoredBlocks(entry.name, file, torch.bfloat16, entry.shape, entry.start, entry.kind)
     readable = ", ".join(kind.name for kind in (*PLAIN, *REPACKED, *REQUANTIZED))
     raise CheckpointError(
         f"{file}: {entry.name!r} is stored as {entry.kind.name}, and the types that are read are {readable}; "
@@ -124,27 +127,7 @@ def stored_tensor(file: Path, entry: Entry) -> StoredTensor:
     )
 
 
-def count_kinds(sources: Iterable[Source]) -> Counter[str]:
-    """How many tensors are stored in each type, the most frequent first, by GGUF's names."""
-    names = {dtype: kind.name for kind, dtype in PLAIN.items()}
-    kinds = (
-        source.stored.kind.name if isinstance(source.stored, StoredBlocks) else names[source.stored.dtype]
-        for source in sources
-    )
-    return Counter(dict(Counter(kinds).most_common()))
-
-
-def rounded(sources: Iterable[Source]) -> list[StoredBlocks]:
-    """The tensors whose type does not fit the packed layout, so that they are rounded to 8 bits."""
-    tensors = [source.stored for source in sources]
-    return [tensor for tensor in tensors if isinstance(tensor, StoredBlocks) and tensor.kind in REQUANTIZED]
-
-
 def rounding_error(tensors: Iterable[StoredBlocks]) -> float:
     """Root mean square of what rounding to 8 bits does to the first rows, over that of their weights."""
     errors, weights = (sum(column) for column in zip(*(each.sample_rounding() for each in tensors), strict=True))
     return float((errors / weights) ** 0.5) if weights else 0.0
-
-
-def _empty_like(panel: Tensor, tiles: int, device: torch.device) -> Tensor:
-    return torch.empty(tiles, *panel.shape[1:], dtype=panel.dtype, device=device)

@@ -8,7 +8,6 @@ conversion/mistral.py and conversion/llava.py write for Mistral's own layout.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import shutil
@@ -144,39 +143,35 @@ def _picture_kind(name: str, source: Source) -> Kind:
 
 
 def _tensor(name: str, source: Source, kind: Kind) -> GGUFTensor:
-    return GGUFTensor(to_gguf_name(name), kind, source.stored.shape, partial(_encoded, source, kind))
+    return GGUFTensor(to_gguf_name(name), kind, source.stored.shape, lambda: _encoded(kind, _panels(source)))
 
 
 def _break_tensor(embeddings: Source, config: ModelConfig) -> GGUFTensor:
     """The embedding of [IMG_BREAK], which llama.cpp puts between the rows of a picture's patches."""
-    row = _rows(embeddings, config.vision_encoder.image_break_token_id, 1)
-    return GGUFTensor(IMAGE_BREAK, Kind.F32, (config.dim,), partial(_encoded, row, Kind.F32))
-
-
-def _rows(source: Source, first: int, count: int) -> Source:
-    """Some rows of a stored matrix whose rows are in the model's order."""
-    stored = source.stored
-    row_bytes = stored.num_bytes // stored.shape[0]
-    return Source(dataclasses.replace(stored, shape=(count, *stored.shape[1:]), start=stored.start + first * row_bytes))
-
-
-def _encoded(source: Source, kind: Kind) -> Iterator[bytes]:
-    """A tensor's bytes in a type, made of a panel of rows at a time."""
-    for panel in _panels(source):
-        if kind in PLAIN:
-            yield panel.to(PLAIN[kind]).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        else:
-            yield quantize_rows(kind, panel.float()).numpy().tobytes()
+    row = config.vision_encoder.image_break_token_id
+    return GGUFTensor(
+        IMAGE_BREAK, Kind.F32, (config.dim,), lambda: _encoded(Kind.F32, [embeddings.stored.rows(row, row + 1)])
+    )
 
 
 def _panels(source: Source) -> Iterator[Tensor]:
+    """A tensor, some rows at a time."""
     shape = source.stored.shape
     step = max(PANEL_WEIGHTS // math.prod(shape[1:]), 1)
     if source.transform is not None:  # queries and keys: small, and must be whole to be reordered
         yield from source.read().split(step)
     else:
         for first in range(0, shape[0], step):
-            yield _rows(source, first, min(step, shape[0] - first)).read()
+            yield source.stored.rows(first, min(first + step, shape[0]))
+
+
+def _encoded(kind: Kind, panels: Iterable[Tensor]) -> Iterator[bytes]:
+    """A tensor's bytes in a type, a panel of rows after the other."""
+    for panel in panels:
+        if kind in PLAIN:
+            yield panel.to(PLAIN[kind]).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        else:
+            yield quantize_rows(kind, panel.float()).numpy().tobytes()
 
 
 def _general(kind: str, architecture: str, name: str, file_type: LlamaFileType) -> dict[str, bytes]:

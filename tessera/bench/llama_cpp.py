@@ -1,0 +1,52 @@
+"""llama.cpp as a peer: built from llama-cpp-python's source package, in an environment of its own.
+
+`python -m tessera.bench.llama_cpp` makes it. It is compiled here, for this processor; nothing of it
+enters Tessera or its environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from tessera.errors import MissingExtraError
+
+VERSION = "0.3.36"
+FOLDER = Path("build/llama.cpp")
+PROGRAM = Path(__file__).parent / "run_llama_cpp.py"
+
+
+def llama_cpp_command(text: Path, pictures: Path, folder: Path = FOLDER) -> list[str]:
+    """The command that measures these two files; raises MissingExtraError where llama.cpp was not built."""
+    interpreter = folder / "bin" / "python"
+    if not (folder / "built").exists():
+        raise MissingExtraError(
+            f"llama.cpp is not in {folder}; build it there with `python -m tessera.bench.llama_cpp` "
+            "(a C++ compiler and half an hour of two cores)."
+        )
+    # Isolated, since this folder has modules of other names and the environment may point to our own packages.
+    return [str(interpreter), "-I", str(PROGRAM), str(text), str(pictures)]
+
+
+def build(folder: Path = FOLDER) -> None:
+    """Make the environment and compile into it; the mark at the end says that it is whole."""
+    venv.create(folder, with_pip=True, clear=True)
+    package = f"llama-cpp-python=={VERSION}"
+    subprocess.run(
+        [folder / "bin" / "python", "-m", "pip", "install", "--no-binary", "llama-cpp-python", package], check=True
+    )
+    (folder / "built").write_text(f"{package}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tessera.bench.llama_cpp", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where to; default: {FOLDER}")
+    build(parser.parse_args().folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

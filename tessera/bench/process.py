@@ -1,0 +1,70 @@
+"""One side of a comparison, in a process of its own: asked by a line of JSON, it answers by another.
+
+While one side is measured the others wait for input, so that nothing of theirs runs. All have the
+same number of threads. It knows neither what is measured nor what the programs do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from tessera.errors import MeasurementError
+
+
+class Side:
+    """A running program that answers; a context manager that ends it."""
+
+    def __init__(self, name: str, command: Sequence[str], threads: int) -> None:
+        self.name = name
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the process)
+        self._process = subprocess.Popen(
+            [*command, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Have the program do something and return its answer; raises MeasurementError when it ends instead."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise MeasurementError(
+                f"the program that measures {self.name} ended at {what!r} with the exit code {self._process.wait()}: "
+                f"{self._last_words()}"
+            ) from error
+        return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return next(reversed([line.strip() for line in self._errors if line.strip()]), "it said nothing")
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules with this interpreter."""
+    return [sys.executable, "-m", module, *arguments]

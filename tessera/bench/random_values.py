@@ -1,0 +1,57 @@
+"""The numbers of random models: whole numbers times a power of two, drawn a band of rows at a time.
+
+So every format holds them exactly, and one of any size is written in little memory. They are as large
+as the widths ask for: hidden states keep their size through any number of layers. The row of the head
+for one id is the embedding of the id before it. So greedy decoding counts up, in every program that
+reads the model, and comes round after CYCLE ids: a text known beforehand, which a prompt may hold
+already (look-up then finds it) or not.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+CYCLE = 1024  # ids; also the rows of one band
+EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
+# The largest code of each number of bits; the lowest is its negative, so that no mean adds up over a row.
+LARGEST = {4: 7, 8: 127}
+# What a layer adds to the hidden state, beside the embedding's 1: small enough that 40 layers leave it readable.
+RESIDUAL_GAIN = 0.25
+RESIDUAL_OUTPUTS = ("attention.wo.weight", "feed_forward.w2.weight")
+
+
+def next_ids(last: int, count: int, vocab_size: int) -> list[int]:
+    """What greedy decoding says after the id `last`; the vocabulary's last cycle may be shorter."""
+    first = last - last % CYCLE
+    span = min(CYCLE, vocab_size - first)
+    return [first + (last - first + step) % span for step in range(1, count + 1)]
+
+
+def codes(name: str, shape: tuple[int, ...], bits: int) -> Iterator[NDArray[np.int8]]:
+    """A matrix's codes, uniform, band by band; the head's are the embeddings' turned by a row."""
+    seed, largest = zlib.crc32((EMBEDDINGS if name == HEAD else name).encode()), LARGEST[bits]
+    for first in range(0, shape[0], CYCLE):
+        numbers = np.random.default_rng([seed, first])
+        band = (min(CYCLE, shape[0] - first), *shape[1:])
+        drawn = numbers.integers(-largest, largest, band, np.int8, endpoint=True)
+        yield np.roll(drawn, 1, axis=0) if name == HEAD else drawn
+
+
+def scale(name: str, shape: tuple[int, ...], bits: int) -> float:
+    """What the codes are multiplied by: the power of two next to what gives the values their size."""
+    if name == EMBEDDINGS:
+        size = 1.0
+    else:
+        size = (RESIDUAL_GAIN if name.endswith(RESIDUAL_OUTPUTS) else 1.0) / math.sqrt(math.prod(shape[1:]))
+    code_size = math.sqrt(((2 * LARGEST[bits] + 1) ** 2 - 1) / 12)
+    return float(2.0 ** round(math.log2(size / code_size)))
+
+
+def vector(name: str) -> float:
+    """The one number that a vector consists of: norms are ones, biases zeros."""
+    return 0.0 if name.endswith("bias") else 1.0

@@ -1,0 +1,135 @@
+"""Models of true shapes with random weights, for measuring: speed depends on shapes and bits, not on values.
+
+Three formats hold them: the official layout in bfloat16, our own folder with the decoder in 4 or 8 bits
+and the head in 8, and llama.cpp's two files. Matrices of 8 bits and of bfloat16 are the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tessera import __version__
+from tessera.bench.random_gguf import write_random_gguf
+from tessera.bench.random_values import codes, scale, vector
+from tessera.errors import UsageError
+from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
+from tessera.load import BUNDLED_FOLDER, open_checkpoint
+from tessera.model.config import ModelConfig
+from tessera.model.family import PIXTRAL_12B
+from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tessera.quantize.plan import Options, schemes_of, units_of
+from tessera.weights.detect import MANIFEST
+from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
+from tessera.weights.stream import empty_model
+from tessera.weights.write import Piece, write_folder, write_tensors
+
+Format = Literal["mistral", "tessera", "gguf"]
+FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "tessera": (4, 8), "gguf": (4, 8, 16)}
+TEXT, MMPROJ = "text.gguf", "mmproj.gguf"
+Shapes = dict[str, tuple[int, ...]]
+
+
+def widths(name: str) -> tuple[ModelConfig, Path]:
+    """The shapes of "12b" or "nano", and the tokenizer's file; raises UsageError for another name."""
+    if name == "12b":
+        return PIXTRAL_12B, packaged_tokenizer_path()
+    if name == "nano":
+        return open_checkpoint(BUNDLED_FOLDER).config, BUNDLED_FOLDER / "tekken.json"
+    raise UsageError(f"the widths {name!r} are unknown; choose 12b or nano.")
+
+
+def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | None) -> ModelConfig:
+    """The same widths with another number of layers; None leaves a number as it is."""
+    vision = config.vision_encoder
+    return dataclasses.replace(
+        config,
+        n_layers=layers or config.n_layers,
+        vision_encoder=dataclasses.replace(vision, num_hidden_layers=vision_layers or vision.num_hidden_layers),
+    )
+
+
+def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Format, bits: int) -> None:
+    """Write a model of random weights into a new folder; raises UsageError when it holds files already.
+
+    In GGUF these are two files, TEXT and MMPROJ.
+    """
+    if bits not in FORMAT_BITS[form]:
+        known = " or ".join(map(str, FORMAT_BITS[form]))
+        raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
+    shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
+    if form == "mistral":
+        write_folder(folder, "mistral", config, [_plain(name, shape) for name, shape in shapes.items()], tokenizer)
+    elif form == "tessera":
+        _write_quantized(folder, config, shapes, tokenizer, bits)
+    else:
+        tokens = Tokenizer.from_file(tokenizer, config.vision_encoder)
+        write_random_gguf(folder / TEXT, folder / MMPROJ, config, shapes, tokens, bits)
+
+
+def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, bits: int) -> None:
+    """What `tessera quantize --bits` would write, without anything to round."""
+    options = Options(bits=str(bits))
+    schemes, units = schemes_of(config, options), units_of(shapes, config.n_layers)
+    folder.mkdir(parents=True)
+    for unit in units:
+        pieces: list[Piece] = []
+        for name in unit.tensors:
+            scheme = schemes.get(name.removesuffix(".weight"))
+            pieces += [_plain(name, shapes[name])] if scheme is None else _packed(name, shapes[name], scheme)
+        write_tensors(folder / unit.file, pieces, alignment=ALIGNMENT)
+    shutil.copyfile(tokenizer, folder / "tekken.json")
+    (folder / "params.json").write_text(json.dumps(config.to_params()), encoding="utf-8")
+    manifest = Manifest(
+        tool=f"tessera {__version__}",
+        source="random",
+        source_digest="none",
+        options=dataclasses.asdict(options),
+        files=tuple(unit.file for unit in units),
+        linears={name: LinearRecord(scheme, weight_error=0.0) for name, scheme in schemes.items()},
+    )
+    (folder / MANIFEST).write_text(json.dumps(manifest.to_json()), encoding="utf-8")
+
+
+def _plain(name: str, shape: tuple[int, ...]) -> Piece:
+    """A tensor in bfloat16."""
+
+    def data() -> Iterator[memoryview]:
+        if len(shape) == 1:
+            yield _bytes_of(torch.full(shape, vector(name), dtype=torch.bfloat16))
+            return
+        for band in codes(name, shape, 8):
+            yield _bytes_of((torch.from_numpy(band) * scale(name, shape, 8)).bfloat16())
+
+    return Piece(name, torch.bfloat16, shape, data)
+
+
+def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
+    """The fields of a packed linear: its codes, and their scales, which are all alike."""
+    fields, bits = fields_of(scheme, (shape[0], shape[1])), BITS[scheme]
+    one = scale(name, shape, bits)
+
+    def code_bytes() -> Iterator[memoryview]:
+        for band in codes(name, shape, bits):
+            codes_NK = (torch.from_numpy(band).to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+            scales_NG = torch.full((len(band), shape[1] // GROUP_COLUMNS), one, dtype=torch.float16)
+            yield _bytes_of(pack(codes_NK, scales_NG, bits=bits).codes)
+
+    def scale_bytes() -> Iterator[memoryview]:
+        yield _bytes_of(torch.full(fields["scales"][1], one, dtype=torch.float16))
+
+    linear = name.removesuffix(".weight")
+    return [
+        Piece(f"{linear}.{field}", *fields[field], data)
+        for field, data in (("codes", code_bytes), ("scales", scale_bytes))
+    ]
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,180 @@
+"""`tessera bench`: from a model, or none, and the names of peers to tables.
+
+Beside transformers everything is bfloat16; beside llama.cpp both read one file of llama.cpp's. Without a
+model, random ones of true widths are written, of as many layers as asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from tessera import __version__
+from tessera.bench.compare import Result, decoder_parameters, measure, rows_of, table
+from tessera.bench.limits import Limits, measure_limits
+from tessera.bench.llama_cpp import llama_cpp_command
+from tessera.bench.process import Side, python
+from tessera.bench.random_weights import MMPROJ, TEXT, Format, widths, with_layers, write_random
+from tessera.errors import MissingExtraError, UsageError
+from tessera.load import resolve
+from tessera.machine import processor_name
+from tessera.model.config import ModelConfig
+
+Peer = Literal["transformers", "llama.cpp"]
+PEERS: tuple[Peer, ...] = get_args(Peer)
+OURS = "Tessera"
+PROGRAM = "tessera.bench.run_python"
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a bench is to do."""
+
+    model: str | None = None  # None: random weights
+    mmproj: Path | None = None  # of a model that is a GGUF file
+    peers: tuple[Peer, ...] = ()
+    widths: str = "12b"
+    layers: int = 4
+    vision_layers: int = 4
+    bits: int = 4  # of random weights; beside transformers always 16
+    rounds: int = 3
+    threads: int = field(default_factory=torch.get_num_threads)
+    folder: Path | None = None  # where random weights are kept for another time; None: nowhere
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One chat about one picture, in a process that did nothing before."""
+
+    side: int
+    prompt_tokens: int
+    seconds: float
+    peak_bytes: int  # of the process, its libraries included
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Sides, ours first, that were measured on the same weights."""
+
+    title: str
+    sides: tuple[str, ...]
+    answer: Answer
+    results: tuple[Result, ...]
+
+    def __str__(self) -> str:
+        answer = self.answer
+        return (
+            f"{self.title}\n\n{table(self.results, self.sides)}\n\nA question about a picture of "
+            f"{answer.side}x{answer.side} ({answer.prompt_tokens} tokens) and {ANSWER_TOKENS} tokens of reply: "
+            f"{answer.seconds:.1f} s, at most {answer.peak_bytes / 2**30:.2f} GiB of memory in all."
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a bench: the machine, its limits at the start and at the end, the contests."""
+
+    machine: str
+    limits: tuple[Limits, Limits]
+    contests: tuple[Contest, ...]
+
+    def __str__(self) -> str:
+        before, after = self.limits
+        return "\n\n".join(
+            [f"{self.machine}\nat the start it {before};\nat the end it {after}", *map(str, self.contests)]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def run(plan: Plan, note: Callable[[str], None]) -> Report:
+    """Measure, in minutes to an hour; `note` is told what is done.
+
+    Raises UsageError, and MissingExtraError before anything is written for a peer that is not installed.
+    """
+    for peer in plan.peers:
+        _check_installed(peer)
+    torch.set_num_threads(plan.threads)
+    before = measure_limits()
+    with ExitStack() as stack:
+        folder = plan.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tessera-bench-")))
+        contests = tuple(_contest(plan, peer, folder, note) for peer in plan.peers or (None,))
+    machine = f"{processor_name()}, {plan.threads} threads, torch {torch.__version__}, tessera {__version__}"
+    return Report(machine, (before, measure_limits()), contests)
+
+
+def _check_installed(peer: Peer) -> None:
+    if peer == "llama.cpp":
+        llama_cpp_command(Path(), Path())
+    elif importlib.util.find_spec("transformers") is None:
+        raise MissingExtraError("transformers is not installed; pip install 'tessera[dev]'")
+
+
+def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]) -> Contest:
+    files = _given_files(plan, peer) if plan.model else _random_files(plan, peer, folder, note)
+    note("loading")
+    with ExitStack() as stack:
+        ours = stack.enter_context(Side(OURS, python(PROGRAM, "tessera", *map(str, files)), plan.threads))
+        facts = ours.ask("facts")
+        config = ModelConfig.from_params(facts["config"])
+        note("answering about a picture")
+        answer = ours.ask("answer", side=config.vision_encoder.image_size, new_tokens=ANSWER_TOKENS)
+        sides = [ours]
+        if peer is not None:
+            command = _peer_command(peer, files)
+            sides.append(stack.enter_context(Side(peer, command, plan.threads)))
+        rows = rows_of(config, facts["step_bytes"], known=plan.model is None, peer=peer is not None)
+        results = measure(rows, sides, plan.rounds, measure_limits, note)
+    return Contest(
+        _title(plan, config, facts["step_bytes"]),
+        tuple(side.name for side in sides),
+        Answer(config.vision_encoder.image_size, answer["tokens"], answer["seconds"], answer["peak_bytes"]),
+        tuple(results),
+    )
+
+
+def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
+    origin = "random weights" if plan.model is None else str(plan.model)
+    return (
+        f"{origin}, {config.n_layers} decoder and {config.vision_encoder.num_hidden_layers} vision layers, "
+        f"{8 * step_bytes / decoder_parameters(config):.2f} bits for each of the decoder's weights "
+        f"({step_bytes / 1e9:.2f} GB a step); medians of {plan.rounds} rounds, in turns"
+    )
+
+
+def _given_files(plan: Plan, peer: Peer | None) -> list[Path]:
+    path = resolve(plan.model or "")
+    is_gguf = path.suffix == ".gguf"
+    if peer == "llama.cpp" and not (is_gguf and plan.mmproj):
+        raise UsageError(f"{path} is no GGUF file with its --mmproj, and llama.cpp reads nothing else.")
+    if peer == "transformers" and is_gguf:
+        raise UsageError(f"{path} is a GGUF file; beside transformers a folder of bfloat16 weights is measured.")
+    return [path, *([plan.mmproj] if plan.mmproj else [])]
+
+
+def _random_files(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]) -> list[Path]:
+    bits = 16 if peer == "transformers" else plan.bits
+    form: Format = "gguf" if peer == "llama.cpp" else "mistral" if bits == 16 else "tessera"
+    target = folder / f"{plan.widths}-{plan.layers}-{plan.vision_layers}-{form}-{bits}"
+    if not target.exists():
+        note(f"writing random weights to {target}")
+        config, tokenizer = widths(plan.widths)
+        write_random(target, with_layers(config, plan.layers, plan.vision_layers), tokenizer, form, bits)
+    return [target / TEXT, target / MMPROJ] if form == "gguf" else [target]
+
+
+def _peer_command(peer: Peer, files: Sequence[Path]) -> list[str]:
+    if peer == "llama.cpp":
+        text, pictures = files
+        return llama_cpp_command(text, pictures)
+    return python(PROGRAM, "transformers", *map(str, files))

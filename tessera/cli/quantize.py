@@ -1,0 +1,46 @@
+"""`tessera quantize`: write a model in fewer bits, and say for every layer what that changed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tessera.load import describe, resolve
+from tessera.quantize.plan import Options
+from tessera.quantize.run import Step, quantize
+
+
+def run_quantize(
+    source: str, destination: Path, options: Options, calibrate: Path | None, device: str, quiet: bool
+) -> None:
+    start = time.perf_counter()
+
+    def watch(step: Step) -> None:
+        if not quiet:
+            print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+
+    folder = resolve(source)
+    quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
+    if not quiet:
+        before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
+        print(f"{before / 1e9:.2f} GB became {after / 1e9:.2f} GB", file=sys.stderr)
+    print(destination)
+
+
+def _line(step: Step) -> str:
+    """Example: "  3 of 43  layers.1: int4, weights off by 7.21% (at most 8.13%, attention.wq)"."""
+    head = f"{step.number:>3} of {step.total}  {step.unit}"
+    records = {name.removeprefix(f"{step.unit}."): record for name, record in step.linears.items()}
+    if not records:
+        return f"{head}: as it is"
+    schemes = ", ".join(sorted({record.scheme for record in records.values()}))
+    weights = _errors("weights", {name: record.weight_error for name, record in records.items()})
+    outputs = {name: record.output_error for name, record in records.items() if record.output_error is not None}
+    return f"{head}: {schemes}, {weights}" + (f", {_errors('outputs', outputs)}" if outputs else "")
+
+
+def _errors(what: str, errors: Mapping[str, float]) -> str:
+    worst = max(errors, key=lambda name: errors[name])
+    return f"{what} off by {sum(errors.values()) / len(errors):.2%} (at most {errors[worst]:.2%}, {worst})"

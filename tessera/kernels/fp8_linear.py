@@ -1,0 +1,95 @@
+"""Matrices in 8-bit floating point, float8_e4m3fn with a float32 scale for each row, and products with them.
+
+A GPU that multiplies such numbers is given both sides in them, the inputs with a scale for each
+token; everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
+The format is that of arXiv 2209.05433; checkpoints of others with one scale repeat it for every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max  # 448
+PANEL_ROWS = 1024  # rows that are dequantized at a time
+MATRIX_UNIT = 16  # the GPU's products want widths that are multiples of this
+FIRST_CAPABILITY = (8, 9)  # of CUDA devices that multiply such numbers
+
+
+@dataclass(frozen=True)
+class Fp8Weight:
+    """A matrix of float8_e4m3fn (N, K) and the float32 scales of its rows (N): value = scale * stored."""
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors it consists of, by field name."""
+        return {"values": self.values, "scales": self.scales}
+
+    @property
+    def scheme(self) -> str:
+        return "fp8"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scales.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def to(self, device: torch.device) -> Fp8Weight:
+        return Fp8Weight(self.values.to(device), self.scales.to(device))
+
+
+def quantize_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row (last dimension) in float8_e4m3fn, with the float32 scale that takes its largest number to 448."""
+    scales = matrix.float().abs().amax(-1) / LARGEST
+    scales = torch.where(scales > 0, scales, 1)
+    return (matrix / scales[..., None]).clamp(-LARGEST, LARGEST).to(FP8), scales
+
+
+def dequantize_fp8(weight: Fp8Weight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix (N, K) that is stood for, computed in float32."""
+    return (weight.values.float() * weight.scales[:, None]).to(dtype)
+
+
+def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
+    """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    if _multiplies_fp8(weight):
+        return fp8_products(inputs_TK, weight)
+    panels = []
+    for start in range(0, weight.shape[0], PANEL_ROWS):
+        rows = slice(start, start + PANEL_ROWS)
+        panel = Fp8Weight(weight.values[rows], weight.scales[rows])
+        panels.append(inputs_TK @ dequantize_fp8(panel, inputs_TK.dtype).T)
+    return torch.cat(panels, dim=-1)
+
+
+def fp8_products(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
+    """The product with both sides in 8 bits, the inputs' scales found anew for each token."""
+    inputs, input_scales_T = quantize_fp8(inputs_TK)
+    # With a scale for each row the GPU's kernels give bfloat16 only.
+    product_TN = torch._scaled_mm(
+        inputs,
+        weight.values.T,
+        scale_a=input_scales_T[:, None],
+        scale_b=weight.scales[None],
+        out_dtype=torch.bfloat16,
+    )
+    return product_TN.to(inputs_TK.dtype)
+
+
+def _multiplies_fp8(weight: Fp8Weight) -> bool:
+    if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < FIRST_CAPABILITY:
+        return False
+    return all(width % MATRIX_UNIT == 0 for width in weight.shape)

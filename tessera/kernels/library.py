@@ -1,0 +1,142 @@
+"""The compiled kernels: whether they are here, for which processor, and each as a Python function.
+
+A kernel is a C function `NAME_PATH` for one or more of the paths `avx2`, `avx512` (VNNI),
+`avx512_bf16` and `amx`, each of which includes those before it; `kernel("NAME")` is the best one
+that this machine runs, or None, and then the caller computes by the kernel's twin in torch. The
+environment variable TESSERA_KERNELS names the highest path to use; `torch` means none.
+The functions take addresses: checking shapes, strides and dtypes is their callers' work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: F401  brings the OpenMP runtime into the process
+
+from tessera.errors import UsageError
+from tessera.kernels.build import LIBRARY, BuildError, find_compiler, sources_digest
+
+VARIABLE = "TESSERA_KERNELS"
+PATHS = ("torch", "avx2", "avx512", "avx512_bf16", "amx")
+REBUILD = "run `python -m tessera.kernels.build`"
+
+# The types of C arguments that kernels take.
+ADDRESS, WHOLE, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+_forced: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The path that kernels take here, and why it is no higher one."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Library:
+    """The loaded library, or None; the highest path that it has and the machine runs; why no higher."""
+
+    handle: ctypes.CDLL | None
+    highest: str
+    reason: str
+
+
+def choice() -> Choice:
+    """Which path is taken, with the reason; refuses a wanted one that is unknown or not to be had."""
+    library = _load()
+    wanted = _forced or os.environ.get(VARIABLE)
+    if not wanted:
+        return Choice(library.highest, library.reason)
+    origin = f"{VARIABLE}={wanted}"
+    if wanted not in PATHS:
+        raise UsageError(f"{origin} names no path of the kernels; use one of {', '.join(PATHS)}")
+    if PATHS.index(wanted) > PATHS.index(library.highest):
+        raise UsageError(f"{origin} is not to be had: {library.reason}; unset it, or use {library.highest}")
+    return Choice(wanted, f"{origin} asks for it")
+
+
+@contextmanager
+def forced(path: str) -> Iterator[None]:
+    """Kernels take this path meanwhile, in all threads: for tests and measurements."""
+    global _forced
+    previous, _forced = _forced, path
+    _kernel.cache_clear()
+    try:
+        choice()
+        yield
+    finally:
+        _forced = previous
+        _kernel.cache_clear()
+
+
+def kernel(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """The C function `name` for the path taken, called with `arguments` of C types; None without one."""
+    return _kernel(name, arguments)
+
+
+@cache
+def _kernel(name: str, arguments: tuple[Any, ...]) -> Callable[..., int] | None:
+    handle = _load().handle
+    for path in reversed(PATHS[1 : PATHS.index(choice().path) + 1]):
+        function = getattr(handle, f"{name}_{path}", None)
+        if function is not None:
+            function.argtypes, function.restype = arguments, ctypes.c_int
+            return function  # type: ignore[no-any-return]
+    return None
+
+
+@cache
+def _load() -> _Library:
+    if not LIBRARY.exists():
+        return _Library(None, "torch", f"{LIBRARY.name} was not built: {_way_to_build()}")
+    runtime = _openmp_runtime()
+    if runtime is None:
+        return _Library(None, "torch", "torch runs its threads by no OpenMP runtime that the kernels know")
+    ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+    try:
+        handle = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        return _Library(None, "torch", f"{LIBRARY.name} does not load ({error}); {_way_to_build()}")
+    handle.tessera_sources_digest.restype = ctypes.c_char_p
+    if handle.tessera_sources_digest().decode() != sources_digest():
+        return _Library(None, "torch", f"{LIBRARY.name} was built from other sources; {_way_to_build()}")
+    return _Library(handle, *_highest(handle))
+
+
+def _highest(handle: ctypes.CDLL) -> tuple[str, str]:
+    """The highest path for this processor and system, and what the next one lacks."""
+    level, compiled = handle.tessera_cpu_level(), handle.tessera_compiled_level()
+    if compiled < level:
+        return PATHS[compiled], f"the compiler that built the library is too old for {PATHS[compiled + 1]}"
+    if PATHS[level] == "amx":
+        # Linux lets a process use AMX's registers only after it asks (arch_prctl).
+        permit = getattr(handle, "tessera_amx_permit", None)
+        if permit is not None and permit():
+            return "amx", "the processor has AMX"
+        return "avx512_bf16", "the system does not let this process use AMX"
+    return PATHS[level], f"the processor, or the system on it, has no {PATHS[level + 1]}"
+
+
+def _way_to_build() -> str:
+    try:
+        find_compiler()
+    except BuildError as error:
+        return str(error)
+    return REBUILD
+
+
+def _openmp_runtime() -> str | None:
+    """The file of the OpenMP runtime in this process; importing torch has brought it."""
+    mapped = Path("/proc/self/maps").read_text().splitlines()
+    files = {line[line.index("/") :] for line in mapped if "/" in line}
+    names = ("libgomp", "libiomp5", "libomp")
+    return next((file for name in names for file in sorted(files) if Path(file).name.startswith(name)), None)

@@ -1,0 +1,222 @@
+// Products with packed weights: all but the innermost loop, which is each processor's own.
+//
+// Inputs are rounded to 8 bits by groups of 32, as kernels/packed_linear.py's quantize_inputs does and in the
+// same bits, and laid out in panels of up to 16 tokens: a processor's loop then multiplies one tile of 16 weight
+// rows with one panel. A panel's groups follow each other, so inputs and weights are both read straight on.
+// Tokens are blocked so that a block's codes stay in the second-level cache while all tiles pass by.
+#pragma once
+
+#include "parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <immintrin.h>
+#include <new>
+
+namespace {
+
+constexpr int TILE_ROWS = 16, GROUP = 32, SUPER_GROUPS = 8, PANEL_TOKENS = 16;
+constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual second-level cache
+constexpr int64_t CHUNK_BYTES = 192 << 10; // of weight codes that a thread takes at a time
+constexpr int64_t CHUNK_TILES = 4;         // at most: 64 outputs of a token are written together
+
+enum DType { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+struct Weight {
+  const uint8_t *codes, *scales, *minimums;
+  const uint16_t *super_scales, *super_minimums;
+  int64_t bits, rows, columns;
+
+  int64_t groups() const { return columns / GROUP; }
+  int64_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+};
+
+// Up to 16 tokens' inputs: codes [group][token][32], scales and shares [group][token].
+struct Panel {
+  const int8_t *codes;
+  const float *scales;
+  // What is added for each group beside the codes' product: -centre * sum(codes) as int32 where weights are
+  // centred (it goes into the whole number), else scale * sum(codes) as float32 (it multiplies the minimum).
+  const float *shares;
+};
+
+// Token t's 16 sums go to out + t * CHUNK_TILES * TILE_ROWS.
+using TileProduct = void (*)(const Weight &, int64_t tile, const Panel &, float *out);
+
+struct Rows { // the inputs or the outputs
+  void *start;
+  int dtype;
+  int64_t tokens, stride; // in elements
+};
+
+inline int element_bytes(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
+
+__m256 load8(const char *from, int dtype) {
+  if (dtype == FLOAT32) return _mm256_loadu_ps(reinterpret_cast<const float *>(from));
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+  if (dtype == FLOAT16) return _mm256_cvtph_ps(half);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+// Float32 to bfloat16, half to even; a NaN keeps its top bits and gets one that no rounding can carry away.
+__m128i bfloat16_of(__m256 values) {
+  const __m256i bits = _mm256_castps_si256(values);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+
+// The first `count` of 16 sums to the outputs.
+void store(const float *sums, char *to, int dtype, int64_t count) {
+  const __m256 low = _mm256_loadu_ps(sums), high = _mm256_loadu_ps(sums + 8);
+  __m256i values[2] = {_mm256_castps_si256(low), _mm256_castps_si256(high)};
+  if (dtype == BFLOAT16) values[0] = _mm256_set_m128i(bfloat16_of(high), bfloat16_of(low));
+  if (dtype == FLOAT16)
+    values[0] = _mm256_set_m128i(_mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT),
+                                 _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT));
+  if (count < TILE_ROWS) {
+    std::memcpy(to, values, count * element_bytes(dtype));
+    return;
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), values[0]);
+  if (dtype == FLOAT32) _mm256_storeu_si256(reinterpret_cast<__m256i *>(to) + 1, values[1]);
+}
+
+// Rows `first` to `last` of one token's sums.
+void store_rows(const float *sums, const Rows &out, int64_t token, int64_t first, int64_t last) {
+  char *to = static_cast<char *>(out.start) + (token * out.stride + first) * element_bytes(out.dtype);
+  for (int64_t row = first; row < last; row += TILE_ROWS, sums += TILE_ROWS, to += TILE_ROWS * element_bytes(out.dtype))
+    store(sums, to, out.dtype, std::min<int64_t>(TILE_ROWS, last - row));
+}
+
+// One group of 32 inputs in 8 bits: returns the scale, writes codes and their sum. A group that holds a NaN or an
+// infinity gets the scale NaN, which every sum of its token then is.
+float quantize_group(const char *from, int dtype, int8_t *codes, int32_t &sum) {
+  __m256 values[4];
+  __m256i largest = _mm256_setzero_si256();
+  for (int i = 0; i < 4; ++i) {
+    values[i] = load8(from + 8 * i * element_bytes(dtype), dtype);
+    // As whole numbers magnitudes are ordered too, with infinity and NaN above all else.
+    const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(values[i]), _mm256_set1_epi32(0x7fffffff));
+    largest = _mm256_max_epu32(largest, magnitude);
+  }
+  __m128i top = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  top = _mm_max_epu32(top, _mm_shuffle_epi32(top, 0x4e));
+  top = _mm_max_epu32(top, _mm_shuffle_epi32(top, 0xb1));
+  const float scale = _mm_cvtss_f32(_mm_castsi128_ps(top)) / 127.0f;
+  sum = 0;
+  if (!(scale >= 0x1p-126f && scale <= 0x1.fffffep127f)) { // too small to invert, or not finite
+    std::memset(codes, 0, GROUP);
+    return scale < 0x1p-126f ? scale : __builtin_nanf("");
+  }
+  const __m256 inverse = _mm256_set1_ps(1.0f / scale);
+  __m256i whole[4], total = _mm256_setzero_si256();
+  for (int i = 0; i < 4; ++i) {
+    whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(values[i], inverse));
+    total = _mm256_add_epi32(total, whole[i]);
+  }
+  const __m256i low = _mm256_packs_epi32(whole[0], whole[1]), high = _mm256_packs_epi32(whole[2], whole[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // packing works within 128 bits
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(codes), bytes);
+  __m128i added = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+  added = _mm_add_epi32(added, _mm_shuffle_epi32(added, 0x4e));
+  added = _mm_add_epi32(added, _mm_shuffle_epi32(added, 0xb1));
+  sum = _mm_cvtsi128_si32(added);
+  return scale;
+}
+
+// All panels of quantized inputs, in one piece of memory.
+class Panels {
+public:
+  Panels(const Rows &inputs, const Weight &weight)
+      : inputs_(inputs), groups_(weight.groups()), minimums_(weight.minimums != nullptr),
+        centre_(1 << (weight.bits - 1)) {
+    const int64_t cells = inputs.tokens * groups_;
+    memory_ = static_cast<char *>(std::aligned_alloc(64, (cells * (GROUP + 8) + 63) / 64 * 64));
+    codes_ = reinterpret_cast<int8_t *>(memory_);
+    scales_ = reinterpret_cast<float *>(memory_ + cells * GROUP);
+    shares_ = scales_ + cells;
+  }
+  ~Panels() { std::free(memory_); }
+  Panels(const Panels &) = delete;
+
+  bool allocated() const { return memory_ != nullptr; }
+
+  Panel at(int64_t token) const {
+    const int64_t cell = token * groups_;
+    return {codes_ + cell * GROUP, scales_ + cell, shares_ + cell};
+  }
+
+  // The part of thread `index` of `count`.
+  void quantize(int index, int count) {
+    const int64_t cells = inputs_.tokens * groups_;
+    for (int64_t cell = cells * index / count; cell < cells * (index + 1) / count; ++cell)
+      quantize_cell(cell / groups_, cell % groups_);
+  }
+
+private:
+  void quantize_cell(int64_t token, int64_t group) {
+    const char *from = static_cast<const char *>(inputs_.start) +
+                       (token * inputs_.stride + group * GROUP) * element_bytes(inputs_.dtype);
+    const int64_t first = token / PANEL_TOKENS * PANEL_TOKENS;
+    const int64_t width = std::min<int64_t>(PANEL_TOKENS, inputs_.tokens - first);
+    const int64_t place = first * groups_ + group * width + token - first;
+    int32_t sum;
+    scales_[place] = quantize_group(from, inputs_.dtype, codes_ + place * GROUP, sum);
+    if (minimums_) {
+      shares_[place] = scales_[place] * static_cast<float>(sum);
+    } else {
+      sum *= -centre_;
+      std::memcpy(shares_ + place, &sum, 4);
+    }
+  }
+
+  const Rows inputs_;
+  const int64_t groups_;
+  const bool minimums_;
+  const int32_t centre_;
+  char *memory_;
+  int8_t *codes_;
+  float *scales_, *shares_;
+};
+
+// products[n - 1] multiplies a tile with a panel of n tokens. 0, or 1 when there is no memory for the inputs' codes.
+int packed_linear(const Rows &out, const Rows &inputs, const Weight &weight, const TileProduct *products,
+                  int threads) {
+  Panels panels(inputs, weight);
+  if (!panels.allocated()) return 1;
+  const int64_t tiles = weight.tiles(), tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;
+  const int64_t chunk = std::clamp<int64_t>(CHUNK_BYTES / tile_bytes, 1, CHUNK_TILES);
+  const int64_t chunks = (tiles + chunk - 1) / chunk;
+  const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (weight.columns * PANEL_TOKENS)) * PANEL_TOKENS;
+  const int64_t blocks = (inputs.tokens + block - 1) / block;
+  std::atomic<int64_t> next{0};
+  parallel(threads, [&](int index, int count) {
+    panels.quantize(index, count);
+    barrier(count);
+    alignas(64) float sums[PANEL_TOKENS * CHUNK_TILES * TILE_ROWS];
+    for (int64_t job; (job = next.fetch_add(1, std::memory_order_relaxed)) < blocks * chunks;) {
+      const int64_t start = job / chunks * block, stop = std::min(start + block, inputs.tokens);
+      const int64_t first = job % chunks * chunk, last = std::min(first + chunk, tiles);
+      for (int64_t token = start; token < stop; token += PANEL_TOKENS) {
+        const int64_t width = std::min<int64_t>(PANEL_TOKENS, stop - token);
+        const Panel panel = panels.at(token);
+        for (int64_t tile = first; tile < last; ++tile)
+          products[width - 1](weight, tile, panel, sums + (tile - first) * TILE_ROWS);
+        for (int64_t t = 0; t < width; ++t)
+          store_rows(sums + t * CHUNK_TILES * TILE_ROWS, out, token + t, first * TILE_ROWS,
+                     std::min(last * TILE_ROWS, weight.rows));
+      }
+    }
+  });
+  return 0;
+}
+
+} // namespace

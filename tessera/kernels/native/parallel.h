@@ -1,0 +1,31 @@
+// One loop over threads, on the pool that PyTorch already has.
+//
+// PyTorch brings an OpenMP runtime; a second pool beside it would spin against it on the same cores. The
+// library calls the runtime's C entry points (libgomp's, which Intel's and LLVM's offer too) and is not linked
+// with any: the loader makes the one that is in the process visible. Everything here is static, as all that a
+// header holds must be: files are compiled for different processors, and a shared copy might be the wrong one.
+#pragma once
+
+extern "C" {
+void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags);
+void GOMP_barrier();
+int omp_get_thread_num();
+int omp_get_num_threads();
+}
+
+// body(index, count) once in each of at most `threads` threads; the runtime may give fewer, so `count` counts.
+template <class Body> static inline void parallel(int threads, const Body &body) {
+  if (threads <= 1) {
+    body(0, 1);
+    return;
+  }
+  auto enter = [](void *data) {
+    (*static_cast<const Body *>(data))(omp_get_thread_num(), omp_get_num_threads());
+  };
+  GOMP_parallel(enter, const_cast<Body *>(&body), static_cast<unsigned>(threads), 0);
+}
+
+// Waits for all threads of the region; `count` as `parallel` gave it.
+static inline void barrier(int count) {
+  if (count > 1) GOMP_barrier();
+}

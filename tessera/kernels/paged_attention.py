@@ -1,0 +1,220 @@
+"""Attention of sequences' newest tokens over their blocks of the cache, in memory that the context does not enlarge.
+
+For a few new tokens, as in decoding and in checking drafts, the C++ kernel (native/paged_attention.h) reads the blocks
+in place, splits each context over the threads and merges the parts. A token's result has the same bits whether it is
+attended alone or with those after it. For many new tokens the panel kernel takes a head or some at a time.
+The twin takes any number of new tokens and reads a panel of the context at a time. It merges exactly: of each part it
+keeps the rows' largest score, the sum of their weights and the weighted values, and rescales them when a larger score
+comes (online softmax, arXiv 1805.02867; over blocks of keys, FlashAttention, arXiv 2205.14135).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.library import ADDRESS, WHOLE, kernel
+from tessera.kernels.panel_attention import ARGUMENTS, panel_attention, prefers_panels
+
+GATHERED_BYTES = 2**26  # of keys and values copied for the panel kernel at a time; one head of any context at least
+PANEL_TOKENS = 4096  # of context: 16 MiB of keys and values at Pixtral's heads in bfloat16
+PANEL_ROWS = 512  # of queries: their scores against a panel, 4 MB in bfloat16, stay near the cores
+
+MOST_FEW_TOKENS = 8  # of one sequence; with more, products of matrices are faster
+SPLIT_TOKENS = 256  # of context for one task of the kernel; doubled until a sequence has at most MOST_SPLITS of them
+MOST_SPLITS = 32
+_WIDEST, _WIDTH_STEP, _STATE_NUMBERS = 256, 8, 16  # as in native/paged_attention.h
+_STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+
+
+@dataclass(frozen=True, eq=False)
+class PagedChunk:
+    """New tokens of one sequence: the step's rows `start` to `start + length`.
+
+    They are the last of the `context` tokens that lie in `blocks`, in order.
+    """
+
+    start: int
+    length: int
+    context: int
+    blocks: Tensor  # int32
+
+    def cut(self, most: int, block_tokens: int) -> list[PagedChunk]:
+        """The same rows in chunks of at most `most` tokens, each with its own context."""
+        parts = []
+        for done in range(0, self.length, most):
+            length = min(most, self.length - done)
+            context = self.context - self.length + done + length
+            parts.append(PagedChunk(self.start + done, length, context, self.blocks[: -(-context // block_tokens)]))
+        return parts
+
+
+class _Call(ctypes.Structure):
+    """`Call` of native/paged_attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("queries", "out", "keys", "values", "key_scales", "value_scales")),
+        *((name, ctypes.c_void_p) for name in ("blocks", "sequences", "partial")),
+        *((name, ctypes.c_int64) for name in ("num_sequences", "num_tasks", "heads", "kv_heads", "width")),
+        ("block_tokens", ctypes.c_int64),
+    )
+
+
+class FewTokens:
+    """A step's chunks of few tokens, laid out for the kernel once and attended in every layer."""
+
+    def __init__(self, chunks: Sequence[PagedChunk], block_tokens: int) -> None:
+        chunks = [part for chunk in chunks for part in _alike(chunk, block_tokens)]
+        self.rows_R = torch.cat([torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks])
+        self._blocks = torch.cat([chunk.blocks for chunk in chunks])
+        self._num_tasks = self._num_partial = 0
+        table, row, block = [], 0, 0
+        for chunk in chunks:
+            split = _split_tokens(chunk.context)
+            splits = -(-chunk.context // split)
+            table.append([row, chunk.length, chunk.context, block, split, self._num_tasks, self._num_partial])
+            row, block = row + chunk.length, block + len(chunk.blocks)
+            self._num_tasks, self._num_partial = self._num_tasks + splits, self._num_partial + splits * chunk.length
+        self._table = torch.tensor(table, dtype=torch.int64)
+        self._partial = torch.empty(0)
+
+    def attend(self, queries_TNK: Tensor, cache: CacheLayer) -> Tensor:
+        """Causal attention (R, N, K) of the rows `rows_R`; `has_kernel` must be true of the cache."""
+        function = kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE)
+        if function is None:
+            raise RuntimeError("has_kernel was not asked")
+        queries_RNK = queries_TNK[self.rows_R].float().contiguous()
+        out_RNK = torch.empty_like(queries_RNK)
+        _, heads, width = queries_RNK.shape
+        if not len(self._partial):
+            self._partial = torch.empty(self._num_partial * heads * (width + _STATE_NUMBERS))
+        call = _Call(
+            queries=queries_RNK.data_ptr(),
+            out=out_RNK.data_ptr(),
+            keys=cache.keys_BSMK.data_ptr(),
+            values=cache.values_BSMK.data_ptr(),
+            key_scales=None if cache.key_scales_BSM is None else cache.key_scales_BSM.data_ptr(),
+            value_scales=None if cache.value_scales_BSM is None else cache.value_scales_BSM.data_ptr(),
+            blocks=self._blocks.data_ptr(),
+            sequences=self._table.data_ptr(),
+            partial=self._partial.data_ptr(),
+            num_sequences=len(self._table),
+            num_tasks=self._num_tasks,
+            heads=heads,
+            kv_heads=cache.keys_BSMK.shape[2],
+            width=width,
+            block_tokens=cache.block_tokens,
+        )
+        function(ctypes.byref(call), _STORED[cache.keys_BSMK.dtype], torch.get_num_threads())
+        return out_RNK.to(queries_TNK.dtype)
+
+
+def has_kernel(cache: CacheLayer) -> bool:
+    """Whether `FewTokens` may be used here: a compiled kernel, on a CPU, for a width that it knows."""
+    width = cache.keys_BSMK.shape[-1]
+    return (
+        cache.keys_BSMK.device.type == "cpu"
+        and width % _WIDTH_STEP == 0
+        and width <= _WIDEST
+        and kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE) is not None
+    )
+
+
+def _alike(chunk: PagedChunk, block_tokens: int) -> list[PagedChunk]:
+    """The chunk, or its tokens one by one where its first would alone be split otherwise than its last."""
+    first, last = chunk.context - chunk.length + 1, chunk.context
+    return [chunk] if _split_tokens(first) == _split_tokens(last) else chunk.cut(1, block_tokens)
+
+
+def _split_tokens(context: int) -> int:
+    split = SPLIT_TOKENS
+    while context > split * MOST_SPLITS:
+        split *= 2
+    return split
+
+
+def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
+    """Causal attention (T, N, K) of the last T of the `context` tokens in `blocks`: many tokens, a long context."""
+    if not prefers_panels(queries_TNK) or kernel("tessera_panel_attention", *ARGUMENTS) is None:
+        return paged_attention_twin(queries_TNK, cache, blocks, context)
+    kv_heads, width = cache.keys_BSMK.shape[2:]
+    slots, out_TNK = cache.slots(blocks, context), torch.empty_like(queries_TNK)
+    group = queries_TNK.shape[1] // kv_heads
+    heads_each = max(1, GATHERED_BYTES // (2 * context * width * queries_TNK.dtype.itemsize))
+    for start in range(0, kv_heads, heads_each):
+        stop = min(start + heads_each, kv_heads)
+        heads = slice(start * group, stop * group)
+        keys_CMK, values_CMK = cache.heads(start, stop).read(slots, queries_TNK.dtype)
+        out_TNK[:, heads] = panel_attention(queries_TNK[:, heads], keys_CMK, values_CMK, causal=True)
+    return out_TNK
+
+
+def workspace_bytes(
+    step_tokens: int, context: int, num_seqs: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype
+) -> int:
+    """Bytes that attending one layer may take at most beside queries, keys and values of the step's own tokens."""
+    number, panel, room = dtype.itemsize, min(context, PANEL_TOKENS), heads * (width + _STATE_NUMBERS)
+    # A short context is copied whole, repeated for the query heads, and masked where there is no kernel.
+    whole = 2 * panel * (kv_heads + heads) * width * number + step_tokens * panel * (1 + number)
+    # Copies for the panel kernel, and what it packs of them: of one head, or as many as GATHERED_BYTES hold.
+    head = 2 * context * width * number
+    heads_each = min(kv_heads, max(1, GATHERED_BYTES // head))
+    # The twin: copies of a panel's keys and values, scores, and what is merged.
+    twin = 4 * panel * kv_heads * width * number + 4 * PANEL_ROWS * panel * 4 + 3 * step_tokens * heads * width * 4
+    # Codes of 8 bits become float32 before they become `dtype`; and each slot's number is written out.
+    decoded = 4 * width * max(heads_each * context, kv_heads * panel) + 8 * context
+    few = min(num_seqs * MOST_FEW_TOKENS, step_tokens) * MOST_SPLITS * room * 4
+    return max(whole, 2 * heads_each * head, twin) + decoded + few
+
+
+def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
+    """Causal attention (T, N, K) of the last T of the `context` tokens that lie in `blocks`, in order."""
+    tokens, heads, width = queries_TNK.shape
+    kv_heads = cache.keys_BSMK.shape[2]
+    group, size, device = heads // kv_heads, cache.block_tokens, queries_TNK.device
+    # The query heads that share a key/value head stand as rows of one product: nothing is expanded.
+    queries_MRK = (queries_TNK * width**-0.5).unflatten(1, (kv_heads, group)).transpose(0, 1).flatten(1, 2)
+    positions_R = torch.arange(context - tokens, context, device=device).repeat_interleave(group)
+    merged = [[_Merged(rows_RK) for rows_RK in head_RK.split(PANEL_ROWS)] for head_RK in queries_MRK]
+    for start in range(0, context, PANEL_TOKENS):
+        stop = min(start + PANEL_TOKENS, context)
+        slots = cache.slots(blocks[start // size : -(-stop // size)], stop - start)
+        keys_MPK, values_MPK = (x.transpose(0, 1).contiguous() for x in cache.read(slots, queries_TNK.dtype))
+        positions_P = torch.arange(start, stop, device=device)
+        for head in range(kv_heads):
+            for rows, positions in zip(merged[head], positions_R.split(PANEL_ROWS), strict=True):
+                future = None if stop <= context - tokens else positions_P > positions[:, None]
+                rows.add(keys_MPK[head], values_MPK[head], future)
+    out_MRK = torch.stack([torch.cat([rows.result() for rows in head]) for head in merged])
+    out_TNK: Tensor = out_MRK.unflatten(1, (tokens, group)).transpose(0, 1).flatten(1, 2)
+    return out_TNK
+
+
+class _Merged:
+    """What some rows of queries have seen so far; the first panel must hold a key that each row sees."""
+
+    def __init__(self, queries_RK: Tensor) -> None:
+        self.queries_RK = queries_RK
+        self.highest_R1 = torch.full_like(queries_RK[:, :1], -torch.inf)
+        self.total_R1 = torch.zeros_like(self.highest_R1, dtype=torch.float32)
+        self.sum_RK = torch.zeros_like(queries_RK, dtype=torch.float32)
+
+    def add(self, keys_PK: Tensor, values_PK: Tensor, future_RP: Tensor | None) -> None:
+        scores_RP = self.queries_RK @ keys_PK.T
+        if future_RP is not None:
+            scores_RP.masked_fill_(future_RP, -torch.inf)
+        highest_R1 = torch.maximum(self.highest_R1, scores_RP.amax(-1, keepdim=True))
+        shrink_R1 = (self.highest_R1.float() - highest_R1.float()).exp_()
+        weights_RP = scores_RP.sub_(highest_R1).exp_()
+        self.total_R1 = self.total_R1 * shrink_R1 + weights_RP.sum(-1, keepdim=True, dtype=torch.float32)
+        self.sum_RK = self.sum_RK.mul_(shrink_R1).add_(weights_RP @ values_PK)
+        self.highest_R1 = highest_R1
+
+    def result(self) -> Tensor:
+        out_RK: Tensor = self.sum_RK / self.total_R1
+        return out_RK.to(self.queries_RK.dtype)

@@ -1,0 +1,82 @@
+"""The published models of the family, as their own params.json and config.json say: plain data.
+
+Nothing that runs a model reads this; it is for what is asked before a model is there: what would fit
+(`tessera doctor`), and how fast such shapes are (`tessera bench`).
+"""
+
+from __future__ import annotations
+
+from tessera.model.config import ModelConfig, VisionConfig
+
+PIXTRAL_12B = ModelConfig(
+    dim=5120,
+    n_layers=40,
+    head_dim=128,
+    hidden_dim=14336,
+    n_heads=32,
+    n_kv_heads=8,
+    rope_theta=1e9,
+    norm_eps=1e-5,
+    vocab_size=131_072,
+    vision_encoder=VisionConfig(
+        hidden_size=1024,
+        image_size=1024,
+        patch_size=16,
+        rope_theta=10_000.0,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+    ),
+)
+MISTRAL_SMALL_31 = ModelConfig(
+    dim=5120,
+    n_layers=40,
+    head_dim=128,
+    hidden_dim=32768,
+    n_heads=32,
+    n_kv_heads=8,
+    rope_theta=1e9,
+    norm_eps=1e-5,
+    vocab_size=131_072,
+    vision_encoder=VisionConfig(
+        hidden_size=1024,
+        image_size=1540,
+        patch_size=14,
+        rope_theta=10_000.0,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        adapter_bias=False,
+        mm_projector_id="patch_merge",
+        spatial_merge_size=2,
+        add_pre_mm_projector_layer_norm=True,
+    ),
+)
+PIXTRAL_LARGE = ModelConfig(
+    dim=12288,
+    n_layers=88,
+    head_dim=128,
+    hidden_dim=28672,
+    n_heads=96,
+    n_kv_heads=8,
+    rope_theta=1e9,
+    norm_eps=1e-5,
+    vocab_size=32_768,
+    vision_encoder=VisionConfig(
+        hidden_size=1408,
+        image_size=1024,
+        patch_size=16,
+        rope_theta=10_000.0,
+        intermediate_size=6144,
+        num_hidden_layers=40,
+        num_attention_heads=16,
+        image_break_token_id=14,
+        image_end_token_id=15,
+        adapter_bias=False,
+    ),
+)
+FAMILY = {
+    "Pixtral 12B": PIXTRAL_12B,
+    "Mistral Small 3.1 or 3.2": MISTRAL_SMALL_31,
+    "Pixtral Large": PIXTRAL_LARGE,
+}

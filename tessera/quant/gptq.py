@@ -1,0 +1,62 @@
+"""Rounding that knows the inputs: a column's error is made up for by the columns that are rounded after it.
+
+What matters is not the weights' error E but that of the products, the sum of |E x|^2 over the inputs
+x that calibration saw: |E R|^2, where R R^T is their Gram matrix and R is upper triangular. Column j
+of E R then depends on columns up to j alone, and each is rounded where it is smallest.
+Source: GPTQ, arXiv 2210.17323, in the form of arXiv 2307.13304 (LDLQ), which needs no inverse.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight
+from tessera.quant.rounding import PANEL_ROWS, QuantizedWeight, fit, pack_grids, values_of
+
+DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, added to it: inputs that never came must not weigh nothing
+
+
+def round_compensated(matrix_NK: Tensor, gram_KK: Tensor, bits: int) -> PackedWeight:
+    """The matrix in codes that are best for inputs with this Gram matrix (the sum of x x^T), group by group."""
+    factor_KK = _upper_factor(gram_KK)
+    matrix_NK = matrix_NK.float()
+    errors_NK = torch.zeros_like(matrix_NK)
+    codes, grids = torch.empty_like(matrix_NK, dtype=torch.uint8), []
+    for start in range(0, matrix_NK.shape[1], GROUP_COLUMNS):
+        group = slice(start, start + GROUP_COLUMNS)
+        weights_NI, square_II = matrix_NK[:, group], factor_KK[group, group]
+        carried_NI = errors_NK[:, :start] @ factor_KK[:start, group]
+        # Where the group's columns would go if they were not rounded: what the grid must fit.
+        free_NI = weights_NI + torch.linalg.solve_triangular(square_II, carried_NI, upper=True, left=False)
+        grid = fit(free_NI[:, None], bits)
+        for column in range(GROUP_COLUMNS):
+            before = errors_NK[:, start : start + column] @ square_II[:column, column]
+            wanted_N = weights_NI[:, column] + (carried_NI[:, column] + before) / square_II[column, column]
+            code_N = grid.codes(wanted_N[:, None, None])
+            codes[:, start + column] = code_N[:, 0, 0]
+            errors_NK[:, start + column] = weights_NI[:, column] - grid.values(code_N)[:, 0, 0]
+        grids.append(grid)
+    return pack_grids(codes, grids)
+
+
+def output_error(matrix_NK: Tensor, weight: QuantizedWeight, gram_KK: Tensor) -> float:
+    """The size of what rounding changed in the products with the inputs of this Gram matrix, relative to theirs."""
+    changed = total = 0.0
+    for start in range(0, len(matrix_NK), PANEL_ROWS):
+        panel = matrix_NK[start : start + PANEL_ROWS].float()
+        error = values_of(weight, start, start + len(panel)) - panel
+        changed += float(((error @ gram_KK) * error).sum())
+        total += float(((panel @ gram_KK) * panel).sum())
+    return math.sqrt(max(changed, 0) / total) if total > 0 else 0.0
+
+
+def _upper_factor(gram_KK: Tensor) -> Tensor:
+    """The upper triangular R with R R^T the damped Gram matrix: its Cholesky factor, counted from the end."""
+    damped = gram_KK.float().flip(0, 1)
+    mean = float(damped.diagonal().mean())
+    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    factor_KK: Tensor = torch.linalg.cholesky(damped)
+    return factor_KK.flip(0, 1)

@@ -1,0 +1,99 @@
+"""A matrix to codes: which scale each group of 32 columns gets, and the nearest code of each weight.
+
+The scale that takes a group's largest weight to the last of its 16 codes is rarely the best. Several
+are tried, each then moved to where the squared error of its codes is least (in closed form), and the
+one with the least error is taken. It knows no inputs, files or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, quantize_fp8
+from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, pack
+
+# Codes that the largest weight of a group is taken to, of 8 on its side: beyond 8 it is clipped, which may pay.
+TRIED_CODES = torch.linspace(5.5, 9.0, 15)
+PANEL_ROWS = 16 * TILE_ROWS  # rows that are rounded at a time: what it needs beside the matrix
+QuantizedWeight = PackedWeight | Fp8Weight
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What codes stand for: value = scale * (code - centre); the groups' scales (..., G) have float16 precision."""
+
+    bits: int
+    scales: Tensor
+
+    @property
+    def centre(self) -> int:
+        return 1 << (self.bits - 1)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The nearest codes of values (..., G, I), as whole numbers in float32."""
+        scales = self.scales[..., None]
+        steps = torch.where(scales == 0, 0, values / scales)
+        return steps.round_().add_(self.centre).clamp_(0, 2 * self.centre - 1)
+
+    def values(self, codes: Tensor) -> Tensor:
+        return (codes - self.centre) * self.scales[..., None]
+
+
+def round_to(scheme: str, matrix_NK: Tensor) -> QuantizedWeight:
+    """The matrix by a scheme, "int4", "int8" or "fp8", each weight to its nearest code."""
+    if scheme == "fp8":
+        return Fp8Weight(*quantize_fp8(matrix_NK))
+    groups = matrix_NK.float().unflatten(-1, (-1, GROUP_COLUMNS))
+    grid = fit(groups, 8 if scheme == "int8" else 4)
+    return pack_grids(grid.codes(groups).to(torch.uint8).flatten(-2), [grid])
+
+
+def pack_grids(codes_NK: Tensor, grids: Sequence[Grid]) -> PackedWeight:
+    """Codes and the grids of their groups, in order, each (N, some G), as one packed weight."""
+    scales = torch.cat([grid.scales for grid in grids], dim=1)
+    return pack(codes_NK, scales.half(), bits=grids[0].bits)
+
+
+def weight_error(matrix_NK: Tensor, weight: QuantizedWeight) -> float:
+    """The size of what rounding changed, relative to the matrix's own (in the Frobenius norm)."""
+    changed = total = 0.0
+    for start in range(0, len(matrix_NK), PANEL_ROWS):
+        panel = matrix_NK[start : start + PANEL_ROWS].float()
+        changed += float((values_of(weight, start, start + len(panel)) - panel).square().sum())
+        total += float(panel.square().sum())
+    return math.sqrt(changed / total) if total else 0.0
+
+
+def values_of(weight: QuantizedWeight, start: int, stop: int) -> Tensor:
+    """Rows of the matrix that a quantized weight stands for, in float32; `start` is a multiple of a tile's rows."""
+    if isinstance(weight, Fp8Weight):
+        return dequantize_fp8(Fp8Weight(weight.values[start:stop], weight.scales[start:stop]))
+    return dequantize(weight.tiles(start // TILE_ROWS, -(-stop // TILE_ROWS)))
+
+
+def fit(groups: Tensor, bits: int) -> Grid:
+    """The grid for groups (..., G, I) of weights: of the least squared error that was found."""
+    if bits == 8:
+        return Grid(8, _half(groups.abs().amax(-1) / 127))
+    extremes = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    best = torch.full_like(extremes, torch.inf)
+    scales = torch.zeros_like(extremes)
+    for code in TRIED_CODES.tolist():
+        # The extreme is taken to the side of the codes below the centre, which has one more.
+        steps = Grid(4, extremes / -code).codes(groups) - 8
+        norms = steps.square().sum(-1)
+        tried = Grid(4, _half(torch.where(norms == 0, 0, (groups * steps).sum(-1) / norms)))
+        errors = (groups - tried.values(tried.codes(groups))).square().sum(-1)
+        better = errors < best
+        best, scales = torch.where(better, errors, best), torch.where(better, tried.scales, scales)
+    return Grid(4, scales)
+
+
+def _half(values: Tensor) -> Tensor:
+    """Rounded to the float16 that is stored, so that codes are chosen for it."""
+    return values.half().float()

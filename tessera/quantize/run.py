@@ -1,0 +1,236 @@
+"""The run: each unit is read, rounded, written and forgotten, so memory holds about one.
+
+The folder is written file by file, and its manifest grows with it under another name; a run that was
+interrupted finds both and goes on. Only when the manifest gets its name, at the end, is the folder a
+model. With examples every layer that was written is read back and passed by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tessera import __version__
+from tessera.errors import CheckpointError, UsageError
+from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
+from tessera.machine import free_disk_bytes
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
+from tessera.prompt import Tokenizer
+from tessera.quant.gptq import output_error, round_compensated
+from tessera.quant.linear import place
+from tessera.quant.rounding import QuantizedWeight, round_to, weight_error
+from tessera.quantize.calibration import Calibration
+from tessera.quantize.examples import Examples, read_examples
+from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
+from tessera.weights.detect import MANIFEST, UNFINISHED
+from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_linears, read_manifest
+from tessera.weights.stream import Source, empty_model, fill_model
+from tessera.weights.write import PARTIAL, Piece, piece_of_tensor, pieces_of, write_tensors
+
+DIGESTED_BYTES = 4096  # of each tensor: enough to tell two models of one shape apart, in no time
+
+
+@dataclass(frozen=True)
+class Step:
+    """A unit that is done, for whoever watches: its linears and their errors."""
+
+    unit: str
+    number: int
+    total: int
+    linears: Mapping[str, LinearRecord]
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The model that is quantized."""
+
+    folder: Path
+    config: ModelConfig
+    sources: Mapping[str, Source]
+    dtype: torch.dtype  # that calibration computes in
+    device: torch.device
+
+    def part(self, plain: Mapping[str, Source], weights: Mapping[str, QuantizedWeight] | None = None) -> Pixtral:
+        """The model with only these tensors and the final norm, which tells device and dtype; the rest is empty."""
+        model = empty_model(self.config)
+        for name, weight in (weights or {}).items():
+            place(model, name, weight.to(self.device))
+        norm = {"norm.weight": self.sources["norm.weight"]}
+        fill_model(model, {**norm, **plain}, dtype=self.dtype, device=self.device)
+        return model
+
+
+def quantize(
+    source: Path,
+    destination: Path,
+    options: Options,
+    *,
+    calibrate: Path | None = None,
+    device: str = "auto",
+    watch: Callable[[Step], None] | None = None,
+) -> Manifest:
+    """Write the model in `source`, quantized, into the folder `destination`; goes on with an interrupted run.
+
+    `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
+    measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole.
+    """
+    if destination.resolve() == source.resolve():
+        raise UsageError(f"{destination} is the source itself; name a new folder.")
+    checkpoint = open_checkpoint(source)
+    config, sources = checkpoint.config, checkpoint.sources
+    if checkpoint.linears:
+        raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
+    target = target_device(device)
+    original = _Original(source, config, sources, compute_dtype("auto", checkpoint, target), target)
+    tokenizer = checkpoint.tokenizer_file
+    examples = None
+    if calibrate is not None:
+        vision = config.vision_encoder
+        examples = read_examples(calibrate, Tokenizer.from_file(tokenizer, vision), vision)
+    schemes = schemes_of(config, options)
+    units = units_of(sources, config.n_layers)
+    begun = Manifest(
+        tool=f"tessera {__version__}",
+        source=model_name(source),
+        source_digest=_digest(sources),
+        options=asdict(options) | {"examples": "none" if examples is None else examples.digest},
+        files=tuple(unit.file for unit in units),
+        linears={},
+    )
+    manifest = _begin(destination, begun, bytes_needed(sources, schemes, config))
+    rounding = _Rounding(original, destination, schemes, examples)
+    for number, unit in enumerate(units, 1):
+        names = {linear_of(name) for name in unit.tensors} & schemes.keys()
+        if not (destination / unit.file).is_file() or not names <= manifest.linears.keys():
+            manifest = replace(manifest, linears={**manifest.linears, **rounding.write(unit)})
+            _write_json(destination / UNFINISHED, manifest.to_json())
+        records = {name: manifest.linears[name] for name in schemes if name in names}
+        rounding.leave(unit, records)
+        if watch is not None:
+            watch(Step(unit.name, number, len(units), records))
+    shutil.copyfile(tokenizer, destination / ("tekken.json" if tokenizer.suffix == ".json" else tokenizer.name))
+    _write_json(destination / "params.json", config.to_params())
+    (destination / UNFINISHED).replace(destination / MANIFEST)
+    return manifest
+
+
+class _Rounding:
+    """Writes unit after unit, in their order; with examples, which pass each unit when it is left."""
+
+    def __init__(
+        self, original: _Original, destination: Path, schemes: Mapping[str, str], examples: Examples | None
+    ) -> None:
+        self._original, self._destination, self._schemes, self._examples = original, destination, schemes, examples
+        self._calibration: Calibration | None = None
+
+    def write(self, unit: Unit) -> dict[str, LinearRecord]:
+        """Round the unit's linears and write its file; returns what became of them."""
+        grams = self._grams(unit)
+        pieces: list[Piece] = []
+        records: dict[str, LinearRecord] = {}
+        for name in unit.tensors:
+            linear = linear_of(name)
+            if linear in self._schemes:
+                weight, records[linear] = self._round(name, self._schemes[linear], grams.get(linear))
+                pieces += [piece_of_tensor(f"{linear}.{field}", tensor) for field, tensor in weight.tensors.items()]
+            else:
+                pieces += pieces_of({name: self._original.sources[name]}, "mistral", self._original.config)
+        partial = self._destination / f".{unit.file}{PARTIAL}"
+        write_tensors(partial, pieces, alignment=ALIGNMENT)
+        partial.replace(self._destination / unit.file)
+        return records
+
+    def leave(self, unit: Unit, records: Mapping[str, LinearRecord]) -> None:
+        """Let the examples pass the unit as it was written."""
+        if self._examples is None or unit.name == "outer":
+            return
+        plain, weights = read_linears([self._destination / unit.file], records, self._original.config)
+        model = self._original.part({name: Source(stored) for name, stored in plain.items()}, weights)
+        if self._calibration is None:
+            self._calibration = Calibration(self._examples.prompts, model, self._embeddings)
+        else:
+            self._calibration.advance(model.get_submodule(unit.name))
+
+    def _grams(self, unit: Unit) -> dict[str, Tensor]:
+        """The Gram matrices of the inputs of the unit's linears, by name, where calibration knows them."""
+        if self._calibration is None:
+            return {}
+        model = self._original.part({name: self._original.sources[name] for name in unit.tensors})
+        if unit.name == "outer":
+            return {"output": self._calibration.final_gram(model.norm)}
+        grams = self._calibration.grams(model.get_submodule(unit.name))
+        return {f"{unit.name}.{name}": gram for name, gram in grams.items()}
+
+    def _round(self, name: str, scheme: str, gram_KK: Tensor | None) -> tuple[QuantizedWeight, LinearRecord]:
+        source = self._original.sources[name]
+        matrix_NK = source.read().to(self._original.device)
+        if not torch.isfinite(matrix_NK).all():
+            raise CheckpointError(
+                f"{source.stored.file}: {name!r} holds numbers that are infinite or NaN; download it again."
+            )
+        if gram_KK is None:
+            weight = round_to(scheme, matrix_NK)
+            record = LinearRecord(scheme, weight_error(matrix_NK, weight))
+        else:
+            weight = round_compensated(matrix_NK, gram_KK, 4) if scheme == "int4" else round_to(scheme, matrix_NK)
+            record = LinearRecord(scheme, weight_error(matrix_NK, weight), output_error(matrix_NK, weight, gram_KK))
+        return weight.to(torch.device("cpu")), record
+
+    def _embeddings(self, ids_T: Tensor) -> Tensor:
+        """Rows of the token embeddings, read one by one: the whole table would be larger than a layer."""
+        stored = self._original.sources["tok_embeddings.weight"].stored
+        return torch.cat([stored.rows(token, token + 1) for token in ids_T.tolist()])
+
+
+def _digest(sources: Mapping[str, Source]) -> str:
+    """What tells this checkpoint from others: a SHA-256 of all names, dtypes, shapes and first bytes."""
+    seen = hashlib.sha256()
+    for name, source in sources.items():
+        stored = source.stored
+        seen.update(f"{name} {stored.dtype} {stored.shape}\n".encode() + stored.first_bytes(DIGESTED_BYTES))
+    return f"sha256:{seen.hexdigest()}"
+
+
+def _begin(destination: Path, begun: Manifest, needed: int) -> Manifest:
+    """The manifest to go on with: a new one, or that of an interrupted run with the same wishes."""
+    unfinished = destination / UNFINISHED
+    if unfinished.is_file():
+        manifest = read_manifest(unfinished)
+        if replace(manifest, linears={}) != begun:
+            raise UsageError(
+                f"{destination} holds an unfinished quantization of {manifest.source} with other options or weights "
+                f"({_shown(manifest.options)}); finish that one, or name a new folder."
+            )
+        needed -= sum(file.stat().st_size for file in destination.iterdir())
+    elif destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UsageError(
+            f"{destination} is there already and not an empty folder; nothing is overwritten, name a new one."
+        )
+    else:
+        manifest = begun
+    if needed > (free := free_disk_bytes(destination)):
+        raise UsageError(
+            f"the quantized model takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB is free at {destination}; free "
+            "some, or name a folder on a larger disk."
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    _write_json(unfinished, manifest.to_json())
+    return manifest
+
+
+def _shown(options: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+def _write_json(file: Path, content: object) -> None:
+    partial = file.with_name(f"{file.name}.new")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)

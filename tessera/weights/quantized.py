@@ -1,0 +1,184 @@
+"""Our own folder of quantized weights: what its files hold, and how they are read.
+
+    tessera.json                   the manifest, written last: who made it of what, each linear's scheme and error
+    params.json tekken.json        as in the official layout
+    layers-00.safetensors ...      one file a layer; vision.safetensors and outer.safetensors hold the rest
+
+A quantized linear `layers.0.attention.wq` is stored as the fields of its packed weight, as
+`layers.0.attention.wq.codes` and so on, in the layout that kernels read, so that files are mapped
+and never unpacked; all other tensors have their official names and the source's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tessera.errors import CheckpointError
+from tessera.kernels.fp8_linear import FP8, Fp8Weight
+from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
+from tessera.model.config import ModelConfig
+from tessera.weights.detect import MANIFEST, read_json, weight_files
+from tessera.weights.stream import (
+    QuantizedWeight,
+    Source,
+    StoredLinear,
+    StoredTensor,
+    check_sources,
+    empty_model,
+    map_file,
+    stored_tensors,
+)
+
+FORMAT_VERSION = 1
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
+SCHEMES = ("int4", "int8", "fp8")
+BITS = {"int4": 4, "int8": 8}  # of the packed ones
+Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class LinearRecord:
+    """How one linear is held, and what that costs: its error relative to the original's size.
+
+    `weight_error` is of the matrix; `output_error` of its products with the inputs that calibration saw.
+    """
+
+    scheme: str
+    weight_error: float
+    output_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of tessera.json."""
+
+    tool: str
+    source: str
+    source_digest: str
+    options: Mapping[str, str]  # what was wished, as `tessera quantize` was told
+    files: tuple[str, ...]
+    linears: Mapping[str, LinearRecord]
+    format_version: int = FORMAT_VERSION
+    group_size: int = GROUP_COLUMNS
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read and check a manifest; raises CheckpointError that names what is wrong."""
+    content = read_json(file)
+    version, group_size = content.get("format_version"), content.get("group_size")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} has format_version {version!r} and this version of Tessera reads {FORMAT_VERSION}; quantize the "
+            "original again, or use the version that wrote it."
+        )
+    if group_size != GROUP_COLUMNS:
+        raise CheckpointError(
+            f"{file} has group_size {group_size!r}; the only one is {GROUP_COLUMNS}: download it again."
+        )
+    try:
+        files, options = tuple(content["files"]), dict(content["options"])
+        linears = {name: LinearRecord(**record) for name, record in content["linears"].items()}
+        texts = [content["tool"], content["source"], content["source_digest"], *files, *options.values()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(
+            f"{file} is not a whole manifest of a quantized model; quantize again, or download it again."
+        )
+    for name, record in linears.items():
+        if record.scheme not in SCHEMES:
+            raise CheckpointError(
+                f"{file}: {name!r} is held by the scheme {record.scheme!r}, and this version of Tessera reads "
+                f"{', '.join(SCHEMES)}; use the version that wrote it."
+            )
+    return Manifest(texts[0], texts[1], texts[2], options, files, linears)
+
+
+def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where the plain tensors lie, and the quantized linears, whose weights are their mapped files' bytes.
+
+    Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
+    """
+    records = read_manifest(folder / MANIFEST).linears
+    plain, weights = read_linears(weight_files(folder, "tessera"), records, config)
+    linears = {name: _mapped(weight) for name, weight in weights.items()}
+    sources = {name: Source(tensor) for name, tensor in plain.items()}
+    return check_sources(sources, config, folder, {f"{name}.weight" for name in linears}), linears
+
+
+def _mapped(weight: QuantizedWeight) -> StoredLinear:
+    return StoredLinear(weight.scheme, weight.shape, weight.nbytes, weight.nbytes, lambda: weight)
+
+
+def read_linears(
+    files: Sequence[Path], linears: Mapping[str, LinearRecord], config: ModelConfig
+) -> tuple[dict[str, StoredTensor], dict[str, QuantizedWeight]]:
+    """All other tensors of some files of a folder, and these linears, mapped; raises CheckpointError."""
+    stored = stored_tensors(files)
+    pages = {file: map_file(file) for file in files}
+    shapes = linear_shapes(config)
+    weights: dict[str, QuantizedWeight] = {}
+    for name, record in linears.items():
+        if name not in shapes:
+            raise CheckpointError(
+                f"{files[0].parent / MANIFEST} names the linear {name!r}, which this architecture does not have; "
+                "manifest and params.json belong to different models: use those of one model."
+            )
+        fields: dict[str, Tensor] = {}
+        for field, (dtype, shape) in fields_of(record.scheme, shapes[name]).items():
+            tensor = _checked(stored.pop(f"{name}.{field}", None), f"{name}.{field}", dtype, shape, files)
+            fields[field] = tensor.within(pages[tensor.file])
+        weights[name] = weight_of(record.scheme, shapes[name], fields)
+    return stored, weights
+
+
+def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """The linears of a model by name, in its order, with their rows and columns."""
+    modules = empty_model(config).named_modules()
+    return {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
+
+
+def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
+    """The tensors that a linear of this shape is stored as, with their dtypes and shapes."""
+    rows, columns = shape
+    if scheme == "fp8":
+        return {"values": (FP8, shape), "scales": (torch.float32, (rows,))}
+    tiled = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
+    return {
+        "codes": (torch.uint8, (*tiled, 64 * BITS[scheme])),
+        "scales": (torch.float16, (*tiled, TILE_ROWS)),
+    }
+
+
+def holds(scheme: str, shape: tuple[int, int]) -> bool:
+    """Whether a scheme can hold a matrix of this shape."""
+    return scheme == "fp8" or packs(*shape)
+
+
+def weight_of(scheme: str, shape: tuple[int, int], fields: Mapping[str, Tensor]) -> QuantizedWeight:
+    return Fp8Weight(**fields) if scheme == "fp8" else PackedWeight(BITS[scheme], shape, **fields)
+
+
+def _checked(
+    tensor: StoredTensor | None, name: str, dtype: torch.dtype, shape: tuple[int, ...], files: Sequence[Path]
+) -> StoredTensor:
+    if tensor is None:
+        raise CheckpointError(
+            f"{files[0].parent}: the tensor {name!r} that the manifest promises is in none of its {len(files)} files; "
+            "get them again."
+        )
+    if (tensor.dtype, tensor.shape) != (dtype, shape):
+        raise CheckpointError(
+            f"{tensor.file}: {name!r} is {tensor.dtype} of the shape {tensor.shape}, and manifest and params.json ask "
+            f"for {dtype} of {shape}; they belong to different models: use the files of one."
+        )
+    return tensor

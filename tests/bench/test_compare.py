@@ -1,0 +1,112 @@
+"""The arithmetic of a comparison: medians, shares of the limit, least work; and that wrong replies stop it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tessera.bench.compare import (
+    Row,
+    decoder_flops,
+    decoder_parameters,
+    encode_flops,
+    measure,
+    rows_of,
+    table,
+    transcription,
+    unrelated,
+)
+from tessera.bench.limits import Limits
+from tessera.bench.process import Side
+from tessera.bench.random_values import next_ids
+from tessera.bench.random_weights import widths, with_layers
+from tessera.errors import MeasurementError
+from tessera.model.attention import DensePlan
+from tessera.model.family import PIXTRAL_12B
+from tessera.weights.stream import empty_model
+
+NANO, _ = widths("nano")
+LIMITS = Limits(read_bytes_per_s=10.0, bfloat16_flops=100.0)
+
+
+class Scripted(Side):
+    """A side whose seconds are written down."""
+
+    def __init__(self, name: str, seconds: list[float], replies: list[list[int]] | None = None) -> None:
+        self.name, self.asked, self._seconds, self._replies = name, [], seconds, replies or []
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        self.asked.append(arguments)
+        return {"decode_s": self._seconds.pop(0), "replies": self._replies}
+
+
+def test_ratios_are_of_neighbours_and_shares_of_the_limit() -> None:
+    row = Row("decode", "generate", {"lookup": True}, "decode_s", 10, 100.0, 20.0, peer_arguments={"lookup": False})
+    ours, theirs = Scripted("ours", [9, 4, 8, 2]), Scripted("theirs", [9, 8, 8, 6])
+    (result,) = measure([row], [ours, theirs], 3, lambda: LIMITS, lambda _: None)
+    assert result.seconds == {"ours": (4, 8, 2), "theirs": (8, 8, 6)}  # without the warm-up
+    assert result.ratio("ours", "theirs") == (2, 1, 3)  # of 2, 1, 3: not of the medians, which would be 2
+    assert result.fraction("ours") == 0.5  # 20 bytes at 10 a second, 100 operations at 100: 2 seconds of 4
+    assert {call["lookup"] for call in ours.asked} == {True}
+    assert {call["lookup"] for call in theirs.asked} == {False}
+    assert table([result], ["ours", "theirs"]).splitlines()[2] == (
+        "| decode | 2.50 tokens/s | 50% | 1.25 tokens/s | 25% | 2.00x (1.00-3.00) |"
+    )
+
+
+def test_a_side_that_says_something_else_is_not_compared() -> None:
+    row = Row("decode", "generate", {}, "decode_s", 1, 1.0, 1.0, expected=[[7]])
+    with pytest.raises(MeasurementError, match=r"theirs says \[\[8\]\] where these weights say \[\[7\]\]"):
+        measure([row], [Scripted("ours", [1], [[7]]), Scripted("theirs", [1], [[8]])], 1, lambda: LIMITS, print)
+
+
+@pytest.mark.parametrize("config", [NANO, with_layers(PIXTRAL_12B, 2, 2)], ids=["nano", "12b"])
+def test_least_work_is_what_torch_counts(config: Any) -> None:
+    """torch's own counter over the model on the meta device; it counts a causal product as a whole one."""
+    model, vision, tokens = empty_model(config), config.vision_encoder, 512
+    side = vision.image_size
+    assert decoder_parameters(config) == sum(
+        parameter.numel() for name, parameter in model.named_parameters()
+        if name.startswith(("layers.", "output.")) and parameter.dim() == 2
+    )  # fmt: skip
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        model.encode_images([torch.empty(3, side, side, device="meta")])
+    assert counted.get_total_flops() == pytest.approx(encode_flops(config), rel=1e-3)
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        hidden_TD = model(torch.empty(tokens, config.dim, device="meta"), DensePlan([tokens], torch.device("meta")))
+        model.logits(hidden_TD[-1:])
+    assert counted.get_total_flops() == pytest.approx(decoder_flops(config, tokens, tokens * tokens, 1), rel=1e-3)
+
+
+def test_a_picture_of_pixtral_takes_five_teraflop() -> None:
+    assert encode_flops(PIXTRAL_12B) == pytest.approx(5.4e12, rel=0.05)
+
+
+def test_prompts_repeat_only_where_they_should() -> None:
+    for config in (NANO, PIXTRAL_12B):
+        prompt = unrelated(1040, 200, config)
+        pairs = set(itertools.pairwise(prompt))
+        reply = next_ids(prompt[-1], 33, config.vocab_size)
+        assert len(prompt) == 200
+        assert not pairs & set(itertools.pairwise(reply))
+        held = transcription(1024, config)
+        said = next_ids(held[-1], 128, config.vocab_size)
+        assert sum(a != b for a, b in zip(held[2:], said, strict=False)) == 4
+
+
+def test_rows_of_a_real_model_foretell_nothing() -> None:
+    rows = rows_of(NANO, 1000, known=False, peer=True)
+    assert all(row.expected is None for row in rows)
+    assert not any("repeated" in row.name for row in rows)
+
+
+def test_a_program_that_ends_is_told_with_its_last_words() -> None:
+    script = "import sys; input(); sys.exit('no such weights')"
+    with Side("it", [sys.executable, "-c", script], 1) as side, pytest.raises(MeasurementError) as raised:
+        side.ask("encode", side=16)
+    assert str(raised.value) == "the program that measures it ended at 'encode' with the exit code 1: no such weights"

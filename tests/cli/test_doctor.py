@@ -1,0 +1,74 @@
+"""The doctor's arithmetic, against the published sizes and against what quantizing really writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.bench.random_weights import widths, write_random
+from tessera.cli.doctor import FAMILY, Device, beside_bytes, cell, table, weights_of
+from tessera.cli.doctor import _kernels as kernels
+from tessera.kernels.library import PATHS
+from tessera.model.family import PIXTRAL_12B
+from tests.weights.test_configs import FAMILY as PUBLISHED
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Pixtral 12B", 12_682_739_712),
+        ("Mistral Small 3.1 or 3.2", 24_011_361_280),
+        ("Pixtral Large", 124_134_845_824),
+    ],
+)
+def test_the_family_has_its_published_sizes(name: str, parameters: int) -> None:
+    assert weights_of(FAMILY[name], None).total_bytes == 2 * parameters
+
+
+def test_the_family_is_as_its_own_files_say() -> None:
+    assert list(FAMILY.values()) == [PUBLISHED["12B"], PUBLISHED["Small 3.1"], PUBLISHED["Large"]]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_as_large_as_the_files_that_quantizing_writes(tmp_path: Path, bits: int) -> None:
+    config, tokenizer = widths("nano")
+    write_random(tmp_path / "model", config, tokenizer, "tessera", bits)
+    headers = 0
+    for file in (tmp_path / "model").glob("*.safetensors"):
+        with file.open("rb") as opened:
+            headers += 8 + int.from_bytes(opened.read(8), "little")
+    stored = sum(file.stat().st_size for file in (tmp_path / "model").glob("*.safetensors")) - headers
+    assert weights_of(config, str(bits)).total_bytes == stored
+
+
+def test_a_cell_says_what_is_needed_or_lacking() -> None:
+    weights = weights_of(PIXTRAL_12B, "4")
+    cache_bytes = 4096 * 160 * 1024  # 160 KiB a token in bfloat16
+    needed = weights.total_bytes + cache_bytes + beside_bytes(PIXTRAL_12B, 4096, "cpu")
+    speed = (weights.step_bytes + cache_bytes) * 3.0
+    fits = cell(PIXTRAL_12B, weights, 4096, torch.bfloat16, Device("", "cpu", needed, speed))
+    lacks = cell(PIXTRAL_12B, weights, 4096, torch.bfloat16, Device("", "cpu", needed - 2_300_000_000, speed))
+    assert (fits, lacks) == (f"{needed / 1e9:.1f} GB 3.0/s", "lacks 2.3 GB")
+    # Embeddings are not read to decode; the head and the layers are: 4.5 bits each of 10.9 billion, 8.5 of 0.67.
+    assert weights.step_bytes == pytest.approx(10.905e9 * 4.5 / 8 + 0.671e9 * 8.5 / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize("free", [GIB, 24 * GIB, 10_000 * GIB])
+def test_tables_fit_a_terminal_and_columns_stay_apart(free: int) -> None:
+    for name, config in FAMILY.items():
+        lines = table(name, config, Device("", "cuda", free, 4.8e12))
+        assert len(lines) == 9
+        for line in lines:
+            assert len(line) == 79
+            assert line[31] == line[47] == line[63] == " "
+
+
+def test_the_kernels_in_use_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_KERNELS", "torch")
+    assert "TESSERA_KERNELS=torch asks for it" in kernels()
+    assert "dequantized for every product" in kernels()
+    assert all(path in kernels() for path in PATHS)

@@ -1,0 +1,89 @@
+"""Attention over the paged cache against PyTorch's own in float64, over what the cache holds."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tessera.kernels import library, paged_attention
+from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, FewTokens, PagedChunk, has_kernel, paged_attention_twin
+
+CPU = torch.device("cpu")
+HEADS, KV_HEADS = 8, 2
+# Relative errors in norm: sums in float32 in another order; and 8 bits of mantissa in scores, weights and outputs.
+BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 0.01}
+
+
+def filled(context: int, width: int, stored: torch.dtype, seed: int) -> tuple[CacheLayer, Tensor]:
+    """A cache full of numbers, also where others were, and the blocks in which a sequence of `context` tokens lies."""
+    generator = torch.Generator().manual_seed(seed)
+    num_blocks = -(-context // 16)
+    cache = CacheLayer.zeros(num_blocks + 3, 16, KV_HEADS, width, stored, CPU)
+    rows = torch.randn(2, (num_blocks + 3) * 16, KV_HEADS, width, generator=generator)
+    rows = rows.to(torch.float32 if stored == torch.int8 else stored)
+    cache.write(torch.arange(rows.shape[1]), *rows)
+    return cache, torch.randperm(num_blocks + 3, generator=generator)[:num_blocks].to(torch.int32)
+
+
+def expected(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
+    keys, values = cache.read(cache.slots(blocks, context), torch.float64)
+    positions_T = torch.arange(context - len(queries_TNK), context)
+    return F.scaled_dot_product_attention(
+        queries_TNK.double().transpose(0, 1),
+        keys.transpose(0, 1).repeat_interleave(HEADS // KV_HEADS, 0),
+        values.transpose(0, 1).repeat_interleave(HEADS // KV_HEADS, 0),
+        attn_mask=torch.arange(context) <= positions_T[:, None],
+    ).transpose(0, 1)
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return float((got.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize(("tokens", "context"), [(1, 1), (1, 15), (1, 16), (3, 17), (5, 1000), (200, 1000), (70, 70)])
+def test_panels_of_the_context_merge_to_the_whole(
+    tokens: int, context: int, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention, "PANEL_TOKENS", 64)
+    monkeypatch.setattr(paged_attention, "PANEL_ROWS", 96)
+    dtype = torch.bfloat16 if stored == torch.bfloat16 else torch.float32
+    cache, blocks = filled(context, 64, stored, seed=tokens + context)
+    queries = torch.randn(tokens, HEADS, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    got = paged_attention_twin(queries, cache, blocks, context)
+    assert got.dtype == dtype
+    assert relative_error(got, expected(queries, cache, blocks, context)) < BOUNDS[dtype]
+
+
+def forced_or_skipped(path: str) -> AbstractContextManager[None]:
+    highest = library.choice().path
+    if library.PATHS.index(path) > library.PATHS.index(highest):
+        pytest.skip(f"this machine's kernels end at {highest}")
+    return library.forced(path)
+
+
+@pytest.mark.parametrize("path", ["avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize("width", [8, 32, 64, 88, 128])
+def test_the_kernel_attends_what_the_cache_holds(path: str, stored: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    contexts = (1, 15, 16, 17, 100, 1000)
+    with forced_or_skipped(path):
+        cache, blocks = filled(1000, width, stored, seed=width)
+        assert has_kernel(cache)
+        chunks, wanted, start = [], [], 0
+        queries = torch.randn(sum(contexts), HEADS, width, generator=generator)
+        for context in contexts:
+            for length in {1, 2, min(7, context), min(MOST_FEW_TOKENS, context)} - {0 if context > 1 else 2}:
+                chunks.append(PagedChunk(start, length, context, blocks[: -(-context // 16)]))
+                wanted.append(expected(queries[start : start + length], cache, blocks, context))
+                start += length + 1  # a row between them belongs to none
+        few = FewTokens(chunks, 16)
+        got = few.attend(queries, cache)
+    for rows, each in zip(got.split([chunk.length for chunk in chunks]), wanted, strict=True):
+        assert relative_error(rows, each) < 2e-6

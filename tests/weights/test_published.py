@@ -1,0 +1,227 @@
+"""Quantized checkpoints of others: each linear must stand for the matrix that its own library takes it for.
+
+compressed-tensors writes and reads its files itself. AutoAWQ's and AutoGPTQ's packing is written here
+from their definitions, a number at a time: eight codes of 4 bits to a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tessera import load
+from tessera.errors import CheckpointError, UsageError
+from tessera.kernels.fp8_linear import dequantize_fp8
+from tessera.kernels.packed_weight import dequantize
+from tessera.quant.fp8 import Fp8Linear
+from tessera.quant.linear import PackedLinear
+from tessera.weights.convert import convert
+from tests.weights.checkpoints import LLAVA, edit_json, write_mistral_folder
+
+Writer = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]  # a matrix to its tensors, and what they stand for
+
+
+def compressed(form: str, **weights: Any) -> tuple[dict[str, Any], Writer]:
+    """quantization_config and writer of a format of compressed-tensors."""
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+    compressor = BaseCompressor.get_value_from_registry(form)
+    width = int(weights.get("group_size") or 0)
+    bits, floating = weights["num_bits"], weights.get("type") == "float"
+
+    def write(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        grouped = matrix.unflatten(1, (-1, width or matrix.shape[1]))
+        low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+        state = {"weight": matrix}
+        if weights.get("symmetric", True):
+            state["weight_scale"] = torch.maximum(-low, high) / (448 if floating else (1 << (bits - 1)) - 0.5)
+        else:
+            state["weight_scale"] = (high - low) / ((1 << bits) - 1)
+            zeros = (-low / state["weight_scale"]).round() - (1 << (bits - 1))
+            state["weight_zero_point"] = zeros.to(torch.int8)
+        state["weight_scale"] = state["weight_scale"].to(torch.bfloat16)
+        stored = compressor.compress(state, scheme)
+        # It computes in the scales' dtype; in float32 what it gives is exact.
+        exact = {"weight_scale": stored["weight_scale"].float()}
+        return dict(stored), compressor.decompress(dict(stored) | exact, scheme)["weight"]
+
+    group = {"targets": ["Linear"], "weights": {"type": "int", **weights}}
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group}}, write
+
+
+def words(codes: Iterable[int], order: Iterable[int] = range(8), bits: int = 4) -> int:
+    """One word: at place i, from the lowest bits on, the code of column order[i]; as a signed number."""
+    listed = list(codes)
+    value = sum(listed[column] << (bits * place) for place, column in enumerate(order))
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def awq(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    codes, zeros, scales = rounded(matrix, 32, 4, centred=False)
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+
+    def along_outputs(table: Tensor) -> Tensor:  # (anything, N) -> (anything, N / 8)
+        return torch.tensor([[words(row[n : n + 8], order) for n in range(0, len(row), 8)] for row in table.tolist()])
+
+    stored = {"qweight": along_outputs(codes.T).int(), "qzeros": along_outputs(zeros.T).int(), "scales": scales.T}
+    return {name: tensor.contiguous() for name, tensor in stored.items()}, value_of(codes, zeros, scales)
+
+
+def gptq(bits: int, *, centred: bool, less: int) -> Writer:
+    def write(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        codes, zeros, scales = rounded(matrix, 32, bits, centred=centred)
+        step, columns = 32 // bits, matrix.shape[1]
+
+        def packed(table: Tensor) -> Tensor:  # along the last dimension
+            rows = [
+                [words(row[n : n + step], range(step), bits) for n in range(0, len(row), step)]
+                for row in table.tolist()
+            ]
+            return torch.tensor(rows, dtype=torch.int64).int()
+
+        stored = {
+            "qweight": packed(codes).T,
+            "qzeros": packed((zeros - less).T % (1 << bits)),
+            "scales": scales.T,
+            "g_idx": (torch.arange(columns) // 32).int(),
+        }
+        return {name: tensor.contiguous() for name, tensor in stored.items()}, value_of(codes, zeros, scales)
+
+    return write
+
+
+def rounded(matrix: Tensor, width: int, bits: int, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (N, K), zeros (N, G) and float16 scales (N, G)."""
+    grouped, most = matrix.unflatten(1, (-1, width)), (1 << bits) - 1
+    low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+    middle = 1 << (bits - 1)
+    scales = (torch.maximum(-low, high) / (middle - 0.5) if centred else (high - low) / most).half()
+    zeros = torch.full_like(low, middle) if centred else (-low / scales.float()).round().clamp(0, most)
+    codes = (grouped / scales.float()[..., None] + zeros[..., None]).round().clamp(0, most).flatten(1)
+    return codes.long(), zeros.long(), scales
+
+
+def value_of(codes: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
+    width = codes.shape[1] // zeros.shape[1]
+    return (codes - zeros.repeat_interleave(width, 1)) * scales.float().repeat_interleave(width, 1)
+
+
+W4 = {"num_bits": 4, "strategy": "group", "group_size": 32}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+FORMATS: dict[str, tuple[dict[str, Any], Writer]] = {
+    "w4a16": compressed("pack-quantized", **W4, symmetric=True),
+    "w4a16 with zeros": compressed("pack-quantized", **W4, symmetric=False),
+    "w4a16 a scale each row": compressed("pack-quantized", num_bits=4, strategy="channel", symmetric=True),
+    "w8a16": compressed("pack-quantized", **W4 | {"num_bits": 8}, symmetric=True),
+    "w8a8": compressed("int-quantized", num_bits=8, strategy="channel", symmetric=True),
+    "fp8": compressed("float-quantized", num_bits=8, type="float", strategy="channel", symmetric=True),
+    "awq": (AWQ, awq),
+    "gptq": (GPTQ, gptq(4, centred=True, less=1)),
+    "gptq with zeros": (GPTQ | {"sym": False}, gptq(4, centred=False, less=1)),
+    "gptq v2": (GPTQ | {"sym": False, "checkpoint_format": "gptq_v2"}, gptq(4, centred=False, less=0)),
+    "gptq 8 bits": (GPTQ | {"bits": 8}, gptq(8, centred=True, less=1)),
+}
+LINEARS = [
+    f"layers.{layer}.{part}"
+    for layer in range(LLAVA.n_layers)
+    for part in (*(f"attention.w{x}" for x in "qkvo"), *(f"feed_forward.w{x}" for x in "123"))
+]
+QUANTIZED = ("_proj.weight",)  # of the decoder; the rest is plain, as in what is published
+
+
+def write_published(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    """A quantized folder, and a plain one with what its matrices stand for."""
+    settings, write = FORMATS[name]
+    write_mistral_folder(tmp_path / "mistral", LLAVA, torch.float32)
+    for folder in ("quantized", "plain"):
+        convert(tmp_path / "mistral", tmp_path / folder, "hf")
+    tensors = load_file(tmp_path / "plain" / "model.safetensors")
+    stored, plain = {}, {}
+    for key, tensor in tensors.items():
+        if key.startswith("language_model.") and key.endswith(QUANTIZED):
+            parts, plain[key] = write(tensor)
+            stored |= {key.removesuffix("weight") + suffix: part.contiguous() for suffix, part in parts.items()}
+        else:
+            stored[key] = plain[key] = tensor
+    save_file(stored, tmp_path / "quantized" / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v.float().contiguous() for k, v in plain.items()},
+        tmp_path / "plain" / "model.safetensors",
+        {"format": "pt"},
+    )
+    edit_json(tmp_path / "quantized" / "config.json", quantization_config=settings)
+    return tmp_path / "quantized", tmp_path / "plain"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_linear_stands_for_what_its_library_takes_it_for(name: str, tmp_path: Path) -> None:
+    quantized, plain = write_published(tmp_path, name)
+    loaded, expected = (load.load_model(each, device="cpu", dtype="float32").model for each in (quantized, plain))
+    for module in LINEARS:
+        linear, wanted = loaded.get_submodule(module), expected.get_parameter(f"{module}.weight")
+        assert isinstance(linear, PackedLinear | Fp8Linear)
+        got = dequantize(linear.packed) if isinstance(linear, PackedLinear) else dequantize_fp8(linear.fp8)
+        # Scales and minimums in float16: 11 bits, of at most 15 steps.
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 2**-11)
+    summary = load.describe(quantized)
+    assert sum(summary.quantized.values()) == len(LINEARS)
+    assert summary.parameters == load.describe(plain).parameters
+    assert summary.weight_bytes < load.describe(plain).weight_bytes
+
+
+REFUSED = [
+    ("awq", {"quant_method": "bitsandbytes"}, "bitsandbytes"),
+    ("awq", {"version": "gemv"}, "version is 'gemv'"),
+    ("awq", {"bits": 3}, "bits is 3"),
+    ("gptq", {"bits": 3}, "bits is 3"),
+    ("gptq", {"checkpoint_format": "marlin"}, "marlin"),
+    ("gptq with zeros", {"sym": True}, "zeros"),
+    ("w4a16", {"format": "marlin-24"}, "marlin-24"),
+    ("w4a16", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
+    ("w4a16", {"config_groups": None}, "config_groups"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "said"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_is_not_read_is_refused_by_name(name: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    quantized, _ = write_published(tmp_path, name)
+    edit_json(quantized / "config.json", quantization_config=FORMATS[name][0] | changes)
+    with pytest.raises(CheckpointError, match=said):
+        load.load_model(quantized, device="cpu")
+
+
+def test_columns_grouped_by_activation_order_are_refused(tmp_path: Path) -> None:
+    quantized, _ = write_published(tmp_path, "gptq")
+    tensors = load_file(quantized / "model.safetensors")
+    key = next(name for name in tensors if name.endswith("g_idx"))
+    tensors[key] = tensors[key].flip(0).contiguous()
+    save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="desc_act"):
+        load.load_model(quantized, device="cpu")
+
+
+def test_a_tensor_that_does_not_fit_or_is_missing_is_named(tmp_path: Path) -> None:
+    quantized, _ = write_published(tmp_path, "w4a16")
+    whole = load_file(quantized / "model.safetensors")
+    key = next(name for name in whole if name.endswith("q_proj.weight_packed"))
+    for changed in ({key: whole[key][:-1].clone()}, {key: whole[key].to(torch.int64)}, {key: None}):
+        tensors = {name: tensor for name, tensor in (whole | changed).items() if tensor is not None}
+        save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match="q_proj"):
+            load.load_model(quantized, device="cpu")
+
+
+def test_a_quantized_checkpoint_is_neither_converted_nor_unpacked(tmp_path: Path) -> None:
+    quantized, _ = write_published(tmp_path, "w4a16")
+    with pytest.raises(UsageError, match="quantized"):
+        convert(quantized, tmp_path / "other", "mistral")
+    assert json.loads((quantized / "config.json").read_text())["quantization_config"]["format"] == "pack-quantized"
