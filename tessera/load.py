@@ -18,6 +18,7 @@ import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.kernels.cache_layer import bytes_per_token
+from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -334,6 +335,8 @@ def load_model(
     tokenizer = checkpoint.load_tokenizer()
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     target = target_device(device)
+    if target.type == "cuda":
+        keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, checkpoint, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
