@@ -19,6 +19,7 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
+from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
 from tessera.load import load_model
@@ -36,6 +37,8 @@ class LLM:
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
     `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
+    CPU; memory options then hold for each.
     """
 
     def __init__(
@@ -47,11 +50,21 @@ class LLM:
         revision: str | None = None,
         download_dir: Path | None = None,
         limits: ImageLimits | None = None,
+        tensor_parallel_size: int = 1,
         **engine_options: object,
     ) -> None:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
-        loaded = load_model(folder, dtype=dtype, device=device)
-        self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options)
+        ranks = None
+        if tensor_parallel_size == 1:
+            loaded = load_model(folder, dtype=dtype, device=device)
+        else:
+            loaded, ranks = start_ranks(folder, dtype=dtype, device=device, size=tensor_parallel_size)
+        try:
+            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks)
+        except BaseException:
+            if ranks is not None:
+                ranks.close()
+            raise
 
     @classmethod
     def from_parts(
@@ -75,13 +88,20 @@ class LLM:
         name: str,
         limits: ImageLimits | None,
         engine_options: Mapping[str, object],
+        ranks: Ranks | None = None,
     ) -> None:
         self.model_name = name
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
-        self.config: EngineConfig = resolve(engine_options, model.config, dtype=model.dtype, device=model.device)
+        self.config: EngineConfig = resolve(
+            engine_options,
+            model.config,
+            dtype=model.dtype,
+            device=model.device,
+            sharing=1 if ranks is None or model.device.type != "cpu" else ranks.size,
+        )
         self.vision = model.config.vision_encoder
-        self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config))
+        self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
         self._finalizer = weakref.finalize(self, self.loop.close)

@@ -20,6 +20,7 @@ from tessera.kernels.cache_layer import bytes_per_token
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
 from tessera.weights import hf, mistral, published, quantized
@@ -70,9 +71,14 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    config: ModelConfig
+    share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the whole model."""
+        return self.share.config
 
 
 @dataclass(frozen=True)
@@ -246,9 +252,17 @@ def model_name(folder: Path) -> str:
 
 
 def load_model(
-    folder: Path, *, dtype: str = "auto", device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
+
+    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     """
@@ -265,12 +279,13 @@ def load_model(
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
-    _check_memory(folder, quantized_bytes + plain_bytes, target)
+    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    share = Share(config, rank, size)
     model = empty_model(config)
     for name, linear in linears.items():
-        place(model, name, linear.load().to(target))
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress)
-    return LoadedModel(model.eval(), tokenizer, config, model_name(folder), folder)
+        place(model, name, share.cut_quantized(name, linear.load()).to(target))
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
 
 
 def read_config(folder: Path, layout: Layout) -> ModelConfig:

@@ -39,6 +39,7 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hu
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
+Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
@@ -124,6 +125,7 @@ def ask(
     dtype: Dtype = "auto",
     device: Device = "auto",
     kv_cache_dtype: KVCacheDtype = "auto",
+    tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -132,7 +134,9 @@ def ask(
     from tessera.cli.ask import run_ask
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(
+        model, dtype, device, kv_cache_dtype, tensor_parallel_size, max_image_pixels, allow_private_addresses, quiet
+    )
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
     }  # fmt: skip
@@ -149,6 +153,7 @@ def chat(
     dtype: Dtype = "auto",
     device: Device = "auto",
     kv_cache_dtype: KVCacheDtype = "auto",
+    tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
     quiet: Quiet = False,
@@ -157,7 +162,9 @@ def chat(
     from tessera.cli.chat import run_chat
     from tessera.cli.session import Session
 
-    session = Session(model, dtype, device, kv_cache_dtype, max_image_pixels, allow_private_addresses, quiet)
+    session = Session(
+        model, dtype, device, kv_cache_dtype, tensor_parallel_size, max_image_pixels, allow_private_addresses, quiet
+    )
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 

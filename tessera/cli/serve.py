@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from tessera.errors import UsageError
 from tessera.server.settings import Settings, describe, panel_of, resolve_settings
-from tessera.server.vllm_names import ALIASES, FIXED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
+from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
 
 SHORT = {"model": "-m", "tensor_parallel_size": "-tp"}
 FOREIGN = "vllm"
@@ -149,6 +149,8 @@ def foreign_names() -> Iterator[tuple[str, str]]:
         yield name, f"The same as {_flag(own)}."
     for name, own in OPPOSITES.items():
         yield name, f"The opposite of {_flag(own)}."
+    for name, parts in JOINED.items():
+        yield name, f"A JSON object with method ngram, and: {', '.join(_flag(part) for part in parts)}."
     for name, fixed in FIXED.items():
         yield name, _fixed_text(fixed)
 

@@ -20,6 +20,7 @@ class Session:
     dtype: str
     device: str
     kv_cache_dtype: str
+    tensor_parallel_size: int
     max_image_pixels: int
     allow_private_addresses: bool
     quiet: bool
@@ -36,6 +37,7 @@ class Session:
             device=self.device,
             limits=self.limits(),
             kv_cache_dtype=self.kv_cache_dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
         )
 
     def picture(self, source: str) -> Image:

@@ -23,7 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
-DRAFTED_ON_CPU = 8
+DRAFTED_ON_CPU = 7  # the attention kernel takes a request's rows up to eight at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,12 @@ INT8 = "int8"
 
 
 def resolve(
-    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device, sharing: int = 1
 ) -> EngineConfig:
-    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other."""
+    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
+
+    `sharing` is how many processes like this one take their memory from the same device.
+    """
     utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
     chosen = _Choices({name: value for name, value in options.items() if name not in (UTILIZATION, CACHE_DTYPE)})
     chosen.reasons[CACHE_DTYPE] = "the model's own" if cache_dtype == AUTO else "as given"
@@ -94,7 +97,7 @@ def resolve(
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
     _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
-    free = available_bytes(device)
+    free = available_bytes(device) // sharing
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
         "image_cache_bytes",

@@ -14,8 +14,9 @@ from tessera.engine.config import EngineConfig
 from tessera.engine.lookup import Lookup
 from tessera.engine.request import Request
 
-# What one more row costs of a step with one row. The weights are read once for all rows, so it is
-# far less than a step.
+# What one more row costs of a step with one row, far less than a step since the weights are read once
+# for all rows. Nano on one Zen 4 core: 0.16 at a context of 100 tokens, 0.30 at 600. A number and no
+# measurement of the run, so that the same requests always give the same steps.
 ROW_COST = 0.2
 
 

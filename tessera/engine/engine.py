@@ -33,7 +33,8 @@ from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Chunk, Scheduler
 from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
-from tessera.errors import UsageError
+from tessera.engine.worker import LeadingRunner, Ranks
+from tessera.errors import EngineDeadError, UsageError
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
@@ -79,14 +80,20 @@ class Stats:
 
 
 class Engine:
-    def __init__(self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig, ranks: Ranks | None = None
+    ) -> None:
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
         self.pool = BlockPool(config.num_blocks)
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
+        self.ranks = ranks
         self.runner = Runner(model, self.images)
+        if ranks is not None:
+            ranks.begin(config)
+            self.runner = LeadingRunner(model, self.images, self.cache, ranks)
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
@@ -174,12 +181,20 @@ class Engine:
         self._steps += 1
         return events
 
+    def close(self) -> None:
+        """End the processes that work for this engine."""
+        self.grammars.close()
+        if self.ranks is not None:
+            self.ranks.close()
+
     def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
         """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
         try:
             batch = build_batch(chunks, self.cache, self.model.device)
             hidden_TD = self.runner.run(batch)
             logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        except EngineDeadError:  # of a rank, and so of all
+            raise
         except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
             if len(chunks) > 1:
                 logger.exception("a step of %d requests failed and is computed for each alone", len(chunks))

@@ -89,6 +89,8 @@ class EngineLoop:
         self._handles: dict[str, Handle] = {}  # of all requests that have not ended
         self._dead: EngineDeadError | None = None
         self._closing = False
+        if engine.ranks is not None:
+            engine.ranks.on_death = self._die
         self._thread = threading.Thread(target=self._run, name="tessera-engine", daemon=True)
         self._thread.start()
 
@@ -143,9 +145,10 @@ class EngineLoop:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self.engine.grammars.close()
+        self.engine.grammars.close()  # a thread may be waiting for it
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        self.engine.close()
 
     def _check_alive(self) -> None:
         if self._dead is not None:
@@ -155,18 +158,19 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while self.alive:
                 self._wait()
                 self._take_notes()
                 self._deliver()
-            self._end_all()
+            if self._dead is None:
+                self._end_all()
         except Exception as error:
             logger.exception("the engine failed")
             self._die(error)
 
     def _wait(self) -> None:
         with self._wake:
-            while not (self.engine.has_work or self._submitted or self._aborted or self._closing):
+            while self.alive and not (self.engine.has_work or self._submitted or self._aborted):
                 self.heartbeat_s = time.monotonic()
                 self._wake.wait(IDLE_S)
         self.heartbeat_s = time.monotonic()
@@ -208,10 +212,13 @@ class EngineLoop:
 
     def _die(self, error: Exception) -> None:
         with self._wake:
+            if self._dead is not None:  # a rank's end is told by who watches it, and again by the step that it broke
+                return
             # A server tells this to its clients, so what the error says stays in the cause and in the log.
             self._dead = EngineDeadError("the engine stopped after an error; restart it, the log has the details.")
             self._dead.__cause__ = error
             waiting, self._handles = list(self._handles.values()), {}
+            self._wake.notify()
         for handle in waiting:
             handle.put(_copy(self._dead))
 

@@ -71,6 +71,17 @@ class PackedWeight:
             self.bits, (rows, self.shape[1]), **{name: tensor[start:stop] for name, tensor in self.tensors.items()}
         )
 
+    def groups(self, start: int, stop: int) -> PackedWeight:
+        """The groups `start` to `stop` of every tile alone, as views; eights of them where there are super-scales."""
+        columns = min(self.shape[1], stop * GROUP_COLUMNS) - start * GROUP_COLUMNS
+        views = {
+            name: tensor[:, start // SUPER_GROUPS : stop // SUPER_GROUPS]
+            if name.startswith("super_")
+            else tensor[:, start:stop]
+            for name, tensor in self.tensors.items()
+        }
+        return PackedWeight(self.bits, (self.shape[0], columns), **views)
+
 
 def packs(rows: int, columns: int) -> bool:
     """Whether a matrix of this shape can be packed: whole groups of columns; rows are padded."""

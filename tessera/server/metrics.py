@@ -110,6 +110,12 @@ class _EngineCollector(Collector):
         yield self._counter(prefix, "prefix_cache_hits", "Prompt tokens found in the cache.", stats.cached_tokens)
         yield self._counter(prefix, "mm_cache_queries", "Pictures whose embeddings were needed.", stats.image_queries)
         yield self._counter(prefix, "mm_cache_hits", "Pictures whose embeddings were cached.", stats.image_hits)
+        drafts = stats.drafts
+        yield self._counter(prefix, "spec_decode_num_drafts", "Drafts that were checked.", drafts.drafts)
+        yield self._counter(prefix, "spec_decode_num_draft_tokens", "Guessed tokens in them.", drafts.tokens)
+        yield self._counter(
+            prefix, "spec_decode_num_accepted_tokens", "Of those, chosen by the model.", drafts.accepted
+        )
         ended = CounterMetricFamily(prefix + "request_success", "Ended requests.", labels=(LABEL, "finished_reason"))
         for reason in get_args(FinishReason):
             ended.add_metric([self._model, reason], stats.finished.get(reason, 0))

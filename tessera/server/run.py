@@ -90,7 +90,7 @@ def open_model(settings: Settings) -> LLM:
     """The model with its engine, as the settings want it."""
     folder = resolve(settings.model, settings.revision, settings.download_dir)
     _check_layout(settings, detect(folder))
-    options = {
+    options: dict[str, Any] = {
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
@@ -99,6 +99,9 @@ def open_model(settings: Settings) -> LLM:
         "block_tokens": settings.block_size,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "num_speculative_tokens": settings.num_speculative_tokens,
+        "prompt_lookup_min": settings.prompt_lookup_min,
+        "prompt_lookup_max": settings.prompt_lookup_max,
         "seed": settings.seed,
     }
     return LLM(
@@ -107,6 +110,7 @@ def open_model(settings: Settings) -> LLM:
         device=settings.device,
         revision=settings.revision,
         download_dir=settings.download_dir,
+        tensor_parallel_size=settings.tensor_parallel_size,
         limits=ImageLimits(
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
@@ -127,7 +131,9 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
     config, model = llm.config, llm.loop.engine.model
     size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} million parameters"
     dtype = str(model.dtype).removeprefix("torch.")
-    yield f"model {llm.model_name}: {size} in {dtype} on {model.device}, not quantized"
+    count = settings.tensor_parallel_size
+    shared = f", the share of the first of {count} processes" if count > 1 else ""
+    yield f"model {llm.model_name}: {size} in {dtype} on {model.device}, not quantized{shared}"
     tokens = config.num_blocks * config.block_tokens
     yield (
         f"key/value cache: {config.num_blocks:,} blocks of {config.block_tokens} tokens, {tokens:,} tokens in "

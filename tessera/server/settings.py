@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tessera.errors import UsageError
-from tessera.server.vllm_names import ALIASES, FIXED, OPPOSITES
+from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, taken_apart
 from tessera.server.words import first_mistake
 
 ENVIRONMENT_PREFIX = "TESSERA_"
@@ -114,6 +114,9 @@ class Settings(BaseModel):
     )
     dtype: Dtype = _field("auto", "Model", "auto, float32 (float), bfloat16 or float16 (half).")
     device: str = _field("auto", "Model", "auto, cpu, cuda or cuda:N.")
+    tensor_parallel_size: int = _field(
+        1, "Model", "Processes that share the model, each with a GPU of its own, or all on the CPU.", ge=1
+    )
     seed: int | None = _field(None, "Model", "Draws the replies of requests that name no seed.", ge=0, lt=2**63)
 
     host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.", min_length=1)
@@ -137,6 +140,15 @@ class Settings(BaseModel):
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
     image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
     enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
+    num_speculative_tokens: Automatic = _field(
+        None, "Engine", "Guessed tokens that a request's step may check beside its own; 0: none.", ge=0, le=64
+    )
+    prompt_lookup_min: Automatic = _field(
+        None, "Engine", "Last tokens that must have come before, for what followed to be guessed.", ge=1, le=64
+    )
+    prompt_lookup_max: Automatic = _field(
+        None, "Engine", "Last tokens that are compared to choose among such places.", ge=1, le=64
+    )
 
     limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Pictures in one request, as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
@@ -223,10 +235,13 @@ def _own_names(given: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str
             if str(value).lower() not in ("true", "false"):
                 raise UsageError(f"the setting {key} ({origin}) must be true or false.")
             yield name, OPPOSITES[key], str(value).lower() == "false"
+        elif key in JOINED:
+            for part, entry in taken_apart(key, value, origin).items():
+                yield name, part, entry
         elif ALIASES.get(key, key) in Settings.model_fields:
             yield name, ALIASES.get(key, key), value
         else:
-            near = difflib.get_close_matches(key, [*Settings.model_fields, *ALIASES, *OPPOSITES, *FIXED], 1)
+            near = difflib.get_close_matches(key, [*Settings.model_fields, *ALIASES, *OPPOSITES, *JOINED, *FIXED], 1)
             hint = f"; did you mean {near[0]}?" if near else "; `tessera config show` lists all."
             raise UsageError(f"the setting {name[:80]!r} ({origin}) is unknown{hint}")
 

@@ -7,6 +7,8 @@ refused, and nothing is accepted that would then be ignored. Source: vLLM 0.32, 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from tessera.errors import UsageError
 
 ALIASES = {"kv_cache_memory_bytes": "kv_cache_bytes"}
 OPPOSITES = {"disable_uvicorn_access_log": "access_log"}
+# Flags that hold several settings in one JSON object, and those of its keys that are settings here.
+JOINED = {"speculative_config": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")}
 SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains")
 
 
@@ -40,12 +44,35 @@ class Fixed:
             raise UsageError(f"the setting {name} ({origin}) is {told[:80]!r}, and {only}: {self.instead}.")
 
 
-_ONE_PROCESS = "one process runs the whole model on one device; start more servers behind a proxy for more requests"
+def taken_apart(name: str, value: Any, origin: str) -> dict[str, Any]:
+    """The settings in a JSON object such as {"method": "ngram", "num_speculative_tokens": 4}; raises UsageError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise UsageError(f"the setting {name} ({origin}) must be a JSON object, such as {_EXAMPLE}.")
+    if value.get("method") != "ngram":
+        raise UsageError(
+            f"the setting {name} ({origin}) has the method {str(value.get('method'))[:40]!r}, and only ngram is "
+            "supported, which needs no second model: give it, or leave the setting out."
+        )
+    unknown = sorted(set(value) - {"method", *JOINED[name]})
+    if unknown:
+        raise UsageError(
+            f"the setting {name} ({origin}) has {str(unknown[0])[:40]!r}, which is not supported; known are method, "
+            f"{', '.join(JOINED[name])}."
+        )
+    return {key: entry for key, entry in value.items() if key != "method"}
+
+
+_EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
+_ONE_PROCESS = "one server runs one copy of the model; start more servers behind a proxy for more requests"
 _NO_CONTENT = "the log never holds what requests contain; --access-log gives a line for each request"
 
 FIXED = {
-    "tensor_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one that holds it"),
-    "pipeline_parallel_size": Fixed(("1",), "several devices for one model are not supported yet; use one"),
+    "pipeline_parallel_size": Fixed(("1",), "devices share each layer instead: --tensor-parallel-size"),
     "data_parallel_size": Fixed(("1",), _ONE_PROCESS),
     "api_server_count": Fixed(("1",), _ONE_PROCESS),
     "quantization": Fixed(("none",), "quantized weights are not supported yet; choose a smaller --dtype"),

@@ -147,6 +147,14 @@ class Source:
         tensor = self.stored.read()
         return tensor if self.transform is None else self.transform(tensor)
 
+    def panels(self, num_rows: int) -> Iterator[Tensor]:
+        """A matrix as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
+        if self.transform is not None:  # queries and keys, as in `load`
+            yield from self.read().split(num_rows)
+            return
+        for start in range(0, self.stored.shape[0], num_rows):
+            yield self.stored.rows(start, min(start + num_rows, self.stored.shape[0]))
+
     def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
         if self.transform is not None:  # queries and keys: small, and must be whole to be reordered
@@ -252,18 +260,25 @@ def fill_model(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give a model made on the meta device its parameters, frozen, each converted as it is read.
 
-    `sources` are all of the model's, checked. Two names with one source share one memory.
+    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
+    a named parameter only, so that a rank never holds more than its share and one whole tensor.
     """
     done, total = 0, sum(source.stored.num_bytes for source in sources.values())
     placed: dict[Source, nn.Parameter] = {}
     for name, source in sources.items():
-        if source not in placed:
-            placed[source] = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        whole = placed.get(source)
+        if whole is None:
+            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        kept = whole if cut is None else cut(name, whole)
+        if kept is whole:
+            placed[source] = whole
         owner_name, _, parameter_name = name.rpartition(".")
-        setattr(model.get_submodule(owner_name), parameter_name, placed[source])
+        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
+        setattr(model.get_submodule(owner_name), parameter_name, parameter)
         done += source.stored.num_bytes
         if progress is not None:
             progress(name, done, total)

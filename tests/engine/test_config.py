@@ -97,6 +97,8 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
         ({"max_num_seqs": True}, "max_num_seqs is True"),
         ({"max_num_seqs": "4"}, "max_num_seqs is '4'"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; use true, false"),
+        ({"num_speculative_tokens": -1}, "num_speculative_tokens is -1; use a whole number of at least 0"),
+        ({"prompt_lookup_min": 9, "prompt_lookup_max": 3}, "prompt_lookup_min=9 exceeds prompt_lookup_max=3"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "max_num_batched_tokens=8 is less than max_num_seqs=9"),
         ({"max_model_len": 600}, "max_model_len is 600; the model was trained for 512"),
         ({"max_model_len": 512, "kv_cache_bytes": 5 * BLOCK_BYTES}, "max_model_len=512 tokens need"),

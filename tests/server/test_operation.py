@@ -32,6 +32,7 @@ VLLM_METRICS = (
     "num_preemptions_total", "prompt_tokens_total", "generation_tokens_total", "request_queue_time_seconds_sum",
     "request_prefill_time_seconds_sum", "request_decode_time_seconds_sum", "request_prompt_tokens_bucket",
     "request_generation_tokens_bucket", "request_time_per_output_token_seconds_bucket", "cache_config_info",
+    "spec_decode_num_drafts_total", "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ VLLM_LINES = (
     "m --kv-cache-memory-bytes 4G --gpu-memory-utilization 0.9 --no-enable-prefix-caching --enable-chunked-prefill",
     "m --max-num-batched-tokens 8k --kv-cache-dtype int8 --quantization none --block-size 32 --enforce-eager",
     "m --allowed-local-media-path /srv --allowed-media-domains a.org b.org --max-num-queued-reqs 9 --uds /tmp/s",
+    'm --speculative-config {"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":5,"prompt_lookup_min":3}',
     "m --shutdown-timeout 30 --root-path /v --revision main --download-dir /m --disable-uvicorn-access-log",
 )
 
@@ -56,6 +57,10 @@ def test_the_nearer_source_wins(tmp_path: Path) -> None:
         ({"port": "70000"}, {}, "port.*at most 65535"),
         ({"max_num_seqs": True}, {}, "max_num_seqs.*whole number"),
         ({}, {"TESSERA_PROT": "1"}, "'prot'.*did you mean port"),
+        ({"speculative_config": "x"}, {}, "speculative_config.*must be a JSON object"),
+        ({"speculative_config": {"method": "eagle"}}, {}, "speculative_config.*method 'eagle', and only ngram"),
+        ({"speculative_config": '{"method": "ngram", "model": "m"}'}, {}, "speculative_config.*'model'.*not supported"),
+        ({"speculative_config": {"method": "ngram", "prompt_lookup_min": 0}}, {}, "prompt_lookup_min.*at least 1"),
         ({"limit_mm_per_prompt": "video=3"}, {}, "limit_mm_per_prompt.*whole number"),
         ({"limit_mm_per_prompt": "image=3,video=1"}, {}, "limit_mm_per_prompt.*whole number"),
         ({"fetch_timeout_s": "nan"}, {}, "fetch_timeout_s.*finite"),
@@ -68,7 +73,8 @@ def test_the_nearer_source_wins(tmp_path: Path) -> None:
         ({"api_key": [" , "]}, {}, "api_key.*no key"),
         ({}, {"TESSERA_PORT": "tcp://10.0.0.1:8000"}, "TESSERA_PORT.*enableServiceLinks"),
         ({}, {"TESSERA_PORT_8000_TCP_ADDR": "10.0.0.1"}, "Kubernetes.*enableServiceLinks"),
-        ({"tensor_parallel_size": "2"}, {}, "tensor_parallel_size.*'2', and only 1 is supported: .*use one"),
+        ({"tensor_parallel_size": "0"}, {}, "tensor_parallel_size.*at least 1"),
+        ({"pipeline_parallel_size": "2"}, {}, "pipeline_parallel_size.*'2', and only 1 is supported: .*--tensor-par"),
         ({"quantization": "fp8"}, {}, "quantization.*only none"),
         ({"trust_remote_code": True}, {}, "never run"),
         ({}, {"TESSERA_LORA_MODULES": "a=b"}, r"lora_modules \(environment\).*merge"),
@@ -113,8 +119,11 @@ def test_what_such_a_line_means() -> None:
     rows = shown(VLLM_LINES[4])
     assert rows["kv_cache_bytes"] == [str(4 * 2**30), "flag"]
     assert rows["enable_prefix_caching"] == ["false", "flag"]
-    assert shown(VLLM_LINES[7])["access_log"] == ["false", "flag"]
+    assert shown(VLLM_LINES[8])["access_log"] == ["false", "flag"]
     assert rows["max_model_len"] == ["auto", "default"]
+    rows = shown(VLLM_LINES[7])
+    assert [rows[f"prompt_lookup_{name}"] for name in ("min", "max")] == [["3", "flag"], ["5", "flag"]]
+    assert rows["num_speculative_tokens"] == ["4", "flag"]
 
 
 @pytest.mark.parametrize(("name", "fixed"), FIXED.items())

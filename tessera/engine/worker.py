@@ -1,0 +1,335 @@
+"""The other ranks of a model over several devices: their processes, what they are sent, and their end.
+
+Rank 0 is this process: it schedules, samples and talks to the world. Each other rank is a process that
+loads its share, keeps its part of the key/value cache, and computes every batch that it is sent: a
+pipe brings the finished batch, in which the parts of rank 0's cache are named, not held. Only what
+this machine's own processes wrote to each other is unpickled. A rank that ends, whatever ended it,
+ends all: nobody waits for what will not come, and whoever owns the engine is told.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tessera
+from tessera.engine.batch import Batch
+from tessera.engine.config import EngineConfig
+from tessera.engine.image_cache import ImageCache
+from tessera.engine.kv_cache import KVCache
+from tessera.engine.runner import Runner
+from tessera.errors import EngineDeadError, TesseraError, UsageError
+from tessera.kernels.cache_layer import CacheLayer
+from tessera.load import LoadedModel, load_model
+from tessera.model.pixtral import Pixtral
+from tessera.parallel.group import Group, meet
+from tessera.parallel.linear import join
+
+logger = logging.getLogger(__name__)
+
+END_S = 10.0  # for a rank that was told to end
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a rank is told first."""
+
+    folder: Path
+    dtype: str
+    device: str
+    rank: int
+    size: int
+    meeting: Path
+    threads: int
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Take part in computing logits; the rows come from rank 0."""
+
+    rows: int
+
+
+class Ranks:
+    """The processes of ranks 1 and up, seen from rank 0; `group` joins them and this process."""
+
+    def __init__(self, start: Start) -> None:
+        self.size = start.size
+        self.on_death: Callable[[Exception], None] | None = None  # told, by some thread, when a rank has ended
+        self._dead: EngineDeadError | None = None
+        self._closing = False
+        self._lock = threading.Lock()
+        self._children = [
+            _Child(replace(start, rank=rank, device=rank_device(start.device, rank))) for rank in range(1, start.size)
+        ]
+        self.group: Group
+
+    def load(self, start: Start) -> LoadedModel:
+        """This process's share of the model, once all ranks have theirs; raises what loading does, on any rank."""
+        try:
+            loaded = load_model(start.folder, dtype=start.dtype, device=start.device, rank=0, size=start.size)
+            for child in self._children:
+                child.expect()
+            self.group = meet(start.meeting, 0, start.size, loaded.model.device)
+            for child in self._children:
+                child.expect()
+        except BaseException:
+            self._closing = True
+            for child in self._children:
+                child.kill()
+            raise
+        join(loaded.model, loaded.share, self.group)
+        return loaded
+
+    def begin(self, config: EngineConfig) -> None:
+        """Let the ranks make their caches; from now on they are watched."""
+        self.send(pickle.dumps(config))
+        for child in self._children:
+            child.expect()
+            threading.Thread(target=self._watch, args=(child,), name="tessera-rank", daemon=True).start()
+
+    def send(self, message: bytes) -> None:
+        """Give all ranks the same message; raises EngineDeadError if one is gone."""
+        if self._dead is not None:
+            raise self._dead
+        try:
+            for child in self._children:
+                child.connection.send_bytes(message)
+        except OSError as error:
+            raise self.fail(error) from error
+
+    def fail(self, error: Exception) -> EngineDeadError:
+        """End all ranks after a failure here or there; returns the error to raise."""
+        with self._lock:
+            if self._dead is None:
+                self._dead = EngineDeadError("a rank of the model failed; start again, the log has the details.")
+                self._dead.__cause__ = error
+        for child in self._children:
+            child.kill()
+        return self._dead
+
+    def close(self) -> None:
+        """End the ranks; may be called twice."""
+        self._closing = True
+        for child in self._children:
+            child.end()
+
+    def _watch(self, child: _Child) -> None:
+        """Wait for the child's last word or its end; neither should come before this side closes."""
+        try:
+            word = child.connection.recv()
+        except (EOFError, OSError):
+            word = f"it ended with code {child.process.wait()}"
+        if self._closing or self._dead is not None:
+            return
+        logger.error("rank %d failed: %s", child.rank, word)
+        error = self.fail(RuntimeError(f"rank {child.rank} failed"))
+        self.group.abort()
+        if self.on_death is not None:
+            self.on_death(error)
+
+
+class _Child:
+    """One rank's process, and this end of the pipe to it."""
+
+    def __init__(self, start: Start) -> None:
+        self.rank = start.rank
+        ours, theirs = socket.socketpair()
+        # -P: the current folder is no place to import from. The package is this one, wherever it lies.
+        package = str(Path(tessera.__file__).parents[1])
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from tessera.engine.worker import serve; serve({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+        self.connection = Connection(ours.detach())
+        self.connection.send(start)
+
+    def expect(self) -> None:
+        """Wait until it has done what it was told; raises its error if it could not."""
+        try:
+            word = self.connection.recv()
+        except EOFError as error:
+            code = self.process.wait()
+            raise EngineDeadError(
+                f"rank {self.rank} ended with code {code} while it started; see its messages."
+            ) from error
+        if isinstance(word, Exception):
+            raise word
+
+    def end(self) -> None:
+        try:
+            self.connection.send_bytes(b"")
+            self.process.wait(END_S)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class LeadingRunner(Runner):
+    """Rank 0's runner: whatever it computes, the others compute as well."""
+
+    def __init__(self, model: Pixtral, images: ImageCache, cache: KVCache, ranks: Ranks) -> None:
+        super().__init__(model, images)
+        self._layers = {id(layer): number for number, layer in enumerate(cache.layers)}
+        self._ranks = ranks
+
+    def run(self, batch: Batch) -> Tensor:
+        with self._together():
+            # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
+            images = [
+                replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0)))
+                if rows.image.digest in self.images
+                else rows
+                for rows in batch.images
+            ]
+            self._ranks.send(_dump(replace(batch, images=images, sampled=[], drafts=[], scored=[]), self._layers))
+            return super().run(batch)
+
+    @torch.inference_mode()
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        with self._together():
+            self._ranks.send(_dump(Logits(len(hidden_RD)), self._layers))
+            return super().logits(self._ranks.group.hand_out(hidden_RD))
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What fails here leaves the others in the midst of a step, so it is the end of all."""
+        try:
+            yield
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            raise self._ranks.fail(error) from error
+
+
+def start_ranks(folder: Path, *, dtype: str, device: str, size: int) -> tuple[LoadedModel, Ranks]:
+    """Start the ranks and load all shares, each rank's on a device of its own, or all on the CPU.
+
+    Raises UsageError where devices or the model do not divide, and what `load_model` does.
+    """
+    if size < 1:
+        raise UsageError(f"tensor_parallel_size is {size}; use a whole number of at least 1.")
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device is {device!r} and tensor_parallel_size={size} takes several; use auto, cpu or cuda.")
+    if kind == "cuda" and torch.cuda.device_count() < size:
+        raise UsageError(
+            f"tensor_parallel_size is {size} and this machine has {torch.cuda.device_count()} CUDA devices; lower it."
+        )
+    # Ranks on one CPU share its cores.
+    threads = max(torch.get_num_threads() // size, 1) if kind == "cpu" else torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="tessera-ranks-") as meeting:
+        start = Start(folder, dtype, rank_device(kind, 0), 0, size, Path(meeting), threads)
+        torch.set_num_threads(threads)
+        ranks = Ranks(start)
+        return ranks.load(start), ranks
+
+
+def rank_device(device: str, rank: int) -> str:
+    return "cpu" if device == "cpu" else f"cuda:{rank}"
+
+
+def serve(descriptor: int) -> None:
+    """The other ranks' process: load, then compute what comes until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; rank 0 decides what it means
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(descriptor)
+    try:
+        _serve(connection)
+    except EOFError:  # rank 0 is gone
+        sys.exit(0)
+    except Exception as error:
+        with suppress(OSError):  # rank 0 may be gone as well
+            connection.send(error if isinstance(error, TesseraError) else RuntimeError(traceback.format_exc()))
+        sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has, also where it waits inside a library."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+@torch.inference_mode()
+def _serve(connection: Connection) -> None:
+    start: Start = connection.recv()
+    torch.set_num_threads(start.threads)
+    loaded = load_model(start.folder, dtype=start.dtype, device=start.device, rank=start.rank, size=start.size)
+    connection.send(None)
+    model = loaded.model
+    if model.device.type == "cuda":
+        torch.cuda.set_device(model.device)
+    group = meet(start.meeting, start.rank, start.size, model.device)
+    join(model, loaded.share, group)
+    connection.send(None)
+    config: EngineConfig = pickle.loads(connection.recv_bytes())
+    cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
+    runner = Runner(model, ImageCache(config.image_cache_bytes))
+    connection.send(None)
+    while message := connection.recv_bytes():
+        task = _Unpickler(io.BytesIO(message), cache.layers, model.device).load()
+        if isinstance(task, Logits):
+            like = torch.empty(task.rows, loaded.config.dim, dtype=model.dtype, device=model.device)
+            runner.logits(group.hand_out(like))
+        else:
+            runner.run(task)
+
+
+def _dump(task: Batch | Logits, layers: dict[int, int]) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, layers).dump(task)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Names layers of the cache by their number, and takes tensors off their device."""
+
+    def __init__(self, file: io.BytesIO, layers: dict[int, int]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._layers = layers
+
+    def persistent_id(self, value: Any) -> tuple[str, Any] | None:
+        if isinstance(value, CacheLayer):
+            return "layer", self._layers[id(value)]
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            return "tensor", value.cpu()
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts this rank's layers and device in their places."""
+
+    def __init__(self, file: io.BytesIO, layers: Sequence[CacheLayer], device: torch.device) -> None:
+        super().__init__(file)
+        self._layers, self._device = layers, device
+
+    def persistent_load(self, name: tuple[str, Any]) -> Any:
+        kind, value = name
+        return self._layers[value] if kind == "layer" else value.to(self._device)

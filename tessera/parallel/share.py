@@ -1,0 +1,131 @@
+"""Which part of the weights one rank holds.
+
+Attention is split by heads and the feed-forward by its hidden width, in the decoder and in the vision
+encoder alike, since both consist of the same modules: a picture is then encoded by all ranks at once.
+The first linears of each pair give up outputs (rows of the weight), the second ones inputs (columns),
+so that a layer needs two sums over the ranks. The head is split by vocabulary where that divides:
+each token reads all of it. Embeddings, norms and the patch merger are whole on every rank.
+Where ranks outnumber key/value heads, several hold the same one. Source: Megatron-LM, arXiv 1909.08053.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from tessera.errors import UsageError
+from tessera.kernels.fp8_linear import Fp8Weight
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight
+from tessera.model.config import ModelConfig
+
+ROWS = re.compile(r"(.*attention\.w[qkv]|.*feed_forward\.w[13]|vision_language_adapter\.w_in)")
+COLUMNS = re.compile(r"(.*attention\.wo|.*feed_forward\.w2|vision_language_adapter\.w_out)")
+KEYS_AND_VALUES = re.compile(r"layers\.\d+\.attention\.w[kv]")
+HEAD = "output"
+QuantizedWeight = PackedWeight | Fp8Weight
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rank `rank` of `size`; raises UsageError for a model that does not divide."""
+
+    config: ModelConfig  # of the whole model
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        config, vision = self.config, self.config.vision_encoder
+        for name, number in (
+            ("n_heads", config.n_heads),
+            ("hidden_dim", config.hidden_dim),
+            ("dim", config.dim),
+            ("the vision encoder's num_attention_heads", vision.num_attention_heads),
+            ("the vision encoder's intermediate_size", vision.intermediate_size),
+        ):
+            if number % self.size:
+                raise UsageError(
+                    f"tensor_parallel_size is {self.size}, and {name} of this model is {number}, which does not "
+                    "divide by it; choose a divisor."
+                )
+        if config.n_kv_heads % self.size and self.size % config.n_kv_heads:
+            raise UsageError(
+                f"tensor_parallel_size is {self.size}, and the model's {config.n_kv_heads} key/value heads can be "
+                "neither split nor repeated that often; choose a divisor or a multiple."
+            )
+
+    @property
+    def rank_config(self) -> ModelConfig:
+        """The decoder as this rank computes it: what its key/value cache and its work space are made for."""
+        return replace(
+            self.config,
+            n_heads=self.config.n_heads // self.size,
+            n_kv_heads=max(self.config.n_kv_heads // self.size, 1),
+            hidden_dim=self.config.hidden_dim // self.size,
+        )
+
+    @property
+    def splits_head(self) -> bool:
+        """In tiles, so that a packed head divides as a plain one does."""
+        return self.config.vocab_size % (self.size * TILE_ROWS) == 0
+
+    def rows(self, linear: str, total: int) -> range | None:
+        """The outputs that this rank computes; None: all.
+
+        Example: 8 key/value heads of 128 over 2 ranks: rank 1 has 512 to 1024; over 16 ranks, ranks 2 and 3
+        both have 128 to 256.
+        """
+        if self.size == 1:
+            return None
+        if KEYS_AND_VALUES.fullmatch(linear):
+            heads, width = self.config.n_kv_heads, self.config.head_dim
+            first = self.rank * heads // self.size
+            return range(first * width, (first + max(heads // self.size, 1)) * width)
+        if ROWS.fullmatch(linear) or (linear == HEAD and self.splits_head):
+            return self._even(total)
+        return None
+
+    def columns(self, linear: str, total: int) -> range | None:
+        """The inputs that this rank has; None: all."""
+        return self._even(total) if self.size > 1 and COLUMNS.fullmatch(linear) else None
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of the parameter `name` ("layers.0.attention.wq.weight"), in memory of its own."""
+        linear, _, kind = name.rpartition(".")
+        rows = self.rows(linear, len(tensor)) if kind in ("weight", "bias") else None
+        if rows is not None:
+            return tensor[rows.start : rows.stop].clone()
+        columns = self.columns(linear, tensor.shape[-1]) if kind == "weight" else None
+        return tensor if columns is None else tensor[:, columns.start : columns.stop].clone()
+
+    def cut_quantized(self, linear: str, weight: QuantizedWeight) -> QuantizedWeight:
+        """This rank's part of a linear's quantized weight; raises UsageError where tiles or groups do not divide."""
+        rows, columns = self.rows(linear, weight.shape[0]), self.columns(linear, weight.shape[1])
+        if isinstance(weight, PackedWeight):
+            return self._cut_packed(linear, weight, rows, columns)
+        if rows is not None:
+            return Fp8Weight(*(tensor[rows.start : rows.stop].clone() for tensor in weight.tensors.values()))
+        if columns is not None:
+            return Fp8Weight(weight.values[:, columns.start : columns.stop].clone(), weight.scales)
+        return weight
+
+    def _cut_packed(self, linear: str, weight: PackedWeight, rows: range | None, columns: range | None) -> PackedWeight:
+        unit = GROUP_COLUMNS if weight.super_scales is None else GROUP_COLUMNS * SUPER_GROUPS
+        for part, whole, what in ((rows, TILE_ROWS, "rows"), (columns, unit, "columns")):
+            if part is not None and (part.start % whole or part.stop % whole):
+                raise UsageError(
+                    f"{linear} is packed in {whole} {what} at a time, and a share of {len(part)} of its {what} for "
+                    f"each of {self.size} ranks is no multiple; choose another tensor_parallel_size."
+                )
+        if rows is not None:
+            cut = weight.tiles(rows.start // TILE_ROWS, rows.stop // TILE_ROWS)
+        elif columns is not None:
+            cut = weight.groups(columns.start // GROUP_COLUMNS, columns.stop // GROUP_COLUMNS)
+        else:
+            return weight
+        return PackedWeight(cut.bits, cut.shape, **{name: tensor.clone() for name, tensor in cut.tensors.items()})
+
+    def _even(self, total: int) -> range:
+        part = total // self.size
+        return range(self.rank * part, (self.rank + 1) * part)
