@@ -79,9 +79,10 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
 def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
-    sizes = {
-        name: math.prod(shape) * (bits if name.startswith("layers.") else 16) / 8 for name, shape in shapes.items()
-    }
+    needed = 0.0
+    for name, shape in shapes.items():
+        stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales beside 4 bits
+        needed += math.prod(shape) * stored_bits / 8
     free = free_disk_bytes(folder)
     if needed > free:
         raise UsageError(
