@@ -284,8 +284,7 @@ def load_model(
     model = empty_model(config)
     for name, linear in linears.items():
         place(model, name, share.cut_quantized(name, linear.load()).to(target))
-    cut = None if size == 1 else share.cut
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
     return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from tessera.kernels import library, paged_attention
 from tessera.kernels.cache_layer import CacheLayer
-from tessera.kernels.paged_attention import MOST_FEW_TOKENS, FewTokens, PagedChunk, has_kernel, paged_attention_twin
+from tessera.kernels.paged_attention import (
+    MOST_FEW_TOKENS,
+    MOST_SPLITS,
+    SPLIT_TOKENS,
+    FewTokens,
+    PagedChunk,
+    has_kernel,
+    paged_attention_twin,
+)
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS = 8, 2
@@ -87,3 +95,29 @@ def test_the_kernel_attends_what_the_cache_holds(path: str, stored: torch.dtype,
         got = few.attend(queries, cache)
     for rows, each in zip(got.split([chunk.length for chunk in chunks]), wanted, strict=True):
         assert relative_error(rows, each) < 2e-6
+
+
+def test_a_token_has_the_same_bits_alone_as_with_those_after_it() -> None:
+    cache, blocks = filled(SPLIT_TOKENS * MOST_SPLITS + 4, 64, torch.bfloat16, seed=0)
+    if not has_kernel(cache):
+        pytest.skip("the kernels are not built here")
+    queries = torch.randn(8, HEADS, 64, generator=torch.Generator().manual_seed(2))
+    # The last of these contexts are split otherwise than the first.
+    for context in (9, 16, 250, 1003, SPLIT_TOKENS * MOST_SPLITS + 4):
+        whole = PagedChunk(0, 8, context, blocks[: -(-context // 16)])
+        together = FewTokens([whole], 16).attend(queries, cache)
+        assert torch.equal(FewTokens(whole.cut(1, 16), 16).attend(queries, cache), together)
+        assert torch.equal(FewTokens(whole.cut(3, 16), 16).attend(queries, cache), together)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize(("tokens", "context"), [(40, 700), (150, 700)])
+def test_many_tokens_over_a_long_context_some_heads_at_a_time(
+    tokens: int, context: int, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention, "GATHERED_BYTES", 1)
+    cache, blocks = filled(context, 64, stored, seed=tokens)
+    queries = torch.randn(tokens, HEADS, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.inference_mode():
+        got = paged_attention.paged_attention(queries, cache, blocks, context)
+    assert relative_error(got, expected(queries, cache, blocks, context)) < BOUNDS[torch.bfloat16]

@@ -19,5 +19,6 @@ def test_it_computes_what_the_dequantized_linear_does() -> None:
     assert isinstance(packed, PackedLinear)
     inputs = torch.randn(2, 3, 64, generator=generator)
     expected = nn.functional.linear(inputs, dequantize(weight), packed.bias)
-    torch.testing.assert_close(model(inputs), expected, rtol=1e-2, atol=1e-2)
+    # Kernels round inputs to 8 bits: at most 1/254 of a group's largest, about 0.6 % of the outputs in norm.
+    assert (model(inputs) - expected).norm() < 1e-2 * expected.norm()
     assert model.to(torch.device("cpu"))[0].packed.nbytes == weight.nbytes
