@@ -17,6 +17,7 @@ import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.kernels.cache_layer import bytes_per_token
+from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -276,6 +277,8 @@ def load_model(
         )
     sources, linears = read_weights(folder, layout, config)
     target = target_device(device)
+    if target.type == "cuda":
+        keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, sources, quantized_bytes, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize

@@ -13,6 +13,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 from tessera.kernels.panel_linear import panel_linear
@@ -47,6 +48,10 @@ class _Call(ctypes.Structure):
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    if cuda.serves(inputs_TK):
+        from tessera.kernels import triton_packed_linear
+
+        return triton_packed_linear.packed_linear(inputs_TK, weight)
     if not _kernel_takes(inputs_TK, weight):
         return linear_twin(inputs_TK, weight)
     panels_TN = panel_linear(inputs_TK, weight)
