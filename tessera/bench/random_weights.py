@@ -21,7 +21,7 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
-from tessera.load import BUNDLED_FOLDER, read_config
+from tessera.load import BUNDLED_FOLDER, open_checkpoint
 from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
@@ -43,7 +43,7 @@ def widths(name: str) -> tuple[ModelConfig, Path]:
     if name == "12b":
         return PIXTRAL_12B, packaged_tokenizer_path()
     if name == "nano":
-        return read_config(BUNDLED_FOLDER, "mistral"), BUNDLED_FOLDER / "tekken.json"
+        return open_checkpoint(BUNDLED_FOLDER).config, BUNDLED_FOLDER / "tekken.json"
     raise UsageError(f"the widths {name!r} are unknown; choose 12b or nano.")
 
 
