@@ -38,7 +38,9 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 class LLM:
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
-    `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
+    given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `notes` are what the model's user should know of how it was loaded.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
     CPU; memory options then hold for each.
     """
@@ -47,6 +49,7 @@ class LLM:
         self,
         name_or_path: str | Path = "nano",
         *,
+        mmproj: str | Path | None = None,
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -56,13 +59,14 @@ class LLM:
         **engine_options: object,
     ) -> None:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
+        part = None if mmproj is None else Path(mmproj).expanduser()
         ranks = None
         if tensor_parallel_size == 1:
-            loaded = load_model(folder, dtype=dtype, device=device)
+            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device)
         else:
-            loaded, ranks = start_ranks(folder, dtype=dtype, device=device, size=tensor_parallel_size)
+            loaded, ranks = start_ranks(folder, mmproj=part, dtype=dtype, device=device, size=tensor_parallel_size)
         try:
-            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks)
+            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks, loaded.notes)
         except BaseException:
             if ranks is not None:
                 ranks.close()
@@ -91,8 +95,10 @@ class LLM:
         limits: ImageLimits | None,
         engine_options: Mapping[str, object],
         ranks: Ranks | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model_name = name
+        self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         alone = ranks is None
