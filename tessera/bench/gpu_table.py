@@ -34,6 +34,7 @@ from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
 from tessera.kernels.paged_attention import decode_attention
 from tessera.model.config import ModelConfig
+from tessera.model.family import PIXTRAL_12B
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
 from tessera.quant.linear import PackedLinear, place
@@ -66,11 +67,8 @@ class Sizes:
         return max(*self.prefills, self.prompt + self.decoded) + 64
 
 
-TRUE_CONFIG = dataclasses.replace(
-    WIDTHS, n_layers=40, vision_encoder=dataclasses.replace(WIDTHS.vision_encoder, num_hidden_layers=24)
-)
 FULL = Sizes(
-    config=TRUE_CONFIG,
+    config=PIXTRAL_12B,
     kv_cache_bytes=16 * 2**30,
     copy_bytes=4 * 2**30,
     matrix=8192,

@@ -20,7 +20,8 @@ from triton.compiler import ASTSource
 from tessera.kernels import triton_elementwise as elementwise, triton_fp8_linear as fp8
 from tessera.kernels import triton_packed_linear as packed, triton_paged_attention as attention
 
-NUMBERS = {"tokens", "rows", "groups", "tiles", "columns", "max_blocks", "count", "heads", "token_stride", "head_stride"}
+NUMBERS = {"tokens", "rows", "groups", "tiles", "columns", "max_blocks", "count", "heads"}
+NUMBERS |= {"token_stride", "head_stride"}
 
 def check(kernel, pointers, capability, warps=4, stages=3, **constants):
     types = {name: f"*{pointers[name]}" if name in pointers else "i32" if name in NUMBERS else "fp32"
