@@ -1,4 +1,4 @@
-"""The Triton kernels against their plain-torch twins: on a CUDA device, else in Triton's interpreter.
+"""The Triton kernels against their plain-torch twins: on a CUDA device, else in Triton's interpreter (conftest).
 
 The interpreter multiplies bfloat16's bits as whole numbers, so products in it are tested in float32
 and float16 there. What only a device shows (memory layout, launch limits, speed) it does not show.
@@ -6,14 +6,10 @@ and float16 there. What only a device shows (memory layout, launch limits, speed
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton, and then when each kernel is defined
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
 import torch.nn.functional as F  # noqa: E402
