@@ -172,10 +172,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tessera.bench.run_python", description=__doc__)
     parser.add_argument("program", choices=SIDES)
     parser.add_argument("model", type=Path)
+    parser.add_argument("mmproj", type=Path, nargs="?", help="the picture part of a model that is a GGUF file")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    side = SIDES[options.program](load_model(options.model, device="cpu"))
+    side = SIDES[options.program](load_model(options.model, mmproj=options.mmproj, device="cpu"))
     for line in sys.stdin:
         request = json.loads(line)
         reply = getattr(side, request.pop("do"))(**request)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
+from tessera.bench.random_gguf import file_names
 from tessera.bench.random_values import CYCLE, next_ids
 from tessera.bench.random_weights import widths, with_layers, write_random
 from tessera.bench.run_python import Tessera, Transformers
@@ -16,6 +18,7 @@ from tessera.load import LoadedModel, load_model
 from tessera.model.attention import DensePlan
 from tessera.model.family import PIXTRAL_12B
 from tessera.quant.linear import PackedLinear
+from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
 
 NANO, TOKENIZER = widths("nano")
 SMALL = with_layers(NANO, 2, 2)
@@ -85,3 +88,21 @@ def test_widths() -> None:
         widths("13b")
     with pytest.raises(UsageError, match="4 bits are not to be had in the format mistral; choose 16"):
         write_random(Path("nowhere"), SMALL, TOKENIZER, "mistral", 4)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(4, "Q4_0"), (8, "Q8_0"), (16, "BF16")])
+def test_gguf_files_hold_the_same_numbers(tmp_path: Path, plain: LoadedModel, bits: int, kind: str) -> None:
+    """As the gguf package reads them; and in 4 bits, as our own folder has them."""
+    write_random(tmp_path / "gguf", SMALL, TOKENIZER, "gguf", bits)
+    text, pictures = (tmp_path / "gguf" / name for name in file_names(bits))
+    tensors = {tensor.name: tensor for file in (text, pictures) for tensor in gguf.GGUFReader(file).tensors}
+    values = {name: gguf.dequantize(tensor.data, tensor.tensor_type) for name, tensor in tensors.items()}
+    assert tensors["blk.1.ffn_down.weight"].tensor_type.name == kind
+    parameters = dict(plain.model.named_parameters())
+    for name, parameter in parameters.items():
+        if bits > 4 or not name.startswith("layers."):
+            assert torch.equal(torch.from_numpy(values[to_gguf_name(name)].copy()).view(parameter.shape), parameter)
+    row = parameters["tok_embeddings.weight"][SMALL.vision_encoder.image_break_token_id]
+    assert torch.equal(torch.from_numpy(values[IMAGE_BREAK].copy()), row)
+    loaded = load_model(text, mmproj=pictures, dtype="float32", device="cpu")
+    assert Tessera(loaded).generate([[1, 1030]], 8, lookup=False)["replies"] == [next_ids(1030, 8, VOCAB)]
