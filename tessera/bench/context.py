@@ -23,11 +23,11 @@ from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import workspace_bytes
 from tessera.errors import MissingExtraError
-from tessera.load import BUNDLED_FOLDER
+from tessera.load import BUNDLED_FOLDER, open_checkpoint
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
-from tessera.nano.recipe import NANO
 from tessera.prompt import Prompt, Tokenizer
 
+NANO = open_checkpoint(BUNDLED_FOLDER).config
 # Nano's small vocabulary for both, since embeddings and head cost the same at every context.
 SHAPES = {
     "nano": replace(NANO, max_seq_len=MAX_CONTEXT_TOKENS),

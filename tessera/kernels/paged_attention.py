@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.panel_attention import ARGUMENTS, panel_attention, prefers_panels
@@ -206,6 +208,39 @@ def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor,
     out_MRK = torch.stack([torch.cat([rows.result() for rows in head]) for head in merged])
     out_TNK: Tensor = out_MRK.unflatten(1, (tokens, group)).transpose(0, 1).flatten(1, 2)
     return out_TNK
+
+
+def decode_attention(queries_RNK: Tensor, cache: CacheLayer, block_tables_RB: Tensor, lengths_R: Tensor) -> Tensor:
+    """Query r over the first `lengths_R[r]` tokens of the blocks `block_tables_RB[r]`, at least one; (R, N, K)."""
+    if not cuda.serves(queries_RNK):
+        return decode_attention_twin(queries_RNK, cache, block_tables_RB, lengths_R)
+    from tessera.kernels.triton_paged_attention import paged_attention
+
+    out_RNK: Tensor = paged_attention(
+        queries_RNK,
+        cache.keys_BSMK,
+        cache.values_BSMK,
+        block_tables_RB,
+        lengths_R,
+        cache.key_scales_BSM,
+        cache.value_scales_BSM,
+    )
+    return out_RNK
+
+
+def decode_attention_twin(queries_RNK: Tensor, cache: CacheLayer, block_tables_RB: Tensor, lengths_R: Tensor) -> Tensor:
+    """The same from a copy of all the blocks; the query heads that share a key/value head stand as rows."""
+    context = block_tables_RB.shape[1] * cache.block_tokens
+    slots_RC = cache.slots(block_tables_RB.flatten(), len(lengths_R) * context).view(-1, context)
+    seen_RC = torch.arange(context, device=slots_RC.device) < lengths_R[:, None]
+    # What is not seen may be what another sequence left behind, NaN too, which no weight of zero takes away.
+    keys_RMCK, values_RMCK = (
+        x.view(*slots_RC.shape, *x.shape[1:]).masked_fill_(~seen_RC[..., None, None], 0).transpose(1, 2)
+        for x in cache.read(slots_RC.flatten(), queries_RNK.dtype)
+    )
+    queries = queries_RNK.unflatten(1, (keys_RMCK.shape[1], -1))
+    mask = seen_RC[:, None, None, :]
+    return F.scaled_dot_product_attention(queries, keys_RMCK, values_RMCK, attn_mask=mask).flatten(1, 2)
 
 
 class _Merged:

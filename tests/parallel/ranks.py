@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -60,13 +60,17 @@ def cut(model: Pixtral, share: Share) -> Pixtral:
 
 def on_ranks(model: Pixtral, size: int, task: Callable[[Pixtral], Result]) -> list[Result]:
     """What the task gives on each rank of a model shared by `size`."""
-    store = dist.HashStore()
+    shares = [Share(model.config, rank, size) for rank in range(size)]
+    return together([(cut(model, share), share) for share in shares], task)
+
+
+def together(parts: Sequence[tuple[Pixtral, Share]], task: Callable[[Pixtral], Result]) -> list[Result]:
+    """What the task gives on each rank, whose part of the model is given."""
+    store, size = dist.HashStore(), len(parts)
 
     def work(rank: int) -> Result:
-        backend = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=30))
-        share = Share(model.config, rank, size)
-        part = cut(model, share)
-        join(part, share, Group(rank, size, backend))
+        part, share = parts[rank]
+        join(part, share, Group(rank, size, dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))))
         with torch.no_grad():
             return task(part)
 

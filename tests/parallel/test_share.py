@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import dequantize, pack
+from tessera.load import BUNDLED_FOLDER, load_model
 from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
+from tessera.quantize.plan import Options
+from tessera.quantize.run import quantize
 from tests.engine.tiny import CONFIG, dense_logits, picture, prompt
-from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model
+from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model, together
 
 GIVEN = prompt("What is ", picture(1, 3, 5), " and ", picture(2, 2, 2), "?")
 # Partial sums are added in another order: float32 rounding of logits of order 10, measured 2e-5. The integer kernels
@@ -28,6 +33,29 @@ def test_two_ranks_equal_one(scheme: str | None) -> None:
     first, second = on_ranks(model, 2, lambda part: dense_logits(part, GIVEN))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, expected, atol=BOUNDS[scheme], rtol=0)
+
+
+@pytest.mark.parametrize("options", [None, Options("4", "8", "8"), Options("8", "8")], ids=str)
+def test_nano_read_in_two_shares_writes_what_it_writes_whole(options: Options | None, tmp_path: Path) -> None:
+    folder = BUNDLED_FOLDER
+    if options is not None:
+        folder = tmp_path / "quantized"
+        quantize(BUNDLED_FOLDER, folder, options)
+    given = prompt("What is the total?", " of this " * 4)
+
+    def written(model: Pixtral) -> tuple[list[int], torch.Tensor]:
+        ids: list[int] = []
+        for _ in range(12):
+            logits_TV = dense_logits(model, given, ids)
+            ids.append(int(logits_TV[-1].argmax()))
+        return ids, logits_TV
+
+    with torch.no_grad():
+        expected, logits_TV = written(load_model(folder, device="cpu").model)
+    parts = [load_model(folder, device="cpu", rank=rank, size=2) for rank in range(2)]
+    for ids, made_TV in together([(part.model, part.share) for part in parts], written):
+        assert ids == expected
+        torch.testing.assert_close(made_TV, logits_TV, atol=BOUNDS[None if options is None else "int4"], rtol=0)
 
 
 @pytest.mark.parametrize("config", [CONFIG, DIVISIBLE, replace(DIVISIBLE, n_kv_heads=1)])
