@@ -13,6 +13,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 from tessera.kernels.panel_linear import panel_linear
@@ -49,6 +50,10 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
+    if cuda.serves(inputs_TK):
+        from tessera.kernels import triton_packed_linear
+
+        return triton_packed_linear.packed_linear(inputs_TK, weight)
     out_TN = _kernel_linear(inputs_TK, weight) if _kernels_take(inputs_TK, weight) else None
     return linear_twin(inputs_TK, weight) if out_TN is None else out_TN
 
