@@ -21,6 +21,7 @@ namespace {
 constexpr int TILE_ROWS = 16, GROUP = 32, SUPER_GROUPS = 8, PANEL_TOKENS = 16;
 constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual second-level cache
 constexpr int64_t CHUNK_BYTES = 192 << 10; // of weight codes that a thread takes at a time
+constexpr int64_t ALONE_CELLS = 1024;      // groups of inputs that are rounded sooner than threads could share them
 constexpr int64_t CHUNK_TILES = 4;         // at most: 64 outputs of a token are written together
 
 enum DType { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
@@ -225,9 +226,13 @@ int packed_linear(const Call &call) {
   const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (weight.columns * PANEL_TOKENS)) * PANEL_TOKENS;
   const int64_t blocks = (inputs.tokens + block - 1) / block;
   std::atomic<int64_t> next{0};
+  const bool alone = inputs.tokens * weight.groups() <= ALONE_CELLS;
+  if (alone) panels.quantize(0, 1);
   parallel(static_cast<int>(call.threads), [&](int index, int count) {
-    panels.quantize(index, count);
-    barrier(count);
+    if (!alone) {
+      panels.quantize(index, count);
+      barrier(count);
+    }
     alignas(64) float sums[PANEL_TOKENS * OUT_STRIDE];
     for (int64_t job; (job = next.fetch_add(1, std::memory_order_relaxed)) < blocks * chunks;) {
       const int64_t start = job / chunks * block, stop = std::min(start + block, inputs.tokens);
