@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
+from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
@@ -99,12 +101,15 @@ class LLM:
         self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
+        alone = ranks is None
+        on_gpu = model.device.type == "cuda"
         self.config: EngineConfig = resolve(
-            engine_options,
+            engine_options if alone else {"cuda_graphs": False, **engine_options},
             model.config,
             dtype=model.dtype,
             device=model.device,
-            sharing=1 if ranks is None or model.device.type != "cpu" else ranks.size,
+            sharing=1 if ranks is None or on_gpu else ranks.size,
+            measure=partial(measure_workspace, model.eval()) if alone and on_gpu else None,
         )
         self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))

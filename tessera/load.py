@@ -18,6 +18,7 @@ import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.kernels.cache_layer import bytes_per_token
+from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -334,6 +335,8 @@ def load_model(
     tokenizer = checkpoint.load_tokenizer()
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     target = target_device(device)
+    if target.type == "cuda":
+        keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, checkpoint, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
@@ -342,8 +345,7 @@ def load_model(
     model = empty_model(config)
     for name, linear in linears.items():
         place(model, name, share.cut_quantized(name, linear.load()).to(target))
-    cut = None if size == 1 else share.cut
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
     return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder, checkpoint.notes())
 
 

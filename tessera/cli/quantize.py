@@ -22,8 +22,9 @@ def run_quantize(
             print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
     folder = resolve(source)
-    quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
+    manifest = quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
     if not quiet:
+        print(f"calibrated with {manifest.options['examples']}", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
         print(f"{before / 1e9:.2f} GB became {after / 1e9:.2f} GB", file=sys.stderr)
     print(destination)

@@ -8,20 +8,17 @@ Source: GPTQ, arXiv 2210.17323, in the form of arXiv 2307.13304 (LDLQ), which ne
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight
-from tessera.quant.rounding import PANEL_ROWS, QuantizedWeight, fit, pack_grids, values_of
+from tessera.quant.rounding import fit, pack_grids
 
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, added to it: inputs that never came must not weigh nothing
 
 
-def round_compensated(matrix_NK: Tensor, gram_KK: Tensor, bits: int) -> PackedWeight:
-    """The matrix in codes that are best for inputs with this Gram matrix (the sum of x x^T), group by group."""
-    factor_KK = _upper_factor(gram_KK)
+def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> PackedWeight:
+    """The matrix in codes that are best for inputs whose Gram matrix has this upper factor, group by group."""
     matrix_NK = matrix_NK.float()
     errors_NK = torch.zeros_like(matrix_NK)
     codes, grids = torch.empty_like(matrix_NK, dtype=torch.uint8), []
@@ -42,18 +39,7 @@ def round_compensated(matrix_NK: Tensor, gram_KK: Tensor, bits: int) -> PackedWe
     return pack_grids(codes, grids)
 
 
-def output_error(matrix_NK: Tensor, weight: QuantizedWeight, gram_KK: Tensor) -> float:
-    """The size of what rounding changed in the products with the inputs of this Gram matrix, relative to theirs."""
-    changed = total = 0.0
-    for start in range(0, len(matrix_NK), PANEL_ROWS):
-        panel = matrix_NK[start : start + PANEL_ROWS].float()
-        error = values_of(weight, start, start + len(panel)) - panel
-        changed += float(((error @ gram_KK) * error).sum())
-        total += float(((panel @ gram_KK) * panel).sum())
-    return math.sqrt(max(changed, 0) / total) if total > 0 else 0.0
-
-
-def _upper_factor(gram_KK: Tensor) -> Tensor:
+def upper_factor(gram_KK: Tensor) -> Tensor:
     """The upper triangular R with R R^T the damped Gram matrix: its Cholesky factor, counted from the end."""
     damped = gram_KK.float().flip(0, 1)
     mean = float(damped.diagonal().mean())

@@ -19,7 +19,7 @@ from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight
 
 # Codes that the largest weight of a group is taken to, of 8 on its side: beyond 8 it is clipped, which may pay.
 TRIED_CODES = torch.linspace(5.5, 9.0, 15)
-PANEL_ROWS = 16 * TILE_ROWS  # rows that are rounded at a time: what it needs beside the matrix
+PANEL_ROWS = 32 * TILE_ROWS  # rows that are rounded at a time
 QuantizedWeight = PackedWeight | Fp8Weight
 
 
@@ -59,21 +59,32 @@ def pack_grids(codes_NK: Tensor, grids: Sequence[Grid]) -> PackedWeight:
     return pack(codes_NK, scales.half(), bits=grids[0].bits)
 
 
-def weight_error(matrix_NK: Tensor, weight: QuantizedWeight) -> float:
-    """The size of what rounding changed, relative to the matrix's own (in the Frobenius norm)."""
-    changed = total = 0.0
-    for start in range(0, len(matrix_NK), PANEL_ROWS):
-        panel = matrix_NK[start : start + PANEL_ROWS].float()
-        changed += float((values_of(weight, start, start + len(panel)) - panel).square().sum())
-        total += float(panel.square().sum())
-    return math.sqrt(changed / total) if total else 0.0
+def values_of(weight: QuantizedWeight) -> Tensor:
+    """The matrix that a quantized weight stands for, in float32."""
+    return dequantize_fp8(weight) if isinstance(weight, Fp8Weight) else dequantize(weight)
 
 
-def values_of(weight: QuantizedWeight, start: int, stop: int) -> Tensor:
-    """Rows of the matrix that a quantized weight stands for, in float32; `start` is a multiple of a tile's rows."""
-    if isinstance(weight, Fp8Weight):
-        return dequantize_fp8(Fp8Weight(weight.values[start:stop], weight.scales[start:stop]))
-    return dequantize(weight.tiles(start // TILE_ROWS, -(-stop // TILE_ROWS)))
+class ErrorSum:
+    """How much of a matrix, or of its products with known inputs, rounding changed, added up over its rows."""
+
+    def __init__(self, gram_KK: Tensor | None = None) -> None:
+        """With the Gram matrix of inputs, the sum of x x^T, the error is that of the products."""
+        self._gram_KK = gram_KK
+        self._changed = self._total = 0.0
+
+    def add(self, rows_NK: Tensor, weight: QuantizedWeight) -> None:
+        rows_NK = rows_NK.float()
+        self._changed += self._size(values_of(weight) - rows_NK)
+        self._total += self._size(rows_NK)
+
+    @property
+    def relative(self) -> float:
+        """The root of the changed square over that of the original's."""
+        return math.sqrt(self._changed / self._total) if self._total > 0 else 0.0
+
+    def _size(self, rows_NK: Tensor) -> float:
+        weighted = rows_NK if self._gram_KK is None else rows_NK @ self._gram_KK
+        return max(float((weighted * rows_NK).sum()), 0.0)
 
 
 def fit(groups: Tensor, bits: int) -> Grid:

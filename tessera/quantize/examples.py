@@ -27,17 +27,18 @@ MAX_TOKENS = 32_768  # of all examples: their hidden states stay in memory, 330 
 
 @dataclass(frozen=True)
 class Examples:
-    """Prompts, each with its answer where it has one; the digest tells other examples apart."""
+    """Prompts, each with its answer where it has one."""
 
     prompts: tuple[Prompt, ...]
     left_out: int  # what would have exceeded MAX_TOKENS
 
-    @property
-    def digest(self) -> str:
+    def describe(self) -> str:
+        """Example: "48 of 48, 8,846 tokens, sha256:..."; the digest tells other examples apart."""
         seen = hashlib.sha256()
         for prompt in self.prompts:
             seen.update(json.dumps(prompt.ids).encode() + b"".join(span.image.digest for span in prompt.images))
-        return f"sha256:{seen.hexdigest()}"
+        used = len(self.prompts)
+        return f"{used} of {used + self.left_out}, {self.num_tokens:,} tokens, sha256:{seen.hexdigest()}"
 
     @property
     def num_tokens(self) -> int:

@@ -24,16 +24,16 @@ from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
-from tessera.quant.gptq import output_error, round_compensated
+from tessera.quant.gptq import round_compensated, upper_factor
 from tessera.quant.linear import place
-from tessera.quant.rounding import QuantizedWeight, round_to, weight_error
+from tessera.quant.rounding import PANEL_ROWS, ErrorSum, QuantizedWeight, round_to
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
 from tessera.weights.detect import MANIFEST, UNFINISHED
 from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_linears, read_manifest
 from tessera.weights.stream import Source, empty_model, fill_model
-from tessera.weights.write import PARTIAL, Piece, piece_of_tensor, pieces_of, write_tensors
+from tessera.weights.write import PARTIAL, Piece, piece_of_panels, pieces_of, write_tensors
 
 DIGESTED_BYTES = 4096  # of each tensor: enough to tell two models of one shape apart, in no time
 
@@ -101,7 +101,7 @@ def quantize(
         tool=f"tessera {__version__}",
         source=model_name(source),
         source_digest=_digest(sources),
-        options=asdict(options) | {"examples": "none" if examples is None else examples.digest},
+        options=asdict(options) | {"examples": "none" if examples is None else examples.describe()},
         files=tuple(unit.file for unit in units),
         linears={},
     )
@@ -139,8 +139,11 @@ class _Rounding:
         for name in unit.tensors:
             linear = linear_of(name)
             if linear in self._schemes:
-                weight, records[linear] = self._round(name, self._schemes[linear], grams.get(linear))
-                pieces += [piece_of_tensor(f"{linear}.{field}", tensor) for field, tensor in weight.tensors.items()]
+                panels, records[linear] = self._round(name, self._schemes[linear], grams.get(linear))
+                pieces += [
+                    piece_of_panels(f"{linear}.{field}", [panel.tensors[field] for panel in panels])
+                    for field in panels[0].tensors
+                ]
             else:
                 pieces += pieces_of({name: self._original.sources[name]}, "mistral", self._original.config)
         partial = self._destination / f".{unit.file}{PARTIAL}"
@@ -169,20 +172,24 @@ class _Rounding:
         grams = self._calibration.grams(model.get_submodule(unit.name))
         return {f"{unit.name}.{name}": gram for name, gram in grams.items()}
 
-    def _round(self, name: str, scheme: str, gram_KK: Tensor | None) -> tuple[QuantizedWeight, LinearRecord]:
-        source = self._original.sources[name]
-        matrix_NK = source.read().to(self._original.device)
-        if not torch.isfinite(matrix_NK).all():
-            raise CheckpointError(
-                f"{source.stored.file}: {name!r} holds numbers that are infinite or NaN; download it again."
-            )
-        if gram_KK is None:
-            weight = round_to(scheme, matrix_NK)
-            record = LinearRecord(scheme, weight_error(matrix_NK, weight))
-        else:
-            weight = round_compensated(matrix_NK, gram_KK, 4) if scheme == "int4" else round_to(scheme, matrix_NK)
-            record = LinearRecord(scheme, weight_error(matrix_NK, weight), output_error(matrix_NK, weight, gram_KK))
-        return weight.to(torch.device("cpu")), record
+    def _round(self, name: str, scheme: str, gram_KK: Tensor | None) -> tuple[list[QuantizedWeight], LinearRecord]:
+        """A linear's matrix, rounded in panels of rows, since a large one need not be in memory whole."""
+        source, panels = self._original.sources[name], []
+        weight_error, output_error = ErrorSum(), ErrorSum(gram_KK)
+        factor_KK = upper_factor(gram_KK) if gram_KK is not None and scheme == "int4" else None
+        for stored_NK in source.panels(PANEL_ROWS):
+            rows_NK = stored_NK.to(self._original.device)
+            if not torch.isfinite(rows_NK).all():
+                raise CheckpointError(
+                    f"{source.stored.file}: {name!r} holds numbers that are infinite or NaN; download it again."
+                )
+            weight = round_to(scheme, rows_NK) if factor_KK is None else round_compensated(rows_NK, factor_KK, 4)
+            weight_error.add(rows_NK, weight)
+            if gram_KK is not None:
+                output_error.add(rows_NK, weight)
+            panels.append(weight.to(torch.device("cpu")))
+        measured = None if gram_KK is None else output_error.relative
+        return panels, LinearRecord(scheme, weight_error.relative, measured)
 
     def _embeddings(self, ids_T: Tensor) -> Tensor:
         """Rows of the token embeddings, read one by one: the whole table would be larger than a layer."""

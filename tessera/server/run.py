@@ -104,6 +104,7 @@ def open_model(settings: Settings) -> LLM:
         "prompt_lookup_min": settings.prompt_lookup_min,
         "prompt_lookup_max": settings.prompt_lookup_max,
         "seed": settings.seed,
+        "cuda_graphs": False if settings.enforce_eager else None,
     }
     return LLM(
         settings.model,

@@ -140,6 +140,7 @@ class Settings(BaseModel):
     )
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
     image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
+    enforce_eager: bool = _field(False, "Engine", "No CUDA graphs of decoding: slower, for finding faults.")
     enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
     num_speculative_tokens: Automatic = _field(
         None, "Engine", "Guessed tokens that a request's step may check beside its own; 0: none.", ge=0, le=64

@@ -147,6 +147,14 @@ class Source:
         tensor = self.stored.read()
         return tensor if self.transform is None else self.transform(tensor)
 
+    def panels(self, num_rows: int) -> Iterator[Tensor]:
+        """A matrix as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
+        if self.transform is not None:  # queries and keys, as in `load`
+            yield from self.read().split(num_rows)
+            return
+        for start in range(0, self.stored.shape[0], num_rows):
+            yield self.stored.rows(start, min(start + num_rows, self.stored.shape[0]))
+
     def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
         if self.transform is not None:  # queries and keys: small, and must be whole to be reordered

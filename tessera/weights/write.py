@@ -166,9 +166,10 @@ def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Ten
     return tensor if heads is None else hf.to_hf_rows(tensor, heads)
 
 
-def piece_of_tensor(name: str, tensor: Tensor) -> Piece:
-    """A tensor in memory, written under this name as it is."""
-    return Piece(name, tensor.dtype, tuple(tensor.shape), lambda: [_bytes_of(tensor)])
+def piece_of_panels(name: str, panels: Sequence[Tensor]) -> Piece:
+    """A tensor in memory that consists of these, one below the other, written under this name."""
+    shape = (sum(len(panel) for panel in panels), *panels[0].shape[1:])
+    return Piece(name, panels[0].dtype, shape, lambda: map(_bytes_of, panels))
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

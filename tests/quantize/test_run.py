@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.fp8_linear import dequantize_fp8
@@ -42,7 +45,8 @@ def write_half(file, *rest, **more):
     write_tensors(file, *rest, **more)
 
 run.write_tensors = write_half
-run.quantize(Path(sys.argv[1]), Path(sys.argv[2]), plan.Options())
+source, destination, examples = map(Path, sys.argv[1:])
+run.quantize(source, destination, plan.Options(), calibrate=examples)
 """
 
 
@@ -90,19 +94,42 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     """What was written before the kill is not written again, and the half file is replaced."""
     write_mistral_folder(tmp_path / "a")
-    quantize(tmp_path / "a", tmp_path / "whole", Options())
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a", tmp_path / "q"], check=False)
+    examples = draw_examples(tmp_path / "pictures")
+    quantize(tmp_path / "a", tmp_path / "whole", Options(), calibrate=examples)
+    arguments = [tmp_path / "a", tmp_path / "q", examples]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums depend on their order
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=one_thread, check=False)
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(
         CheckpointError, match=r"its quantization was interrupted; run the same `tessera quantize` again"
     ):
         describe(tmp_path / "q")
     with pytest.raises(UsageError, match=r"unfinished quantization of a with other options.*bits 4.*finish that one"):
-        quantize(tmp_path / "a", tmp_path / "q", Options("8"))
+        quantize(tmp_path / "a", tmp_path / "q", Options("8"), calibrate=examples)
     first = (tmp_path / "q" / "layers-00.safetensors").stat()
-    quantize(tmp_path / "a", tmp_path / "q", Options())
+    quantize(tmp_path / "a", tmp_path / "q", Options(), calibrate=examples)
     assert (tmp_path / "q" / "layers-00.safetensors").stat().st_mtime_ns == first.st_mtime_ns
     assert contents(tmp_path / "q") == contents(tmp_path / "whole")
+
+
+def draw_examples(folder: Path) -> Path:
+    """Two pictures of noise."""
+    folder.mkdir()
+    for seed in range(2):
+        noise = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        PILImage.fromarray(noise).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_calibration_makes_the_outputs_of_every_linear_better(tmp_path: Path) -> None:
+    write_mistral_folder(tmp_path / "a")
+    examples = draw_examples(tmp_path / "pictures")
+    calibrated = quantize(tmp_path / "a", tmp_path / "c", Options("4", "4"), calibrate=examples)
+    plain = quantize(tmp_path / "a", tmp_path / "p", Options("4", "4"))
+    for name, record in calibrated.linears.items():
+        assert record.output_error is not None
+        # Nearest codes are best for the weights, and so they change less of them, and more of the outputs.
+        assert record.output_error < plain.linears[name].weight_error < record.weight_error
 
 
 def test_an_unfinished_run_is_not_gone_on_with_from_other_weights(tmp_path: Path) -> None:
