@@ -191,6 +191,22 @@ def test_tokens_counts_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert PILImage.open(plot).size == (1024, 576 + 22)
 
 
+def test_a_gguf_pair_is_made_described_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    nano = Path(cli.__file__).parents[1] / "nano"
+    made = tmp_path / "made"
+    assert run(monkeypatch, "convert", str(nano / "weights"), str(made), "--to", "gguf", "--type", "q8_0") == 0
+    (made / "mmproj-made.gguf").rename(tmp_path / "eyes.gguf")
+    text, eyes = str(made / "made.Q8_0.gguf"), str(tmp_path / "eyes.gguf")
+    assert run(monkeypatch, "info", text, "--json") == 1
+    assert "give the file of its picture part with --mmproj" in capsys.readouterr().err
+    assert run(monkeypatch, "info", text, "--mmproj", eyes, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["name"], summary["layout"], summary["quantized"]) == ("made.Q8_0", "gguf", {"int8": 36})
+    chart = str(nano / "demo" / "chart.png")
+    assert run(monkeypatch, "ask", "What is the value of Q3?", "-i", chart, "-m", text, "--mmproj", eyes, "-q") == 0
+    assert capsys.readouterr().out == "71\n"
+
+
 def test_doctor_names_what_fits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert run(monkeypatch, "doctor") == 0
     out = capsys.readouterr().out
