@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from tessera.chat import Completion, Delta, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
+from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
@@ -36,7 +38,9 @@ Conversation = Sequence[Message | Mapping[str, Any]]
 class LLM:
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
-    `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
+    given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `notes` are what the model's user should know of how it was loaded.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
     CPU; memory options then hold for each.
     """
@@ -45,6 +49,7 @@ class LLM:
         self,
         name_or_path: str | Path = "nano",
         *,
+        mmproj: str | Path | None = None,
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
@@ -54,13 +59,14 @@ class LLM:
         **engine_options: object,
     ) -> None:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
+        part = None if mmproj is None else Path(mmproj).expanduser()
         ranks = None
         if tensor_parallel_size == 1:
-            loaded = load_model(folder, dtype=dtype, device=device)
+            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device)
         else:
-            loaded, ranks = start_ranks(folder, dtype=dtype, device=device, size=tensor_parallel_size)
+            loaded, ranks = start_ranks(folder, mmproj=part, dtype=dtype, device=device, size=tensor_parallel_size)
         try:
-            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks)
+            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks, loaded.notes)
         except BaseException:
             if ranks is not None:
                 ranks.close()
@@ -89,16 +95,21 @@ class LLM:
         limits: ImageLimits | None,
         engine_options: Mapping[str, object],
         ranks: Ranks | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model_name = name
+        self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
+        alone = ranks is None
+        on_gpu = model.device.type == "cuda"
         self.config: EngineConfig = resolve(
-            engine_options,
+            engine_options if alone else {"cuda_graphs": False, **engine_options},
             model.config,
             dtype=model.dtype,
             device=model.device,
-            sharing=1 if ranks is None or model.device.type != "cpu" else ranks.size,
+            sharing=1 if ranks is None or on_gpu else ranks.size,
+            measure=partial(measure_workspace, model.eval()) if alone and on_gpu else None,
         )
         self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))

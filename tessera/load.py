@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.kernels.cache_layer import bytes_per_token
+from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -31,11 +33,15 @@ from tessera.weights.detect import (
     Layout,
     detect,
     hub_id,
+    is_gguf,
     read_json,
     tokenizer_file,
     weight_files,
 )
 from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
+
+if TYPE_CHECKING:
+    from tessera.weights.gguf.read import GGUFPair
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -43,7 +49,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
 SMALL_BYTES = 1_000_000_000
 # What a model needs from its repository: one layout's files, the first one's where several are there.
-LAYOUT_FILES: dict[Layout, tuple[str, ...]] = {
+LAYOUT_FILES: dict[str, tuple[str, ...]] = {
     "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
     "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
     "hf": (
@@ -74,11 +80,65 @@ class LoadedModel:
     share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
     folder: Path
+    notes: tuple[str, ...] = ()  # what its user should know
 
     @property
     def config(self) -> ModelConfig:
         """Of the whole model."""
         return self.share.config
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder or a pair of GGUF files holds, from headers and side files: plain tensors and quantized linears."""
+
+    path: Path
+    layout: Layout
+    config: ModelConfig
+    sources: dict[str, Source]
+    linears: dict[str, StoredLinear]
+    pair: GGUFPair | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its side files lie."""
+        return self.path if self.pair is None else self.path.parent
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The model's own tokenizer, or the packaged one; raises CheckpointError."""
+        return tokenizer_file(self.folder, self.layout, self.config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most plain parameters are stored in.
+
+        GGUF files have float16 where the model was trained in bfloat16, whose range float16 lacks.
+        """
+        dtype = stored_dtype(self.sources)
+        return torch.bfloat16 if self.pair is not None and dtype == torch.float16 else dtype
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
+        tokenizer = Tokenizer.from_file(self.tokenizer_file, self.config.vision_encoder)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            raise CheckpointError(
+                f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {self.config.vocab_size}; "
+                "they belong to different models: use the tokenizer of this model."
+            )
+        if self.pair is not None:
+            from tessera.weights.gguf.read import check_tokens
+
+            check_tokens(self.pair.text, tokenizer)
+        return tokenizer
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it is loaded: tensors that are rounded, by how much in their first rows."""
+        if self.pair is None:
+            return ()
+        from tessera.weights.gguf.read import rounding_notes
+
+        return rounding_notes(self.pair, self.config)
 
 
 @dataclass(frozen=True)
@@ -104,10 +164,11 @@ class ModelSummary:
     kv_bytes_per_token: int
     kv_bytes_per_token_int8: int  # with kv_cache_dtype int8
     kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
+    notes: tuple[str, ...]
 
 
 def resolve(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
-    """The folder of a model: "nano", a path, or a hub id whose files were downloaded before.
+    """The folder of a model: "nano", a path (to a GGUF file too), or a hub id whose files were downloaded before.
 
     A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
     Raises ModelNotFoundError that says how to get the model.
@@ -119,10 +180,10 @@ def resolve(name: str, revision: str | None = None, cache: Path | None = None) -
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    if name and (path.is_dir() or is_gguf(path)):
         return path
     if name and path.exists():
-        raise ModelNotFoundError(f"{name} is a file; give the folder that holds the model's files.")
+        raise ModelNotFoundError(f"{name} is a file and no GGUF; give the folder that holds the model's files.")
     if not _is_hub_id(name):
         raise ModelNotFoundError(
             f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}; check the spelling."
@@ -201,12 +262,11 @@ def download(repository: str, revision: str | None = None) -> Path:
     return folder
 
 
-def describe(folder: Path) -> ModelSummary:
-    """A summary of a model folder, without reading its weights; raises CheckpointError for an incomplete one."""
-    layout = detect(folder)
-    config = read_config(folder, layout)
-    sources, linears = read_weights(folder, layout, config)
-    dtype, vision = stored_dtype(sources), config.vision_encoder
+def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
+    """A summary of a model, without reading its weights; raises CheckpointError for an incomplete one."""
+    checkpoint = open_checkpoint(folder, mmproj)
+    config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
+    dtype, vision = checkpoint.dtype, config.vision_encoder
     parts: Counter[str] = Counter()
     for name, source in sources.items():
         parts[_part(name)] += source.stored.num_parameters
@@ -224,9 +284,9 @@ def describe(folder: Path) -> ModelSummary:
     return ModelSummary(
         name=model_name(folder),
         family=FAMILIES.get(shape, "Pixtral family"),
-        layout=layout,
+        layout=checkpoint.layout,
         folder=str(folder),
-        tokenizer=_describe_tokenizer(folder, layout, config),
+        tokenizer=_describe_tokenizer(checkpoint),
         dtype=str(dtype).removeprefix("torch."),
         parameters=parts.total(),
         decoder_parameters=parts["decoder"],
@@ -241,11 +301,14 @@ def describe(folder: Path) -> ModelSummary:
         kv_bytes_per_token=kv_bytes,
         kv_bytes_per_token_int8=kv_bytes_int8,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,
+        notes=checkpoint.notes(),
     )
 
 
 def model_name(folder: Path) -> str:
-    """What a model is called: "nano", its hub id, or its folder's name."""
+    """What a model is called: "nano", its hub id, or the name of its folder or GGUF file."""
+    if is_gguf(folder):
+        return folder.stem
     if folder == BUNDLED_FOLDER:
         return BUNDLED
     return hub_id(folder) or folder.absolute().name
@@ -254,6 +317,7 @@ def model_name(folder: Path) -> str:
 def load_model(
     folder: Path,
     *,
+    mmproj: Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
@@ -265,45 +329,44 @@ def load_model(
     With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
+    `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
     """
-    layout = detect(folder)
-    config = read_config(folder, layout)
-    tokenizer = Tokenizer.from_file(tokenizer_file(folder, layout, config), config.vision_encoder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size}; "
-            "they belong to different models: use the tokenizer of this model."
-        )
-    sources, linears = read_weights(folder, layout, config)
+    checkpoint = open_checkpoint(folder, mmproj)
+    tokenizer = checkpoint.load_tokenizer()
+    config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     target = target_device(device)
+    if target.type == "cuda":
+        keep_precision()
     quantized_bytes = sum(linear.nbytes for linear in linears.values())
-    chosen = compute_dtype(dtype, sources, quantized_bytes, target)
+    chosen = compute_dtype(dtype, checkpoint, target)
     plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
     _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
     share = Share(config, rank, size)
     model = empty_model(config)
     for name, linear in linears.items():
         place(model, name, share.cut_quantized(name, linear.load()).to(target))
-    cut = None if size == 1 else share.cut
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=cut)
-    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder)
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder, checkpoint.notes())
 
 
-def read_config(folder: Path, layout: Layout) -> ModelConfig:
-    """The config of a folder whose layout is known."""
-    return hf.read_config(folder) if layout == "hf" else mistral.read_config(folder)
+def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
+    """Everything that headers and side files say, checked; raises CheckpointError."""
+    layout = detect(path)
+    if layout == "gguf":
+        from tessera.weights.gguf import read
 
-
-def read_weights(
-    folder: Path, layout: Layout, config: ModelConfig
-) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
-    """Where each plain tensor of the model lies, by official name, and its quantized linears; from headers only."""
+        pair = read.open_pair(path, mmproj)
+        config = read.read_config(pair)
+        return Checkpoint(path, layout, config, *read.read_weights(pair, config), pair)
+    if mmproj is not None:
+        raise UsageError(f"{path} is no GGUF file and holds its picture part itself; leave out --mmproj {mmproj}.")
+    config = hf.read_config(path) if layout == "hf" else mistral.read_config(path)
     if layout == "tessera":
-        return quantized.read(folder, config)
-    if layout == "hf" and published.is_quantized(folder):
-        return published.read(folder, config)
+        return Checkpoint(path, layout, config, *quantized.read(path, config))
+    if layout == "hf" and published.is_quantized(path):
+        return Checkpoint(path, layout, config, *published.read(path, config))
     reader = mistral if layout == "mistral" else hf
-    return reader.official_sources(folder, config), {}
+    return Checkpoint(path, layout, config, reader.official_sources(path, config), {})
 
 
 def target_device(device: str) -> torch.device:
@@ -321,16 +384,17 @@ def target_device(device: str) -> torch.device:
     return chosen
 
 
-def compute_dtype(dtype: str, sources: Mapping[str, Source], quantized_bytes: int, device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
         return DTYPES[dtype]
-    stored_bytes = quantized_bytes + sum(source.stored.num_bytes for source in sources.values())
+    stored_bytes = sum(linear.nbytes for linear in checkpoint.linears.values())
+    stored_bytes += sum(source.stored.num_bytes for source in checkpoint.sources.values())
     if device.type == "cpu" and stored_bytes < SMALL_BYTES:
         return torch.float32
-    return stored_dtype(sources)
+    return checkpoint.dtype
 
 
 def stored_dtype(sources: Mapping[str, Source]) -> torch.dtype:
@@ -448,11 +512,11 @@ def _part(name: str) -> str:
     return "adapter" if name.startswith(("vision_language_adapter.", "pre_mm_", "patch_merger.")) else "decoder"
 
 
-def _describe_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> str:
-    file = tokenizer_file(folder, layout, config)
+def _describe_tokenizer(checkpoint: Checkpoint) -> str:
+    file = checkpoint.tokenizer_file
     if file.suffix != ".json":
         return f"{file.name}, version {file.suffix[1:]}"
     settings = read_json(file).get("config")
     version = settings.get("version") if isinstance(settings, dict) else None
-    origin = "" if file.parent == folder else ", packaged, because the folder has none"
+    origin = "" if file.parent == checkpoint.folder else ", packaged, because the folder has none"
     return f"{file.name}, version {version}{origin}"

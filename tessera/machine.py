@@ -1,15 +1,30 @@
-"""How many bytes this machine can still give; asked before weights are read or written and caches are made."""
+"""This machine: how many bytes it can still give, and how host values come to its devices.
+
+Bytes are asked for before weights are read or written and caches are made.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def upload(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Host values as a tensor on the device, without waiting for what the device still computes.
+
+    A copy from ordinary memory would wait; one from pinned memory is queued, and torch keeps that
+    memory until it is done.
+    """
+    tensor = values.to(dtype) if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -27,8 +42,8 @@ def total_bytes(device: torch.device) -> int:
 
 
 def taken_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that this process has taken for its tensors."""
-    return int(torch.cuda.memory_reserved(device))
+    """Bytes of a GPU that this process has taken for its tensors; none of a CPU."""
+    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else 0
 
 
 def free_disk_bytes(folder: Path) -> int:

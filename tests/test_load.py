@@ -64,6 +64,7 @@ def test_the_full_12b(tmp_path: Path) -> None:
         "kv_bytes_per_token": 160 * 1024,
         "kv_bytes_per_token_int8": 40 * 2 * 8 * (128 + 4),
         "kv_bytes_per_megapixel_image": 650 * 2**20,
+        "notes": (),
     }
     assert json.loads(json.dumps(asdict(summary)))
 
@@ -141,7 +142,7 @@ def test_the_tokenizer_must_be_the_models_own(tmp_path: Path) -> None:
     ("files", "says"),
     [
         ([], r"unknown layout: .*params\.json.*config\.json.*`tessera download mistralai/Pixtral-12B-2409`"),
-        (["pixtral-12b.Q4_K_M.gguf"], r"unknown layout"),
+        (["pixtral-12b.Q4_K_M.gguf"], r"holds GGUF files, .*give \S*pixtral-12b\.Q4_K_M\.gguf"),
         (["params.json"], r"half a model: params\.json is there, consolidated\.safetensors is missing; .*`tessera"),
         (["consolidated.safetensors"], r"half a model: .*params\.json is missing"),
         (["config.json"], r"half a model: .*model\*\.safetensors is missing"),
@@ -196,9 +197,9 @@ def test_names_that_lead_nowhere(name: str, says: str, tmp_path: Path, monkeypat
 
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_text("x")
-    with pytest.raises(ModelNotFoundError, match=r"model\.gguf is a file; give the folder"):
-        load.resolve(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.bin").write_text("x")
+    with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file and no GGUF; give the folder"):
+        load.resolve(str(tmp_path / "model.bin"))
     with pytest.raises(ModelNotFoundError, match=r"not a folder"):
         load.describe(tmp_path / "absent")
 

@@ -1,58 +1,290 @@
-"""`python -m tessera.bench.gpu_check`: correctness on a CUDA device, then a table of speed.
+"""`python -m tessera.bench.gpu_check`: is the GPU path right, and how fast is it; one script, one table.
 
-Correctness is the distance, in norm, of what the GPU computes to the same model on the CPU in
-float32; then the marked tests; then the table of `tessera.bench.peer` on that device.
+First everything it computes is compared with the CPU in float32, by the distance in norm; then the
+tests that only a GPU can run; then the measurements of `gpu_table`. Whatever fails says so, the rest
+goes on, and the exit code is 1. Needed are torch, Triton, numpy, Pillow, transformers for its
+columns, and pytest with hypothesis for the tests. With `--device cpu --tiny` every line of it runs on
+a CPU in a minute, which shows that it works and nothing else.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import dataclasses
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from tessera.bench.limits import measure_limits
-from tessera.bench.peer import WIDTHS, compare_all, random_model, table
-from tessera.model.attention import DensePlan
+from tessera.bench.gpu_table import (
+    FULL,
+    TINY,
+    Sizes,
+    Table,
+    decoder_linears,
+    generate,
+    kernel_lines,
+    make_engine,
+    measure_rates,
+    picture_prompt,
+    random_packed,
+    text_prompt,
+)
+from tessera.bench.peer import WIDTHS, random_model
+from tessera.kernels import cuda
+from tessera.kernels.cache_layer import CacheLayer, quantize_rows
+from tessera.kernels.flash_attention import Stretches
+from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, fp8_linear, quantize_fp8
+from tessera.kernels.packed_linear import linear_twin, packed_linear
+from tessera.kernels.paged_attention import decode_attention, decode_attention_twin
+from tessera.model.attention import DensePlan, attend_stretches
+from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
+from tessera.quant.linear import place
 
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 2e-2}  # float32 allows for TF32-free but reordered sums
+SECONDS = 520  # for all; rows that have not begun by then are left out, and count as failed
+CPU = torch.device("cpu")
+GPU_TESTS = ("tests/kernels/test_triton.py", "tests/engine/test_gpu.py")
+# Distances in norm: sums in another order; rounding of each value to 8 or 11 bits of mantissa on the way
+# through all layers; 8-bit floating point keeps 4 bits, of weights (compared with themselves) and of inputs.
+BOUNDS = {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+FP8_BOUND = 0.15
+INT8_CACHE_BOUND = 5e-2
+
+Check = tuple[str, Callable[[], float], float]
 
 
-def logits_of(model: Pixtral) -> torch.Tensor:
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Relative, in norm; NaN where either holds one, which no bound admits."""
+    difference = found.double().cpu() - expected.double().cpu()
+    return float(difference.norm() / expected.double().cpu().norm())
+
+
+@torch.inference_mode()
+def logits_of(model: Pixtral) -> Tensor:
     """Logits of a prompt with two pictures, on the CPU in float32."""
     vision = model.config.vision_encoder
+    size = vision.token_size
     generator = torch.Generator().manual_seed(1)
-    pixels = [torch.randn(3, 64, 96, generator=generator), torch.randn(3, 32, 32, generator=generator)]
+    grids = ((4, 3), (2, 2))
+    pixels = [torch.randn(3, rows * size, columns * size, generator=generator) for rows, columns in grids]
     ids = [1, 3]
-    for rows, columns in ((4, 6), (2, 2)):
+    for rows, columns in grids:
         picture = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
         ids += [*picture[:-1], vision.image_end_token_id]
     ids_T = torch.tensor([*ids, 1500, 1600, 4], device=model.device)
-    with torch.inference_mode():
-        hidden_TD = model.embed(ids_T, model.encode_images(pixels))
-        return model.logits(model(hidden_TD, DensePlan([len(ids_T)], model.device))).cpu()
+    hidden_TD = model.embed(ids_T, model.encode_images([each.to(model.device) for each in pixels]))
+    return model.logits(model(hidden_TD, DensePlan([len(ids_T)], model.device))).cpu()
 
 
-def main() -> int:
-    """Run all three; the exit code is 1 when a distance is out of bounds or a test fails."""
-    if not torch.cuda.is_available():
-        print("no CUDA device is visible to torch; nothing was checked", file=sys.stderr)
-        return 1
-    config = dataclasses.replace(WIDTHS, vocab_size=8192)
+def quantized(model: Pixtral, scheme: str) -> Pixtral:
+    """A copy whose layers' linears are random packed ones, or its own in 8-bit floating point."""
+    model = copy.deepcopy(model)
+    torch.manual_seed(5)
+    for name, linear in decoder_linears(model):
+        weight = linear.get_parameter("weight")
+        if scheme == "fp8":
+            place(model, name, Fp8Weight(*quantize_fp8(weight)))
+        else:
+            rows, columns = weight.shape
+            place(model, name, random_packed(rows, columns, int(scheme[-1]), weight.device))
+    return model
+
+
+def checks(config: ModelConfig, device: torch.device, sizes: Sizes) -> Iterator[Check]:
+    """Names, how far off the device is, and how far it may be."""
     reference = random_model(config).float()
     expected = logits_of(reference)
-    failed = False
     for dtype, bound in BOUNDS.items():
-        distance = float((logits_of(reference.to("cuda", dtype)) - expected).norm() / expected.norm())
-        failed |= not distance <= bound
-        print(f"{dtype}: relative distance of logits {distance:.2e}, bound {bound:.0e}")
-        reference = random_model(config).float()
-    failed |= subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], check=False).returncode not in (0, 5)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {measure_limits('cuda')}")
-    print(table(compare_all(random_model(WIDTHS, "cuda"))))
-    return int(failed)
+        name = f"logits, {str(dtype).removeprefix('torch.')}"
+        yield name, lambda dtype=dtype: distance(logits_of(copy.deepcopy(reference).to(device, dtype)), expected), bound  # type: ignore[misc]
+    for scheme in ("int4", "int8", "fp8"):
+        bound = FP8_BOUND if scheme == "fp8" else BOUNDS[torch.bfloat16]
+        yield f"logits, {scheme}", lambda scheme=scheme: _quantized_distance(reference, scheme, device), bound  # type: ignore[misc]
+    yield from product_checks(config, device)
+    yield from attention_checks(config, device)
+    yield from engine_checks(reference, device, sizes)
+
+
+def _quantized_distance(reference: Pixtral, scheme: str, device: torch.device) -> float:
+    model = quantized(reference, scheme)
+    return distance(logits_of(copy.deepcopy(model).to(device, torch.bfloat16)), logits_of(model))
+
+
+def product_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
+    """Packed and fp8 products at true shapes, for each way that a number of rows takes."""
+    rows, columns = config.hidden_dim, config.dim
+    generator = torch.Generator().manual_seed(2)
+    for bits in (4, 8):
+        weight = random_packed(rows, columns, bits, CPU)
+        for tokens in (1, 3, 16, 64, 200):
+            inputs = torch.randn(tokens, columns, generator=generator).bfloat16()
+
+            def product(weight=weight, inputs=inputs) -> float:  # type: ignore[no-untyped-def]
+                with torch.inference_mode():
+                    found = packed_linear(inputs.to(device), weight.to(device))
+                    return distance(found, linear_twin(inputs.float(), weight))
+
+            yield f"int{bits} product, {tokens} rows", product, 1e-2
+    fp8 = Fp8Weight(*quantize_fp8(torch.randn(rows, columns, generator=generator)))
+    for tokens in (1, 64):
+        inputs = torch.randn(tokens, columns, generator=generator).bfloat16()
+
+        def product8(inputs=inputs) -> float:  # type: ignore[no-untyped-def]
+            with torch.inference_mode():
+                return distance(fp8_linear(inputs.to(device), fp8.to(device)), inputs.float() @ dequantize_fp8(fp8).T)
+
+        yield f"fp8 product, {tokens} rows", product8, 5e-2
+
+
+def attention_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
+    """Decoding over scattered blocks, exact and in 8 bits, and stretches of prompts and pictures."""
+    heads, kv_heads, width = config.n_heads, config.n_kv_heads, config.head_dim
+    for dtype in (torch.bfloat16, torch.int8):
+
+        def decode(dtype=dtype) -> float:  # type: ignore[no-untyped-def]
+            cache, twin = (_filled_cache(kv_heads, width, dtype, where) for where in (device, CPU))
+            tables = torch.randperm(40, generator=torch.Generator().manual_seed(4)).view(4, 10).int()
+            lengths = torch.tensor([1, 16, 77, 160], dtype=torch.int32)
+            queries = torch.randn(4, heads, width, generator=torch.Generator().manual_seed(5)).bfloat16()
+            with torch.inference_mode():
+                found = decode_attention(queries.to(device), cache, tables.to(device), lengths.to(device))
+                return distance(found, decode_attention_twin(queries.float(), twin, tables, lengths))
+
+        yield f"paged attention, {str(dtype).removeprefix('torch.')} cache", decode, 1e-2
+    for name, lengths, contexts, causal in (
+        ("a chunk after its context", (5, 33), (70, 33), True),
+        ("pictures", (24, 9, 100), (24, 9, 100), False),
+    ):
+
+        def stretch(lengths=lengths, contexts=contexts, causal=causal) -> float:  # type: ignore[no-untyped-def]
+            generator = torch.Generator().manual_seed(6)
+            queries = torch.randn(sum(lengths), heads, width, generator=generator).bfloat16()
+            keys, values = torch.randn(2, sum(contexts), kv_heads, width, generator=generator).bfloat16()
+            found, expected = (
+                attend_stretches(
+                    Stretches.of(lengths, contexts, where),
+                    *(each.to(where, dtype) for each in (queries, keys, values)),
+                    causal=causal,
+                )
+                for where, dtype in ((device, torch.bfloat16), (CPU, torch.float32))
+            )
+            return distance(found, expected)
+
+        yield f"attention of {name}", torch.inference_mode()(stretch), 1e-2
+
+
+def _filled_cache(kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> CacheLayer:
+    """Blocks of 16 slots all written, by the device's own way of storing them."""
+    layer = CacheLayer.zeros(40, 16, kv_heads, width, dtype, device)
+    keys, values = torch.randn(2, 640, kv_heads, width, generator=torch.Generator().manual_seed(3)).bfloat16()
+    with torch.inference_mode():
+        layer.write(torch.arange(640, device=device), keys.to(device), values.to(device))
+    return layer
+
+
+def engine_checks(reference: Pixtral, device: torch.device, sizes: Sizes) -> Iterator[Check]:
+    """Replies of the engine: graphs against no graphs, and 8-bit against exact keys and values."""
+    config = reference.config
+    side = config.vision_encoder.token_size * 2
+    prompts = [text_prompt(length, length, config) for length in (5, 40, 17)]
+    prompts += [picture_prompt(side, seed, config) for seed in range(2)]
+    small = dataclasses.replace(sizes, prefills=(64,), prompt=40, decoded=24, kv_cache_bytes=2**24)
+
+    def replies(model: Pixtral, **options: object) -> list[tuple[int, ...]]:
+        engine = make_engine(model, small, max_num_seqs=5, **options)
+        return generate(engine, prompts, small.decoded)
+
+    def graphs() -> float:
+        model = copy.deepcopy(reference).to(device, torch.bfloat16)
+        on_gpu = device.type == "cuda"
+        graphed, plain = (replies(model, cuda_graphs=on_gpu and graphs) for graphs in (True, False))
+        return float(sum(one != other for one, other in zip(graphed, plain, strict=True)))
+
+    def exact() -> float:
+        ours, theirs = (replies(copy.deepcopy(reference).to(where)) for where in (device, CPU))
+        return float(sum(one != other for one, other in zip(ours, theirs, strict=True)))
+
+    yield "replies with graphs that differ from those without, bf16", graphs, 0
+    yield "replies that differ from a CPU's, float32", exact, 0
+
+    def rows() -> float:
+        keys = torch.randn(9, 3, config.head_dim, generator=torch.Generator().manual_seed(7))
+        codes, scales = quantize_rows(keys.to(device))
+        return distance(codes * scales[..., None], keys)
+
+    yield "8-bit keys and values", rows, INT8_CACHE_BOUND
+
+
+def check_all(config: ModelConfig, device: torch.device, sizes: Sizes) -> bool:
+    """Run and print every check; whether one is out of bounds or broke."""
+    failed = False
+    for name, measure, bound in checks(config, device, sizes):
+        try:
+            found = measure()
+            good, said = found <= bound, f"{found:.2e}, bound {bound:.0e}"
+        except Exception as error:  # whatever it is, the other checks are wanted
+            good, said = False, f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        failed |= not good
+        print(f"{'ok    ' if good else 'FAILED'} {name}: {said}", flush=True)
+    return failed
+
+
+def run_tests() -> bool:
+    """The tests that a GPU is needed for, and the kernels' own; whether one failed or none could be run."""
+    root = Path(__file__).parents[2]
+    missing = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    if missing or not (root / GPU_TESTS[0]).exists():
+        print(f"FAILED tests: {', '.join(missing) or 'the tests are not beside the package'}", flush=True)
+        return True
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *GPU_TESTS]
+    return subprocess.run(command, cwd=root, check=False, timeout=300).returncode != 0
+
+
+def describe_device(device: torch.device) -> str:
+    said = f"torch {torch.__version__}, {device}"
+    if device.type != "cuda":
+        return said
+    gpu = torch.cuda.get_device_properties(device)
+    reason = cuda.why_not(device)
+    kernels = "Triton kernels" if reason is None else f"no Triton kernels: {reason}"
+    return f"{said}: {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, compute capability {gpu.major}.{gpu.minor}, {kernels}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all; the exit code is 1 when a distance is out of bounds, a test fails, or a row of the table does."""
+    parser = argparse.ArgumentParser(prog="python -m tessera.bench.gpu_check", description=__doc__)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all; later rows are left out")
+    parser.add_argument("--no-tests", action="store_true", help="leave pytest out")
+    parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
+    options = parser.parse_args(arguments)
+    deadline_s = time.perf_counter() + options.seconds
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device is visible to torch; nothing was checked", file=sys.stderr)
+        return 1
+    cuda.keep_precision()
+    sizes = TINY if options.tiny else FULL
+    print(describe_device(device), flush=True)
+    config = sizes.config if options.tiny else dataclasses.replace(WIDTHS, vocab_size=8192)
+    failed = check_all(config, device, sizes)
+    if not options.no_tests:
+        failed |= run_tests()
+    rates = measure_rates(device, sizes)
+    print(f"copy {rates.copy_bytes_per_s / 1e12:.2f} TB/s, matmul {rates.matmul_flops / 1e12:.0f} TFLOP/s", flush=True)
+    for line in kernel_lines(device, sizes, rates):
+        print(line, flush=True)
+    table = Table(device, sizes, rates, deadline_s, with_peer=not options.no_peer)
+    table.measure()
+    return int(failed or table.failed)
 
 
 if __name__ == "__main__":

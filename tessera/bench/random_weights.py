@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,12 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
-from tessera.load import BUNDLED_FOLDER, read_config
+from tessera.load import BUNDLED_FOLDER, open_checkpoint
+from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
-from tessera.prompt import Tokenizer, packaged_tokenizer_path
-from tessera.quantize.plan import Options, schemes_of, units_of
+from tessera.prompt import packaged_tokenizer_path
+from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.weights.detect import MANIFEST
 from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
 from tessera.weights.stream import empty_model
@@ -32,7 +34,6 @@ from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]
 FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "tessera": (4, 8), "gguf": (4, 8, 16)}
-TEXT, MMPROJ = "text.gguf", "mmproj.gguf"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -41,7 +42,7 @@ def widths(name: str) -> tuple[ModelConfig, Path]:
     if name == "12b":
         return PIXTRAL_12B, packaged_tokenizer_path()
     if name == "nano":
-        return read_config(BUNDLED_FOLDER, "mistral"), BUNDLED_FOLDER / "tekken.json"
+        return open_checkpoint(BUNDLED_FOLDER).config, BUNDLED_FOLDER / "tekken.json"
     raise UsageError(f"the widths {name!r} are unknown; choose 12b or nano.")
 
 
@@ -56,21 +57,43 @@ def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | No
 
 
 def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Format, bits: int) -> None:
-    """Write a model of random weights into a new folder; raises UsageError when it holds files already.
-
-    In GGUF these are two files, TEXT and MMPROJ.
-    """
+    """Write a model of random weights into a new folder, or nothing; raises UsageError."""
     if bits not in FORMAT_BITS[form]:
         known = " or ".join(map(str, FORMAT_BITS[form]))
         raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
     shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
+    _check_place(folder, shapes, bits)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, config, shapes, tokenizer, form, bits)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
+    needed = 0.0
+    for name, shape in shapes.items():
+        stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales beside 4 bits
+        needed += math.prod(shape) * stored_bits / 8
+    free = free_disk_bytes(folder)
+    if needed > free:
+        raise UsageError(
+            f"the model takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB is free at {folder}; free some, or "
+            "choose fewer layers."
+        )
+
+
+def _write(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, form: Format, bits: int) -> None:
     if form == "mistral":
         write_folder(folder, "mistral", config, [_plain(name, shape) for name, shape in shapes.items()], tokenizer)
     elif form == "tessera":
         _write_quantized(folder, config, shapes, tokenizer, bits)
     else:
-        tokens = Tokenizer.from_file(tokenizer, config.vision_encoder)
-        write_random_gguf(folder / TEXT, folder / MMPROJ, config, shapes, tokens, bits)
+        write_random_gguf(folder, config, shapes, tokenizer, bits)
 
 
 def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, bits: int) -> None:
@@ -81,7 +104,7 @@ def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenize
     for unit in units:
         pieces: list[Piece] = []
         for name in unit.tensors:
-            scheme = schemes.get(name.removesuffix(".weight"))
+            scheme = schemes.get(linear_of(name))
             pieces += [_plain(name, shapes[name])] if scheme is None else _packed(name, shapes[name], scheme)
         write_tensors(folder / unit.file, pieces, alignment=ALIGNMENT)
     shutil.copyfile(tokenizer, folder / "tekken.json")
@@ -124,9 +147,8 @@ def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
     def scale_bytes() -> Iterator[memoryview]:
         yield _bytes_of(torch.full(fields["scales"][1], one, dtype=torch.float16))
 
-    linear = name.removesuffix(".weight")
     return [
-        Piece(f"{linear}.{field}", *fields[field], data)
+        Piece(f"{linear_of(name)}.{field}", *fields[field], data)
         for field, data in (("codes", code_bytes), ("scales", scale_bytes))
     ]
 

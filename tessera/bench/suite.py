@@ -1,7 +1,8 @@
 """`tessera bench`: from a model, or none, and the names of peers to tables.
 
-Beside transformers everything is bfloat16; beside llama.cpp both read one file of llama.cpp's. Without a
-model, random ones of true widths are written, of as many layers as asked for.
+Without a model, random ones of true widths are written, of as many layers as asked for: for transformers in
+bfloat16, for llama.cpp the same numbers in our packed folder and in its own files. A given model is one
+that both read: a folder in bfloat16, or a GGUF file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tessera.bench.compare import Result, decoder_parameters, measure, rows_of, 
 from tessera.bench.limits import Limits, measure_limits
 from tessera.bench.llama_cpp import llama_cpp_command
 from tessera.bench.process import Side, python
-from tessera.bench.random_weights import MMPROJ, TEXT, Format, widths, with_layers, write_random
+from tessera.bench.random_gguf import file_names
+from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.errors import MissingExtraError, UsageError
 from tessera.load import resolve
 from tessera.machine import processor_name
@@ -121,17 +123,17 @@ def _check_installed(peer: Peer) -> None:
 
 
 def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]) -> Contest:
-    files = _given_files(plan, peer) if plan.model else _random_files(plan, peer, folder, note)
+    ours_files, peer_files = _given_files(plan, peer) if plan.model else _random_files(plan, peer, folder, note)
     note("loading")
     with ExitStack() as stack:
-        ours = stack.enter_context(Side(OURS, python(PROGRAM, "tessera", *map(str, files)), plan.threads))
+        ours = stack.enter_context(Side(OURS, python(PROGRAM, "tessera", *map(str, ours_files)), plan.threads))
         facts = ours.ask("facts")
         config = ModelConfig.from_params(facts["config"])
         note("answering about a picture")
         answer = ours.ask("answer", side=config.vision_encoder.image_size, new_tokens=ANSWER_TOKENS)
         sides = [ours]
         if peer is not None:
-            command = _peer_command(peer, files)
+            command = _peer_command(peer, peer_files)
             sides.append(stack.enter_context(Side(peer, command, plan.threads)))
         rows = rows_of(config, facts["step_bytes"], known=plan.model is None, peer=peer is not None)
         results = measure(rows, sides, plan.rounds, measure_limits, note)
@@ -152,25 +154,38 @@ def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
     )
 
 
-def _given_files(plan: Plan, peer: Peer | None) -> list[Path]:
+def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]:
+    """What our side reads, and what the peer's does: the same."""
     path = resolve(plan.model or "")
     is_gguf = path.suffix == ".gguf"
     if peer == "llama.cpp" and not (is_gguf and plan.mmproj):
-        raise UsageError(f"{path} is no GGUF file with its --mmproj, and llama.cpp reads nothing else.")
+        raise UsageError(f"{path} is not a GGUF file with its --mmproj, and llama.cpp reads nothing else.")
     if peer == "transformers" and is_gguf:
-        raise UsageError(f"{path} is a GGUF file; beside transformers a folder of bfloat16 weights is measured.")
-    return [path, *([plan.mmproj] if plan.mmproj else [])]
+        raise UsageError(f"{path} is a GGUF file; beside transformers a folder of unquantized weights is measured.")
+    files = [path, *([plan.mmproj] if plan.mmproj else [])]
+    return files, files
 
 
-def _random_files(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]) -> list[Path]:
+def _random_files(
+    plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]
+) -> tuple[list[Path], list[Path]]:
+    """The same of random weights, written where they are not there yet."""
     bits = 16 if peer == "transformers" else plan.bits
-    form: Format = "gguf" if peer == "llama.cpp" else "mistral" if bits == 16 else "tessera"
-    target = folder / f"{plan.widths}-{plan.layers}-{plan.vision_layers}-{form}-{bits}"
-    if not target.exists():
-        note(f"writing random weights to {target}")
-        config, tokenizer = widths(plan.widths)
-        write_random(target, with_layers(config, plan.layers, plan.vision_layers), tokenizer, form, bits)
-    return [target / TEXT, target / MMPROJ] if form == "gguf" else [target]
+    config, tokenizer = widths(plan.widths)
+    config = with_layers(config, plan.layers, plan.vision_layers)
+
+    def made(form: Format) -> Path:
+        target = folder / f"{plan.widths}-{plan.layers}-{plan.vision_layers}-{form}-{bits}"
+        if not target.exists():
+            note(f"writing random weights to {target}")
+            write_random(target, config, tokenizer, form, bits)
+        return target
+
+    ours = made("mistral" if bits == 16 else "tessera")
+    if peer != "llama.cpp":
+        return [ours], [ours]
+    theirs = made("gguf")
+    return [ours], [theirs / name for name in file_names(bits)]
 
 
 def _peer_command(peer: Peer, files: Sequence[Path]) -> list[str]:

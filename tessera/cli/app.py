@@ -35,7 +35,10 @@ bench = typer.Typer(help="Measure this machine, Tessera on it, and peers.", invo
 app.add_typer(bench, name="bench")
 
 Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: path, URL, data URL, or - for stdin.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder or hub id; default: the bundled nano.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder, GGUF file or hub id; default: the bundled nano.")
+]
+Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
@@ -69,6 +72,15 @@ class Layout(StrEnum):
 
     mistral = "mistral"
     hf = "hf"
+    gguf = "gguf"
+
+
+class MatrixType(StrEnum):
+    """The types of matrices that `convert --to gguf` writes."""
+
+    q8_0 = "q8_0"
+    q4_0 = "q4_0"
+    bf16 = "bf16"
 
 
 def _version(wanted: bool) -> None:
@@ -113,6 +125,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, or - to read it from standard input.")],
     image: Images = [],  # noqa: B006
     model: Model = None,
+    mmproj: Mmproj = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")
     ] = False,
@@ -135,7 +148,15 @@ def ask(
     from tessera.cli.session import Session
 
     session = Session(
-        model, dtype, device, kv_cache_dtype, tensor_parallel_size, max_image_pixels, allow_private_addresses, quiet
+        model,
+        mmproj,
+        dtype,
+        device,
+        kv_cache_dtype,
+        tensor_parallel_size,
+        max_image_pixels,
+        allow_private_addresses,
+        quiet,
     )
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
@@ -147,6 +168,7 @@ def ask(
 def chat(
     image: Images = [],  # noqa: B006
     model: Model = None,
+    mmproj: Mmproj = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
     system: System = None,
@@ -163,20 +185,29 @@ def chat(
     from tessera.cli.session import Session
 
     session = Session(
-        model, dtype, device, kv_cache_dtype, tensor_parallel_size, max_image_pixels, allow_private_addresses, quiet
+        model,
+        mmproj,
+        dtype,
+        device,
+        kv_cache_dtype,
+        tensor_parallel_size,
+        max_image_pixels,
+        allow_private_addresses,
+        quiet,
     )
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 
 @app.command(epilog="Example: tessera info ~/models/Pixtral-12B-2409")
 def info(
-    model: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")] = "nano",
+    model: Annotated[str, typer.Argument(help="nano, a folder, a GGUF file, or a hub id.")] = "nano",
+    mmproj: Mmproj = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show a model's architecture, layout, parameters, bytes, and what it needs to run."""
     from tessera.cli.info import run_info
 
-    run_info(model, as_json=json)
+    run_info(model, mmproj, as_json=json)
 
 
 @app.command(epilog="Example: tessera doctor")
@@ -192,12 +223,13 @@ def convert(
     source: Annotated[Path, typer.Argument(help="The folder to read.")],
     destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
     to: Annotated[Layout, typer.Option(help="The layout to write.")],
+    type: Annotated[MatrixType | None, typer.Option(help="For gguf: the type of matrices; default: q8_0.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite a checkpoint in the other layout, bit for bit, one tensor at a time."""
+    """Rewrite a checkpoint in another layout, bit for bit (but for GGUF's types), one tensor at a time."""
     from tessera.cli.convert import run_convert
 
-    run_convert(source, destination, to.value, quiet)
+    run_convert(source, destination, to.value, None if type is None else type.value, quiet)
 
 
 @app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")

@@ -1,4 +1,4 @@
-"""`tessera convert`: rewrite a checkpoint in the other layout."""
+"""`tessera convert`: rewrite a checkpoint in another layout."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from tessera.weights.convert import convert
 
 
-def run_convert(source: Path, destination: Path, to: str, quiet: bool) -> None:
+def run_convert(source: Path, destination: Path, to: str, kind: str | None, quiet: bool) -> None:
     shows_progress = sys.stderr.isatty() and not quiet
 
     def progress(name: str, done: int, total: int) -> None:
         print(f"\r{done / 1e9:8.2f} of {total / 1e9:.2f} GB", end="", file=sys.stderr, flush=True)
 
-    convert(source, destination, to, progress=progress if shows_progress else None)
+    convert(source, destination, to, kind=kind, progress=progress if shows_progress else None)
     if shows_progress:
         print(file=sys.stderr)
     print(destination)

@@ -25,7 +25,7 @@ from tessera.kernels.library import PATHS, VARIABLE, choice
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
-from tessera.quantize.plan import Options, schemes_of
+from tessera.quantize.plan import Options, linear_of, schemes_of
 from tessera.weights.quantized import fields_of, linear_shapes
 from tessera.weights.stream import empty_model
 
@@ -118,8 +118,8 @@ def weights_of(config: ModelConfig, bits: str | None) -> Weights:
     total = step = 0
     for name, parameter in empty_model(config).named_parameters():
         size = parameter.numel() * torch.bfloat16.itemsize
-        if scheme := schemes.get(name.removesuffix(".weight")):
-            fields = fields_of(scheme, shapes[name.removesuffix(".weight")]).values()
+        if scheme := schemes.get(linear_of(name)):
+            fields = fields_of(scheme, shapes[linear_of(name)]).values()
             size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in fields)
         total += size
         if name.startswith(("layers.", "norm.", "output.")):

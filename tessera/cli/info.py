@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from tessera.load import ModelSummary, describe, resolve
 
 
-def run_info(model: str, *, as_json: bool) -> None:
-    summary = describe(resolve(model))
+def run_info(model: str, mmproj: Path | None, *, as_json: bool) -> None:
+    summary = describe(resolve(model), mmproj)
     if as_json:
         print(json.dumps(asdict(summary)))
         return
     for name, value in _rows(summary):
         print(f"{name:<14}{value}")
+    for note in summary.notes:
+        print(f"{'note':<14}{note}")
 
 
 def _rows(summary: ModelSummary) -> list[tuple[str, str]]:

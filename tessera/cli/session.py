@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.chat import ChatModel, Image
@@ -17,6 +18,7 @@ class Session:
     """How the user wants the model opened."""
 
     model: str | None
+    mmproj: Path | None
     dtype: str
     device: str
     kv_cache_dtype: str
@@ -31,14 +33,18 @@ class Session:
 
         if self.model is None:
             self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        return LLM(
+        llm = LLM(
             self.model or "nano",
+            mmproj=self.mmproj,
             dtype=self.dtype,
             device=self.device,
             limits=self.limits(),
             kv_cache_dtype=self.kv_cache_dtype,
             tensor_parallel_size=self.tensor_parallel_size,
         )
+        for note in llm.notes:
+            self.note(note)
+        return llm
 
     def picture(self, source: str) -> Image:
         """A picture as named on the command line, read now: a mistake shows before a large model is loaded.

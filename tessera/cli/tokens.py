@@ -72,8 +72,6 @@ def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConf
 
 
 def _vision_of(model: str) -> VisionConfig:
-    from tessera.load import read_config, resolve
-    from tessera.weights.detect import detect
+    from tessera.load import open_checkpoint, resolve
 
-    folder = resolve(model)
-    return read_config(folder, detect(folder)).vision_encoder
+    return open_checkpoint(resolve(model)).config.vision_encoder

@@ -16,14 +16,15 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Request
 from tessera.engine.scheduler import Chunk
 from tessera.images import PreparedImage
+from tessera.kernels.flash_attention import Stretches
 from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
-from tessera.model.attention import PagedDecodes, PagedPlan
+from tessera.machine import upload
+from tessera.model.attention import AttentionPlan, PagedPlan
+from tessera.model.device_plan import Decodes, DevicePlan, Prefills
 
-# On a GPU few calls matter: decoding requests are padded to one length and attended together. On a CPU
-# each alone is faster, since its keys then stay in the CPU's cache (8 requests of 1000 tokens at
-# Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
-PADDED_TOKENS_PER_CALL = {"cuda": 2**18}
-MAX_PADDING = 1.5  # the longest context of a call over the shortest
+# Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
+# in the CPU's cache (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
+DEVICE_PLANS = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class ScoredRows:
 @dataclass(frozen=True)
 class Batch:
     ids_T: Tensor
-    plan: PagedPlan
+    num_image_tokens: int
+    plan: AttentionPlan
     images: list[ImageRows]  # in the order of their tokens
     sampled: list[Request]
     drafts: list[tuple[int, ...]]  # of each request in `sampled`
@@ -56,43 +58,103 @@ class Batch:
     scored: list[ScoredRows]
 
 
-def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Batch:
-    """Lay the chunks end to end."""
+def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, image_token_id: int) -> Batch:
+    """Lay the chunks end to end, those of one token first."""
+    chunks = sorted(chunks, key=lambda chunk: chunk.length > 1)
     ids: list[int] = []
-    positions: list[Tensor] = []
-    slots: list[int] = []
     images: list[ImageRows] = []
-    paged: list[PagedChunk] = []
     sampled, drafts, scored = [], [], []
     sampled_rows: list[int] = []
-    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
-        request, row = chunk.request, len(ids)
-        end = chunk.end + len(chunk.draft)
-        ids += [*request.ids[chunk.start : chunk.end], *chunk.draft]
-        positions.append(torch.arange(chunk.start, end))
-        slots += cache.slots(request.blocks, chunk.start, end)
+        row = len(ids)
+        ids += chunk_ids(chunk)
         images += image_rows(chunk)
-        whole = PagedChunk(row, chunk.num_rows, end, cache.table(request.blocks, end))
-        # A drafted token is one more decoding row, attended as it would be if it had been chosen.
-        paged += [whole] if chunk.length > 1 else whole.cut(tokens_together, cache.block_tokens)
         if rows := scored_rows(chunk, row):
             scored.append(rows)
         if chunk.samples:
-            sampled.append(request)
+            sampled.append(chunk.request)
             drafts.append(chunk.draft)
             sampled_rows += range(row + chunk.length - 1, len(ids))
-    limit = PADDED_TOKENS_PER_CALL.get(device.type, 0)
-    decodes = [each for each in paged if limit and each.length == 1]
-    plan = PagedPlan(
-        cache.layers,
-        torch.cat(positions).to(device),
-        torch.tensor(slots).to(device),
-        [_pad(group, cache, device) for group in group_decodes(decodes, limit)],
-        [replace(each, blocks=each.blocks.to(device)) for each in paged if not limit or each.length > 1],
+    return Batch(
+        upload(ids, torch.int64, device),
+        ids.count(image_token_id),
+        build_plan(chunks, cache, device),
+        images,
+        sampled,
+        drafts,
+        upload(sampled_rows, torch.int64, device),
+        scored,
     )
-    sampled_rows_R = torch.tensor(sampled_rows, dtype=torch.int64).to(device)
-    return Batch(torch.tensor(ids).to(device), plan, images, sampled, drafts, sampled_rows_R, scored)
+
+
+def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> AttentionPlan:
+    """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
+    positions_T = upload(positions(chunks), torch.int64, device)
+    slots_T = upload(slots(chunks, cache), torch.int64, device)
+    if device.type not in DEVICE_PLANS:
+        together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
+        paged = paged_chunks(chunks, cache, together)
+        paged = [replace(each, blocks=each.blocks.to(device)) for each in paged]
+        return PagedPlan(cache.layers, positions_T, slots_T, paged)
+    paged = paged_chunks(chunks, cache)
+    decodes = [each for each in paged if each.length == 1]
+    prefills = paged[len(decodes) :]
+    return DevicePlan(
+        cache.layers,
+        positions_T,
+        slots_T,
+        _decodes(decodes, cache, device) if decodes else None,
+        _prefills(prefills, cache, device) if prefills else None,
+    )
+
+
+def chunk_ids(chunk: Chunk) -> list[int]:
+    """The chunk's tokens and those of its draft."""
+    return [*chunk.request.ids[chunk.start : chunk.end], *chunk.draft]
+
+
+def positions(chunks: Sequence[Chunk]) -> list[int]:
+    return [position for chunk in chunks for position in range(chunk.start, chunk.start + chunk.num_rows)]
+
+
+def slots(chunks: Sequence[Chunk], cache: KVCache) -> list[int]:
+    return [
+        slot
+        for chunk in chunks
+        for slot in cache.slots(chunk.request.blocks, chunk.start, chunk.start + chunk.num_rows)
+    ]
+
+
+def paged_chunks(chunks: Sequence[Chunk], cache: KVCache, together: int = 1) -> list[PagedChunk]:
+    """What each chunk sees, the blocks on the CPU.
+
+    A drafted token is one more decoding row, attended as it would be if it had been chosen: up to `together` in a call.
+    """
+    paged: list[PagedChunk] = []
+    row = 0
+    for chunk in chunks:
+        end = chunk.start + chunk.num_rows
+        whole = PagedChunk(row, chunk.num_rows, end, cache.table(chunk.request.blocks, end))
+        paged += [whole] if chunk.length > 1 else whole.cut(together, cache.block_tokens)
+        row += chunk.num_rows
+    return paged
+
+
+def block_tables(decodes: Sequence[PagedChunk], cache: KVCache) -> Tensor:
+    """The blocks of what each row sees, filled up with the block that is nobody's; on the CPU."""
+    tables = [decode.blocks for decode in decodes]
+    return pad_sequence(tables, batch_first=True, padding_value=cache.padding_block)
+
+
+def _decodes(decodes: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Decodes:
+    lengths = [decode.context for decode in decodes]
+    return Decodes(upload(block_tables(decodes, cache), torch.int32, device), upload(lengths, torch.int32, device))
+
+
+def _prefills(prefills: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Prefills:
+    stretches = Stretches.of([each.length for each in prefills], [each.context for each in prefills], device)
+    seen = [cache.layers[0].slots(each.blocks, each.context) for each in prefills]
+    return Prefills(stretches, upload(torch.cat(seen), torch.int64, device))
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
@@ -127,27 +189,3 @@ def embeddings_before(offset: int, columns: int) -> int:
     """Image tokens among the first `offset` tokens of a span whose rows end in a break or end token."""
     rows, rest = divmod(offset, columns + 1)
     return rows * columns + rest
-
-
-def group_decodes(decodes: Sequence[PagedChunk], limit: int) -> list[list[PagedChunk]]:
-    """Decoding rows that are attended in one call: contexts of about one length, the shortest first."""
-    groups: list[list[PagedChunk]] = []
-    for decode in sorted(decodes, key=lambda decode: decode.context):
-        longest = decode.context
-        group = groups[-1] if groups else []
-        if group and longest * (len(group) + 1) <= limit and longest <= MAX_PADDING * group[0].context:
-            group.append(decode)
-        else:
-            groups.append([decode])
-    return groups
-
-
-def _pad(group: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> PagedDecodes:
-    rows_R = torch.tensor([decode.start for decode in group])
-    contexts = [cache.layers[0].slots(decode.blocks, decode.context) for decode in group]
-    slots_RC = pad_sequence(contexts, batch_first=True, padding_value=cache.padding_slot)
-    lengths_R = torch.tensor([decode.context for decode in group])
-    visible_RC = torch.arange(slots_RC.shape[1]) < lengths_R[:, None]
-    return PagedDecodes(
-        rows_R.to(device), slots_RC.to(device), None if bool(visible_RC.all()) else visible_RC.to(device)
-    )

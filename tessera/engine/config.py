@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 import torch
 
 from tessera.engine.kv_cache import kv_bytes_per_token
-from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
 from tessera.machine import available_bytes, taken_bytes, total_bytes
 from tessera.model.config import ModelConfig
@@ -23,7 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
-DRAFTED_ON_CPU = 8
+DRAFTED_ON_CPU = 7  # the attention kernel takes a request's rows up to eight at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class EngineConfig:
     max_queued_requests: int
     max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
     enable_prefix_caching: bool
+    cuda_graphs: bool  # of the steps in which all requests decode
     num_speculative_tokens: int  # guessed tokens that a request's step may compute beside its own; 0: none
     prompt_lookup_min: int  # tokens that must have come before, for what followed them to be guessed
     prompt_lookup_max: int  # tokens that are compared, to choose among places
@@ -66,14 +67,22 @@ _LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
 UTILIZATION = "gpu_memory_utilization"
 CACHE_DTYPE = "kv_cache_dtype"
 INT8 = "int8"
+SWITCHES = ("enable_prefix_caching", "cuda_graphs")
 
 
 def resolve(
-    options: Mapping[str, object], model: ModelConfig, *, dtype: torch.dtype, device: torch.device, sharing: int = 1
+    options: Mapping[str, object],
+    model: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    sharing: int = 1,
+    measure: Callable[[StepSize], int] | None = None,
 ) -> EngineConfig:
     """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
 
     `sharing` is how many processes like this one take their memory from the same device.
+    `measure` says how many bytes the largest steps take; without it they are estimated from the layers' shapes.
     """
     utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
     chosen = _Choices({name: value for name, value in options.items() if name not in (UTILIZATION, CACHE_DTYPE)})
@@ -95,6 +104,9 @@ def resolve(
     chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
     chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
+    chosen.settle("cuda_graphs", not on_cpu, f"the device is {device.type}")
+    if chosen["cuda_graphs"] and on_cpu:
+        raise UsageError("cuda_graphs is true and the device is cpu; leave it out.")
     _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
     free = available_bytes(device) // sharing
@@ -106,10 +118,15 @@ def resolve(
     )
     share, meaning = _share(utilization, device, free)
     token = kv_bytes_per_token(model, stored)
-    _settle_context(chosen, model, dtype, token, share, meaning)
+
+    def estimate(size: StepSize) -> int:
+        return workspace_bytes(model, size.step_tokens, size.context, size.num_seqs, dtype, drafted=size.drafted)
+
+    _settle_context(chosen, model, stored, measure or estimate, share, meaning)
     return EngineConfig(
-        **{name: chosen[name] for name in OPTIONS if name not in ("enable_prefix_caching", CACHE_DTYPE)},
+        **{name: chosen[name] for name in OPTIONS if name not in (*SWITCHES, CACHE_DTYPE)},
         enable_prefix_caching=bool(chosen["enable_prefix_caching"]),
+        cuda_graphs=bool(chosen["cuda_graphs"]),
         kv_cache_dtype=str(stored).removeprefix("torch."),
         num_blocks=chosen["kv_cache_bytes"] // (chosen["block_tokens"] * token),
         reasons=chosen.reasons,
@@ -157,24 +174,30 @@ def _share(utilization: object, device: torch.device, free: int) -> tuple[int, s
 
 
 def _settle_context(
-    chosen: _Choices, model: ModelConfig, dtype: torch.dtype, token: int, share: int, meaning: str
+    chosen: _Choices,
+    model: ModelConfig,
+    stored: torch.dtype,
+    workspace_of: Callable[[StepSize], int],
+    share: int,
+    meaning: str,
 ) -> None:
-    """The cache's bytes, `token` for each, and the context that must fit; `meaning` says where the share is from."""
-    size = chosen["block_tokens"]
+    """The cache's bytes and the context that must fit into it; `meaning` says where the share comes from."""
+    size, token = chosen["block_tokens"], kv_bytes_per_token(model, stored)
     wanted = chosen.get("max_model_len", model.max_seq_len)
     if wanted > model.max_seq_len:
         raise UsageError(
             f"max_model_len is {wanted}; the model was trained for {model.max_seq_len} tokens: choose that or less."
         )
     full = chosen["max_num_seqs"] * _round_up(wanted, size) * token
-    workspace = workspace_bytes(
-        model,
+    largest = StepSize(
         chosen["max_num_batched_tokens"],
         wanted,
         chosen["max_num_seqs"],
-        dtype,
-        drafted=chosen["num_speculative_tokens"],
+        chosen["num_speculative_tokens"],
+        size,
+        stored,
     )
+    workspace = workspace_of(largest)
     room = max(share - workspace - chosen["image_cache_bytes"], 0)
     chosen.settle(
         "kv_cache_bytes",
@@ -223,7 +246,7 @@ class _Choices:
 
 
 def _checked(name: str, value: object) -> int:
-    if name == "enable_prefix_caching":
+    if name in SWITCHES:
         if not isinstance(value, bool):
             raise UsageError(f"{name} is {value!r}; use true, false or 'auto'.")
         return value

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
 from tessera.engine.admission import check_request, check_room, pixel_bytes
-from tessera.engine.batch import Batch, ScoredRows, build_batch
+from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockCounts, BlockPool
 from tessera.engine.config import EngineConfig
+from tessera.engine.decode_graphs import DecodeGraphs
 from tessera.engine.drafter import Drafter
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
@@ -35,6 +36,7 @@ from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.engine.worker import LeadingRunner, Ranks
 from tessera.errors import EngineDeadError, UsageError
+from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
@@ -79,6 +81,16 @@ class Stats:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class _Computed:
+    """The requests that choose tokens, their drafts and logits, and rows to be scored, with the hidden states."""
+
+    requests: list[Request]
+    drafts: list[tuple[int, ...]]
+    logits_RV: Tensor  # for each request a row for its next token and one after each of its draft
+    scored: list[tuple[ScoredRows, Tensor]]
+
+
 class Engine:
     def __init__(
         self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig, ranks: Ranks | None = None
@@ -94,6 +106,13 @@ class Engine:
         if ranks is not None:
             ranks.begin(config)
             self.runner = LeadingRunner(model, self.images, self.cache, ranks)
+        if config.cuda_graphs and ranks is not None:
+            raise UsageError("cuda_graphs is true and the model lies on several devices; use false.")
+        self.graphs: DecodeGraphs | None = None
+        if config.cuda_graphs:
+            self.graphs = DecodeGraphs(
+                model, self.cache, max_num_seqs=config.max_num_seqs, max_model_len=config.max_model_len
+            )
         vocab_size = model.config.vocab_size
         banned = tokenizer.prompt_only_ids | set(range(tokenizer.vocab_size, vocab_size))
         self.sampler = Sampler(vocab_size, banned, tokenizer.eos_id, model.device)
@@ -190,9 +209,7 @@ class Engine:
     def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
         """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
         try:
-            batch = build_batch(chunks, self.cache, self.model.device)
-            hidden_TD = self.runner.run(batch)
-            logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+            step = self._forward(chunks)
         except EngineDeadError:  # of a rank, and so of all
             raise
         except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
@@ -208,30 +225,41 @@ class Engine:
         self._failures = 0
         for chunk in chunks:
             self.scheduler.advance(chunk.request, chunk.end)
-        for rows in batch.scored:
+        for rows, hidden_TD in step.scored:
             self._score(hidden_TD, rows)
-        return self._choose(logits_RV, batch)
+        return self._choose(step)
 
-    def _choose(self, logits_RV: Tensor, batch: Batch) -> list[tuple[Request, Delta]]:
+    def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
+        """Run the model over the chunks, by a graph where one can."""
+        if self.graphs is not None and self.graphs.take(chunks):
+            requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
+            return _Computed(requests, drafts, self.graphs.logits(chunks), [])
+        image_token_id = self.model.config.vision_encoder.image_token_id
+        batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
+        hidden_TD = self.runner.run(batch)
+        logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
+
+    def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:
         """Choose each request's next token, and, as long as it is the one that was drafted, the one after it.
 
         A drafted token's row of logits is used only once that token has been chosen, by the rules, penalties,
         grammar and random numbers of its place: so a draft changes how many tokens a step gives, and none of them.
         """
-        first_rows = [0, *accumulate(1 + len(draft) for draft in batch.drafts)]
-        going_on, depth = list(range(len(batch.sampled))), 0
+        first_rows = [0, *accumulate(1 + len(draft) for draft in step.drafts)]
+        going_on, depth = list(range(len(step.requests))), 0
         events = []
-        for draft in batch.drafts:
+        for draft in step.drafts:
             self._drafts.add(len(draft))
         while going_on:
-            requests = [batch.sampled[index] for index in going_on]
-            logits_rows_RV = logits_RV[[first_rows[index] + depth for index in going_on]]
-            choices = self.sampler.sample(logits_rows_RV, requests)
+            requests = [step.requests[index] for index in going_on]
+            rows_R = upload([first_rows[index] + depth for index in going_on], torch.int64, step.logits_RV.device)
+            choices = self.sampler.sample(step.logits_RV[rows_R], requests)
             accepted = []
             for index, request, choice in zip(going_on, requests, choices, strict=True):
                 delta = self._extend(request, choice)
                 events.append((request, delta))
-                if choice is not None and choice.token_id in batch.drafts[index][depth : depth + 1]:
+                if choice is not None and choice.token_id in step.drafts[index][depth : depth + 1]:
                     self._drafts.accepted += 1
                     if delta.finish_reason is None:
                         self.scheduler.advance(request, len(request.ids))
@@ -262,7 +290,8 @@ class Engine:
             target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
             row = rows.row + start
             logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
-            for choice in describe(logits_RV, target_ids, [count] * len(target_ids)):
+            target_ids_R = upload(target_ids, torch.int64, logits_RV.device)
+            for choice in describe(logits_RV, target_ids_R, [count] * len(target_ids)):
                 rows.request.prompt_logprobs += self._logprobs(choice)
 
     def _extend(self, request: Request, choice: Choice | None) -> Delta:

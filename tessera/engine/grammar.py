@@ -15,16 +15,17 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
-from llguidance.gbnf_to_lark import gbnf_to_lark
 from torch import Tensor
 
 from tessera.chat import Grammar, GrammarKind
 from tessera.engine.grammar_check import BUSY, MAX_LEXER_STATES, TOO_COMPLEX, GrammarCheck
 from tessera.errors import EngineBusyError, GrammarError
+
+if TYPE_CHECKING:  # loaded with the first grammar: an engine that only generates does without
+    from llguidance import LLMatcher, LLTokenizer
 
 MAX_SOURCE_CHARS = 100_000
 MAX_DEPTH = 64  # of a schema's own JSON; llguidance's reader ends at 128
@@ -127,6 +128,8 @@ class GrammarCompiler:
         self._check.close()
 
     def _compile(self, grammar: Grammar) -> Matcher | GrammarError:
+        from llguidance import LLMatcher, LLParserLimits
+
         try:
             lark = NO_FORCING + to_lark(grammar)
             if self._tokenizer.opens_with_space and grammar.kind not in ("lark", "tool_calls"):
@@ -143,6 +146,8 @@ class GrammarCompiler:
 
     def _vocabulary(self) -> tuple[LLTokenizer, Tensor, Tensor]:
         """llguidance's tables, and the ids that text (with the end) and that tool calls may reach, built once."""
+        from llguidance import LLTokenizer
+
         with self._lock:
             if self._built is None:
                 eos = self._tokenizer.eos_id
@@ -191,6 +196,8 @@ def to_lark(grammar: Grammar) -> str:
     if grammar.kind == "choice":
         return f"start: /{'|'.join(map(_quote, _choices(source)))}/"
     if grammar.kind == "regex":
+        from llguidance import regex_to_lark
+
         # As in JSON Schema, \d, \w and \s are the ASCII ones.
         return f"start: /{regex_to_lark(source, 'dws')}/"
     if grammar.kind == "lark" and GBNF_RULE.search(source):
@@ -204,6 +211,8 @@ def to_lark(grammar: Grammar) -> str:
 
 def _from_gbnf(source: str) -> str:
     """The Lark form of a grammar as llama.cpp and vLLM's other backends take it."""
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
     try:
         return str(gbnf_to_lark(source)).removeprefix("%llguidance {}")
     except Exception as error:  # the converter raises no class of its own for most of what it refuses

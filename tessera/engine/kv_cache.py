@@ -1,7 +1,7 @@
 """The paged key/value cache: one layer's keys and values after the other, cut into blocks of equal size.
 
-It knows no requests: `blocks` decides whose a block is. One block more than usable is kept, always
-zero: padding reads it, so a sequence never touches what another one left behind.
+It knows no requests: `blocks` decides whose a block is. One block more than usable is kept, nobody's:
+padding reads and writes it, so a sequence never touches what another one left behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class KVCache:
         self, config: ModelConfig, num_blocks: int, block_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.block_tokens = block_tokens
-        self.padding_slot = num_blocks * block_tokens  # the first slot of the block that stays zero
+        self.padding_block = num_blocks
+        self.padding_slot = num_blocks * block_tokens  # the first slot of that block
         self.layers = [
             CacheLayer.zeros(num_blocks + 1, block_tokens, config.n_kv_heads, config.head_dim, dtype, device)
             for _ in range(config.n_layers)

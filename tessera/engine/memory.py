@@ -1,16 +1,28 @@
 """What a step needs beside weights and caches.
 
-The estimates err on the large side: memory promised to the key/value cache and then needed by the
-vision encoder is what makes other servers fail at their first large picture.
+On a CPU it is estimated from the layers' shapes, and errs on the large side. On a GPU the largest
+steps are run and what they took is read: the most pictures of the largest size that are encoded in
+one call, a full step that reads in the end of the longest context, and the largest step of decoding,
+whose memory the graphs keep. Memory promised to the key/value cache and then needed by the vision
+encoder is what makes other servers fail at their first large picture.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from tessera.errors import UsageError
 from tessera.kernels import paged_attention
+from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.flash_attention import Stretches
 from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.device_plan import Decodes, DevicePlan, Prefills
+from tessera.model.pixtral import Pixtral
 
+# What the driver keeps of a dozen graphs of a thousand nodes beside torch's memory; not measured yet.
+GRAPHS_BYTES = 256 * 2**20
 # Patches encoded in one call, unless a single picture has more: two full Pixtral pictures.
 MAX_PATCHES_PER_CALL = 8192
 
@@ -24,6 +36,18 @@ def max_image_tokens(vision: VisionConfig) -> int:
     """Prompt tokens of the largest picture, break and end tokens included; Pixtral 12B: 4160."""
     side = vision.image_size // vision.token_size
     return side * (side + 1)
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """The largest that a step can be, and how its keys and values are stored."""
+
+    step_tokens: int
+    context: int  # of one request
+    num_seqs: int
+    drafted: int  # guessed tokens that each sequence may have
+    block_tokens: int
+    cache_dtype: torch.dtype
 
 
 def workspace_bytes(
@@ -40,5 +64,73 @@ def workspace_bytes(
     decoder = step_tokens * (4 * model.dim + 4 * heads + 3 * model.hidden_dim)
     shape = (model.n_heads, model.n_kv_heads, model.head_dim)
     attention = paged_attention.workspace_bytes(step_tokens, context, num_seqs, *shape, dtype)
-    sampling = num_seqs * model.vocab_size * (6 + 2 * drafted) * torch.float32.itemsize
+    sampling = _sampling_bytes(model, num_seqs, drafted)
     return max(encoder * dtype.itemsize, decoder * dtype.itemsize + attention) + sampling
+
+
+def _sampling_bytes(model: ModelConfig, num_seqs: int, drafted: int) -> int:
+    """Logits of all sequences and their changed, sorted and summed copies."""
+    return num_seqs * model.vocab_size * (6 + 2 * drafted) * torch.float32.itemsize
+
+
+def measure_workspace(model: Pixtral, size: StepSize) -> int:
+    """Bytes that the largest steps take on this GPU beside weights and caches; raises UsageError if they do not fit."""
+    device = model.device
+    try:
+        cache = _one_layer(model, size)
+        peaks = []
+        for run in (run_largest_pictures, run_largest_prefill, run_largest_decode):
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run(model, cache, size)
+            torch.cuda.synchronize(device)
+            peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"a step of max_num_batched_tokens={size.step_tokens} tokens does not fit into the GPU's memory beside "
+            "the model; lower it, or max_model_len."
+        ) from error
+    finally:
+        torch.cuda.empty_cache()
+    pictures, prefill, decode = peaks
+    graphs = decode + size.num_seqs * model.config.vocab_size * torch.float32.itemsize + GRAPHS_BYTES
+    return max(pictures, prefill) + graphs + _sampling_bytes(model.config, size.num_seqs, size.drafted)
+
+
+@torch.inference_mode()
+def run_largest_pictures(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
+    """Encode as many of the largest pictures as one call takes."""
+    vision = model.config.vision_encoder
+    count = max(MAX_PATCHES_PER_CALL // max_patches(vision), 1)
+    shape = (vision.num_channels, vision.image_size, vision.image_size)
+    model.encode_images([torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(count)])
+
+
+@torch.inference_mode()
+def run_largest_prefill(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
+    """Read in the last tokens of the longest context, in a full step."""
+    device, tokens = model.device, min(size.step_tokens, size.context)
+    slots_C = torch.arange(size.context, device=device)
+    prefills = Prefills(Stretches.of([tokens], [size.context], device), slots_C)
+    plan = DevicePlan(cache, slots_C[-tokens:], slots_C[-tokens:], None, prefills)
+    hidden_TD = model(model.embed(torch.zeros(tokens, dtype=torch.int64, device=device), [], 0), plan)
+    model.logits(hidden_TD[-1:])
+
+
+@torch.inference_mode()
+def run_largest_decode(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
+    """One token for each of as many requests as run at once."""
+    zeros = torch.zeros(size.num_seqs, dtype=torch.int64, device=model.device)
+    decodes = Decodes(zeros[:, None].int(), zeros.int() + 1)
+    model.logits(model(model.embed(zeros, [], 0), DevicePlan(cache, zeros, zeros, decodes, None)))
+
+
+def _one_layer(model: Pixtral, size: StepSize) -> list[CacheLayer]:
+    """A cache that holds the longest context once, shared by all layers: what it holds does not matter here."""
+    config = model.config
+    blocks = -(-size.context // size.block_tokens)
+    layer = CacheLayer.zeros(
+        blocks, size.block_tokens, config.n_kv_heads, config.head_dim, size.cache_dtype, model.device
+    )
+    return [layer] * config.n_layers

@@ -14,6 +14,7 @@ from tessera.engine.batch import Batch
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.memory import MAX_PATCHES_PER_CALL
 from tessera.images import PreparedImage
+from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 
 
@@ -28,7 +29,7 @@ class Runner:
         self._count(batch)
         self._encode({rows.image.digest: rows.image for rows in batch.images})
         embeddings = [self.images[rows.image.digest][rows.start : rows.end] for rows in batch.images]
-        hidden_TD = self.model.embed(batch.ids_T, embeddings)
+        hidden_TD = self.model.embed(batch.ids_T, embeddings, batch.num_image_tokens)
         output_TD: Tensor = self.model(hidden_TD, batch.plan)
         return output_TD
 
@@ -47,7 +48,8 @@ class Runner:
         self.images.pin(needed)
         missing = [image for digest, image in needed.items() if digest not in self.images]
         for group in _calls(missing, self.model.config.vision_encoder.patch_size):
-            encoded = self.model.encode_images([image.pixels_CHW for image in group])
+            pixels = [upload(image.pixels_CHW, self.model.dtype, self.model.device) for image in group]
+            encoded = self.model.encode_images(pixels)
             for image, embeddings in zip(group, encoded, strict=True):
                 # A copy: a slice would keep the memory of the whole call alive.
                 self.images.put(image.digest, embeddings.clone())

@@ -5,12 +5,13 @@ not depend on what else runs. One uniform number is used per token: the first to
 ids) whose cumulated probability exceeds it. The order of the steps is that of HF transformers:
 repetition penalty, then OpenAI's two, then temperature, top-k, top-p, min-p.
 Tokens that only a prompt may hold (pictures, control tokens) are never chosen, nor what a request's
-grammar does not allow now.
+grammar does not allow now. On a GPU everything is queued, and only the chosen ids are waited for.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from tessera.chat import SamplingParams
 from tessera.engine.grammar import unpack
 from tessera.engine.request import Request
+from tessera.machine import upload
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +47,11 @@ class Sampler:
     def sample(self, logits_RV: Tensor, requests: Sequence[Request]) -> list[Choice | None]:
         """One choice per row; None where the row is no distribution (NaN), or nothing of it is allowed."""
         raw_RV = logits_RV
+        device = logits_RV.device
         masks = _masks(requests, logits_RV.shape[1])  # on the CPU, while a GPU may still compute the logits
         logits_RV = logits_RV.masked_fill(self._banned_V, -torch.inf)
         for row, words_W in masks.items():
-            allowed_V = unpack(words_W.to(logits_RV.device), logits_RV.shape[1])
+            allowed_V = unpack(upload(words_W, torch.int32, device), logits_RV.shape[1])
             logits_RV[row].masked_fill_(~allowed_V, -torch.inf)
         for row, request in enumerate(requests):
             try:
@@ -58,13 +61,13 @@ class Sampler:
                 logits_RV[row] = -torch.inf
         # The maximum of a row with NaN is NaN, of a row without any choice -inf.
         sound_R = raw_RV.amax(-1).isfinite() & logits_RV.amax(-1).isfinite()
+        logits_RV.masked_fill_(~sound_R[:, None], 0)  # so that nothing is drawn beyond the vocabulary
         chosen_R = logits_RV.argmax(-1)
         drawn = [row for row, request in enumerate(requests) if request.params.temperature > 0]
-        drawn = [row for row in drawn if sound_R[row]]
         if drawn:
-            rows = torch.tensor(drawn, device=logits_RV.device)
-            chosen_R[rows] = _draw(logits_RV[rows], [requests[row] for row in drawn])
-        described = describe(raw_RV, chosen_R.tolist(), [request.params.logprobs for request in requests])
+            rows = upload(drawn, torch.int64, device)
+            chosen_R.index_copy_(0, rows, _draw(logits_RV[rows], [requests[row] for row in drawn]))
+        described = describe(raw_RV, chosen_R, [request.params.logprobs for request in requests])
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
@@ -72,20 +75,22 @@ class Sampler:
         params = request.params
         device = logits_V.device
         if params.repetition_penalty != 1.0:
-            seen = torch.tensor(request.ids, device=device).unique()
+            seen = upload(list(dict.fromkeys(request.ids)), torch.int64, device)
             logits = logits_V[seen]
             penalty = params.repetition_penalty
             logits_V[seen] = torch.where(logits < 0, logits * penalty, logits / penalty)
         if (params.frequency_penalty or params.presence_penalty) and request.num_output:
-            seen, counts = torch.tensor(request.output_ids, device=device).unique(return_counts=True)
-            logits_V[seen] -= params.frequency_penalty * counts + params.presence_penalty
+            counts = Counter(request.output_ids)
+            repeats = upload(list(counts.values()), logits_V.dtype, device)
+            seen = upload(list(counts), torch.int64, device)
+            logits_V[seen] -= params.frequency_penalty * repeats + params.presence_penalty
         if params.logit_bias:
             biases = dict(params.logit_bias)
-            logits_V[torch.tensor(list(biases), device=device)] += torch.tensor(list(biases.values()), device=device)
+            seen = upload(list(biases), torch.int64, device)
+            logits_V[seen] += upload(list(biases.values()), logits_V.dtype, device)
         if request.num_output < params.min_tokens:
-            logits_V[self.eos_id] = -torch.inf
-            if params.stop_token_ids:
-                logits_V[torch.tensor(params.stop_token_ids, device=device)] = -torch.inf
+            ends = upload([self.eos_id, *params.stop_token_ids], torch.int64, device)
+            logits_V.index_fill_(0, ends, -torch.inf)
 
 
 def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
@@ -107,21 +112,22 @@ def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
 def _draw(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:
     """Draw one id for each row; every request's generator gives exactly one number."""
     params = [request.params for request in requests]
-    temperatures_R = torch.tensor([entry.temperature for entry in params], device=logits_RV.device)
+    device = logits_RV.device
+    temperatures_R = upload([entry.temperature for entry in params], logits_RV.dtype, device)
     # The largest logit is set to zero first, so that a tiny temperature cannot overflow.
     logits_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / temperatures_R[:, None]
     limited = [row for row, entry in enumerate(params) if entry.top_k or entry.top_p < 1]
     if limited:
-        rows = torch.tensor(limited, device=logits_RV.device)
+        rows = upload(limited, torch.int64, device)
         logits_RV[rows] = _limit(logits_RV[rows], [params[row] for row in limited])
-    min_p_R = torch.tensor([entry.min_p for entry in params], device=logits_RV.device)
+    min_p_R = upload([entry.min_p for entry in params], logits_RV.dtype, device)
     probabilities_RV = logits_RV.softmax(-1)
     floor_R = min_p_R * probabilities_RV.amax(-1)
     probabilities_RV = probabilities_RV.masked_fill(probabilities_RV < floor_R[:, None], 0)
     # float64: over 131,072 ids a float32 sum would make late ids of small probability unreachable.
     cumulated_RV = probabilities_RV.double().cumsum(-1)
     uniform = torch.cat([torch.rand(1, generator=request.generator, dtype=torch.float64) for request in requests])
-    targets_R = uniform.to(logits_RV.device) * cumulated_RV[:, -1]
+    targets_R = upload(uniform, torch.float64, device) * cumulated_RV[:, -1]
     return torch.searchsorted(cumulated_RV, targets_R[:, None], right=True)[:, 0]
 
 
@@ -134,8 +140,8 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     # Rows of one top_k together: the width of the sorted part must not depend on other requests.
     for top_k in {entry.top_k for entry in params}:
         chosen = [row for row, entry in enumerate(params) if entry.top_k == top_k]
-        rows = torch.tensor(chosen, device=logits_RV.device)
-        top_p_R = torch.tensor([params[row].top_p for row in chosen], device=logits_RV.device)
+        rows = upload(chosen, torch.int64, logits_RV.device)
+        top_p_R = upload([params[row].top_p for row in chosen], logits_RV.dtype, logits_RV.device)
         width = min(top_k, logits_RV.shape[1]) or logits_RV.shape[1]
         sorted_RK = logits_RV[rows].topk(width).values
         probabilities_RK = sorted_RK.softmax(-1)
@@ -148,15 +154,22 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return kept_RV
 
 
-def describe(raw_RV: Tensor, chosen: Sequence[int], wanted: Sequence[int | None]) -> list[Choice]:
-    """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside."""
-    choices = []
-    for row, (token_id, count) in enumerate(zip(chosen, wanted, strict=True)):
-        if count is None:
-            choices.append(Choice(token_id))
-            continue
-        logprobs_V = raw_RV[row].log_softmax(-1)
-        values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        choices.append(Choice(token_id, float(logprobs_V[token_id]), top))
+def describe(raw_RV: Tensor, chosen_R: Tensor, wanted: Sequence[int | None]) -> list[Choice]:
+    """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside.
+
+    All is computed before the first number is read: reading waits for the device.
+    """
+    parts = []
+    # Rows of one count together: ties are ordered by the count, which must not depend on other requests.
+    for count in {each for each in wanted if each is not None}:
+        numbers = [row for row, each in enumerate(wanted) if each == count]
+        rows = upload(numbers, torch.int64, raw_RV.device)
+        logprobs_RV = raw_RV[rows].log_softmax(-1)
+        own_R = logprobs_RV.gather(1, chosen_R[rows, None])[:, 0]
+        parts.append((numbers, own_R, *logprobs_RV.topk(min(count, raw_RV.shape[1]))))
+    choices = [Choice(token_id) for token_id in chosen_R.tolist()]
+    for numbers, own_R, values_RK, ids_RK in parts:
+        read = zip(numbers, own_R.tolist(), ids_RK.tolist(), values_RK.tolist(), strict=True)
+        for row, logprob, ids, values in read:
+            choices[row] = Choice(choices[row].token_id, logprob, tuple(zip(ids, values, strict=True)))
     return choices

@@ -54,6 +54,7 @@ class Start:
     """What a rank is told first."""
 
     folder: Path
+    mmproj: Path | None
     dtype: str
     device: str
     rank: int
@@ -86,7 +87,7 @@ class Ranks:
     def load(self, start: Start) -> LoadedModel:
         """This process's share of the model, once all ranks have theirs; raises what loading does, on any rank."""
         try:
-            loaded = load_model(start.folder, dtype=start.dtype, device=start.device, rank=0, size=start.size)
+            loaded = load_share(start)
             for child in self._children:
                 child.expect()
             self.group = meet(start.meeting, 0, start.size, loaded.model.device)
@@ -228,7 +229,16 @@ class LeadingRunner(Runner):
             raise self._ranks.fail(error) from error
 
 
-def start_ranks(folder: Path, *, dtype: str, device: str, size: int) -> tuple[LoadedModel, Ranks]:
+def load_share(start: Start) -> LoadedModel:
+    """The share of the model that a rank is told to load."""
+    return load_model(
+        start.folder, mmproj=start.mmproj, dtype=start.dtype, device=start.device, rank=start.rank, size=start.size
+    )
+
+
+def start_ranks(
+    folder: Path, *, mmproj: Path | None = None, dtype: str, device: str, size: int
+) -> tuple[LoadedModel, Ranks]:
     """Start the ranks and load all shares, each rank's on a device of its own, or all on the CPU.
 
     Raises UsageError where devices or the model do not divide, and what `load_model` does.
@@ -245,7 +255,7 @@ def start_ranks(folder: Path, *, dtype: str, device: str, size: int) -> tuple[Lo
     # Ranks on one CPU share its cores.
     threads = max(torch.get_num_threads() // size, 1) if kind == "cpu" else torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="tessera-ranks-") as meeting:
-        start = Start(folder, dtype, rank_device(kind, 0), 0, size, Path(meeting), threads)
+        start = Start(folder, mmproj, dtype, rank_device(kind, 0), 0, size, Path(meeting), threads)
         torch.set_num_threads(threads)
         ranks = Ranks(start)
         return ranks.load(start), ranks
@@ -281,7 +291,7 @@ def _end_with(parent: int) -> None:
 def _serve(connection: Connection) -> None:
     start: Start = connection.recv()
     torch.set_num_threads(start.threads)
-    loaded = load_model(start.folder, dtype=start.dtype, device=start.device, rank=start.rank, size=start.size)
+    loaded = load_share(start)
     connection.send(None)
     model = loaded.model
     if model.device.type == "cuda":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
+
 LARGEST_CODE = 127
 
 
@@ -47,6 +49,19 @@ class CacheLayer:
 
     def write(self, slots_T: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> None:
         """Store the tokens' keys and values; slot = block * S + offset."""
+        if cuda.serves(keys_TMK):
+            from tessera.kernels.triton_elementwise import store
+
+            store(
+                keys_TMK,
+                values_TMK,
+                slots_T,
+                self.keys_BSMK,
+                self.values_BSMK,
+                self.key_scales_BSM,
+                self.value_scales_BSM,
+            )
+            return
         for cache_BSMK, scales_BSM, rows_TMK in (
             (self.keys_BSMK, self.key_scales_BSM, keys_TMK),
             (self.values_BSMK, self.value_scales_BSM, values_TMK),

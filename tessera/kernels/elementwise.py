@@ -2,8 +2,9 @@
 
 Norm, gate and rotation in plain torch walk through memory five to eight times and round to bfloat16
 on the way; the kernels do it once, in float32 inside, for the decoder and the vision encoder alike.
-They are for float32 and bfloat16 on CPUs, outside autograd; the twins serve all else. The rotation
-gives the twin's very bits; norm and gate differ in the order of a sum and in one rounding less.
+They are for float32 and bfloat16 on CPUs, and in Triton for GPUs, outside autograd; the twins serve
+all else. The rotation gives the twin's very bits; norm and gate differ in the order of a sum and in
+one rounding less.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -42,6 +44,10 @@ def silu_gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up; the result may take the gate's memory, which must not be read afterwards."""
     name = _name("silu_gate", gate_TF, up_TF) if gate_TF.shape == up_TF.shape and gate_TF.is_contiguous() else None
     function = name and kernel(name, ADDRESS, WHOLE, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
+    if cuda.serves(gate_TF) and gate_TF.is_contiguous() and up_TF.is_contiguous():
+        from tessera.kernels import triton_elementwise
+
+        return triton_elementwise.silu_gate(gate_TF, up_TF)
     if not function:
         return silu_gate_twin(gate_TF, up_TF)
     width = gate_TF.shape[-1]
@@ -62,6 +68,10 @@ def rotate(x_TNK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """
     name = _name("rotate", x_TNK)
     function = name and kernel(name, ADDRESS, WHOLE, WHOLE, ADDRESS, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
+    if cuda.serves(x_TNK) and x_TNK.stride(-1) == 1:
+        from tessera.kernels import triton_elementwise
+
+        return triton_elementwise.rotate(x_TNK, cos_TK.contiguous(), sin_TK.contiguous())
     if not function:
         return rotate_twin(x_TNK, cos_TK, sin_TK)
     (tokens, heads, width), (token_stride, head_stride, _) = x_TNK.shape, x_TNK.stride()

@@ -1,7 +1,8 @@
 """Matrices in 8-bit floating point, float8_e4m3fn with a float32 scale for each row, and products with them.
 
 A GPU that multiplies such numbers is given both sides in them, the inputs with a scale for each
-token; everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
+token, where there are many tokens; for few its kernel reads the weight and keeps the inputs as they
+are. Everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
 The format is that of arXiv 2209.05433; checkpoints of others with one scale repeat it for every row.
 """
 
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
+
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
 PANEL_ROWS = 1024  # rows that are dequantized at a time
 MATRIX_UNIT = 16  # the GPU's products want widths that are multiples of this
 FIRST_CAPABILITY = (8, 9)  # of CUDA devices that multiply such numbers
+MAX_KERNEL_ROWS = 64  # up to here reading the weight is what takes time: inputs stay as they are
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ def dequantize_fp8(weight: Fp8Weight, dtype: torch.dtype = torch.float32) -> Ten
 def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
     if _multiplies_fp8(weight):
+        if len(inputs_TK) <= MAX_KERNEL_ROWS and cuda.serves(inputs_TK):
+            from tessera.kernels import triton_fp8_linear
+
+            return triton_fp8_linear.fp8_linear(inputs_TK, weight.values, weight.scales)
         return fp8_products(inputs_TK, weight)
     panels = []
     for start in range(0, weight.shape[0], PANEL_ROWS):

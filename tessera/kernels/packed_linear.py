@@ -8,58 +8,92 @@ outputs that are none.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
+from tessera.kernels import cuda
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
+from tessera.kernels.panel_linear import panel_linear
 
 # Rows of the weight that the twin dequantizes at a time: what it needs beside inputs and outputs.
 PANEL_TILES = 64
 
 # By the numbers of native/packed_linear.h.
 KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-KERNEL_ARGUMENTS = (*[ADDRESS] * 2, *[WHOLE] * 3, *[ADDRESS] * 5, *[WHOLE] * 4)
+
+
+class _Rows(ctypes.Structure):
+    """Rows of native/packed_linear.h, with the stride in elements."""
+
+    _fields_ = (("start", ADDRESS), ("dtype", WHOLE), ("tokens", WHOLE), ("stride", WHOLE))
+
+
+class _Weight(ctypes.Structure):
+    """Weight of native/packed_linear.h."""
+
+    _fields_ = (
+        *[(name, ADDRESS) for name in ("codes", "scales", "minimums", "super_scales", "super_minimums")],
+        *[(name, WHOLE) for name in ("bits", "rows", "columns")],
+    )
+
+
+class _Call(ctypes.Structure):
+    """Call of native/packed_linear.h."""
+
+    _fields_ = (("out", _Rows), ("inputs", _Rows), ("weight", _Weight), ("threads", WHOLE))
 
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
-    function = kernel("packed_linear", *KERNEL_ARGUMENTS) if _kernel_takes(inputs_TK, weight) else None
+    if inputs_TK.shape[1] != weight.shape[1]:
+        raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
+    if cuda.serves(inputs_TK):
+        from tessera.kernels import triton_packed_linear
+
+        return triton_packed_linear.packed_linear(inputs_TK, weight)
+    out_TN = _kernel_linear(inputs_TK, weight) if _kernels_take(inputs_TK, weight) else None
+    return linear_twin(inputs_TK, weight) if out_TN is None else out_TN
+
+
+def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
+    """Kernels compute on the CPU, know no gradients, and read the layout as it is, not a view that skips groups."""
+    if torch.is_grad_enabled() and inputs_TK.requires_grad:
+        return False
+    if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
+        return False
+    return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
+
+
+def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
+    panels_TN = panel_linear(inputs_TK, weight)
+    if panels_TN is not None:
+        return panels_TN
+    function = kernel("packed_linear", ADDRESS)
     if function is None:
-        return linear_twin(inputs_TK, weight)
+        return None
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
-    tokens, (rows, columns) = len(inputs_TK), weight.shape
-    out_TN = inputs_TK.new_empty(tokens, rows)
-    failed = function(
-        out_TN.data_ptr(),
-        inputs_TK.data_ptr(),
-        KERNEL_DTYPES[inputs_TK.dtype],
-        tokens,
-        inputs_TK.stride(0),
-        weight.codes.data_ptr(),
-        weight.scales.data_ptr(),
-        _address(weight.minimums),
-        _address(weight.super_scales),
-        _address(weight.super_minimums),
-        weight.bits,
-        rows,
-        columns,
-        torch.get_num_threads(),
-    )
-    if failed:
+    out_TN = inputs_TK.new_empty(len(inputs_TK), weight.shape[0])
+    call = _Call(_rows(out_TN), _rows(inputs_TK), _weight(weight), torch.get_num_threads())
+    if function(ctypes.byref(call)):
+        tokens, columns = inputs_TK.shape
         raise MemoryError(f"no memory for the 8-bit inputs of {tokens} tokens of {columns} columns; use smaller chunks")
     return out_TN
 
 
-def _kernel_takes(inputs_TK: Tensor, weight: PackedWeight) -> bool:
-    """Kernels compute on the CPU and know no gradients."""
-    if torch.is_grad_enabled() and inputs_TK.requires_grad:
-        return False
-    return inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES
+def _parts(weight: PackedWeight) -> tuple[Tensor | None, ...]:
+    return weight.codes, weight.scales, weight.minimums, weight.super_scales, weight.super_minimums
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _rows(values: Tensor) -> _Rows:
+    return _Rows(values.data_ptr(), KERNEL_DTYPES[values.dtype], values.shape[0], values.stride(0))
+
+
+def _weight(weight: PackedWeight) -> _Weight:
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in _parts(weight)]
+    return _Weight(*addresses, weight.bits, *weight.shape)
 
 
 def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:

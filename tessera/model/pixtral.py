@@ -73,14 +73,15 @@ class Pixtral(nn.Module):
         out: Tensor = self.vision_language_adapter(features_PE)
         return out
 
-    def embed(self, ids_T: Tensor, images: Sequence[Tensor]) -> Tensor:
+    def embed(self, ids_T: Tensor, images: Sequence[Tensor], num_image_tokens: int | None = None) -> Tensor:
         """Token embeddings (T, D) with the image tokens replaced by `images`, in reading order.
 
-        Raises ValueError when their numbers differ: a silent mismatch would shift every picture.
+        `num_image_tokens` is for a caller who knows how many there are: counting them on a GPU waits for it.
+        Raises ValueError when the numbers differ: a silent mismatch would shift every picture.
         """
         hidden_TD: Tensor = self.tok_embeddings(ids_T)
         is_image_T = ids_T == self.config.vision_encoder.image_token_id
-        count = int(is_image_T.sum())
+        count = int(is_image_T.sum()) if num_image_tokens is None else num_image_tokens
         given = sum(len(image) for image in images)
         if count != given:
             raise ValueError(f"the prompt has {count} image tokens, the images give {given} embeddings")

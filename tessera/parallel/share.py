@@ -76,6 +76,8 @@ class Share:
         Example: 8 key/value heads of 128 over 2 ranks: rank 1 has 512 to 1024; over 16 ranks, ranks 2 and 3
         both have 128 to 256.
         """
+        if self.size == 1:
+            return None
         if KEYS_AND_VALUES.fullmatch(linear):
             heads, width = self.config.n_kv_heads, self.config.head_dim
             first = self.rank * heads // self.size
@@ -86,7 +88,7 @@ class Share:
 
     def columns(self, linear: str, total: int) -> range | None:
         """The inputs that this rank has; None: all."""
-        return self._even(total) if COLUMNS.fullmatch(linear) else None
+        return self._even(total) if self.size > 1 and COLUMNS.fullmatch(linear) else None
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of the parameter `name` ("layers.0.attention.wq.weight"), in memory of its own."""

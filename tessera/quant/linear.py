@@ -5,6 +5,7 @@ It computes with the weight as it is; nothing is dequantized into memory beyond 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -44,6 +45,17 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.packed.bits}"
+
+
+def count_quantized(model: nn.Module) -> Counter[str]:
+    """How many weights of the model are quantized, by their scheme."""
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            counts[module.packed.scheme] += module.in_features * module.out_features
+        elif isinstance(module, Fp8Linear):
+            counts["fp8"] += module.in_features * module.out_features
+    return counts
 
 
 def place(model: nn.Module, name: str, weight: PackedWeight | Fp8Weight) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
-from tessera.load import compute_dtype, model_name, read_config, read_weights, target_device
+from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
 from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -30,7 +30,7 @@ from tessera.quant.rounding import PANEL_ROWS, ErrorSum, QuantizedWeight, round_
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
-from tessera.weights.detect import MANIFEST, UNFINISHED, detect, tokenizer_file
+from tessera.weights.detect import MANIFEST, UNFINISHED
 from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_linears, read_manifest
 from tessera.weights.stream import Source, empty_model, fill_model
 from tessera.weights.write import PARTIAL, Piece, piece_of_panels, pieces_of, write_tensors
@@ -82,16 +82,15 @@ def quantize(
     `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
     measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole.
     """
-    layout = detect(source)
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
-    config = read_config(source, layout)
-    sources, linears = read_weights(source, layout, config)
-    if linears:
+    checkpoint = open_checkpoint(source)
+    config, sources = checkpoint.config, checkpoint.sources
+    if checkpoint.linears:
         raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
     target = target_device(device)
-    original = _Original(source, config, sources, compute_dtype("auto", sources, 0, target), target)
-    tokenizer = tokenizer_file(source, layout, config)
+    original = _Original(source, config, sources, compute_dtype("auto", checkpoint, target), target)
+    tokenizer = checkpoint.tokenizer_file
     examples = None
     if calibrate is not None:
         vision = config.vision_encoder

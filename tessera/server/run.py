@@ -22,6 +22,7 @@ from tessera import __version__
 from tessera.errors import EngineDeadError, UsageError
 from tessera.llm import LLM
 from tessera.load import resolve
+from tessera.quant.linear import count_quantized
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
@@ -103,9 +104,11 @@ def open_model(settings: Settings) -> LLM:
         "prompt_lookup_min": settings.prompt_lookup_min,
         "prompt_lookup_max": settings.prompt_lookup_max,
         "seed": settings.seed,
+        "cuda_graphs": False if settings.enforce_eager else None,
     }
     return LLM(
         settings.model,
+        mmproj=settings.mmproj,
         dtype=settings.dtype,
         device=settings.device,
         revision=settings.revision,
@@ -129,11 +132,19 @@ def open_model(settings: Settings) -> LLM:
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
     """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
     config, model = llm.config, llm.loop.engine.model
-    size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} million parameters"
+    quantized = count_quantized(model)
+    size = (sum(parameter.numel() for parameter in model.parameters()) + quantized.total()) / 1e6
+    shares = [f"{count / 1e6:,.1f} million in {scheme}" for scheme, count in quantized.items()]
     dtype = str(model.dtype).removeprefix("torch.")
     count = settings.tensor_parallel_size
     shared = f", the share of the first of {count} processes" if count > 1 else ""
-    yield f"model {llm.model_name}: {size} in {dtype} on {model.device}, not quantized{shared}"
+    precision = f"{' and '.join(shares)}, the rest in {dtype}," if shares else f"in {dtype}"
+    yield (
+        f"model {llm.model_name}: {size:,.1f} million parameters {precision} on {model.device}"
+        f"{'' if shares else ', not quantized'}{shared}"
+    )
+    for note in llm.notes:
+        yield f"model {llm.model_name}: {note}"
     tokens = config.num_blocks * config.block_tokens
     yield (
         f"key/value cache: {config.num_blocks:,} blocks of {config.block_tokens} tokens, {tokens:,} tokens in "
@@ -236,7 +247,8 @@ def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.
 
 def _check_layout(settings: Settings, layout: str) -> None:
     for name, wanted in (("load_format", settings.load_format), ("config_format", settings.config_format)):
-        if wanted in ("mistral", "hf") and wanted != layout:
+        other_files = (wanted, layout) == ("safetensors", "gguf")
+        if other_files or (wanted in ("mistral", "hf", "gguf") and wanted != layout):
             raise UsageError(f"{name} is {wanted}, and {settings.model} has the layout {layout}; leave it out.")
 
 

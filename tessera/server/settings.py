@@ -102,12 +102,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: str = _field("nano", "Model", "nano, a folder, or a hub id that was downloaded.", min_length=1)
+    model: str = _field("nano", "Model", "nano, a folder, a GGUF file, or a hub id that was downloaded.", min_length=1)
+    mmproj: OptionalPath = _field(None, "Model", "A GGUF model's picture part; unset: mmproj*.gguf beside it.")
     served_model_name: Several = _field((), "Model", "Names that clients may use; unset: the model's own.")
     revision: OptionalText = _field(None, "Model", "Branch, tag or commit of a hub id.")
     download_dir: OptionalPath = _field(None, "Model", "The hub's cache that holds a hub id; unset: the usual one.")
-    load_format: Literal["auto", "safetensors", "mistral"] = _field(
-        "auto", "Model", "auto and safetensors: as the folder is; mistral: it must have the official layout."
+    load_format: Literal["auto", "safetensors", "mistral", "gguf"] = _field(
+        "auto", "Model", "auto: as the model is; else it must be safetensors, of the official layout, or GGUF."
     )
     config_format: Literal["auto", "mistral", "hf"] = _field(
         "auto", "Model", "The layout that the folder must have; auto: any."
@@ -139,6 +140,7 @@ class Settings(BaseModel):
     )
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
     image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
+    enforce_eager: bool = _field(False, "Engine", "No CUDA graphs of decoding: slower, for finding faults.")
     enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
     num_speculative_tokens: Automatic = _field(
         None, "Engine", "Guessed tokens that a request's step may check beside its own; 0: none.", ge=0, le=64

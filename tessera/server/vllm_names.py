@@ -81,7 +81,6 @@ FIXED = {
     "trust_remote_code": Fixed(("false",), "code from a model's repository is never run; leave it out"),
     "hf_overrides": Fixed((), "a model's configuration is what its checkpoint says; edit a copy of its side file"),
     "enable_chunked_prefill": Fixed(("true",), "prompts always go in chunks of --max-num-batched-tokens"),
-    "enforce_eager": Fixed(("true",), "no graphs are captured here; leave it out"),
     "cpu_offload_gb": Fixed(("0",), "weights stay on one device; choose --device cpu or a smaller --dtype"),
     "swap_space": Fixed(("0",), "what does not fit is computed again, not swapped; leave it out"),
     "enable_lora": Fixed(("false",), "LoRA adapters are not served; merge them into the weights first"),

@@ -1,4 +1,4 @@
-"""A checkpoint rewritten in the other layout: the same numbers, bit for bit, under other names."""
+"""A checkpoint rewritten in another layout: the same numbers under other names, bit for bit but for GGUF's types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tessera.weights.detect import Layout, detect, tokenizer_file
 from tessera.weights.stream import Progress
 from tessera.weights.write import MAX_SHARD_BYTES, pieces_of, write_folder
 
-LAYOUTS: tuple[Layout, ...] = ("mistral", "hf")
+LAYOUTS: tuple[Layout, ...] = ("mistral", "hf", "gguf")
+DEFAULT_TYPE = "q8_0"
 
 
 def convert(
@@ -18,18 +19,23 @@ def convert(
     destination: Path,
     to: str,
     *,
+    kind: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
     """Write the model in `source` into the new folder `destination`, in layout `to`, streaming.
 
-    Raises UsageError for a wrong wish, CheckpointError for a source that is not whole; either way
-    nothing is left behind.
+    `kind` is the type of a GGUF model's matrices: "q8_0" (the default), "q4_0" or "bf16". Raises UsageError
+    for a wrong wish, CheckpointError for a source that is not whole; either way nothing is left behind.
     """
     layout = next((known for known in LAYOUTS if known == to), None)
     if layout is None:
-        raise UsageError(f"layout {to!r} is unknown; use {' or '.join(LAYOUTS)}.")
+        raise UsageError(f"layout {to!r} is unknown; use {', '.join(LAYOUTS)}.")
+    if kind is not None and layout != "gguf":
+        raise UsageError(f"type {kind!r} is for GGUF files; the layout {layout} keeps the dtypes: leave the type out.")
     found = detect(source)
+    if found == "gguf":
+        raise UsageError(f"{source} is a GGUF file, whose rounded weights are not converted; use the model's original.")
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
     if found == "tessera" or (found == "hf" and published.is_quantized(source)):
@@ -37,17 +43,16 @@ def convert(
             f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
         )
     if found == layout:
-        other = LAYOUTS[1 - LAYOUTS.index(layout)]
-        raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {other}.")
+        others = " or ".join(known for known in LAYOUTS if known != layout)
+        raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {others}.")
     reader = mistral if found == "mistral" else hf
     config = reader.read_config(source)
     sources = reader.official_sources(source, config)
-    write_folder(
-        destination,
-        layout,
-        config,
-        pieces_of(sources, layout, config),
-        tokenizer_file(source, found, config),
-        max_shard_bytes=max_shard_bytes,
-        progress=progress,
-    )
+    tokenizer = tokenizer_file(source, found, config)
+    if layout == "gguf":
+        from tessera.weights.gguf.write import write_gguf
+
+        write_gguf(destination, config, sources, tokenizer, kind or DEFAULT_TYPE, progress=progress)
+        return
+    pieces = pieces_of(sources, layout, config)
+    write_folder(destination, layout, config, pieces, tokenizer, max_shard_bytes=max_shard_bytes, progress=progress)

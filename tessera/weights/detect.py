@@ -2,7 +2,7 @@
 
 Layouts are told by their side file: tessera.json for our own quantized one, params.json for the
 official one, config.json for Hugging Face's. A folder with both of the last is read in the official
-layout, whose names are ours.
+layout, whose names are ours. A GGUF model is a file, told by its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from tessera.errors import CheckpointError, ModelNotFoundError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
 
-Layout = Literal["mistral", "hf", "tessera"]
+Layout = Literal["mistral", "hf", "tessera", "gguf"]
+GGUF_SUFFIX = ".gguf"
 MANIFEST = "tessera.json"
 UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` is at work
 INDEX = "model.safetensors.index.json"
@@ -27,7 +28,9 @@ EXAMPLE_ID = "mistralai/Pixtral-12B-2409"
 
 
 def detect(folder: Path) -> Layout:
-    """The folder's layout; raises CheckpointError that names what is missing and how to get it."""
+    """The layout of a folder or file; raises CheckpointError that names what is missing and how to get it."""
+    if is_gguf(folder):
+        return "gguf"
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is not a folder; give the folder that holds the model's files.")
     if (folder / MANIFEST).is_file():
@@ -49,12 +52,19 @@ def detect(folder: Path) -> Layout:
             f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is opened and is "
             f"never read; it must be safetensors: {remedy}."
         )
+    if not any((*official, *hf)) and (files := sorted(file for file in folder.iterdir() if is_gguf(file))):
+        raise CheckpointError(f"{folder} holds GGUF files, of which one must be named: give {files[0]}, for example.")
     if not any((*official, *hf)):
         raise CheckpointError(
             f"{folder} has an unknown layout: it holds neither params.json with consolidated.safetensors nor "
             f"config.json with model*.safetensors; {remedy}."
         )
     raise CheckpointError(f"{folder} holds half a model: {_missing(official, hf)}; {remedy}.")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a GGUF file, by its name."""
+    return path.suffix.lower() == GGUF_SUFFIX and path.is_file()
 
 
 def _missing(official: tuple[bool, bool], hf: tuple[bool, bool]) -> str:
@@ -120,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
-    """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout without one, the packaged file.
+    """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout or GGUF without one, the packaged file.
 
     A converted tokenizer.json can split text wrongly and is not read. Raises CheckpointError.
     """
@@ -129,7 +139,12 @@ def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
             return folder / name
     # Its relatives have other chat formats with the same ids, so only its own shape takes its file.
     vision = config.vision_encoder
-    if layout == "hf" and config.vocab_size == 131_072 and vision.spatial_merge_size == 1 and vision.adapter_bias:
+    if (
+        layout in ("hf", "gguf")
+        and config.vocab_size == 131_072
+        and vision.spatial_merge_size == 1
+        and vision.adapter_bias
+    ):
         return packaged_tokenizer_path()
     raise CheckpointError(
         f"{folder} has no tekken.json, the tokenizer's file; get it with `tessera download "

@@ -84,7 +84,7 @@ class StoredTensor:
         direct = flat.dtype == self.dtype and flat.device.type == "cpu"
         step = READ_BYTES // self.dtype.itemsize
         piece = flat if direct else torch.empty(min(step, self.num_parameters), dtype=self.dtype)
-        with _opened(self.file) as file:
+        with opened(self.file) as file:
             file.seek(self.start)
             for first in range(0, self.num_parameters, step):
                 count = min(step, self.num_parameters - first)
@@ -101,7 +101,7 @@ class StoredTensor:
 
     def first_bytes(self, count: int) -> bytes:
         """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""
-        with _opened(self.file) as file:
+        with opened(self.file) as file:
             file.seek(self.start)
             return file.read(min(count, self.num_bytes))
 
@@ -116,7 +116,7 @@ class StoredTensor:
     def chunks(self) -> Iterator[bytes]:
         """The tensor's bytes as they stand in the file, in pieces; raises CheckpointError."""
         done = 0
-        with _opened(self.file) as file:
+        with opened(self.file) as file:
             file.seek(self.start)
             while done < self.num_bytes:
                 chunk = file.read(min(self.num_bytes - done, READ_BYTES))
@@ -180,8 +180,8 @@ def map_file(file: Path) -> Tensor:
 
     The map is private: writing to it changes nobody's file. Raises CheckpointError.
     """
-    with _opened(file) as opened:
-        size = os.fstat(opened.fileno()).st_size
+    with opened(file) as source:
+        size = os.fstat(source.fileno()).st_size
     return torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
 
 
@@ -285,16 +285,16 @@ def fill_model(
 
 
 def _read_header(file: Path) -> list[StoredTensor]:
-    with _opened(file) as opened:
+    with opened(file) as source:
         size = file.stat().st_size
-        start = opened.read(len(LFS_POINTER))
+        start = source.read(len(LFS_POINTER))
         if start == LFS_POINTER:
             raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder.")
         length = int.from_bytes(start[:8], "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             _damaged(file, f"its {size:,} bytes cannot hold the {length:,} bytes of header that it announces")
-        opened.seek(8)
-        header = _parse_header(file, opened.read(length))
+        source.seek(8)
+        header = _parse_header(file, source.read(length))
     header.pop("__metadata__", None)
     tensors = [_check_entry(file, name, entry, 8 + length) for name, entry in header.items()]
     end = 8 + length
@@ -343,10 +343,11 @@ def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[FileIO]:
+def opened(file: Path) -> Iterator[FileIO]:
+    """The file for plain reads; whatever the system refuses while it is used becomes a CheckpointError."""
     try:
-        with file.open("rb", buffering=0) as opened:
-            yield opened
+        with file.open("rb", buffering=0) as source:
+            yield source
     except OSError as error:
         raise CheckpointError(
             f"{file} could not be read ({error.strerror}); check the file and its permissions."

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tessera.weights.stream import DTYPE_NAMES, Progress, Source
 MAX_SHARD_BYTES = 5_000_000_000  # a customary size of Hugging Face shards
 HEADER_ALIGNMENT = 8
 PARTIAL = ".partial"
+Writer = Callable[[Path], object]  # writes one file
 END_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the same in every tokenizer of the family
 
 
@@ -82,38 +84,48 @@ def write_folder(
     shards = _shards(to, pieces, max_shard_bytes)
     if to == "hf" and len(shards) > 1:
         side_files = {INDEX: _index(shards), **side_files}
-    _check_free(folder, sum(piece.num_bytes for piece in pieces))
+    total = sum(piece.num_bytes for piece in pieces)
+    report = Report(total, progress)
+    writers: dict[str, Writer] = {
+        name: partial(write_tensors, pieces=shard, report=report) for name, shard in shards.items()
+    }
+    writers["tekken.json" if tokenizer.suffix == ".json" else tokenizer.name] = partial(shutil.copyfile, tokenizer)
+    writers |= {name: partial(_write_json, content=content) for name, content in side_files.items()}
+    write_files(folder, writers, total)
+
+
+def write_files(folder: Path, writers: Mapping[str, Writer], num_bytes: int) -> None:
+    """Write all files of a model, in this order, or nothing; `num_bytes` is what they take.
+
+    Raises UsageError when the folder holds files already, or the disk no room.
+    """
+    _check_free(folder, num_bytes)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    names = [*shards, "tekken.json" if tokenizer.suffix == ".json" else tokenizer.name, *side_files]
-    partials = {name: folder / f".{name}{PARTIAL}" for name in names}
-    report = _Report(sum(piece.num_bytes for piece in pieces), progress)
+    partials = {name: folder / f".{name}{PARTIAL}" for name in writers}
     try:
-        for name, shard in shards.items():
-            write_tensors(partials[name], shard, report)
-        shutil.copyfile(tokenizer, partials[names[len(shards)]])
-        for name, content in side_files.items():
-            partials[name].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for name, partial in partials.items():
-            partial.replace(folder / name)
+        for name, writer in writers.items():
+            writer(partials[name])
+        for name, unfinished in partials.items():
+            unfinished.replace(folder / name)
     except BaseException:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+        for unfinished in partials.values():
+            unfinished.unlink(missing_ok=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
         raise
 
 
-class _Report:
+class Report:
     """Counts the bytes written for the one who watches."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
 
-    def add(self, piece: Piece) -> None:
-        self._done += piece.num_bytes
+    def add(self, name: str, num_bytes: int) -> None:
+        self._done += num_bytes
         if self._progress is not None:
-            self._progress(piece.name, self._done, self._total)
+            self._progress(name, self._done, self._total)
 
 
 def _check_free(folder: Path, needed: int) -> None:
@@ -195,8 +207,12 @@ def _index(shards: Mapping[str, Sequence[Piece]]) -> dict[str, Any]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def write_tensors(
-    file: Path, pieces: Sequence[Piece], report: _Report | None = None, *, alignment: int = HEADER_ALIGNMENT
+    file: Path, pieces: Sequence[Piece], report: Report | None = None, *, alignment: int = HEADER_ALIGNMENT
 ) -> None:
     """Write one safetensors file; its first tensor starts at a multiple of `alignment` bytes."""
     ranks = list(DTYPE_NAMES)
@@ -218,6 +234,6 @@ def write_tensors(
             for chunk in piece.data():
                 out.write(chunk)
             if report is not None:
-                report.add(piece)
+                report.add(piece.name, piece.num_bytes)
         out.flush()
         os.fsync(out.fileno())

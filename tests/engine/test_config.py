@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tessera.engine import config as config_module
-from tessera.engine.config import OPTIONS, EngineConfig, resolve
+from tessera.engine.config import DRAFTED_ON_CPU, OPTIONS, EngineConfig, resolve
 from tessera.engine.kv_cache import KVCache, kv_bytes_per_token
-from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
 from tessera.model.config import ModelConfig, VisionConfig
 from tests.engine.tiny import BLOCK_BYTES, CONFIG
@@ -79,7 +79,7 @@ def test_every_setting_is_resolved_with_a_reason(monkeypatch: pytest.MonkeyPatch
 
 def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settle(monkeypatch, 16 * GIB)
-    work = workspace_bytes(PIXTRAL_12B, 512, 131072, 16, torch.bfloat16)
+    work = workspace_bytes(PIXTRAL_12B, 512, 131072, 16, torch.bfloat16, drafted=DRAFTED_ON_CPU)
     assert config.kv_cache_bytes + config.image_cache_bytes + work <= 8 * GIB
     assert config.max_model_len == config.num_blocks * 16 < 131072
     assert config.reasons["max_model_len"] == "what the key/value cache holds"
@@ -93,6 +93,7 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
         ({"max_model_length": 5}, "'max_model_length' is unknown; the nearest known one is 'max_model_len'"),
         ({"block_tokens": 20}, "block_tokens is 20; use 16 or 32"),
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8' and the model computes in float32; use 'auto'"),
+        ({"cuda_graphs": True}, "cuda_graphs is true and the device is cpu"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0; use a whole number of at least 1"),
         ({"max_num_seqs": True}, "max_num_seqs is True"),
         ({"max_num_seqs": "4"}, "max_num_seqs is '4'"),
@@ -109,6 +110,20 @@ def test_wrong_settings_are_refused_by_name(options: dict[str, object], sentence
     with pytest.raises(UsageError) as error:
         resolve(options, CONFIG, dtype=torch.float32, device=CPU)
     assert sentence in str(error.value)
+
+
+def test_what_the_largest_steps_took_is_kept_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "available_bytes", lambda device: 4 * 2**20)
+    asked: list[StepSize] = []
+
+    def settle(took: int) -> EngineConfig:
+        options = {"max_num_seqs": 4000, "max_num_batched_tokens": 5000, "kv_cache_dtype": "int8"}
+        measure = lambda size: asked.append(size) or took  # noqa: E731
+        return resolve(options, CONFIG, dtype=torch.float32, device=CPU, measure=measure)
+
+    less, more = settle(2**20), settle(2**20 + 4096)
+    assert less.kv_cache_bytes - more.kv_cache_bytes == 4096
+    assert asked[0] == StepSize(5000, 512, 4000, DRAFTED_ON_CPU, 16, torch.int8)
 
 
 def test_free_memory_is_a_plausible_number() -> None:

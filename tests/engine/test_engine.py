@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import Grammar, SamplingParams
-from tessera.engine.batch import PADDED_TOKENS_PER_CALL, embeddings_before, image_rows
+from tessera.chat import Completion, Grammar, SamplingParams
+from tessera.engine.batch import embeddings_before, image_rows
 from tessera.engine.grammar import Matcher
 from tessera.engine.request import State
 from tessera.engine.runner import Runner
@@ -328,7 +328,7 @@ def test_a_fault_of_one_request_ends_only_that_one(
 def test_numbers_gone_wrong_in_one_request_do_not_reach_the_others(
     model: Pixtral, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PADDED_TOKENS_PER_CALL, "cpu", 10_000)  # contexts padded together, as on a GPU
+    monkeypatch.setattr("tessera.engine.batch.DEVICE_PLANS", {"cpu"})  # contexts attended together, as on a GPU
     engine = tiny_engine(model, num_blocks=8, enable_prefix_caching=False)
     image = picture(1, 2, 2)
     image.pixels_CHW.fill_(torch.nan)
@@ -340,15 +340,21 @@ def test_numbers_gone_wrong_in_one_request_do_not_reach_the_others(
         assert max_logprob_error(got, run(alone, alone.add(given, params(logprobs=5)))[0]) < 2e-5
 
 
-def test_padded_decoding_equals_decoding_alone(model: Pixtral, monkeypatch: pytest.MonkeyPatch) -> None:
-    givens = [prompt("ab" * length) for length in (3, 4, 20, 24, 40)]
-    alone = tiny_engine(model)
-    expected = run(alone, *[alone.add(given, params(logprobs=5)) for given in givens])
-    monkeypatch.setitem(PADDED_TOKENS_PER_CALL, "cpu", 10_000)
-    padded = tiny_engine(model)
-    for one, other in zip(
-        run(padded, *[padded.add(each, params(logprobs=5)) for each in givens]), expected, strict=True
-    ):
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_the_plan_of_a_gpu_equals_the_plan_of_a_cpu(
+    model: Pixtral, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Prompts whole, in chunks beside others that decode, with a shared prefix, and a chunk of one token."""
+    shared = "words that several prompts begin with "
+    givens = [prompt(shared * (length % 3), picture(length, 2, 3), "ab" * length) for length in (3, 4, 20, 24, 40)]
+
+    def replies() -> list[Completion]:
+        engine = tiny_engine(model, max_num_batched_tokens=33, kv_cache_dtype=dtype)
+        return run(engine, *[engine.add(each, params(logprobs=5)) for each in givens])
+
+    expected = replies()
+    monkeypatch.setattr("tessera.engine.batch.DEVICE_PLANS", {"cpu"})
+    for one, other in zip(replies(), expected, strict=True):
         assert max_logprob_error(one, other) < 2e-5
 
 
@@ -356,19 +362,6 @@ def test_blocks_of_32_tokens_work_as_well(model: Pixtral) -> None:
     given = prompt("some text ", picture(1, 4, 4), "and more of it")
     wide = reply(tiny_engine(model, block_tokens=32), given, max_tokens=20, logprobs=5)
     assert max_logprob_error(wide, reply(tiny_engine(model), given, max_tokens=20, logprobs=5)) < 2e-5
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_writes_what_a_cpu_writes() -> None:
-    givens = [prompt("ab" * length, picture(length, 2, 3)) for length in (3, 4, 20, 24, 40)]
-    wanted = [params(logprobs=5, temperature=0.5 * (n % 2), seed=n, top_p=0.9) for n in range(5)]
-    replies = []
-    for device in ("cpu", "cuda"):
-        engine = tiny_engine(tiny_model().to(device), max_num_batched_tokens=40)
-        replies.append(run(engine, *[engine.add(each, how) for each, how in zip(givens, wanted, strict=True)]))
-    for one, other in zip(*replies, strict=True):
-        assert max_logprob_error(one, other) < 1e-3
 
 
 def test_a_prompt_is_scored_as_by_the_whole_model_at_once(model: Pixtral) -> None:

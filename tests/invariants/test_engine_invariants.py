@@ -22,8 +22,8 @@ from tests.engine.tiny import (
 )
 
 # Float32 sums of the same numbers in another order (another batch size, another split of a softmax)
-# differ by some 1e-6 in logits of order 10; log-probabilities inherit that.
-BOUND = 2e-5
+# differ by some 1e-6 in logits of order 10, and at worst by 2e-5; log-probabilities inherit that.
+BOUND = 4e-5
 # With keys and values in int8 such a difference can, rarely, carry a value over the edge between two codes, which moves
 # it by a 127th of its head's largest. Rounding all values of all tokens moves these log-probabilities by 0.1 to 0.3;
 # one value among thousands must stay far below that.

@@ -18,9 +18,8 @@ from transformers import (
     PixtralVisionConfig,
 )
 
-from tessera.load import read_config, read_weights
+from tessera.load import open_checkpoint
 from tessera.model.pixtral import Pixtral
-from tessera.weights.detect import detect
 from tessera.weights.stream import empty_model, fill_model
 
 
@@ -88,8 +87,7 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=std)
     theirs.eval().save_pretrained(folder)
-    layout = detect(folder)
-    config = read_config(folder, layout)
-    ours = empty_model(config)
-    fill_model(ours, read_weights(folder, layout, config)[0], dtype=torch.float32, device=torch.device("cpu"))
+    checkpoint = open_checkpoint(folder)
+    ours = empty_model(checkpoint.config)
+    fill_model(ours, checkpoint.sources, dtype=torch.float32, device=torch.device("cpu"))
     return Pair(theirs, ours.eval())

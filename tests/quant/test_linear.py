@@ -19,5 +19,7 @@ def test_it_computes_what_the_dequantized_linear_does() -> None:
     assert isinstance(packed, PackedLinear)
     inputs = torch.randn(2, 3, 64, generator=generator)
     expected = nn.functional.linear(inputs, dequantize(weight), packed.bias)
-    torch.testing.assert_close(model(inputs), expected, rtol=1e-2, atol=1e-2)
+    # A kernel may round the inputs to 8 bits: half a step of the largest for each, and a little for the sums.
+    bound = inputs.abs().amax(-1, keepdim=True) / 254 * dequantize(weight).abs().sum(1) + 1e-5
+    assert ((model(inputs) - expected).abs() <= bound).all()
     assert model.to(torch.device("cpu"))[0].packed.nbytes == weight.nbytes

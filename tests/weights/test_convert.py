@@ -99,8 +99,8 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         convert(tmp_path / "a", tmp_path / "a" / ".." / "a", "hf")
     with pytest.raises(UsageError, match=r"layout mistral already.*convert it to hf"):
         convert(tmp_path / "a", tmp_path / "b", "mistral")
-    with pytest.raises(UsageError, match=r"'gguf' is unknown; use mistral or hf"):
-        convert(tmp_path / "a", tmp_path / "b", "gguf")
+    with pytest.raises(UsageError, match=r"'onnx' is unknown; use mistral, hf, gguf"):
+        convert(tmp_path / "a", tmp_path / "b", "onnx")
     assert files_of(taken) == {"notes.txt"}
     assert not (tmp_path / "b").exists()
 

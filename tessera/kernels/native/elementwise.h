@@ -71,12 +71,9 @@ void silu_gate(Number *gate, int64_t gate_stride, const Number *up, int64_t up_s
   });
 }
 
-// Sixteen channel pairs, even and odd channels apart.
-struct Pairs {
-  Floats even, odd;
-
-  Pairs turned(Floats cos, Floats sin) const { return {even * cos - odd * sin, even * sin + odd * cos}; }
-};
+inline Pairs turned(Pairs x, Floats cos, Floats sin) {
+  return {x.even * cos - x.odd * sin, x.even * sin + x.odd * cos};
+}
 
 inline Pairs load_pairs(const bfloat16 *from) {
   Words words;
@@ -85,20 +82,17 @@ inline Pairs load_pairs(const bfloat16 *from) {
 }
 
 inline void store_pairs(bfloat16 *to, Pairs pairs) {
-  const Words words = (round_to_bfloat16(pairs.even) >> 16) | round_to_bfloat16(pairs.odd);
+  const Words words = (round_to_bfloat16(pairs.even) >> 16) | (round_to_bfloat16(pairs.odd) & 0xffff0000u);
   memcpy(to, &words, sizeof(words));
 }
 
-inline Pairs load_pairs(const float *from) {
-  const Floats first = load(from), second = load(from + LANES);
-  return {__builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
-          __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
-}
+inline Pairs load_pairs(const float *from) { return part(load(from), load(from + LANES)); }
 
 inline void store_pairs(float *to, Pairs pairs) {
-  store(to, __builtin_shufflevector(pairs.even, pairs.odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-  store(to + LANES, __builtin_shufflevector(pairs.even, pairs.odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
-                                            30, 15, 31));
+  Floats first, second;
+  join(pairs, first, second);
+  store(to, first);
+  store(to + LANES, second);
 }
 
 // Turns the channel pairs (2i, 2i + 1) of each head of each token, in place; cos and sin are (tokens, pairs).
@@ -113,12 +107,12 @@ void rotate(Number *x, int64_t token_stride, int64_t head_stride, const float *c
       for (int64_t head = 0; head < heads; ++head) {
         Number *at = x + token * token_stride + head * head_stride;
         for (int64_t pair = 0; pair < whole; pair += LANES)
-          store_pairs(at + 2 * pair, load_pairs(at + 2 * pair).turned(load(cosines + pair), load(sines + pair)));
+          store_pairs(at + 2 * pair, turned(load_pairs(at + 2 * pair), load(cosines + pair), load(sines + pair)));
         if (rest) {
           Number padded[2 * LANES] = {};
           memcpy(padded, at + 2 * whole, 2 * rest * sizeof(Number));
           const Floats turn = load_part(cosines + whole, rest), tilt = load_part(sines + whole, rest);
-          store_pairs(padded, load_pairs(padded).turned(turn, tilt));
+          store_pairs(padded, turned(load_pairs(padded), turn, tilt));
           memcpy(at + 2 * whole, padded, 2 * rest * sizeof(Number));
         }
       }

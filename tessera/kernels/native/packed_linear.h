@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <immintrin.h>
-#include <new>
+#include <utility>
 
 namespace {
 
@@ -34,6 +34,18 @@ struct Weight {
   int64_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
 };
 
+struct Rows { // the inputs or the outputs
+  void *start;
+  int64_t dtype, tokens, stride; // the stride in elements
+};
+
+// What Python passes, field by field as in kernels/packed_linear.py.
+struct Call {
+  Rows out, inputs;
+  Weight weight;
+  int64_t threads;
+};
+
 // Up to 16 tokens' inputs: codes [group][token][32], scales and shares [group][token].
 struct Panel {
   const int8_t *codes;
@@ -43,18 +55,29 @@ struct Panel {
   const float *shares;
 };
 
-// Token t's 16 sums go to out + t * CHUNK_TILES * TILE_ROWS.
-using TileProduct = void (*)(const Weight &, int64_t tile, const Panel &, float *out);
+// A tile's product with a panel of TOKENS tokens: each processor's file defines it. Token t's 16 sums go to
+// out + t * OUT_STRIDE.
+constexpr int64_t OUT_STRIDE = CHUNK_TILES * TILE_ROWS;
+template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
+void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float *out);
 
-struct Rows { // the inputs or the outputs
-  void *start;
-  int dtype;
-  int64_t tokens, stride; // in elements
-};
+using TileProduct = void (*)(const Weight &, int64_t, const Panel &, float *);
 
-inline int element_bytes(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
+// The products with 1 to 16 tokens.
+template <int BITS, bool MINIMUMS, bool SUPER, size_t... N> const TileProduct *table(std::index_sequence<N...>) {
+  static constexpr TileProduct products[] = {tile_product<BITS, MINIMUMS, SUPER, N + 1>...};
+  return products;
+}
 
-__m256 load8(const char *from, int dtype) {
+template <int BITS> const TileProduct *products_for(bool minimums, bool super) {
+  constexpr auto counts = std::make_index_sequence<PANEL_TOKENS>();
+  if (minimums) return super ? table<BITS, true, true>(counts) : table<BITS, true, false>(counts);
+  return super ? table<BITS, false, true>(counts) : table<BITS, false, false>(counts);
+}
+
+int64_t element_bytes(int64_t dtype) { return dtype == FLOAT32 ? 4 : 2; }
+
+__m256 load8(const char *from, int64_t dtype) {
   if (dtype == FLOAT32) return _mm256_loadu_ps(reinterpret_cast<const float *>(from));
   const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
   if (dtype == FLOAT16) return _mm256_cvtph_ps(half);
@@ -73,7 +96,7 @@ __m128i bfloat16_of(__m256 values) {
 }
 
 // The first `count` of 16 sums to the outputs.
-void store(const float *sums, char *to, int dtype, int64_t count) {
+void store(const float *sums, char *to, int64_t dtype, int64_t count) {
   const __m256 low = _mm256_loadu_ps(sums), high = _mm256_loadu_ps(sums + 8);
   __m256i values[2] = {_mm256_castps_si256(low), _mm256_castps_si256(high)};
   if (dtype == BFLOAT16) values[0] = _mm256_set_m128i(bfloat16_of(high), bfloat16_of(low));
@@ -97,7 +120,7 @@ void store_rows(const float *sums, const Rows &out, int64_t token, int64_t first
 
 // One group of 32 inputs in 8 bits: returns the scale, writes codes and their sum. A group that holds a NaN or an
 // infinity gets the scale NaN, which every sum of its token then is.
-float quantize_group(const char *from, int dtype, int8_t *codes, int32_t &sum) {
+float quantize_group(const char *from, int64_t dtype, int8_t *codes, int32_t &sum) {
   __m256 values[4];
   __m256i largest = _mm256_setzero_si256();
   for (int i = 0; i < 4; ++i) {
@@ -187,9 +210,13 @@ private:
   float *scales_, *shares_;
 };
 
-// products[n - 1] multiplies a tile with a panel of n tokens. 0, or 1 when there is no memory for the inputs' codes.
-int packed_linear(const Rows &out, const Rows &inputs, const Weight &weight, const TileProduct *products,
-                  int threads) {
+// 0, or 1 when there is no memory for the inputs' codes.
+int packed_linear(const Call &call) {
+  const Rows &out = call.out, &inputs = call.inputs;
+  const Weight &weight = call.weight;
+  const bool minimums = weight.minimums != nullptr, super = weight.super_scales != nullptr;
+  const TileProduct *products = weight.bits == 4 ? products_for<4>(minimums, super) : products_for<8>(minimums, super);
+  if (inputs.tokens == 0) return 0;
   Panels panels(inputs, weight);
   if (!panels.allocated()) return 1;
   const int64_t tiles = weight.tiles(), tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;
@@ -198,10 +225,10 @@ int packed_linear(const Rows &out, const Rows &inputs, const Weight &weight, con
   const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (weight.columns * PANEL_TOKENS)) * PANEL_TOKENS;
   const int64_t blocks = (inputs.tokens + block - 1) / block;
   std::atomic<int64_t> next{0};
-  parallel(threads, [&](int index, int count) {
+  parallel(static_cast<int>(call.threads), [&](int index, int count) {
     panels.quantize(index, count);
     barrier(count);
-    alignas(64) float sums[PANEL_TOKENS * CHUNK_TILES * TILE_ROWS];
+    alignas(64) float sums[PANEL_TOKENS * OUT_STRIDE];
     for (int64_t job; (job = next.fetch_add(1, std::memory_order_relaxed)) < blocks * chunks;) {
       const int64_t start = job / chunks * block, stop = std::min(start + block, inputs.tokens);
       const int64_t first = job % chunks * chunk, last = std::min(first + chunk, tiles);
@@ -211,7 +238,7 @@ int packed_linear(const Rows &out, const Rows &inputs, const Weight &weight, con
         for (int64_t tile = first; tile < last; ++tile)
           products[width - 1](weight, tile, panel, sums + (tile - first) * TILE_ROWS);
         for (int64_t t = 0; t < width; ++t)
-          store_rows(sums + t * CHUNK_TILES * TILE_ROWS, out, token + t, first * TILE_ROWS,
+          store_rows(sums + t * OUT_STRIDE, out, token + t, first * TILE_ROWS,
                      std::min(last * TILE_ROWS, weight.rows));
       }
     }

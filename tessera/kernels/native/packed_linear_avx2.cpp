@@ -6,12 +6,10 @@
 #include "export.h"
 #include "packed_linear.h"
 
-#include <utility>
-
 namespace {
 
-// The registers hold two tokens: their sums, one token's products, and the codes that both share.
-constexpr int HALF_ROWS = 8;
+constexpr int HALF_ROWS = 8;    // a register's sums; a tile is done in two passes
+constexpr int CHAIN_TOKENS = 4; // that share the codes as they are unpacked: what 16 registers hold
 
 __m256 halves(const void *from) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(from))); }
 
@@ -29,32 +27,64 @@ __m256 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile,
   return _mm256_mul_ps(multipliers(values + place), halves(supers + super * TILE_ROWS + half * HALF_ROWS));
 }
 
-// The codes' product with one token's group for 8 rows, less the centre with 8 bits.
-template <int BITS> __m256i group_product(const uint8_t *codes, const int8_t *inputs) {
-  __m256i sum = _mm256_setzero_si256();
-  const __m256i ones = _mm256_set1_epi16(1);
+__m256i four_inputs(const int8_t *from) {
+  int32_t four;
+  std::memcpy(&four, from, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// The codes' products with a group of each of TOKENS tokens for 8 rows; with 8 bits the centre is off already.
+template <int BITS, int TOKENS>
+void group_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[CHAIN_TOKENS]) {
+  const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+  for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
   for (int j = 0; j < BITS; ++j) {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 * j));
-    int32_t four[2];
-    std::memcpy(four, inputs + 4 * j, 4);
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 * j));
     if (BITS == 8) {
-      const __m256i code = _mm256_xor_si256(both, _mm256_set1_epi8(static_cast<char>(0x80)));
-      const __m256i signs = _mm256_sign_epi8(_mm256_set1_epi32(four[0]), code);
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), signs);
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+      const __m256i code = _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
+      const __m256i magnitude = _mm256_abs_epi8(code);
+#pragma GCC unroll 4
+      for (int t = 0; t < TOKENS; ++t) {
+        const __m256i signed_inputs = _mm256_sign_epi8(four_inputs(inputs + t * GROUP + 4 * j), code);
+        const __m256i pairs = _mm256_maddubs_epi16(magnitude, signed_inputs);
+        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));
+      }
     } else {
-      std::memcpy(four + 1, inputs + 16 + 4 * j, 4);
-      const __m256i low = _mm256_set1_epi8(15);
-      const __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(first, _mm256_set1_epi32(four[0])));
-      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(second, _mm256_set1_epi32(four[1])));
+      const __m256i first = _mm256_and_si256(bytes, low), second = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+#pragma GCC unroll 4
+      for (int t = 0; t < TOKENS; ++t) {
+        const int8_t *from = inputs + t * GROUP + 4 * j;
+        sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(first, four_inputs(from)));
+        sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(second, four_inputs(from + GROUP / 2)));
+      }
     }
   }
-  return BITS == 8 ? sum : _mm256_madd_epi16(sum, ones);
+  if (BITS == 4)
+    for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_madd_epi16(sums[t], ones);
+}
+
+// Adds a group's products, scaled, to the sums of TOKENS tokens, the first of which is token `start` of the panel.
+template <int BITS, bool MINIMUMS, int TOKENS>
+void add_group(const uint8_t *codes, __m256 scale, __m256 minimum, const Panel &panel, int64_t cell, __m256 *sums) {
+  __m256i products[CHAIN_TOKENS];
+  group_products<BITS, TOKENS>(codes, panel.codes + cell * GROUP, products);
+#pragma GCC unroll 4
+  for (int t = 0; t < TOKENS; ++t) {
+    if (!MINIMUMS && BITS == 4) {
+      int32_t share;
+      std::memcpy(&share, panel.shares + cell + t, 4);
+      products[t] = _mm256_add_epi32(products[t], _mm256_set1_epi32(share));
+    }
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(products[t]), scale);
+    sums[t] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(panel.scales[cell + t]), sums[t]);
+    if (MINIMUMS) sums[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(panel.shares[cell + t]), sums[t]);
+  }
 }
 
 template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
 void half_product(const Weight &weight, int64_t tile, int half, const Panel &panel, float *out) {
+  constexpr int WHOLE = TOKENS / CHAIN_TOKENS * CHAIN_TOKENS, REST = TOKENS - WHOLE;
   const int64_t groups = weight.groups();
   const uint8_t *codes = weight.codes + tile * groups * 64 * BITS + half * 32;
   __m256 sums[TOKENS];
@@ -64,21 +94,23 @@ void half_product(const Weight &weight, int64_t tile, int half, const Panel &pan
     __m256 minimum = _mm256_setzero_ps();
     if (MINIMUMS) minimum = group_values<SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, half);
     if (MINIMUMS && SUPER) minimum = _mm256_sub_ps(_mm256_setzero_ps(), minimum);
-    // With 8 bits the products lack the centre, which the minimum then takes in.
+    // With 8 bits the products lack the centre, which the minimum then makes up for.
     if (MINIMUMS && BITS == 8) minimum = _mm256_fmadd_ps(scale, _mm256_set1_ps(128), minimum);
-#pragma GCC unroll 8
-    for (int t = 0; t < TOKENS; ++t) {
-      const int64_t cell = group * TOKENS + t;
-      __m256i product = group_product<BITS>(codes, panel.codes + cell * GROUP);
-      if (!MINIMUMS && BITS == 4) {
-        int32_t share;
-        std::memcpy(&share, panel.shares + cell, 4);
-        product = _mm256_add_epi32(product, _mm256_set1_epi32(share));
-      }
-      const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(product), scale);
-      sums[t] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(panel.scales[cell]), sums[t]);
-      if (MINIMUMS) sums[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(panel.shares[cell]), sums[t]);
-    }
+    const int64_t cell = group * TOKENS;
+    for (int t = 0; t < WHOLE; t += CHAIN_TOKENS)
+      add_group<BITS, MINIMUMS, CHAIN_TOKENS>(codes, scale, minimum, panel, cell + t, sums + t);
+    if constexpr (REST > 0)
+      add_group<BITS, MINIMUMS, REST>(codes, scale, minimum, panel, cell + WHOLE, sums + WHOLE);
   }
-  for (int t = 0; t < TOKENS; ++t) _mm256_store_ps(out + t * CHUNK_TILES * TILE_ROWS, sums[t]);
+  for (int t = 0; t < TOKENS; ++t) _mm256_store_ps(out + t * OUT_STRIDE, sums[t]);
 }
+
+template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
+void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float *out) {
+  for (int half = 0; half < 2; ++half)
+    half_product<BITS, MINIMUMS, SUPER, TOKENS>(weight, tile, half, panel, out + half * HALF_ROWS);
+}
+
+} // namespace
+
+EXPORT int packed_linear_avx2(const Call *call) { return packed_linear(*call); }

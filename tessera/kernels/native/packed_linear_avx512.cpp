@@ -6,8 +6,6 @@
 #include "export.h"
 #include "packed_linear.h"
 
-#include <utility>
-
 namespace {
 
 constexpr int CHAIN_TOKENS = 4;             // as many sums in flight as the instruction has cycles of latency
@@ -86,32 +84,9 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
       }
     }
   }
-  for (int t = 0; t < TOKENS; ++t) _mm512_store_ps(out + t * CHUNK_TILES * TILE_ROWS, sums[t]);
-}
-
-template <int BITS, bool MINIMUMS, bool SUPER> struct Products {
-  template <size_t... N> static const TileProduct *table(std::index_sequence<N...>) {
-    static const TileProduct products[] = {tile_product<BITS, MINIMUMS, SUPER, N + 1>...};
-    return products;
-  }
-  static const TileProduct *table() { return table(std::make_index_sequence<PANEL_TOKENS>()); }
-};
-
-template <int BITS> const TileProduct *products_of(bool minimums, bool super) {
-  if (minimums) return super ? Products<BITS, true, true>::table() : Products<BITS, true, false>::table();
-  return super ? Products<BITS, false, true>::table() : Products<BITS, false, false>::table();
+  for (int t = 0; t < TOKENS; ++t) _mm512_store_ps(out + t * OUT_STRIDE, sums[t]);
 }
 
 } // namespace
 
-EXPORT int packed_linear_avx512(void *out, void *inputs, int64_t dtype, int64_t tokens, int64_t stride,
-                                const uint8_t *codes, const uint8_t *scales, const uint8_t *minimums,
-                                const uint16_t *super_scales, const uint16_t *super_minimums, int64_t bits,
-                                int64_t rows, int64_t columns, int64_t threads) {
-  const Weight weight{codes, scales, minimums, super_scales, super_minimums, bits, rows, columns};
-  const bool has_minimums = minimums != nullptr, super = super_scales != nullptr;
-  const TileProduct *products = bits == 4 ? products_of<4>(has_minimums, super) : products_of<8>(has_minimums, super);
-  const int type = static_cast<int>(dtype);
-  return packed_linear({out, type, tokens, rows}, {inputs, type, tokens, stride}, weight, products,
-                       static_cast<int>(threads));
-}
+EXPORT int packed_linear_avx512(const Call *call) { return packed_linear(*call); }

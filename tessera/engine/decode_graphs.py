@@ -1,0 +1,141 @@
+"""Steps in which every request gets one token, as CUDA graphs: one launch instead of a thousand.
+
+A graph computes for a fixed number of rows and reads its inputs where they lay when it was captured,
+so there is one for each of some batch sizes, all over the same buffers. A step takes the smallest
+that holds it; the rows left over read and write the block that is nobody's. Everything else (prompts,
+pictures, mixed steps) is computed as it comes. How a graph is made is a parameter: a test on a CPU
+gives a plain call over the same buffers.
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tessera.engine.batch import block_tables, chunk_ids, paged_chunks, positions, slots
+from tessera.engine.kv_cache import KVCache
+from tessera.engine.scheduler import Chunk
+from tessera.machine import taken_bytes, upload
+from tessera.model.device_plan import Decodes, DevicePlan
+from tessera.model.pixtral import Pixtral
+
+logger = logging.getLogger(__name__)
+
+SIZE_STEP = 8  # between batch sizes beyond it: at most a seventh of the rows are left over
+WARM_UPS = 2  # runs before a capture, which compile kernels and make the libraries' work space
+Work = Callable[[], None]
+Capture = Callable[[Work], Work]
+
+
+def graph_sizes(max_num_seqs: int) -> list[int]:
+    """Batch sizes that have a graph; 20: 1, 2, 4, 8, 16, 20."""
+    return sorted(
+        {size for size in (1, 2, 4, *range(SIZE_STEP, max_num_seqs, SIZE_STEP)) if size < max_num_seqs} | {max_num_seqs}
+    )
+
+
+class CudaCapture:
+    """Makes graphs of work, all in one pool of memory, since only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            work()
+        return graph.replay
+
+
+class DecodeGraphs:
+    def __init__(
+        self,
+        model: Pixtral,
+        cache: KVCache,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        capture: Capture | None = None,
+    ) -> None:
+        self.model, self.cache = model, cache
+        device = model.device
+        blocks = -(-max_model_len // cache.block_tokens)
+        # What graphs read: ids, positions and slots of the tokens; block tables and lengths; and what they write.
+        self._tokens = torch.zeros(3, max_num_seqs, dtype=torch.int64, device=device)
+        self._block_tables_RB = torch.zeros(max_num_seqs, blocks, dtype=torch.int32, device=device)
+        self._lengths_R = torch.ones(max_num_seqs, dtype=torch.int32, device=device)
+        self._logits_RV = torch.zeros(max_num_seqs, model.config.vocab_size, device=device)
+        self._fill([], max_num_seqs)
+        self._graphs: dict[int, Work] = {}
+        self._capture_all(graph_sizes(max_num_seqs), CudaCapture() if capture is None else capture)
+
+    def take(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a graph computes these chunks: each is a request's last token, with its draft."""
+        decode = all(chunk.length == 1 and chunk.samples and chunk.request.num_output for chunk in chunks)
+        return decode and sum(chunk.num_rows for chunk in chunks) <= max(self._graphs)
+
+    def logits(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Logits (R, V) in float32, a row for each chunk and one for each token of its draft; overwritten by the next.
+
+        A graph of the batch size is replayed, or of the next larger one that there is.
+        """
+        rows = sum(chunk.num_rows for chunk in chunks)
+        size = min(size for size in self._graphs if size >= rows)
+        self._fill(chunks, size)
+        self._graphs[size]()
+        return self._logits_RV[:rows]
+
+    def _fill(self, chunks: Sequence[Chunk], size: int) -> None:
+        """Put a step into the buffers; rows left over are a token of the block that is nobody's."""
+        device = self.model.device
+        rows = paged_chunks(chunks, self.cache)
+        left = size - len(rows)
+        ids = [token_id for chunk in chunks for token_id in chunk_ids(chunk)]
+        tokens = [
+            ids + [0] * left,
+            positions(chunks) + [0] * left,
+            slots(chunks, self.cache) + [self.cache.padding_slot] * left,
+        ]
+        lengths = [row.context for row in rows] + [1] * left
+        self._tokens[:, :size].copy_(upload(torch.tensor(tokens), torch.int64, device))
+        self._lengths_R[:size].copy_(upload(lengths, torch.int32, device))
+        if rows:
+            tables_RB = block_tables(rows, self.cache)
+            self._block_tables_RB[: len(rows), : tables_RB.shape[1]].copy_(upload(tables_RB, torch.int32, device))
+        self._block_tables_RB[len(rows) : size, 0] = self.cache.padding_block
+
+    @torch.inference_mode()
+    def _capture_all(self, sizes: Sequence[int], capture: Capture) -> None:
+        device = self.model.device
+        taken, start_s = taken_bytes(device), time.perf_counter()
+        for size in reversed(sizes):  # the largest first, whose memory the others share
+            self._graphs[size] = capture(self._work(size))
+        logger.info(
+            "decode graphs for %s requests: %d MiB, %.1f s",
+            ", ".join(map(str, sizes)),
+            (taken_bytes(device) - taken) // 2**20,
+            time.perf_counter() - start_s,
+        )
+
+    def _work(self, size: int) -> Work:
+        ids_R, positions_R, slots_R = self._tokens[:, :size]
+        decodes = Decodes(self._block_tables_RB[:size], self._lengths_R[:size])
+        plan = DevicePlan(self.cache.layers, positions_R, slots_R, decodes, None)
+
+        @torch.inference_mode()
+        def work() -> None:
+            hidden_RD = self.model(self.model.embed(ids_R, [], 0), plan)
+            self._logits_RV[:size].copy_(self.model.logits(hidden_RD))
+
+        return work

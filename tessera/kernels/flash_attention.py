@@ -1,0 +1,83 @@
+"""Attention within stretches of tokens of any lengths in one call: FlashAttention, as torch has it.
+
+Nothing is padded and no mask is built: the kernel reads where each stretch begins. Source: arXiv
+2307.08691. torch's paged form of it (`block_table`, from 2.13 on) wants blocks of a multiple of 256
+tokens: a reply would waste 128 of them and a prefix be known in steps of 256, so contexts are
+gathered from the cache first, which at 32,768 tokens costs a hundredth of their attention. The
+twin is `torch.nn.functional.scaled_dot_product_attention`, stretch by stretch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from tessera.machine import upload
+
+MAX_WIDTH = 256  # of a head, and a multiple of 8
+FIRST_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of queries that lie end to end, and of the contexts that they see, which do too.
+
+    With causal attention a stretch's queries are the last of its context. The bounds are int32, one
+    more than there are stretches: where each begins and the last one ends.
+    """
+
+    lengths: tuple[int, ...]
+    contexts: tuple[int, ...]
+    bounds: Tensor
+    context_bounds: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], contexts: Sequence[int], device: torch.device) -> Stretches:
+        bounds, context_bounds = (upload([0, *accumulate(each)], torch.int32, device) for each in (lengths, contexts))
+        return cls(tuple(lengths), tuple(contexts), bounds, context_bounds)
+
+
+def prefers_flash(queries_TNK: Tensor) -> bool:
+    """Whether `flash_attention` takes such queries: 16 bits, on a GPU that it knows."""
+    width = queries_TNK.shape[-1]
+    return (
+        queries_TNK.is_cuda
+        and queries_TNK.dtype in (torch.bfloat16, torch.float16)
+        and width % 8 == 0
+        and width <= MAX_WIDTH
+        and not torch.is_grad_enabled()
+        and torch.cuda.get_device_capability(queries_TNK.device) >= FIRST_CAPABILITY
+    )
+
+
+def flash_attention(
+    queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, stretches: Stretches, *, causal: bool
+) -> Tensor:
+    """Attention (T, N, K) of each stretch of queries over its own context; N/M query heads share a key/value head."""
+    out: Tensor = _varlen_attention()(
+        queries_TNK.contiguous(),
+        keys_CMK.contiguous(),
+        values_CMK.contiguous(),
+        stretches.bounds,
+        stretches.context_bounds,
+        max(stretches.lengths),
+        max(stretches.contexts),
+        window_size=(-1, 0) if causal else (-1, -1),
+    )
+    return out
+
+
+@cache
+def _varlen_attention() -> Callable[..., Tensor]:
+    """torch's function, grouped heads allowed: an argument from 2.13 on; 2.11 takes them without."""
+    from torch.nn.attention import varlen
+
+    function: Callable[..., Tensor] = vars(varlen)["varlen_attn"]
+    grouped = "enable_gqa" in inspect.signature(function).parameters
+    return partial(function, enable_gqa=True) if grouped else function

@@ -1,0 +1,1 @@
+"""GGUF files, llama.cpp's: a text model and its picture part ("mmproj"), in and out."""

@@ -1,0 +1,298 @@
+"""A text model and its picture part in GGUF files: the config, the tensors, and whether the tokens are ours.
+
+Each key of the metadata that could change the computation is checked, and one that is not known is
+refused by name. The tokenizer is never made from the file (its token list does not say how text is
+cut): it is tekken's, and the file's list must agree with it. Keys: gguf's constants, and what
+llama.cpp's conversion/llama.py, conversion/llava.py and tools/mtmd/clip.cpp write and read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tessera.errors import CheckpointError
+from tessera.images import MEAN, STD
+from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
+from tessera.model.vision import VISION_NORM_EPS
+from tessera.prompt import Tokenizer
+from tessera.weights.gguf.blocks import REQUANTIZED
+from tessera.weights.gguf.header import Header, Value, read_header
+from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
+from tessera.weights.gguf.stored import StoredBlocks, rounding_error, stored_tensor
+from tessera.weights.quantized import linear_shapes
+from tessera.weights.stream import Source, StoredLinear, StoredTensor, check_sources, empty_model
+
+TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
+PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
+# Keys that say nothing, or nothing true, about the computation: early uploads say gelu, and the weights want SiLU.
+UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
+MAX_INTEGER = 2**31 - 1
+UNUSED_TOKEN = b"<SPECIAL_"
+# The character that stands for each byte in GPT-2's vocabularies: itself where it is printable, else one from 256 on.
+VISIBLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+HIDDEN = tuple(byte for byte in range(256) if byte not in VISIBLE)
+PRINTABLE = {byte: chr(byte) for byte in VISIBLE} | {byte: chr(256 + place) for place, byte in enumerate(HIDDEN)}
+SPECIAL_TOKENS = {"image_token_id": "[IMG]", "image_break_token_id": "[IMG_BREAK]", "image_end_token_id": "[IMG_END]"}
+
+
+@dataclass(frozen=True)
+class GGUFPair:
+    """The headers of both files; `text.file` is what the model is called by."""
+
+    text: Header
+    pictures: Header
+
+
+def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:
+    """The text model's file and that of its picture part, which is looked for beside it where none is given.
+
+    Raises CheckpointError for files that are damaged or are not such a pair.
+    """
+    text = read_header(file)
+    if text.values.get("general.architecture") == PICTURE_ARCHITECTURE:
+        raise CheckpointError(
+            f"{file} is the picture part of a model; give the text model's file as the model and this one as --mmproj."
+        )
+    _expect_architecture(text, TEXT_ARCHITECTURE, "the text model")
+    pictures = read_header(_find_mmproj(file) if mmproj is None else mmproj)
+    _expect_architecture(pictures, PICTURE_ARCHITECTURE, "the picture part")
+    return GGUFPair(text, pictures)
+
+
+def _find_mmproj(file: Path) -> Path:
+    found = sorted(each for each in file.parent.glob("*.[gG][gG][uU][fF]") if "mmproj" in each.name.lower())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(
+            f"{file.parent} holds {len(found)} picture parts ({', '.join(each.name for each in found)}); choose one "
+            "with --mmproj."
+        )
+    raise CheckpointError(
+        f"{file} is the text model alone, and there is no mmproj*.gguf beside it; give the file of its picture part "
+        "with --mmproj (it is in the same repository as the text model)."
+    )
+
+
+def read_config(pair: GGUFPair) -> ModelConfig:
+    """The model's config from both files' metadata; raises CheckpointError."""
+    text, tokens = _Keys(pair.text, "llama."), token_list(pair.text)
+    dim, heads, context = (text.integer(k) for k in ("embedding_length", "attention.head_count", "context_length"))
+    head_dim = text.integer("attention.key_length", dim // heads)
+    for key, expected in (
+        ("attention.value_length", head_dim),
+        ("rope.dimension_count", head_dim),
+        ("vocab_size", len(tokens)),
+        ("attention.sliding_window", context),
+        ("rope.scaling.type", "none"),
+        ("expert_count", 0),
+    ):
+        text.check(key, expected)
+    params = {
+        "dim": dim,
+        "n_layers": text.integer("block_count", limit=len(pair.text.tensors)),
+        "head_dim": head_dim,
+        "hidden_dim": text.integer("feed_forward_length"),
+        "n_heads": heads,
+        "n_kv_heads": text.integer("attention.head_count_kv", heads),
+        "rope_theta": text.number("rope.freq_base"),
+        "norm_eps": text.number("attention.layer_norm_rms_epsilon"),
+        "vocab_size": len(tokens),
+        # 1,024,000 in files made from Hugging Face's layout is a mistake: it was trained for 131,072.
+        "max_seq_len": min(context, MAX_CONTEXT_TOKENS),
+        "vision_encoder": _picture_params(pair.pictures) | _special_ids(pair.text.file, tokens),
+    }
+    text.refuse_others()
+    return ModelConfig.from_params(params, str(pair.text.file))
+
+
+def _picture_params(header: Header) -> dict[str, Any]:
+    keys = _Keys(header, "clip.")
+    keys.check("has_vision_encoder", True)
+    keys.check("has_audio_encoder", False)
+    keys.check("projector_type" if "clip.projector_type" in header.values else "vision.projector_type", PROJECTOR)
+    width, heads = keys.integer("vision.embedding_length"), keys.integer("vision.attention.head_count")
+    merge = keys.integer("vision.spatial_merge_size", 1)
+    for key, expected in (
+        ("vision.attention.head_count_kv", heads),
+        ("vision.attention.head_dim", width // heads),
+        ("vision.attention.layer_norm_epsilon", VISION_NORM_EPS),
+    ):
+        keys.check(key, expected)
+    keys.check_colours("vision.image_mean", MEAN)
+    keys.check_colours("vision.image_std", STD)
+    params = {
+        "hidden_size": width,
+        "image_size": keys.integer("vision.image_size"),
+        "patch_size": keys.integer("vision.patch_size"),
+        "rope_theta": keys.number("rope.freq_base", PICTURE_THETA),
+        "intermediate_size": keys.integer("vision.feed_forward_length"),
+        "num_hidden_layers": keys.integer("vision.block_count", limit=len(header.tensors)),
+        "num_attention_heads": heads,
+        "adapter_bias": "mm.1.bias" in header.tensors,
+        "mm_projector_id": "patch_merge" if merge > 1 else "",
+        "spatial_merge_size": merge,
+        "add_pre_mm_projector_layer_norm": "mm.input_norm.weight" in header.tensors,
+    }
+    keys.refuse_others()
+    return params
+
+
+def _special_ids(file: Path, tokens: list[bytes]) -> dict[str, int]:
+    absent = [name for name in SPECIAL_TOKENS.values() if name.encode() not in tokens]
+    if absent:
+        raise CheckpointError(
+            f"{file} has no token {absent[0]}, so it is not a model that sees pictures; use one of the Pixtral family."
+        )
+    return {key: tokens.index(name.encode()) for key, name in SPECIAL_TOKENS.items()}
+
+
+def token_list(header: Header) -> list[bytes]:
+    """The file's tokens by id, as its byte-pair vocabulary writes them; raises CheckpointError for any other kind."""
+    kind, tokens = header.values.get("tokenizer.ggml.model"), header.values.get("tokenizer.ggml.tokens")
+    if kind != "gpt2" or not isinstance(tokens, list):
+        raise CheckpointError(
+            f"{header.file}: tokenizer.ggml.model is {kind!r}, and only tekken's byte-pair vocabulary ('gpt2') is read "
+            "from GGUF files; use the model's folder of safetensors."
+        )
+    return tokens
+
+
+def check_tokens(header: Header, tokenizer: Tokenizer) -> None:
+    """Raise CheckpointError where the file's token list is not the tokenizer's; unused places are not compared."""
+    tokens = token_list(header)
+    for token_id in range(tokenizer.vocab_size):
+        written = written_token(tokenizer, token_id)
+        if written != tokens[token_id] and not written.startswith(UNUSED_TOKEN):
+            raise CheckpointError(
+                f"{header.file}: token {token_id} is {tokens[token_id].decode(errors='replace')!r} there and "
+                f"{written.decode()!r} in the tokenizer; put the tekken.json of this model beside the file."
+            )
+
+
+def written_token(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """A token as GGUF lists it: special ones by name, the bytes of all others each as a printable character."""
+    if token_id in tokenizer.special_ids:
+        return tokenizer.token_text(token_id).encode()
+    return "".join(PRINTABLE[byte] for byte in tokenizer.token_bytes(token_id)).encode()
+
+
+def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Where each plain tensor lies, by official name, and the linears that stay in few bits; from the headers only.
+
+    Raises CheckpointError for a tensor that is missing, unexpected, of another shape or of a type not read.
+    """
+    official = {to_gguf_name(name): name for name, _ in empty_model(config).named_parameters()}
+    stored: dict[str, StoredTensor] = {}
+    for header in (pair.text, pair.pictures):
+        for name, entry in header.tensors.items():
+            # A name that the table does not know goes on as it is, and is refused with its file's name.
+            tensor = stored_tensor(header.file, entry)
+            if (twin := stored.setdefault(official.get(name, name), tensor)) is not tensor:
+                raise CheckpointError(f"the tensor {name!r} is in both {twin.file} and {header.file}; use one model's.")
+    row, embeddings = stored.pop(IMAGE_BREAK, None), stored.get("tok_embeddings.weight")
+    if row is not None and isinstance(embeddings, StoredBlocks) and row.shape == embeddings.shape[1:]:
+        # Rounded in the text model's file; llama.cpp reads it from here too.
+        exact = config.vision_encoder.image_break_token_id, row
+        stored["tok_embeddings.weight"] = dataclasses.replace(embeddings, exact_row=exact)
+    sources = check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, pair.text.file)
+    linears = {
+        name: tensor.linear()
+        for name in linear_shapes(config)
+        if isinstance(tensor := sources[f"{name}.weight"].stored, StoredBlocks)
+    }
+    return {name: source for name, source in sources.items() if name.removesuffix(".weight") not in linears}, linears
+
+
+def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
+    """Which types do not fit the packed layout and are rounded to 8 bits, and the measured error of that."""
+    official = {to_gguf_name(f"{name}.weight") for name in linear_shapes(config)}
+    rounded = [
+        tensor
+        for header in (pair.text, pair.pictures)
+        for name, entry in header.tensors.items()
+        if name in official and isinstance(tensor := stored_tensor(header.file, entry), StoredBlocks)
+        if tensor.kind in REQUANTIZED
+    ]
+    if not rounded:
+        return ()
+    kinds = sorted({tensor.kind.name for tensor in rounded})
+    return (
+        f"{len(rounded)} tensors of {' and '.join(kinds)} are rounded to 8 bits, off by {rounding_error(rounded):.2%} "
+        "(root mean square)",
+    )
+
+
+class _Keys:
+    """One section of a file's metadata; what nobody asked for is refused at the end."""
+
+    def __init__(self, header: Header, section: str) -> None:
+        self._file, self._section = header.file, section
+        self._values = {key: value for key, value in header.values.items() if key.startswith(section)}
+        self._asked = set(UNUSED_KEYS)
+
+    def _value(self, key: str, default: Value | None = None) -> Value:
+        full = self._section + key
+        self._asked.add(full)
+        value = self._values.get(full, default)
+        if value is None:
+            raise CheckpointError(f"{self._file}: the key {full!r} is missing; download the file again.")
+        return value
+
+    def integer(self, key: str, default: int | None = None, limit: int = MAX_INTEGER) -> int:
+        value = self._value(key, default)
+        if type(value) is not int or not 0 < value <= limit:
+            self._refuse(key, value, f"it must be a whole number from 1 to {limit:,}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if type(value) is not float or not 0 < value < math.inf:
+            self._refuse(key, value, "it must be a positive number")
+        return float(str(np.float32(value)))  # 1e-05, not what float32 makes of it
+
+    def check(self, key: str, expected: Value) -> None:
+        """Refuse another value than this, if there is any."""
+        value = self._value(key, expected)
+        if type(value) is not type(expected) or not (value == expected or _is_close(value, expected)):
+            self._refuse(key, value, f"this model needs {expected!r}")
+
+    def check_colours(self, key: str, expected: tuple[float, ...]) -> None:
+        value = self._value(key)
+        if not _is_close(value, expected):
+            self._refuse(key, value, f"Pixtral's is {expected}")
+
+    def refuse_others(self) -> None:
+        """Refuse keys that nobody asked for: they may change the computation."""
+        others = self._values.keys() - self._asked
+        if others:
+            raise CheckpointError(
+                f"{self._file} has the key {min(others)!r}, which is not known here and may change the computation, so "
+                "the model is refused; use a file of the Pixtral family."
+            )
+
+    def _refuse(self, key: str, value: Value, wanted: str) -> NoReturn:
+        raise CheckpointError(
+            f"{self._file}: {self._section + key} is {value!r}, and {wanted}; use a file of the Pixtral family."
+        )
+
+
+def _is_close(value: Any, expected: Any) -> bool:
+    """Whether numbers, or rows of them, differ by no more than float32 and a writer's rounding make them."""
+    given, wanted = np.asarray(value), np.asarray(expected)
+    return given.shape == wanted.shape and given.dtype.kind == "f" and np.allclose(given, wanted, rtol=1e-5, atol=0)
+
+
+def _expect_architecture(header: Header, wanted: str, what: str) -> None:
+    found = header.values.get("general.architecture")
+    if found != wanted:
+        raise CheckpointError(
+            f"{header.file} is of the architecture {found!r}, and {what} of the Pixtral family has {wanted!r}; use its "
+            "files."
+        )

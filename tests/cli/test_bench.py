@@ -1,0 +1,76 @@
+"""`tessera bench` from the command line, on nano's widths: sides are real processes, limits are given."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PILImage
+
+from tessera.bench import suite
+from tessera.bench.limits import Limits
+from tests.cli.test_cli import run
+
+SMALL = ("bench", "--widths", "nano", "--layers", "1", "--vision-layers", "1", "--rounds", "1", "--threads", "1", "-q")
+
+
+@pytest.fixture(autouse=True)
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "measure_limits", lambda: Limits(1e10, 1e12))
+
+
+def test_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *SMALL, "--json", "b.json", "--plot", "b.png", "--folder", "kept") == 0
+    out = capsys.readouterr().out
+    assert "reads 10.0 GB/s, bfloat16 1.00 TFLOP/s" in out
+    assert "| what | Tessera | of the limit |\n" in out
+    assert "GiB of memory in all" in out
+    (contest,) = json.loads(Path("b.json").read_text())["contests"]
+    names = [result["row"]["name"] for result in contest["results"]]
+    assert names == [
+        "image encode, 512x512",
+        "prefill of 512 tokens",
+        "decode of one sequence",
+        "decode of 8 sequences at once",
+        "decode of repeated text, by look-up",
+    ]
+    assert all(result["seconds"]["Tessera"][0] > 0 for result in contest["results"])
+    assert PILImage.open("b.png").width > 1000
+    assert [folder.name for folder in Path("kept").iterdir()] == ["nano-1-1-tessera-4"]
+
+
+@pytest.mark.slow
+def test_beside_transformers(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, *SMALL, "--peer", "transformers") == 0
+    assert capsys.readouterr().out.count("x (") == 6  # ratios
+
+
+def test_an_absent_peer_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *SMALL, "--peer", "llama.cpp") == 1
+    assert "build it there with `python -m tessera.bench.llama_cpp`" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run(monkeypatch, *SMALL, "--peer", "transformers") == 1
+    assert "pip install 'tessera[dev]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_peer_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(suite, "_check_installed", lambda peer: None)
+    assert run(monkeypatch, "bench", "-m", "nano", "--peer", "llama.cpp") == 2
+    assert "llama.cpp reads nothing else" in capsys.readouterr().err
+
+
+def test_make_random_writes_what_info_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder = str(tmp_path / "random")
+    wanted = ("--widths", "nano", "--layers", "1", "--format", "tessera", "--bits", "4")
+    assert run(monkeypatch, "bench", "make-random", folder, *wanted) == 0
+    assert run(monkeypatch, "info", folder, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["quantized"] == {"int4": 7, "int8": 1}
+    assert run(monkeypatch, "bench", "make-random", folder, *wanted) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err

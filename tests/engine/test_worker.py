@@ -1,0 +1,124 @@
+"""Nano over two processes writes what nano in one writes, and when one process ends, nobody waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera import LLM, Grammar, SamplingParams
+from tessera.engine.worker import Start, _Child, start_ranks
+from tessera.errors import EngineDeadError, UsageError
+from tessera.load import BUNDLED_FOLDER
+from tests.engine.tiny import max_logprob_error
+
+DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
+# Partial sums in another order: float32 rounding of logits of order 10.
+BOUND = 1e-3
+OPTIONS = {"kv_cache_bytes": 2**23, "max_num_batched_tokens": 128, "seed": 1}
+
+
+def question(picture: str, text: str) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": str(DEMO / picture)}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[LLM]:
+    with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
+        yield llm
+        (child,) = llm.loop.engine.ranks._children
+    assert child.process.poll() == 0  # it ended by itself when it was told to
+    llm.close()
+
+
+def test_two_processes_write_what_one_writes(shared: LLM) -> None:
+    asked = [
+        (question("receipt.png", "Give vendor, date and total as JSON."), SamplingParams(max_tokens=80, logprobs=5)),
+        (question("chart.png", "What is the value of Q3?"), SamplingParams(logprobs=5, prompt_logprobs=0)),
+        (question("receipt.png", "Read the text."), SamplingParams(max_tokens=40, temperature=1.0, seed=3, logprobs=5)),
+        (
+            question("chart.png", "Give the chart as JSON."),
+            SamplingParams(
+                max_tokens=40, temperature=0.5, seed=4, logprobs=5, grammar=Grammar("choice", json.dumps(["yes", "no"]))
+            ),
+        ),
+        ([{"role": "user", "content": "hello"}], SamplingParams(max_tokens=20, min_tokens=20, logprobs=5)),
+    ]
+    conversations, params = zip(*asked, strict=True)
+    with LLM("nano", **OPTIONS) as alone:
+        for _ in range(2):  # the second time from the prefix cache
+            expected, made = alone.batch(conversations, params), shared.batch(conversations, params)
+            for one, other in zip(expected, made, strict=True):
+                assert max_logprob_error(one, other) < BOUND
+                assert (one.text, one.usage) == (other.text, other.usage)
+                assert len(one.prompt_logprobs) == len(other.prompt_logprobs)
+    stats = shared.loop.engine.stats()
+    assert stats.drafts.accepted > 0
+    assert stats.image_hits > 0
+
+
+def wait_until_dead(llm: LLM) -> None:
+    began = time.monotonic()
+    while llm.loop.alive:
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("busy", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_when_a_rank_ends_everyone_is_told(busy: bool) -> None:
+    with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
+        (child,) = llm.loop.engine.ranks._children
+        params = SamplingParams(max_tokens=2000, ignore_eos=True, temperature=1.0)
+        deltas = llm.stream([{"role": "user", "content": "hello"}], params) if busy else iter(())
+        if busy:
+            next(deltas)
+        os.kill(child.process.pid, signal.SIGKILL)
+        if busy:
+            with pytest.raises(EngineDeadError, match="the engine stopped"):
+                list(deltas)
+        wait_until_dead(llm)
+        with pytest.raises(EngineDeadError, match="the engine stopped"):
+            llm.chat([{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.slow
+def test_a_failure_in_the_midst_of_a_step_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
+        (child,) = llm.loop.engine.ranks._children
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(llm.loop.engine.model.layers[2].attention, "project", fail)
+        with pytest.raises(EngineDeadError, match="the engine stopped"):
+            llm.chat([{"role": "user", "content": "hello"}])
+        wait_until_dead(llm)
+        assert child.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 3}, "tensor_parallel_size is 3, and n_heads of this model is 4"),
+        ({"size": 0}, "tensor_parallel_size is 0"),
+        ({"size": 2, "device": "cuda:1"}, "device is 'cuda:1' and tensor_parallel_size=2 takes several"),
+        ({"size": 2000, "device": "cuda"}, "this machine has [0-9]+ CUDA devices"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        start_ranks(BUNDLED_FOLDER, **{"dtype": "auto", "device": "cpu"} | options)
+
+
+def test_a_rank_that_cannot_load_says_why(tmp_path: Path) -> None:
+    child = _Child(Start(BUNDLED_FOLDER, "float99", "cpu", 1, 2, tmp_path, 1))
+    with pytest.raises(UsageError, match="dtype 'float99' is unknown"):
+        child.expect()
+    assert child.process.wait(20) == 1
+    child.end()
