@@ -65,7 +65,6 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
     images: list[ImageRows] = []
     sampled, drafts, scored = [], [], []
     sampled_rows: list[int] = []
-    tokens_together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
     for chunk in chunks:
         row = len(ids)
         ids += chunk_ids(chunk)
