@@ -25,7 +25,7 @@ from tessera.load import BUNDLED_FOLDER, open_checkpoint
 from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
-from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tessera.prompt import packaged_tokenizer_path
 from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.weights.detect import MANIFEST
 from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
@@ -34,7 +34,6 @@ from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]
 FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "tessera": (4, 8), "gguf": (4, 8, 16)}
-TEXT, MMPROJ = "text.gguf", "mmproj.gguf"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -58,10 +57,7 @@ def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | No
 
 
 def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Format, bits: int) -> None:
-    """Write a model of random weights into a new folder, or nothing; raises UsageError.
-
-    In GGUF these are two files, TEXT and MMPROJ.
-    """
+    """Write a model of random weights into a new folder, or nothing; raises UsageError."""
     if bits not in FORMAT_BITS[form]:
         known = " or ".join(map(str, FORMAT_BITS[form]))
         raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
@@ -79,9 +75,10 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
 def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
-    sizes = {
-        name: math.prod(shape) * (bits if name.startswith("layers.") else 16) / 8 for name, shape in shapes.items()
-    }
+    needed = 0.0
+    for name, shape in shapes.items():
+        stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales beside 4 bits
+        needed += math.prod(shape) * stored_bits / 8
     free = free_disk_bytes(folder)
     if needed > free:
         raise UsageError(
@@ -96,8 +93,7 @@ def _write(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, f
     elif form == "tessera":
         _write_quantized(folder, config, shapes, tokenizer, bits)
     else:
-        tokens = Tokenizer.from_file(tokenizer, config.vision_encoder)
-        write_random_gguf(folder / TEXT, folder / MMPROJ, config, shapes, tokens, bits)
+        write_random_gguf(folder, config, shapes, tokenizer, bits)
 
 
 def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, bits: int) -> None:

@@ -23,7 +23,8 @@ from tessera.bench.compare import Result, decoder_parameters, measure, rows_of, 
 from tessera.bench.limits import Limits, measure_limits
 from tessera.bench.llama_cpp import llama_cpp_command
 from tessera.bench.process import Side, python
-from tessera.bench.random_weights import MMPROJ, TEXT, Format, widths, with_layers, write_random
+from tessera.bench.random_gguf import file_names
+from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.errors import MissingExtraError, UsageError
 from tessera.load import resolve
 from tessera.machine import processor_name
@@ -184,7 +185,7 @@ def _random_files(
     if peer != "llama.cpp":
         return [ours], [ours]
     theirs = made("gguf")
-    return [ours], [theirs / TEXT, theirs / MMPROJ]
+    return [ours], [theirs / name for name in file_names(bits)]
 
 
 def _peer_command(peer: Peer, files: Sequence[Path]) -> list[str]:

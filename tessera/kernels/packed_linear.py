@@ -48,18 +48,32 @@ class _Call(ctypes.Structure):
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    if inputs_TK.shape[1] != weight.shape[1]:
+        raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
     if cuda.serves(inputs_TK):
         from tessera.kernels import triton_packed_linear
 
         return triton_packed_linear.packed_linear(inputs_TK, weight)
-    if not _kernel_takes(inputs_TK, weight):
-        return linear_twin(inputs_TK, weight)
+    out_TN = _kernel_linear(inputs_TK, weight) if _kernels_take(inputs_TK, weight) else None
+    return linear_twin(inputs_TK, weight) if out_TN is None else out_TN
+
+
+def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
+    """Kernels compute on the CPU, know no gradients, and read the layout as it is, not a view that skips groups."""
+    if torch.is_grad_enabled() and inputs_TK.requires_grad:
+        return False
+    if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
+        return False
+    return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
+
+
+def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
     panels_TN = panel_linear(inputs_TK, weight)
     if panels_TN is not None:
         return panels_TN
     function = kernel("packed_linear", ADDRESS)
     if function is None:
-        return linear_twin(inputs_TK, weight)
+        return None
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
     out_TN = inputs_TK.new_empty(len(inputs_TK), weight.shape[0])
     call = _Call(_rows(out_TN), _rows(inputs_TK), _weight(weight), torch.get_num_threads())
@@ -69,11 +83,8 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     return out_TN
 
 
-def _kernel_takes(inputs_TK: Tensor, weight: PackedWeight) -> bool:
-    """Kernels compute on the CPU and know no gradients."""
-    if torch.is_grad_enabled() and inputs_TK.requires_grad:
-        return False
-    return inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES
+def _parts(weight: PackedWeight) -> tuple[Tensor | None, ...]:
+    return weight.codes, weight.scales, weight.minimums, weight.super_scales, weight.super_minimums
 
 
 def _rows(values: Tensor) -> _Rows:
@@ -81,8 +92,7 @@ def _rows(values: Tensor) -> _Rows:
 
 
 def _weight(weight: PackedWeight) -> _Weight:
-    tensors = (weight.codes, weight.scales, weight.minimums, weight.super_scales, weight.super_minimums)
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in _parts(weight)]
     return _Weight(*addresses, weight.bits, *weight.shape)
 
 

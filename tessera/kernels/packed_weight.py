@@ -41,6 +41,28 @@ class PackedWeight:
     super_scales: Tensor | None = None
     super_minimums: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Kernels read by these sizes from bare addresses, so none may be wrong."""
+        rows, columns = self.shape
+        tiles, groups = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
+        of_groups = (torch.float16 if self.super_scales is None else torch.uint8, (tiles, groups, TILE_ROWS))
+        of_supers = (torch.float16, (tiles, groups // SUPER_GROUPS, TILE_ROWS))
+        wanted = {
+            "codes": (torch.uint8, (tiles, groups, 64 * self.bits)),
+            "scales": of_groups,
+            "minimums": of_groups,
+            "super_scales": of_supers,
+            "super_minimums": of_supers,
+        }
+        for name, tensor in self.tensors.items():
+            if (tensor.dtype, tuple(tensor.shape)) != wanted[name]:
+                found = f"{tensor.dtype} {tuple(tensor.shape)}"
+                raise ValueError(f"{name} of a packed weight {self.shape} is {found}, not {wanted[name]}")
+        supers_match = (self.super_minimums is None) == (self.super_scales is None or self.minimums is None)
+        whole_supers = self.super_scales is None or groups % SUPER_GROUPS == 0
+        if self.bits not in (4, 8) or columns % GROUP_COLUMNS or not (supers_match and whole_supers):
+            raise ValueError(f"a packed weight {self.shape} of {self.bits} bits lacks parts that the layout wants")
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors it consists of, by field name."""

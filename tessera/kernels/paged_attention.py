@@ -11,7 +11,8 @@ comes (online softmax, arXiv 1805.02867; over blocks of keys, FlashAttention, ar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ PANEL_ROWS = 512  # of queries: their scores against a panel, 4 MB in bfloat16, 
 MOST_FEW_TOKENS = 8  # of one sequence; with more, products of matrices are faster
 SPLIT_TOKENS = 256  # of context for one task of the kernel; doubled until a sequence has at most MOST_SPLITS of them
 MOST_SPLITS = 32
-_WIDEST, _WIDTH_STEP, _STATE_NUMBERS = 256, 8, 16  # as in native/paged_attention.h
+_WIDEST, _WIDTH_STEP, _PAIRED_STEP, _STATE_NUMBERS = 256, 8, 32, 16  # as in native/paged_attention.h
 _STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
@@ -64,6 +65,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("blocks", "sequences", "partial")),
         *((name, ctypes.c_int64) for name in ("num_sequences", "num_tasks", "heads", "kv_heads", "width")),
         ("block_tokens", ctypes.c_int64),
+        ("scale", ctypes.c_double),
     )
 
 
@@ -87,7 +89,7 @@ class FewTokens:
 
     def attend(self, queries_TNK: Tensor, cache: CacheLayer) -> Tensor:
         """Causal attention (R, N, K) of the rows `rows_R`; `has_kernel` must be true of the cache."""
-        function = kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE)
+        function = _kernel_for(queries_TNK.dtype, cache)
         if function is None:
             raise RuntimeError("has_kernel was not asked")
         queries_RNK = queries_TNK[self.rows_R].float().contiguous()
@@ -111,9 +113,20 @@ class FewTokens:
             kv_heads=cache.keys_BSMK.shape[2],
             width=width,
             block_tokens=cache.block_tokens,
+            scale=math.log2(math.e) * width**-0.5,
         )
         function(ctypes.byref(call), _STORED[cache.keys_BSMK.dtype], torch.get_num_threads())
         return out_RNK.to(queries_TNK.dtype)
+
+
+def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | None:
+    """The kernel for queries of this dtype: products of pairs in bfloat16 where they lose nothing but the weights'."""
+    stored, width = cache.keys_BSMK.dtype, cache.keys_BSMK.shape[-1]
+    if dtype == torch.bfloat16 and stored in (torch.bfloat16, torch.int8) and width % _PAIRED_STEP == 0:
+        paired = kernel("tessera_paged_attention_paired", ADDRESS, WHOLE, WHOLE)
+        if paired is not None:
+            return paired
+    return kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE)
 
 
 def has_kernel(cache: CacheLayer) -> bool:

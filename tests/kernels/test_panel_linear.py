@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tessera.kernels import panel_linear as module
+from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import dequantize
 from tessera.kernels.panel_linear import panel_linear
 from tests.kernels.emulation import emulated_kernel
@@ -76,3 +77,13 @@ def test_a_token_that_is_no_number_keeps_to_itself() -> None:
     assert out[5].isnan().all()
     assert torch.equal(out[6:], clean[6:])
     assert torch.equal(out[:5], clean[:5])
+
+
+def test_many_tokens_take_the_panels_and_few_the_integer_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST_TOKENS", 32)
+    weight = random_weight(4, 40, 64, "centred")
+    inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(packed_linear(inputs, weight), panel_linear(inputs, weight))
+    assert panel_linear(inputs[1:], weight) is None
+    assert panel_linear(inputs.float(), weight) is None
+    assert not packed_linear(inputs[1:], weight).isnan().any()

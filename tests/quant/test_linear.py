@@ -19,6 +19,7 @@ def test_it_computes_what_the_dequantized_linear_does() -> None:
     assert isinstance(packed, PackedLinear)
     inputs = torch.randn(2, 3, 64, generator=generator)
     expected = nn.functional.linear(inputs, dequantize(weight), packed.bias)
-    # Kernels round inputs to 8 bits: at most 1/254 of a group's largest, about 0.6 % of the outputs in norm.
-    assert (model(inputs) - expected).norm() < 1e-2 * expected.norm()
+    # A kernel may round the inputs to 8 bits: half a step of the largest for each, and a little for the sums.
+    bound = inputs.abs().amax(-1, keepdim=True) / 254 * dequantize(weight).abs().sum(1) + 1e-5
+    assert ((model(inputs) - expected).abs() <= bound).all()
     assert model.to(torch.device("cpu"))[0].packed.nbytes == weight.nbytes

@@ -216,6 +216,7 @@ int packed_linear(const Call &call) {
   const Weight &weight = call.weight;
   const bool minimums = weight.minimums != nullptr, super = weight.super_scales != nullptr;
   const TileProduct *products = weight.bits == 4 ? products_for<4>(minimums, super) : products_for<8>(minimums, super);
+  if (inputs.tokens == 0) return 0;
   Panels panels(inputs, weight);
   if (!panels.allocated()) return 1;
   const int64_t tiles = weight.tiles(), tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;

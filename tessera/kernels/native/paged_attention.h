@@ -37,12 +37,12 @@ struct Call {
   const Sequence *sequences;
   float *partial; // a row for each split, new token and head of a sequence: K sums, then what `State` names
   int64_t num_sequences, num_tasks, heads, kv_heads, width, block_tokens;
+  double scale; // of scores, log2(e) included
 };
 
 enum State { HIGHEST, TOTAL, ROOM = 16 }; // after the sums of a row of `partial`; 16 keep the rows aligned alike
 
 constexpr int LINE = 64, TOKENS = 4, ROWS = Lanes::ROWS, W = Lanes::WIDTH, MAX_BLOCK = 32;
-constexpr float LOG2_E = 1.4426950408889634f;
 using F = Lanes::F;
 
 // 2^x for x <= 0 to the last bits of float32; 0 below 2^-126; NaN stays NaN.
@@ -104,31 +104,13 @@ static inline void multiply_column(const Rows &rows, const Stored *keys, int64_t
   }
 }
 
-template <class Stored>
-static inline void multiply_keys(const Rows &rows, const Block<Stored> &block, int64_t width, Ahead &ahead,
-                                 float (&scores)[ROWS][MAX_BLOCK]) {
-  for (int64_t token = 0; token < block.tokens; token += TOKENS) {
-    const Stored *keys = block.keys + token * block.stride;
-    F sums[ROWS][TOKENS];
-    for (auto &row : sums)
-      for (F &sum : row) sum = Lanes::set(0.0f);
-    int64_t c = 0;
-    for (; c + W <= width; c += W) {
-      multiply_column<false>(rows, keys, block.stride, c, sums);
-      ahead.ask();
-    }
-    if (c < width) multiply_column<true>(rows, keys, block.stride, c, sums);
-    Lanes::add_up(sums, scores, token);
-  }
-}
-
 // Replaces a row's scores by weights against its largest score so far; what was summed before shrinks with it.
-static inline void weigh(float *sums, int64_t width, int64_t visible, int64_t block_tokens, const float *key_scales,
+static inline void weigh(const Call &call, float *sums, int64_t visible, const float *key_scales,
                          const float *value_scales, float *scores) {
-  float *state = sums + width;
-  const F scale = Lanes::set(LOG2_E / std::sqrt(static_cast<float>(width))), nothing = Lanes::set(-INFINITY);
+  float *state = sums + call.width;
+  const F scale = Lanes::set(static_cast<float>(call.scale)), nothing = Lanes::set(-INFINITY);
   F most = nothing;
-  for (int64_t token = 0; token < block_tokens; token += W) {
+  for (int64_t token = 0; token < call.block_tokens; token += W) {
     F score = Lanes::mul(Lanes::load<false>(scores + token), scale);
     if (key_scales) score = Lanes::mul(score, Lanes::load<false>(key_scales + token));
     score = Lanes::first(visible - token, score, nothing);
@@ -138,12 +120,12 @@ static inline void weigh(float *sums, int64_t width, int64_t visible, int64_t bl
   const float before = state[HIGHEST], highest = std::fmax(before, Lanes::highest_of(most));
   if (highest > before) {
     const float shrink = exp2_of(before - highest);
-    for (int64_t c = 0; c < width; ++c) sums[c] *= shrink;
+    for (int64_t c = 0; c < call.width; ++c) sums[c] *= shrink;
     state[HIGHEST] = highest;
     state[TOTAL] *= shrink;
   }
   F total = Lanes::set(0.0f);
-  for (int64_t token = 0; token < block_tokens; token += W) {
+  for (int64_t token = 0; token < call.block_tokens; token += W) {
     F weight = exp2_of(Lanes::sub(Lanes::load<false>(scores + token), Lanes::set(highest)));
     total = Lanes::add(total, weight);
     if (value_scales) weight = Lanes::mul(weight, Lanes::load<false>(value_scales + token));
@@ -165,26 +147,55 @@ static inline void add_column(const Rows &rows, const Block<Stored> &block, int6
   for (int r = 0; r < ROWS; ++r) Lanes::store<PART>(rows.sums[r] + c, sums[r]);
 }
 
-template <class Stored>
+// The products of queries with a block in float32, whatever is stored. Another file may bring faster ones.
+struct Plain {
+  // A score for each query and token of the block; what lies beyond its tokens is a number that nobody reads.
+  template <class Stored>
+  static void multiply_keys(const Rows &rows, const Block<Stored> &block, int64_t width, Ahead &ahead,
+                            float (&scores)[ROWS][MAX_BLOCK]) {
+    for (int64_t token = 0; token < block.tokens; token += TOKENS) {
+      const Stored *keys = block.keys + token * block.stride;
+      F sums[ROWS][TOKENS];
+      for (auto &row : sums)
+        for (F &sum : row) sum = Lanes::set(0.0f);
+      int64_t c = 0;
+      for (; c + W <= width; c += W) {
+        multiply_column<false>(rows, keys, block.stride, c, sums);
+        ahead.ask();
+      }
+      if (c < width) multiply_column<true>(rows, keys, block.stride, c, sums);
+      Lanes::add_up(sums, scores, token);
+    }
+  }
+
+  template <class Stored>
+  static void add_values(const Rows &rows, const Block<Stored> &block, int64_t width, Ahead &ahead,
+                         const float (&weights)[ROWS][MAX_BLOCK]) {
+    int64_t c = 0;
+    for (; c + W <= width; c += W) add_column<false>(rows, block, c, ahead, weights);
+    if (c < width) add_column<true>(rows, block, c, ahead, weights);
+  }
+};
+
+template <class Products, class Stored>
 static inline void attend_block(const Call &call, const Rows &rows, const Block<Stored> &block, Ahead &ahead,
                                 float (&scores)[ROWS][MAX_BLOCK]) {
-  multiply_keys(rows, block, call.width, ahead, scores);
+  Products::multiply_keys(rows, block, call.width, ahead, scores);
   const bool codes = call.key_scales != nullptr;
   for (int r = 0; r < ROWS; ++r) {
     const int64_t visible = rows.visible[r] < block.tokens ? rows.visible[r] : block.tokens;
     if (visible > 0)
-      weigh(rows.sums[r], call.width, visible, call.block_tokens, codes ? block.key_scales : nullptr,
-            codes ? block.value_scales : nullptr, scores[r]);
+      weigh(call, rows.sums[r], visible, codes ? block.key_scales : nullptr, codes ? block.value_scales : nullptr,
+            scores[r]);
     else
       for (float &weight : scores[r]) weight = 0.0f;
   }
-  int64_t c = 0;
-  for (; c + W <= call.width; c += W) add_column<false>(rows, block, c, ahead, scores);
-  if (c < call.width) add_column<true>(rows, block, c, ahead, scores);
+  Products::add_values(rows, block, call.width, ahead, scores);
 }
 
 // One split of one sequence: all its new tokens and heads.
-template <class Stored> static void attend_split(const Call &call, const Sequence &sequence, int64_t split) {
+template <class Products, class Stored>
+static void attend_split(const Call &call, const Sequence &sequence, int64_t split) {
   const int64_t size = call.block_tokens, width = call.width, group = call.heads / call.kv_heads;
   const int64_t first = split * sequence.split;
   const int64_t last = first + sequence.split < sequence.context ? first + sequence.split : sequence.context;
@@ -229,7 +240,7 @@ template <class Stored> static void attend_split(const Call &call, const Sequenc
           rows.sums[r] = used ? partial + number_of_row * room : spare;
           rows.visible[r] = used ? sequence.context - sequence.length + token + 1 - begin : 0;
         }
-        attend_block(call, rows, block, ahead, scores);
+        attend_block<Products>(call, rows, block, ahead, scores);
       }
     }
   }
@@ -254,7 +265,7 @@ static void merge(const Call &call, const Sequence &sequence, int64_t row) {
   for (int64_t c = 0; c < width; ++c) out[c] /= total;
 }
 
-template <class Stored> static int attend(const Call &call, int threads) {
+template <class Products, class Stored> static int attend(const Call &call, int threads) {
   int64_t next_task = 0, next_row = 0, num_rows = 0;
   for (int64_t s = 0; s < call.num_sequences; ++s) num_rows += call.sequences[s].length * call.heads;
   parallel(threads, [&](int, int count) {
@@ -262,7 +273,7 @@ template <class Stored> static int attend(const Call &call, int threads) {
     int64_t task, row, s = 0;
     while ((task = __atomic_fetch_add(&next_task, 1, __ATOMIC_RELAXED)) < call.num_tasks) {
       while (s + 1 < call.num_sequences && call.sequences[s + 1].task <= task) ++s;
-      attend_split<Stored>(call, call.sequences[s], task - call.sequences[s].task);
+      attend_split<Products, Stored>(call, call.sequences[s], task - call.sequences[s].task);
     }
     barrier(count);
     int64_t before = 0;
@@ -275,12 +286,7 @@ template <class Stored> static int attend(const Call &call, int threads) {
   return 0;
 }
 
-// `stored` says what keys and values are: 0 float32, 1 bfloat16, 2 float16, 3 codes of 8 bits.
-static int attend_stored(const Call &call, int64_t stored, int threads) {
-  if (stored == 0) return attend<float>(call, threads);
-  if (stored == 1) return attend<Lanes::Bfloat16>(call, threads);
-  if (stored == 2) return attend<Lanes::Float16>(call, threads);
-  return attend<int8_t>(call, threads);
-}
+// What keys and values are, as kernels/paged_attention.py numbers it.
+enum Stored { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 
 } // namespace

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "export.h"
+
 namespace {
 
 struct Lanes {
@@ -77,7 +79,10 @@ struct Lanes {
 
 #include "paged_attention.h"
 
-extern "C" __attribute__((visibility("default"))) int
-tessera_paged_attention_avx2(const Call *call, int64_t stored, int64_t threads) {
-  return attend_stored(*call, stored, static_cast<int>(threads));
+EXPORT int tessera_paged_attention_avx2(const Call *call, int64_t stored, int64_t threads) {
+  const int count = static_cast<int>(threads);
+  if (stored == FLOAT32) return attend<Plain, float>(*call, count);
+  if (stored == BFLOAT16) return attend<Plain, Lanes::Bfloat16>(*call, count);
+  if (stored == FLOAT16) return attend<Plain, Lanes::Float16>(*call, count);
+  return attend<Plain, int8_t>(*call, count);
 }

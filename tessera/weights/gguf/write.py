@@ -85,15 +85,44 @@ def write_gguf(
 
     Raises UsageError for what llama.cpp has no place for.
     """
+    check_kind(kind)
+    text = [
+        _tensor(each, source, text_kind(each, source.stored.shape, source.stored.dtype, kind))
+        for each, source in _part(sources, pictures=False)
+    ]
+    pictures = [
+        _tensor(each, source, picture_kind(each, source.stored.shape, source.stored.dtype))
+        for each, source in _part(sources, pictures=True)
+    ]
+    pictures.append(_break_tensor(sources["tok_embeddings.weight"], config))
+    write_pair(folder, folder.absolute().name, config, text, pictures, tokenizer_file, kind, progress=progress)
+
+
+def check_kind(kind: str) -> None:
+    """Raise UsageError for a type that is not written."""
     if kind not in TYPES:
         raise UsageError(f"type {kind!r} is unknown; use {', '.join(TYPES)}.")
+
+
+def write_pair(
+    folder: Path,
+    name: str,
+    config: ModelConfig,
+    text: Sequence[GGUFTensor],
+    pictures: Sequence[GGUFTensor],
+    tokenizer_file: Path,
+    kind: str,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write the tensors of both parts as NAME.KIND.gguf and mmproj-NAME.gguf, with the tokenizer's file beside them.
+
+    Raises UsageError for what llama.cpp has no place for.
+    """
     tokenizer = Tokenizer.from_file(tokenizer_file, config.vision_encoder)
     _check_config(config, tokenizer, tokenizer_file)
-    name = folder.absolute().name
-    text = [_tensor(each, source, _text_kind(each, source, kind)) for each, source in _part(sources, pictures=False)]
-    pictures = [_tensor(each, source, _picture_kind(each, source)) for each, source in _part(sources, pictures=True)]
-    pictures.append(_break_tensor(sources["tok_embeddings.weight"], config))
-    picture_type = FILE_TYPES[_picture_kind("", sources["vision_encoder.transformer.layers.0.attention.wq.weight"])]
+    matrices = to_gguf_name("vision_encoder.transformer.layers.0.attention.wq.weight")
+    (picture_type,) = [FILE_TYPES[tensor.kind] for tensor in pictures if tensor.name == matrices]
     num_bytes = sum(tensor.num_bytes for tensor in (*text, *pictures))
     write = partial(_write_file, report=Report(num_bytes, progress))
     text_values = _general("model", TEXT_ARCHITECTURE, name, TYPES[kind][2]) | _text_values(config)
@@ -127,19 +156,20 @@ def _part(sources: Mapping[str, Source], *, pictures: bool) -> Iterator[tuple[st
     return ((name, source) for name, source in sources.items() if is_of_picture_part(name) == pictures)
 
 
-def _text_kind(name: str, source: Source, wanted: str) -> Kind:
+def text_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype, wanted: str) -> Kind:
+    """The type in which a tensor of the text model is written when `wanted` is the model's."""
     matrices, ends, _ = TYPES[wanted]
-    if len(source.stored.shape) == 1:
+    if len(shape) == 1:
         return Kind.F32
-    if source.stored.shape[-1] % GROUP_COLUMNS:
-        return OF_DTYPE[source.stored.dtype]
+    if shape[-1] % GROUP_COLUMNS:
+        return OF_DTYPE[dtype]
     return ends if name in ("tok_embeddings.weight", "output.weight") else matrices
 
 
-def _picture_kind(name: str, source: Source) -> Kind:
-    # llama.cpp computes norms, biases and the convolution with float32.
-    exact = len(source.stored.shape) == 1 or name == "vision_encoder.patch_conv.weight"
-    return Kind.F32 if exact else OF_DTYPE[source.stored.dtype]
+def picture_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Kind:
+    """The type of a tensor of the picture part: llama.cpp computes norms, biases and the convolution with float32."""
+    exact = len(shape) == 1 or name == "vision_encoder.patch_conv.weight"
+    return Kind.F32 if exact else OF_DTYPE[dtype]
 
 
 def _tensor(name: str, source: Source, kind: Kind) -> GGUFTensor:
