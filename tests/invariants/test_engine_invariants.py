@@ -111,7 +111,9 @@ def test_two_different_images_with_identical_token_ids_do_not_share_a_prefix(mod
 @CACHES
 def test_a_preempted_request_equals_an_undisturbed_one(model: Pixtral, cache: str, bound: float) -> None:
     givens = [prompt(picture(seed, 3, 4), "tell me a story") for seed in range(5)]
-    params = [SamplingParams(max_tokens=60, logprobs=5, ignore_eos=True, temperature=0.7, seed=n) for n in range(5)]
+    params = [
+        SamplingParams(max_tokens=60, logprobs=5, ignore_eos=True, temperature=0.7, seed=10 + n) for n in range(5)
+    ]
     for caching in (True, False):
         options = {"enable_prefix_caching": caching, "kv_cache_dtype": cache}
         crowded = tiny_engine(model, num_blocks=14, max_model_len=100, **options)
