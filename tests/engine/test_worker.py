@@ -117,7 +117,7 @@ def test_what_cannot_be_shared_is_refused(options: dict[str, object], says: str)
 
 
 def test_a_rank_that_cannot_load_says_why(tmp_path: Path) -> None:
-    child = _Child(Start(BUNDLED_FOLDER, "float99", "cpu", 1, 2, tmp_path, 1))
+    child = _Child(Start(BUNDLED_FOLDER, None, "float99", "cpu", 1, 2, tmp_path, 1))
     with pytest.raises(UsageError, match="dtype 'float99' is unknown"):
         child.expect()
     assert child.process.wait(20) == 1

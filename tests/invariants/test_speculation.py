@@ -15,7 +15,10 @@ import torch
 from tessera.chat import Completion, Grammar, SamplingParams
 from tessera.engine.engine import Engine
 from tessera.engine.lookup import Lookup
+from tessera.kernels.library import ADDRESS, kernel
+from tessera.kernels.packed_linear import packed_linear
 from tessera.model.pixtral import Pixtral
+from tessera.quant.rounding import round_to
 from tests.engine.tiny import EOS, IMAGE, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
 
 Draft = Callable[[Iterable[Sequence[int]]], None]
@@ -125,6 +128,19 @@ def test_only_blocks_of_chosen_tokens_are_shared(model: Pixtral, draft: Draft) -
         assert warm.usage.cached_tokens >= (len(longer.ids) - 1) // 16 * 16 - 16
         cold = tiny_engine(model, num_speculative_tokens=0)
         assert max_logprob_error(warm, run(cold, cold.add(longer, params))[0]) < BOUND
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4_min", "int8"])
+def test_a_row_of_a_packed_linear_is_the_same_whatever_is_computed_beside_it(scheme: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = round_to(scheme, torch.randn(96, 256, generator=generator))
+    inputs_TK = torch.randn(8, 256, generator=generator)
+    with torch.inference_mode():
+        alone = torch.cat([packed_linear(inputs_TK[row : row + 1], weight) for row in range(8)])
+        for rows in (2, 5, 8):
+            # The kernel gives the very bits; the twin's product of another height may sum in another order.
+            bound = 0.0 if kernel("packed_linear", ADDRESS) else 1e-4
+            torch.testing.assert_close(packed_linear(inputs_TK[:rows], weight), alone[:rows], atol=bound, rtol=0)
 
 
 def test_an_abort_between_steps_frees_what_drafts_held(model: Pixtral, draft: Draft) -> None:
