@@ -53,7 +53,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev kernels
-	$(BIN)/python -m tessera.bench
+	$(BIN)/tessera bench --peer transformers
 
 # The server under load, beside the bare engine in the same run; on a machine that does nothing else.
 bench-serve: .venv/installed-dev
