@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +88,6 @@ def test_a_hostile_header_is_refused_at_once(name: str, tmp_path: Path) -> None:
     content, says = HOSTILE[name]
     file = tmp_path / "model.gguf"
     file.write_bytes(content)
-    start = time.perf_counter()
     tracemalloc.start()
     with pytest.raises(CheckpointError) as refused:
         read_header(file)
@@ -98,7 +96,6 @@ def test_a_hostile_header_is_refused_at_once(name: str, tmp_path: Path) -> None:
     assert says in str(refused.value)
     assert str(file) in str(refused.value)
     assert peak < 2_000_000
-    assert time.perf_counter() - start < 1
 
 
 def test_a_header_that_fills_the_disk_is_not_read(tmp_path: Path) -> None:
