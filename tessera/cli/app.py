@@ -220,7 +220,7 @@ def doctor() -> None:
 
 @app.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
 def convert(
-    source: Annotated[Path, typer.Argument(help="The folder to read.")],
+    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")],
     destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
     to: Annotated[Layout, typer.Option(help="The layout to write.")],
     type: Annotated[MatrixType | None, typer.Option(help="For gguf: the type of matrices; default: q8_0.")] = None,

@@ -22,9 +22,10 @@ def run_quantize(
             print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
     folder = resolve(source)
-    manifest = quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
+    quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
     if not quiet:
-        print(f"calibrated with {manifest.options['examples']}", file=sys.stderr)
+        if calibrate is None and options.bits == "4":
+            print("rounded without examples; `--calibrate FOLDER` halves the errors of outputs", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
         print(f"{before / 1e9:.2f} GB became {after / 1e9:.2f} GB", file=sys.stderr)
     print(destination)
