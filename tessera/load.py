@@ -21,6 +21,7 @@ from tessera.kernels.cache_layer import bytes_per_token
 from tessera.kernels.cuda import keep_precision
 from tessera.machine import available_bytes, free_disk_bytes, use_device
 from tessera.model.config import ModelConfig
+from tessera.model.family import family_name
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
@@ -63,12 +64,6 @@ LAYOUT_FILES: dict[str, tuple[str, ...]] = {
     ),
 }
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
-# Models of the family by decoder width, layers, feed-forward width and merge.
-FAMILIES = {
-    (5120, 40, 14336, 1): "Pixtral 12B",
-    (12288, 88, 28672, 1): "Pixtral Large",
-    (5120, 40, 32768, 2): "Mistral Small 3.1 or 3.2",
-}
 
 
 @dataclass(frozen=True)
@@ -280,10 +275,9 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
     )
     rows = -(-min(1024, vision.image_size) // vision.token_size)
     largest = vision.image_size // vision.token_size
-    shape = config.dim, config.n_layers, config.hidden_dim, vision.spatial_merge_size
     return ModelSummary(
         name=model_name(folder),
-        family=FAMILIES.get(shape, "Pixtral family"),
+        family=family_name(config),
         layout=checkpoint.layout,
         folder=str(folder),
         tokenizer=_describe_tokenizer(checkpoint),

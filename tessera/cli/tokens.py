@@ -12,17 +12,9 @@ from tessera.chat import Image
 from tessera.errors import UsageError
 from tessera.images import grid_of, load, token_count
 from tessera.model.config import VisionConfig
+from tessera.model.family import PIXTRAL_12B
 from tessera.sources import ImageLimits
 
-PIXTRAL_12B = VisionConfig(
-    hidden_size=1024,
-    image_size=1024,
-    patch_size=16,
-    rope_theta=10_000.0,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-)
 LINE = (255, 64, 64, 150)
 CAPTION_HEIGHT = 22
 
@@ -34,7 +26,7 @@ def run_tokens(
         raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
     if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
         raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
-    vision = PIXTRAL_12B if model is None else _vision_of(model)
+    vision = PIXTRAL_12B.vision_encoder if model is None else _vision_of(model)
     limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private)
     for source in sources:
         picture = load(Image(source), limits)

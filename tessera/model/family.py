@@ -1,7 +1,8 @@
 """The published models of the family, as their own params.json and config.json say: plain data.
 
 Nothing that runs a model reads this; it is for what is asked before a model is there: what would fit
-(`tessera doctor`), and how fast such shapes are (`tessera bench`).
+(`tessera doctor`), what a picture costs (`tessera tokens`), how fast such shapes are (`tessera bench`);
+and for what a model is called (`tessera info`).
 """
 
 from __future__ import annotations
@@ -80,3 +81,12 @@ FAMILY = {
     "Mistral Small 3.1 or 3.2": MISTRAL_SMALL_31,
     "Pixtral Large": PIXTRAL_LARGE,
 }
+
+
+def family_name(config: ModelConfig) -> str:
+    """Which published model has this shape, by decoder width, layers, feed-forward width and merge."""
+    return next((name for name, one in FAMILY.items() if _shape(one) == _shape(config)), "Pixtral family")
+
+
+def _shape(config: ModelConfig) -> tuple[int, ...]:
+    return config.dim, config.n_layers, config.hidden_dim, config.vision_encoder.spatial_merge_size
