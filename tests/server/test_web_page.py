@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tessera.cli.tokens import PIXTRAL_12B
 from tessera.images import grid_of
+from tessera.model.family import PIXTRAL_12B
 from tests.server.pages import answer, ask, expect, launched, needs_chromium, watched_pages
 from tests.server.stand_in import KEY, StandIn
 
@@ -87,7 +87,7 @@ def test_the_grid_is_the_models_own(page: Any) -> None:
     }"""
     config = {"image_size": 1024, "patch_size": 16, "spatial_merge_size": 1}
     grids = page.evaluate(script, [sizes, config])
-    assert [tuple(grid) for grid in grids] == [grid_of(*size, PIXTRAL_12B) for size in sizes]
+    assert [tuple(grid) for grid in grids] == [grid_of(*size, PIXTRAL_12B.vision_encoder) for size in sizes]
 
 
 def test_the_patch_grid_is_drawn_on_demand(page: Any) -> None:
