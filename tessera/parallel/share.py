@@ -18,13 +18,13 @@ from torch import Tensor
 from tessera.errors import UsageError
 from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
 
 ROWS = re.compile(r"(.*attention\.w[qkv]|.*feed_forward\.w[13]|vision_language_adapter\.w_in)")
 COLUMNS = re.compile(r"(.*attention\.wo|.*feed_forward\.w2|vision_language_adapter\.w_out)")
 KEYS_AND_VALUES = re.compile(r"layers\.\d+\.attention\.w[kv]")
 HEAD = "output"
-QuantizedWeight = PackedWeight | Fp8Weight
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import PackedWeight
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.quant.fp8 import Fp8Linear
 
 
@@ -58,7 +59,7 @@ def count_quantized(model: nn.Module) -> Counter[str]:
     return counts
 
 
-def place(model: nn.Module, name: str, weight: PackedWeight | Fp8Weight) -> None:
+def place(model: nn.Module, name: str, weight: QuantizedWeight) -> None:
     """Put a quantized weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
     owner_name, _, attribute = name.rpartition(".")
     owner = model.get_submodule(owner_name)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, quantize_fp8
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, pack
+from tessera.kernels.quantized_weight import QuantizedWeight
 
 # Codes that the largest weight of a group is taken to, of 8 on its side: beyond 8 it is clipped, which may pay.
 TRIED_CODES = torch.linspace(5.5, 9.0, 15)
 CACHED_WEIGHTS = 2**17  # whose scales are searched at a time: twice as fast as when the work leaves the cache
 PANEL_ROWS = 32 * TILE_ROWS  # rows that are rounded at a time
-QuantizedWeight = PackedWeight | Fp8Weight
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
 from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
@@ -26,7 +27,7 @@ from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
 from tessera.quant.gptq import round_compensated, upper_factor
 from tessera.quant.linear import place
-from tessera.quant.rounding import PANEL_ROWS, ErrorSum, QuantizedWeight, round_to
+from tessera.quant.rounding import PANEL_ROWS, ErrorSum, round_to
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of

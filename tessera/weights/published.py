@@ -22,11 +22,12 @@ from torch import Tensor
 from tessera.errors import CheckpointError
 from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack, packed_bytes, packs
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
 from tessera.weights import hf
 from tessera.weights.detect import read_json
 from tessera.weights.quantized import linear_shapes
-from tessera.weights.stream import QuantizedWeight, Source, StoredLinear, StoredTensor, Transform
+from tessera.weights.stream import Source, StoredLinear, StoredTensor, Transform
 
 # The column within a word of 8 codes that each of its places, from the lowest bits on, belongs to.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from tessera.errors import CheckpointError
 from tessera.kernels.fp8_linear import FP8, Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
 from tessera.weights.detect import MANIFEST, read_json, weight_files
 from tessera.weights.stream import (
-    QuantizedWeight,
     Source,
     StoredLinear,
     StoredTensor,

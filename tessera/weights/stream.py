@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
-from tessera.kernels.fp8_linear import Fp8Weight
-from tessera.kernels.packed_weight import PackedWeight
+from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -42,7 +41,6 @@ DTYPES = {
 }
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-QuantizedWeight = PackedWeight | Fp8Weight
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
