@@ -61,7 +61,7 @@ bench-serve: .venv/installed-dev
 
 # Correctness, then a table, on a machine with a CUDA device and its own PyTorch.
 gpu-check:
-	$(PYTHON) -m tessera.bench.gpu_check
+	$(PYTHON) -m tessera.bench.gpu.check
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

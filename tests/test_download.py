@@ -16,6 +16,7 @@ from werkzeug import Request, Response
 
 from tessera import load
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.hub import download
 from tests.weights.checkpoints import write_mistral_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -105,42 +106,42 @@ def whole(hub: Hub, tmp_path: Path) -> Hub:
 
 
 def test_one_layout_is_fetched_and_loads(whole: Hub) -> None:
-    folder = load.download("ORG/tiny")
+    folder = download("ORG/tiny")
     assert whole.fetched == {"params.json", "consolidated.safetensors", "tekken.json"}
     assert load.resolve("ORG/tiny") == folder
     assert load.model_name(folder) == "ORG/tiny"
     assert load.load_model(folder).name == "ORG/tiny"
     whole.requests.clear()
-    assert load.download("ORG/tiny") == folder
+    assert download("ORG/tiny") == folder
     assert whole.fetched == set()  # nothing twice
 
 
 def test_the_other_layout_where_it_is_the_only_one(whole: Hub) -> None:
     del whole.files["consolidated.safetensors"]
-    load.download("ORG/tiny")
+    download("ORG/tiny")
     assert whole.fetched == {"config.json", "model-00001-of-00001.safetensors", "tekken.json"}
 
 
 def test_a_revision_is_kept_apart(whole: Hub) -> None:
-    folder = load.download("ORG/tiny", "v1")
+    folder = download("ORG/tiny", "v1")
     assert load.resolve("ORG/tiny", "v1") == folder
     with pytest.raises(ModelNotFoundError, match=r"'ORG/tiny'.*`tessera download ORG/tiny`"):
         load.resolve("ORG/tiny")
     with pytest.raises(ModelNotFoundError, match=r"no revision 'v9'"):
-        load.download("ORG/tiny", "v9")
+        download("ORG/tiny", "v9")
     with pytest.raises(ModelNotFoundError, match=r"`tessera download ORG/tiny --revision v9`"):
         load.resolve("ORG/tiny", "v9")
 
 
 def test_a_broken_download_goes_on_where_it_stopped(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)  # what is lost at most
-    monkeypatch.setattr(load, "RESUMED_BYTES", 100_000)
+    monkeypatch.setattr("tessera.hub.RESUMED_BYTES", 100_000)
     whole.failing = True
     with pytest.raises(FetchError, match=r"ORG/tiny could not be fetched from http.*run the same command again"):
-        load.download("ORG/tiny")
+        download("ORG/tiny")
     whole.failing = False
     whole.requests.clear()
-    folder = load.download("ORG/tiny")
+    folder = download("ORG/tiny")
     ranges = [
         request.headers.get("Range") for request in whole.requests if request.path.endswith("consolidated.safetensors")
     ]
@@ -159,47 +160,47 @@ def test_a_broken_download_goes_on_where_it_stopped(whole: Hub, monkeypatch: pyt
 def test_refusals_of_the_hub(hub: Hub, status: int, code: str, kind: type[Exception], says: str) -> None:
     hub.refuse = status, code
     with pytest.raises(kind, match=says) as refused:
-        load.download("ORG/tiny")
+        download("ORG/tiny")
     assert "\n" not in str(refused.value)
 
 
 def test_a_repository_without_a_model(hub: Hub) -> None:
     hub.files = {"README.md": b"# Nothing", "pytorch_model.bin": b"p"}
     with pytest.raises(CheckpointError, match=r"ORG/tiny holds neither params\.json.*mistralai/Pixtral-12B-2409"):
-        load.download("ORG/tiny")
+        download("ORG/tiny")
 
 
 def test_a_disk_too_small_is_told_before_the_first_byte(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "free_disk_bytes", lambda folder: 100)
+    monkeypatch.setattr("tessera.hub.free_disk_bytes", lambda folder: 100)
     with pytest.raises(FetchError, match=r"ORG/tiny needs 0\.0 GB and 0\.0 GB is free in .*HF_HOME"):
-        load.download("ORG/tiny")
+        download("ORG/tiny")
     assert whole.fetched == set()
 
 
 @pytest.mark.parametrize("name", ["Pixtral", "a/b/c", "ORG/ti ny", "../tiny", "-/x"])
 def test_what_is_no_hub_id(name: str) -> None:
     with pytest.raises(UsageError, match=r"is not a hub id; write ORGANISATION/NAME"):
-        load.download(name)
+        download(name)
 
 
 def test_offline_uses_the_cache_and_says_what_to_do_without_one(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = load.download("ORG/tiny")
+    folder = download("ORG/tiny")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")  # where nobody listens
-    assert load.download("ORG/tiny") == folder  # no connection: what is there is enough
+    assert download("ORG/tiny") == folder  # no connection: what is there is enough
     with pytest.raises(FetchError, match=r"ORG/other could not be fetched from .*check the connection"):
-        load.download("ORG/other")
+        download("ORG/other")
 
 
 def test_offline_mode_in_a_process_of_its_own(tmp_path: Path) -> None:
     """HF_HUB_OFFLINE and HF_HOME are read when the library is imported: only a new process shows them."""
-    script = "import tessera.load as load\ntry:\n load.download('ORG/tiny')\nexcept load.FetchError as e:\n print(e)"
+    script = "import tessera.hub as hub\ntry:\n hub.download('ORG/tiny')\nexcept hub.FetchError as e:\n print(e)"
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "ORG/tiny is not in the hub's cache and HF_HUB_OFFLINE is set; unset it."
 
 
 def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> None:
-    folder = load.download("ORG/tiny")
+    folder = download("ORG/tiny")
     (folder / "consolidated.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
         load.load_model(load.resolve("ORG/tiny"))

@@ -13,6 +13,7 @@ from tessera import load
 from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
+from tessera.summary import describe
 from tessera.weights import hf
 from tessera.weights.convert import convert
 from tessera.weights.stream import empty_model
@@ -43,7 +44,7 @@ def full_size(folder: Path, config: ModelConfig) -> Path:
 
 
 def test_the_full_12b(tmp_path: Path) -> None:
-    summary = load.describe(full_size(tmp_path / "Pixtral-12B-2409", PIXTRAL_12B))
+    summary = describe(full_size(tmp_path / "Pixtral-12B-2409", PIXTRAL_12B))
     assert asdict(summary) == {
         "name": "Pixtral-12B-2409",
         "family": "Pixtral 12B",
@@ -73,13 +74,13 @@ def test_the_full_12b_in_the_other_layout_without_a_tokenizer(tmp_path: Path) ->
     shapes = {hf.to_hf_name(name): tuple(p.shape) for name, p in empty_model(PIXTRAL_12B).named_parameters()}
     write_header(tmp_path / "model.safetensors", shapes)
     (tmp_path / "config.json").write_text(json.dumps(PIXTRAL_12B_HF))
-    summary = load.describe(tmp_path)
+    summary = describe(tmp_path)
     assert (summary.parameters, summary.tensors, summary.layout) == (12_682_739_712, 585, "hf")
     assert summary.tokenizer == "tekken_240911.json, version v3, packaged, because the folder has none"
 
 
 def test_a_relative_with_a_merge(tmp_path: Path) -> None:
-    summary = load.describe(full_size(tmp_path / "small", SMALL_31))
+    summary = describe(full_size(tmp_path / "small", SMALL_31))
     assert summary.family == "Mistral Small 3.1 or 3.2"
     assert summary.largest_image_tokens == 55 * 56
     # 1024 pixels are 36.6 tokens of 28 pixels, so 37 rows of 37 and their breaks.
@@ -164,7 +165,7 @@ def test_half_a_model_is_named_with_its_cure(files: list[str], says: str, tmp_pa
         (tmp_path / name).write_text("{}")
     (tmp_path / "config.json").exists() and (tmp_path / "config.json").write_text(json.dumps(PIXTRAL_12B_HF))
     with pytest.raises(CheckpointError, match=says) as refused:
-        load.describe(tmp_path)
+        describe(tmp_path)
     assert str(tmp_path) in str(refused.value)
 
 
@@ -173,9 +174,9 @@ def test_a_folder_with_both_layouts_is_read_as_the_official_one(tmp_path: Path) 
     convert(tmp_path / "a", tmp_path / "b", "hf")
     for file in (tmp_path / "b").iterdir():
         (tmp_path / "a" / file.name).write_bytes(file.read_bytes())
-    assert load.describe(tmp_path / "a").layout == "mistral"
+    assert describe(tmp_path / "a").layout == "mistral"
     (tmp_path / "a" / "params.json").unlink()
-    assert load.describe(tmp_path / "a").layout == "hf"
+    assert describe(tmp_path / "a").layout == "hf"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file and no GGUF; give the folder"):
         load.resolve(str(tmp_path / "model.bin"))
     with pytest.raises(ModelNotFoundError, match=r"not a folder"):
-        load.describe(tmp_path / "absent")
+        describe(tmp_path / "absent")
 
 
 def test_a_folder_is_found_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import torch
 from tessera.bench.limits import Limits
 from tessera.bench.process import Side
 from tessera.bench.random_values import CYCLE, next_ids
+from tessera.bench.work import decoder_flops, encode_flops
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.errors import MeasurementError
 from tessera.model.config import ModelConfig
@@ -134,7 +135,7 @@ def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) ->
 
     short = [unrelated(first + 8 * number, SHORT_PROMPT_TOKENS + number, config) for number in range(SEQUENCES)]
     rows = [
-        Row(f"image encode, {side}x{side}", "encode", {"side": side}, "seconds", 0, encode_flops(config), 0),
+        Row(f"image encode, {side}x{side}", "encode", {"side": side}, "seconds", 0, encode_flops(config, side), 0),
         generate(f"prefill of {PROMPT_TOKENS} tokens", [unrelated(first, PROMPT_TOKENS, config)], 1),
         generate("decode of one sequence", short[:1], NEW_TOKENS),
         generate(f"decode of {SEQUENCES} sequences at once", short, NEW_TOKENS),
@@ -166,34 +167,6 @@ def transcription(first: int, config: ModelConfig) -> list[int]:
     other = first + min(CYCLE, config.vocab_size - first) - 1
     held = [other if place % REPEATED_RUN == 0 else id_ for place, id_ in enumerate(reply, 1)]
     return [1, first, *held, other, first]
-
-
-def decoder_parameters(config: ModelConfig) -> int:
-    """Weights of the decoder layers' matrices and of the head."""
-    return layer_parameters(config) + config.vocab_size * config.dim
-
-
-def layer_parameters(config: ModelConfig) -> int:
-    """Weights of the decoder layers' matrices."""
-    heads = (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    return config.n_layers * config.dim * (heads + 3 * config.hidden_dim)
-
-
-def decoder_flops(config: ModelConfig, tokens: int, pairs: int, logits: int) -> float:
-    """Operations of `tokens` in `pairs` of a token and one that it sees, and of `logits` rows of logits."""
-    attention = 4 * config.n_layers * config.n_heads * config.head_dim * pairs
-    return 2.0 * (layer_parameters(config) * tokens + config.vocab_size * config.dim * logits) + attention
-
-
-def encode_flops(config: ModelConfig) -> float:
-    """Operations of the largest square picture through encoder and adapter."""
-    vision = config.vision_encoder
-    patches = (vision.image_size // vision.patch_size) ** 2
-    width, hidden = vision.hidden_size, vision.intermediate_size
-    layer = 2 * patches * (4 * width * width + 3 * width * hidden) + 4 * patches * patches * width
-    patch = vision.num_channels * vision.patch_size**2 * width
-    adapter = width * config.dim + config.dim * config.dim
-    return float(vision.num_hidden_layers * layer + 2 * patches * (patch + adapter))
 
 
 def table(results: Sequence[Result], sides: Sequence[str]) -> str:

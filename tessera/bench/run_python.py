@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image as PILImage
-from torch import nn
 
 from tessera.bench.peer import peer_of
+from tessera.bench.work import step_bytes
 from tessera.chat import Image, Message, SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
@@ -26,7 +26,6 @@ from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.images import load, prepare
 from tessera.load import LoadedModel, load_model
 from tessera.prompt import Prompt
-from tessera.quant.linear import PackedLinear
 
 CONTEXT_TOKENS = 8192  # or the model's own, where that is less
 MAX_SEQUENCES = 8
@@ -70,9 +69,7 @@ class Tessera:
 
     def facts(self) -> dict[str, Any]:
         """The model's config, and what of its weights a step of the decoder reads."""
-        model = self._model
-        read = [*model.layers.modules(), model.norm, model.output]
-        return {"config": model.config.to_params(), "step_bytes": sum(map(weight_bytes, read))}
+        return {"config": self._model.config.to_params(), "step_bytes": step_bytes(self._model)}
 
     @torch.inference_mode()
     def encode(self, side: int) -> dict[str, Any]:
@@ -151,13 +148,6 @@ class _Clock:
     def __call__(self, ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
         self.times_s.append(time.perf_counter())
         return torch.zeros(len(ids), dtype=torch.bool)
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of a module's own weights, without those of modules inside it."""
-    if isinstance(module, PackedLinear):
-        return module.packed.nbytes
-    return sum(parameter.nbytes for parameter in module.parameters(recurse=False))
 
 
 def grey(side: int, dtype: torch.dtype) -> torch.Tensor:

@@ -19,12 +19,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from tessera import __version__
-from tessera.bench.compare import Result, decoder_parameters, measure, rows_of, table
+from tessera.bench.compare import Result, measure, rows_of, table
 from tessera.bench.limits import Limits, measure_limits
 from tessera.bench.llama_cpp import llama_cpp_command
 from tessera.bench.process import Side, python
 from tessera.bench.random_gguf import file_names
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
+from tessera.bench.work import decoder_parameters
 from tessera.errors import MissingExtraError, UsageError
 from tessera.load import resolve
 from tessera.machine import processor_name

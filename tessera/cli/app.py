@@ -261,7 +261,7 @@ def download(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
 ) -> None:
     """Get a model's files into the hub's cache; goes on where it was interrupted."""
-    from tessera.load import download as get
+    from tessera.hub import download as get
 
     typer.echo(get(repository, revision))
 

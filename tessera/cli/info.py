@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tessera.load import ModelSummary, describe, resolve
+from tessera.load import resolve
+from tessera.summary import ModelSummary, describe
 
 
 def run_info(model: str, mmproj: Path | None, *, as_json: bool) -> None:

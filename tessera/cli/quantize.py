@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tessera.load import describe, resolve
+from tessera.load import resolve
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
+from tessera.summary import describe
 
 
 def run_quantize(

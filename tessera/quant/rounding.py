@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, quantize_fp8
-from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, pack
-from tessera.kernels.quantized_weight import QuantizedWeight
+from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
+from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, pack
+from tessera.kernels.quantized_weight import QuantizedWeight, values_of
 
 # Codes that the largest weight of a group is taken to, of 8 on its side: beyond 8 it is clipped, which may pay.
 TRIED_CODES = torch.linspace(5.5, 9.0, 15)
@@ -58,11 +58,6 @@ def pack_grids(codes_NK: Tensor, grids: Sequence[Grid]) -> PackedWeight:
     """Codes and the grids of their groups, in order, each (N, some G), as one packed weight."""
     scales = torch.cat([grid.scales for grid in grids], dim=1)
     return pack(codes_NK, scales.half(), bits=grids[0].bits)
-
-
-def values_of(weight: QuantizedWeight) -> Tensor:
-    """The matrix that a quantized weight stands for, in float32."""
-    return dequantize_fp8(weight) if isinstance(weight, Fp8Weight) else dequantize(weight)
 
 
 class ErrorSum:

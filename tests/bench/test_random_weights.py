@@ -17,7 +17,7 @@ from tessera.kernels.packed_weight import dequantize
 from tessera.load import LoadedModel, load_model
 from tessera.model.attention import DensePlan
 from tessera.model.family import PIXTRAL_12B
-from tessera.quant.linear import PackedLinear
+from tessera.quant.linear import QuantizedLinear
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
 
 NANO, TOKENIZER = widths("nano")
@@ -41,10 +41,10 @@ def plain(folders: Path) -> LoadedModel:
 def test_eight_bits_are_the_same_numbers(folders: Path, plain: LoadedModel) -> None:
     packed = load_model(folders / "tessera-8", dtype="float32", device="cpu")
     modules = dict(plain.model.named_modules())
-    linears = {name: each for name, each in packed.model.named_modules() if isinstance(each, PackedLinear)}
+    linears = {name: each for name, each in packed.model.named_modules() if isinstance(each, QuantizedLinear)}
     assert len(linears) == 7 * SMALL.n_layers + 1
     for name, linear in linears.items():
-        assert torch.equal(dequantize(linear.packed), modules[name].weight)
+        assert torch.equal(dequantize(linear.quantized), modules[name].weight)
     others = dict(plain.model.named_parameters())
     assert all(torch.equal(value, others[name]) for name, value in packed.model.named_parameters())
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linear, fp8_products, quantize_fp8
-from tessera.quant.fp8 import Fp8Linear
-from tessera.quant.linear import place
+from tessera.quant.linear import QuantizedLinear, place
 
 
 def random_weight(rows: int, columns: int) -> tuple[torch.Tensor, Fp8Weight]:
@@ -36,13 +35,13 @@ def test_a_linear_multiplies_with_what_is_stored(dtype: torch.dtype, rows: int) 
     weight = Fp8Weight(weight.values, weight.scales.clamp(max=0.01))
     model = nn.Sequential(nn.Linear(64, rows)).to(dtype)
     place(model, "0", weight)
-    assert isinstance(model[0], Fp8Linear)
+    assert isinstance(model[0], QuantizedLinear)
     inputs = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     expected = nn.functional.linear(inputs.float(), dequantize_fp8(weight), model[0].bias.float())
     # Weight, product and sum are each rounded to the dtype once; an output is a sum of 64 terms.
     bound = 4 * torch.finfo(dtype).eps * float(expected.abs().max())
     torch.testing.assert_close(model(inputs).float(), expected, rtol=0, atol=bound)
-    assert model.to(torch.device("cpu"))[0].fp8.nbytes == rows * (64 + 4)
+    assert model.to(torch.device("cpu"))[0].quantized.nbytes == rows * (64 + 4)
 
 
 def test_products_of_two_8_bit_sides_agree() -> None:

@@ -18,7 +18,7 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group
 from tessera.parallel.linear import join
 from tessera.parallel.share import Share
-from tessera.quant.linear import place
+from tessera.quant.linear import QuantizedLinear, place
 from tessera.quant.rounding import round_to
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
@@ -48,9 +48,8 @@ def cut(model: Pixtral, share: Share) -> Pixtral:
     """A copy that has only the share, as loading gives it."""
     part = copy.deepcopy(model)
     for name, module in list(part.named_modules()):
-        for field in ("packed", "fp8"):
-            if hasattr(module, field):
-                setattr(module, field, share.cut_quantized(name, getattr(module, field)))
+        if isinstance(module, QuantizedLinear):
+            module.quantized = share.cut_quantized(name, module.quantized)
     for name, parameter in list(part.named_parameters()):
         owner, _, attribute = name.rpartition(".")
         kept = nn.Parameter(share.cut(name, parameter.detach()), requires_grad=False)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tessera.kernels.packed_weight import dequantize, pack
-from tessera.quant.linear import PackedLinear, place
+from tessera.quant.linear import QuantizedLinear, place
 
 
 def test_it_computes_what_the_dequantized_linear_does() -> None:
@@ -16,10 +16,10 @@ def test_it_computes_what_the_dequantized_linear_does() -> None:
     model = nn.Sequential(nn.Linear(64, 24))
     place(model, "0", weight)
     packed = model[0]
-    assert isinstance(packed, PackedLinear)
+    assert isinstance(packed, QuantizedLinear)
     inputs = torch.randn(2, 3, 64, generator=generator)
     expected = nn.functional.linear(inputs, dequantize(weight), packed.bias)
     # A kernel may round the inputs to 8 bits: half a step of the largest for each, and a little for the sums.
     bound = inputs.abs().amax(-1, keepdim=True) / 254 * dequantize(weight).abs().sum(1) + 1e-5
     assert ((model(inputs) - expected).abs() <= bound).all()
-    assert model.to(torch.device("cpu"))[0].packed.nbytes == weight.nbytes
+    assert model.to(torch.device("cpu"))[0].quantized.nbytes == weight.nbytes

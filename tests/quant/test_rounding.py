@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tessera.kernels.packed_weight import unpack_codes
+from tessera.kernels.quantized_weight import values_of
 from tessera.quant.gptq import DAMPING, round_compensated, upper_factor
-from tessera.quant.rounding import ErrorSum, Grid, fit, round_to, values_of
+from tessera.quant.rounding import ErrorSum, Grid, fit, round_to
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

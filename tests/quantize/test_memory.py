@@ -35,11 +35,11 @@ else:
     base = kilobytes("/proc/self/smaps_rollup", "Private_Dirty")
     model = load_model(Path(folder), device="cpu", dtype="bfloat16").model
     for module in model.modules():
-        if hasattr(module, "packed"):
-            module.packed.codes.sum()  # every page is read
+        if hasattr(module, "quantized"):
+            module.quantized.codes.sum()  # every page is read
     print((kilobytes("/proc/self/smaps_rollup", "Private_Dirty") - base) * 1024)
     print(sum(parameter.nbytes for parameter in model.parameters()))
-    print(sum(module.packed.nbytes for module in model.modules() if hasattr(module, "packed")))
+    print(sum(module.quantized.nbytes for module in model.modules() if hasattr(module, "quantized")))
 """
 
 pytestmark = [

@@ -16,14 +16,13 @@ import torch
 from PIL import Image as PILImage
 
 from tessera.errors import CheckpointError, UsageError
-from tessera.kernels.fp8_linear import dequantize_fp8
-from tessera.kernels.packed_weight import dequantize
-from tessera.load import describe, load_model
-from tessera.quant.fp8 import Fp8Linear
-from tessera.quant.linear import PackedLinear
+from tessera.kernels.quantized_weight import values_of
+from tessera.load import load_model
+from tessera.quant.linear import QuantizedLinear
 from tessera.quantize import run
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
+from tessera.summary import describe
 from tessera.weights.convert import convert
 from tests.weights.checkpoints import CONFIGS, LLAVA, edit_tensors, write_mistral_folder
 
@@ -60,9 +59,8 @@ def test_a_folder_loads_as_what_it_was(kind: str, options: Options, tmp_path: Pa
     model = load_model(tmp_path / "q", dtype="bfloat16", device="cpu").model
     seen = set()
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear | Fp8Linear):
-            packed = isinstance(module, PackedLinear)
-            values = dequantize(module.packed) if packed else dequantize_fp8(module.fp8)
+        if isinstance(module, QuantizedLinear):
+            values = values_of(module.quantized)
             record, matrix = manifest.linears[name], original[f"{name}.weight"].float()
             error = float((values - matrix).norm() / matrix.norm())
             assert record.weight_error == pytest.approx(error, rel=1e-3)

@@ -9,6 +9,7 @@ import torch
 
 from tessera import load
 from tessera.errors import CheckpointError
+from tessera.summary import describe
 from tessera.weights.convert import convert
 from tests.weights.checkpoints import CONFIGS, edit_json, edit_tensors, same_bits, write_mistral_folder
 
@@ -38,7 +39,7 @@ def test_a_tied_head_is_the_embeddings(kind: str, says: dict[str, object], tmp_p
     model = load.load_model(folder, device="cpu").model
     assert model.output.weight is model.tok_embeddings.weight  # one memory, not two
     stored = (folder / "model.safetensors").stat().st_size
-    assert stored - 20_000 < load.describe(folder).stored_bytes < stored
+    assert stored - 20_000 < describe(folder).stored_bytes < stored
     # The official layout has no tie: there the head is written out.
     convert(folder, tmp_path / "back", "mistral")
     untied = load.load_model(tmp_path / "back", device="cpu").model

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from tessera import load
 from tessera.errors import CheckpointError, UsageError
-from tessera.kernels.fp8_linear import dequantize_fp8
-from tessera.kernels.packed_weight import dequantize
-from tessera.quant.fp8 import Fp8Linear
-from tessera.quant.linear import PackedLinear
+from tessera.kernels.quantized_weight import values_of
+from tessera.quant.linear import QuantizedLinear
+from tessera.summary import describe
 from tessera.weights.convert import convert
 from tests.weights.checkpoints import LLAVA, edit_json, write_mistral_folder
 
@@ -168,14 +167,14 @@ def test_every_linear_stands_for_what_its_library_takes_it_for(name: str, tmp_pa
     loaded, expected = (load.load_model(each, device="cpu", dtype="float32").model for each in (quantized, plain))
     for module in LINEARS:
         linear, wanted = loaded.get_submodule(module), expected.get_parameter(f"{module}.weight")
-        assert isinstance(linear, PackedLinear | Fp8Linear)
-        got = dequantize(linear.packed) if isinstance(linear, PackedLinear) else dequantize_fp8(linear.fp8)
+        assert isinstance(linear, QuantizedLinear)
+        got = values_of(linear.quantized)
         # Scales and minimums in float16: 11 bits, of at most 15 steps.
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=float(wanted.abs().max()) * 2**-11)
-    summary = load.describe(quantized)
+    summary = describe(quantized)
     assert sum(summary.quantized.values()) == len(LINEARS)
-    assert summary.parameters == load.describe(plain).parameters
-    assert summary.weight_bytes < load.describe(plain).weight_bytes
+    assert summary.parameters == describe(plain).parameters
+    assert summary.weight_bytes < describe(plain).weight_bytes
 
 
 REFUSED = [

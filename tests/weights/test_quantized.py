@@ -40,8 +40,8 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 def test_files_are_mapped_where_they_lie(folder: Path) -> None:
     """The safetensors library reads the same; numbers are aligned for vectors; writing to a map changes no file."""
     before = (folder / LAYER).read_bytes()
-    packed = load_model(folder, device="cpu").model.get_submodule(WQ).packed
-    again = load_model(folder, device="cpu").model.get_submodule(WQ).packed
+    packed = load_model(folder, device="cpu").model.get_submodule(WQ).quantized
+    again = load_model(folder, device="cpu").model.get_submodule(WQ).quantized
     stored = load_file(folder / LAYER)
     for name, tensor in packed.tensors.items():
         assert torch.equal(tensor, stored[f"{WQ}.{name}"])

@@ -17,7 +17,8 @@ from tessera.kernels.library import forced
 from tessera.kernels.packed_weight import dequantize
 from tessera.llm import LLM
 from tessera.model.attention import DensePlan
-from tessera.quant.linear import PackedLinear
+from tessera.quant.linear import QuantizedLinear
+from tessera.summary import describe
 from tessera.weights.convert import convert
 from tessera.weights.gguf.names import to_gguf_name
 from tessera.weights.stream import empty_model
@@ -31,8 +32,8 @@ def values_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Every tensor as float32, packed ones dequantized."""
     values = {name: parameter.data.float() for name, parameter in model.named_parameters()}
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
-            values[f"{name}.weight"] = dequantize(module.packed)
+        if isinstance(module, QuantizedLinear):
+            values[f"{name}.weight"] = dequantize(module.quantized)
     return values
 
 
@@ -74,7 +75,7 @@ WIDE = dataclasses.replace(LLAVA, dim=256, hidden_dim=512)
 def test_a_mixed_model_computes_what_its_values_do(tmp_path: Path) -> None:
     """As Q4_K_M files are: several types, embeddings dequantized, what has no place in 4 or 8 bits rounded."""
     loaded = load.load_model(write_pair(tmp_path, MIXED, config=WIDE), device="cpu", dtype="float32")
-    packed = {name for name, module in loaded.model.named_modules() if isinstance(module, PackedLinear)}
+    packed = {name for name, module in loaded.model.named_modules() if isinstance(module, QuantizedLinear)}
     assert {f"{name}.weight" for name in packed} == MIXED.keys() - {"tok_embeddings.weight"}
     plain = empty_model(WIDE).to_empty(device="cpu")
     plain.load_state_dict(values_of(loaded.model))
@@ -99,7 +100,7 @@ def test_a_mixed_model_computes_what_its_values_do(tmp_path: Path) -> None:
 
 def test_a_rounding_is_measured_and_said(tmp_path: Path) -> None:
     file = write_pair(tmp_path, MIXED, config=WIDE)
-    summary = load.describe(file)
+    summary = describe(file)
     tensors, errors, weights = tensors_of(WIDE, torch.float32), 0.0, 0.0
     for name, kind in MIXED.items():
         if kind in (Kind.Q6_K, Kind.IQ4_XS):
@@ -113,7 +114,7 @@ def test_a_rounding_is_measured_and_said(tmp_path: Path) -> None:
     held = load.load_model(file, device="cpu", dtype="float32")
     assert held.notes == summary.notes
     bytes_held = sum(parameter.nbytes for parameter in held.model.parameters())
-    bytes_held += sum(module.packed.nbytes for module in held.model.modules() if isinstance(module, PackedLinear))
+    bytes_held += sum(module.quantized.nbytes for module in held.model.modules() if isinstance(module, QuantizedLinear))
     assert summary.weight_bytes == bytes_held
 
 

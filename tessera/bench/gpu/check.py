@@ -1,7 +1,7 @@
-"""`python -m tessera.bench.gpu_check`: is the GPU path right, and how fast is it; one script, one table.
+"""`python -m tessera.bench.gpu.check`: is the GPU path right, and how fast is it; one script, one table.
 
 First everything it computes is compared with the CPU in float32, by the distance in norm; then the
-tests that only a GPU can run; then the measurements of `gpu_table`. Whatever fails says so, the rest
+tests that only a GPU can run; then the measurements of `table`. Whatever fails says so, the rest
 goes on, and the exit code is 1. Needed are torch, Triton, numpy, Pillow, transformers for its
 columns, and pytest with hypothesis for the tests. With `--device cpu --tiny` every line of it runs on
 a CPU in a minute, which shows that it works and nothing else.
@@ -22,20 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tessera.bench.gpu_table import (
-    FULL,
-    TINY,
-    Sizes,
-    Table,
-    decoder_linears,
-    generate,
-    kernel_lines,
-    make_engine,
-    measure_rates,
-    picture_prompt,
-    random_packed,
-    text_prompt,
-)
+from tessera.bench.gpu.drive import generate, make_engine, picture_prompt, text_prompt
+from tessera.bench.gpu.kernels import kernel_lines
+from tessera.bench.gpu.rates import measure_rates
+from tessera.bench.gpu.sizes import FULL, TINY, Sizes
+from tessera.bench.gpu.table import Table
+from tessera.bench.gpu.weights import decoder_linears, random_packed
 from tessera.bench.peer import WIDTHS, random_model
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer, quantize_rows
@@ -238,7 +230,7 @@ def check_all(config: ModelConfig, device: torch.device, sizes: Sizes) -> bool:
 
 def run_tests() -> bool:
     """The tests that a GPU is needed for, and the kernels' own; whether one failed or none could be run."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     missing = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
     if missing or not (root / GPU_TESTS[0]).exists():
         print(f"FAILED tests: {', '.join(missing) or 'the tests are not beside the package'}", flush=True)
@@ -259,7 +251,7 @@ def describe_device(device: torch.device) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run all; the exit code is 1 when a distance is out of bounds, a test fails, or a row of the table does."""
-    parser = argparse.ArgumentParser(prog="python -m tessera.bench.gpu_check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tessera.bench.gpu.check", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all; later rows are left out")

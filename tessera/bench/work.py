@@ -1,0 +1,50 @@
+"""The least that a piece of work takes, counted from the shapes: operations, and bytes that are read."""
+
+from __future__ import annotations
+
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
+from tessera.quant.linear import QuantizedLinear
+
+
+def decoder_parameters(config: ModelConfig) -> int:
+    """Weights of the decoder layers' matrices and of the head."""
+    return layer_parameters(config) + config.vocab_size * config.dim
+
+
+def layer_parameters(config: ModelConfig) -> int:
+    """Weights of the decoder layers' matrices."""
+    heads = (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    return config.n_layers * config.dim * (heads + 3 * config.hidden_dim)
+
+
+def decoder_flops(config: ModelConfig, tokens: int, pairs: int, logits: int) -> float:
+    """Operations of `tokens` in `pairs` of a token and one that it sees, and of `logits` rows of logits."""
+    attention = 4 * config.n_layers * config.n_heads * config.head_dim * pairs
+    return 2.0 * (layer_parameters(config) * tokens + config.vocab_size * config.dim * logits) + attention
+
+
+def encode_flops(config: ModelConfig, side: int, pictures: int = 1) -> float:
+    """Operations of square pictures of `side` pixels through encoder and adapter; each attends to itself."""
+    vision = config.vision_encoder
+    patches = (side // vision.patch_size) ** 2
+    width, hidden = vision.hidden_size, vision.intermediate_size
+    layer = 2 * patches * (4 * width * width + 3 * width * hidden) + 4 * patches * patches * width
+    patch = vision.num_channels * vision.patch_size**2 * width
+    adapter = width * config.dim + config.dim * config.dim
+    return float(pictures * (vision.num_hidden_layers * layer + 2 * patches * (patch + adapter)))
+
+
+def prefill_flops(config: ModelConfig, tokens: int) -> float:
+    """Operations of a prompt whose last token alone has logits; each token sees half of it on average."""
+    return decoder_flops(config, tokens, tokens * tokens // 2, 1)
+
+
+def step_bytes(model: Pixtral) -> int:
+    """Bytes of weights that one decoding step reads: the layers, the last norm and the head."""
+    total = 0
+    for module in (*model.layers.modules(), model.norm, model.output):
+        if isinstance(module, QuantizedLinear):
+            total += module.quantized.nbytes
+        total += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+    return total

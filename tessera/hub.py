@@ -1,0 +1,186 @@
+"""The hub: which of a repository's files make a model, getting them, and finding them again.
+
+Only what a download needs is here; huggingface_hub talks to the hub and keeps its cache.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
+from tessera.machine import free_disk_bytes
+from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, weight_files
+
+# What a model needs from its repository: one layout's files, the first one's where several are there.
+LAYOUT_FILES: dict[str, tuple[str, ...]] = {
+    "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
+    "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
+    "hf": (
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        *TOKENIZER_FILES,
+    ),
+}
+RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
+
+
+def download(repository: str, revision: str | None = None) -> Path:
+    """Get a model's files into the hub's cache and return their folder; a broken download is resumed.
+
+    Only one layout's files are fetched, the official one's where a repository has both. HF_HOME,
+    HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE have their usual meaning. Without a connection a model
+    that is already there is returned. Raises ModelNotFoundError, CheckpointError or FetchError.
+    """
+    if not is_hub_id(repository):
+        raise UsageError(f"{repository!r} is not a hub id; write ORGANISATION/NAME, for example {EXAMPLE_ID}.")
+    import httpx2
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        commit, sizes = _files_to_get(repository, revision)
+        for name, size in sizes.items():
+            if RESUMED_BYTES <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+                _fetch_resumably(repository, commit, name)
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(sizes)))
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{repository} is open only to those who accepted its terms: accept them on {page}, then set HF_TOKEN to "
+            "your token."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{page} does not exist, or is private; check the spelling, or set HF_TOKEN to a token that may read it."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{page} has no revision {revision!r}; its branches and tags are listed there."
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, httpx2.TransportError) as error:
+        if (cached := cached_folder(repository, revision)) is not None and _is_whole(cached):
+            folder = cached
+        elif constants.HF_HUB_OFFLINE:
+            raise FetchError(f"{repository} is not in the hub's cache and HF_HUB_OFFLINE is set; unset it.") from error
+        else:
+            raise FetchError(
+                f"{repository} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}); check the "
+                "connection and run the same command again, it goes on where it stopped."
+            ) from error
+    except OSError as error:
+        if error.errno is None:  # the client's own: fewer bytes came than were announced
+            raise FetchError(
+                f"{repository} came incompletely from {constants.ENDPOINT}; run the same command again, it goes on "
+                "where it stopped."
+            ) from error
+        raise FetchError(
+            f"{repository} could not be written to {constants.HF_HUB_CACHE} ({error.strerror or error}); check the "
+            "disk, or set HF_HOME to another."
+        ) from error
+    weight_files(folder, detect(folder))  # an error that names what is not there
+    return folder
+
+
+def is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def cached_folder(repository: str, revision: str | None, cache: Path | None = None) -> Path | None:
+    """The repository's folder in the hub's cache, if a config file of either layout is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("params.json", "config.json"):
+        if isinstance(found := try_to_load_from_cache(repository, file, cache, revision), str):
+            return Path(found).parent
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        weight_files(folder, detect(folder))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _files_to_get(repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
+    """The commit, and its files of one layout with their sizes; raises when it has none, or the disk no room."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    for patterns in LAYOUT_FILES.values():
+        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in patterns)]
+        if patterns[0] in names and any(name.endswith(".safetensors") for name in names):
+            break
+    else:
+        raise CheckpointError(
+            f"{repository} holds neither params.json with consolidated*.safetensors nor config.json with "
+            f"model*.safetensors; use a repository that does, for example {EXAMPLE_ID}."
+        )
+    absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
+    _check_disk(repository, sum(sizes[name] for name in absent), Path(constants.HF_HUB_CACHE))
+    return str(info.sha), {name: sizes[name] for name in names}
+
+
+def _fetch_resumably(repository: str, commit: str, name: str) -> None:
+    """Put one large file among the cache's blobs, going on from what an earlier, broken run left there.
+
+    huggingface_hub 2 begins a broken file anew, all 25 GB of it; a blob that is there it takes as it is.
+    """
+    from filelock import FileLock
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repository, name, revision=commit, endpoint=constants.ENDPOINT)
+    metadata = get_hf_file_metadata(url)
+    if metadata.etag is None or metadata.size is None:
+        return
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}.resumable"
+    headers = build_hf_headers()
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
+    blobs.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{partial}.lock"):
+        if blob.exists():
+            return
+        with partial.open("ab") as file:
+            http_get(
+                metadata.location,
+                file,
+                resume_size=file.tell(),
+                headers=headers,
+                expected_size=metadata.size,
+                displayed_filename=name,
+            )
+        partial.replace(blob)
+
+
+def _check_disk(what: str, needed: int, folder: Path) -> None:
+    if needed > (free := free_disk_bytes(folder)):
+        raise FetchError(
+            f"{what} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB is free in {folder}; free some, or set "
+            "HF_HOME to a folder on a larger disk."
+        )
