@@ -27,6 +27,7 @@ from tessera.kernels.paged_attention import (
     paged_attention,
 )
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
+from tessera.model.linear import Linear
 from tessera.model.rope import Rotation
 
 
@@ -151,10 +152,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, n_heads: int, n_kv_heads: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.wq = nn.Linear(width, n_heads * head_dim, bias=False)
-        self.wk = nn.Linear(width, n_kv_heads * head_dim, bias=False)
-        self.wv = nn.Linear(width, n_kv_heads * head_dim, bias=False)
-        self.wo = nn.Linear(n_heads * head_dim, width, bias=False)
+        self.wq = Linear(width, n_heads * head_dim, bias=False)
+        self.wk = Linear(width, n_kv_heads * head_dim, bias=False)
+        self.wv = Linear(width, n_kv_heads * head_dim, bias=False)
+        self.wo = Linear(n_heads * head_dim, width, bias=False)
 
     def project(self, hidden_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (T, N, K), rotated keys (T, M, K) and values (T, M, K)."""

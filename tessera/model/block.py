@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rms_norm, silu_gate
+from tessera.model.linear import Linear
 
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
 # all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel's
@@ -32,9 +33,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, hidden_width, bias=False)
-        self.w2 = nn.Linear(hidden_width, width, bias=False)
-        self.w3 = nn.Linear(width, hidden_width, bias=False)
+        self.w1 = Linear(width, hidden_width, bias=False)
+        self.w2 = Linear(hidden_width, width, bias=False)
+        self.w3 = Linear(width, hidden_width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         if torch.is_grad_enabled() or len(hidden_TD) <= PANEL_TOKENS:

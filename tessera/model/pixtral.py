@@ -16,6 +16,7 @@ from tessera.model.attention import AttentionPlan, VisionPlan
 from tessera.model.block import RMSNorm
 from tessera.model.config import ModelConfig
 from tessera.model.decoder import DecoderBlock
+from tessera.model.linear import Linear
 from tessera.model.rope import rotation_1d
 from tessera.model.vision import (
     VISION_NORM_EPS,
@@ -34,7 +35,7 @@ class Pixtral(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(DecoderBlock(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.vocab_size, bias=False)
         self.vision_encoder = VisionEncoder(vision)
         self.vision_language_adapter = VisionLanguageAdapter(vision, config.dim)
         self.pre_mm_projector_norm = (

@@ -13,7 +13,13 @@ from tessera.kernels.build import BuildError, build, find_compiler
 from tessera.kernels.library import choice
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
-TESTS = ("test_packed_linear.py", "test_elementwise.py", "test_paged_attention.py", "test_panel_attention.py")
+TESTS = (
+    "test_packed_linear.py",
+    "test_elementwise.py",
+    "test_paged_attention.py",
+    "test_panel_attention.py",
+    "test_thin_linear.py",
+)
 # The library's place is told to the builder's module before the loader reads it there.
 RUN = """
 import sys

@@ -132,6 +132,21 @@ inline float sum(Floats value) {
   return lanes[0];
 }
 
+// The sums of four rows at once.
+inline __m128 sums(const Floats (&rows)[4]) {
+  __m128 four[4];
+  for (int row = 0; row < 4; ++row) {
+#ifdef __AVX512F__
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(rows[row]), _mm512_extractf32x8_ps(rows[row], 1));
+#else
+    const __m256 half = rows[row];
+#endif
+    four[row] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  }
+  _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+  return _mm_add_ps(_mm_add_ps(four[0], four[1]), _mm_add_ps(four[2], four[3]));
+}
+
 // e to the power of each, within 2 units in the last place; x is held to +-87.3, where floats end. NaN gives e^87.3.
 // 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]: the Taylor series to the 7th power, whose next term is 5e-9.
 inline Floats exponential(Floats x) {

@@ -1,0 +1,20 @@
+#include "thin_linear.h"
+
+namespace {
+
+// Pairs as two registers of float32, the even and the odd ones.
+struct WidenedProduct {
+  using Side = Pairs;
+  static constexpr int64_t COLUMNS = 2 * LANES;
+  static constexpr int TOKENS = 2; // 2 x 4 sums and a row's pairs are most of the 16 registers
+  static Side side(const bfloat16 *from) {
+    Words words;
+    memcpy(&words, from, sizeof(words));
+    return {reinterpret<Floats>(words << 16), reinterpret<Floats>(words & 0xffff0000u)};
+  }
+  static void add(Floats &sum, Side a, Side b) { sum = fused(a.odd, b.odd, fused(a.even, b.even, sum)); }
+};
+
+} // namespace
+
+EXPORT int thin_linear_avx2(const ThinCall *call) { return thin_linear<WidenedProduct>(*call); }

@@ -1,0 +1,14 @@
+"""The decoder's and the encoder's linear layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tessera.kernels.thin_linear import linear
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, whose products of few tokens are a kernel's."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
