@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 # Earlier places that are compared; beyond the first few, longer matches are rare.
 MAX_PLACES = 32
-FIRST_RATE = 0.5  # before anything is known; the first wrong guesses then cost little
-# How fast a rate follows: half of what is known is of the last six guesses after such a match.
-RATE_STEP = 0.125
+# A rate is the mean of the last guesses: of the few there were, then of about so many.
+FIRST_GUESSES, MEMORY_GUESSES = 2, 16
 
 
 class Lookup:
@@ -28,7 +27,10 @@ class Lookup:
 
     def __init__(self, shortest: int, longest: int) -> None:
         self.shortest, self.longest = shortest, longest
-        self.rates = [FIRST_RATE] * (longest + 1)  # by length of the match: how often the token after it was right
+        # By length of the match: how often the token after it was right. At first, as often as those in the match
+        # itself, had each been guessed after the one before it: n - 1 of n.
+        self.rates = [max(length - 1, 0) / max(length, 1) for length in range(longest + 1)]
+        self._counts = [FIRST_GUESSES] * (longest + 1)  # of guesses that each is the mean of
         # The places that follow an n-gram of the shortest length: the latest, and before each place the one before.
         self._latest: dict[tuple[int, ...], int] = {}
         self._before = array("q")
@@ -56,7 +58,8 @@ class Lookup:
         """Compare the latest guess with what came, up to the first token that was wrong."""
         for index, (guessed, came) in enumerate(zip(self._guess, ids[self._length :], strict=False)):
             length = self._length_after(index)
-            self.rates[length] += ((guessed == came) - self.rates[length]) * RATE_STEP
+            self._counts[length] = min(self._counts[length] + 1, MEMORY_GUESSES)
+            self.rates[length] += ((guessed == came) - self.rates[length]) / self._counts[length]
             if guessed != came:
                 return
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
-from tessera.engine.drafter import Drafter
+from tessera.engine.drafter import Drafter, Step
 from tessera.engine.request import Request, State
 
 
@@ -130,15 +130,14 @@ class Scheduler:
 
     def _add_drafts(self, drafter: Drafter, chunks: Sequence[Chunk], budget: int) -> list[Chunk]:
         """The chunks, with drafts where requests decode: from what the step has left, and one spare block each."""
-        num_rows, num_sampled = sum(chunk.length for chunk in chunks), sum(chunk.samples for chunk in chunks)
-        least_odds = drafter.least_odds(num_rows, num_sampled)
+        step = Step(sum(chunk.length for chunk in chunks), sum(chunk.samples for chunk in chunks))
         drafted = []
         for chunk in chunks:
             request, size = chunk.request, self.config.block_tokens
             if chunk.samples and chunk.length == 1:
                 spare = max(self.pool.available - len(self.running), 0)
                 room = (len(request.blocks) + spare) * size - chunk.end
-                draft = drafter.draft(request, min(budget, room), least_odds)
+                draft = drafter.draft(request, min(budget, room), step)
                 missing = -(-(chunk.end + len(draft)) // size) - len(request.blocks)
                 request.blocks += self.pool.allocate(max(missing, 0))
                 chunk = replace(chunk, draft=draft)
