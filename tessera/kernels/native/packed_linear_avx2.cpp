@@ -90,6 +90,9 @@ void half_product(const Weight &weight, int64_t tile, int half, const Panel &pan
   __m256 sums[TOKENS];
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_ps();
   for (int64_t group = 0; group < groups; ++group, codes += 64 * BITS) {
+    // Each half fetches its share of the next tile, so that memory is busy in both.
+    for (int j = half * BITS / 2; j < (half + 1) * BITS / 2; ++j)
+      _mm_prefetch(codes + groups * 64 * BITS + 64 * j, _MM_HINT_T1);
     const __m256 scale = group_values<SUPER>(weight.scales, weight.super_scales, tile, groups, group, half);
     __m256 minimum = _mm256_setzero_ps();
     if (MINIMUMS) minimum = group_values<SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, half);

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int CHAIN_TOKENS = 4;             // as many sums in flight as the instruction has cycles of latency
-constexpr int64_t PREFETCH_BYTES = 4 << 10;  // ahead in the codes, which come from memory
+constexpr int64_t PREFETCH_BYTES = 8 << 10;  // ahead in the codes, which come from memory, into the second-level cache
 constexpr int64_t PREFETCH_INPUTS = 1 << 10; // ahead in the inputs, which many tokens keep in the second-level cache
 
 __m512 halves(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))); }
@@ -47,7 +47,7 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
   __m512 sums[TOKENS];
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; ++group, from += 64 * BITS, inputs += TOKENS * GROUP) {
-    for (int j = 0; j < BITS; ++j) _mm_prefetch(from + PREFETCH_BYTES + 64 * j, _MM_HINT_T0);
+    for (int j = 0; j < BITS; ++j) _mm_prefetch(from + PREFETCH_BYTES + 64 * j, _MM_HINT_T1);
     for (int t = 0; TOKENS > CHAIN_TOKENS && t < TOKENS; t += 2)
       _mm_prefetch(inputs + PREFETCH_INPUTS + t * GROUP, _MM_HINT_T0);
     __m512i codes[8];
