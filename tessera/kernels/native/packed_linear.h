@@ -20,9 +20,11 @@ namespace {
 
 constexpr int TILE_ROWS = 16, GROUP = 32, SUPER_GROUPS = 8, PANEL_TOKENS = 16;
 constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual second-level cache
-constexpr int64_t CHUNK_BYTES = 192 << 10; // of weight codes that a thread takes at a time
+// Of weight codes that a thread takes at a time: read once, long stretches; read for panel after panel, what stays in
+// the second-level cache. At least so many for each thread, lest one wait for the other.
+constexpr int64_t LONG_CHUNK_BYTES = 1 << 20, CHUNK_BYTES = 192 << 10, CHUNKS_PER_THREAD = 4;
 constexpr int64_t ALONE_CELLS = 1024;      // groups of inputs that are rounded sooner than threads could share them
-constexpr int64_t CHUNK_TILES = 4;         // at most: 64 outputs of a token are written together
+constexpr int64_t CHUNK_TILES = 32;        // at most: so many tiles' outputs are kept until they are written
 
 enum DType { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
@@ -221,7 +223,9 @@ int packed_linear(const Call &call) {
   Panels panels(inputs, weight);
   if (!panels.allocated()) return 1;
   const int64_t tiles = weight.tiles(), tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;
-  const int64_t chunk = std::clamp<int64_t>(CHUNK_BYTES / tile_bytes, 1, CHUNK_TILES);
+  const int64_t chunk_bytes = inputs.tokens <= PANEL_TOKENS ? LONG_CHUNK_BYTES : CHUNK_BYTES;
+  const int64_t most = std::clamp<int64_t>(tiles / (CHUNKS_PER_THREAD * call.threads), 1, CHUNK_TILES);
+  const int64_t chunk = std::clamp<int64_t>(chunk_bytes / tile_bytes, 1, most);
   const int64_t chunks = (tiles + chunk - 1) / chunk;
   const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (weight.columns * PANEL_TOKENS)) * PANEL_TOKENS;
   const int64_t blocks = (inputs.tokens + block - 1) / block;

@@ -66,7 +66,7 @@ void group_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[
 
 // Adds a group's products, scaled, to the sums of TOKENS tokens, the first of which is token `start` of the panel.
 template <int BITS, bool MINIMUMS, int TOKENS>
-void add_group(const uint8_t *codes, __m256 scale, __m256 minimum, const Panel &panel, int64_t cell, __m256 *sums) {
+inline __attribute__((always_inline)) void add_group(const uint8_t *codes, __m256 scale, __m256 minimum, const Panel &panel, int64_t cell, __m256 *sums) {
   __m256i products[CHAIN_TOKENS];
   group_products<BITS, TOKENS>(codes, panel.codes + cell * GROUP, products);
 #pragma GCC unroll 4

@@ -9,7 +9,9 @@
 namespace {
 
 constexpr int CHAIN_TOKENS = 4;             // as many sums in flight as the instruction has cycles of latency
-constexpr int64_t PREFETCH_BYTES = 8 << 10;  // ahead in the codes, which come from memory, into the second-level cache
+constexpr int64_t PREFETCH_BYTES = 8 << 10;  // ahead in the codes, which come from memory
+constexpr int64_t PAGE_BYTES = 4 << 10;
+constexpr int PAGE_LINES = 4; // of the next page that are fetched early
 constexpr int64_t PREFETCH_INPUTS = 1 << 10; // ahead in the inputs, which many tokens keep in the second-level cache
 
 __m512 halves(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))); }
@@ -39,6 +41,15 @@ template <int BITS> void load_codes(const uint8_t *from, __m512i (&codes)[8]) {
   }
 }
 
+// One token's products are done so soon that the processor fetches ahead by itself, but not past a page: the next one's
+// first lines set it going there. With more tokens it waits too long, and each line is asked for.
+template <int BITS, int TOKENS> void fetch_ahead(const uint8_t *from, int64_t group) {
+  if (TOKENS > 1)
+    for (int j = 0; j < BITS; ++j) _mm_prefetch(from + PREFETCH_BYTES + 64 * j, _MM_HINT_T1);
+  else if (group % (PAGE_BYTES / (64 * BITS)) == 0)
+    for (int line = 0; line < PAGE_LINES; ++line) _mm_prefetch(from + PAGE_BYTES + 64 * line, _MM_HINT_T0);
+}
+
 template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
 void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float *out) {
   const int64_t groups = weight.groups();
@@ -47,7 +58,7 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
   __m512 sums[TOKENS];
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; ++group, from += 64 * BITS, inputs += TOKENS * GROUP) {
-    for (int j = 0; j < BITS; ++j) _mm_prefetch(from + PREFETCH_BYTES + 64 * j, _MM_HINT_T1);
+    fetch_ahead<BITS, TOKENS>(from, group);
     for (int t = 0; TOKENS > CHAIN_TOKENS && t < TOKENS; t += 2)
       _mm_prefetch(inputs + PREFETCH_INPUTS + t * GROUP, _MM_HINT_T0);
     __m512i codes[8];

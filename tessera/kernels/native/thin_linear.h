@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t MOST_TOKENS = 16;
 constexpr int TILE_ROWS = 4;
-constexpr int64_t BLOCK_COLUMNS = 2048; // of a tile and some tokens: 32 KiB, which stay in the first-level cache
+constexpr int64_t BLOCK_COLUMNS = 2048; // of a tile and of some tokens: 32 KiB, what a first-level cache holds
 constexpr int64_t JOB_BYTES = 1 << 20; // of the weight, that one thread takes at a time
 constexpr int64_t LINE = 64 / sizeof(bfloat16);
 
