@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,20 @@ def test_free_disk_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
     here, there = machine.free_disk_bytes(tmp_path), machine.free_disk_bytes(tmp_path / "not" / "yet")
     assert here > 0
     assert abs(here - there) < 2**30  # others write meanwhile
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="madvise(2) is Linux's")
+def test_huge_pages_are_asked_for_where_a_tensor_has_whole_ones() -> None:
+    tensor = machine.prefer_huge_pages(torch.empty(3 * machine.HUGE_PAGE, dtype=torch.uint8))
+    place = tensor.data_ptr() + machine.HUGE_PAGE  # within its first whole page or its second
+    flags, within = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            first, last = (int(bound, 16) for bound in line.split(" ", 1)[0].split("-"))
+            within = first <= place < last
+        elif within and line.startswith("VmFlags:"):
+            flags = line.split()
+    assert "hg" in flags
+    small = machine.prefer_huge_pages(torch.ones(10))
+    assert small.tolist() == [1.0] * 10
+    assert machine.prefer_huge_pages(torch.empty(5, device="meta")).shape == (5,)

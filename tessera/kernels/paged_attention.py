@@ -92,7 +92,9 @@ class FewTokens:
         function = _kernel_for(queries_TNK.dtype, cache)
         if function is None:
             raise RuntimeError("has_kernel was not asked")
-        queries_RNK = queries_TNK[self.rows_R].float().contiguous()
+        # The rows stand in order, so where they are all there is nothing to pick.
+        picked = queries_TNK if len(queries_TNK) == len(self.rows_R) else queries_TNK[self.rows_R]
+        queries_RNK = picked.float().contiguous()
         out_RNK = torch.empty_like(queries_RNK)
         _, heads, width = queries_RNK.shape
         if not len(self._partial):

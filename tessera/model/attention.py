@@ -78,6 +78,8 @@ class PagedPlan(AttentionPlan):
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
         cache = self.cache[layer]
         cache.write(self.slots_T, keys_TMK, values_TMK)
+        if self.few is not None and not self.chunks:
+            return self.few.attend(queries_TNK, cache)
         out_TNK = torch.empty_like(queries_TNK)
         if self.few is not None:
             out_TNK[self.few.rows_R] = self.few.attend(queries_TNK, cache)

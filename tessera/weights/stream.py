@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from tessera.errors import CheckpointError
 from tessera.kernels.quantized_weight import QuantizedWeight
+from tessera.machine import prefer_huge_pages
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -156,8 +157,9 @@ class Source:
     def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
         if self.transform is not None:  # queries and keys: small, and must be whole to be reordered
-            return self.read().to(device=device, dtype=dtype)
-        tensor = torch.empty(self.stored.shape, dtype=dtype, device=device)
+            whole = self.read()
+            return prefer_huge_pages(torch.empty(whole.shape, dtype=dtype, device=device)).copy_(whole)
+        tensor = prefer_huge_pages(torch.empty(self.stored.shape, dtype=dtype, device=device))
         self.stored.read_into(tensor)
         return tensor
 
