@@ -204,9 +204,9 @@ def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
 
 
 def target_device(device: str) -> torch.device:
-    """The device of a name, "auto" for a GPU where there is one; raises UsageError."""
+    """The device of a name, a GPU with its number; "auto" is a GPU where there is one. Raises UsageError."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -215,6 +215,8 @@ def target_device(device: str) -> torch.device:
         raise UsageError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:0.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices.")
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # torch cannot make a GPU without a number current
     return chosen
 
 
