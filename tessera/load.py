@@ -6,8 +6,8 @@ into it, open the tokenizer. Describing a model from its headers (`summary`) beg
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
 from tessera.weights import hf, mistral, published, quantized
 from tessera.weights.detect import EXAMPLE_ID, Layout, detect, hub_id, is_gguf, tokenizer_file
-from tessera.weights.stream import Progress, Source, StoredLinear, empty_model, fill_model
+from tessera.weights.stream import Progress, Source, StoredLinear, StoredTensor, empty_model, fill_model
 
 if TYPE_CHECKING:
     from tessera.weights.gguf.read import GGUFPair
@@ -81,8 +81,35 @@ class Checkpoint:
 
         GGUF files have float16 where the model was trained in bfloat16, whose range float16 lacks.
         """
-        dtype = stored_dtype(self.sources)
+        counts: Counter[torch.dtype] = Counter()
+        for stored in self._plain:
+            counts[stored.dtype] += stored.num_parameters
+        dtype = counts.most_common(1)[0][0]
         return torch.bfloat16 if self.pair is not None and dtype == torch.float16 else dtype
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all tensors in the files; one that serves under two names counts once."""
+        plain = sum(stored.num_bytes for stored in self._plain)
+        return plain + sum(linear.stored_bytes for linear in self.linears.values())
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Of all tensors in memory, plain ones in this dtype."""
+        plain = sum(stored.num_parameters for stored in self._plain) * dtype.itemsize
+        return plain + sum(linear.nbytes for linear in self.linears.values())
+
+    @property
+    def _plain(self) -> list[StoredTensor]:
+        return list(dict.fromkeys(source.stored for source in self.sources.values()))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any tensor is stored in codes: linears, or of a GGUF file the embeddings alone."""
+        if self.pair is None:
+            return bool(self.linears)
+        from tessera.weights.gguf.stored import StoredBlocks
+
+        return bool(self.linears) or any(isinstance(stored, StoredBlocks) for stored in self._plain)
 
     def load_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
@@ -113,13 +140,13 @@ def resolve(name: str, revision: str | None = None, cache: Path | None = None) -
     A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
     Raises ModelNotFoundError that says how to get the model.
     """
-    if (revision or cache) and (name == BUNDLED or Path(name).expanduser().is_dir()):
-        raise UsageError(f"{name!r} is a folder, which has no revision and lies in no cache; leave those out.")
+    path = Path(os.path.expanduser(name))  # Path.expanduser fails for "~nobody"
+    if (revision or cache) and (name == BUNDLED or path.exists()):
+        raise UsageError(f"{name!r} is on this machine, has no revision and lies in no cache; leave those out.")
     if name == BUNDLED:
         if not BUNDLED_FOLDER.is_dir():
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
-    path = Path(name).expanduser()
     if name and (path.is_dir() or is_gguf(path)):
         return path
     if name and path.exists():
@@ -171,10 +198,8 @@ def load_model(
     use_device(target)
     if target.type == "cuda":
         keep_precision()
-    quantized_bytes = sum(linear.nbytes for linear in linears.values())
     chosen = compute_dtype(dtype, checkpoint, target)
-    plain_bytes = sum(source.stored.num_parameters for source in sources.values()) * chosen.itemsize
-    _check_memory(folder, (quantized_bytes + plain_bytes) // size, target)
+    _check_memory(folder, checkpoint.weight_bytes(chosen) // size, target)
     share = Share(config, rank, size)
     model = empty_model(config)
     for name, linear in linears.items():
@@ -226,19 +251,9 @@ def compute_dtype(dtype: str, checkpoint: Checkpoint, device: torch.device) -> t
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
         return DTYPES[dtype]
-    stored_bytes = sum(linear.nbytes for linear in checkpoint.linears.values())
-    stored_bytes += sum(source.stored.num_bytes for source in checkpoint.sources.values())
-    if device.type == "cpu" and stored_bytes < SMALL_BYTES:
+    if device.type == "cpu" and checkpoint.stored_bytes < SMALL_BYTES:
         return torch.float32
     return checkpoint.dtype
-
-
-def stored_dtype(sources: Mapping[str, Source]) -> torch.dtype:
-    """The dtype that most parameters are stored in."""
-    counts: Counter[torch.dtype] = Counter()
-    for source in sources.values():
-        counts[source.stored.dtype] += source.stored.num_parameters
-    return counts.most_common(1)[0][0]
 
 
 def _check_memory(folder: Path, needed: int, device: torch.device) -> None:

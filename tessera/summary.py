@@ -50,9 +50,6 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
         parts[_part(name)] += source.stored.num_parameters
     for name, linear in linears.items():
         parts[_part(name)] += linear.shape[0] * linear.shape[1]
-    plain_bytes = sum({source.stored: source.stored.num_bytes for source in sources.values()}.values())
-    quantized_bytes = sum(linear.nbytes for linear in linears.values())
-    plain_parameters = sum(source.stored.num_parameters for source in sources.values())
     kv_bytes, kv_bytes_int8 = (
         config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
     )
@@ -71,8 +68,8 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
         adapter_parameters=parts["adapter"],
         quantized=dict(Counter(linear.scheme for linear in linears.values())),
         tensors=len(sources) + len(linears),
-        stored_bytes=plain_bytes + sum(linear.stored_bytes for linear in linears.values()),
-        weight_bytes=plain_parameters * dtype.itemsize + quantized_bytes,
+        stored_bytes=checkpoint.stored_bytes,
+        weight_bytes=checkpoint.weight_bytes(dtype),
         max_seq_len=config.max_seq_len,
         largest_image_tokens=largest * (largest + 1),
         kv_bytes_per_token=kv_bytes,

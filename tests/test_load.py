@@ -153,6 +153,7 @@ def test_the_tokenizer_must_be_the_models_own(tmp_path: Path) -> None:
             r"pytorch_model-00001-of-00002\.bin, a pickle.*safetensors",
         ),
         (["params.json", "consolidated.00.pth"], r"consolidated\.00\.pth, a pickle"),
+        (["config.json", "model-00001-of-99999999999.safetensors"], r"is not a whole safetensors file"),
         (
             ["config.json", "model-00001-of-00002.safetensors"],
             r"model-00002-of-00002\.safetensors, one of 2, is missing",
@@ -184,6 +185,7 @@ def test_a_folder_with_both_layouts_is_read_as_the_official_one(tmp_path: Path) 
     [
         ("pixtrall", r"'pixtrall' is neither 'nano', nor a folder, nor a hub id like mistralai/Pixtral-12B-2409"),
         ("/no/such/folder", r"'/no/such/folder' is neither 'nano', nor a folder"),
+        ("~nobody-here/tiny", r"'~nobody-here/tiny' is neither"),
         ("./models/tiny", r"'\./models/tiny' is neither"),
         (
             "models/tiny",
@@ -203,6 +205,27 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
         load.resolve(str(tmp_path / "model.bin"))
     with pytest.raises(ModelNotFoundError, match=r"not a folder"):
         describe(tmp_path / "absent")
+
+
+def test_a_file_or_folder_has_no_revision(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("x")
+    for name in ("nano", str(tmp_path), str(tmp_path / "model.gguf")):
+        with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
+            load.resolve(name, "v1")
+        with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
+            load.resolve(name, None, tmp_path)
+
+
+def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's set_device refuses one without."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    assert [load.target_device(name) for name in ("auto", "cuda", "cuda:0")] == [
+        torch.device("cuda", 1), torch.device("cuda", 1), torch.device("cuda", 0),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"device 'cuda:2' is not there"):
+        load.target_device("cuda:2")
 
 
 def test_a_folder_is_found_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def quantize(
         raise UsageError(f"{destination} is the source itself; name a new folder.")
     checkpoint = open_checkpoint(source)
     config, sources = checkpoint.config, checkpoint.sources
-    if checkpoint.linears:
+    if checkpoint.is_quantized:
         raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
     target = target_device(device)
     original = _Original(source, config, sources, compute_dtype("auto", checkpoint, target), target)

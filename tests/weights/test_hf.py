@@ -40,6 +40,8 @@ def test_a_tied_head_is_the_embeddings(kind: str, says: dict[str, object], tmp_p
     assert model.output.weight is model.tok_embeddings.weight  # one memory, not two
     stored = (folder / "model.safetensors").stat().st_size
     assert stored - 20_000 < describe(folder).stored_bytes < stored
+    in_memory = sum(parameter.nbytes for parameter in load.load_model(folder, dtype="bfloat16").model.parameters())
+    assert describe(folder).weight_bytes == in_memory
     # The official layout has no tie: there the head is written out.
     convert(folder, tmp_path / "back", "mistral")
     untied = load.load_model(tmp_path / "back", device="cpu").model
