@@ -94,6 +94,9 @@ _UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
 # Settings of later models, which do change it: allowed only when they are off.
 _OFF_PARAMS = {"rope_scaling", "tied_embeddings"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
+# Far beyond the family; a damaged or hostile file that asks for more would take hours, or overflow sizes in bytes.
+_LIMITS = {"n_layers": 1000, "num_hidden_layers": 1000, "image_size": 2**14, "spatial_merge_size": 16}
+_MAX_INTEGER, _MAX_FLOAT = 2**20, 1e30
 
 
 def _check_keys(cls: type, given: Mapping[str, Any], where: str) -> None:
@@ -113,15 +116,20 @@ def _check_keys(cls: type, given: Mapping[str, Any], where: str) -> None:
         if missing and name not in required:
             raise CheckpointError(f"{where}: the key {name!r} is missing; download the file again.")
         if name in given:
-            _check_value(f"{where}: {name}", given[name], str(field.type))
+            limit = _LIMITS.get(name, _MAX_FLOAT if field.type == "float" else _MAX_INTEGER)
+            _check_value(f"{where}: {name}", given[name], str(field.type), limit)
 
 
-def _check_value(name: str, value: Any, kind: str) -> None:
+def _check_value(name: str, value: Any, kind: str, limit: float) -> None:
     accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
         raise CheckpointError(f"{name} is {value!r} and should be of type {kind}; download the file again.")
-    if kind in ("int", "float") and float(value) <= 0 and not name.endswith("token_id"):
-        raise CheckpointError(f"{name} is {value} and must be more than 0; download the file again.")
+    if isinstance(value, str | bool):
+        return
+    if not 0 <= value <= limit or (value == 0 and not name.endswith("token_id")):
+        raise CheckpointError(
+            f"{name} is {value} and must be more than 0 and at most {limit}; download the file again."
+        )
 
 
 def _check_shapes(config: ModelConfig, source: str) -> None:
@@ -134,6 +142,15 @@ def _check_shapes(config: ModelConfig, source: str) -> None:
         raise CheckpointError(
             f"{source}: the vision width {vision.hidden_size} does not split into "
             f"{vision.num_attention_heads} heads whose width is a multiple of 4."
+        )
+    if config.head_dim % 2:
+        raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd, and channels are turned in pairs.")
+    if vision.num_channels != 3:
+        raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and pictures have 3 colours.")
+    ids = vision.image_token_id, vision.image_break_token_id, vision.image_end_token_id
+    if max(ids) >= config.vocab_size:
+        raise CheckpointError(
+            f"{source}: the ids of picture tokens are {ids}, and the vocabulary has {config.vocab_size} tokens."
         )
     if vision.image_size % vision.token_size:
         raise CheckpointError(

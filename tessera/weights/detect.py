@@ -21,9 +21,10 @@ GGUF_SUFFIX = ".gguf"
 MANIFEST = "tessera.json"
 UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` is at work
 INDEX = "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = ("tekken.json", "tokenizer.model.v7m1", "tokenizer.model.v7", "tokenizer.model.v3")
+MAX_JSON_BYTES = 100_000_000  # a vocabulary's file, the largest of a model, has 20 MB
 EXAMPLE_ID = "mistralai/Pixtral-12B-2409"
 
 
@@ -92,7 +93,7 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
     index = folder / (MANIFEST if layout == "tessera" else INDEX)
     if layout == "tessera":
         names = read_json(index).get("files")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise CheckpointError(f"{index} has no list of files; quantize again, or download it again.")
     elif index.is_file():
         weight_map = read_json(index).get("weight_map")
@@ -119,10 +120,12 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises CheckpointError that names the file."""
     try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has {size:,} bytes and may have {MAX_JSON_BYTES:,}; download it again.")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} could not be read; download it again.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object; download it again.")

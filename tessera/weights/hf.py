@@ -171,7 +171,7 @@ def read_config(folder: Path) -> ModelConfig:
     where = str(folder / "config.json")
     hf = read_json(folder / "config.json")
     kind, text, vision = hf.get("model_type"), hf.get("text_config"), hf.get("vision_config")
-    if kind not in ARCHITECTURES or not isinstance(text, Mapping) or not isinstance(vision, Mapping):
+    if str(kind) not in ARCHITECTURES or not isinstance(text, Mapping) or not isinstance(vision, Mapping):
         raise CheckpointError(
             f"{where}: model_type {kind!r} is not of the Pixtral family; use a model of type "
             f"{' or '.join(ARCHITECTURES)} with a text_config and a vision_config."
@@ -327,13 +327,15 @@ def _need(section: Mapping[str, Any], key: str, where: str) -> Any:
 
 def _side(value: Any) -> Any:
     """Some saves give a square's side as [side, side]."""
-    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+    return value[0] if isinstance(value, list) and value and all(side == value[0] for side in value) else value
 
 
 def _theta(section: Mapping[str, Any], where: str) -> Any:
     """The rotary base: in the section itself until transformers 4, among rope_parameters since 5."""
     nested = section.get("rope_parameters") or section.get("rope_scaling") or {}
-    nested = nested.get("full_attention", nested)
+    nested = nested.get("full_attention", nested) if isinstance(nested, Mapping) else nested
+    if not isinstance(nested, Mapping):
+        raise CheckpointError(f"{where}: the rotary settings are {nested!r}, no object; download the file again.")
     kind = nested.get("rope_type", nested.get("type", "default"))
     if kind not in ("default", "axial"):
         raise CheckpointError(f"{where}: the rotary scaling {kind!r} is not of the Pixtral family; use a model of it.")
@@ -355,9 +357,12 @@ def _break_ids(folder: Path, vocab_size: int) -> tuple[int, int]:
         if not (folder / file).is_file():
             continue
         listed = read_json(folder / file).get(key) or []
-        if isinstance(listed, dict):
-            listed = [{"id": int(number), **token} for number, token in listed.items()]
-        ids = {token.get(text_key): token.get(id_key) for token in listed}
+        try:
+            if isinstance(listed, dict):
+                listed = [{"id": int(number), **token} for number, token in listed.items()]
+            ids = {token.get(text_key): token.get(id_key) for token in listed}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / file}: {key} is no list of tokens; download the file again.") from error
         if isinstance(break_id := ids.get("[IMG_BREAK]"), int) and isinstance(end_id := ids.get("[IMG_END]"), int):
             return break_id, end_id
     return SENTENCEPIECE_IDS if vocab_size == SENTENCEPIECE_VOCAB_SIZE else TEKKEN_IDS

@@ -135,6 +135,10 @@ def test_transformers_has_the_same_tensors(config: ModelConfig) -> None:
     ("changes", "value", "way_out"),
     [
         ({"model_type": "qwen2_vl"}, "'qwen2_vl'", "llava or mistral3"),
+        ({"model_type": ["llava"]}, "['llava']", "llava or mistral3"),
+        ({"text_config__rope_parameters": "yarn"}, "'yarn'", "download"),
+        ({"text_config__rope_parameters": {"full_attention": 1}}, "are 1", "download"),
+        ({"vision_config__image_size": [[1024], [1024]]}, "[1024]", "download"),
         ({"vision_config": ...}, "'llava'", "vision_config"),
         ({"vision_config__model_type": "clip_vision_model"}, "'clip_vision_model'", "'pixtral'"),
         ({"vision_config__hidden_act": "quick_gelu"}, "'quick_gelu'", "'silu' or 'gelu'"),
@@ -202,6 +206,15 @@ def test_break_and_end_ids_come_from_the_files_beside(tmp_path: Path) -> None:
         ({"norm_epss": 1e-5}, "'norm_epss'; the nearest known key is 'norm_eps'"),
         ({"vision_encoder": None}, "no vision_encoder"),
         ({"n_kv_heads": 5}, "n_kv_heads 5"),
+        ({"n_layers": 10**9}, "n_layers is 1000000000 and must be more than 0 and at most 1000"),
+        ({"dim": 2**40}, "dim is 1099511627776 and must be more than 0 and at most 1048576"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf"),
+        ({"norm_eps": 10**400}, "norm_eps is 1000"),
+        ({"head_dim": 127}, "head_dim 127 is odd"),
+        ({"vocab_size": 12}, "(10, 12, 13), and the vocabulary has 12 tokens"),
+        ({"vision_encoder": PIXTRAL_12B_PARAMS["vision_encoder"] | {"num_channels": 4}}, "num_channels is 4"),
+        ({"vision_encoder": PIXTRAL_12B_PARAMS["vision_encoder"] | {"image_token_id": -1}}, "image_token_id is -1"),
     ],
     ids=str,
 )
@@ -212,6 +225,27 @@ def test_a_wrong_params_file_is_refused(params: dict[str, Any], named: str, tmp_
         mistral.read_config(tmp_path)
     assert str(file) in str(refused.value)
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_side_file_that_is_no_json_object_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"params\.json (is not valid JSON|holds no JSON object); download"):
+        mistral.read_config(tmp_path)
+
+
+def test_a_side_file_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "params.json").open("wb") as file:
+        file.truncate(2**40)  # sparse: the disk holds none of it
+    with pytest.raises(CheckpointError, match=r"has 1,099,511,627,776 bytes and may have 100,000,000"):
+        mistral.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("listed", ["abc", [1], {"x": {}}, {"1": "x"}, [{"content": []}]], ids=str)
+def test_a_list_of_tokens_that_is_none_is_named(listed: Any, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: added_tokens_decoder is no list of tokens"):
+        read(tmp_path, PIXTRAL_12B_HF)
 
 
 def test_the_context_limit_under_its_other_name(tmp_path: Path) -> None:
