@@ -27,11 +27,11 @@ from tessera.model.config import ModelConfig
 from tessera.weights import hf
 from tessera.weights.detect import read_json
 from tessera.weights.quantized import linear_shapes
-from tessera.weights.stream import Source, StoredLinear, StoredTensor, Transform
+from tessera.weights.stream import PLAIN_DTYPES, Source, StoredLinear, StoredTensor, Transform, check_scales
 
 # The column within a word of 8 codes that each of its places, from the lowest bits on, belongs to.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
-# Of each linear, what would need values this code does not take from a file: scales of inputs and of a cache.
+# Of linears and of attention, what this code finds itself while it computes: scales of inputs and of a cache.
 UNUSED = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale")
 
 Tensors = Mapping[str, StoredTensor]  # of one linear, by what follows its name
@@ -91,7 +91,9 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
     Raises CheckpointError for a format that is not read here, and for what is not of this model.
     """
     form = _format(settings_of(folder) or {}, str(folder / "config.json"))
-    stored = hf.classic_tensors(folder)
+    stored = {
+        name: tensor for name, tensor in hf.classic_tensors(folder).items() if name.rpartition(".")[2] not in UNUSED
+    }
     linears: dict[str, StoredLinear] = {}
     for name, shape in linear_shapes(config).items():
         module = hf.to_hf_name(f"{name}.weight").removesuffix("weight")
@@ -100,8 +102,6 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
             linears[name] = _linear(name, shape, tensors, form, config)
             for suffix in tensors:
                 del stored[module + suffix]
-        for suffix in UNUSED:
-            stored.pop(module + suffix, None)
     return hf.plain_sources(stored, config, folder, {f"{name}.weight" for name in linears}), linears
 
 
@@ -110,7 +110,13 @@ def _linear(name: str, shape: tuple[int, int], tensors: Tensors, form: Format, c
     heads = hf.permuted_heads(f"{name}.weight", config)
     reorder = None if heads is None else partial(hf.from_hf_rows, heads=heads)
     stored_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, lambda: _weight(opened.read(), reorder))
+
+    def load() -> QuantizedWeight:
+        weight = _weight(opened.read(), reorder)
+        check_scales(weight, tensors[form.needs[0]].file, name)
+        return weight
+
+    return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, load)
 
 
 def _weight(matrix: Codes | Fp8Weight, reorder: Transform | None) -> QuantizedWeight:
@@ -150,7 +156,7 @@ def _format(settings: Mapping[str, Any], where: str) -> Format:
         return Format(
             ("qweight", "qzeros", "scales"),
             ("g_idx",),
-            partial(_open_gptq, bits=settings["bits"], zeros_less=less, centred=centred),
+            partial(_open_gptq, bits=int(settings["bits"]), zeros_less=less, centred=centred),
         )
     raise CheckpointError(
         f"{where}: weights quantized by {method!r} are not read; use compressed-tensors, awq or gptq, or the "
@@ -159,34 +165,42 @@ def _format(settings: Mapping[str, Any], where: str) -> Format:
 
 
 def _compressed_format(settings: Mapping[str, Any], where: str) -> Format:
-    form = settings.get("format")
-    groups = settings.get("config_groups")
-    if not isinstance(groups, Mapping) or not all(isinstance(group, Mapping) for group in groups.values()):
-        raise CheckpointError(f"{where}: quantization_config has no config_groups; download the file again.")
+    form, groups = settings.get("format"), _section(settings, "config_groups", where)
     for key in ("sparsity_config", "transform_config"):
-        if (extra := settings.get(key)) and extra.get("format", "other") != "dense":
+        if (extra := _section(settings, key, where)) and extra.get("format", "other") != "dense":
             raise CheckpointError(
                 f"{where}: quantization_config.{key} is {extra!r}, and such weights are not read; use a checkpoint "
                 "without it, or the unquantized one."
             )
-    weights = [group.get("weights") or {} for group in groups.values()]
-    kinds = {(one.get("type"), one.get("num_bits", 0)) for one in weights}
+    weights = [_section(_section(groups, name, where), "weights", where) for name in groups]
+    kinds = sorted({f"{one.get('type')}{one.get('num_bits')}" for one in weights})
     known = {
-        "pack-quantized": ({("int", 4)}, {("int", 8)}),
-        "int-quantized": ({("int", 8)},),
-        "float-quantized": ({("float", 8)},),
-        "naive-quantized": ({("float", 8)}, {("int", 8)}),
+        "pack-quantized": ("int4", "int8"),
+        "int-quantized": ("int8",),
+        "float-quantized": ("float8",),
+        "naive-quantized": ("float8", "int8"),
     }
-    if form not in known or kinds not in known[form]:
+    if len(kinds) != 1 or kinds[0] not in known.get(str(form), ()):
         raise CheckpointError(
-            f"{where}: compressed-tensors of the format {form!r} with weights of {sorted(map(str, kinds))} are not "
+            f"{where}: compressed-tensors of the format {form!r} with weights of {kinds} in its config_groups are not "
             "read; use pack-quantized with 4 or 8 bits, int-quantized, float-quantized, or the unquantized checkpoint."
         )
-    kind, bits = next(iter(kinds))
     if form == "pack-quantized":
+        promised = () if any(one.get("symmetric", True) for one in weights) else ("weight_zero_point",)
         needs, may = ("weight_packed", "weight_scale"), ("weight_shape", "weight_zero_point", "weight_g_idx")
-        return Format(needs, may, partial(_open_packed, bits=int(bits)))
-    return Format(("weight", "weight_scale"), ("weight_zero_point",), _open_float if kind == "float" else _open_int)
+        return Format(needs + promised, may, partial(_open_packed, bits=4 if kinds[0] == "int4" else 8))
+    opener = _open_float if kinds[0] == "float8" else _open_int
+    return Format(("weight", "weight_scale"), ("weight_zero_point",), opener)
+
+
+def _section(settings: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """An object within an object, empty where it is not there."""
+    value = settings.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise CheckpointError(
+            f"{where}: {key} of quantization_config is {value!r} and must be an object; download the file again."
+        )
+    return value
 
 
 def _accept(where: str, settings: Mapping[str, Any], key: str, values: tuple[Any, ...], default: Any) -> None:
@@ -228,10 +242,11 @@ def _open_int(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     if zeros := tensors.get("weight_zero_point"):
         _refuse_zeros_of_8_bits(8, name, zeros)
     _check_groups(shape, 1, name, tensors["weight"])
+    _check_row_scales(tensors["weight_scale"], shape[0], name)
 
     def read_codes() -> Codes:
         codes_NK = tensors["weight"].read().view(torch.uint8) ^ 128  # -128 to 127 become 0 to 255
-        return Codes(8, codes_NK, _row_scales(tensors["weight_scale"], shape[0], name)[:, None], None)
+        return Codes(8, codes_NK, tensors["weight_scale"].read().flatten().expand(shape[0])[:, None], None)
 
     return _packed(shape, 8, False, read_codes)
 
@@ -241,9 +256,11 @@ def _open_float(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     _expect(tensors["weight"], shape, torch.float8_e4m3fn, name)
     if zeros := tensors.get("weight_zero_point"):
         raise _refused(zeros, name, "8-bit floats with zero points")
+    _check_row_scales(tensors["weight_scale"], shape[0], name)
 
     def read_values() -> Fp8Weight:
-        return Fp8Weight(tensors["weight"].read(), _row_scales(tensors["weight_scale"], shape[0], name).float())
+        scales = tensors["weight_scale"].read().float().flatten().expand(shape[0])
+        return Fp8Weight(tensors["weight"].read(), scales)
 
     return Opened("fp8", shape[0] * shape[1] + 4 * shape[0], read_values)
 
@@ -252,6 +269,7 @@ def _open_awq(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     """AutoAWQ: inputs as rows; eight outputs in each word, in an order of their own."""
     rows, columns = shape
     groups = _groups(tensors["scales"], rows, 0, name)
+    _check_words(tensors["qweight"], rows, 8, name)
     _expect(tensors["qweight"], (columns, rows // 8), torch.int32, name)
     _expect(tensors["qzeros"], (groups, rows // 8), torch.int32, name)
     _check_groups(shape, groups, name, tensors["scales"])
@@ -274,6 +292,7 @@ def _open_gptq(
     rows, columns = shape
     per_word = 32 // bits
     groups = _groups(tensors["scales"], rows, 0, name)
+    _check_words(tensors["qzeros"], rows, per_word, name)
     _expect(tensors["qweight"], (columns // per_word, rows), torch.int32, name)
     _expect(tensors["qzeros"], (groups, rows // per_word), torch.int32, name)
     _check_groups(shape, groups, name, tensors["scales"])
@@ -311,7 +330,7 @@ def _packed(shape: tuple[int, int], bits: int, minimums: bool, read: Callable[[]
 
 def _groups(scales: StoredTensor, rows: int, axis: int, name: str) -> int:
     """The number of groups, the length along `axis` of the scales; along the other stand the outputs."""
-    if len(scales.shape) != 2 or scales.shape[1 - axis] != rows:
+    if len(scales.shape) != 2 or scales.shape[1 - axis] != rows or scales.dtype not in PLAIN_DTYPES:
         raise _misfit(scales, name, f"scales for {rows} outputs")
     return scales.shape[axis]
 
@@ -326,17 +345,21 @@ def _check_order(indices: StoredTensor | None, columns: int, groups: int, name: 
     """Groups must be neighbouring columns; a file may list each column's group."""
     if indices is None:
         return
-    listed = indices.read()
-    if not torch.equal(listed.to(torch.int64), torch.arange(columns) // (columns // groups)):
+    if indices.shape != (columns,):
+        raise _misfit(indices, name, f"the groups of {columns} columns")
+    if not torch.equal(indices.read().to(torch.int64), torch.arange(columns) // (columns // groups)):
         raise _refused(indices, name, "columns grouped by activation order (desc_act, actorder)")
 
 
-def _row_scales(scales: StoredTensor, rows: int, name: str) -> Tensor:
-    """One scale for each row (N): stored so, or one for the whole."""
-    values = scales.read().flatten()
-    if values.numel() not in (1, rows):
-        raise _refused(scales, name, f"scales of the shape {scales.shape}")
-    return values.expand(rows)
+def _check_row_scales(scales: StoredTensor, rows: int, name: str) -> None:
+    """Refuse what is not one scale for each row (N), or one for the whole."""
+    if scales.shape not in ((rows,), (rows, 1), (1,), (1, 1), ()) or scales.dtype not in PLAIN_DTYPES:
+        raise _refused(scales, name, f"{scales.dtype} scales of the shape {scales.shape}")
+
+
+def _check_words(tensor: StoredTensor, rows: int, per_word: int, name: str) -> None:
+    if rows % per_word:
+        raise _refused(tensor, name, f"{rows} outputs in words of {per_word}")
 
 
 def _refuse_zeros_of_8_bits(bits: int, name: str, zeros: StoredTensor) -> None:

@@ -29,6 +29,8 @@ from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
 MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors library itself has
+MAX_DIMENSIONS = 8  # twice what any tensor of a model has
+MAX_NUMBER = 2**63 - 1  # torch's, for sizes and offsets
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -147,7 +149,7 @@ class Source:
         return tensor if self.transform is None else self.transform(tensor)
 
     def panels(self, num_rows: int) -> Iterator[Tensor]:
-        """A matrix as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
+        """The tensor as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
         if self.transform is not None:  # queries and keys, as in `load`
             yield from self.read().split(num_rows)
             return
@@ -168,11 +170,25 @@ class Source:
 class StoredLinear:
     """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
 
-    scheme: str  # the form that the weight has once it is loaded
+    scheme: str  # the form that the weight has once it is loaded; of a GGUF file its bits alone
     shape: tuple[int, int]
     stored_bytes: int
     nbytes: int  # once it is loaded
     load: Callable[[], QuantizedWeight]
+
+
+def check_scales(weight: QuantizedWeight, file: Path, name: str) -> None:
+    """Raise CheckpointError for a scale or minimum that is no finite number; codes and multipliers are single bytes."""
+    numbers = (tensor for tensor in weight.tensors.values() if tensor.dtype.itemsize > 1)
+    if not all(tensor.isfinite().all() for tensor in numbers):
+        raise not_finite(file, name)
+
+
+def not_finite(file: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: {name!r} has a scale that is not a finite number or too large for float16, so the file is damaged; "
+        "download it again."
+    )
 
 
 def map_file(file: Path) -> Tensor:
@@ -334,7 +350,10 @@ def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
             f"{file}: {name!r} is stored as {code}; this version reads {', '.join(DTYPES)}, so use an "
             "unquantized checkpoint."
         )
-    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):  # a bool is no number here
+    if len(shape) > MAX_DIMENSIONS:
+        _damaged(file, f"{name!r} has {len(shape):,} dimensions and may have {MAX_DIMENSIONS}")
+    # A bool is no number here.
+    if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, first, last)):
         _damaged(file, f"its header gives {name!r} the shape {shape} and the bytes {first} to {last}")
     tensor = StoredTensor(name, file, DTYPES[code], shape, base + first)
     if last - first != tensor.num_bytes:

@@ -187,6 +187,10 @@ REFUSED = [
     ("w4a16", {"format": "marlin-24"}, "marlin-24"),
     ("w4a16", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
     ("w4a16", {"config_groups": None}, "config_groups"),
+    ("w4a16", {"config_groups": 3}, "config_groups of quantization_config is 3 and must be an object"),
+    ("w4a16", {"config_groups": {"a": {"weights": [1]}}}, "weights of quantization_config is .* must be an object"),
+    ("w4a16", {"sparsity_config": "dense"}, "sparsity_config of quantization_config is 'dense' and must be an object"),
+    ("w4a16", {"format": ["pack-quantized"]}, "pack-quantized"),
 ]
 
 
@@ -217,6 +221,59 @@ def test_a_tensor_that_does_not_fit_or_is_missing_is_named(tmp_path: Path) -> No
         save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match="q_proj"):
             load.load_model(quantized, device="cpu")
+
+
+def edit_published(tmp_path: Path, name: str, edit: Callable[[str, Tensor], Tensor | None]) -> Path:
+    """A quantized folder whose every tensor was replaced, or left out."""
+    quantized, _ = write_published(tmp_path, name)
+    tensors = {key: edit(key, tensor) for key, tensor in load_file(quantized / "model.safetensors").items()}
+    kept = {key: tensor.contiguous() for key, tensor in tensors.items() if tensor is not None}
+    save_file(kept, quantized / "model.safetensors", {"format": "pt"})
+    return quantized
+
+
+def test_zero_points_that_the_config_promises_must_be_there(tmp_path: Path) -> None:
+    def edit(key: str, tensor: Tensor) -> Tensor | None:
+        return None if key.endswith("weight_zero_point") else tensor
+
+    with pytest.raises(CheckpointError, match="which this architecture does not have"):
+        load.load_model(edit_published(tmp_path, "w4a16 with zeros", edit), device="cpu")
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("w8a16", "weight_scale"), ("fp8", "weight_scale"), ("awq", "scales")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers_are_refused(name: str, suffix: str, value: float, tmp_path: Path) -> None:
+    def edit(key: str, tensor: Tensor) -> Tensor:
+        return torch.full_like(tensor, value) if key.endswith(f"q_proj.{suffix}") else tensor
+
+    with pytest.raises(CheckpointError, match=r"'layers\.0\.attention\.wq' has a scale that is not a finite number"):
+        load.load_model(edit_published(tmp_path, name, edit), device="cpu")
+
+
+def test_a_scale_too_large_for_float16_is_refused(tmp_path: Path) -> None:
+    def edit(key: str, tensor: Tensor) -> Tensor:
+        return torch.full_like(tensor, 1e6) if key.endswith("q_proj.weight_scale") else tensor
+
+    with pytest.raises(CheckpointError, match="too large for float16"):
+        load.load_model(edit_published(tmp_path, "w4a16", edit), device="cpu")
+
+
+def test_scales_of_blocks_are_refused_though_they_are_as_many_as_rows(tmp_path: Path) -> None:
+    def edit(key: str, tensor: Tensor) -> Tensor:
+        return tensor.view(-1, 2) if key.endswith("weight_scale") else tensor
+
+    with pytest.raises(CheckpointError, match=r"scales of the shape \(48, 2\), which this version does not read"):
+        load.open_checkpoint(edit_published(tmp_path, "fp8", edit))
+
+
+def test_scales_of_a_cache_are_not_used(tmp_path: Path) -> None:
+    quantized, _ = write_published(tmp_path, "fp8")
+    tensors = load_file(quantized / "model.safetensors")
+    attention = "language_model.model.layers.0.self_attn"
+    tensors |= {f"{attention}.k_scale": torch.ones(1), f"{attention}.v_scale": torch.ones(1)}
+    tensors[f"{attention}.q_proj.input_scale"] = torch.ones(1)
+    save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
+    load.load_model(quantized, device="cpu")
 
 
 def test_a_quantized_checkpoint_is_neither_converted_nor_unpacked(tmp_path: Path) -> None:
