@@ -128,10 +128,11 @@ def read_linears(
     shapes = linear_shapes(config)
     weights: dict[str, QuantizedWeight] = {}
     for name, record in linears.items():
-        if name not in shapes:
+        if name not in shapes or not holds(record.scheme, shapes[name]):
             raise CheckpointError(
-                f"{files[0].parent / MANIFEST} names the linear {name!r}, which this architecture does not have; "
-                "manifest and params.json belong to different models: use those of one model."
+                f"{files[0].parent / MANIFEST} names the linear {name!r}, which this architecture does not have, or "
+                f"not in a shape that {record.scheme} can hold; manifest and params.json belong to different models: "
+                "use those of one model."
             )
         fields: dict[str, Tensor] = {}
         for field, (dtype, shape) in fields_of(record.scheme, shapes[name]).items():

@@ -95,6 +95,14 @@ def add_record(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
+def narrow(folder: Path) -> None:
+    """One linear of 100 columns, which are no whole groups."""
+    content = json.loads((folder / MANIFEST).read_text())
+    name = "layers.0.feed_forward.w2"
+    edit_json(folder / MANIFEST, linears={name: content["linears"][name]})
+    edit_json(folder / "params.json", hidden_dim=100)
+
+
 def misalign(folder: Path) -> None:
     """One odd tensor in front, so that the others start in the midst of a number."""
     tensors = load_file(folder / LAYER)
@@ -119,6 +127,8 @@ def misalign(folder: Path) -> None:
         (change(format_version=None), r"format_version None"),
         (change(group_size=64), r"group_size 64; the only one is 32"),
         (change(files=None), r"is not a whole manifest"),
+        (change(files=[]), r"has no list of files"),
+        (narrow, r"names the linear 'layers\.0\.feed_forward\.w2'.* or not in a shape that int4 can hold"),
         (
             change(files=["../a/consolidated.safetensors"]),
             r"names '\.\./a/consolidated\.safetensors', which is outside",
