@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from torch import Tensor
 
-from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, PackedWeight, pack
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight, pack
 
 Kind = GGMLQuantizationType
 # Values that IQ4_NL's codes stand for, as quants.IQ4_NL.kvalues lists them.
@@ -47,7 +48,8 @@ def dequantize_rows(kind: Kind, blocks: Tensor) -> Tensor:
     """The values (N, K), float32, of rows of blocks, uint8 (N, bytes of a row), as the gguf package gives them."""
     if kind == Kind.Q6_K:
         return _dequantize_q6_k(blocks.unflatten(1, (-1, GGML_QUANT_SIZES[kind][1])))
-    return torch.from_numpy(quants.dequantize(blocks.numpy(), kind))
+    with np.errstate(invalid="ignore"):  # whoever reads a damaged file says so in words of its own
+        return torch.from_numpy(quants.dequantize(blocks.numpy(), kind))
 
 
 def quantize_rows(kind: Kind, values_NK: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def pack_rows(kind: Kind, blocks: Tensor) -> PackedWeight:
 def packed_bytes(kind: Kind, rows: int, columns: int) -> int:
     """Bytes that `pack_rows` makes of a matrix, rows filled up to tiles."""
     tile = torch.zeros(1, GGML_QUANT_SIZES[kind][1] * columns // GGML_QUANT_SIZES[kind][0], dtype=torch.uint8)
-    return pack_rows(kind, tile).nbytes * -(-rows // 16)
+    return pack_rows(kind, tile).nbytes * -(-rows // TILE_ROWS)
 
 
 def _pack_q4_0(blocks: Tensor) -> PackedWeight:

@@ -11,6 +11,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows no m
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ class Header:
     values: Mapping[str, Value]
     tensors: Mapping[str, Entry]
 
+    def text(self, key: str) -> str | None:
+        """The text of a key; None where there is none, or something else."""
+        value = self.values.get(key)
+        return value if isinstance(value, str) else None
+
 
 def read_header(file: Path) -> Header:
     """Read and check a file's header; raises CheckpointError that names what is wrong."""
@@ -87,9 +93,10 @@ def read_header(file: Path) -> Header:
     _check_version(cursor)
     num_tensors, num_pairs = cursor.number("Q"), cursor.number("Q")
     values = _read_pairs(cursor, cursor.count(num_pairs, LEAST_PAIR_BYTES, "metadata entries"))
-    if values.get("split.count", 1) != 1:
+    parts = values.get("split.count", 1)
+    if type(parts) is not int or parts != 1:
         raise CheckpointError(
-            f"{file} is one of {values['split.count']} parts of a model; join them with llama.cpp's "
+            f"{file} is one of {reprlib.repr(parts)} parts of a model; join them with llama.cpp's "
             "`llama-gguf-split --merge` and use the whole."
         )
     cursor.count(num_tensors, LEAST_TENSOR_BYTES, "tensors")
@@ -198,7 +205,8 @@ def _value_kind(cursor: _Cursor, key: str) -> GGUFValueType:
 def _alignment(file: Path, values: Mapping[str, Value]) -> int:
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        damaged(file, f"general.alignment is {alignment!r} and must be a power of two from 8 to {MAX_ALIGNMENT:,}")
+        found = reprlib.repr(alignment)
+        damaged(file, f"general.alignment is {found} and must be a power of two from 8 to {MAX_ALIGNMENT:,}")
     return alignment
 
 

@@ -9,7 +9,7 @@ llama.cpp's conversion/llama.py, conversion/llava.py and tools/mtmd/clip.cpp wri
 from __future__ import annotations
 
 import dataclasses
-import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +32,7 @@ TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
 PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
 # Keys that say nothing, or nothing true, about the computation: early uploads say gelu, and the weights want SiLU.
 UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
-MAX_INTEGER = 2**31 - 1
+MAX_INTEGER, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
 UNUSED_TOKEN = b"<SPECIAL_"
 # The character that stands for each byte in GPT-2's vocabularies: itself where it is printable, else one from 256 on.
 VISIBLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
@@ -55,7 +55,7 @@ def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:
     Raises CheckpointError for files that are damaged or are not such a pair.
     """
     text = read_header(file)
-    if text.values.get("general.architecture") == PICTURE_ARCHITECTURE:
+    if text.text("general.architecture") == PICTURE_ARCHITECTURE:
         raise CheckpointError(
             f"{file} is the picture part of a model; give the text model's file as the model and this one as --mmproj."
         )
@@ -155,11 +155,11 @@ def _special_ids(file: Path, tokens: list[bytes]) -> dict[str, int]:
 
 def token_list(header: Header) -> list[bytes]:
     """The file's tokens by id, as its byte-pair vocabulary writes them; raises CheckpointError for any other kind."""
-    kind, tokens = header.values.get("tokenizer.ggml.model"), header.values.get("tokenizer.ggml.tokens")
+    kind, tokens = header.text("tokenizer.ggml.model"), header.values.get("tokenizer.ggml.tokens")
     if kind != "gpt2" or not isinstance(tokens, list):
         raise CheckpointError(
-            f"{header.file}: tokenizer.ggml.model is {kind!r}, and only tekken's byte-pair vocabulary ('gpt2') is read "
-            "from GGUF files; use the model's folder of safetensors."
+            f"{header.file}: tokenizer.ggml.model is {reprlib.repr(kind)}, and only tekken's byte-pair vocabulary "
+            "('gpt2') is read from GGUF files; use the model's folder of safetensors."
         )
     return tokens
 
@@ -170,9 +170,10 @@ def check_tokens(header: Header, tokenizer: Tokenizer) -> None:
     for token_id in range(tokenizer.vocab_size):
         written = written_token(tokenizer, token_id)
         if written != tokens[token_id] and not written.startswith(UNUSED_TOKEN):
+            listed = reprlib.repr(tokens[token_id].decode(errors="replace"))
             raise CheckpointError(
-                f"{header.file}: token {token_id} is {tokens[token_id].decode(errors='replace')!r} there and "
-                f"{written.decode()!r} in the tokenizer; put the tekken.json of this model beside the file."
+                f"{header.file}: token {token_id} is {listed} there and {written.decode()!r} in the tokenizer; put the "
+                "tekken.json of this model beside the file."
             )
 
 
@@ -197,11 +198,16 @@ def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source]
             if (twin := stored.setdefault(official.get(name, name), tensor)) is not tensor:
                 raise CheckpointError(f"the tensor {name!r} is in both {twin.file} and {header.file}; use one model's.")
     row, embeddings = stored.pop(IMAGE_BREAK, None), stored.get("tok_embeddings.weight")
-    if row is not None and isinstance(embeddings, StoredBlocks) and row.shape == embeddings.shape[1:]:
+    if row is not None and isinstance(embeddings, StoredBlocks):
         # Rounded in the text model's file; llama.cpp reads it from here too.
         exact = config.vision_encoder.image_break_token_id, row
         stored["tok_embeddings.weight"] = dataclasses.replace(embeddings, exact_row=exact)
     sources = check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, pair.text.file)
+    if row is not None and row.shape != (config.dim,):
+        raise CheckpointError(
+            f"{row.file}: {row.name!r} has the shape {row.shape}, and the embeddings are {config.dim} wide; the files "
+            "belong to different models: use those of one."
+        )
     linears = {
         name: tensor.linear()
         for name in linear_shapes(config)
@@ -253,7 +259,7 @@ class _Keys:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
-        if type(value) is not float or not 0 < value < math.inf:
+        if type(value) is not float or not 0 < value <= MAX_FLOAT:
             self._refuse(key, value, "it must be a positive number")
         return float(str(np.float32(value)))  # 1e-05, not what float32 makes of it
 
@@ -279,20 +285,23 @@ class _Keys:
 
     def _refuse(self, key: str, value: Value, wanted: str) -> NoReturn:
         raise CheckpointError(
-            f"{self._file}: {self._section + key} is {value!r}, and {wanted}; use a file of the Pixtral family."
+            f"{self._file}: {self._section + key} is {reprlib.repr(value)}, and {wanted}; use a file of the Pixtral "
+            "family."
         )
 
 
 def _is_close(value: Any, expected: Any) -> bool:
     """Whether numbers, or rows of them, differ by no more than float32 and a writer's rounding make them."""
+    if not isinstance(value, float | np.ndarray):
+        return False
     given, wanted = np.asarray(value), np.asarray(expected)
     return given.shape == wanted.shape and given.dtype.kind == "f" and np.allclose(given, wanted, rtol=1e-5, atol=0)
 
 
 def _expect_architecture(header: Header, wanted: str, what: str) -> None:
-    found = header.values.get("general.architecture")
+    found = header.text("general.architecture")
     if found != wanted:
         raise CheckpointError(
-            f"{header.file} is of the architecture {found!r}, and {what} of the Pixtral family has {wanted!r}; use its "
-            "files."
+            f"{header.file} is of the architecture {reprlib.repr(found)}, and {what} of the Pixtral family has "
+            f"{wanted!r}; use its files."
         )

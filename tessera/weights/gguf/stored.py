@@ -27,7 +27,7 @@ from tessera.weights.gguf.blocks import (
     round_rows,
 )
 from tessera.weights.gguf.header import Entry
-from tessera.weights.stream import StoredLinear, StoredTensor, opened
+from tessera.weights.stream import StoredLinear, StoredTensor, check_scales, not_finite, opened
 
 PANEL_WEIGHTS = 2**20  # read and turned at a time: fits the caches, and bounds what numpy makes of it
 SAMPLED_ROWS = 64  # of each tensor, for the error of a rounding: all rows would double the time to load
@@ -60,7 +60,10 @@ class StoredBlocks(StoredTensor):
         """Fill a contiguous tensor of this shape, of any dtype and device, with the values; raises CheckpointError."""
         values_NK = tensor.view(self.num_rows, self.shape[-1])
         for first, blocks in self._panels():
-            values_NK[first : first + len(blocks)].copy_(dequantize_rows(self.kind, blocks))
+            values = dequantize_rows(self.kind, blocks)
+            if not values.isfinite().all():
+                raise not_finite(self.file, self.name)
+            values_NK[first : first + len(blocks)].copy_(values)
         if self.exact_row is not None:
             row, stored = self.exact_row
             values_NK[row].copy_(stored.read())
@@ -77,7 +80,7 @@ class StoredBlocks(StoredTensor):
         whole: PackedWeight | None = None
         for first, blocks in self._panels():
             panel = pack_rows(self.kind, blocks)
-            self._check_scales(panel)
+            check_scales(panel, self.file, self.name)
             if whole is None:
                 fields = {name: tensor.new_empty(tiles, *tensor.shape[1:]) for name, tensor in panel.tensors.items()}
                 whole = PackedWeight(panel.bits, (self.num_rows, self.shape[-1]), **fields)
@@ -87,13 +90,6 @@ class StoredBlocks(StoredTensor):
         if whole is None:
             raise ValueError(f"{self.name!r} has no rows")
         return whole
-
-    def _check_scales(self, panel: PackedWeight) -> None:
-        if not all(tensor.isfinite().all() for tensor in panel.tensors.values() if tensor.is_floating_point()):
-            raise CheckpointError(
-                f"{self.file}: {self.name!r} has a scale that is not a finite number, so the file is damaged; "
-                "download it again."
-            )
 
     def sample_rounding(self) -> tuple[float, float]:
         """Squared error of the rounding to 8 bits and squared weights, summed over the first rows."""

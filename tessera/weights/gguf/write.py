@@ -49,7 +49,7 @@ TYPES = {
     "q8_0": (Kind.Q8_0, Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (Kind.Q4_0, Kind.Q8_0, LlamaFileType.MOSTLY_Q4_0),
 }
-OF_DTYPE = {dtype: kind for kind, dtype in PLAIN.items()}
+OF_DTYPE = {dtype: kind for kind, dtype in PLAIN.items()} | {torch.float64: Kind.F32}  # no file of models has F64
 FILE_TYPES = {Kind.F32: LlamaFileType.ALL_F32, Kind.F16: LlamaFileType.MOSTLY_F16, Kind.BF16: LlamaFileType.MOSTLY_BF16}
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 # Names by which llama.cpp knows chat formats, by the tokenizer's version.
@@ -173,7 +173,9 @@ def picture_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Kind:
 
 
 def _tensor(name: str, source: Source, kind: Kind) -> GGUFTensor:
-    return GGUFTensor(to_gguf_name(name), kind, source.stored.shape, lambda: _encoded(kind, _panels(source)))
+    shape = source.stored.shape
+    rows = max(PANEL_WEIGHTS // math.prod(shape[1:]), 1)
+    return GGUFTensor(to_gguf_name(name), kind, shape, lambda: _encoded(kind, source.panels(rows)))
 
 
 def _break_tensor(embeddings: Source, config: ModelConfig) -> GGUFTensor:
@@ -182,17 +184,6 @@ def _break_tensor(embeddings: Source, config: ModelConfig) -> GGUFTensor:
     return GGUFTensor(
         IMAGE_BREAK, Kind.F32, (config.dim,), lambda: _encoded(Kind.F32, [embeddings.stored.rows(row, row + 1)])
     )
-
-
-def _panels(source: Source) -> Iterator[Tensor]:
-    """A tensor, some rows at a time."""
-    shape = source.stored.shape
-    step = max(PANEL_WEIGHTS // math.prod(shape[1:]), 1)
-    if source.transform is not None:  # queries and keys: small, and must be whole to be reordered
-        yield from source.read().split(step)
-    else:
-        for first in range(0, shape[0], step):
-            yield source.stored.rows(first, min(first + step, shape[0]))
 
 
 def _encoded(kind: Kind, panels: Iterable[Tensor]) -> Iterator[bytes]:

@@ -79,6 +79,7 @@ HOSTILE = {
     "alignment of 48": (file_of(0, 1, pair(b"general.alignment", 4, struct.pack("<I", 48))), "alignment is 48"),
     "alignment of 2 GiB": (file_of(0, 1, pair(b"general.alignment", 4, struct.pack("<I", 2**31))), "alignment is 2147"),
     "alignment as text": (file_of(0, 1, pair(b"general.alignment", 8, counted(b"32"))), "alignment is '32'"),
+    "parts as numbers": (file_of(0, 1, pair(b"split.count", 9, struct.pack("<IQII", 4, 2, 1, 1))), "is one of array"),
     "a part": (file_of(0, 1, pair(b"split.count", 2, b"\3\0")), "is one of 3 parts"),
 }  # fmt: skip
 
@@ -150,14 +151,15 @@ def test_damage_anywhere_is_a_checkpoint_error_or_harmless(part: str, whole: Pat
     assert len(messages) > 100  # the rest changed text that says nothing, or numbers within their bounds
 
 
-def test_weights_that_are_no_numbers_are_refused(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["blk.1.ffn_up.weight", "token_embd.weight"])
+def test_weights_that_are_no_numbers_are_refused(name: str, whole: Path, tmp_path: Path) -> None:
     for file in whole.parent.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    entry = read_header(whole).tensors["blk.1.ffn_up.weight"]
+    entry = read_header(whole).tensors[name]
     content = bytearray(whole.read_bytes())
     content[entry.start : entry.start + 2] = b"\0\x7c"  # a scale of infinity
     (tmp_path / whole.name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"'blk\.1\.ffn_up\.weight' has a scale that is not a finite number"):
+    with pytest.raises(CheckpointError, match=rf"'{name}' has a scale that is not a finite number"):
         load.load_model(tmp_path / whole.name, device="cpu")
 
 

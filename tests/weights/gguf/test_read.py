@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from tessera.kernels.packed_weight import dequantize
 from tessera.llm import LLM
 from tessera.model.attention import DensePlan
 from tessera.quant.linear import QuantizedLinear
+from tessera.quantize.plan import Options
+from tessera.quantize.run import quantize
 from tessera.summary import describe
 from tessera.weights.convert import convert
 from tessera.weights.gguf.names import to_gguf_name
+from tessera.weights.gguf.read import open_pair, read_config
 from tessera.weights.stream import empty_model
 from tests.weights.checkpoints import LLAVA, MERGED, tensors_of, write_mistral_folder
 from tests.weights.gguf.files import decode, encode, gguf_name, token_values, write_pair
@@ -180,6 +184,10 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"general.architecture": [1, 2]}, r"of the architecture None, and the text model .* has 'llama'"),
+        ({"tokenizer.ggml.model": [1, 2]}, r"tokenizer\.ggml\.model is None, and only tekken's"),
+        ({"llama.rope.scaling.type": "y" * 10**6}, r"type is 'y{12}\.\.\.y{13}', and this model needs 'none'"),
+        ({"llama.feed_forward_length": 2**31 - 1}, r"hidden_dim is 2147483647 and must be .* at most 1048576"),
         ({"general.architecture": "qwen2"}, r"of the architecture 'qwen2', and the text model .* has 'llama'"),
         ({"llama.block_count": None}, r"the key 'llama\.block_count' is missing"),
         (
@@ -222,6 +230,7 @@ def test_what_the_text_models_file_may_not_say(changes: dict[str, Any], says: st
         ({"clip.has_vision_encoder": False}, r"has_vision_encoder is False, and this model needs True"),
         ({"clip.has_audio_encoder": True}, r"has_audio_encoder is True, and this model needs False"),
         ({"clip.vision.block_count": 10**9}, r"block_count is 1000000000, and it must be a whole number from 1 to 25"),
+        ({"clip.vision.image_mean": ["a", "b", "c"]}, r"image_mean is \[b'a', b'b', b'c'\], and Pixtral's is"),
         ({"clip.vision.image_mean": [0.5, 0.5, 0.5]}, r"image_mean is .*Pixtral's is \(0\.48145466"),
         ({"clip.vision.attention.layer_norm_epsilon": 1e-6}, r"layer_norm_epsilon is .*this model needs 1e-05"),
         ({"clip.vision.attention.head_count": 3}, r"64 does not split into 3 heads"),
@@ -233,6 +242,31 @@ def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: 
     file = write_pair(tmp_path, picture_values=changes)
     with pytest.raises(CheckpointError, match=says):
         load.load_model(file)
+
+
+def test_numbers_of_64_bits_beyond_float32_are_refused(tmp_path: Path) -> None:
+    pair = open_pair(write_pair(tmp_path))
+    header = dataclasses.replace(pair.text, values={**pair.text.values, "llama.rope.freq_base": 1e300})
+    with pytest.raises(CheckpointError, match=r"freq_base is 1e\+300, and it must be a positive number"):
+        read_config(dataclasses.replace(pair, text=header))
+
+
+def test_a_break_embedding_of_another_width_is_refused(tmp_path: Path) -> None:
+    file = write_pair(tmp_path, Kind.Q8_0)
+    pictures = file.with_name("mmproj-tiny.gguf")
+    name, content = b"v.token_embd.img_break", pictures.read_bytes()
+    wide, narrow = (name + struct.pack("<IQ", 1, width) for width in (64, 32))
+    assert content.count(wide) == 1
+    pictures.write_bytes(content.replace(wide, narrow))
+    with pytest.raises(CheckpointError, match=r"img_break' has the shape \(32,\), and the embeddings are 64 wide"):
+        load.open_checkpoint(file)
+
+
+def test_embeddings_in_few_bits_alone_are_not_quantized_again(tmp_path: Path) -> None:
+    file = write_pair(tmp_path / "model", {"tok_embeddings.weight": Kind.Q8_0})
+    with pytest.raises(UsageError, match="is quantized already; quantize the original"):
+        quantize(file, tmp_path / "out", Options())
+    assert not (tmp_path / "out").exists()
 
 
 def test_early_uploads_say_gelu_and_mean_silu(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Kind
 
 from tessera import load
@@ -56,6 +57,17 @@ def test_the_package_reads_what_was_written(kind: str, config: Any, tmp_path: Pa
     assert len(text["tokenizer.ggml.tokens"]) == len(text["tokenizer.ggml.token_type"]) == VOCAB
     loaded = load.load_model(tmp_path / "out" / f"out.{kind.upper()}.gguf", device="cpu")
     assert loaded.config == config
+
+
+def test_float64_becomes_float32(tmp_path: Path) -> None:
+    """ggml computes nothing with F64."""
+    tensors = write_mistral_folder(tmp_path / "model", dtype=torch.float64)
+    convert(tmp_path / "model", tmp_path / "out", "gguf", kind="q8_0")
+    pictures, found = read_back(tmp_path / "out" / "mmproj-out.gguf")
+    assert pictures["general.file_type"] == gguf.LlamaFileType.ALL_F32
+    assert {each.tensor_type for each in found.values()} == {Kind.F32}
+    name = "vision_encoder.transformer.layers.0.attention.wq.weight"
+    assert np.array_equal(found[gguf_name(name, LLAVA)].data, tensors[name].float().numpy())
 
 
 def test_token_lists_are_those_of_the_packages_converter(tmp_path: Path) -> None:
