@@ -27,6 +27,7 @@ LAYOUT_FILES: dict[str, tuple[str, ...]] = {
         *TOKENIZER_FILES,
     ),
 }
+UNFINISHED = ".resumable"  # ends the name of a file that is on its way
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 
 
@@ -139,7 +140,8 @@ def _files_to_get(repository: str, revision: str | None) -> tuple[str, dict[str,
             f"model*.safetensors; use a repository that does, for example {EXAMPLE_ID}."
         )
     absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
-    _check_disk(repository, sum(sizes[name] for name in absent), Path(constants.HF_HUB_CACHE))
+    begun = sum(file.stat().st_size for file in _blobs(repository).glob(f"*{UNFINISHED}"))
+    _check_disk(repository, sum(sizes[name] for name in absent) - begun, Path(constants.HF_HUB_CACHE))
     return str(info.sha), {name: sizes[name] for name in names}
 
 
@@ -150,15 +152,15 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
     """
     from filelock import FileLock
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = hf_hub_url(repository, name, revision=commit, endpoint=constants.ENDPOINT)
     metadata = get_hf_file_metadata(url)
     if metadata.etag is None or metadata.size is None:
         return
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
-    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}.resumable"
+    blobs = _blobs(repository)
+    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}{UNFINISHED}"
     headers = build_hf_headers()
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
@@ -176,6 +178,14 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
                 displayed_filename=name,
             )
         partial.replace(blob)
+
+
+def _blobs(repository: str) -> Path:
+    """Where the hub's cache keeps a repository's files, by their contents."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
 
 
 def _check_disk(what: str, needed: int, folder: Path) -> None:
