@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from typing import Any
@@ -12,42 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.weights.hf import classic_name, from_hf_rows, permuted_heads, to_hf_name, to_hf_rows
-
-PIXTRAL_12B = ModelConfig(
-    dim=5120,
-    n_layers=40,
-    head_dim=128,
-    hidden_dim=14336,
-    n_heads=32,
-    n_kv_heads=8,
-    rope_theta=1e9,
-    norm_eps=1e-5,
-    vocab_size=131072,
-    vision_encoder=VisionConfig(
-        hidden_size=1024,
-        image_size=1024,
-        patch_size=16,
-        rope_theta=10_000.0,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-    ),
-)
-SMALL_3_1 = dataclasses.replace(
-    PIXTRAL_12B,
-    hidden_dim=32768,
-    vision_encoder=dataclasses.replace(
-        PIXTRAL_12B.vision_encoder,
-        image_size=1540,
-        patch_size=14,
-        adapter_bias=False,
-        spatial_merge_size=2,
-        add_pre_mm_projector_layer_norm=True,
-    ),
-)
+from tests.weights.test_configs import PIXTRAL_12B, SMALL_31
 
 
 def shapes_of(config: ModelConfig) -> dict[str, torch.Size]:
@@ -85,7 +52,7 @@ def oracle_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("config", [PIXTRAL_12B, SMALL_3_1], ids=["llava", "mistral3"])
+@pytest.mark.parametrize("config", [PIXTRAL_12B, SMALL_31], ids=["llava", "mistral3"])
 def test_every_name_maps_to_the_tensor_of_the_same_shape(config: ModelConfig) -> None:
     ours = {to_hf_name(name): shape for name, shape in shapes_of(config).items()}
     theirs = {classic_name(name): shape for name, shape in oracle_shapes(config).items()}
