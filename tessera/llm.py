@@ -101,15 +101,14 @@ class LLM:
         self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
-        alone = ranks is None
-        on_gpu = model.device.type == "cuda"
+        measured = ranks is None and model.device.type == "cuda"
         self.config: EngineConfig = resolve(
-            engine_options if alone else {"cuda_graphs": False, **engine_options},
+            engine_options,
             model.config,
             dtype=model.dtype,
             device=model.device,
-            sharing=1 if ranks is None or on_gpu else ranks.size,
-            measure=partial(measure_workspace, model.eval()) if alone and on_gpu else None,
+            ranks=1 if ranks is None else ranks.size,
+            measure=partial(measure_workspace, model.eval()) if measured else None,
         )
         self.vision = model.config.vision_encoder
         self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))

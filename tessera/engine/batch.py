@@ -6,7 +6,7 @@ It reads requests and changes none. A finished batch is all that a model's rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -93,9 +93,7 @@ def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) ->
     slots_T = upload(slots(chunks, cache), torch.int64, device)
     if device.type not in DEVICE_PLANS:
         together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
-        paged = paged_chunks(chunks, cache, together)
-        paged = [replace(each, blocks=each.blocks.to(device)) for each in paged]
-        return PagedPlan(cache.layers, positions_T, slots_T, paged)
+        return PagedPlan(cache.layers, positions_T, slots_T, paged_chunks(chunks, cache, together))
     paged = paged_chunks(chunks, cache)
     decodes = [each for each in paged if each.length == 1]
     prefills = paged[len(decodes) :]

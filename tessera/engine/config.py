@@ -76,12 +76,12 @@ def resolve(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    sharing: int = 1,
+    ranks: int = 1,
     measure: Callable[[StepSize], int] | None = None,
 ) -> EngineConfig:
     """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
 
-    `sharing` is how many processes like this one take their memory from the same device.
+    `ranks` is how many processes share the model, each on a GPU of its own, or all of them in the system's memory.
     `measure` says how many bytes the largest steps take; without it they are estimated from the layers' shapes.
     """
     utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
@@ -89,27 +89,12 @@ def resolve(
     chosen.reasons[CACHE_DTYPE] = "the model's own" if cache_dtype == AUTO else "as given"
     stored = _cache_dtype(cache_dtype, dtype)
     on_cpu = device.type == "cpu"
-    chosen.settle("block_tokens", 16, "the usual size")
-    if chosen["block_tokens"] not in (16, 32):
-        raise UsageError(f"block_tokens is {chosen['block_tokens']}; use 16 or 32.")
-    chosen.settle("max_num_seqs", 16 if on_cpu else 64, f"the usual number on {device.type}")
-    # On a CPU 512 tokens of a 12B model take half a minute: whoever decodes, or leaves, waits no longer.
-    chosen.settle("max_num_batched_tokens", 512 if on_cpu else 8192, f"the usual number on {device.type}")
-    if chosen["max_num_batched_tokens"] < chosen["max_num_seqs"]:
-        raise UsageError(
-            f"max_num_batched_tokens={chosen['max_num_batched_tokens']} is less than max_num_seqs="
-            f"{chosen['max_num_seqs']}, and every running request needs one token in each step; raise it."
-        )
-    chosen.settle("max_queued_requests", 256, "the usual number")
-    chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
-    chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
+    _settle_limits(chosen, device.type)
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
-    chosen.settle("cuda_graphs", not on_cpu, f"the device is {device.type}")
-    if chosen["cuda_graphs"] and on_cpu:
-        raise UsageError("cuda_graphs is true and the device is cpu; leave it out.")
+    _settle_graphs(chosen, device.type, ranks)
     _settle_drafts(chosen, on_cpu)
     chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
-    free = available_bytes(device) // sharing
+    free = available_bytes(device) // (ranks if on_cpu else 1)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
         "image_cache_bytes",
@@ -143,7 +128,34 @@ def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
     return torch.int8 if wanted == INT8 else model_dtype
 
 
+def _settle_limits(chosen: _Choices, device: str) -> None:
+    """How much is computed in a step, and how much may wait."""
+    on_cpu = device == "cpu"
+    chosen.settle("block_tokens", 16, "the usual size")
+    if chosen["block_tokens"] not in (16, 32):
+        raise UsageError(f"block_tokens is {chosen['block_tokens']}; use 16 or 32.")
+    chosen.settle("max_num_seqs", 16 if on_cpu else 64, f"the usual number on {device}")
+    # On a CPU 512 tokens of a 12B model take half a minute: whoever decodes, or leaves, waits no longer.
+    chosen.settle("max_num_batched_tokens", 512 if on_cpu else 8192, f"the usual number on {device}")
+    if chosen["max_num_batched_tokens"] < chosen["max_num_seqs"]:
+        raise UsageError(
+            f"max_num_batched_tokens={chosen['max_num_batched_tokens']} is less than max_num_seqs="
+            f"{chosen['max_num_seqs']}, and every running request needs one token in each step; raise it."
+        )
+    chosen.settle("max_queued_requests", 256, "the usual number")
+    chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
+    chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
+
+
+def _settle_graphs(chosen: _Choices, device: str, ranks: int) -> None:
+    why_not = "the device is cpu" if device == "cpu" else "several processes share the model" if ranks > 1 else ""
+    chosen.settle("cuda_graphs", not why_not, why_not or f"the device is {device}")
+    if chosen["cuda_graphs"] and why_not:
+        raise UsageError(f"cuda_graphs is true and {why_not}; leave it out.")
+
+
 def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
+    given = [name for name in ("prompt_lookup_min", "prompt_lookup_max") if chosen.get(name, 0)]
     chosen.settle(
         "num_speculative_tokens",
         DRAFTED_ON_CPU if on_cpu else 0,
@@ -155,6 +167,11 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
         raise UsageError(
             f"prompt_lookup_min={chosen['prompt_lookup_min']} exceeds prompt_lookup_max="
             f"{chosen['prompt_lookup_max']}; lower it."
+        )
+    if given and not chosen["num_speculative_tokens"]:
+        raise UsageError(
+            f"{given[0]} is given and num_speculative_tokens is 0, so that nothing is guessed; raise that, or leave "
+            f"{' and '.join(given)} out."
         )
 
 

@@ -3,6 +3,7 @@
 It is synchronous and has no threads, so a test can step it by hand; `loop` drives it otherwise.
 What can be laid at one request's door ends that one only. A step that fails is computed again for
 each request alone; only when request after request fails does the engine raise, and is not used again.
+Over several devices a step that fails has left the other ranks in its midst, and is the engine's end.
 """
 
 from __future__ import annotations
@@ -106,8 +107,6 @@ class Engine:
         if ranks is not None:
             ranks.begin(config)
             self.runner = LeadingRunner(model, self.images, self.cache, ranks)
-        if config.cuda_graphs and ranks is not None:
-            raise UsageError("cuda_graphs is true and the model lies on several devices; use false.")
         self.graphs: DecodeGraphs | None = None
         if config.cuda_graphs:
             self.graphs = DecodeGraphs(

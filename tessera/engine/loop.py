@@ -202,6 +202,8 @@ class EngineLoop:
     def _deliver(self) -> None:
         for request, delta in self.engine.step():
             with self._wake:
+                if self._dead is not None:  # a rank ended beside this step, and everyone was told
+                    return
                 ended = delta.finish_reason is not None
                 handle = self._handles.pop(request.id) if ended else self._handles[request.id]
             handle.put(delta)

@@ -63,7 +63,8 @@ def workspace_bytes(
     heads = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim
     decoder = step_tokens * (4 * model.dim + 4 * heads + 3 * model.hidden_dim)
     shape = (model.n_heads, model.n_kv_heads, model.head_dim)
-    attention = paged_attention.workspace_bytes(step_tokens, context, num_seqs, *shape, dtype)
+    few_tokens = min(num_seqs * max(1 + drafted, paged_attention.MOST_FEW_TOKENS), step_tokens)
+    attention = paged_attention.workspace_bytes(step_tokens, context, few_tokens, *shape, dtype)
     sampling = _sampling_bytes(model, num_seqs, drafted)
     return max(encoder * dtype.itemsize, decoder * dtype.itemsize + attention) + sampling
 

@@ -201,27 +201,27 @@ class LeadingRunner(Runner):
         self._ranks = ranks
 
     def run(self, batch: Batch) -> Tensor:
-        with self._together():
-            # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
-            images = [
-                replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0)))
-                if rows.image.digest in self.images
-                else rows
-                for rows in batch.images
-            ]
-            self._ranks.send(_dump(replace(batch, images=images, sampled=[], drafts=[], scored=[]), self._layers))
+        # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
+        images = [
+            replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0)))
+            if rows.image.digest in self.images
+            else rows
+            for rows in batch.images
+        ]
+        with self._together(replace(batch, images=images, sampled=[], drafts=[], scored=[])):
             return super().run(batch)
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        with self._together():
-            self._ranks.send(_dump(Logits(len(hidden_RD)), self._layers))
+        with self._together(Logits(len(hidden_RD))):
             return super().logits(self._ranks.group.hand_out(hidden_RD))
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
-        """What fails here leaves the others in the midst of a step, so it is the end of all."""
+    def _together(self, task: Batch | Logits) -> Iterator[None]:
+        """Have the others do the task too; what fails then leaves them in its midst, so it is the end of all."""
+        message = _dump(task, self._layers)
         try:
+            self._ranks.send(message)
             yield
         except EngineDeadError:
             raise
@@ -294,8 +294,6 @@ def _serve(connection: Connection) -> None:
     loaded = load_share(start)
     connection.send(None)
     model = loaded.model
-    if model.device.type == "cuda":
-        torch.cuda.set_device(model.device)
     group = meet(start.meeting, start.rank, start.size, model.device)
     join(model, loaded.share, group)
     connection.send(None)

@@ -172,9 +172,12 @@ def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, cont
 
 
 def workspace_bytes(
-    step_tokens: int, context: int, num_seqs: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype
+    step_tokens: int, context: int, few_tokens: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that attending one layer may take at most beside queries, keys and values of the step's own tokens."""
+    """Bytes that attending one layer may take at most beside queries, keys and values of the step's own tokens.
+
+    `few_tokens` of the step's are attended a few at a time (`FewTokens`).
+    """
     number, panel, room = dtype.itemsize, min(context, PANEL_TOKENS), heads * (width + _STATE_NUMBERS)
     # A short context is copied whole, repeated for the query heads, and masked where there is no kernel.
     whole = 2 * panel * (kv_heads + heads) * width * number + step_tokens * panel * (1 + number)
@@ -185,8 +188,7 @@ def workspace_bytes(
     twin = 4 * panel * kv_heads * width * number + 4 * PANEL_ROWS * panel * 4 + 3 * step_tokens * heads * width * 4
     # Codes of 8 bits become float32 before they become `dtype`; and each slot's number is written out.
     decoded = 4 * width * max(heads_each * context, kv_heads * panel) + 8 * context
-    few = min(num_seqs * MOST_FEW_TOKENS, step_tokens) * MOST_SPLITS * room * 4
-    return max(whole, 2 * heads_each * head, twin) + decoded + few
+    return max(whole, 2 * heads_each * head, twin) + decoded + few_tokens * MOST_SPLITS * room * 4
 
 
 def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:

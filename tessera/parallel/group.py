@@ -23,10 +23,10 @@ MEETING = timedelta(minutes=1)  # all have loaded by then
 
 
 class Group:
-    """This process's place, `rank`, among `size` ranks; all of them must call the same methods in the same order."""
+    """One of `size` ranks; all of them must call the same methods in the same order."""
 
-    def __init__(self, rank: int, size: int, backend: Any) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, size: int, backend: Any) -> None:
+        self.size = size
         self._backend = backend  # torch.distributed's ProcessGroupGloo or ProcessGroupNCCL
 
     def sum(self, partial: Tensor) -> Tensor:
@@ -59,18 +59,17 @@ def meet(folder: Path, rank: int, size: int, device: torch.device) -> Group:
     """Wait for all ranks that meet in this folder; raises UsageError where torch cannot connect such devices."""
     store = torch._C._distributed_c10d.FileStore(str(folder / "ranks"), size)
     store.set_timeout(MEETING)
+    backend: Any
     if device.type == "cpu":
-        gloo: Any = dist.ProcessGroupGloo
-        options = gloo._Options()
-        options._devices = [gloo.create_device(hostname="127.0.0.1")]
-        options._timeout = TIMEOUT
-        group = Group(rank, size, gloo(store, rank, size, options))
+        backend = dist.ProcessGroupGloo
+        options = backend._Options()
+        options._devices = [backend.create_device(hostname="127.0.0.1")]
     elif dist.is_nccl_available():
-        nccl: Any = dist.ProcessGroupNCCL
-        options = nccl.Options()
-        options._timeout = TIMEOUT
-        group = Group(rank, size, nccl(store, rank, size, options))
+        backend = dist.ProcessGroupNCCL
+        options = backend.Options()
     else:
         raise UsageError("this PyTorch has no NCCL, which joins GPUs; install one that has, or use one device.")
+    options._timeout = TIMEOUT
+    group = Group(size, backend(store, rank, size, options))
     group.sum(torch.zeros(1, device=device))  # connects: the file is not needed after it
     return group

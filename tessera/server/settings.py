@@ -136,7 +136,11 @@ class Settings(BaseModel):
     kv_cache_bytes: Automatic = _field(None, "Engine", "Bytes of the key/value cache; 4G is 4 GiB.", ge=1)
     kv_cache_dtype: CacheDtype = _field("auto", "Engine", "auto or the model's dtype; int8 halves the memory.")
     gpu_memory_utilization: float | None = _field(
-        None, "Engine", "Share of a GPU's memory for all; unset: nine tenths of what is free.", gt=0, le=1
+        None,
+        "Engine",
+        "Share of a GPU's memory for all, unless kv_cache_bytes is given; unset: nine tenths of what is free.",
+        gt=0,
+        le=1,
     )
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
     image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)

@@ -75,7 +75,7 @@ FIXED = {
     "pipeline_parallel_size": Fixed(("1",), "devices share each layer instead: --tensor-parallel-size"),
     "data_parallel_size": Fixed(("1",), _ONE_PROCESS),
     "api_server_count": Fixed(("1",), _ONE_PROCESS),
-    "quantization": Fixed(("none",), "quantized weights are not supported yet; choose a smaller --dtype"),
+    "quantization": Fixed(("none",), "the checkpoint says which; tessera quantize writes smaller ones, leave it out"),
     "tokenizer": Fixed((), "the tokenizer is the one in the model's folder; leave it out"),
     "tokenizer_mode": Fixed(("auto", "mistral"), "prompts are written by mistral-common alone; leave it out"),
     "trust_remote_code": Fixed(("false",), "code from a model's repository is never run; leave it out"),

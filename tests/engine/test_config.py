@@ -12,31 +12,12 @@ from tessera.engine.config import DRAFTED_ON_CPU, OPTIONS, EngineConfig, resolve
 from tessera.engine.kv_cache import KVCache, kv_bytes_per_token
 from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
-from tessera.model.config import ModelConfig, VisionConfig
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, FewTokens, PagedChunk
+from tessera.model.family import PIXTRAL_12B
 from tests.engine.tiny import BLOCK_BYTES, CONFIG
 
 CPU = torch.device("cpu")
 GIB = 2**30
-PIXTRAL_12B = ModelConfig(
-    dim=5120,
-    n_layers=40,
-    head_dim=128,
-    hidden_dim=14336,
-    n_heads=32,
-    n_kv_heads=8,
-    rope_theta=1e9,
-    norm_eps=1e-5,
-    vocab_size=131072,
-    vision_encoder=VisionConfig(
-        hidden_size=1024,
-        image_size=1024,
-        patch_size=16,
-        rope_theta=10_000.0,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-    ),
-)
 
 
 def settle(monkeypatch: pytest.MonkeyPatch, free: int, **options: object) -> EngineConfig:
@@ -50,6 +31,18 @@ def test_the_published_sizes_of_pixtral_12b() -> None:
     assert max_image_tokens(PIXTRAL_12B.vision_encoder) == 4160
     # The vision encoder is in the account: 8192 patches of 12 x 1024 + 3 x 4096 numbers.
     assert workspace_bytes(PIXTRAL_12B, 16, 16, 1, torch.bfloat16) > 8192 * 12 * 1024 * 2
+
+
+def test_what_drafts_need_is_in_the_account() -> None:
+    """Eight more drafted tokens for each of 16 requests at the longest context: attention's parts, and logits twice."""
+
+    def partial_bytes(rows: int) -> int:
+        chunk = PagedChunk(0, rows, 131_072, torch.zeros(8192, dtype=torch.int32))
+        few = FewTokens(16 * chunk.cut(MOST_FEW_TOKENS, 16), 16)
+        return few._num_partial * 32 * (128 + 16) * 4  # each part's weighted values, and its state
+
+    fewer, more = (workspace_bytes(PIXTRAL_12B, 4096, 131_072, 16, torch.bfloat16, drafted=n) for n in (7, 15))
+    assert more - fewer >= partial_bytes(16) - partial_bytes(8) + 16 * 8 * 2 * 131_072 * 4
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
@@ -100,6 +93,7 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
         ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; use true, false"),
         ({"num_speculative_tokens": -1}, "num_speculative_tokens is -1; use a whole number of at least 0"),
         ({"prompt_lookup_min": 9, "prompt_lookup_max": 3}, "prompt_lookup_min=9 exceeds prompt_lookup_max=3"),
+        ({"prompt_lookup_max": 4, "num_speculative_tokens": 0}, "prompt_lookup_max is given and num_speculative_tok"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "max_num_batched_tokens=8 is less than max_num_seqs=9"),
         ({"max_model_len": 600}, "max_model_len is 600; the model was trained for 512"),
         ({"max_model_len": 512, "kv_cache_bytes": 5 * BLOCK_BYTES}, "max_model_len=512 tokens need"),
@@ -124,6 +118,25 @@ def test_what_the_largest_steps_took_is_kept_free(monkeypatch: pytest.MonkeyPatc
     less, more = settle(2**20), settle(2**20 + 4096)
     assert less.kv_cache_bytes - more.kv_cache_bytes == 4096
     assert asked[0] == StepSize(5000, 512, 4000, DRAFTED_ON_CPU, 16, torch.int8)
+
+
+def test_processes_that_share_a_model_share_a_computers_memory_and_have_no_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config_module, "available_bytes", lambda device: 40 * GIB)
+    monkeypatch.setattr(config_module, "total_bytes", lambda device: 80 * GIB)
+
+    def settle(device: str, ranks: int, **options: object) -> EngineConfig:
+        return resolve(options, PIXTRAL_12B, dtype=torch.bfloat16, device=torch.device(device), ranks=ranks)
+
+    alone, shared = settle("cpu", 1), settle("cpu", 4)
+    assert alone.kv_cache_bytes - shared.kv_cache_bytes + alone.image_cache_bytes - shared.image_cache_bytes == 15 * GIB
+    alone, shared = settle("cuda", 1), settle("cuda", 4, cuda_graphs="auto")
+    assert (alone.kv_cache_bytes, alone.cuda_graphs) == (shared.kv_cache_bytes, True)
+    assert not shared.cuda_graphs
+    assert shared.reasons["cuda_graphs"] == "several processes share the model"
+    with pytest.raises(UsageError, match="cuda_graphs is true and several processes share the model; leave it out"):
+        settle("cuda", 4, cuda_graphs=True)
 
 
 def test_free_memory_is_a_plausible_number() -> None:

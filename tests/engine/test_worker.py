@@ -63,6 +63,17 @@ def test_two_processes_write_what_one_writes(shared: LLM) -> None:
     assert stats.image_hits > 0
 
 
+def test_a_fault_before_anything_is_sent_ends_one_request(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("a fault")
+
+    hello, params = [{"role": "user", "content": "hello"}], SamplingParams(max_tokens=3, ignore_eos=True)
+    monkeypatch.setattr("tessera.engine.worker._dump", fail)
+    assert shared.chat(hello, params).finish_reason == "error"
+    monkeypatch.undo()
+    assert shared.chat(hello, params).finish_reason == "length"
+
+
 def wait_until_dead(llm: LLM) -> None:
     began = time.monotonic()
     while llm.loop.alive:

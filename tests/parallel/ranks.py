@@ -69,7 +69,7 @@ def together(parts: Sequence[tuple[Pixtral, Share]], task: Callable[[Pixtral], R
 
     def work(rank: int) -> Result:
         part, share = parts[rank]
-        join(part, share, Group(rank, size, dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))))
+        join(part, share, Group(size, dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))))
         with torch.no_grad():
             return task(part)
 
