@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -37,15 +38,28 @@ class Side:
         """Have the program do something and return its answer; raises MeasurementError when it ends instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        line = ""
         try:
             print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
-            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+            line = self._process.stdout.readline()
+            answer: dict[str, Any] = json.loads(line)
         except (OSError, ValueError) as error:
             raise MeasurementError(
-                f"the program that measures {self.name} ended at {what!r} with the exit code {self._process.wait()}: "
-                f"{self._last_words()}"
+                f"the program that measures {self.name} ended at {what!r} with the exit code {self._end()}: "
+                f"{line.strip() or self._last_words()}"
             ) from error
         return answer
+
+    def _end(self) -> int:
+        """Close its input, at which it ends, or kill it; the exit code."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it ended before it had read all
+            self._process.stdin.close()
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def _last_words(self) -> str:
         self._errors.seek(0)
@@ -55,13 +69,9 @@ class Side:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._errors.close()
 
 
