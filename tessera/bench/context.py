@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from tessera.bench.peer import WIDTHS, random_model
+from tessera.bench.plot import check_plot, new_figure
 from tessera.chat import SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import workspace_bytes
-from tessera.errors import MissingExtraError
 from tessera.load import BUNDLED_FOLDER, open_checkpoint
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.prompt import Prompt, Tokenizer
@@ -135,11 +135,7 @@ def table(run: Run) -> str:
 
 def plot(runs: Sequence[Run], file: Path) -> None:
     """Cost of a token over the length of its context, both on logarithmic scales."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("a plot needs matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     axes = figure.subplots(1, 2, sharex=True)
     for run in runs:
         contexts = [point.context for point in run.points]
@@ -162,6 +158,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not SHORTEST <= arguments.tokens <= MAX_CONTEXT_TOKENS:
         parser.error(f"--tokens is {arguments.tokens}; use {SHORTEST} to {MAX_CONTEXT_TOKENS}")
+    if arguments.plot:
+        check_plot(arguments.plot)
     runs = []
     for dtype in arguments.kv_cache_dtype or ["auto"]:
         runs.append(measure(arguments.shape, arguments.tokens, dtype))

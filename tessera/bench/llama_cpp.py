@@ -19,16 +19,20 @@ FOLDER = Path("build/llama.cpp")
 PROGRAM = Path(__file__).parent / "run_llama_cpp.py"
 
 
-def llama_cpp_command(text: Path, pictures: Path, folder: Path = FOLDER) -> list[str]:
+def llama_cpp_command(text: Path, pictures: Path) -> list[str]:
     """The command that measures these two files; raises MissingExtraError where llama.cpp was not built."""
-    interpreter = folder / "bin" / "python"
-    if not (folder / "built").exists():
+    # Isolated, since this folder has modules of other names and the environment may point to our own packages.
+    return [str(interpreter()), "-I", str(PROGRAM), str(text), str(pictures)]
+
+
+def interpreter() -> Path:
+    """The Python that has llama.cpp; raises MissingExtraError where it was not built."""
+    if not (FOLDER / "built").exists():
         raise MissingExtraError(
-            f"llama.cpp is not in {folder}; build it there with `python -m tessera.bench.llama_cpp` "
+            f"llama.cpp is not in {FOLDER}; build it there with `python -m tessera.bench.llama_cpp` "
             "(a C++ compiler and half an hour of two cores)."
         )
-    # Isolated, since this folder has modules of other names and the environment may point to our own packages.
-    return [str(interpreter), "-I", str(PROGRAM), str(text), str(pictures)]
+    return FOLDER / "bin" / "python"
 
 
 def build(folder: Path = FOLDER) -> None:

@@ -10,25 +10,38 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from tessera.bench.suite import Contest, Report
-from tessera.errors import MissingExtraError
+from tessera.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tessera.bench.suite import Contest, Report
 
 COLOURS = ("#1f5fa8", "#e08214", "#7b7b7b")
 BAR = 0.38
 NAME_WIDTH = 34  # characters of a row's name before it is broken
 
 
-def plot(report: Report, file: Path) -> None:
-    """Draw into a PNG or whatever the name says; raises MissingExtraError without matplotlib."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture, in inches; raises MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("a plot needs matplotlib: pip install matplotlib") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def check_plot(file: Path) -> None:
+    """To be asked before anything is measured: raises UsageError for a name that tells no format of pictures."""
+    if file.suffix.removeprefix(".") not in new_figure(1, 1).canvas.get_supported_filetypes():
+        raise UsageError(f"--plot {file} ends in {file.suffix!r}, which is no picture format; name a .png file.")
+
+
+def plot(report: Report, file: Path) -> None:
+    """Draw into a PNG or whatever the name says; raises MissingExtraError without matplotlib."""
     rows = [len(contest.results) for contest in report.contests]
-    figure = Figure(figsize=(10, 1.6 + 0.75 * sum(rows)), layout="constrained")
+    figure = new_figure(10, 1.6 + 0.75 * sum(rows))
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)
     for contest, (axes,) in zip(report.contests, panels, strict=True):
         _draw(contest, axes)

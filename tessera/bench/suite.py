@@ -14,25 +14,24 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 from tessera import __version__
 from tessera.bench.compare import Result, measure, rows_of, table
 from tessera.bench.limits import Limits, measure_limits
-from tessera.bench.llama_cpp import llama_cpp_command
+from tessera.bench.llama_cpp import interpreter, llama_cpp_command
 from tessera.bench.process import Side, python
 from tessera.bench.random_gguf import file_names
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.bench.work import decoder_parameters
 from tessera.errors import MissingExtraError, UsageError
-from tessera.load import resolve
+from tessera.load import open_checkpoint, resolve
 from tessera.machine import processor_name
 from tessera.model.config import ModelConfig
 
 Peer = Literal["transformers", "llama.cpp"]
-PEERS: tuple[Peer, ...] = get_args(Peer)
 OURS = "Tessera"
 PROGRAM = "tessera.bench.run_python"
 ANSWER_TOKENS = 16
@@ -107,6 +106,8 @@ def run(plan: Plan, note: Callable[[str], None]) -> Report:
     """
     for peer in plan.peers:
         _check_installed(peer)
+        if plan.model:
+            _given_files(plan, peer)  # refused before another peer was measured for an hour
     torch.set_num_threads(plan.threads)
     before = measure_limits()
     with ExitStack() as stack:
@@ -118,7 +119,7 @@ def run(plan: Plan, note: Callable[[str], None]) -> Report:
 
 def _check_installed(peer: Peer) -> None:
     if peer == "llama.cpp":
-        llama_cpp_command(Path(), Path())
+        interpreter()
     elif importlib.util.find_spec("transformers") is None:
         raise MissingExtraError("transformers is not installed; pip install 'tessera[dev]'")
 
@@ -158,12 +159,13 @@ def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
 def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]:
     """What our side reads, and what the peer's does: the same."""
     path = resolve(plan.model or "")
-    is_gguf = path.suffix == ".gguf"
-    if peer == "llama.cpp" and not (is_gguf and plan.mmproj):
-        raise UsageError(f"{path} is not a GGUF file with its --mmproj, and llama.cpp reads nothing else.")
-    if peer == "transformers" and is_gguf:
-        raise UsageError(f"{path} is a GGUF file; beside transformers a folder of unquantized weights is measured.")
-    files = [path, *([plan.mmproj] if plan.mmproj else [])]
+    checkpoint = open_checkpoint(path, plan.mmproj)
+    pair = checkpoint.pair
+    if peer == "llama.cpp" and pair is None:
+        raise UsageError(f"{path} is no GGUF file, and llama.cpp reads nothing else; `tessera convert` makes one.")
+    if peer == "transformers" and (pair is not None or checkpoint.linears):
+        raise UsageError(f"{path} is not a folder of unquantized weights, which is what is measured beside {peer}.")
+    files = [path] if pair is None else [pair.text.file, pair.pictures.file]
     return files, files
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from tessera import __version__
-from tessera.errors import TesseraError
+from tessera.errors import TesseraError, UsageError
 
 app = typer.Typer(
     name="tessera",
@@ -38,6 +38,7 @@ Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: pat
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, GGUF file or hub id; default: the bundled nano.")
 ]
+Destination = Annotated[Path, typer.Argument(help="The folder to write; made when absent.")]
 Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -148,16 +149,9 @@ def ask(
     from tessera.cli.session import Session
 
     session = Session(
-        model,
-        mmproj,
-        dtype,
-        device,
-        kv_cache_dtype,
-        tensor_parallel_size,
-        max_image_pixels,
-        allow_private_addresses,
-        quiet,
-    )
+        model, mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
+        max_image_pixels, allow_private_addresses, quiet,
+    )  # fmt: skip
     params = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
     }  # fmt: skip
@@ -185,16 +179,9 @@ def chat(
     from tessera.cli.session import Session
 
     session = Session(
-        model,
-        mmproj,
-        dtype,
-        device,
-        kv_cache_dtype,
-        tensor_parallel_size,
-        max_image_pixels,
-        allow_private_addresses,
-        quiet,
-    )
+        model, mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
+        max_image_pixels, allow_private_addresses, quiet,
+    )  # fmt: skip
     run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
 
 
@@ -221,7 +208,7 @@ def doctor() -> None:
 @app.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
 def convert(
     source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")],
-    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    destination: Destination,
     to: Annotated[Layout, typer.Option(help="The layout to write.")],
     type: Annotated[MatrixType | None, typer.Option(help="For gguf: the type of matrices; default: q8_0.")] = None,
     quiet: Quiet = False,
@@ -235,10 +222,10 @@ def convert(
 @app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
 def quantize(
     source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
-    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    destination: Destination,
     bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
     head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
-    vision: Annotated[str, typer.Option(help="8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
     calibrate: Annotated[
         Path | None,
         typer.Option(help="Pictures, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
@@ -272,6 +259,7 @@ def tokens(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
     ] = None,
+    mmproj: Mmproj = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) picture into this PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -280,7 +268,7 @@ def tokens(
     """Show the grid and the number of tokens a picture takes."""
     from tessera.cli.tokens import run_tokens
 
-    run_tokens(image, model, plot, json, max_image_pixels, allow_private_addresses)
+    run_tokens(image, model, mmproj, plot, json, max_image_pixels, allow_private_addresses)
 
 
 @nano.command("draw", epilog="Example: tessera nano draw samples --count 20")
@@ -328,13 +316,19 @@ def bench_all(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A model to measure; default: random weights of 12B's widths.")
     ] = None,
-    mmproj: Annotated[Path | None, typer.Option(help="The picture part of a model that is a GGUF file.")] = None,
+    mmproj: Mmproj = None,
     peer: Annotated[list[Peer], typer.Option(help="Measured beside it, in turns; may be given several times.")] = [],  # noqa: B006
-    layers: Annotated[int, typer.Option(min=1, help="Decoder layers of the random model; 40 is the whole.")] = 4,
-    vision_layers: Annotated[int, typer.Option(min=1, help="Its vision layers; 24 is the whole.")] = 4,
-    bits: Annotated[int, typer.Option(help="Its decoder's bits: 4, 8 or 16; beside transformers always 16.")] = 4,
-    widths: Annotated[str, typer.Option(help="Its widths: 12b or nano.")] = "12b",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Decoder layers of the random model; default: 4, the whole has 40.")
+    ] = None,
+    vision_layers: Annotated[
+        int | None, typer.Option(min=1, help="Its vision layers; default: 4, the whole has 24.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Its decoder's bits: 4 (the default), 8 or 16; beside transformers always 16.")
+    ] = None,
+    widths: Annotated[str | None, typer.Option(help="Its widths: 12b (the default) or nano.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each is measured; default: 3.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of every side; default: torch's own number.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Keep random weights here for another time.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every measurement to this file.")] = None,
@@ -343,6 +337,8 @@ def bench_all(
 ) -> None:
     """Print this machine's limits, Tessera's speed as a share of them, and that of peers on the same weights."""
     if context.invoked_subcommand is not None:
+        if given := [f"--{name.replace('_', '-')}" for name, value in context.params.items() if value]:
+            raise UsageError(f"{', '.join(given)} before {context.invoked_subcommand} means nothing; give it after.")
         return
     from tessera.cli.bench import run_bench
 
@@ -353,7 +349,7 @@ def bench_all(
 
 @bench.command("make-random", epilog="Example: tessera bench make-random /tmp/random --layers 4 --vision-layers 4")
 def bench_make_random(
-    destination: Annotated[Path, typer.Argument(help="The folder to write; made when absent.")],
+    destination: Destination,
     layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers; default: the whole model's.")] = None,
     vision_layers: Annotated[int | None, typer.Option(min=1, help="Vision layers; default: the same.")] = None,
     bits: Annotated[int, typer.Option(help="Of the decoder's matrices: 4, 8 or 16, as the format has them.")] = 16,

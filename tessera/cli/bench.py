@@ -8,14 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tessera.bench.plot import check_plot, plot
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.bench.suite import Peer, Plan, run
+from tessera.errors import UsageError
+
+# What of a Plan says which random weights are measured.
+OF_RANDOM_WEIGHTS = ("layers", "vision_layers", "bits", "widths", "folder")
 
 
 def run_bench(
     options: Mapping[str, Any], peers: Sequence[Peer], json_file: Path | None, plot_file: Path | None, *, quiet: bool
 ) -> None:
     """Measure by a Plan's fields, of which None leaves the default."""
+    _check(options, json_file, plot_file)
     plan = Plan(peers=tuple(peers), **{name: value for name, value in options.items() if value is not None})
 
     def note(what: str) -> None:
@@ -27,9 +33,24 @@ def run_bench(
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     if plot_file is not None:
-        from tessera.bench.plot import plot
-
         plot(report, plot_file)
+
+
+def _check(options: Mapping[str, Any], json_file: Path | None, plot_file: Path | None) -> None:
+    """Refuse what would be ignored, or fail only when all is measured."""
+    model, random = options["model"], [name for name in OF_RANDOM_WEIGHTS if options[name] is not None]
+    if model is not None and random:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in random)
+        raise UsageError(f"{names} and --model {model} exclude each other: a model is as it is; leave one out.")
+    if model is None and options["mmproj"] is not None:
+        raise UsageError(
+            f"--mmproj {options['mmproj']} is the picture part of a model, and none is named; give it with --model."
+        )
+    for option, file in (("--json", json_file), ("--plot", plot_file)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
+    if plot_file is not None:
+        check_plot(plot_file)
 
 
 def run_make_random(

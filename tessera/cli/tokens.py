@@ -20,13 +20,19 @@ CAPTION_HEIGHT = 22
 
 
 def run_tokens(
-    sources: list[str], model: str | None, plot: Path | None, as_json: bool, max_pixels: int, allow_private: bool
+    sources: list[str],
+    model: str | None,
+    mmproj: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    max_pixels: int,
+    allow_private: bool,
 ) -> None:
     if plot is not None and len(sources) != 1:
         raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
     if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
         raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
-    vision = PIXTRAL_12B.vision_encoder if model is None else _vision_of(model)
+    vision = _vision_of(model, mmproj)
     limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private)
     for source in sources:
         picture = load(Image(source), limits)
@@ -63,7 +69,11 @@ def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConf
     return page
 
 
-def _vision_of(model: str) -> VisionConfig:
-    from tessera.load import open_checkpoint, resolve
+def _vision_of(model: str | None, mmproj: Path | None) -> VisionConfig:
+    if model is not None:
+        from tessera.load import open_checkpoint, resolve
 
-    return open_checkpoint(resolve(model)).config.vision_encoder
+        return open_checkpoint(resolve(model), mmproj).config.vision_encoder
+    if mmproj is not None:
+        raise UsageError(f"--mmproj {mmproj} is the picture part of a model, and none is named; give it with --model.")
+    return PIXTRAL_12B.vision_encoder

@@ -12,8 +12,10 @@ from PIL import Image as PILImage
 
 from tessera.bench import suite
 from tessera.bench.limits import Limits
+from tessera.bench.random_weights import widths, with_layers, write_random
 from tests.cli.test_cli import run
 
+NANO, TOKENIZER = widths("nano")
 SMALL = ("bench", "--widths", "nano", "--layers", "1", "--vision-layers", "1", "--rounds", "1", "--threads", "1", "-q")
 
 
@@ -59,10 +61,15 @@ def test_an_absent_peer_is_told_with_its_command(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_peer_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_what_a_peer_cannot_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Also of the second peer, before the first is measured."""
     monkeypatch.setattr(suite, "_check_installed", lambda peer: None)
-    assert run(monkeypatch, "bench", "-m", "nano", "--peer", "llama.cpp") == 2
+    monkeypatch.setattr(suite, "_contest", lambda *arguments: pytest.fail("measured"))
+    assert run(monkeypatch, "bench", "-m", "nano", "--peer", "transformers", "--peer", "llama.cpp") == 2
     assert "llama.cpp reads nothing else" in capsys.readouterr().err
+    write_random(tmp_path / "packed", with_layers(NANO, 1, 1), TOKENIZER, "tessera", 4)
+    assert run(monkeypatch, "bench", "-m", str(tmp_path / "packed"), "--peer", "transformers") == 2
+    assert "packed is not a folder of unquantized weights" in capsys.readouterr().err
 
 
 def test_make_random_writes_what_info_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

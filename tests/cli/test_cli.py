@@ -108,6 +108,12 @@ def test_question_and_picture_may_come_from_stdin(
         (["info", "no/such/model"], 1, "neither"),
         (["tokens", "missing.png"], 1, "missing.png"),
         (["tokens", "a.png", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
+        (["tokens", "a.png", "--mmproj", "a.gguf"], 2, "picture part of a model, and none is named"),
+        (["bench", "--mmproj", "a.gguf"], 2, "picture part of a model, and none is named"),
+        (["bench", "-m", "nano", "--layers", "2", "--vision-layers", "4"], 2, "--layers, --vision-layers and --model"),
+        (["bench", "--bits", "4", "make-random", "/dev/null/x"], 2, "--bits before make-random means nothing"),
+        (["bench", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
+        (["bench", "--json", "/dev/null/x/a.json"], 2, "a folder that is not there"),
         (["chat", "-i", "-"], 2, "where the questions come from"),
         (["nano", "draw", "/dev/null/x"], 1, "/dev/null/x: Not a directory; check the path"),
     ],
@@ -203,6 +209,11 @@ def test_a_gguf_pair_is_made_described_and_asked(tmp_path: Path, monkeypatch: py
     summary = json.loads(capsys.readouterr().out)
     assert (summary["name"], summary["layout"], summary["quantized"]) == ("made.Q8_0", "gguf", {"int8": 36})
     chart = str(nano / "demo" / "chart.png")
+    assert run(monkeypatch, "tokens", chart, "-m", text) == 1
+    assert run(monkeypatch, "tokens", chart, "-m", text, "--mmproj", eyes, "--json") == 0
+    of_gguf = capsys.readouterr().out
+    assert run(monkeypatch, "tokens", chart, "-m", "nano", "--json") == 0
+    assert capsys.readouterr().out == of_gguf
     assert run(monkeypatch, "ask", "What is the value of Q3?", "-i", chart, "-m", text, "--mmproj", eyes, "-q") == 0
     assert capsys.readouterr().out == "71\n"
 
