@@ -2,8 +2,8 @@
 
 The machines are noisy. So every round measures the limits and then each side once, in an order that
 turns from round to round; a ratio is the median over the rounds, with the lowest and highest beside
-it. Where the weights are random, every side must say the ids that these weights say, or nothing is
-reported: two programs that compute different things are not compared.
+it. Every side must see as many picture tokens as the model does, and where the weights are random say the
+ids that these weights say, or nothing is reported: two programs that compute different things are not compared.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ class Row:
     tokens: int  # that the time is for; 0 where the time itself is shown
     flops: float
     read_bytes: float
-    expected: list[list[int]] | None = None  # replies, where they are known
+    expected: Mapping[str, Any] = field(default_factory=dict)  # what of the answer is known beforehand
     peer_arguments: Mapping[str, Any] = field(default_factory=dict)  # what a peer is asked differently
 
     def seconds(self, side: Side, *, is_peer: bool) -> float:
         """Have one side do it; raises MeasurementError when it did something else."""
         answer = side.ask(self.what, **{**self.arguments, **(self.peer_arguments if is_peer else {})})
-        if self.expected is not None and answer["replies"] != self.expected:
-            raise MeasurementError(
-                f"{self.name}: {side.name} says {answer['replies']} where these weights say {self.expected}; it "
-                "computes something else, so nothing is compared."
-            )
+        for name, known in self.expected.items():
+            if answer[name] != known:
+                raise MeasurementError(
+                    f"{self.name}: the {name} of {side.name} are {answer[name]}, and of this model they are {known}; "
+                    "it computes something else, so nothing is compared."
+                )
         return float(answer[self.phase])
 
     def show(self, seconds: float) -> str:
@@ -114,7 +115,7 @@ def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) ->
 
     def generate(name: str, prompts: list[list[int]], new_tokens: int, **peer_arguments: Any) -> Row:
         """Of one new token the prompt is what is measured; of more, what comes after the first."""
-        expected = [next_ids(prompt[-1], new_tokens, config.vocab_size) for prompt in prompts] if known else None
+        replies = [next_ids(prompt[-1], new_tokens, config.vocab_size) for prompt in prompts]
         lengths = [len(prompt) for prompt in prompts]
         steps = new_tokens - 1
         if steps:
@@ -129,13 +130,17 @@ def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) ->
             tokens,
             flops=decoder_flops(config, tokens, pairs, logits),
             read_bytes=max(steps, 1) * (step_bytes + (token_bytes * sum(lengths) if steps else 0)),
-            expected=expected,
+            expected={"replies": replies} if known else {},
             peer_arguments=peer_arguments,
         )
 
+    seen = {"tokens": (side // config.vision_encoder.token_size) ** 2}
+    encode = Row(
+        f"image encode, {side}x{side}", "encode", {"side": side}, "seconds", 0, encode_flops(config, side), 0, seen
+    )
     short = [unrelated(first + 8 * number, SHORT_PROMPT_TOKENS + number, config) for number in range(SEQUENCES)]
     rows = [
-        Row(f"image encode, {side}x{side}", "encode", {"side": side}, "seconds", 0, encode_flops(config, side), 0),
+        encode,
         generate(f"prefill of {PROMPT_TOKENS} tokens", [unrelated(first, PROMPT_TOKENS, config)], 1),
         generate("decode of one sequence", short[:1], NEW_TOKENS),
         generate(f"decode of {SEQUENCES} sequences at once", short, NEW_TOKENS),

@@ -1,7 +1,7 @@
 """The program that measures llama.cpp, in an environment of its own, through llama-cpp-python's bindings.
 
-It imports nothing of Tessera. Each line of JSON on standard input names what to do, and is answered
-by one line of JSON on standard output. What takes the time is llama.cpp's C interface itself.
+It imports nothing of Tessera, and is asked as `run_python` is, whose `Measured` says what is meant. What takes
+the time is llama.cpp's C interface itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import resource
 import sys
 import time
 from typing import Any
@@ -19,8 +18,7 @@ import numpy as np
 from llama_cpp import mtmd_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-CONTEXT_TOKENS = 8192
-MAX_SEQUENCES = 8
+CONTEXT_TOKENS, MAX_SEQUENCES = 8192, 8  # as in run_python
 BATCH_TOKENS = 512
 # Of a picture. By default llama.cpp shrinks Pixtral's pictures to 1024 tokens, a quarter of the model's own limit.
 IMAGE_TOKENS = 4096
@@ -54,7 +52,6 @@ class LlamaCpp:
         self._num_ids = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
     def encode(self, side: int) -> dict[str, Any]:
-        """Encode one grey square picture: seconds, and its tokens without the breaks between rows."""
         picture = mtmd_cpp.mtmd_bitmap_init(side, side, (ctypes.c_uint8 * (side * side * 3))())
         chunks = mtmd_cpp.mtmd_input_chunks_init()
         marker = mtmd_cpp.mtmd_default_marker()
@@ -81,7 +78,6 @@ class LlamaCpp:
         return {"seconds": seconds, "tokens": tokens}
 
     def generate(self, prompts: list[list[int]], new_tokens: int, lookup: bool) -> dict[str, Any]:
-        """Greedy replies to all prompts at once: seconds until each has its first token, seconds of the rest, ids."""
         llama_cpp.llama_memory_clear(self._memory, True)
         start = time.perf_counter()
         replies = [[self._prefill(sequence, prompt)] for sequence, prompt in enumerate(prompts)]
@@ -144,9 +140,7 @@ def main() -> None:
     side = LlamaCpp(options.text, options.pictures, options.threads)
     for line in sys.stdin:
         request = json.loads(line)
-        reply = getattr(side, request.pop("do"))(**request)
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(reply | {"peak_bytes": peak_bytes}), flush=True)
+        print(json.dumps(getattr(side, request.pop("do"))(**request)), flush=True)
 
 
 if __name__ == "__main__":

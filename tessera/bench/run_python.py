@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ QUESTION = "What is in the picture?"
 
 
 class Measured(Protocol):
-    """What either can be asked to do."""
+    """What each side can be asked to do."""
 
     def encode(self, side: int) -> dict[str, Any]:
         """Encode one grey square picture: seconds, and its tokens without the breaks between rows."""
@@ -82,13 +83,15 @@ class Tessera:
         return self._run([Prompt(tuple(prompt)) for prompt in prompts], new_tokens, lookup)
 
     def answer(self, side: int, new_tokens: int) -> dict[str, Any]:
-        """A whole chat about one picture, from the picture on."""
+        """A whole chat about one picture, from the picture on; and the most memory that the process ever had."""
         start = time.perf_counter()
         picture = Image(PILImage.new("RGB", (side, side), "grey"))
         image = prepare(load(picture), self._model.config.vision_encoder)
         prompt = self._tokenizer.encode_chat([Message("user", (picture, QUESTION))], [image])
         self._run([prompt], new_tokens, lookup=True)
-        return {"seconds": time.perf_counter() - start, "tokens": len(prompt.ids)}
+        seconds = time.perf_counter() - start
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"seconds": seconds, "tokens": len(prompt.ids), "peak_bytes": peak_bytes}
 
     def _run(self, prompts: list[Prompt], new_tokens: int, lookup: bool) -> dict[str, Any]:
         engine = self._engines[lookup]
@@ -155,7 +158,7 @@ def grey(side: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(3, side, side, dtype=dtype)
 
 
-SIDES = {"tessera": Tessera, "transformers": Transformers}
+SIDES: dict[str, Callable[[LoadedModel], Measured]] = {"tessera": Tessera, "transformers": Transformers}
 
 
 def main() -> None:
@@ -169,9 +172,7 @@ def main() -> None:
     side = SIDES[options.program](load_model(options.model, mmproj=options.mmproj, device="cpu"))
     for line in sys.stdin:
         request = json.loads(line)
-        reply = getattr(side, request.pop("do"))(**request)
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(reply | {"peak_bytes": peak_bytes}), flush=True)
+        print(json.dumps(getattr(side, request.pop("do"))(**request)), flush=True)
 
 
 if __name__ == "__main__":

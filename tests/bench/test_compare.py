@@ -53,8 +53,10 @@ def test_ratios_are_of_neighbours_and_shares_of_the_limit() -> None:
 
 
 def test_a_side_that_says_something_else_is_not_compared() -> None:
-    row = Row("decode", "generate", {}, "decode_s", 1, 1.0, 1.0, expected=[[7]])
-    with pytest.raises(MeasurementError, match=r"theirs says \[\[8\]\] where these weights say \[\[7\]\]"):
+    row = Row("decode", "generate", {}, "decode_s", 1, 1.0, 1.0, expected={"replies": [[7]]})
+    with pytest.raises(
+        MeasurementError, match=r"replies of theirs are \[\[8\]\], and of this model they are \[\[7\]\]"
+    ):
         measure([row], [Scripted("ours", [1], [[7]]), Scripted("theirs", [1], [[8]])], 1, lambda: LIMITS, print)
 
 
@@ -72,7 +74,8 @@ def test_prompts_repeat_only_where_they_should() -> None:
 
 def test_rows_of_a_real_model_foretell_nothing() -> None:
     rows = rows_of(NANO, 1000, known=False, peer=True)
-    assert all(row.expected is None for row in rows)
+    assert rows[0].expected == {"tokens": 32 * 32}  # of a picture of 512x512
+    assert not any(row.expected for row in rows[1:])
     assert not any("repeated" in row.name for row in rows)
 
 
@@ -81,3 +84,17 @@ def test_a_program_that_ends_is_told_with_its_last_words() -> None:
     with Side("it", [sys.executable, "-c", script], 1) as side, pytest.raises(MeasurementError) as raised:
         side.ask("encode", side=16)
     assert str(raised.value) == "the program that measures it ended at 'encode' with the exit code 1: no such weights"
+
+
+def test_a_program_that_ended_before_it_was_asked_is_told_too() -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('no such weights')"]
+    asked_late = pytest.raises(MeasurementError, match="ended at 'encode' with the exit code 1: no such weights")
+    with asked_late, Side("it", command, 1) as side:
+        side._process.wait()
+        side.ask("encode", side=16)
+
+
+def test_a_program_that_answers_anything_else_is_ended() -> None:
+    command = [sys.executable, "-c", "import sys; print('a greeting', flush=True); sys.stdin.read()"]
+    with Side("it", command, 1) as side, pytest.raises(MeasurementError, match="with the exit code 0: a greeting"):
+        side.ask("encode", side=16)
