@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tessera.bench.limits import best_seconds
+from tessera.bench.peer import random_packed
 from tessera.kernels.library import WHOLE, choice, kernel
 from tessera.kernels.packed_linear import linear_twin, packed_linear
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight
@@ -21,13 +22,6 @@ TOKENS = (1, 4, 8, 16, 512)
 SUM_NUMBERS = 2**25  # 128 MiB in float32
 PEAK_ROUNDS, PEAK_PRODUCTS = 200_000, 16 * 64  # products in a round of native/peak_avx512.cpp
 DISPATCHES = 1000
-
-
-def random_weight(bits: int, rows: int, columns: int) -> PackedWeight:
-    """Random codes in the layout itself, without a matrix to pack."""
-    tiles, groups = rows // TILE_ROWS, columns // GROUP_COLUMNS
-    codes = torch.randint(0, 256, (tiles, groups, 64 * bits), dtype=torch.uint8)
-    return PackedWeight(bits, (rows, columns), codes, torch.rand(tiles, groups, TILE_ROWS).half() * 0.01)
 
 
 def int8_peak() -> float | None:
@@ -41,7 +35,7 @@ def int8_peak() -> float | None:
 
 def dispatch_s() -> float:
     """What a call costs beside its work: a product so small that it has none."""
-    inputs, weight = torch.ones(1, GROUP_COLUMNS), random_weight(4, TILE_ROWS, GROUP_COLUMNS)
+    inputs, weight = torch.ones(1, GROUP_COLUMNS), random_packed(TILE_ROWS, GROUP_COLUMNS, 4)
 
     def calls() -> None:
         for _ in range(DISPATCHES):
@@ -81,7 +75,7 @@ def main() -> None:
     numbers = torch.ones(SUM_NUMBERS)
     with torch.inference_mode():
         for bits in (4, 8):
-            layer = [random_weight(bits, *shape) for shape in LAYER]
+            layer = [random_packed(*shape, bits) for shape in LAYER]
             for tokens in TOKENS:
                 print(row(layer, tokens, numbers), flush=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tessera.errors import MissingExtraError
+from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.model.pixtral import Pixtral
@@ -35,6 +36,16 @@ def random_model(config: ModelConfig, device: str = "cpu") -> Pixtral:
         else:
             parameter.normal_(std=0.02, generator=generator)
     return model.eval()
+
+
+def random_packed(rows: int, columns: int, bits: int, device: torch.device | str = "cpu") -> PackedWeight:
+    """Random codes in the layout itself, whose values are as large as a matrix of this width needs."""
+    assert packs(rows, columns)
+    tiles, groups = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
+    codes = torch.randint(0, 256, (tiles, groups, 64 * bits), dtype=torch.uint8, device=device)
+    scale = columns**-0.5 * 3.5 / (1 << bits)  # uniform codes spread over 0.29 of their range
+    scales = torch.full((tiles, groups, TILE_ROWS), scale, dtype=torch.float16, device=device)
+    return PackedWeight(bits, (rows, columns), codes, scales)
 
 
 def peer_of(model: Pixtral) -> Any:

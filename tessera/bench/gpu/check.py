@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,20 +28,20 @@ from tessera.bench.gpu.kernels import kernel_lines
 from tessera.bench.gpu.rates import measure_rates
 from tessera.bench.gpu.sizes import FULL, TINY, Sizes
 from tessera.bench.gpu.table import Table
-from tessera.bench.gpu.weights import decoder_linears, random_packed
-from tessera.bench.peer import WIDTHS, random_model
+from tessera.bench.gpu.weights import quantize_layers
+from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer, quantize_rows
 from tessera.kernels.flash_attention import Stretches
-from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, fp8_linear, quantize_fp8
-from tessera.kernels.packed_linear import linear_twin, packed_linear
+from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.kernels.paged_attention import decode_attention, decode_attention_twin
+from tessera.kernels.quantized_weight import QuantizedWeight, quantized_linear, values_of
 from tessera.model.attention import DensePlan, attend_stretches
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.quant.linear import place
 
 SECONDS = 520  # for all; rows that have not begun by then are left out, and count as failed
+TESTS_S = 300  # for the tests, of these
 CPU = torch.device("cpu")
 GPU_TESTS = ("tests/kernels/test_triton.py", "tests/engine/test_gpu.py")
 # Distances in norm: sums in another order; rounding of each value to 8 or 11 bits of mantissa on the way
@@ -79,13 +80,7 @@ def quantized(model: Pixtral, scheme: str) -> Pixtral:
     """A copy whose layers' linears are random packed ones, or its own in 8-bit floating point."""
     model = copy.deepcopy(model)
     torch.manual_seed(5)
-    for name, linear in decoder_linears(model):
-        weight = linear.get_parameter("weight")
-        if scheme == "fp8":
-            place(model, name, Fp8Weight(*quantize_fp8(weight)))
-        else:
-            rows, columns = weight.shape
-            place(model, name, random_packed(rows, columns, int(scheme[-1]), weight.device))
+    quantize_layers(model, scheme)
     return model
 
 
@@ -94,82 +89,86 @@ def checks(config: ModelConfig, device: torch.device, sizes: Sizes) -> Iterator[
     reference = random_model(config).float()
     expected = logits_of(reference)
     for dtype, bound in BOUNDS.items():
-        name = f"logits, {str(dtype).removeprefix('torch.')}"
-        yield name, lambda dtype=dtype: distance(logits_of(copy.deepcopy(reference).to(device, dtype)), expected), bound  # type: ignore[misc]
+        yield f"logits, {_name(dtype)}", partial(_logits_distance, reference, expected, dtype, device), bound
     for scheme in ("int4", "int8", "fp8"):
         bound = FP8_BOUND if scheme == "fp8" else BOUNDS[torch.bfloat16]
-        yield f"logits, {scheme}", lambda scheme=scheme: _quantized_distance(reference, scheme, device), bound  # type: ignore[misc]
+        yield f"logits, {scheme}", partial(_quantized_distance, reference, scheme, device), bound
     yield from product_checks(config, device)
     yield from attention_checks(config, device)
     yield from engine_checks(reference, device, sizes)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _logits_distance(model: Pixtral, expected: Tensor, dtype: torch.dtype, device: torch.device) -> float:
+    return distance(logits_of(copy.deepcopy(model).to(device, dtype)), expected)
+
+
 def _quantized_distance(reference: Pixtral, scheme: str, device: torch.device) -> float:
     model = quantized(reference, scheme)
-    return distance(logits_of(copy.deepcopy(model).to(device, torch.bfloat16)), logits_of(model))
+    return _logits_distance(model, logits_of(model), torch.bfloat16, device)
 
 
 def product_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
     """Packed and fp8 products at true shapes, for each way that a number of rows takes."""
     rows, columns = config.hidden_dim, config.dim
     generator = torch.Generator().manual_seed(2)
-    for bits in (4, 8):
-        weight = random_packed(rows, columns, bits, CPU)
-        for tokens in (1, 3, 16, 64, 200):
-            inputs = torch.randn(tokens, columns, generator=generator).bfloat16()
-
-            def product(weight=weight, inputs=inputs) -> float:  # type: ignore[no-untyped-def]
-                with torch.inference_mode():
-                    found = packed_linear(inputs.to(device), weight.to(device))
-                    return distance(found, linear_twin(inputs.float(), weight))
-
-            yield f"int{bits} product, {tokens} rows", product, 1e-2
     fp8 = Fp8Weight(*quantize_fp8(torch.randn(rows, columns, generator=generator)))
-    for tokens in (1, 64):
-        inputs = torch.randn(tokens, columns, generator=generator).bfloat16()
+    for weight, counts, bound in (
+        (random_packed(rows, columns, 4), (1, 3, 16, 64, 200), 1e-2),
+        (random_packed(rows, columns, 8), (1, 3, 16, 64, 200), 1e-2),
+        (fp8, (1, 64), 5e-2),
+    ):
+        for tokens in counts:
+            inputs = torch.randn(tokens, columns, generator=generator).bfloat16()
+            yield f"{weight.scheme} product, {tokens} rows", partial(_product_distance, inputs, weight, device), bound
 
-        def product8(inputs=inputs) -> float:  # type: ignore[no-untyped-def]
-            with torch.inference_mode():
-                return distance(fp8_linear(inputs.to(device), fp8.to(device)), inputs.float() @ dequantize_fp8(fp8).T)
 
-        yield f"fp8 product, {tokens} rows", product8, 5e-2
+@torch.inference_mode()
+def _product_distance(inputs: Tensor, weight: QuantizedWeight, device: torch.device) -> float:
+    found = quantized_linear(inputs.to(device), weight.to(device))
+    return distance(found, inputs.float() @ values_of(weight).T)
 
 
 def attention_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
     """Decoding over scattered blocks, exact and in 8 bits, and stretches of prompts and pictures."""
-    heads, kv_heads, width = config.n_heads, config.n_kv_heads, config.head_dim
     for dtype in (torch.bfloat16, torch.int8):
-
-        def decode(dtype=dtype) -> float:  # type: ignore[no-untyped-def]
-            cache, twin = (_filled_cache(kv_heads, width, dtype, where) for where in (device, CPU))
-            tables = torch.randperm(40, generator=torch.Generator().manual_seed(4)).view(4, 10).int()
-            lengths = torch.tensor([1, 16, 77, 160], dtype=torch.int32)
-            queries = torch.randn(4, heads, width, generator=torch.Generator().manual_seed(5)).bfloat16()
-            with torch.inference_mode():
-                found = decode_attention(queries.to(device), cache, tables.to(device), lengths.to(device))
-                return distance(found, decode_attention_twin(queries.float(), twin, tables, lengths))
-
-        yield f"paged attention, {str(dtype).removeprefix('torch.')} cache", decode, 1e-2
+        yield f"paged attention, {_name(dtype)} cache", partial(_decode_distance, config, dtype, device), 1e-2
     for name, lengths, contexts, causal in (
         ("a chunk after its context", (5, 33), (70, 33), True),
         ("pictures", (24, 9, 100), (24, 9, 100), False),
     ):
+        yield f"attention of {name}", partial(_stretch_distance, config, lengths, contexts, causal, device), 1e-2
 
-        def stretch(lengths=lengths, contexts=contexts, causal=causal) -> float:  # type: ignore[no-untyped-def]
-            generator = torch.Generator().manual_seed(6)
-            queries = torch.randn(sum(lengths), heads, width, generator=generator).bfloat16()
-            keys, values = torch.randn(2, sum(contexts), kv_heads, width, generator=generator).bfloat16()
-            found, expected = (
-                attend_stretches(
-                    Stretches.of(lengths, contexts, where),
-                    *(each.to(where, dtype) for each in (queries, keys, values)),
-                    causal=causal,
-                )
-                for where, dtype in ((device, torch.bfloat16), (CPU, torch.float32))
-            )
-            return distance(found, expected)
 
-        yield f"attention of {name}", torch.inference_mode()(stretch), 1e-2
+@torch.inference_mode()
+def _decode_distance(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> float:
+    cache, twin = (_filled_cache(config.n_kv_heads, config.head_dim, dtype, where) for where in (device, CPU))
+    tables = torch.randperm(40, generator=torch.Generator().manual_seed(4)).view(4, 10).int()
+    lengths = torch.tensor([1, 16, 77, 160], dtype=torch.int32)
+    queries = torch.randn(4, config.n_heads, config.head_dim, generator=torch.Generator().manual_seed(5)).bfloat16()
+    found = decode_attention(queries.to(device), cache, tables.to(device), lengths.to(device))
+    return distance(found, decode_attention_twin(queries.float(), twin, tables, lengths))
+
+
+@torch.inference_mode()
+def _stretch_distance(
+    config: ModelConfig, lengths: tuple[int, ...], contexts: tuple[int, ...], causal: bool, device: torch.device
+) -> float:
+    generator = torch.Generator().manual_seed(6)
+    queries = torch.randn(sum(lengths), config.n_heads, config.head_dim, generator=generator).bfloat16()
+    keys, values = torch.randn(2, sum(contexts), config.n_kv_heads, config.head_dim, generator=generator).bfloat16()
+    found, expected = (
+        attend_stretches(
+            Stretches.of(lengths, contexts, where),
+            *(each.to(where, dtype) for each in (queries, keys, values)),
+            causal=causal,
+        )
+        for where, dtype in ((device, torch.bfloat16), (CPU, torch.float32))
+    )
+    return distance(found, expected)
 
 
 def _filled_cache(kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> CacheLayer:
@@ -236,7 +235,11 @@ def run_tests() -> bool:
         print(f"FAILED tests: {', '.join(missing) or 'the tests are not beside the package'}", flush=True)
         return True
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *GPU_TESTS]
-    return subprocess.run(command, cwd=root, check=False, timeout=300).returncode != 0
+    try:
+        return subprocess.run(command, cwd=root, check=False, timeout=TESTS_S).returncode != 0
+    except subprocess.TimeoutExpired:
+        print(f"FAILED tests: not done after {TESTS_S} s", flush=True)
+        return True
 
 
 def describe_device(device: torch.device) -> str:
@@ -250,7 +253,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run all; the exit code is 1 when a distance is out of bounds, a test fails, or a row of the table does."""
+    """Run all; the exit code is 1 when a distance is out of bounds, or a test, a kernel or a row of the table fails."""
     parser = argparse.ArgumentParser(prog="python -m tessera.bench.gpu.check", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")
@@ -274,6 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"copy {rates.copy_bytes_per_s / 1e12:.2f} TB/s, matmul {rates.matmul_flops / 1e12:.0f} TFLOP/s", flush=True)
     for line in kernel_lines(device, sizes, rates):
         print(line, flush=True)
+        failed |= "FAILED" in line
     table = Table(device, sizes, rates, deadline_s, with_peer=not options.no_peer)
     table.measure()
     return int(failed or table.failed)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tessera.bench.gpu.rates import Rates, seconds_of
 from tessera.bench.gpu.sizes import Sizes
-from tessera.bench.gpu.weights import random_fp8, random_packed
+from tessera.bench.gpu.weights import random_fp8
+from tessera.bench.peer import random_packed
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.fp8_linear import fp8_linear

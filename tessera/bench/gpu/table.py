@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -27,15 +27,13 @@ from tessera.bench.gpu.drive import (
 )
 from tessera.bench.gpu.rates import Rates, seconds_of
 from tessera.bench.gpu.sizes import Sizes
-from tessera.bench.gpu.weights import decoder_linears, random_packed
+from tessera.bench.gpu.weights import quantize_layers
 from tessera.bench.peer import peer_of, random_model
 from tessera.bench.work import encode_flops, prefill_flops, step_bytes
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import StepSize, measure_workspace
-from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.model.pixtral import Pixtral
-from tessera.quant.linear import place
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Row:
     share: float | None = None
     limit: str = ""
     theirs_s: float | None = None
-    notes: tuple[str, ...] = field(default=())
-    failed: bool = False
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         share = "" if self.share is None else f"{self.share:.0%} of {self.limit}"
@@ -73,7 +70,6 @@ class Table:
         self.device, self.sizes, self.rates, self.deadline_s = device, sizes, rates, deadline_s
         self.with_peer = with_peer
         self.failed = False
-        self.rows: list[Row] = []
 
     def add(
         self,
@@ -97,8 +93,7 @@ class Table:
         if theirs is not None and self.with_peer:
             theirs_s, peer_problem = self._try(theirs)
             notes += [] if peer_problem is None else [f"transformers failed: {peer_problem}"]
-        row = Row(name, ours_s, share, limit, theirs_s, tuple(notes), problem is not None)
-        self.rows.append(row)
+        row = Row(name, ours_s, share, limit, theirs_s, tuple(notes))
         print(row, flush=True)
         return row
 
@@ -127,8 +122,8 @@ class Table:
         self._report_workspace(model)
         print(HEADER, flush=True)
         theirs_s = self._add_bfloat16(model)
-        for name, change in (("fp8", _to_fp8), ("int4", _to_int4)):
-            self._add_quantized(model, name, change, theirs_s)
+        for scheme in ("fp8", "int4"):
+            self._add_quantized(model, scheme, theirs_s)
 
     def _report_workspace(self, model: Pixtral) -> None:
         """What an engine would keep free of the key/value cache, measured as it does at its start."""
@@ -220,28 +215,26 @@ class Table:
             print(f"that is {sizes.chats / row.ours_s:.1f} chats/s, {tokens:.0f} tokens/s; transformers ran "
                   f"{sizes.peer_chats} at once, times {share:g}", flush=True)  # fmt: skip
 
-    def _add_quantized(
-        self, model: Pixtral, name: str, change: Callable[[Pixtral], None], theirs_s: float | None
-    ) -> None:
+    def _add_quantized(self, model: Pixtral, scheme: str, theirs_s: float | None) -> None:
         sizes = self.sizes
         one = [text_prompt(sizes.prompt, 1, sizes.config)]
         prompt = [text_prompt(sizes.prefills[0], 2, sizes.config)]
         engines: list[Engine] = []
 
         def decode() -> float:
-            change(model)
+            quantize_layers(model, scheme)
             engines.append(make_engine(model, sizes, max_num_seqs=8))
             return self.decode_s(lambda new: generate(engines[0], one, new))
 
         row = self.add(
-            f"decode, one sequence, {name}",
+            f"decode, one sequence, {scheme}",
             decode,
             read_bytes=lambda: _read_bytes(model, sizes.prompt + sizes.decoded // 2),
             theirs_s=theirs_s,
         )
         if row.ours_s:
             self.add(
-                f"prefill, {sizes.prefills[0]} tokens, {name}",
+                f"prefill, {sizes.prefills[0]} tokens, {scheme}",
                 lambda: self._seconds(lambda: generate(engines[0], prompt, 1)),
                 flops=prefill_flops(sizes.config, sizes.prefills[0]),
             )
@@ -250,20 +243,3 @@ class Table:
 def _read_bytes(model: Pixtral, contexts: int) -> int:
     """Bytes that one decoding step reads: weights, and `contexts` tokens of keys and values."""
     return step_bytes(model) + contexts * kv_bytes_per_token(model.config, model.dtype)
-
-
-def _to_fp8(model: Pixtral) -> None:
-    for name, module in decoder_linears(model):
-        place(model, name, Fp8Weight(*quantize_fp8(module.get_parameter("weight"))))
-
-
-def _to_int4(model: Pixtral) -> None:
-    config = model.config
-    heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    shapes = {
-        "wq": (heads, config.dim), "wk": (kv_heads, config.dim), "wv": (kv_heads, config.dim),
-        "wo": (config.dim, heads), "w1": (config.hidden_dim, config.dim), "w2": (config.dim, config.hidden_dim),
-        "w3": (config.hidden_dim, config.dim),
-    }  # fmt: skip
-    for name, _ in decoder_linears(model):
-        place(model, name, random_packed(*shapes[name.rpartition(".")[2]], 4, model.device))
