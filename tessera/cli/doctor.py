@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,8 @@ from tessera.bench.limits import measure_limits
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
-from tessera.kernels.library import PATHS, VARIABLE, choice
+from tessera.kernels import cuda
+from tessera.kernels.library import OPENMP, PATHS, VARIABLE, choice, openmp_runtime
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
@@ -35,6 +37,12 @@ CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # that the engine computes at once by default
 LABEL, CELL = 31, 16  # characters of a table's first column and of each other: 79 in all
+TESTED_TORCH = (2, 13)  # as constraints.txt pins it
+LEGEND = (
+    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which "
+    "is bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a "
+    "CPU fp8 has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
+)
 
 
 @dataclass(frozen=True)
@@ -59,34 +67,30 @@ def run_doctor() -> None:
     limits = measure_limits()
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = available_bytes(torch.device("cpu"))
-    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s), *_cuda_devices()]
+    gpus, taken = _cuda_devices(), choice()
     for name, value in (
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-        ("processor", f"{processor_name()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        ("processor", f"{processor_name()}, {_cores()} cores for this process"),
         ("", ", ".join(_cpu_flags()) or f"none of {', '.join(SHOWN_FLAGS)}"),
         ("memory", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"),
         ("speed", str(limits)),
-        ("kernels", _kernels()),
-        ("torch", f"{torch.__version__}, {_threads()}"),
+        ("kernels", f"{taken.path}: {taken.reason} (there are {', '.join(PATHS)}; {VARIABLE} chooses)"),
+        ("threads", _threads()),
+        ("torch", torch.__version__),
         *[
             ("gpu", f"{each.name}, {each.free_bytes / 1e9:.1f} GB free, {each.bytes_per_s / 1e9:.0f} GB/s")
-            for each in devices[1:]
+            for each in gpus
         ],
-        *([("gpu", "none that torch sees")] if len(devices) == 1 else []),
+        *([] if gpus else [("gpu", "none that torch sees")]),
+        *[("slower", reason) for reason in slowdowns(taken.path, torch.__version__, _without_kernels())],
     ):
-        print(f"{name:<11}" + fill(value, 68, subsequent_indent=" " * 11))
+        print(fill(f"{name:<11}{value}", 79, subsequent_indent=" " * 11))
+    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s), *gpus]
     for device in devices:
         print()
         print(fill(LEGEND.format(device.name), 79))
         for name, config in FAMILY.items():
             print("\n" + "\n".join(table(name, config, device)))
-
-
-LEGEND = (
-    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which "
-    "is bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a "
-    "CPU fp8 has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
-)
 
 
 def table(name: str, config: ModelConfig, device: Device) -> list[str]:
@@ -134,18 +138,36 @@ def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
     return work + picture + (CUDA_BYTES if kind == "cuda" else 0)
 
 
-def _kernels() -> str:
-    """Which path is taken, and why no better one."""
-    taken = choice()
-    slow = taken.path == PATHS[0]
-    cost = "; so weights of 4 and 8 bits are dequantized for every product, many times slower" if slow else ""
-    return f"{taken.path} (there are {', '.join(PATHS)}; {VARIABLE} chooses): {taken.reason}{cost}"
+def slowdowns(path: str, torch_version: str, without_kernels: Mapping[str, str]) -> list[str]:
+    """What makes this machine slower than it could be, a line each; of GPUs `without_kernels`, by name, why."""
+    found = []
+    if path == "torch":
+        found.append("many times with weights of 4 and 8 bits: without kernels they are dequantized for every product")
+    elif PATHS.index(path) < PATHS.index("avx512_bf16"):
+        found.append(f"on pictures and long prompts in bfloat16: {path} has no kernel of its own for their attention")
+    if tuple(map(int, torch_version.split(".")[:2])) < TESTED_TORCH:
+        tested = ".".join(map(str, TESTED_TORCH))
+        found.append(f"perhaps in torch's own products: torch is older than {tested}, which was tested and measured")
+    found += [f"on {name}, where torch computes without kernels: {reason}" for name, reason in without_kernels.items()]
+    return found
+
+
+def _without_kernels() -> dict[str, str]:
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return {str(device): reason for device in devices if (reason := cuda.why_not(device))}
 
 
 def _threads() -> str:
     wanted = os.environ.get("OMP_NUM_THREADS")
     origin = "one a core" if wanted is None else f"as OMP_NUM_THREADS={wanted} says"
-    return f"{torch.get_num_threads()} threads, {origin}"
+    runtime = openmp_runtime()
+    name = f"none of {', '.join(OPENMP)}" if runtime is None else Path(runtime).name
+    return f"{torch.get_num_threads()}, {origin}; their OpenMP runtime is {name}"
+
+
+def _cores() -> int:
+    # Not every system tells which of its cores a process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cuda_devices() -> list[Device]:

@@ -25,6 +25,7 @@ from tessera.kernels.build import LIBRARY, BuildError, find_compiler, sources_di
 
 VARIABLE = "TESSERA_KERNELS"
 PATHS = ("torch", "avx2", "avx512", "avx512_bf16", "amx")
+OPENMP = ("libgomp", "libiomp5", "libomp")  # runtimes with the entry points that native/parallel.h calls
 REBUILD = "run `python -m tessera.kernels.build`"
 
 # The types of C arguments that kernels take.
@@ -98,9 +99,9 @@ def _kernel(name: str, arguments: tuple[Any, ...]) -> Callable[..., int] | None:
 def _load() -> _Library:
     if not LIBRARY.exists():
         return _Library(None, "torch", f"{LIBRARY.name} was not built: {_way_to_build()}")
-    runtime = _openmp_runtime()
+    runtime = openmp_runtime()
     if runtime is None:
-        return _Library(None, "torch", "torch runs its threads by no OpenMP runtime that the kernels know")
+        return _Library(None, "torch", f"torch runs its threads by none of {', '.join(OPENMP)}")
     ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
     try:
         handle = ctypes.CDLL(str(LIBRARY))
@@ -134,9 +135,9 @@ def _way_to_build() -> str:
     return REBUILD
 
 
-def _openmp_runtime() -> str | None:
-    """The file of the OpenMP runtime in this process; importing torch has brought it."""
-    mapped = Path("/proc/self/maps").read_text().splitlines()
+def openmp_runtime() -> str | None:
+    """The file of the OpenMP runtime in this process, if it is one of OPENMP; importing torch has brought it."""
+    maps = Path("/proc/self/maps")
+    mapped = maps.read_text().splitlines() if maps.exists() else []
     files = {line[line.index("/") :] for line in mapped if "/" in line}
-    names = ("libgomp", "libiomp5", "libomp")
-    return next((file for name in names for file in sorted(files) if Path(file).name.startswith(name)), None)
+    return next((file for name in OPENMP for file in sorted(files) if Path(file).name.startswith(name)), None)

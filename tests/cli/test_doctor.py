@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tessera.bench.limits import Limits
 from tessera.bench.random_weights import widths, write_random
-from tessera.cli.doctor import FAMILY, Device, beside_bytes, cell, table, weights_of
-from tessera.cli.doctor import _kernels as kernels
+from tessera.cli import doctor
+from tessera.cli.doctor import (
+    FAMILY,
+    TESTED_TORCH,
+    Device,
+    beside_bytes,
+    cell,
+    run_doctor,
+    slowdowns,
+    table,
+    weights_of,
+)
 from tessera.kernels.library import PATHS
 from tessera.model.family import PIXTRAL_12B
 from tests.weights.test_configs import FAMILY as PUBLISHED
@@ -67,8 +79,25 @@ def test_tables_fit_a_terminal_and_columns_stay_apart(free: int) -> None:
             assert line[31] == line[47] == line[63] == " "
 
 
-def test_the_kernels_in_use_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_in_use_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("TESSERA_KERNELS", "torch")
-    assert "TESSERA_KERNELS=torch asks for it" in kernels()
-    assert "dequantized for every product" in kernels()
-    assert all(path in kernels() for path in PATHS)
+    monkeypatch.setattr(doctor, "measure_limits", lambda: Limits(1e10, 1e12))
+    monkeypatch.setattr(doctor, "openmp_runtime", lambda: None)
+    run_doctor()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"TESSERA_KERNELS=torch asks for it (there are {', '.join(PATHS)}; " in said
+    assert "dequantized for every product" in said
+    assert "their OpenMP runtime is none of libgomp, libiomp5, libomp" in said
+
+
+def test_what_makes_it_slower_is_said_in_a_line_each() -> None:
+    assert slowdowns("amx", "2.13.0+cpu", {}) == slowdowns("avx512_bf16", "3.0.1", {}) == []
+    avx2, old, gpu = slowdowns("avx2", "2.11.0", {"cuda:0": "Triton is not installed"})
+    assert "bfloat16: avx2 has no kernel of its own" in avx2
+    assert "torch is older than 2.13" in old
+    assert gpu == "on cuda:0, where torch computes without kernels: Triton is not installed"
+
+
+def test_the_tested_torch_is_the_pinned_one() -> None:
+    pinned = (Path(__file__).parents[2] / "constraints.txt").read_text().strip()
+    assert pinned.startswith(f"torch=={TESTED_TORCH[0]}.{TESTED_TORCH[1]}.")
