@@ -28,7 +28,7 @@ def run_quantize(
         if calibrate is None and options.bits == "4":
             print("rounded without examples; `--calibrate FOLDER` halves the errors of outputs", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
-        print(f"{before / 1e9:.2f} GB became {after / 1e9:.2f} GB", file=sys.stderr)
+        print(f"{before / 1e9:.3g} GB became {after / 1e9:.3g} GB", file=sys.stderr)
     print(destination)
 
 

@@ -67,7 +67,10 @@ def read_examples(folder: Path, tokenizer: Tokenizer, vision: VisionConfig) -> E
 
 
 def _labelled(folder: Path) -> list[Sequence[Message]]:
-    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{folder / LABELS} is not UTF-8 (byte {error.start}); convert it.") from error
     return [_messages(folder, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

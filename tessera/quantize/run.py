@@ -53,7 +53,6 @@ class Step:
 class _Original:
     """The model that is quantized."""
 
-    folder: Path
     config: ModelConfig
     sources: Mapping[str, Source]
     dtype: torch.dtype  # that calibration computes in
@@ -90,7 +89,7 @@ def quantize(
     if checkpoint.is_quantized:
         raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
     target = target_device(device)
-    original = _Original(source, config, sources, compute_dtype("auto", checkpoint, target), target)
+    original = _Original(config, sources, compute_dtype("auto", checkpoint, target), target)
     tokenizer = checkpoint.tokenizer_file
     examples = None
     if calibrate is not None:

@@ -74,6 +74,12 @@ def test_a_wrong_line_is_named(line: str, folder: Path, tokenizer: Tokenizer) ->
         examples.read_examples(folder, tokenizer, VISION)
 
 
+def test_labels_in_another_encoding_are_named(folder: Path, tokenizer: Tokenizer) -> None:
+    (folder / "labels.jsonl").write_bytes('{"image": "b.png", "question": "Café?"}'.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"labels\.jsonl is not UTF-8 \(byte 35\); convert it"):
+        examples.read_examples(folder, tokenizer, VISION)
+
+
 def test_what_is_not_there_is_named(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent is not a folder"):
         examples.read_examples(tmp_path / "absent", tokenizer, VISION)
