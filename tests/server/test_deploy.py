@@ -187,6 +187,7 @@ def test_the_dockerfile_is_careful() -> None:
     assert "safetensors" not in instructions  # no weights but those in the wheel
     copied = {name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for name in line.split()}
     assert all((ROOT / name).exists() for name in copied), copied
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "tessera"} <= copied  # what a wheel is built of
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == copied
 
