@@ -32,6 +32,7 @@ from PIL import Image as PILImage
 import tessera
 from tessera.bench.load import Load, Reply, drive
 from tessera.chat import SamplingParams
+from tessera.errors import MeasurementError
 from tessera.llm import LLM
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
@@ -53,6 +54,8 @@ class Served:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         while not self._server.started:
+            if not self._thread.is_alive():
+                raise MeasurementError("the server ended before it had begun; its last words are above.")
             time.sleep(0.01)
         self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
 
@@ -154,9 +157,11 @@ class Client:
 def started() -> Iterator[Client]:
     llm = LLM("nano", max_num_seqs=32, max_queued_requests=1024)
     served = Served(llm, Settings(access_log=False, max_num_queued_reqs=1024))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        yield Client(llm, served, process)
-    served.close()
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            yield Client(llm, served, process)
+    finally:
+        served.close()
 
 
 def report_load(client: Client, bodies: Bodies, count: int) -> None:
