@@ -1,4 +1,5 @@
-# Everything runs in .venv, which the first target that needs it makes.
+# Everything runs in .venv, which the first target that needs it makes. With PIP_EXTRA_INDEX_URL set to PyTorch's index
+# of CPU builds that takes hundreds of megabytes, else on Linux gigabytes of CUDA libraries.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := tessera/nano/demo
