@@ -23,7 +23,7 @@ NUMBERS_PER_THREAD = 2**15
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight along the last dimension; a new tensor of the same dtype."""
-    name = _name("rms_norm", x_TD, weight_D)
+    name = _name("rms_norm", x_TD, weight_D) if weight_D.shape == x_TD.shape[-1:] else None
     function = name and kernel(name, ADDRESS, WHOLE, ADDRESS, ADDRESS, WHOLE, WHOLE, REAL, WHOLE)
     if not function:
         return rms_norm_twin(x_TD, weight_D, eps)
@@ -42,12 +42,14 @@ def rms_norm_twin(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 def silu_gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up; the result may take the gate's memory, which must not be read afterwards."""
-    name = _name("silu_gate", gate_TF, up_TF) if gate_TF.shape == up_TF.shape and gate_TF.is_contiguous() else None
-    function = name and kernel(name, ADDRESS, WHOLE, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
-    if cuda.serves(gate_TF) and gate_TF.is_contiguous() and up_TF.is_contiguous():
+    if gate_TF.shape != up_TF.shape or not gate_TF.is_contiguous():
+        return silu_gate_twin(gate_TF, up_TF)
+    if cuda.serves(gate_TF) and up_TF.is_contiguous():
         from tessera.kernels import triton_elementwise
 
         return triton_elementwise.silu_gate(gate_TF, up_TF)
+    name = _name("silu_gate", gate_TF, up_TF)
+    function = name and kernel(name, ADDRESS, WHOLE, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
     if not function:
         return silu_gate_twin(gate_TF, up_TF)
     width = gate_TF.shape[-1]
@@ -66,15 +68,18 @@ def rotate(x_TNK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     x may be a view into something wider, such as the queries' part of a joint projection; cosines and
     sines are float32 and hold K/2 values for each token.
     """
-    name = _name("rotate", x_TNK)
-    function = name and kernel(name, ADDRESS, WHOLE, WHOLE, ADDRESS, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
-    if cuda.serves(x_TNK) and x_TNK.stride(-1) == 1:
+    (tokens, heads, width), (token_stride, head_stride, step) = x_TNK.shape, x_TNK.stride()
+    whole = cos_TK.shape == sin_TK.shape and (len(cos_TK), 2 * cos_TK.shape[1]) == (tokens, width)
+    if not whole or not cos_TK.dtype == sin_TK.dtype == torch.float32:
+        return rotate_twin(x_TNK, cos_TK, sin_TK)
+    if cuda.serves(x_TNK) and step == 1:
         from tessera.kernels import triton_elementwise
 
         return triton_elementwise.rotate(x_TNK, cos_TK.contiguous(), sin_TK.contiguous())
+    name = _name("rotate", x_TNK)
+    function = name and kernel(name, ADDRESS, WHOLE, WHOLE, ADDRESS, ADDRESS, WHOLE, WHOLE, WHOLE, WHOLE)
     if not function:
         return rotate_twin(x_TNK, cos_TK, sin_TK)
-    (tokens, heads, width), (token_stride, head_stride, _) = x_TNK.shape, x_TNK.stride()
     cos_TK, sin_TK = cos_TK.contiguous(), sin_TK.contiguous()
     function(
         x_TNK.data_ptr(), token_stride, head_stride, cos_TK.data_ptr(), sin_TK.data_ptr(),

@@ -69,7 +69,10 @@ def dequantize_fp8(weight: Fp8Weight, dtype: torch.dtype = torch.float32) -> Ten
 
 def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
-    if _multiplies_fp8(weight):
+    if inputs_TK.shape[1] != weight.shape[1]:
+        raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
+    records = torch.is_grad_enabled() and inputs_TK.requires_grad  # the GPU's product has no gradient
+    if _multiplies_fp8(weight) and not records:
         if len(inputs_TK) <= MAX_KERNEL_ROWS and cuda.serves(inputs_TK):
             from tessera.kernels import triton_fp8_linear
 

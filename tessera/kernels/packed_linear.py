@@ -50,7 +50,7 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
-    if cuda.serves(inputs_TK):
+    if cuda.serves(inputs_TK) and _is_whole(weight):
         from tessera.kernels import triton_packed_linear
 
         return triton_packed_linear.packed_linear(inputs_TK, weight)
@@ -59,12 +59,12 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
-    """Kernels compute on the CPU, know no gradients, and read the layout as it is, not a view that skips groups."""
+    """Whether the C++ kernels may compute this: on the CPU, without gradients."""
     if torch.is_grad_enabled() and inputs_TK.requires_grad:
         return False
     if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
         return False
-    return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
+    return _is_whole(weight)
 
 
 def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
@@ -81,6 +81,11 @@ def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
         tokens, columns = inputs_TK.shape
         raise MemoryError(f"no memory for the 8-bit inputs of {tokens} tokens of {columns} columns; use smaller chunks")
     return out_TN
+
+
+def _is_whole(weight: PackedWeight) -> bool:
+    """Whether the parts lie as kernels read them: a view that skips groups does not."""
+    return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
 
 
 def _parts(weight: PackedWeight) -> tuple[Tensor | None, ...]:

@@ -60,7 +60,7 @@ class PackedWeight:
                 raise ValueError(f"{name} of a packed weight {self.shape} is {found}, not {wanted[name]}")
         supers_match = (self.super_minimums is None) == (self.super_scales is None or self.minimums is None)
         whole_supers = self.super_scales is None or groups % SUPER_GROUPS == 0
-        if self.bits not in (4, 8) or columns % GROUP_COLUMNS or not (supers_match and whole_supers):
+        if self.bits not in (4, 8) or not (packs(rows, columns) and supers_match and whole_supers):
             raise ValueError(f"a packed weight {self.shape} of {self.bits} bits lacks parts that the layout wants")
 
     @property

@@ -82,6 +82,8 @@ def fp8_linear(inputs_TK: Tensor, values_NK: Tensor, scales_N: Tensor) -> Tensor
     inputs_TK = inputs_TK.contiguous()
     tokens, (rows, columns) = len(inputs_TK), values_NK.shape
     out_TN = torch.empty(tokens, rows, dtype=inputs_TK.dtype, device=inputs_TK.device)
+    if not tokens:  # the head's, in a step that ends no prompt
+        return out_TN
     operands = inputs_TK, values_NK, scales_N, out_TN, tokens, rows, columns
     padded = triton.next_power_of_2(tokens)
     if tokens <= MAX_VECTOR_ROWS:

@@ -203,6 +203,8 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     tokens, rows = len(inputs_TK), weight.shape[0]
     tiles, groups, _ = weight.codes.shape
     out_TN = torch.empty(tokens, rows, dtype=inputs_TK.dtype, device=inputs_TK.device)
+    if not tokens:  # the head's, in a step that ends no prompt
+        return out_TN
     if tokens <= MAX_VECTOR_ROWS:
         _vector_product[(tiles,)](
             inputs_TK,

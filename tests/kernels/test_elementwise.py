@@ -73,6 +73,16 @@ def test_rotation_gives_the_bits_of_its_twin(tokens: int, heads: int, width: int
         assert torch.equal(joint, others), "memory beside the view was written"
 
 
+def test_what_does_not_fit_is_the_twins() -> None:
+    """Kernels read from bare addresses: a weight of another width is refused, other angles are the twin's."""
+    x = numbers(3, 8)
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        elementwise.rms_norm(x, numbers(16), 1e-5)
+    heads, angles = x.unflatten(-1, (2, 4)), numbers(1, 2).double()
+    for cos, sin in ((angles.cos(), angles.sin()), (angles.float().cos(), angles.float().sin())):
+        assert torch.equal(elementwise.rotate(heads.clone(), cos, sin), elementwise.rotate_twin(heads, cos, sin))
+
+
 def test_autograd_takes_the_twins() -> None:
     x, weight = numbers(3, 8).requires_grad_(), numbers(8, seed=1)
     normed = elementwise.rms_norm(x, weight, 1e-5)

@@ -44,6 +44,11 @@ def test_a_linear_multiplies_with_what_is_stored(dtype: torch.dtype, rows: int) 
     assert model.to(torch.device("cpu"))[0].quantized.nbytes == rows * (64 + 4)
 
 
+def test_inputs_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="inputs of 32 columns do not fit a weight of 64 columns"):
+        fp8_linear(torch.zeros(1, 32), random_weight(16, 64)[1])
+
+
 def test_products_of_two_8_bit_sides_agree() -> None:
     """torch has the GPU's product for CPUs too: inputs that 8 bits hold exactly lose only the output's rounding."""
     _, weight = random_weight(32, 64)

@@ -167,4 +167,6 @@ def test_parts_of_a_wrong_size_are_refused() -> None:
     with pytest.raises(ValueError, match="scales of a packed weight"):
         dataclasses.replace(weight, scales=weight.scales[:, :-1])
     with pytest.raises(ValueError, match="lacks parts"):
+        weight.groups(0, 0)
+    with pytest.raises(ValueError, match="lacks parts"):
         dataclasses.replace(random_weight(4, 37, 256, "super"), super_minimums=None)
