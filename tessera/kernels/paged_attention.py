@@ -22,7 +22,7 @@ from torch import Tensor
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
-from tessera.kernels.panel_attention import ARGUMENTS, panel_attention, prefers_panels
+from tessera.kernels.panel_attention import has_panel_kernel, panel_attention, prefers_panels
 
 GATHERED_BYTES = 2**26  # of keys and values copied for the panel kernel at a time; one head of any context at least
 PANEL_TOKENS = 4096  # of context: 16 MiB of keys and values at Pixtral's heads in bfloat16
@@ -31,7 +31,9 @@ PANEL_ROWS = 512  # of queries: their scores against a panel, 4 MB in bfloat16, 
 MOST_FEW_TOKENS = 8  # of one sequence; with more, products of matrices are faster
 SPLIT_TOKENS = 256  # of context for one task of the kernel; doubled until a sequence has at most MOST_SPLITS of them
 MOST_SPLITS = 32
-_WIDEST, _WIDTH_STEP, _PAIRED_STEP, _STATE_NUMBERS = 256, 8, 32, 16  # as in native/paged_attention.h
+# As in native/paged_attention.h.
+_WIDEST, _WIDTH_STEP, _PAIRED_STEP, _STATE_NUMBERS = 256, 8, 32, 16
+_BLOCK_TOKENS = (16, 32)  # whole vectors, at most MAX_BLOCK, and whole in SPLIT_TOKENS
 _STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
@@ -70,7 +72,7 @@ class _Call(ctypes.Structure):
 
 
 class FewTokens:
-    """A step's chunks of few tokens, laid out for the kernel once and attended in every layer."""
+    """A step's chunks of few tokens, in the order of their rows, laid out once and attended in every layer."""
 
     def __init__(self, chunks: Sequence[PagedChunk], block_tokens: int) -> None:
         chunks = [part for chunk in chunks for part in _alike(chunk, block_tokens)]
@@ -125,20 +127,23 @@ def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | N
     """The kernel for queries of this dtype: products of pairs in bfloat16 where they lose nothing but the weights'."""
     stored, width = cache.keys_BSMK.dtype, cache.keys_BSMK.shape[-1]
     if dtype == torch.bfloat16 and stored in (torch.bfloat16, torch.int8) and width % _PAIRED_STEP == 0:
-        paired = kernel("tessera_paged_attention_paired", ADDRESS, WHOLE, WHOLE)
+        paired = kernel("paged_attention_paired", ADDRESS, WHOLE, WHOLE)
         if paired is not None:
             return paired
-    return kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE)
+    return kernel("paged_attention", ADDRESS, WHOLE, WHOLE)
 
 
 def has_kernel(cache: CacheLayer) -> bool:
-    """Whether `FewTokens` may be used here: a compiled kernel, on a CPU, for a width that it knows."""
-    width = cache.keys_BSMK.shape[-1]
+    """Whether `FewTokens` may be used here: a compiled kernel, and on a CPU a whole cache of a shape that it knows."""
+    _, block_tokens, _, width = cache.keys_BSMK.shape
     return (
-        cache.keys_BSMK.device.type == "cpu"
+        cache.keys_BSMK.is_cpu
+        and cache.keys_BSMK.dtype in _STORED
+        and cache.keys_BSMK.is_contiguous()
+        and block_tokens in _BLOCK_TOKENS
         and width % _WIDTH_STEP == 0
         and width <= _WIDEST
-        and kernel("tessera_paged_attention", ADDRESS, WHOLE, WHOLE) is not None
+        and kernel("paged_attention", ADDRESS, WHOLE, WHOLE) is not None
     )
 
 
@@ -157,7 +162,7 @@ def _split_tokens(context: int) -> int:
 
 def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
     """Causal attention (T, N, K) of the last T of the `context` tokens in `blocks`: many tokens, a long context."""
-    if not prefers_panels(queries_TNK) or kernel("tessera_panel_attention", *ARGUMENTS) is None:
+    if not (prefers_panels(queries_TNK) and has_panel_kernel(queries_TNK)):
         return paged_attention_twin(queries_TNK, cache, blocks, context)
     kv_heads, width = cache.keys_BSMK.shape[2:]
     slots, out_TNK = cache.slots(blocks, context), torch.empty_like(queries_TNK)

@@ -35,11 +35,18 @@ def _torch_prefers_panels() -> bool:
 
 def prefers_panels(queries_TNK: Tensor) -> bool:
     """Whether `panel_attention` is the faster one for these queries on this machine."""
-    if queries_TNK.device.type != "cpu" or queries_TNK.dtype != torch.bfloat16 or torch.is_grad_enabled():
+    if not queries_TNK.is_cpu or queries_TNK.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return False
-    if _has_kernel(queries_TNK):
+    if has_panel_kernel(queries_TNK):
         return len(queries_TNK) >= PANEL
     return len(queries_TNK) >= SHORTEST_TOKENS and _torch_prefers_panels()
+
+
+def has_panel_kernel(queries_TNK: Tensor) -> bool:
+    """Whether `panel_attention` computes these queries by the C++ kernel, and not in torch."""
+    width = queries_TNK.shape[-1]
+    fits = queries_TNK.dtype == torch.bfloat16 and queries_TNK.is_cpu and width <= MAX_WIDTH and width % 2 == 0
+    return fits and kernel("panel_attention", *ARGUMENTS) is not None
 
 
 def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
@@ -47,7 +54,7 @@ def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *
 
     Query t of T sees all L keys, or with `causal` the first L - T + t + 1 of them.
     """
-    if queries_TNK.dtype != torch.bfloat16 or not _has_kernel(queries_TNK):
+    if not has_panel_kernel(queries_TNK):
         return panel_attention_torch(queries_TNK, keys_LMK, values_LMK, causal=causal)
     context, kv_heads, width = keys_LMK.shape
     group = queries_TNK.shape[1] // kv_heads
@@ -88,11 +95,6 @@ def panel_attention_torch(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Ten
                 scores[:, seen - (stop - start) :] += _future(stop - start, scores)
             out_TNK[start:stop, head] = scores.softmax(dim=-1) @ values_LK[:seen]
     return out_TNK
-
-
-def _has_kernel(queries_TNK: Tensor) -> bool:
-    width = queries_TNK.shape[-1]
-    return width <= MAX_WIDTH and width % 2 == 0 and kernel("panel_attention", *ARGUMENTS) is not None
 
 
 def _attend(

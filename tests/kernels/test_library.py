@@ -77,6 +77,16 @@ def test_paths_are_forced_by_name_and_refused_by_name() -> None:
     assert kernel("no_such_kernel") is None
 
 
+def test_every_kernel_that_is_asked_for_is_there() -> None:
+    """A kernel that is missing is computed by its twin, so a name spelled wrong would only be slow."""
+    sources = "".join(path.read_text() for path in build.SOURCES.iterdir() if path.suffix in (".h", ".cpp"))
+    defined = {re.sub("_+$", "", name) for name in re.findall(r"EXPORT int (\w+?)_(?:##|avx|amx)", sources)}
+    modules = [path.read_text() for path in (REPOSITORY / "tessera").rglob("*.py")]
+    asked = {name for text in modules for name in re.findall(r'\b(?:kernel|_name)\("([a-z]\w*)"', text)}
+    assert len(asked) >= 9
+    assert asked <= defined
+
+
 def test_the_environment_chooses_torch() -> None:
     done = python("-c", SHOW + PRODUCT, TESSERA_KERNELS="torch")
     assert done.stdout.split("\n") == ["torch|TESSERA_KERNELS=torch asks for it", "True", ""], done.stderr

@@ -79,7 +79,7 @@ struct Lanes {
 
 #include "paged_attention.h"
 
-EXPORT int tessera_paged_attention_avx2(const Call *call, int64_t stored, int64_t threads) {
+EXPORT int paged_attention_avx2(const Call *call, int64_t stored, int64_t threads) {
   const int count = static_cast<int>(threads);
   if (stored == FLOAT32) return attend<Plain, float>(*call, count);
   if (stored == BFLOAT16) return attend<Plain, Lanes::Bfloat16>(*call, count);
