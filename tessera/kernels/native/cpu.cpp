@@ -16,8 +16,6 @@ constexpr uint64_t AVX_STATE = 0x6, AVX512_STATE = 0xe6, AMX_STATE = 0x60000;
 
 } // namespace
 
-
-
 // The highest of 0 (none), 1 AVX2, 2 AVX512-VNNI, 3 with bfloat16, 4 AMX. Each holds all below it. A system that
 // does not save a register when it switches threads has it switched off, whatever the processor can.
 EXPORT int tessera_cpu_level() {

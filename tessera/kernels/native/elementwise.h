@@ -75,12 +75,6 @@ inline Pairs turned(Pairs x, Floats cos, Floats sin) {
   return {x.even * cos - x.odd * sin, x.even * sin + x.odd * cos};
 }
 
-inline Pairs load_pairs(const bfloat16 *from) {
-  Words words;
-  memcpy(&words, from, sizeof(words));
-  return {reinterpret<Floats>(words << 16), reinterpret<Floats>(words & 0xffff0000u)};
-}
-
 inline void store_pairs(bfloat16 *to, Pairs pairs) {
   const Words words = (round_to_bfloat16(pairs.even) >> 16) | (round_to_bfloat16(pairs.odd) & 0xffff0000u);
   memcpy(to, &words, sizeof(words));
@@ -123,20 +117,19 @@ void rotate(Number *x, int64_t token_stride, int64_t head_stride, const float *c
 } // namespace
 
 #define TESSERA_ELEMENTWISE(path, suffix, Number)                                                                    \
-  EXPORT int rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight,             \
-                                                Number *out, int64_t rows, int64_t width, float eps,                 \
-                                                int64_t threads) {                                                   \
+  EXPORT int rms_norm_##suffix##_##path(const Number *x, int64_t x_stride, const Number *weight, Number *out,        \
+                                        int64_t rows, int64_t width, float eps, int64_t threads) {                   \
     rms_norm(x, x_stride, weight, out, rows, width, eps, static_cast<int>(threads));                                 \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up,                \
-                                                 int64_t up_stride, int64_t rows, int64_t width, int64_t threads) {  \
+  EXPORT int silu_gate_##suffix##_##path(Number *gate, int64_t gate_stride, const Number *up, int64_t up_stride,     \
+                                         int64_t rows, int64_t width, int64_t threads) {                             \
     silu_gate(gate, gate_stride, up, up_stride, rows, width, static_cast<int>(threads));                             \
     return 0;                                                                                                        \
   }                                                                                                                  \
-  EXPORT int rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride,                  \
-                                              const float *cos, const float *sin, int64_t tokens, int64_t heads,     \
-                                              int64_t pairs, int64_t threads) {                                      \
+  EXPORT int rotate_##suffix##_##path(Number *x, int64_t token_stride, int64_t head_stride, const float *cos,        \
+                                      const float *sin, int64_t tokens, int64_t heads, int64_t pairs,                \
+                                      int64_t threads) {                                                             \
     rotate(x, token_stride, head_stride, cos, sin, tokens, heads, pairs, static_cast<int>(threads));                 \
     return 0;                                                                                                        \
   }

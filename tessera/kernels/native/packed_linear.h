@@ -6,19 +6,18 @@
 // Tokens are blocked so that a block's codes stay in the second-level cache while all tiles pass by.
 #pragma once
 
+#include "packed_weight.h"
 #include "parallel.h"
 
 #include <algorithm>
 #include <atomic>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <immintrin.h>
 #include <utility>
 
 namespace {
 
-constexpr int TILE_ROWS = 16, GROUP = 32, SUPER_GROUPS = 8, PANEL_TOKENS = 16;
+constexpr int PANEL_TOKENS = 16;
 constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual second-level cache
 // Of weight codes that a thread takes at a time: read once, long stretches; read for panel after panel, what stays in
 // the second-level cache. At least so many for each thread, lest one wait for the other.
@@ -27,15 +26,6 @@ constexpr int64_t ALONE_CELLS = 1024;      // groups of inputs that are rounded 
 constexpr int64_t CHUNK_TILES = 32;        // at most: so many tiles' outputs are kept until they are written
 
 enum DType { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
-
-struct Weight {
-  const uint8_t *codes, *scales, *minimums;
-  const uint16_t *super_scales, *super_minimums;
-  int64_t bits, rows, columns;
-
-  int64_t groups() const { return columns / GROUP; }
-  int64_t tiles() const { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
-};
 
 struct Rows { // the inputs or the outputs
   void *start;

@@ -14,12 +14,6 @@ constexpr int64_t PAGE_BYTES = 4 << 10;
 constexpr int PAGE_LINES = 4; // of the next page that are fetched early
 constexpr int64_t PREFETCH_INPUTS = 1 << 10; // ahead in the inputs, which many tokens keep in the second-level cache
 
-__m512 halves(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))); }
-
-__m512 multipliers(const uint8_t *from) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
-}
-
 // Scales (or minimums) of one group of a tile.
 template <bool SUPER> __m512 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile, int64_t groups,
                                           int64_t group) {

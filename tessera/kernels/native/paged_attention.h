@@ -6,14 +6,12 @@
 // pass merges the splits. Where the cuts are depends on the context alone, so neither the number of threads nor the
 // other sequences change a result. The heads of a token lie side by side, and all are attended before the next block:
 // memory is read once and in order. Scores are kept times log2(e), since powers of two are cheap.
-//
-// A file for one processor defines `Lanes`, its vectors, and includes this. Everything here is local to that file.
 #pragma once
 
 #include <cmath>
-#include <cstdint>
 
 #include "parallel.h"
+#include "vector.h"
 
 namespace {
 
@@ -42,26 +40,92 @@ struct Call {
 
 enum State { HIGHEST, TOTAL, ROOM = 16 }; // after the sums of a row of `partial`; 16 keep the rows aligned alike
 
-constexpr int LINE = 64, TOKENS = 4, ROWS = Lanes::ROWS, W = Lanes::WIDTH, MAX_BLOCK = 32;
-using F = Lanes::F;
+constexpr int LINE = 64, TOKENS = 4, MAX_BLOCK = 32, MAX_WIDTH = 256;
+
+#ifdef __AVX512F__
+constexpr int ROWS = 4; // ROWS * TOKENS sums stay in registers
+
+inline __m256i half_of(const void *from) {
+  return _mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i *>(from)));
+}
+inline Floats load_half(const float *from) { return _mm512_maskz_loadu_ps(0xff, from); }
+inline Floats load_half(const bfloat16 *from) {
+  return reinterpret<Floats>(widen(reinterpret<Halves>(half_of(from))));
+}
+inline Floats load_half(const float16 *from) { return _mm512_cvtph_ps(half_of(from)); }
+inline Floats load_half(const int8_t *from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+}
+inline void store_half(float *to, Floats value) { _mm512_mask_storeu_ps(to, 0xff, value); }
+
+// 2^x for whole numbers from -127 (which gives 0) to 0.
+inline Floats power_of_two(Floats x) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+}
+
+// Each vector's lanes added up, in a tree: 4 rows of 4 tokens to 16 numbers.
+inline void add_up(const Floats (&sums)[ROWS][TOKENS], float (&scores)[ROWS][MAX_BLOCK], int64_t token) {
+  Floats rows[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    const Floats *s = sums[r];
+    const Floats ab = _mm512_unpacklo_ps(s[0], s[1]) + _mm512_unpackhi_ps(s[0], s[1]);
+    const Floats cd = _mm512_unpacklo_ps(s[2], s[3]) + _mm512_unpackhi_ps(s[2], s[3]);
+    rows[r] = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+  }
+  const Floats ab = _mm512_shuffle_f32x4(rows[0], rows[1], 0x88) + _mm512_shuffle_f32x4(rows[0], rows[1], 0xdd);
+  const Floats cd = _mm512_shuffle_f32x4(rows[2], rows[3], 0x88) + _mm512_shuffle_f32x4(rows[2], rows[3], 0xdd);
+  const Floats all = _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+  _mm_storeu_ps(scores[0] + token, _mm512_extractf32x4_ps(all, 0));
+  _mm_storeu_ps(scores[1] + token, _mm512_extractf32x4_ps(all, 1));
+  _mm_storeu_ps(scores[2] + token, _mm512_extractf32x4_ps(all, 2));
+  _mm_storeu_ps(scores[3] + token, _mm512_extractf32x4_ps(all, 3));
+}
+#else
+constexpr int ROWS = 2;
+
+// A width is a multiple of 8, so there is never half a vector.
+template <class Number> Floats load_half(const Number *from) { return load(from); }
+inline void store_half(float *to, Floats value) { store(to, value); }
+
+inline Floats power_of_two(Floats x) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+
+inline void add_up(const Floats (&sums)[ROWS][TOKENS], float (&scores)[ROWS][MAX_BLOCK], int64_t token) {
+  Floats rows[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    const Floats *s = sums[r];
+    const Floats ab = _mm256_unpacklo_ps(s[0], s[1]) + _mm256_unpackhi_ps(s[0], s[1]);
+    const Floats cd = _mm256_unpacklo_ps(s[2], s[3]) + _mm256_unpackhi_ps(s[2], s[3]);
+    rows[r] = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+  }
+  const Floats all = _mm256_permute2f128_ps(rows[0], rows[1], 0x20) + _mm256_permute2f128_ps(rows[0], rows[1], 0x31);
+  _mm_storeu_ps(scores[0] + token, _mm256_castps256_ps128(all));
+  _mm_storeu_ps(scores[1] + token, _mm256_extractf128_ps(all, 1));
+}
+#endif
+
+template <bool PART, class Number> Floats load_column(const Number *from) {
+  return PART ? load_half(from) : load(from);
+}
+
+template <bool PART> void store_column(float *to, Floats value) { PART ? store_half(to, value) : store(to, value); }
 
 // 2^x for x <= 0 to the last bits of float32; 0 below 2^-126; NaN stays NaN.
-static inline F exp2_of(F x) {
-  x = Lanes::max(Lanes::set(-127.0f), x); // in this order NaN wins
-  const F whole = Lanes::round(x), rest = Lanes::sub(x, whole);
+static inline Floats exp2_of(Floats x) {
+  x = larger(all(-127.0f), x); // in this order NaN wins
+  const Floats whole = nearest(x), rest = x - whole;
   // The series of 2^rest, |rest| <= 1/2: the terms are ln(2)^k / k!, the highest first.
   constexpr float terms[] = {1.5252734e-5f, 1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
                              5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
-  F sum = Lanes::set(terms[0]);
-  for (int k = 1; k < 8; ++k) sum = Lanes::fma(sum, rest, Lanes::set(terms[k]));
-  return Lanes::mul(sum, Lanes::power_of_two(whole));
+  Floats sum = all(terms[0]);
+  for (int k = 1; k < 8; ++k) sum = fused(sum, rest, all(terms[k]));
+  return sum * power_of_two(whole);
 }
 
-static inline float exp2_of(float x) {
-  float lanes[W];
-  Lanes::store(lanes, exp2_of(Lanes::set(x)));
-  return lanes[0];
-}
+static inline float exp2_of(float x) { return exp2_of(all(x))[0]; }
 
 // Up to ROWS queries that share a key/value head; spare rows repeat the first query, into a row nobody reads.
 struct Rows {
@@ -92,15 +156,15 @@ struct Ahead {
   }
 };
 
-// The products of one column of W channels, or of PART, half as many, where the width ends.
+// The products of one column of a vector's channels, or of PART, half as many, where the width ends.
 template <bool PART, class Stored>
 static inline void multiply_column(const Rows &rows, const Stored *keys, int64_t stride, int64_t c,
-                                   F (&sums)[ROWS][TOKENS]) {
-  F column[TOKENS];
-  for (int t = 0; t < TOKENS; ++t) column[t] = Lanes::load<PART>(keys + t * stride + c);
+                                   Floats (&sums)[ROWS][TOKENS]) {
+  Floats column[TOKENS];
+  for (int t = 0; t < TOKENS; ++t) column[t] = load_column<PART>(keys + t * stride + c);
   for (int r = 0; r < ROWS; ++r) {
-    const F query = Lanes::load<PART>(rows.queries[r] + c);
-    for (int t = 0; t < TOKENS; ++t) sums[r][t] = Lanes::fma(query, column[t], sums[r][t]);
+    const Floats query = load_column<PART>(rows.queries[r] + c);
+    for (int t = 0; t < TOKENS; ++t) sums[r][t] = fused(query, column[t], sums[r][t]);
   }
 }
 
@@ -108,43 +172,43 @@ static inline void multiply_column(const Rows &rows, const Stored *keys, int64_t
 static inline void weigh(const Call &call, float *sums, int64_t visible, const float *key_scales,
                          const float *value_scales, float *scores) {
   float *state = sums + call.width;
-  const F scale = Lanes::set(static_cast<float>(call.scale)), nothing = Lanes::set(-INFINITY);
-  F most = nothing;
-  for (int64_t token = 0; token < call.block_tokens; token += W) {
-    F score = Lanes::mul(Lanes::load<false>(scores + token), scale);
-    if (key_scales) score = Lanes::mul(score, Lanes::load<false>(key_scales + token));
-    score = Lanes::first(visible - token, score, nothing);
-    Lanes::store(scores + token, score);
-    most = Lanes::max(most, score);
+  const Floats scale = all(static_cast<float>(call.scale)), nothing = all(-INFINITY);
+  Floats most = nothing;
+  for (int64_t token = 0; token < call.block_tokens; token += LANES) {
+    Floats score = load(scores + token) * scale;
+    if (key_scales) score = score * load(key_scales + token);
+    score = first(visible - token, score, nothing);
+    store(scores + token, score);
+    most = larger(most, score);
   }
-  const float before = state[HIGHEST], highest = std::fmax(before, Lanes::highest_of(most));
+  const float before = state[HIGHEST], highest = std::fmax(before, largest(most));
   if (highest > before) {
     const float shrink = exp2_of(before - highest);
     for (int64_t c = 0; c < call.width; ++c) sums[c] *= shrink;
     state[HIGHEST] = highest;
     state[TOTAL] *= shrink;
   }
-  F total = Lanes::set(0.0f);
-  for (int64_t token = 0; token < call.block_tokens; token += W) {
-    F weight = exp2_of(Lanes::sub(Lanes::load<false>(scores + token), Lanes::set(highest)));
-    total = Lanes::add(total, weight);
-    if (value_scales) weight = Lanes::mul(weight, Lanes::load<false>(value_scales + token));
-    Lanes::store(scores + token, weight);
+  Floats total = {};
+  for (int64_t token = 0; token < call.block_tokens; token += LANES) {
+    Floats weight = exp2_of(load(scores + token) - all(highest));
+    total = total + weight;
+    if (value_scales) weight = weight * load(value_scales + token);
+    store(scores + token, weight);
   }
-  state[TOTAL] += Lanes::sum_of(total);
+  state[TOTAL] += sum(total);
 }
 
 template <bool PART, class Stored>
 static inline void add_column(const Rows &rows, const Block<Stored> &block, int64_t c, Ahead &ahead,
                               const float (&weights)[ROWS][MAX_BLOCK]) {
-  F sums[ROWS];
-  for (int r = 0; r < ROWS; ++r) sums[r] = Lanes::load<PART>(rows.sums[r] + c);
+  Floats sums[ROWS];
+  for (int r = 0; r < ROWS; ++r) sums[r] = load_column<PART>(rows.sums[r] + c);
   for (int64_t t = 0; t < block.tokens; ++t) {
-    const F column = Lanes::load<PART>(block.values + t * block.stride + c);
-    for (int r = 0; r < ROWS; ++r) sums[r] = Lanes::fma(Lanes::set(weights[r][t]), column, sums[r]);
+    const Floats column = load_column<PART>(block.values + t * block.stride + c);
+    for (int r = 0; r < ROWS; ++r) sums[r] = fused(all(weights[r][t]), column, sums[r]);
     if (t % TOKENS == 0) ahead.ask();
   }
-  for (int r = 0; r < ROWS; ++r) Lanes::store<PART>(rows.sums[r] + c, sums[r]);
+  for (int r = 0; r < ROWS; ++r) store_column<PART>(rows.sums[r] + c, sums[r]);
 }
 
 // The products of queries with a block in float32, whatever is stored. Another file may bring faster ones.
@@ -155,16 +219,14 @@ struct Plain {
                             float (&scores)[ROWS][MAX_BLOCK]) {
     for (int64_t token = 0; token < block.tokens; token += TOKENS) {
       const Stored *keys = block.keys + token * block.stride;
-      F sums[ROWS][TOKENS];
-      for (auto &row : sums)
-        for (F &sum : row) sum = Lanes::set(0.0f);
+      Floats sums[ROWS][TOKENS] = {};
       int64_t c = 0;
-      for (; c + W <= width; c += W) {
+      for (; c + LANES <= width; c += LANES) {
         multiply_column<false>(rows, keys, block.stride, c, sums);
         ahead.ask();
       }
       if (c < width) multiply_column<true>(rows, keys, block.stride, c, sums);
-      Lanes::add_up(sums, scores, token);
+      add_up(sums, scores, token);
     }
   }
 
@@ -172,7 +234,7 @@ struct Plain {
   static void add_values(const Rows &rows, const Block<Stored> &block, int64_t width, Ahead &ahead,
                          const float (&weights)[ROWS][MAX_BLOCK]) {
     int64_t c = 0;
-    for (; c + W <= width; c += W) add_column<false>(rows, block, c, ahead, weights);
+    for (; c + LANES <= width; c += LANES) add_column<false>(rows, block, c, ahead, weights);
     if (c < width) add_column<true>(rows, block, c, ahead, weights);
   }
 };
@@ -207,7 +269,7 @@ static void attend_split(const Call &call, const Sequence &sequence, int64_t spl
     for (int64_t c = 0; c < width; ++c) sums[c] = 0.0f;
     sums[width + HIGHEST] = -INFINITY, sums[width + TOTAL] = 0.0f;
   }
-  float spare[Lanes::MAX_WIDTH + ROOM] = {}, scores[ROWS][MAX_BLOCK] = {};
+  float spare[MAX_WIDTH + ROOM] = {}, scores[ROWS][MAX_BLOCK] = {};
   Block<Stored> block = {};
   block.stride = call.kv_heads * width;
   for (int64_t begin = first; begin < last; begin += size) {
@@ -227,8 +289,8 @@ static void attend_split(const Call &call, const Sequence &sequence, int64_t spl
         ahead.keys = reinterpret_cast<const char *>(static_cast<const Stored *>(call.keys) + from);
         ahead.values = reinterpret_cast<const char *>(static_cast<const Stored *>(call.values) + from);
         ahead.lines = share * static_cast<int64_t>(sizeof(Stored)) / LINE;
-        // Each block is walked through twice, by TOKENS and W at a time.
-        ahead.step = (TOKENS * W * static_cast<int64_t>(sizeof(Stored)) + 2 * LINE - 1) / (2 * LINE);
+        // Each block is walked through twice, by TOKENS and LANES at a time.
+        ahead.step = (TOKENS * LANES * static_cast<int64_t>(sizeof(Stored)) + 2 * LINE - 1) / (2 * LINE);
       }
       for (int64_t next = 0; next < sequence.length * group; next += ROWS) {
         Rows rows;
@@ -288,5 +350,13 @@ template <class Products, class Stored> static int attend(const Call &call, int 
 
 // What keys and values are, as kernels/paged_attention.py numbers it.
 enum Stored { FLOAT32, BFLOAT16, FLOAT16, INT8 };
+
+inline int attend_plain(const Call &call, int64_t stored, int64_t threads) {
+  const int count = static_cast<int>(threads);
+  if (stored == FLOAT32) return attend<Plain, float>(call, count);
+  if (stored == BFLOAT16) return attend<Plain, bfloat16>(call, count);
+  if (stored == FLOAT16) return attend<Plain, float16>(call, count);
+  return attend<Plain, int8_t>(call, count);
+}
 
 } // namespace

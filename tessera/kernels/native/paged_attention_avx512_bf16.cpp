@@ -3,32 +3,30 @@
 // Queries and keys are multiplied as they are (codes of 8 bits fit into bfloat16); weights are rounded to bfloat16, as
 // PyTorch's fused attention rounds them. The width is a multiple of 32.
 #include "export.h"
-#include "paged_attention_avx512.h"
+#include "paged_attention.h"
 
 namespace {
 
 constexpr int64_t PAIRED = 32; // channels of a vector
 
-inline __m512i pairs(const Lanes::Bfloat16 *p) { return _mm512_loadu_si512(p); }
+inline __m512i pairs(const bfloat16 *p) { return _mm512_loadu_si512(p); }
 inline __m512i pairs(const int8_t *p) {
-  return (__m512i)_mm512_cvtne2ps_pbh(Lanes::load<false>(p + W), Lanes::load<false>(p));
+  return (__m512i)_mm512_cvtne2ps_pbh(load(p + LANES), load(p));
 }
 
 struct Paired {
   template <class Stored>
   static void multiply_keys(const Rows &rows, const Block<Stored> &block, int64_t width, Ahead &ahead,
                             float (&scores)[ROWS][MAX_BLOCK]) {
-    __m512bh queries[ROWS][Lanes::MAX_WIDTH / PAIRED];
+    __m512bh queries[ROWS][MAX_WIDTH / PAIRED];
     for (int r = 0; r < ROWS; ++r)
       for (int64_t c = 0; c < width; c += PAIRED) {
         const float *query = rows.queries[r] + c;
-        queries[r][c / PAIRED] = _mm512_cvtne2ps_pbh(Lanes::load<false>(query + W), Lanes::load<false>(query));
+        queries[r][c / PAIRED] = _mm512_cvtne2ps_pbh(load(query + LANES), load(query));
       }
     for (int64_t token = 0; token < block.tokens; token += TOKENS) {
       const Stored *keys = block.keys + token * block.stride;
-      F sums[ROWS][TOKENS];
-      for (auto &row : sums)
-        for (F &sum : row) sum = Lanes::set(0.0f);
+      Floats sums[ROWS][TOKENS] = {};
       for (int64_t c = 0; c < width; c += PAIRED) {
         __m512i column[TOKENS];
         for (int t = 0; t < TOKENS; ++t) column[t] = pairs(keys + t * block.stride + c);
@@ -37,7 +35,7 @@ struct Paired {
             sums[r][t] = _mm512_dpbf16_ps(sums[r][t], queries[r][c / PAIRED], (__m512bh)column[t]);
         ahead.ask(), ahead.ask();
       }
-      Lanes::add_up(sums, scores, token);
+      add_up(sums, scores, token);
     }
   }
 
@@ -47,12 +45,11 @@ struct Paired {
                          const float (&weights)[ROWS][MAX_BLOCK]) {
     alignas(64) int32_t weight_pairs[ROWS][MAX_BLOCK / 2];
     for (int r = 0; r < ROWS; ++r)
-      for (int64_t t = 0; t < block.tokens; t += W)
+      for (int64_t t = 0; t < block.tokens; t += LANES)
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(weight_pairs[r] + t / 2),
-                            (__m256i)_mm512_cvtneps_pbh(Lanes::load<false>(weights[r] + t)));
+                            (__m256i)_mm512_cvtneps_pbh(load(weights[r] + t)));
     for (int64_t c = 0; c < width; c += PAIRED) {
-      F low[ROWS], high[ROWS];
-      for (int r = 0; r < ROWS; ++r) low[r] = high[r] = Lanes::set(0.0f);
+      Floats low[ROWS] = {}, high[ROWS] = {};
       for (int64_t t = 0; t < block.tokens; t += 2) {
         const Stored *values = block.values + t * block.stride + c;
         const bool both = t + 1 < block.tokens; // a slot that is not this sequence's may hold anything, NaN too
@@ -71,8 +68,8 @@ struct Paired {
       const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(8));
       for (int r = 0; r < ROWS; ++r) {
         float *sums = rows.sums[r] + c;
-        Lanes::store(sums, Lanes::add(Lanes::load<false>(sums), _mm512_permutex2var_ps(low[r], even, high[r])));
-        Lanes::store(sums + W, Lanes::add(Lanes::load<false>(sums + W), _mm512_permutex2var_ps(low[r], odd, high[r])));
+        store(sums, load(sums) + _mm512_permutex2var_ps(low[r], even, high[r]));
+        store(sums + LANES, load(sums + LANES) + _mm512_permutex2var_ps(low[r], odd, high[r]));
       }
     }
   }
@@ -82,5 +79,5 @@ struct Paired {
 
 EXPORT int paged_attention_paired_avx512_bf16(const Call *call, int64_t stored, int64_t threads) {
   const int count = static_cast<int>(threads);
-  return stored == BFLOAT16 ? attend<Paired, Lanes::Bfloat16>(*call, count) : attend<Paired, int8_t>(*call, count);
+  return stored == BFLOAT16 ? attend<Paired, bfloat16>(*call, count) : attend<Paired, int8_t>(*call, count);
 }

@@ -41,11 +41,6 @@ struct Attention {
   bfloat16 *packed_values(int64_t kv_head) const { return packed_keys(kv_head) + packed_size(); }
 };
 
-// The first `count` of 16 lanes; none, or all, beyond the ends.
-inline __mmask16 first_lanes(int64_t count) {
-  return static_cast<__mmask16>(count <= 0 ? 0 : count >= LANES ? 0xffff : (1 << count) - 1);
-}
-
 // 64 keys to [pair of channels][key][2]; keys beyond the context, and channels beyond the width, are zero.
 inline void pack_keys(const Attention &work, int64_t kv_head, int64_t start) {
   const int64_t pairs = work.padded_width() / 2, stride = work.key_strides[0];
@@ -101,7 +96,8 @@ inline void soften(float *scores, float *sums, int64_t width, float scale, float
   __m512 tops[4];
   for (int lane = 0; lane < 4; ++lane) tops[lane] = _mm512_loadu_ps(scores + 16 * lane);
   for (int64_t key = 64; key < KEYS; key += 64)
-    for (int lane = 0; lane < 4; ++lane) tops[lane] = _mm512_max_ps(tops[lane], _mm512_loadu_ps(scores + key + 16 * lane));
+    for (int lane = 0; lane < 4; ++lane)
+      tops[lane] = _mm512_max_ps(tops[lane], _mm512_loadu_ps(scores + key + 16 * lane));
   const __m512 top = _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
   const float previous = largest;
   largest = __builtin_fmaxf(previous, _mm512_reduce_max_ps(top) * scale);
@@ -154,8 +150,9 @@ template <class Product> void attend_panel(const Attention &work, int64_t head, 
       soften(scores, room.sums + row * width, width, work.scale, room.largest[row], room.total[row]);
     }
     // A row of weights lies in the first half of what was its row of scores.
-    Product::multiply(reinterpret_cast<bfloat16 *>(room.scores), 2 * SCORE_STRIDE, work.packed_values(kv_head) + key * width,
-                      2 * width, room.sums, width, padded, width, KEYS / 2, true);
+    Product::multiply(reinterpret_cast<bfloat16 *>(room.scores), 2 * SCORE_STRIDE,
+                      work.packed_values(kv_head) + key * width, 2 * width, room.sums, width, padded, width, KEYS / 2,
+                      true);
   }
   for (int64_t row = 0; row < rows; ++row) {
     bfloat16 *to = work.out + (start + row) * work.out_strides[0] + head * work.out_strides[1];
@@ -185,7 +182,7 @@ template <class Product> void panel_attention(const Attention &work, int threads
 
 } // namespace
 
-#define TESSERA_PANEL_ATTENTION(path, Product)                                                                        \
+#define TESSERA_PANEL_ATTENTION(path, Product)                                                                       \
   EXPORT int panel_attention_##path(                                                                                 \
       const bfloat16 *queries, int64_t query_token, int64_t query_head, const bfloat16 *keys, int64_t key_token,     \
       int64_t key_head, const bfloat16 *values, int64_t value_token, int64_t value_head, bfloat16 *out,              \

@@ -12,9 +12,8 @@
 #include <memory>
 #include <new>
 
-#include <immintrin.h>
-
 #include "export.h"
+#include "packed_weight.h"
 #include "parallel.h"
 #include "vector.h"
 
@@ -26,18 +25,9 @@ constexpr int64_t BLOCK_TOKENS = 512;    // at most
 constexpr int64_t PADDED_TOKENS = 516;   // the next multiple of the products' 6 rows, and of their 32
 constexpr int64_t PANEL_ROWS = 256;      // of the weight: the columns of a product
 constexpr int64_t BLOCK_COLUMNS = 64;    // unpacked weight: blocks of 64, each a matrix of (pairs, columns)
-constexpr int64_t GROUP = 32, TILE = 16; // the layout's groups of columns and tiles of rows
-
-struct PackedMatrix {
-  const uint8_t *codes, *scales, *minimums;
-  const uint16_t *super_scales, *super_minimums;
-  int64_t bits, rows, columns;
-
-  int64_t groups() const { return columns / GROUP; }
-};
 
 struct Linear {
-  PackedMatrix weight;
+  Weight weight;
   const bfloat16 *inputs;
   bfloat16 *out;
   int64_t tokens, stride; // of inputs; outputs are contiguous
@@ -56,18 +46,10 @@ struct Workspace {
   alignas(64) float sums[PADDED_TOKENS * PANEL_ROWS];
 };
 
-inline __m512 halves(const void *from) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from)));
-}
-
-inline __m512 multipliers(const uint8_t *from) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
-}
-
 // Scale and offset of a tile's 16 rows in one group: value = scale * code + offset.
-inline void group_values(const PackedMatrix &weight, int64_t tile, int64_t group, __m512 &scale, __m512 &offset) {
-  const int64_t cell = (tile * weight.groups() + group) * TILE;
-  const int64_t super = (tile * (weight.groups() / 8) + group / 8) * TILE;
+inline void group_values(const Weight &weight, int64_t tile, int64_t group, __m512 &scale, __m512 &offset) {
+  const int64_t cell = (tile * weight.groups() + group) * TILE_ROWS;
+  const int64_t super = (tile * (weight.groups() / SUPER_GROUPS) + group / SUPER_GROUPS) * TILE_ROWS;
   if (weight.super_scales)
     scale = _mm512_mul_ps(multipliers(weight.scales + cell), halves(weight.super_scales + super));
   else
@@ -97,10 +79,10 @@ inline void store_pair(bfloat16 *to, __m512 first, __m512 second) {
 }
 
 // One tile's group to 16 rows of pairs.
-template <int BITS> void unpack_group(const PackedMatrix &weight, int64_t tile, int64_t group, bfloat16 *to) {
+template <int BITS> void unpack_group(const Weight &weight, int64_t tile, int64_t group, bfloat16 *to) {
   __m512 scale, offset;
   group_values(weight, tile, group, scale, offset);
-  const uint8_t *from = weight.codes + (tile * weight.groups() + group) * TILE * GROUP * BITS / 8;
+  const uint8_t *from = weight.codes + (tile * weight.groups() + group) * TILE_ROWS * GROUP * BITS / 8;
   constexpr int64_t ROW = 2 * BLOCK_COLUMNS;
   for (int chunk = 0; chunk < BITS; ++chunk) {
     const __m512i words = _mm512_loadu_si512(from + 64 * chunk);
@@ -116,11 +98,11 @@ template <int BITS> void unpack_group(const PackedMatrix &weight, int64_t tile, 
 
 // Tiles `first` to `last` of one stretch of columns, in blocks of 64 outputs; whole pairs of tiles, the second zero
 // where there is none.
-inline void unpack_panel(const PackedMatrix &weight, int64_t first, int64_t last, int64_t column, int64_t columns,
+inline void unpack_panel(const Weight &weight, int64_t first, int64_t last, int64_t column, int64_t columns,
                          bfloat16 *panel) {
   for (int64_t tile = first; tile < last + (last - first) % 2; ++tile) {
     const int64_t place = tile - first;
-    bfloat16 *to = panel + place / 4 * (columns * BLOCK_COLUMNS) + place % 4 * (2 * TILE);
+    bfloat16 *to = panel + place / 4 * (columns * BLOCK_COLUMNS) + place % 4 * (2 * TILE_ROWS);
     for (int64_t group = column / GROUP; group < (column + columns) / GROUP; ++group, to += GROUP * BLOCK_COLUMNS) {
       if (tile == last)
         for (int64_t pair = 0; pair < GROUP / 2; ++pair) memset(to + pair * 2 * BLOCK_COLUMNS, 0, 64);
@@ -149,7 +131,7 @@ inline void copy_token(const Linear &work, int64_t token) {
 template <class Product>
 void multiply_panel(const Linear &work, int64_t first, int64_t last, int64_t start, int64_t stop, Workspace &space) {
   const int64_t padded = (stop - start + Product::ROWS - 1) / Product::ROWS * Product::ROWS;
-  const int64_t width = (last - first + 1) / 2 * 2 * TILE;
+  const int64_t width = (last - first + 1) / 2 * 2 * TILE_ROWS;
   for (int64_t index = 0; index < work.stretch_count(); ++index) {
     const int64_t column = index * STRETCH, columns = std::min(STRETCH, work.weight.columns - column);
     unpack_panel(work.weight, first, last, column, columns, space.panel);
@@ -158,7 +140,7 @@ void multiply_panel(const Linear &work, int64_t first, int64_t last, int64_t sta
                         space.sums + block, PANEL_ROWS, padded, std::min(BLOCK_COLUMNS, width - block), columns / 2,
                         index > 0);
   }
-  const int64_t row = first * TILE, rows = std::min(last * TILE, work.weight.rows) - row;
+  const int64_t row = first * TILE_ROWS, rows = std::min(last * TILE_ROWS, work.weight.rows) - row;
   for (int64_t token = start; token < stop; ++token) {
     const float *sums = space.sums + (token - start) * PANEL_ROWS;
     bfloat16 *to = work.out + token * work.weight.rows + row;
@@ -170,12 +152,12 @@ void multiply_panel(const Linear &work, int64_t first, int64_t last, int64_t sta
 
 // 0, or 1 when there is no memory to work in. One thread that has some is enough.
 template <class Product> int panel_linear(Linear work, int threads) {
-  const int64_t tiles = (work.weight.rows + TILE - 1) / TILE;
+  const int64_t tiles = work.weight.tiles();
   const int64_t blocks = (work.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
   const int64_t block = (work.tokens + blocks - 1) / blocks;
   // Smaller panels where there would be too few for all threads to end at about the same time.
-  int64_t panel = PANEL_ROWS / TILE;
-  while (panel > BLOCK_COLUMNS / TILE && (tiles + panel - 1) / panel * blocks < 4 * threads) panel /= 2;
+  int64_t panel = PANEL_ROWS / TILE_ROWS;
+  while (panel > BLOCK_COLUMNS / TILE_ROWS && (tiles + panel - 1) / panel * blocks < 4 * threads) panel /= 2;
   const int64_t panels = (tiles + panel - 1) / panel;
   const int64_t numbers = work.stretch_count() * work.padded_tokens * STRETCH_STRIDE;
   const std::unique_ptr<bfloat16[]> stretches(new (std::nothrow) bfloat16[static_cast<size_t>(numbers)]);
@@ -204,7 +186,7 @@ template <class Product> int panel_linear(Linear work, int threads) {
                                  const uint8_t *codes, const uint8_t *scales, const uint8_t *minimums,               \
                                  const uint16_t *super_scales, const uint16_t *super_minimums, int64_t bits,         \
                                  int64_t rows, int64_t columns, int64_t threads) {                                   \
-    const PackedMatrix weight = {codes, scales, minimums, super_scales, super_minimums, bits, rows, columns};        \
+    const Weight weight = {codes, scales, minimums, super_scales, super_minimums, bits, rows, columns};              \
     return panel_linear<Product>({weight, inputs, out, tokens, stride, nullptr, tokens + Product::ROWS - 1},         \
                                  static_cast<int>(threads));                                                         \
   }

@@ -9,12 +9,12 @@
 
 namespace {
 
-constexpr int TILE_ROWS = 16, TILE_BYTES = 64, TILES = 8;
+constexpr int TILE_HEIGHT = 16, TILE_BYTES = 64, TILES = 8;
 
 #ifdef TESSERA_EMULATE_AMX
 
 thread_local bool tiles_configured = false;
-thread_local uint8_t tiles[TILES][TILE_ROWS][TILE_BYTES];
+thread_local uint8_t tiles[TILES][TILE_HEIGHT][TILE_BYTES];
 
 // A thread's right to tiles, from its configuration to its release.
 struct TileSession {
@@ -29,13 +29,13 @@ template <int TILE> void tile_zero() {
 
 template <int TILE> void tile_load(const void *from, int64_t stride_bytes) {
   if (!tiles_configured) __builtin_trap();
-  for (int row = 0; row < TILE_ROWS; ++row)
+  for (int row = 0; row < TILE_HEIGHT; ++row)
     memcpy(tiles[TILE][row], static_cast<const uint8_t *>(from) + row * stride_bytes, TILE_BYTES);
 }
 
 template <int TILE> void tile_store(void *to, int64_t stride_bytes) {
   if (!tiles_configured) __builtin_trap();
-  for (int row = 0; row < TILE_ROWS; ++row)
+  for (int row = 0; row < TILE_HEIGHT; ++row)
     memcpy(static_cast<uint8_t *>(to) + row * stride_bytes, tiles[TILE][row], TILE_BYTES);
 }
 
@@ -66,7 +66,7 @@ struct TileSession {
     } shapes;
     for (int tile = 0; tile < TILES; ++tile) {
       shapes.row_bytes[tile] = TILE_BYTES;
-      shapes.rows[tile] = TILE_ROWS;
+      shapes.rows[tile] = TILE_HEIGHT;
     }
     __asm__ volatile("ldtilecfg %0" : : "m"(shapes) : "memory");
   }
@@ -108,7 +108,7 @@ private:
   static void block(const bfloat16 *a, int64_t a_stride, const bfloat16 *b, int64_t b_stride, float *c,
                     int64_t c_stride, int64_t pairs, bool add) {
     const int64_t a_bytes = a_stride * 2, b_bytes = b_stride * 2, c_bytes = c_stride * 4;
-    float *lower = c + TILE_ROWS * c_stride;
+    float *lower = c + TILE_HEIGHT * c_stride;
     if (add) {
       tile_load<0>(c, c_bytes);
       tile_load<1>(c + 16, c_bytes);
@@ -122,7 +122,7 @@ private:
     }
     for (int64_t pair = 0; pair < pairs; pair += 16) {
       tile_load<4>(a + 2 * pair, a_bytes);
-      tile_load<5>(a + TILE_ROWS * a_stride + 2 * pair, a_bytes);
+      tile_load<5>(a + TILE_HEIGHT * a_stride + 2 * pair, a_bytes);
       tile_load<6>(b + pair * b_stride, b_bytes);
       tile_load<7>(b + pair * b_stride + 32, b_bytes);
       tile_multiply<0, 4, 6>();

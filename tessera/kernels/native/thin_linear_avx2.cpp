@@ -7,11 +7,7 @@ struct WidenedProduct {
   using Side = Pairs;
   static constexpr int64_t COLUMNS = 2 * LANES;
   static constexpr int TOKENS = 2; // 2 x 4 sums and a row's pairs are most of the 16 registers
-  static Side side(const bfloat16 *from) {
-    Words words;
-    memcpy(&words, from, sizeof(words));
-    return {reinterpret<Floats>(words << 16), reinterpret<Floats>(words & 0xffff0000u)};
-  }
+  static Side side(const bfloat16 *from) { return load_pairs(from); }
   static void add(Floats &sum, Side a, Side b) { sum = fused(a.odd, b.odd, fused(a.even, b.even, sum)); }
 };
 

@@ -24,6 +24,10 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+struct float16 {
+  uint16_t bits;
+};
+
 template <class To, class From> inline To reinterpret(From value) {
   static_assert(sizeof(To) == sizeof(From));
   To out;
@@ -31,19 +35,37 @@ template <class To, class From> inline To reinterpret(From value) {
   return out;
 }
 
-inline Floats all(float value) { return Floats{} + value; }
-
 // A row of pairs as its even and its odd numbers.
 struct Pairs {
   Floats even, odd;
 };
 
-// a * b + c, rounded once; x within bounds; bfloat16 as the upper half of a word, and back; two registers of pairs
-// apart, and joined again. The compiler's own conversions take two to three times as many instructions with AVX2,
-// and its shuffles are not in GCC 11.
+// One number in all lanes; a * b + c, rounded once; the larger of each, b where either is NaN; x within bounds; the
+// nearest whole numbers; the largest of all lanes, and their sum in a tree; the first `count` lanes, or none, or all, and
+// others after them; bfloat16 as the upper half of a word, and back; two registers of pairs apart, and joined again. The
+// compiler's own conversions take two to three times as many instructions with AVX2, and its shuffles are not in GCC 11.
 #ifdef __AVX512F__
+inline Floats all(float value) { return _mm512_set1_ps(value); }
+inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
+inline void store(float *to, Floats value) { _mm512_storeu_ps(to, value); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats clamp(Floats x, Floats low, Floats high) { return _mm512_min_ps(_mm512_max_ps(x, low), high); }
+inline Floats nearest(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline float largest(Floats x) { return _mm512_reduce_max_ps(x); }
+inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
+inline __mmask16 first_lanes(int64_t count) {
+  return static_cast<__mmask16>(count <= 0 ? 0 : count >= LANES ? 0xffff : (1 << count) - 1);
+}
+inline Floats first(int64_t count, Floats x, Floats others) {
+  return _mm512_mask_blend_ps(first_lanes(count), others, x);
+}
+inline Floats load(const float16 *from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+inline Floats load(const int8_t *from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+}
 inline Words widen(Halves halves) {
   return reinterpret<Words>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret<__m256i>(halves)), 16));
 }
@@ -62,8 +84,34 @@ inline void join(Pairs pairs, Floats &first, Floats &second) {
   second = _mm512_permutex2var_ps(pairs.even, high, pairs.odd);
 }
 #else
+inline Floats all(float value) { return _mm256_set1_ps(value); }
+inline Floats load(const float *from) { return _mm256_loadu_ps(from); }
+inline void store(float *to, Floats value) { _mm256_storeu_ps(to, value); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Floats clamp(Floats x, Floats low, Floats high) { return _mm256_min_ps(_mm256_max_ps(x, low), high); }
+inline Floats nearest(Floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline float largest(Floats x) {
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  return _mm_cvtss_f32(_mm_max_ss(most, _mm_shuffle_ps(most, most, 1)));
+}
+inline float sum(Floats x) {
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1)));
+}
+inline Floats first(int64_t count, Floats x, Floats others) {
+  const int lanes = count >= LANES ? LANES : static_cast<int>(count);
+  const __m256i chosen = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_blendv_ps(others, x, _mm256_castsi256_ps(chosen));
+}
+inline Floats load(const float16 *from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+inline Floats load(const int8_t *from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+}
 inline Words widen(Halves halves) {
   return reinterpret<Words>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(reinterpret<__m128i>(halves)), 16));
 }
@@ -92,19 +140,17 @@ inline Words round_to_bfloat16(Floats value) {
   return (rounded & ~is_nan) | (is_nan & 0x7fc00000u);
 }
 
-inline Floats load(const float *from) {
-  Floats out;
-  memcpy(&out, from, sizeof(out));
-  return out;
-}
-
 inline Floats load(const bfloat16 *from) {
   Halves halves;
   memcpy(&halves, from, sizeof(halves));
   return reinterpret<Floats>(widen(halves));
 }
 
-inline void store(float *to, Floats value) { memcpy(to, &value, sizeof(value)); }
+inline Pairs load_pairs(const bfloat16 *from) {
+  Words words;
+  memcpy(&words, from, sizeof(words));
+  return {reinterpret<Floats>(words << 16), reinterpret<Floats>(words & 0xffff0000u)};
+}
 
 inline void store(bfloat16 *to, Floats value) {
   const Halves halves = narrow(round_to_bfloat16(value));
@@ -122,14 +168,6 @@ template <class Number> inline void store_part(Number *to, Floats value, int64_t
   Number padded[LANES];
   store(padded, value);
   memcpy(to, padded, static_cast<size_t>(count) * sizeof(Number));
-}
-
-inline float sum(Floats value) {
-  float lanes[LANES];
-  store(lanes, value);
-  for (int64_t width = LANES / 2; width; width /= 2)
-    for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
 }
 
 // The sums of four rows at once.
