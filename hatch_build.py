@@ -17,7 +17,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
 
         try:
             built = build()
-        except BuildError as error:
+        except (BuildError, OSError) as error:
             self.app.display_warning(f"no kernel library, so plain torch computes, slower: {error}")
             return
         # An editable install finds it where it was built; a wheel takes it along, though git ignores it.

@@ -119,13 +119,12 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> int:
-    stamp = LIBRARY.exists() and sources_digest().encode() in LIBRARY.read_bytes()
-    if stamp:
+    if LIBRARY.exists() and sources_digest().encode() in LIBRARY.read_bytes():
         print(f"{LIBRARY} is up to date")
         return 0
     try:
         built = build()
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"No kernel library, so plain torch computes, slower: {error}", file=sys.stderr)
         return 1
     without = f"; the compiler is too old for {', '.join(built.left_out)}" if built.left_out else ""

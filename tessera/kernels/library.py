@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401  brings the OpenMP runtime into the process
+import torch  # brings the OpenMP runtime into the process
 
 from tessera.errors import UsageError
 from tessera.kernels.build import LIBRARY, BuildError, find_compiler, sources_digest
@@ -140,4 +140,7 @@ def openmp_runtime() -> str | None:
     maps = Path("/proc/self/maps")
     mapped = maps.read_text().splitlines() if maps.exists() else []
     files = {line[line.index("/") :] for line in mapped if "/" in line}
-    return next((file for name in OPENMP for file in sorted(files) if Path(file).name.startswith(name)), None)
+    # torch's own first: other packages may have brought theirs as well.
+    folder = str(Path(torch.__file__).parent)
+    ordered = sorted(files, key=lambda file: (not file.startswith(folder), file))
+    return next((file for name in OPENMP for file in ordered if Path(file).name.startswith(name)), None)
