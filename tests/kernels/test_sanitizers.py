@@ -18,16 +18,21 @@ TESTS = (
     "test_elementwise.py",
     "test_paged_attention.py",
     "test_panel_attention.py",
+    "test_panel_linear.py",
     "test_thin_linear.py",
 )
-# The library's place is told to the builder's module before the loader reads it there.
+# The library's place is told to the builder's module before the loader reads it there; emulated AMX is built anew.
 RUN = """
 import sys
 from pathlib import Path
 from tessera.kernels import build
 build.LIBRARY = Path(sys.argv[1])
 import pytest
-sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[2:]]))
+from tessera.kernels.library import choice
+from tests.kernels import emulation
+assert choice().path == sys.argv[2], choice().reason
+emulation.EMULATION = ("-DTESSERA_EMULATE_AMX", *sys.argv[3].split())
+sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[4:]]))
 """
 
 
@@ -54,7 +59,8 @@ def test_kernels_touch_only_what_is_theirs(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(library), *(str(folder / name) for name in TESTS)],
+        [sys.executable, "-c", RUN, str(library), choice().path, " ".join(SANITIZERS)]
+        + [str(folder / name) for name in TESTS],
         cwd=folder.parents[1],
         env=environment,
         capture_output=True,
