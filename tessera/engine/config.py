@@ -23,7 +23,7 @@ MIB = 2**20
 AUTO = "auto"
 # What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
-DRAFTED_ON_CPU = 15  # with the last token 16 rows, which cost a CPU hardly more than 8
+DRAFTED_ON_CPU = 15  # with the last token 16 rows, the most that the kernels for few tokens take at once
 
 
 @dataclass(frozen=True, kw_only=True)
