@@ -1,8 +1,9 @@
 """Draws the two pictures that `make demo` asks about, with tools that nano's training never used.
 
 The chart comes from matplotlib, the receipt from a web page that headless Chromium photographs.
-Run from the repository's root: `python examples/draw_demo_pictures.py`; the drawn files are kept in
-the repository, so that nobody needs Chromium to run the demonstration.
+Run from the repository's root: `python examples/draw_demo_pictures.py`, with a folder to draw
+elsewhere; the drawn files are kept in the repository, so that nobody needs Chromium to run the
+demonstration.
 """
 
 from __future__ import annotations
@@ -20,39 +21,43 @@ from matplotlib import pyplot
 from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "tessera" / "nano" / "demo"
-QUARTERS = {"Q1": 34, "Q2": 58, "Q3": 71, "Q4": 46}
-RECEIPT_SIZE = (208, 230)  # pixels: width, height
+QUARTERS = {"Q1": 34.5, "Q2": 58.2, "Q3": 71.8, "Q4": 46.1}
+RECEIPT_SIZE = (300, 372)  # pixels: width, height
 RECEIPT = """<!doctype html>
 <meta charset="utf-8">
 <style>
   * { margin: 0; padding: 0; box-sizing: border-box; }
-  body { width: 208px; height: 230px; padding: 12px 9px; background: #fff; color: #000;
-         font: 14px/22px "Liberation Mono"; }
-  p { text-align: center; }
+  body { width: 300px; height: 372px; padding: 18px 20px; background: #fff; color: #111;
+         font: 15px/23px "DejaVu Sans Mono", monospace; }
+  h1 { font-size: 18px; } header { text-align: center; margin-bottom: 12px; }
   div { display: flex; justify-content: space-between; }
+  .line { border-top: 1px dashed #555; margin-top: 6px; padding-top: 6px; } .sum { font-weight: bold; font-size: 18px; }
 </style>
 <body>
-<p style="margin-bottom: 10px">Corner Bakery</p>
-<div style="margin-bottom: 10px">2024-09-17</div>
-<div><span>Bread</span><span>3.20</span></div>
-<div><span>Coffee</span><span>2.90</span></div>
-<div><span>Soup</span><span>6.50</span></div>
-<div><span>Tea</span><span>2.40</span></div>
-<div style="margin-top: 10px"><span>Total</span><span>15.00</span></div>
+<header><h1>Corner Bakery</h1>14 Mill Lane, Bristol</header>
+<div><span>2024-09-17</span><span>08:42</span></div>
+<div class="line"><span>2 x Sourdough</span><span>£7.80</span></div>
+<div><span>Flat white</span><span>£3.20</span></div>
+<div><span>Almond tart</span><span>£4.50</span></div>
+<div class="line"><span>Subtotal</span><span>£15.50</span></div>
+<div><span>VAT 20%</span><span>£3.10</span></div>
+<div class="sum"><span>Total</span><span>£18.60</span></div>
+<div class="line"><span>Cash</span><span>£20.00</span></div>
+<div><span>Change</span><span>£1.40</span></div>
 </body>
 """
 
 
 def draw_chart(path: Path) -> None:
-    """Four bars, each with its value above it."""
-    pyplot.rcParams.update({"font.family": "DejaVu Sans", "font.size": 9.5})  # points: 13 pixels at 100 dpi
-    figure, axes = pyplot.subplots(figsize=(2.72, 2.08), dpi=100, layout="constrained")
-    bars = axes.bar(list(QUARTERS), list(QUARTERS.values()), width=0.55, color="#4c72b0")
+    """Four bars over an axis with numbers and grid lines, each with its value above it."""
+    pyplot.rcParams.update({"font.family": "DejaVu Sans", "font.size": 10})  # points: 14 pixels at 100 dpi
+    figure, axes = pyplot.subplots(figsize=(4.2, 3.1), dpi=100, layout="constrained")
+    bars = axes.bar(list(QUARTERS), list(QUARTERS.values()), width=0.6, color="#4c72b0")
     axes.bar_label(bars, padding=2)
-    axes.set_yticks([])
-    axes.set_ylim(0, 80)
+    axes.set(title="Visitors in 2024", ylabel="Thousands", ylim=(0, 85))
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="x", length=0)
     figure.savefig(path)
 
 
@@ -78,12 +83,12 @@ def draw_receipt(path: Path) -> None:
     receipt.save(path)
 
 
-def main() -> None:
-    DEMO.mkdir(parents=True, exist_ok=True)
-    draw_chart(DEMO / "chart.png")
-    draw_receipt(DEMO / "receipt.png")
-    print(DEMO)
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_chart(folder / "chart.png")
+    draw_receipt(folder / "receipt.png")
+    print(folder)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO)

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tessera.errors import UsageError
+
+if TYPE_CHECKING:
+    from tessera.nano.evaluate import Result
 
 
-def run_draw(out: Path, count: int, seed: int, difficulty: float) -> None:
-    from tessera.nano.synthesize import draw
+def run_fonts(out: Path | None, debs: Path | None) -> None:
+    from tessera.nano.pictures.icons import fetch_icons
+    from tessera.nano.typefaces import fonts_folder, typefaces
+    from tessera.nano.typefaces.fetch import fetch
+
+    if debs is not None and not debs.is_dir():
+        raise UsageError(f"--debs {debs} is not a folder; name one that holds Debian packages, or leave it out.")
+    folder = out or fonts_folder()
+    made = fetch(folder, debs, _log)
+    fetch_icons(folder / "icons" if out else None)
+    families = {face.family for face in typefaces()}
+    _log(f"{len(typefaces())} files of {len(families)} families, {made} of them new")
+    print(folder)
+
+
+def run_draw(out: Path, count: int, seed: int) -> None:
+    """Pages of one picture, each with one of its questions."""
+    from random import Random
+
+    from tessera.nano.pictures.mix import MIXED, draw_page
 
     out.mkdir(parents=True, exist_ok=True)
+    pages = (draw_page(MIXED, Random(number)) for number in itertools.count(seed))
+    drawn = itertools.islice((page for page in pages if len(page.pictures) == 1), count)
     with (out / "labels.jsonl").open("w", encoding="utf-8") as labels:
-        for number in range(seed, seed + count):
-            sample = draw(number, difficulty)
+        for number, page in enumerate(drawn, seed):
             name = f"{number:08}.png"
-            sample.image.save(out / name)
-            label = {"image": name, "skill": sample.skill, "question": sample.question, "answer": sample.answer}
+            page.pictures[0].save(out / name)
+            asked = Random(number).choice(page.questions)
+            label = {"image": name, "skill": asked.skill, "question": asked.question.text, "answer": asked.answer.text}
             labels.write(json.dumps(label, ensure_ascii=False) + "\n")
     print(out)
 
 
-def run_train(out: Path, steps: int | None, workers: int, processes: int, device: str) -> None:
+def run_train(out: Path, seconds: float | None, workers: int, processes: int, device: str) -> None:
+    from tessera.nano.pictures.fonts import faces
+    from tessera.nano.pictures.icons import check_icons
     from tessera.nano.recipe import Recipe
     from tessera.nano.train import train
 
-    recipe = Recipe() if steps is None else replace(Recipe(), cycle_ends=(steps,))
-    train(out, recipe, device=device, workers=workers, processes=processes, log=_log)
+    faces()  # What is missing is told here, before any worker draws.
+    check_icons()
+    limit = float("inf") if seconds is None else seconds
+    train(out, Recipe(), device=device, workers=workers, processes=processes, seconds=limit, log=_log)
     print(out)
 
 
@@ -36,13 +67,31 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_eval(model: str, samples: int, kv_cache_dtype: str) -> None:
-    from tessera.llm import LLM
-    from tessera.nano.evaluate import evaluate, table
+def run_eval(model: str, samples: int, groups: Sequence[str], against: str | None, kv_cache_dtype: str) -> None:
+    from tessera.nano.evaluate import read_with_tesseract, tables
 
-    scores = []
+    results = _results(model, samples, groups, kv_cache_dtype)
+    others = read_with_tesseract(results, _log) if against else []
+    print("\n\n".join(table.markdown() for table in tables(results, others)))
+
+
+def run_report(out: Path, model: str, samples: int, groups: Sequence[str], against: str | None) -> None:
+    from tessera.nano.evaluate import read_with_tesseract, tables
+    from tessera.nano.report import report
+
+    results = _results(model, samples, groups, "auto")
+    others = read_with_tesseract(results, _log) if against else []
+    out.write_text(report(results, tables(results, others), model), encoding="utf-8")
+    print(out)
+
+
+def _results(model: str, samples: int, groups: Sequence[str], kv_cache_dtype: str) -> list[Result]:
+    from tessera.llm import LLM
+    from tessera.nano.evaluate import evaluate
+    from tessera.nano.measure.trial import GROUPS
+
+    for group in groups:
+        if group not in GROUPS:
+            raise UsageError(f"there is no group {group!r}; the groups are {', '.join(GROUPS)}.")
     with LLM(model, kv_cache_dtype=kv_cache_dtype) as llm:
-        for score in evaluate(llm, samples):
-            print(f"{score.skill}, {score.style}: {score.exact} of {score.samples} exact", file=sys.stderr)
-            scores.append(score)
-    print(table(scores))
+        return evaluate(llm, samples, groups or GROUPS, _log)

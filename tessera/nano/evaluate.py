@@ -1,86 +1,206 @@
-"""Nano's held-out table: exact answers by skill, on seeds, fonts and layouts it never trained on.
+"""Nano's tables: right answers by skill, with 95 % intervals, on what it was never trained on.
 
-An answer is exact when it equals the drawn one, letter for letter; a JSON answer when it parses to
-the same value. Transcriptions also get a character error rate (Levenshtein distance over length).
+Five groups of pictures: training's own drawers from other seeds, in typefaces and in layouts held out;
+charts and papers by other programs; pieces of real manuals. `measure` draws and scores them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tessera.chat import ChatModel, Image, Message, SamplingParams
-from tessera.nano.synthesize import TRAINED, UNSEEN_FONTS, UNSEEN_LAYOUTS, Sample, draw
+from tessera.nano.measure import tesseract
+from tessera.nano.measure.drawn import drawn_trials
+from tessera.nano.measure.plots import plot_trials
+from tessera.nano.measure.pygal_charts import pygal_trials
+from tessera.nano.measure.real_pages import page_trials
+from tessera.nano.measure.scoring import edits, interval, is_right
+from tessera.nano.measure.trial import GROUPS, REAL_PAGES, RENDERERS, Trial
+from tessera.nano.measure.web_papers import web_trials
 
-STYLES = {"trained": TRAINED, "unseen fonts": UNSEEN_FONTS, "unseen layouts": UNSEEN_LAYOUTS}
-SKILLS = ("transcribe", "chart", "receipt")
-BATCH = 32
-LONGEST_ANSWER_TOKENS = 256
+BATCH = 64
+SPARE_TOKENS = 48  # beyond twice the right answer: a reply that runs on is wrong, however far
+TYPE_SIZES = (9, 11, 15, 20)  # pixels: the largest of each column
+SIDES = (128, 256, 512)  # pixels of a picture's longest side
+NANO = "nano"
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Score:
-    """One cell of the table; the error rate is of characters, over all its samples."""
+class Result:
+    """A reader's reply to a trial; `edits` are counted where text was to be transcribed."""
 
-    skill: str
-    style: str
-    samples: int
-    exact: int
-    character_error_rate: float
-
-
-def evaluate(model: ChatModel, samples: int = 200, difficulty: float = 1.0) -> Iterator[Score]:
-    """Score every skill in every style on `samples` pictures each, drawn from held-out seeds."""
-    for style_number, (style_name, style) in enumerate(STYLES.items()):
-        for skill_number, skill in enumerate(SKILLS):
-            first = (style_number * len(SKILLS) + skill_number) * samples  # below the recipe's first seed
-            drawn = [draw(first + index, difficulty, style, skill) for index in range(samples)]
-            answers = ask(model, drawn)
-            exact = sum(is_exact(answer, sample.answer) for answer, sample in zip(answers, drawn, strict=True))
-            errors = sum(edit_distance(answer, sample.answer) for answer, sample in zip(answers, drawn, strict=True))
-            characters = sum(len(sample.answer) for sample in drawn)
-            yield Score(skill, style_name, samples, exact, errors / characters)
+    trial: Trial
+    reply: str
+    right: bool
+    edits: int = 0
 
 
-def ask(model: ChatModel, samples: Sequence[Sample]) -> list[str]:
+def result_of(trial: Trial, reply: str) -> Result:
+    wrong = edits(reply, trial.answer) if trial.skill == "transcribe" else 0
+    return Result(trial, reply, is_right(reply, trial), wrong)
+
+
+def trials_in(group: str, samples: int) -> Iterator[Trial]:
+    """The group's trials; `samples` pages of each kind, some more of what is quickly drawn."""
+    if group == RENDERERS:
+        yield from plot_trials(3 * samples)
+        yield from pygal_trials(2 * samples)
+        yield from web_trials(samples)
+    elif group == REAL_PAGES:
+        yield from page_trials(2 * samples)
+    else:
+        yield from drawn_trials(group, samples)
+
+
+def evaluate(model: ChatModel, samples: int, groups: Sequence[str] = GROUPS, log: Log = lambda line: None) -> list[Result]:  # fmt: skip # noqa: E501
+    """Ask the model everything in the groups; `log` is told how far it is."""
+    results: list[Result] = []
+    for group in groups:
+        first = len(results)
+        for trials in _chunks(trials_in(group, samples)):
+            results += [result_of(t, reply) for t, reply in zip(trials, ask(model, trials), strict=True)]
+            done = results[first:]
+            log(f"{group}: {sum(result.right for result in done)} of {len(done)} right")
+    return results
+
+
+def _chunks(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
+    remaining = iter(trials)
+    while chunk := list(islice(remaining, BATCH)):
+        yield chunk
+
+
+def ask(model: ChatModel, trials: Sequence[Trial]) -> list[str]:
     """The model's greedy answers, in order."""
-    params = SamplingParams(max_tokens=LONGEST_ANSWER_TOKENS)
-    conversations = [[Message("user", (Image(sample.image), sample.question))] for sample in samples]
-    answers: list[str] = []
-    for start in range(0, len(conversations), BATCH):
-        answers += [reply.text for reply in model.batch(conversations[start : start + BATCH], params)]
-    return answers
+    conversations = [
+        [Message("user", (*(Image(picture) for picture in trial.pictures), trial.question))] for trial in trials
+    ]
+    params = [SamplingParams(max_tokens=2 * len(trial.answer.encode()) + SPARE_TOKENS) for trial in trials]
+    return [reply.text for reply in model.batch(conversations, params)]
 
 
-def is_exact(answer: str, wanted: str) -> bool:
-    if answer.strip() == wanted.strip():
-        return True
-    try:
-        return wanted.startswith("{") and bool(json.loads(answer) == json.loads(wanted))
-    except ValueError:
-        return False
+def read_with_tesseract(results: Sequence[Result], log: Log = lambda line: None) -> list[Result]:
+    """Tesseract's readings of the transcription trials."""
+    trials = [result.trial for result in results if result.trial.skill == "transcribe"]
+    read = []
+    for number, trial in enumerate(trials, 1):
+        read.append(result_of(trial, tesseract.read(trial.pictures[0])))
+        if number % BATCH == 0 or number == len(trials):
+            log(f"{tesseract.NAME}: {sum(result.right for result in read)} of {number} right")
+    return read
 
 
-def edit_distance(answer: str, wanted: str) -> int:
-    """Levenshtein distance; edit_distance("cat", "cart") == 1."""
-    previous = list(range(len(wanted) + 1))
-    for row, character in enumerate(answer, 1):
-        current = [row]
-        for column, other in enumerate(wanted, 1):
-            substitution = previous[column - 1] + (character != other)
-            current.append(min(previous[column] + 1, current[-1] + 1, substitution))
-        previous = current
-    return previous[-1]
+# Tables -------------------------------------------------------------------------------------------
 
 
-def table(scores: Sequence[Score]) -> str:
-    """The scores as a Markdown table, a row a skill, a column a style."""
-    cell = {
-        (s.skill, s.style): f"{s.exact / s.samples:.1%} (CER {s.character_error_rate:.1%}, n={s.samples})"
-        for s in scores
-    }
-    lines = ["| skill | " + " | ".join(STYLES) + " |", "|" + " --- |" * (len(STYLES) + 1)]
-    for skill in SKILLS:
-        lines.append(f"| {skill} | " + " | ".join(cell.get((skill, style), "-") for style in STYLES) + " |")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Table:
+    """Texts in columns under a head."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        lines = [self.head, ("---",) * len(self.head), *self.rows]
+        return f"**{self.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def share(results: Sequence[Result]) -> str:
+    """ "93% (90-95, n=240)" """
+    if not results:
+        return "-"
+    right = sum(result.right for result in results)
+    low, high = interval(right, len(results))
+    return f"{right / len(results):.0%} ({100 * low:.0f}-{100 * high:.0f}, n={len(results)})"
+
+
+def error_rate(results: Sequence[Result]) -> str:
+    """The character error rate of transcriptions, over all their characters."""
+    characters = sum(len(" ".join(result.trial.answer.split())) for result in results)
+    if not characters:
+        return "-"
+    return f"{sum(result.edits for result in results) / characters:.1%} (n={len(results)})"
+
+
+def tables(results: Sequence[Result], others: Sequence[Result] = ()) -> list[Table]:
+    """All that is told of the results; `others` are Tesseract's."""
+    texts = [result for result in results if result.trial.skill == "transcribe"]
+    made = [
+        _crossed("Right answers by skill", results, _group, _skill, share),
+        _crossed("Right answers by size of type, pixels", results, _type_bin, _group, share),
+        _crossed("Right answers by longest side of the picture, pixels", results, _side_bin, _group, share),
+        _crossed("Other renderers, by program", _of(results, RENDERERS), _skill, _source, share),
+        _crossed("Character error rate of transcriptions", texts, _type_bin, _group, error_rate),
+    ]
+    if others:
+        made.append(_crossed(f"Character error rate of {tesseract.NAME}", others, _type_bin, _group, error_rate))
+        rows = [(group, share(_of(texts, group)), share(_of(others, group))) for group in _groups(others)]
+        made.append(Table("Transcriptions right in every letter", ("pictures", NANO, tesseract.NAME), tuple(rows)))
+    return [table for table in made if table.rows]
+
+
+Key = Callable[[Result], str]
+
+
+def _group(result: Result) -> str:
+    return result.trial.group
+
+
+def _skill(result: Result) -> str:
+    return result.trial.skill
+
+
+def _source(result: Result) -> str:
+    return result.trial.source
+
+
+def _type_bin(result: Result) -> str:
+    size = result.trial.type_size
+    return "no type" if size is None else _bin(round(size), TYPE_SIZES)
+
+
+def _side_bin(result: Result) -> str:
+    side = result.trial.longest_side
+    return "no picture" if side == 0 else _bin(side, SIDES)
+
+
+def _bin(value: int, largest: Sequence[int]) -> str:
+    """ "up to 9", "10 to 11", ... "21 and above" """
+    place = sum(value > bound for bound in largest)
+    if place == 0:
+        return f"up to {largest[0]}"
+    low = largest[place - 1] + 1
+    return f"{low} and above" if place == len(largest) else f"{low} to {largest[place]}"
+
+
+def _of(results: Sequence[Result], group: str) -> list[Result]:
+    return [result for result in results if result.trial.group == group]
+
+
+def _groups(results: Sequence[Result]) -> list[str]:
+    return [group for group in GROUPS if _of(results, group)]
+
+
+def _crossed(title: str, results: Sequence[Result], across: Key, down: Key, cell: Callable[[Sequence[Result]], str]) -> Table:  # fmt: skip # noqa: E501
+    """A table of cells; columns and rows by their keys, sizes in rising order."""
+    columns, rows = (sorted({key(result) for result in results}, key=_order) for key in (across, down))
+    return Table(
+        title,
+        ("", *columns),
+        tuple(
+            (row, *(cell([r for r in results if down(r) == row and across(r) == column]) for column in columns))
+            for row in rows
+        ),
+    )
+
+
+def _order(name: str) -> tuple[int, float, str]:
+    """Groups in their own order, sizes by number, other names by the alphabet."""
+    if name in GROUPS:
+        return 0, GROUPS.index(name), ""
+    number = next((word for word in name.split() if word.isdigit()), None)
+    return (1, 0, name) if number is None else (0, float(number), "")

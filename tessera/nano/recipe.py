@@ -1,4 +1,4 @@
-"""Everything that decides what nano becomes: its shape, its vocabulary and its course of training.
+"""Everything that decides what nano becomes: its shape, its vocabulary and its stages of training.
 
 Nano is a Pixtral in every respect but size. Its vocabulary is the official one cut after the 256
 single bytes, so it writes letter by letter; ids below 1000 are the official special tokens.
@@ -7,8 +7,10 @@ single bytes, so it writes letter by letter; ids below 1000 are the official spe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tessera.model.config import ModelConfig, VisionConfig
+from tessera.nano.pictures.mix import CLEAN, DENSE, MIXED, Course
 
 VOCABULARY_RANKS = 256
 SPECIAL_TOKENS = 1000
@@ -23,10 +25,10 @@ NANO = ModelConfig(
     rope_theta=10_000.0,
     norm_eps=1e-5,
     vocab_size=SPECIAL_TOKENS + VOCABULARY_RANKS,
-    max_seq_len=4096,
+    max_seq_len=8192,
     vision_encoder=VisionConfig(
         hidden_size=192,
-        image_size=512,
+        image_size=1024,
         patch_size=16,
         rope_theta=10_000.0,
         intermediate_size=512,
@@ -37,22 +39,48 @@ NANO = ModelConfig(
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the run: what is drawn, what is trained, and how fast.
+
+    A rate of 0 leaves that part of the model as it is. The rates rise over `warmup` steps, stay, and
+    fall over the last `fall` of the stage.
+    """
+
+    name: str
+    steps: int
+    course: Course
+    pages: int  # in a step
+    encoder_rate: float  # of encoder, adapter and character head
+    decoder_rate: float
+    dense_weight: float = 0.0  # of the loss that names each patch's characters
+    pointer_weight: float = 0.0  # of the loss that guides two attention heads along the text
+    warmup: int = 50
+    fall: float = 0.3
+    average_steps: int = 0  # the last steps, over which the weights are averaged
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The course of one training run; the defaults are those of the published weights."""
 
-    cycle_ends: tuple[int, ...] = (1700, 5600)  # steps at which the learning rate has fallen, the last is the end
-    samples_per_step: int = 64
-    samples_per_pass: int = 8  # of one forward and backward: alike in length, so little is padding
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    easy_steps: int = 800  # over these the difficulty of the pictures grows from 0 to 1
-    dense_weight: float = 1.0  # of the loss that names each patch's characters
-    pointer_weight: float = 0.5  # of the loss that guides two attention heads along the text
+    stages: tuple[Stage, ...] = (
+        Stage("first letters", 600, CLEAN, 6, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.0),
+        Stage("letters", 2400, DENSE, 8, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.4),
+        Stage("answers", 2500, MIXED, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
+        Stage(
+            "together", 6000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
+            dense_weight=0.5, pointer_weight=0.3, average_steps=600,
+        ),
+    )  # fmt: skip
+    tokens_per_pass: int = 4096  # padded, of one forward and backward
+    average_decay: float = 0.995
     first_seed: int = 1_000_000  # seeds below are for held-out evaluation
 
     @property
-    def steps(self) -> int:
-        return self.cycle_ends[-1]
+    def ends(self) -> list[int]:
+        """The step at which each stage has ended."""
+        return list(accumulate(stage.steps for stage in self.stages))
 
-    def difficulty(self, step: int) -> float:
-        return min(1.0, step / self.easy_steps)
+    @property
+    def steps(self) -> int:
+        return self.ends[-1]

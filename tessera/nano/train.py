@@ -1,7 +1,7 @@
-"""One command that makes nano: builds it, teaches it by the recipe, writes it in the official layout.
+"""One command that makes nano: builds it, teaches it stage by stage, writes it in the official layout.
 
-The run keeps a checkpoint in its folder and goes on from it when started again. It computes in
-bfloat16 over float32 master weights, on a GPU or a CPU alike.
+The run keeps a checkpoint in its folder and continues from it when started again, also elsewhere. It
+computes in bfloat16 over float32 master weights, on a GPU or a CPU alike.
 """
 
 from __future__ import annotations
@@ -11,24 +11,32 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
+from torch import Tensor
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.nano.lessons import Batch, lesson_batches
-from tessera.nano.recipe import NANO, SPECIAL_TOKENS, VOCABULARY_RANKS, Recipe
+from tessera.nano.lessons import LessonOrder, Lessons, batches_of, lesson_batches
+from tessera.nano.recipe import NANO, SPECIAL_TOKENS, VOCABULARY_RANKS, Recipe, Stage
 from tessera.nano.teacher import Marks, Teacher
+from tessera.parallel.group import Group, meet
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tessera.training.average import WeightAverage
 from tessera.training.checkpoint import load_checkpoint, save_checkpoint
-from tessera.training.optimizer import MasterOptimizer, learning_rate_at
+from tessera.training.loop import Record, training_steps
+from tessera.training.optimizer import MasterOptimizer, ParameterGroup, learning_rate_at
 
 CHECKPOINT = "checkpoint.safetensors"
 INITIAL_STD = 0.02
+TABLES = ("tok_embeddings", "output", "head")
+HELD_OUT_PAGES = 96
+REPORT_EVERY = 20
+Log = Callable[[str], None]
 
 
 def cut_tokenizer(path: Path) -> None:
@@ -66,87 +74,192 @@ def train(
     device: str = "cpu",
     workers: int = 1,
     processes: int = 1,
-    save_every: int = 200,
-    log: Callable[[str], None] = print,
+    save_seconds: float = 180.0,
+    seconds: float = float("inf"),
+    log: Log = print,
 ) -> None:
     """Run or resume the recipe in the folder `out`, whose files then are a loadable model.
 
-    `processes` share each step's samples, with `workers` drawing for each. On a CPU one process a
-    core trains twice as fast as one with a thread a core: its many small operations are serial.
+    `processes` share each step's pages, with `workers` drawing for each. On a CPU one process a core
+    trains twice as fast as one with a thread a core: its many small operations are serial. After
+    `seconds` the run saves and ends where it stands.
     """
     out.mkdir(parents=True, exist_ok=True)
     cut_tokenizer(out / "tekken.json")
     (out / "params.json").write_text(json.dumps(NANO.to_params(), indent=2) + "\n")
+    arguments = (out, recipe, device, workers, save_seconds, seconds, log)
     if processes == 1:
-        _train_rank(0, 1, out, recipe, device, workers, save_every, log)
+        Run(None, 0, *arguments).go()
         return
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (processes, out, recipe, device, workers, save_every, log, f"file://{folder}/meeting")
-        multiprocessing.spawn(_join_and_train, arguments, nprocs=processes)  # type: ignore[no-untyped-call, attr-defined]
+        multiprocessing.spawn(_join_and_train, (processes, Path(folder), *arguments), nprocs=processes)  # type: ignore[no-untyped-call, attr-defined]
 
 
-def _join_and_train(rank: int, ranks: int, *arguments: Any) -> None:
-    *rest, meeting = arguments
+def _join_and_train(rank: int, ranks: int, folder: Path, *arguments: Any) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
-    _train_rank(rank, ranks, *rest)
-    distributed.destroy_process_group()
+    Run(meet(folder, rank, ranks, torch.device("cpu")), rank, *arguments).go()
 
 
-def _train_rank(
-    rank: int,
-    ranks: int,
-    out: Path,
-    recipe: Recipe,
-    device: str,
-    workers: int,
-    save_every: int,
-    log: Callable[[str], None],
-) -> None:
-    tokenizer = Tokenizer.from_file(out / "tekken.json", NANO.vision_encoder)
-    teacher = Teacher(new_student(NANO, seed=0), recipe).to(device, torch.bfloat16)
-    optimizer = MasterOptimizer(teacher.named_parameters(), recipe.learning_rate)
-    start = 0
-    if (out / CHECKPOINT).exists():
-        tensors, start = load_checkpoint(out / CHECKPOINT)
-        optimizer.load_state_tensors(tensors)
-        log(f"going on from step {start} of {recipe.steps}")
-    began = time.perf_counter()
-    for step, batches in enumerate(lesson_batches(recipe, tokenizer, NANO, start, workers, rank, ranks), start):
-        marks = [_teach(teacher, batch.to(torch.device(device)), len(batches)) for batch in batches]
-        rate = learning_rate_at(step, recipe.learning_rate, recipe.warmup_steps, recipe.cycle_ends)
-        norm = optimizer.step(rate)
-        if rank > 0:
-            continue
-        if step % 20 == 0:
-            speed = (step + 1 - start) * recipe.samples_per_step / (time.perf_counter() - began)
-            log(_report(step, recipe.difficulty(step), marks, rate, norm, speed))
-        if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(out / CHECKPOINT, optimizer.state_tensors(), step + 1)
-            write_weights(out, teacher.student)
+class Run:
+    """One process's share of a run: its model, its optimizer, and how far it is."""
+
+    def __init__(
+        self,
+        group: Group | None,
+        rank: int,
+        out: Path,
+        recipe: Recipe,
+        device: str,
+        workers: int,
+        save_seconds: float,
+        seconds: float,
+        log: Log,
+    ) -> None:
+        self.group, self.rank, self.out, self.recipe, self.workers = group, rank, out, recipe, workers
+        self.device = torch.device(device)
+        self.save_seconds, self.seconds, self.log = save_seconds, seconds, log
+        self.tokenizer = Tokenizer.from_file(out / "tekken.json", NANO.vision_encoder)
+        self.teacher = Teacher(new_student(NANO, seed=0)).to(device, torch.bfloat16)
+        self.optimizer = MasterOptimizer(parameter_groups(self.teacher), ranks=group)
+        self.average: WeightAverage | None = None
+        self.step = 0
+        self.began = self.saved = time.monotonic()
+
+    def go(self) -> None:
+        self._resume()
+        for stage, end in zip(self.recipe.stages, self.recipe.ends, strict=True):
+            if self.step < end and not self._run_stage(stage, end):
+                return
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        tensors, self.step = load_checkpoint(path)
+        self.optimizer.load_state_tensors(tensors)
+        if any(name.startswith("average.") for name in tensors):
+            self._start_average()
+            self.average.load_state_tensors(tensors)  # type: ignore[union-attr]
+        self.log(f"continuing from step {self.step} of {self.recipe.steps}")
+
+    def _start_average(self) -> None:
+        self.average = WeightAverage(self.optimizer.masters, self.recipe.average_decay)
+
+    def _run_stage(self, stage: Stage, end: int) -> bool:
+        """Run what is left of a stage; False where the time is over before its end."""
+        begin = end - stage.steps
+        ranks = 1 if self.group is None else self.group.size
+        order = LessonOrder(stage.course, range(self.step, end), stage.pages, self.recipe.first_seed, self.rank, ranks)
+        batches = lesson_batches(order, self.tokenizer, NANO, self.recipe.tokens_per_pass, self.workers)
+        meter = Meter()
+        for record in training_steps(
+            self.optimizer,
+            ([batch.to(self.device) for batch in parts] for parts in batches),
+            lambda batch: self.teacher(batch, stage),
+            lambda step: rates_at(stage, step - begin),
+            self.step,
+        ):
+            self.step = record.step + 1
+            self._follow(stage, end)
+            meter.add(record)
+            if self.rank == 0 and self.step % REPORT_EVERY == 0:
+                self.log(f"{stage.name} step {self.step}/{self.recipe.steps} {meter.report(record)}")
+                meter = Meter()
+            over = time.monotonic() - self.began > self.seconds
+            if self.rank == 0 and (over or self.step == end or time.monotonic() - self.saved > self.save_seconds):
+                self._save(stage)
+            if over:
+                return False
+        return True
+
+    def _follow(self, stage: Stage, end: int) -> None:
+        if stage.average_steps and self.step >= end - stage.average_steps:
+            if self.average is None:
+                self._start_average()
+            else:
+                self.average.update(self.optimizer.masters)
+
+    def _save(self, stage: Stage) -> None:
+        averaged = self.average.state_tensors() if self.average else {}
+        save_checkpoint(self.out / CHECKPOINT, self.optimizer.state_tensors() | averaged, self.step)
+        write_weights(self.out, self.teacher.student, self.average)
+        self.log(f"saved step {self.step}; held out: {self._held_out(stage)}")
+        self.saved = time.monotonic()
+
+    @torch.no_grad()
+    def _held_out(self, stage: Stage) -> str:
+        """The marks on pages below the first seed, which are never trained on."""
+        lessons = Lessons(self.tokenizer, NANO)
+        examples = [lessons[stage.course, seed] for seed in range(HELD_OUT_PAGES)]
+        meter = Meter()
+        for batch in batches_of(examples, self.recipe.tokens_per_pass):
+            meter.marks.append(self.teacher(batch.to(self.device), stage))
+        return meter.shares()
 
 
-def _teach(teacher: Teacher, batch: Batch, passes: int) -> Marks:
-    marks: Marks = teacher(batch)
-    (marks.loss / passes).backward()
-    return marks
+def parameter_groups(teacher: Teacher) -> list[ParameterGroup]:
+    """What reads (encoder, adapter, character head) and what answers (the decoder)."""
+    reads = ("student.vision_encoder", "student.vision_language_adapter", "character_head")
+    named = list(teacher.named_parameters())
+    return [
+        ParameterGroup.of("encoder", [(n, p) for n, p in named if n.startswith(reads)], TABLES),
+        ParameterGroup.of("decoder", [(n, p) for n, p in named if not n.startswith(reads)], TABLES),
+    ]
 
 
-def write_weights(out: Path, model: Pixtral) -> None:
+def rates_at(stage: Stage, step: int) -> dict[str, float]:
+    """The learning rate of each group at a step of the stage."""
+    peaks = {"encoder": stage.encoder_rate, "decoder": stage.decoder_rate}
+    return {
+        name: learning_rate_at(step, stage.steps, peak, warmup=stage.warmup, fall=stage.fall)
+        for name, peak in peaks.items()
+    }
+
+
+def write_weights(out: Path, model: Pixtral, average: WeightAverage | None = None) -> None:
     """Write consolidated.safetensors, the official layout's tensors, whole or not at all."""
     from safetensors.torch import save_file
 
+    averaged = average.tensors if average else {}
+
+    def of(name: str, tensor: Tensor) -> Tensor:
+        return averaged.get(f"student.{name}", tensor).to(tensor.dtype).cpu().contiguous()
+
     partial = out / "consolidated.partial"
-    save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, partial)
+    save_file({name: of(name, tensor) for name, tensor in model.state_dict().items()}, partial)
     os.replace(partial, out / "consolidated.safetensors")
 
 
-def _report(step: int, difficulty: float, marks: list[Marks], rate: float, norm: float, speed: float) -> str:
-    def share(right: str, of: str) -> float:
-        return float(sum(getattr(m, right) for m in marks) / max(1, sum(getattr(m, of) for m in marks)))
+class Meter:
+    """Adds up the marks of some steps and tells them as shares."""
 
-    return (
-        f"step {step} difficulty {difficulty:.2f} token loss {share('token_loss', 'tokens'):.3f} "
-        f"tokens {share('tokens_right', 'tokens'):.1%} characters {share('characters_right', 'characters'):.1%} "
-        f"pointer {share('pointed_right', 'pointed'):.1%} rate {rate:.1e} norm {norm:.2f} {speed:.1f} samples/s"
-    )
+    COUNTS = tuple(field.name for field in fields(Marks) if field.name != "loss")
+
+    def __init__(self) -> None:
+        self.marks: list[Marks] = []
+        self.began = time.monotonic()
+
+    def add(self, record: Record[Marks]) -> None:
+        self.marks += record.marks
+
+    def shares(self) -> str:
+        sums = {name: sum(getattr(mark, name) for mark in self.marks) for name in self.COUNTS}
+        parts = [f"loss {sum(float(mark.loss) for mark in self.marks) / max(1, len(self.marks)):.3f}"]
+        if sums["tokens"]:
+            parts.append(f"token loss {sums['token_loss'] / sums['tokens']:.3f}")
+        parts += [
+            f"{name} {sums[f'{name}_right'] / sums[name]:.1%}"
+            for name in ("characters", "pointed", "tokens", "answers")
+            if sums[name]
+        ]
+        return " ".join(parts)
+
+    def report(self, record: Record[Marks]) -> str:
+        seconds = time.monotonic() - self.began
+        speeds = {
+            name: sum(getattr(mark, name) for mark in self.marks) / seconds
+            for name in ("pages", "patches", "characters", "answers")
+        }
+        rates = " ".join(f"{name} {rate:.1e}" for name, rate in record.rates.items() if rate)
+        told = ", ".join(f"{value:.0f} {name}" for name, value in speeds.items() if value)
+        return f"{self.shares()} rate {rates} norm {record.norm:.2f} ({told} a second)"

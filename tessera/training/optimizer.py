@@ -7,80 +7,122 @@ than bfloat16's resolution are not lost, because they add up in the master copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 
-GRADIENT_NORM_LIMIT = 1.0
-BETAS = (0.9, 0.98)
-WEIGHT_DECAY = 0.01
-FALL = 0.7  # share of a cycle over which its learning rate falls
+from tessera.parallel.group import Group
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate: `matrices` are stepped by Muon, `others` by AdamW."""
+
+    name: str
+    matrices: Mapping[str, nn.Parameter]
+    others: Mapping[str, nn.Parameter]
+    weight_decay: float = 0.01  # of the matrices
+
+    @classmethod
+    def of(cls, name: str, named: Iterable[tuple[str, nn.Parameter]], tables: Sequence[str] = ()) -> ParameterGroup:
+        """Sort parameters by their shape; a matrix whose name holds one of `tables` is a table of rows.
+
+        Embeddings and output heads are such tables, for which an orthogonal update means nothing.
+        """
+        matrices: dict[str, nn.Parameter] = {}
+        others: dict[str, nn.Parameter] = {}
+        for key, parameter in named:
+            is_matrix = parameter.ndim == 2 and not any(table in key for table in tables)
+            (matrices if is_matrix else others)[key] = parameter
+        return cls(name, matrices, others)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {**self.matrices, **self.others}
 
 
 class MasterOptimizer:
     """Owns a float32 copy of every trained parameter; `step` writes the result back to the model."""
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> None:
-        self.parameters = dict(named_parameters)
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        clip_norm: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.98),
+        ranks: Group | None = None,
+    ) -> None:
+        self.groups = list(groups)
+        self.clip_norm = clip_norm
+        self.ranks = ranks
+        self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
         self.masters = {name: p.detach().float().clone() for name, p in self.parameters.items()}
-        matrices = [master for name, master in self.masters.items() if _is_hidden_matrix(name, master)]
-        others = [master for name, master in self.masters.items() if not _is_hidden_matrix(name, master)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True),
-        ]
+        self._optimizers: list[tuple[str, torch.optim.Optimizer]] = []
+        for group in self.groups:
+            matrices, others = ([self.masters[name] for name in part] for part in (group.matrices, group.others))
+            if matrices:
+                muon = torch.optim.Muon(matrices, weight_decay=group.weight_decay, adjust_lr_fn="match_rms_adamw")
+                self._optimizers.append((group.name, muon))
+            if others:
+                adamw = torch.optim.AdamW(others, betas=betas, weight_decay=0.0, fused=True)
+                self._optimizers.append((group.name, adamw))
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, rates: Mapping[str, float]) -> float:
         """Apply the gathered gradients and clear them; returns their norm before clipping.
 
-        Where several processes train together, the gradients are their mean, and so all stay alike.
+        `rates` holds a learning rate for each group that is stepped; other groups stay as they are.
+        With several ranks the gradients are their mean, and so all copies stay alike.
         """
-        for name, parameter in self.parameters.items():
-            gradient = parameter.grad
-            self.masters[name].grad = torch.zeros_like(self.masters[name]) if gradient is None else gradient.float()
-            parameter.grad = None
-        if distributed.is_initialized():
-            self._average_gradients()
-        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), GRADIENT_NORM_LIMIT))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self._write_back()
+        stepped = [group for group in self.groups if rates.get(group.name, 0.0) > 0]
+        masters = [self._take_gradient(name) for group in stepped for name in group.parameters]
+        if self.ranks is not None:
+            self._average_gradients(masters, self.ranks)
+        norm = float(nn.utils.clip_grad_norm_(masters, self.clip_norm))
+        for name, optimizer in self._optimizers:
+            if rates.get(name, 0.0) > 0:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[name]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        self._write_back(name for group in stepped for name in group.parameters)
         return norm
 
-    def _average_gradients(self) -> None:
-        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+    def _take_gradient(self, name: str) -> Tensor:
+        parameter, master = self.parameters[name], self.masters[name]
+        master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.float()
+        parameter.grad = None
+        return master
+
+    def _average_gradients(self, masters: Sequence[Tensor], ranks: Group) -> None:
+        gradients = [master.grad for master in masters if master.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= distributed.get_world_size()
+        flat = ranks.sum(flat) / ranks.size
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     @torch.no_grad()
-    def _write_back(self) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.masters[name])
+    def _write_back(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.parameters[name].copy_(self.masters[name])
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All tensors that a later `load_state_tensors` needs to go on exactly, under flat names."""
+        """All tensors that a later `load_state_tensors` needs to continue exactly, under flat names."""
         state = {f"master.{name}": master for name, master in self.masters.items()}
-        for number, optimizer in enumerate(self.optimizers):
+        for number, (_, optimizer) in enumerate(self._optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
                 for slot, value in slots.items():
                     state[f"optimizer.{number}.{index}.{slot}"] = torch.as_tensor(value)
         return state
 
-    def load_state_tensors(self, state: dict[str, Tensor]) -> None:
+    def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Take over the tensors of `state_tensors`; raises KeyError for a parameter that is not there."""
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(state[f"master.{name}"])
-        for number, optimizer in enumerate(self.optimizers):
+        for number, (_, optimizer) in enumerate(self._optimizers):
             slots: dict[int, dict[str, Any]] = {}
             prefix = f"optimizer.{number}."
             for key, value in state.items():
@@ -88,22 +130,17 @@ class MasterOptimizer:
                     index, slot = key.removeprefix(prefix).split(".")
                     slots.setdefault(int(index), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        self._write_back()
+        self._write_back(self.parameters)
 
 
-def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    # Embeddings and output heads are tables of rows, for which an orthogonal update means nothing.
-    return parameter.ndim == 2 and not any(part in name for part in ("tok_embeddings", "output", "head"))
+def learning_rate_at(
+    step: int, steps: int, peak: float, *, warmup: int, fall: float = 0.5, floor: float = 0.02
+) -> float:
+    """Linear warm-up, a plateau, and a linear fall to `floor` times the peak over the last `fall` of the steps.
 
-
-def learning_rate_at(step: int, peak: float, warmup_steps: int, cycle_ends: Sequence[int]) -> float:
-    """Linear warm-up, then cycles: a plateau, and a linear fall to 2 % over the last FALL of the cycle's steps.
-
-    A plateau (arXiv 2405.18392) lets a run be prolonged: the next cycle begins at the peak again.
-    Example: peak 1, cycles that end at 100 and 200: 1 until step 30, 0.5 at step 65, 1 at 100 to 130.
+    The plateau (arXiv 2405.18392) lets a run be prolonged before its fall begins.
+    Example: peak 1, 100 steps, fall 0.5: 1 until step 50, 0.5 at step 75, 0.02 at the end.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    end = next((end for end in cycle_ends if step < end), cycle_ends[-1])
-    start = max((other for other in cycle_ends if other < end), default=0)
-    return peak * max(0.02, min(1.0, max(0, end - step) / max(1.0, (end - start) * FALL)))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * max(floor, min(1.0, (steps - step) / max(1.0, steps * fall)))

@@ -1,152 +1,108 @@
-"""The teacher sees what the engine sees, and a resumed run is the run that never stopped."""
+"""The teacher's losses can be descended, and a resumed run is the run that never stopped."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tessera.model.attention import DensePlan
 from tessera.nano import lessons, train
-from tessera.nano.evaluate import edit_distance, is_exact
-from tessera.nano.fonts import built_in
-from tessera.nano.lessons import NOTHING, PRINTABLE, Batch, Example, example_of, pad
-from tessera.nano.recipe import NANO, Recipe
-from tessera.nano.synthesize import TRAINED, Sample, draw
-from tessera.nano.teacher import PaddedVisionPlan, Teacher, WatchedPlan
-from tessera.nano.train import cut_tokenizer, new_student
+from tessera.nano.lessons import example_of, join
+from tessera.nano.pictures.mix import MIXED, Course
+from tessera.nano.pictures.page import Page
+from tessera.nano.recipe import Recipe, Stage
+from tessera.nano.teacher import Teacher
 from tessera.prompt import Tokenizer
-from tessera.training.optimizer import learning_rate_at
+from tests.nano.small import SMALL, tag
 
-SMALL = dataclasses.replace(
-    NANO,
-    dim=32,
-    head_dim=8,
-    hidden_dim=48,
-    vision_encoder=dataclasses.replace(
-        NANO.vision_encoder, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
-    ),
+STAGES = (
+    Stage("letters", 2, MIXED, 3, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, warmup=1),
+    Stage("answers", 2, MIXED, 3, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, warmup=1),
+    Stage("together", 3, MIXED, 4, encoder_rate=1e-3, decoder_rate=2e-3, dense_weight=0.5, average_steps=2, warmup=1),
 )
+RECIPE = Recipe(stages=STAGES, tokens_per_pass=300)
 
 
-def sample(seed: int, difficulty: float = 0.6) -> Sample:
-    return draw(seed, difficulty, TRAINED, fonts=built_in())
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the small model on price tags."""
+
+    def draw(course: Course, random: Random) -> Page:
+        return tag(random.getrandbits(16))
+
+    monkeypatch.setattr(train, "NANO", SMALL)
+    monkeypatch.setattr(train, "HELD_OUT_PAGES", 3)
+    monkeypatch.setattr(lessons, "draw_page", draw)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tekken.json"
-    cut_tokenizer(path)
-    return Tokenizer.from_file(path, SMALL.vision_encoder)
+def run(out: Path, log: Callable[[str], None] = lambda line: None, recipe: Recipe = RECIPE, **options: float) -> None:
+    train.train(out, recipe, workers=0, log=log, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def examples(tokenizer: Tokenizer) -> list[Example]:
-    return [example_of(sample(seed), tokenizer, SMALL) for seed in range(6)]
+@pytest.mark.usefixtures("small")
+def test_resume_equals_never_having_stopped(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    lines: list[str] = []
+    for _ in range(RECIPE.steps + 1):
+        run(tmp_path / "parts", lines.append, seconds=0)  # ends after each step
+    assert sum(line.startswith("continuing") for line in lines) == RECIPE.steps
+    for file in ("consolidated.safetensors", "checkpoint.safetensors"):
+        whole, parts = (load_file(tmp_path / name / file) for name in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[name], parts[name]) for name in whole), file
 
 
-def test_cut_tokenizer_is_read_by_mistral_common_itself(tmp_path: Path) -> None:
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-
-    cut_tokenizer(tmp_path / "tekken.json")
-    base = MistralTokenizer.from_file(tmp_path / "tekken.json").instruct_tokenizer.tokenizer
-    assert base.n_words == NANO.vocab_size
-    assert base.encode("é!", bos=False, eos=False) == [1000 + byte for byte in "é!".encode()]
-
-
-def test_dense_targets_name_the_printed_characters(tokenizer: Tokenizer) -> None:
-    for seed in range(12):
-        drawn = sample(seed)
-        example = example_of(drawn, tokenizer, SMALL)
-        named = [PRINTABLE[c] for row in example.characters.tolist() for c in row if 0 <= c < NOTHING]
-        assert sorted(named) == sorted(glyph.char for glyph in drawn.glyphs)
-        quoted = zip(drawn.question + drawn.answer, drawn.question_glyphs + drawn.answer_glyphs, strict=True)
-        printed = sum(glyph is not None for _, glyph in quoted) + (drawn.clue_glyph is not None)
-        assert int((example.sources >= 0).sum()) == printed
-        assert all(int(example.ids[position]) == 10 for position in example.sources[example.sources >= 0])
+@pytest.mark.usefixtures("small")
+def test_several_processes_share_a_steps_pages() -> None:
+    whole = lessons.LessonOrder(MIXED, range(2, 4), 5, 100)
+    shares = [list(lessons.LessonOrder(MIXED, range(2, 4), 5, 100, rank, 2)) for rank in range(2)]
+    for step, seeds in enumerate(whole):
+        assert sorted(shares[0][step] + shares[1][step], key=lambda lesson: lesson[1]) == seeds
 
 
-@torch.no_grad()
-def test_training_attention_equals_the_models_own(examples: list[Example]) -> None:
-    model = new_student(SMALL, seed=1)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape) * 0.05)
-    batch = pad(examples, pad_id=2)
-    vision_plan = PaddedVisionPlan(batch, model.vision_encoder.plan(batch.grids).rotation, torch.float32)
-    features = model.vision_encoder(batch.patches.float(), vision_plan)
-    embeddings = model.adapt(features, vision_plan)[batch.real_patches.flatten()]
-    hidden = model(model.embed(batch.ids.flatten(), [embeddings]), WatchedPlan(batch, torch.float32))
-    hidden = hidden.unflatten(0, batch.ids.shape)
-    for row, example in enumerate(examples):
-        plan = model.vision_encoder.plan([example.grid])
-        image = model.adapt(model.vision_encoder(example.patches_PX.float(), plan), plan)
-        alone = model(model.embed(example.ids, [image]), DensePlan([len(example)]))
-        # Padding changes the order of float32 sums; 1e-4 is far below any effect of a wrong mask.
-        torch.testing.assert_close(hidden[row, : len(example)], alone, atol=1e-4, rtol=1e-4)
+@pytest.mark.usefixtures("small")
+def test_a_stage_trains_what_it_names_alone(tmp_path: Path) -> None:
+    def weights(stages: tuple[Stage, ...]) -> dict[str, torch.Tensor]:
+        folder = tmp_path / str(len(stages))
+        run(folder, recipe=Recipe(stages=stages, tokens_per_pass=300))
+        return load_file(folder / "consolidated.safetensors")
+
+    one, two = weights(STAGES[:1]), weights(STAGES[:2])
+    changed = {name for name in one if not torch.equal(one[name], two[name])}
+    assert changed
+    assert not any(name.startswith(("vision_encoder", "vision_language_adapter")) for name in changed)
 
 
-def test_the_clue_to_a_highest_value_is_that_value() -> None:
-    drawn = [draw(seed, 1.0, TRAINED, "chart", built_in()) for seed in range(60)]
-    ranked = [chart for chart in drawn if "highest" in chart.question]
-    assert ranked
-    assert all(chart.clue_glyph is not None for chart in ranked)
-    assert all(chart.clue_glyph is None for chart in drawn if "JSON" in chart.question)
-    for chart in ranked:
-        # The values are the runs of digits in the picture; those of a title or a head are none.
-        first = chart.glyphs[chart.clue_glyph or 0]
-        assert first.char.isdigit()
-
-
-def test_one_batch_can_be_learned(examples: list[Example]) -> None:
+def test_one_batch_can_be_learned(tmp_path: Path) -> None:
+    train.cut_tokenizer(tmp_path / "tekken.json")
+    tokenizer = Tokenizer.from_file(tmp_path / "tekken.json", SMALL.vision_encoder)
     torch.manual_seed(0)
-    teacher = Teacher(new_student(SMALL, seed=0), Recipe())
-    optimizer = train.MasterOptimizer(teacher.named_parameters(), 5e-3)
-    batch: Batch = pad(examples[:2], pad_id=2)
+    teacher = Teacher(train.new_student(SMALL, seed=0))
+    optimizer = train.MasterOptimizer(train.parameter_groups(teacher))
+    batch = join([example_of(tag(seed), tokenizer, SMALL) for seed in range(2)])
     losses = []
-    for _ in range(25):
-        marks = teacher(batch)
+    for _ in range(40):
+        marks = teacher(batch, STAGES[2])
         marks.loss.backward()
-        optimizer.step(5e-3)
+        optimizer.step({"encoder": 5e-3, "decoder": 5e-3})
         losses.append(float(marks.loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
+    assert marks.answers == 4
+    assert 0 <= marks.answers_right <= 4
 
 
-def test_resume_equals_never_having_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "NANO", SMALL)
-    monkeypatch.setattr(lessons, "draw", lambda seed, difficulty: sample(seed, difficulty))
-    recipe = Recipe(cycle_ends=(4,), samples_per_step=4, samples_per_pass=2, warmup_steps=1, easy_steps=4)
-    quiet = {"workers": 0, "log": lambda line: None}
-    train.train(tmp_path / "whole", recipe, save_every=2, **quiet)
+def test_an_answer_is_right_when_each_of_its_tokens_is(tmp_path: Path) -> None:
+    from tessera.nano.teacher import _whole_answers
 
-    class Interrupted(Exception):
-        pass
-
-    saved = train.write_weights
-
-    def stop_after_save(out: Path, model: torch.nn.Module) -> None:
-        saved(out, model)
-        raise Interrupted
-
-    monkeypatch.setattr(train, "write_weights", stop_after_save)
-    with pytest.raises(Interrupted):
-        train.train(tmp_path / "parts", recipe, save_every=2, **quiet)
-    monkeypatch.setattr(train, "write_weights", saved)
-    train.train(tmp_path / "parts", recipe, save_every=2, **quiet)
-    whole, parts = (load_file(tmp_path / name / "consolidated.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-def test_learning_rate_warms_up_stays_and_falls() -> None:
-    rates = [learning_rate_at(step, 1.0, 10, (100, 200)) for step in (0, 9, 10, 29, 65, 99, 100, 130, 165)]
-    assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.02, 1.0, 1.0, 0.5]
-
-
-def test_scores() -> None:
-    assert edit_distance("cat", "cart") == 1
-    assert edit_distance("", "abc") == 3
-    assert is_exact('{"a":1}', '{"a": 1}')
-    assert not is_exact('{"a": 2}', '{"a": 1}')
-    assert is_exact("12 ", "12")
+    train.cut_tokenizer(tmp_path / "tekken.json")
+    tokenizer = Tokenizer.from_file(tmp_path / "tekken.json", SMALL.vision_encoder)
+    batch = join([example_of(tag(seed), tokenizer, SMALL) for seed in range(3)])
+    right = torch.ones(int((batch.weights > 0).sum()), dtype=torch.bool)
+    assert _whole_answers(batch, right) == (6, 6)
+    right[0] = right[1] = False  # both of the first answer
+    right[-1] = False
+    assert _whole_answers(batch, right) == (6, 4)

@@ -1,0 +1,151 @@
+"""A lesson is what the engine would see: tokens, positions, and where each character is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.chat import Image, Message
+from tessera.images import prepare
+from tessera.model.attention import DensePlan
+from tessera.nano.lessons import IGNORED, NOTHING, PRINTABLE, SHARED, Example, batches_of, example_of, join
+from tessera.nano.pictures.page import Glyph, Page, side_by_side
+from tessera.nano.recipe import NANO
+from tessera.nano.teacher import PaddedVisionPlan, WatchedPlan
+from tessera.nano.train import cut_tokenizer, new_student
+from tessera.prompt import Tokenizer
+from tests.nano.small import SMALL, tag
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "tekken.json"
+    cut_tokenizer(path)
+    return Tokenizer.from_file(path, SMALL.vision_encoder)
+
+
+def pages() -> list[Page]:
+    pair = side_by_side([tag(8), tag(9)], tag(8).questions)
+    talk = Page((), (), tag(1).questions[1:])
+    return [*(tag(seed) for seed in range(5)), pair, talk]
+
+
+@pytest.fixture(scope="module")
+def examples(tokenizer: Tokenizer) -> list[Example]:
+    return [example_of(page, tokenizer, SMALL) for page in pages()]
+
+
+def test_cut_tokenizer_is_read_by_mistral_common_itself(tmp_path: Path) -> None:
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    cut_tokenizer(tmp_path / "tekken.json")
+    base = MistralTokenizer.from_file(tmp_path / "tekken.json").instruct_tokenizer.tokenizer
+    assert base.n_words == NANO.vocab_size
+    assert base.encode("é!", bos=False, eos=False) == [1000 + byte for byte in "é!".encode()]
+
+
+def alone(example: Example, number: int) -> torch.Tensor:
+    """Which tokens the model sees where question `number` is the only one."""
+    return (example.segments == SHARED) | (example.segments == number)
+
+
+def test_each_question_is_tokenized_as_the_engine_would(tokenizer: Tokenizer, examples: list[Example]) -> None:
+    for page, example in zip(pages(), examples, strict=True):
+        prepared = [prepare(picture, SMALL.vision_encoder) for picture in page.pictures]
+        for number, question in enumerate(page.questions, 1):
+            message = Message("user", (*map(Image, page.pictures), question.question.text))
+            prompt = tokenizer.encode_chat([message], prepared)
+            answer = [*tokenizer.encode_text(question.answer.text, bos=False), tokenizer.eos_id]
+            kept = alone(example, number)
+            assert example.ids[kept].tolist() == [*prompt.ids, *answer]
+            assert example.positions[kept].tolist() == list(range(len(prompt.ids) + len(answer)))
+            taught = example.weights[kept] > 0
+            assert taught.nonzero().flatten().tolist() == list(
+                range(len(prompt.ids) - 1, len(prompt.ids) + len(answer) - 1)
+            )
+            assert float(example.weights[kept].square().sum()) == pytest.approx(1.0)
+
+
+def test_sources_are_the_image_tokens_of_printed_characters(examples: list[Example]) -> None:
+    image_token = SMALL.vision_encoder.image_token_id
+    for page, example in zip(pages(), examples, strict=True):
+        printed = sum(
+            sum(glyph is not None for glyph in (*q.question.glyphs, *q.answer.glyphs)) + (q.clue is not None)
+            for q in page.questions
+        )
+        found = example.sources[example.sources >= 0]
+        assert len(found) == printed
+        assert all(int(example.ids[place]) == image_token for place in found)
+
+
+def test_dense_targets_name_every_printed_character_once(examples: list[Example]) -> None:
+    for page, example in zip(pages(), examples, strict=True):
+        named = [PRINTABLE[c] for row in example.characters.tolist() for c in row if 0 <= c < NOTHING]
+        assert sorted(named) == sorted(glyph.char for glyph in page.glyphs)
+        assert len(example.characters) == len(example.patches_PX)
+
+
+def test_characters_of_a_patch_stand_in_reading_order(tokenizer: Tokenizer) -> None:
+    from PIL import Image as Pictures
+
+    # Two lines of 9 px type share the first patch; a slant of a pixel does not break a line.
+    places = {"d": (12, 11), "a": (2, 4), "c": (3, 12), "b": (9, 3)}
+    glyphs = tuple(Glyph(char, x, y, 9.0) for char, (x, y) in places.items())
+    page = Page((Pictures.new("RGB", (32, 16)),), glyphs, ())
+    first, second = example_of(page, tokenizer, SMALL).characters.tolist()
+    assert [PRINTABLE[c] for c in first[:4]] == list("abcd")
+    assert first[4:] == [NOTHING] + [IGNORED] * 3
+    assert second == [NOTHING] + [IGNORED] * 7
+
+
+@torch.no_grad()
+def test_a_question_among_others_is_to_the_model_the_only_one(examples: list[Example]) -> None:
+    model = new_student(SMALL, seed=1)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape) * 0.05)
+    batch = join(examples)
+    vision_plan = PaddedVisionPlan(batch, model.vision_encoder.plan(batch.grids).rotation, torch.float32)
+    features = model.vision_encoder(batch.patches.float(), vision_plan)
+    embeddings = model.adapt(features[batch.real_patches.flatten()], vision_plan)
+    hidden = model(model.embed(batch.ids, [embeddings]), WatchedPlan(batch, torch.float32))
+    shared = [hidden[batch.shared.index[row][batch.shared.real[row]]] for row in range(batch.pages)]
+    compared = 0
+    for group in batch.questions:
+        for index, real, row in zip(group.index, group.real, group.rows.tolist(), strict=True):
+            example = examples[row]
+            ids = torch.cat([example.ids[example.segments == SHARED], batch.ids[index[real]]])
+            images = []
+            if example.grids:
+                plan = model.vision_encoder.plan(example.grids)
+                images = [model.adapt(model.vision_encoder(example.patches_PX.float(), plan), plan)]
+            own = model(model.embed(ids, images), DensePlan([len(ids)]))
+            # Padding changes the order of float32 sums; 1e-4 is far below any effect of a wrong mask.
+            torch.testing.assert_close(torch.cat([shared[row], hidden[index[real]]]), own, atol=1e-4, rtol=1e-4)
+            compared += 1
+    assert compared == sum(len(page.questions) for page in pages())
+
+
+def test_a_batch_holds_each_question_once(examples: list[Example]) -> None:
+    batch = join(examples)
+    numbers = range(int(batch.answers.max()) + 1)
+    found = [batch.ids[batch.answers == number].tolist() for number in numbers]
+    wanted = [
+        example.ids[example.segments == number].tolist()
+        for example in examples
+        for number in range(1, int(example.segments.max()) + 1)
+    ]
+    assert sorted(found) == sorted(wanted)
+    for name in ("weights", "sources", "positions"):
+        parts = sorted(getattr(batch, name).tolist())
+        assert parts == sorted(value for example in examples for value in getattr(example, name).tolist()), name
+    places = torch.cat([stretch.index[stretch.real] for stretch in (batch.shared, *batch.questions)])
+    assert places.tolist() == list(range(len(batch.ids)))
+
+
+def test_batches_hold_every_example_within_the_budget(examples: list[Example]) -> None:
+    batches = batches_of(examples, tokens=400)
+    assert sum(batch.pages for batch in batches) == len(examples)
+    assert all(len(batch.ids) <= 400 or batch.pages == 1 for batch in batches)
+    assert len(batches) > 1
