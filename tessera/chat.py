@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 ROLES = ("system", "user", "assistant", "tool")
 GRAMMAR_KINDS = get_args(GrammarKind)
-DETAILS = (None, "auto", "low", "high")
+DETAILS = (None, "auto", "low", "high", "original")
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def _parse_part(part: Any) -> str | Image:
         source = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else None
         if detail not in DETAILS:
-            raise UsageError(f"image detail {_show(detail)} is unknown; use auto, low or high, or leave it out.")
+            raise UsageError(f"image detail {_show(detail)} is unknown; use one of {', '.join(DETAILS[1:])}.")
         if isinstance(source, (str, Path, bytes, PILImage.Image)):
             return Image(source, low_detail=detail == "low")
     if kind == "image" and isinstance(part.get("image"), (str, Path, bytes, PILImage.Image)):

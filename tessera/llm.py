@@ -32,6 +32,9 @@ from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
 MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes a gigabyte for a moment
+# What of a call and of a tool the prompt repeats.
+CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
+MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 Conversation = Sequence[Message | Mapping[str, Any]]
 
 
@@ -250,7 +253,8 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        self.check_length(sum(len(part) for message in parsed for part in message.content if isinstance(part, str)))
+        _check_parts(parsed)
+        self.check_length(_num_written(parsed, tools))
         loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
         with self._decoding:
             images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
@@ -273,3 +277,32 @@ class LLM:
             if may_wait:
                 return None
             raise
+
+
+def _check_parts(messages: Sequence[Message]) -> None:
+    """Raise PromptTooLongError for more parts than any conversation has."""
+    count = sum(len(message.content) for message in messages)
+    if count > MAX_PARTS:
+        raise PromptTooLongError(f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts.")
+
+
+def _num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
+    """Characters of all that the prompt will hold, whatever field they stand in; each is written at least once."""
+    texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
+    calls = [call.get("function") for message in messages for call in message.tool_calls if isinstance(call, Mapping)]
+    functions = [tool.get("function") for tool in tools if isinstance(tool, Mapping)]
+    return texts + _num_characters(calls, CALL_KEYS) + _num_characters(functions, TOOL_KEYS)
+
+
+def _num_characters(described: Sequence[Any], keys: Sequence[str]) -> int:
+    """Of all strings and keys in these entries of each object."""
+    count, rest = 0, [entry.get(key) for entry in described if isinstance(entry, Mapping) for key in keys]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            rest += value
+    return count

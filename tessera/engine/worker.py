@@ -204,7 +204,7 @@ class LeadingRunner(Runner):
         # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
         images = [
             replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0)))
-            if rows.image.digest in self.images
+            if rows.key in self.images
             else rows
             for rows in batch.images
         ]

@@ -85,7 +85,8 @@ class Generator:
         """POST /v1/responses: a chat in other words, of which nothing is kept."""
         self._check(body)
         wanted = input_messages(body), response_sampling(body), response_offer(body)
-        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        truncate = body.truncation == "auto"
+        num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
         reply_id, tokenizer = new_item_id("resp"), self.backend.tokenizer
         if body.stream:
             events = ResponseEvents(reply_id, self.names[0], body, tokenizer)
@@ -100,7 +101,7 @@ class Generator:
         params, given = completion_sampling(body), prompts_of(body)
         prompts, params = await unless_left(request, self.backend.call(self._plain_prompts, given, params))
         tokenizer = None if body.logprobs is None else self.backend.tokenizer
-        replies = self._start(prompts, params, body, self._echo(body) if body.echo else None)
+        replies = self._start(prompts, params, body, request, self._echo(body) if body.echo else None)
         if body.stream:
             events = TextEvents(new_id("cmpl"), self.names[0], tokenizer)
             num_tokens = sum(len(prompt.ids) for prompt in prompts)
@@ -143,24 +144,37 @@ class Generator:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
 
     async def _start_chat(
-        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, body: Sampling, request: Request
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        offer: Offer,
+        body: Sampling,
+        request: Request,
+        *,
+        truncate: bool = False,
     ) -> tuple[int, Replies]:
         """The prompt's length, and its replies."""
-        preparing = self.backend.call(self.backend.prepare, messages, params, offer)
+        preparing = self.backend.call(self.backend.prepare, messages, params, offer, truncate)
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
-        return len(prompt.ids), self._start([prompt], params, body, reader)
+        return len(prompt.ids), self._start([prompt], params, body, request, reader)
 
     def _start(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams,
         body: Sampling,
+        request: Request,
         reader: Callable[[Prompt], DeltaReader] | None = None,
     ) -> Replies:
         each = choices_of(params, body.n or 1)
         wanted = [(prompt, params) for prompt in prompts for params in each]
-        return self.backend.start(wanted, cache_salt=body.cache_salt or "", reader=reader)
+        return self.backend.start(wanted, cache_salt=self._salt(body, request), reader=reader)
+
+    def _salt(self, body: Sampling, request: Request) -> str:
+        """What separates the caches of keys, and of tenants that share one: neither may learn what others asked."""
+        tenant = "" if self.settings.share_cache else request.state.tenant
+        return f"{tenant}/{body.cache_salt or ''}" if tenant else body.cache_salt or ""
 
     async def _collect(self, replies: Replies, request: Request) -> list[Completion]:
         deltas: list[list[Delta]] = [[] for _ in range(len(replies))]
