@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image as PILImage
 
-from tessera.errors import UsageError
+from tessera.errors import TesseraError, UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -214,6 +214,7 @@ class Delta:
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
+    error: TesseraError | None = None  # why the reply failed, with the finish reason "error"
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,18 @@ class EngineDeadError(TesseraError):
     http_status = 503
 
 
+class ReplyError(TesseraError):
+    """A reply that ended before it was complete, through no fault of the request."""
+
+    code = "reply_failed"
+
+
+class NotFiniteError(ReplyError):
+    """A reply that has no next token, for the model computed NaN or an infinity."""
+
+    code = "model_not_finite"
+
+
 class MeasurementError(TesseraError):
     """A measurement that could not be made, or whose sides did not compute the same."""
 

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +129,7 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Completion:
-        """The whole reply."""
+        """The whole reply; raises ReplyError where it fails, and GrammarError where its grammar has no way on."""
         deltas = self.stream(
             messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
         )
@@ -143,17 +144,19 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Iterator[Delta]:
-        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request."""
+        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request.
+
+        A reply that fails raises, after the pieces that it had.
+        """
         handle = self.submit(
             messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
         )
-        if not tools:
-            yield from handle
-            return
-        reader = ToolCallReader(self.tokenizer)
+        reader = ToolCallReader(self.tokenizer) if tools else None
         try:
             for delta in handle:
-                yield reader.read(delta)
+                if delta.error is not None:
+                    raise delta.error
+                yield delta if reader is None else reader.read(delta)
         finally:
             handle.close()
 
@@ -171,16 +174,18 @@ class LLM:
         try:
             for index, (messages, wanted) in enumerate(zip(conversations, each, strict=True)):
                 if len(handles) == 2 * self.config.max_num_seqs:  # as many wait as run: enough to keep it busy
-                    replies.append(self._collect(handles.popleft()))
-                try:
+                    replies.append(self._collect(handles.popleft(), len(replies)))
+                with _naming(index):
                     prompt = self.prepare(messages)
-                    while (handle := self._try(prompt, wanted, may_wait=bool(handles))) is None:
-                        replies.append(self._collect(handles.popleft()))
-                    handles.append(handle)
-                except TesseraError as error:
-                    raise type(error)(f"conversation {index}: {error}") from error
+                while True:
+                    with _naming(index):
+                        handle = self._try(prompt, wanted, may_wait=bool(handles))
+                    if handle is not None:
+                        break
+                    replies.append(self._collect(handles.popleft(), len(replies)))
+                handles.append(handle)
             while handles:
-                replies.append(self._collect(handles.popleft()))
+                replies.append(self._collect(handles.popleft(), len(replies)))
         finally:
             for handle in handles:
                 handle.close()
@@ -241,8 +246,13 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _collect(self, handle: Handle) -> Completion:
-        return Completion.from_deltas(list(handle), self.model_name)
+    def _collect(self, handle: Handle, index: int) -> Completion:
+        """The reply to the conversation of this number; raises the error by which it failed."""
+        deltas = list(handle)
+        if (error := deltas[-1].error) is not None:
+            with _naming(index):
+                raise error
+        return Completion.from_deltas(deltas, self.model_name)
 
     def prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """Load the pictures and write the prompt, in the caller's thread."""
@@ -277,6 +287,15 @@ class LLM:
             if may_wait:
                 return None
             raise
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Let an error say which conversation it belongs to."""
+    try:
+        yield
+    except TesseraError as error:
+        raise type(error)(f"conversation {index}: {error}") from error
 
 
 def _check_parts(messages: Sequence[Message]) -> None:

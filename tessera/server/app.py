@@ -166,7 +166,7 @@ def _add_operation(app: FastAPI, generator: Generator) -> None:
     backend, settings = generator.backend, generator.settings
 
     def healthy() -> bool:
-        return backend.alive and backend.silent_s < settings.stuck_after_s
+        return backend.alive and backend.is_sound and backend.silent_s < settings.stuck_after_s
 
     @app.get("/health")
     @app.get("/ping")

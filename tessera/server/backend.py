@@ -134,6 +134,11 @@ class Backend:
         return self.llm.loop.alive
 
     @property
+    def is_sound(self) -> bool:
+        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+        return self.llm.loop.engine.soundness.is_sound
+
+    @property
     def silent_s(self) -> float:
         """Seconds since the engine's thread last passed its loop; more than a step takes means that it is stuck."""
         return time.monotonic() - self.llm.loop.heartbeat_s

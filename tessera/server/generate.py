@@ -189,6 +189,9 @@ class Generator:
             replies.close()
         for each in deltas:
             self._ended(each[-1], request)
+        for each in deltas:
+            if (error := each[-1].error) is not None:
+                raise error
         return [Completion.from_deltas(each, self.names[0]) for each in deltas]
 
     async def _events(
@@ -213,6 +216,9 @@ class Generator:
                     # Mistral's clients expect the usage at the end unless it is asked for in a chunk of its own.
                     last = replies.ended and number == len(arrived)
                     shown = options.continuous_usage_stats or (last and not options.include_usage)
+                    if delta.error is not None:
+                        self._ended(delta, request)
+                        raise delta.error
                     if delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason:
                         yield events.delta(index, delta, usage_object(usages) if shown else None)
                     if delta.finish_reason:
