@@ -18,14 +18,14 @@ from types import TracebackType
 from typing import Any
 
 from tessera.chat import Completion, Delta, Message, SamplingParams
-from tessera.engine.config import EngineConfig, resolve
+from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
-from tessera.load import load_model
+from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
@@ -65,9 +65,12 @@ class LLM:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
         part = None if mmproj is None else Path(mmproj).expanduser()
         ranks = None
+        check = partial(check_options, engine_options, ranks=tensor_parallel_size)
         if tensor_parallel_size == 1:
-            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device)
+            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device, check=check)
         else:
+            checkpoint, target = open_checkpoint(folder, part), target_device(device)
+            check(checkpoint.config, compute_dtype(dtype, checkpoint, target), target)
             loaded, ranks = start_ranks(folder, mmproj=part, dtype=dtype, device=device, size=tensor_parallel_size)
         try:
             self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks, loaded.notes)
@@ -302,7 +305,9 @@ def _check_parts(messages: Sequence[Message]) -> None:
     """Raise PromptTooLongError for more parts than any conversation has."""
     count = sum(len(message.content) for message in messages)
     if count > MAX_PARTS:
-        raise PromptTooLongError(f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts.")
+        raise PromptTooLongError(
+            f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts."
+        )
 
 
 def _num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:

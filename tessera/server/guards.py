@@ -172,14 +172,17 @@ class Guard:
 
     def _log(self, scope: Scope, status: int, seconds: float, complete: bool) -> None:
         state = scope["state"]
-        entry: dict[str, Any] = {
-            "client": str((scope.get("client") or ("unix",))[0])[:64],  # a proxy's header may have any length
-            "method": scope["method"][:20],
-            "path": scope["path"][:200],
-            "status": status,
-            "request_id": state["request_id"],
-            "seconds": round(seconds, 4),
-        } | state["log"]
+        entry: dict[str, Any] = (
+            {
+                "client": str((scope.get("client") or ("unix",))[0])[:64],  # a proxy's header may have any length
+                "method": scope["method"][:20],
+                "path": scope["path"][:200],
+                "status": status,
+                "request_id": state["request_id"],
+                "seconds": round(seconds, 4),
+            }
+            | state["log"]
+        )
         if "first_token_s" in entry and "queue_s" in entry:
             entry["prefill_s"] = round(entry["first_token_s"] - entry["queue_s"], 4)
         if not complete:

@@ -6,6 +6,7 @@ A server that only this machine can reach answers this machine's own names, unle
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from tessera.server.listen import is_public
@@ -13,6 +14,7 @@ from tessera.server.settings import Settings
 
 LOOPBACK = ("localhost", "*.localhost")
 ANY = "*"
+_HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(:\d*)?")
 
 
 def host_patterns(settings: Settings) -> tuple[str, ...]:
@@ -38,10 +40,9 @@ def is_allowed(header: bytes | None, patterns: Sequence[str]) -> bool:
 
 
 def _name(header: str) -> str:
-    """Without the port: `[::1]:8000` is `::1`."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].removesuffix(".")
+    """Without the port: `[::1]:8000` is `::1`; what has no such form is left as it is."""
+    found = _HOST.fullmatch(header)
+    return (found["address"] or found["name"].removesuffix(".")) if found else header
 
 
 def _is_loopback(name: str) -> bool:

@@ -126,6 +126,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _logged: set[str] = set()
 
+
 def _counted(limit: int) -> BeforeValidator:
     """Refuse a mapping of too many entries before any of them is looked at."""
 
@@ -149,8 +150,8 @@ Name = Annotated[str, Field(max_length=MAX_NAME)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
-JsonObject = Annotated[dict[str, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)]
-JsonSchema = Annotated[dict[str, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)] | GrammarText
+JsonObject = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)]
+JsonSchema = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)] | GrammarText
 StopString = Annotated[str, Field(max_length=1024)]
 Choices = Annotated[list[GrammarText], Field(max_length=MAX_JSON_VALUES, fail_fast=True)]
 Messages = Annotated[list[JsonObject], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]

@@ -149,7 +149,11 @@ class Settings(BaseModel):
     allowed_origins: Origins = _field(
         (), "Access", "Origins whose pages may read replies in a browser, as https://app.example; * for all."
     )
-    allowed_hosts: Several = _field((), "Access", "Host headers that are answered, *.name for all below; unset: localhost on a loopback address, else any.")
+    allowed_hosts: Several = _field(
+        (),
+        "Access",
+        "Host headers that are answered, *.name for all below; unset: localhost on a loopback address, else any.",
+    )
 
     max_model_len: Automatic = _field(None, "Engine", "Tokens of prompt and reply together; 32k is 32,000.", ge=1)
     max_num_seqs: Automatic = _field(None, "Engine", "Requests that run at once.", ge=1)
@@ -197,6 +201,7 @@ class Settings(BaseModel):
     shutdown_timeout: float = _field(60.0, "Operation", "Seconds that running requests get to end after SIGTERM.", ge=0)
     keep_alive_s: float = _field(15.0, "Operation", "Seconds of silence after which a stream gets a comment.", gt=0)
     stuck_after_s: float = _field(300.0, "Operation", "Seconds without a step after which /health fails.", gt=0)
+    verbose: bool = _field(False, "Operation", "The start tells every decision with its reason.")
     access_log: bool = _field(True, "Operation", "One line for each request, without its content.")
 
     @model_validator(mode="before")
@@ -208,6 +213,23 @@ class Settings(BaseModel):
                 "the setting api_key is given and holds no key; give one, or leave it out to let everybody in."
             )
         return values
+
+
+# Settings that the engine and the picture limits know by another name: what either says of one, names the other here.
+OTHER_NAMES = {
+    "block_size": "block_tokens",
+    "limit_mm_per_prompt": "max_images_per_prompt",
+    "max_num_queued_reqs": "max_queued_requests",
+    "max_image_pixels": "max_pixels",
+    "max_image_bytes": "max_bytes",
+}
+_OTHER = re.compile(rf"\b({'|'.join(OTHER_NAMES.values())})\b")
+
+
+def in_settings_words(text: str) -> str:
+    """A sentence of the engine's with the settings' names in it, which are the flags'."""
+    own = {other: name for name, other in OTHER_NAMES.items()}
+    return _OTHER.sub(lambda found: own[found[0]], text)
 
 
 def resolve_settings(

@@ -28,7 +28,9 @@ WRAPPING = {"name", "description", "schema", "strict"}  # OpenAI's, around a sch
 def grammar_of(request: Sampling) -> Grammar | None:
     """The grammar, if any is asked for; raises BadRequestError where two are."""
     asked = {name: _wanted(name.removeprefix("guided_"), getattr(request, name)) for name in DEPRECATED}
-    asked |= {name: _wanted("grammar" if name == "ebnf" else name, getattr(request, name)) for name in ("regex", "ebnf")}
+    asked |= {
+        name: _wanted("grammar" if name == "ebnf" else name, getattr(request, name)) for name in ("regex", "ebnf")
+    }
     asked |= {"json_schema": _wanted("json", _unwrapped(request.json_schema)), "format": _ollama(request.format)}
     asked["grammar"] = _typed(request.grammar)
     for field in ("structured_outputs", "guided_decoding"):
@@ -61,7 +63,9 @@ def _unwrapped(schema: Any) -> Any:
 
 
 def _ollama(wanted: str | dict[str, Any] | None) -> Grammar | None:
-    return _wanted("json_object", True) if wanted == "json" else _wanted("json", wanted or None)
+    if wanted == "":
+        return None
+    return _wanted("json_object", True) if wanted == "json" else _wanted("json", wanted)
 
 
 def _typed(wanted: str | TypedGrammar | None) -> Grammar | None:
@@ -84,10 +88,7 @@ def _format(where: str, wanted: JsonSchemaFormat | None) -> Grammar | None:
         return None
     told = {name.rstrip("_"): value for name, value in wanted if value is not None}
     kind = told.pop("type")
-    schemas = {f"{where}.{name}": value for name, value in (
-        ("json_schema.schema", wanted.json_schema.schema_ if isinstance(wanted, ResponseFormat) and wanted.json_schema
-         else None), ("schema", told.get("schema")), ("value", told.get("value")))
-        if value is not None and not (name == "value" and kind == "regex")}  # fmt: skip
+    schemas = _schemas(where, wanted, told if kind != "regex" else {})
     needed = {"regex": ("pattern", "value"), "grammar": ("grammar",)}.get(kind, ())
     for name in ("pattern", "grammar"):
         if name in told and name not in needed:
@@ -107,6 +108,14 @@ def _format(where: str, wanted: JsonSchemaFormat | None) -> Grammar | None:
         name = f"{where}.json_schema.schema" if isinstance(wanted, ResponseFormat) else f"{where}.schema"
         raise BadRequestError(f"{name} is required with the type json_schema.", param=name)
     return Grammar("json_object")
+
+
+def _schemas(where: str, wanted: JsonSchemaFormat, told: dict[str, Any]) -> dict[str, Any]:
+    """The schemas that are given, wherever in the object, by their paths."""
+    found = {"schema": told.get("schema"), "value": told.get("value")}
+    if isinstance(wanted, ResponseFormat) and wanted.json_schema is not None:
+        found["json_schema.schema"] = wanted.json_schema.schema_
+    return {f"{where}.{name}": schema for name, schema in found.items() if schema is not None}
 
 
 def _none_beside(where: str, kind: str, schemas: dict[str, Any]) -> None:

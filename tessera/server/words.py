@@ -39,7 +39,7 @@ _WORDS = {
 # That something is of another kind: of a union, every branch says so but the one that was meant.
 _KINDS = {"string_type", "bool_type", "int_type", "int_parsing", "int_from_float", "float_type", "list_type",
           "dict_type", "model_type", "model_attributes_type", "literal_error"}  # fmt: skip
-_BRANCHES = {"str", "int", "float", "bool"}  # in a path they say which branch of a union was tried
+_BRANCHES = {"str", "int", "float", "bool", "TypedGrammar"}  # in a path they say which branch of a union was tried
 
 
 def first_mistake(error: ValidationError) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tessera import LLM, Grammar, SamplingParams
 from tessera.engine.worker import Start, _Child, start_ranks
-from tessera.errors import ReplyError, EngineDeadError, UsageError
+from tessera.errors import EngineDeadError, ReplyError, UsageError
 from tessera.load import BUNDLED_FOLDER
 from tests.engine.tiny import max_logprob_error
 
