@@ -215,6 +215,7 @@ class Delta:
     tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
     error: TesseraError | None = None  # why the reply failed, with the finish reason "error"
+    stop_string: str | None = None  # the one that ended the reply
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop_string: str | None = None  # the one that ended the reply
 
     def __str__(self) -> str:
         return self.text
@@ -250,6 +252,7 @@ class Completion:
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
             tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
             prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
+            stop_string=last.stop_string,
         )
 
 

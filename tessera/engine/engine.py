@@ -364,7 +364,8 @@ class Engine:
         self._finished[reason] = self._finished.get(reason, 0) + 1
         counts = (usage.prompt_tokens, usage.cached_tokens, usage.image_tokens, usage.completion_tokens)
         self._totals = [total + count for total, count in zip(self._totals, counts, strict=True)]
-        return Delta(text, token_ids, logprobs, reason, usage, request.timings())
+        stop_string = request.text.stopped_by if reason == "stop" else None
+        return Delta(text, token_ids, logprobs, reason, usage, request.timings(), stop_string=stop_string)
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:

@@ -19,6 +19,14 @@ from starlette.responses import JSONResponse, Response
 from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
 from tessera.errors import ModelNotFoundError, TesseraError, UsageError
 from tessera.prompt import Prompt
+from tessera.server.anthropic import (
+    MessageEvents,
+    message_object,
+    messages_from,
+    messages_offer,
+    messages_sampling,
+    new_message_id,
+)
 from tessera.server.backend import Backend, DeltaReader, Offer, Replies
 from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
@@ -32,7 +40,15 @@ from tessera.server.responses import (
     response_offer,
     response_sampling,
 )
-from tessera.server.schemas import ChatRequest, CompletionRequest, ResponsesRequest, Sampling, StreamOptions
+from tessera.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    CountTokensRequest,
+    MessagesRequest,
+    ResponsesRequest,
+    Sampling,
+    StreamOptions,
+)
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left
 from tessera.server.structured import uses_deprecated
@@ -94,6 +110,28 @@ class Generator:
         (completion,) = await self._collect(replies, request)
         reply = response_object(reply_id, self.names[0], body, completion, tokenizer)
         return JSONResponse(reply, headers=notes_on(body))
+
+    async def message(self, body: MessagesRequest, request: Request) -> Response:
+        """POST /v1/messages: a chat in Anthropic's words."""
+        self._check(body)
+        wanted = messages_from(body), messages_sampling(body), messages_offer(body)
+        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        message_id = new_message_id()
+        if body.stream:
+            events = MessageEvents(message_id, self.names[0], num_tokens, request.state.request_id)
+            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
+        (completion,) = await self._collect(replies, request)
+        return JSONResponse(message_object(message_id, self.names[0], completion), headers=notes_on(body))
+
+    async def count_tokens(self, body: CountTokensRequest, request: Request) -> dict[str, int]:
+        """POST /v1/messages/count_tokens: the prompt's length, as a message would report it."""
+        body.check_extra_fields()
+        self.check_model(body.model)
+        preparing = self.backend.call(
+            self.backend.prepare, messages_from(body), SamplingParams(), messages_offer(body), False
+        )
+        prompt, _ = await unless_left(request, preparing)
+        return {"input_tokens": len(prompt.ids)}
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """POST /v1/completions: plain text continued, without the chat format."""

@@ -14,14 +14,15 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tessera.errors import EngineBusyError, TesseraError
+from tessera.server.anthropic import failure_body
 from tessera.server.bodies import Bodies, Body
-from tessera.server.errors import BadRequestError, error_headers, error_object
+from tessera.server.errors import BadRequestError, error_headers
 from tessera.server.hosts import ANY, is_allowed
 
 access = logging.getLogger("tessera.access")
@@ -89,7 +90,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 page = PAGE_HEADERS if is_page(scope["path"]) else ()
-                own = ((b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"))
+                own = (
+                    (b"x-request-id", request_id), (b"request-id", request_id), (b"x-content-type-options", b"nosniff"),
+                )  # fmt: skip  # the second name is Anthropic's
                 message["headers"] = [*message["headers"], *own, *page]
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -103,7 +106,7 @@ class Guard:
             self._check_length(headers)
             await self.app(scope, self._counted(receive, body), send_with_id)
         except TesseraError as error:
-            await _refuse(error, send_with_id)
+            await _refuse(failure_body(error, scope["path"], request_id.decode()), error, send_with_id)
         finally:
             body.close()
             self._count(scope["method"] if scope["method"] in METHODS else "other", _route(scope), status)
@@ -224,8 +227,8 @@ async def _redirect(path: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _refuse(error: TesseraError, send: Send) -> None:
-    body = json.dumps(error_object(error)).encode()
+async def _refuse(told: Mapping[str, Any], error: TesseraError, send: Send) -> None:
+    body = json.dumps(told).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error_headers(error)}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -155,6 +155,7 @@ JsonSchema = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX
 StopString = Annotated[str, Field(max_length=1024)]
 Choices = Annotated[list[GrammarText], Field(max_length=MAX_JSON_VALUES, fail_fast=True)]
 Messages = Annotated[list[JsonObject], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+SystemBlocks = Annotated[list[JsonObject], Field(max_length=MAX_MESSAGES, fail_fast=True)]
 Tools = Annotated[list[JsonObject], Field(max_length=MAX_TOOLS, fail_fast=True)]
 PromptIds = Annotated[list[PromptId], Field(min_length=1, max_length=MAX_JSON_VALUES, fail_fast=True)]
 
@@ -332,6 +333,33 @@ class ResponsesRequest(Sampling):
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: JsonObject | None = None
+
+
+class CountTokensRequest(Request):
+    """Anthropic's conversation, whose prompt is counted and not answered."""
+
+    model: ModelName | None = None
+    messages: Messages
+    system: Text | SystemBlocks | None = None
+    tools: Tools | None = None
+    tool_choice: JsonObject | None = None
+    thinking: JsonObject | None = None
+
+
+class MessagesRequest(Sampling):
+    """Anthropic's messages."""
+
+    messages: Messages
+    max_tokens: Count
+    system: Text | SystemBlocks | None = None
+    n: Literal[1] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    tools: Tools | None = None
+    tool_choice: JsonObject | None = None
+    thinking: JsonObject | None = None
+    metadata: JsonObject | None = None
+    output_config: JsonObject | None = None
+    output_format: JsonObject | None = None
 
 
 class CompletionRequest(Sampling):
