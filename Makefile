@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := tessera/nano/demo
 # The client suite: an environment for each set of pins.
 CLIENTS := build/clients
-CLIENT_ENVIRONMENTS := openai langchain-openai langchain-mistralai litellm llama-index node
+CLIENT_ENVIRONMENTS := openai anthropic langchain-openai langchain-mistralai litellm llama-index node
 
 .PHONY: demo kernels test test-slow test-fuzz test-clients soak lint bench bench-serve gpu-check clean
 

@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image as PILImage
 
-from tessera.errors import UsageError
+from tessera.errors import TesseraError, UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 ROLES = ("system", "user", "assistant", "tool")
 GRAMMAR_KINDS = get_args(GrammarKind)
-DETAILS = (None, "auto", "low", "high")
+DETAILS = (None, "auto", "low", "high", "original")
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ class Delta:
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
+    error: TesseraError | None = None  # why the reply failed, with the finish reason "error"
+    stop_string: str | None = None  # the one that ended the reply
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop_string: str | None = None  # the one that ended the reply
 
     def __str__(self) -> str:
         return self.text
@@ -249,6 +252,7 @@ class Completion:
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
             tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
             prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
+            stop_string=last.stop_string,
         )
 
 
@@ -332,7 +336,7 @@ def _parse_part(part: Any) -> str | Image:
         source = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else None
         if detail not in DETAILS:
-            raise UsageError(f"image detail {_show(detail)} is unknown; use auto, low or high, or leave it out.")
+            raise UsageError(f"image detail {_show(detail)} is unknown; use one of {', '.join(DETAILS[1:])}.")
         if isinstance(source, (str, Path, bytes, PILImage.Image)):
             return Image(source, low_detail=detail == "low")
     if kind == "image" and isinstance(part.get("image"), (str, Path, bytes, PILImage.Image)):

@@ -7,13 +7,21 @@ A class decides only the codes, so a new kind of failure needs no new handler an
 
 from __future__ import annotations
 
+MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters of an error's text
+
 
 class TesseraError(Exception):
-    """Base of all expected failures; anything else that escapes is a bug."""
+    """Base of all expected failures; anything else that escapes is a bug.
+
+    A text that quotes what a file or a client said at length keeps its beginning and its way out.
+    """
 
     http_status = 500
     exit_code = 1
     code: str | None = None  # what programs tell failures apart by, in OpenAI's words where it has one
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text if len(text) <= MAX_WORDS else f"{text[:KEPT_HEAD]} [...] {text[-KEPT_TAIL:]}")
 
 
 class UsageError(TesseraError):
@@ -76,6 +84,18 @@ class EngineDeadError(TesseraError):
     """The engine's thread ended; only a restart helps."""
 
     http_status = 503
+
+
+class ReplyError(TesseraError):
+    """A reply that ended before it was complete, through no fault of the request."""
+
+    code = "reply_failed"
+
+
+class NotFiniteError(ReplyError):
+    """A reply that has no next token, for the model computed NaN or an infinity."""
+
+    code = "model_not_finite"
 
 
 class MeasurementError(TesseraError):

@@ -11,20 +11,21 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tessera.chat import Completion, Delta, Message, SamplingParams
-from tessera.engine.config import EngineConfig, resolve
+from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.images import load_all, prepare
-from tessera.load import load_model
+from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
@@ -32,6 +33,9 @@ from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
 MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes a gigabyte for a moment
+# What of a call and of a tool the prompt repeats.
+CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
+MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 Conversation = Sequence[Message | Mapping[str, Any]]
 
 
@@ -61,9 +65,12 @@ class LLM:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
         part = None if mmproj is None else Path(mmproj).expanduser()
         ranks = None
+        check = partial(check_options, engine_options, ranks=tensor_parallel_size)
         if tensor_parallel_size == 1:
-            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device)
+            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device, check=check)
         else:
+            checkpoint, target = open_checkpoint(folder, part), target_device(device)
+            check(checkpoint.config, compute_dtype(dtype, checkpoint, target), target)
             loaded, ranks = start_ranks(folder, mmproj=part, dtype=dtype, device=device, size=tensor_parallel_size)
         try:
             self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks, loaded.notes)
@@ -125,7 +132,7 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Completion:
-        """The whole reply."""
+        """The whole reply; raises ReplyError where it fails, and GrammarError where its grammar has no way on."""
         deltas = self.stream(
             messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
         )
@@ -140,17 +147,19 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Iterator[Delta]:
-        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request."""
+        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request.
+
+        A reply that fails raises, after the pieces that it had.
+        """
         handle = self.submit(
             messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
         )
-        if not tools:
-            yield from handle
-            return
-        reader = ToolCallReader(self.tokenizer)
+        reader = ToolCallReader(self.tokenizer) if tools else None
         try:
             for delta in handle:
-                yield reader.read(delta)
+                if delta.error is not None:
+                    raise delta.error
+                yield delta if reader is None else reader.read(delta)
         finally:
             handle.close()
 
@@ -168,16 +177,18 @@ class LLM:
         try:
             for index, (messages, wanted) in enumerate(zip(conversations, each, strict=True)):
                 if len(handles) == 2 * self.config.max_num_seqs:  # as many wait as run: enough to keep it busy
-                    replies.append(self._collect(handles.popleft()))
-                try:
+                    replies.append(self._collect(handles.popleft(), len(replies)))
+                with _naming(index):
                     prompt = self.prepare(messages)
-                    while (handle := self._try(prompt, wanted, may_wait=bool(handles))) is None:
-                        replies.append(self._collect(handles.popleft()))
-                    handles.append(handle)
-                except TesseraError as error:
-                    raise type(error)(f"conversation {index}: {error}") from error
+                while True:
+                    with _naming(index):
+                        handle = self._try(prompt, wanted, may_wait=bool(handles))
+                    if handle is not None:
+                        break
+                    replies.append(self._collect(handles.popleft(), len(replies)))
+                handles.append(handle)
             while handles:
-                replies.append(self._collect(handles.popleft()))
+                replies.append(self._collect(handles.popleft(), len(replies)))
         finally:
             for handle in handles:
                 handle.close()
@@ -238,8 +249,13 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _collect(self, handle: Handle) -> Completion:
-        return Completion.from_deltas(list(handle), self.model_name)
+    def _collect(self, handle: Handle, index: int) -> Completion:
+        """The reply to the conversation of this number; raises the error by which it failed."""
+        deltas = list(handle)
+        if (error := deltas[-1].error) is not None:
+            with _naming(index):
+                raise error
+        return Completion.from_deltas(deltas, self.model_name)
 
     def prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
         """Load the pictures and write the prompt, in the caller's thread."""
@@ -250,7 +266,8 @@ class LLM:
                 f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
-        self.check_length(sum(len(part) for message in parsed for part in message.content if isinstance(part, str)))
+        _check_parts(parsed)
+        self.check_length(_num_written(parsed, tools))
         loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
         with self._decoding:
             images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
@@ -273,3 +290,43 @@ class LLM:
             if may_wait:
                 return None
             raise
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Let an error say which conversation it belongs to."""
+    try:
+        yield
+    except TesseraError as error:
+        raise type(error)(f"conversation {index}: {error}") from error
+
+
+def _check_parts(messages: Sequence[Message]) -> None:
+    """Raise PromptTooLongError for more parts than any conversation has."""
+    count = sum(len(message.content) for message in messages)
+    if count > MAX_PARTS:
+        raise PromptTooLongError(
+            f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts."
+        )
+
+
+def _num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
+    """Characters of all that the prompt will hold, whatever field they stand in; each is written at least once."""
+    texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
+    calls = [call.get("function") for message in messages for call in message.tool_calls if isinstance(call, Mapping)]
+    functions = [tool.get("function") for tool in tools if isinstance(tool, Mapping)]
+    return texts + _num_characters(calls, CALL_KEYS) + _num_characters(functions, TOOL_KEYS)
+
+
+def _num_characters(described: Sequence[Any], keys: Sequence[str]) -> int:
+    """Of all strings and keys in these entries of each object."""
+    count, rest = 0, [entry.get(key) for entry in described if isinstance(entry, Mapping) for key in keys]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            rest += value
+    return count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from tessera.weights.stream import Progress, Source, StoredLinear, StoredTensor,
 
 if TYPE_CHECKING:
     from tessera.weights.gguf.read import GGUFPair
+
+Check = Callable[[ModelConfig, torch.dtype, torch.device], None]
 
 BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -181,6 +184,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
+    check: Check | None = None,
     rank: int = 0,
     size: int = 1,
 ) -> LoadedModel:
@@ -190,6 +194,7 @@ def load_model(
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
+    `check` hears what the model will be before any weight is read, and may raise.
     """
     checkpoint = open_checkpoint(folder, mmproj)
     tokenizer = checkpoint.load_tokenizer()
@@ -199,6 +204,8 @@ def load_model(
     if target.type == "cuda":
         keep_precision()
     chosen = compute_dtype(dtype, checkpoint, target)
+    if check is not None:
+        check(config, chosen, target)
     _check_memory(folder, checkpoint.weight_bytes(chosen) // size, target)
     share = Share(config, rank, size)
     model = empty_model(config)

@@ -16,7 +16,7 @@ from tessera.errors import UsageError
 from tessera.server.settings import Settings, describe, panel_of, resolve_settings
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
 
-SHORT = {"model": "-m", "tensor_parallel_size": "-tp"}
+SHORT = {"model": "-m", "tensor_parallel_size": "-tp", "verbose": "-v"}
 FOREIGN = "vllm"
 TOPIC = "--help="
 Action = Callable[[Settings, Mapping[str, str]], None]
@@ -162,7 +162,8 @@ def _fixed_text(fixed: Fixed) -> str:
 
 def _switch(name: str, details: dict[str, Any]) -> Any:
     flag = _flag(name)
-    return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", **details)]
+    names = (f"{flag}/--no-{flag.removeprefix('--')}", *([SHORT[name]] if name in SHORT else []))
+    return Annotated[bool | None, typer.Option(*names, **details)]
 
 
 def _flag(name: str) -> str:

@@ -32,6 +32,7 @@ class ImageRows:
     """Rows start to end of a picture's embeddings, which the step's tokens take in order."""
 
     image: PreparedImage
+    key: bytes  # by which its embeddings are cached: its content, and the salt of who asks
     start: int
     end: int
     begins: bool = True  # no earlier step of this request's run needed the picture
@@ -179,7 +180,7 @@ def image_rows(chunk: Chunk) -> list[ImageRows]:
             first, last = max(chunk.start - span.start, 0), min(chunk.end - span.start, span.length)
             begins = first == 0 or chunk.start == chunk.request.resumed_at
             rows = embeddings_before(first, columns), embeddings_before(last, columns)
-            found.append(ImageRows(span.image, *rows, begins))
+            found.append(ImageRows(span.image, chunk.request.image_key(span.image), *rows, begins))
     return found
 
 

@@ -118,6 +118,13 @@ def resolve(
     )
 
 
+def check_options(
+    options: Mapping[str, object], model: ModelConfig, dtype: torch.dtype, device: torch.device, *, ranks: int = 1
+) -> None:
+    """Raise UsageError for options that no free memory can make good, before the weights have taken any of it."""
+    resolve(options, model, dtype=dtype, device=device, ranks=ranks, measure=lambda size: 0)
+
+
 def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
     """What keys and values are stored as; raises UsageError for what is neither the model's dtype nor int8."""
     own = str(model_dtype).removeprefix("torch.")

@@ -33,16 +33,18 @@ from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Chunk, Scheduler
+from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Distribution, DraftCounts
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.engine.worker import LeadingRunner, Ranks
-from tessera.errors import EngineDeadError, UsageError
+from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraError, UsageError
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
+NOT_COMPUTED = "the reply could not be computed; the log has the details."
 FAILURES_IN_A_ROW = 3  # of computations for one request alone: then the fault is not the requests'
 SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
 INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -99,6 +101,7 @@ class Engine:
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
+        self.soundness = Soundness(model)
         self.pool = BlockPool(config.num_blocks)
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
@@ -220,7 +223,7 @@ class Engine:
                 raise
             request = chunks[0].request
             logger.exception("request %s ended, for it could not be computed", request.id)
-            return [(request, self._end(request, "error", ""))]
+            return [(request, self._fail(request, ReplyError(NOT_COMPUTED)))]
         self._failures = 0
         for chunk in chunks:
             self.scheduler.advance(chunk.request, chunk.end)
@@ -255,8 +258,9 @@ class Engine:
             rows_R = upload([first_rows[index] + depth for index in going_on], torch.int64, step.logits_RV.device)
             choices = self.sampler.sample(step.logits_RV[rows_R], requests)
             accepted = []
-            for index, request, choice in zip(going_on, requests, choices, strict=True):
-                delta = self._extend(request, choice)
+            for row, (index, request, choice) in enumerate(zip(going_on, requests, choices, strict=True)):
+                finite = choice is not None or bool(step.logits_RV[rows_R[row]].amax().isfinite())
+                delta = self._extend(request, choice, finite=finite)
                 events.append((request, delta))
                 if choice is not None and choice.token_id in step.drafts[index][depth : depth + 1]:
                     self._drafts.accepted += 1
@@ -293,12 +297,11 @@ class Engine:
             for choice in describe(logits_RV, target_ids_R, [count] * len(target_ids)):
                 rows.request.prompt_logprobs += self._logprobs(choice)
 
-    def _extend(self, request: Request, choice: Choice | None) -> Delta:
+    def _extend(self, request: Request, choice: Choice | None, *, finite: bool) -> Delta:
         """Add the chosen token to the reply, and end it if that is its last."""
         if choice is None:
-            reasons = "NaN, a grammar that allows no token, or a failure above"
-            logger.error("request %s ended, for nothing can be chosen: %s", request.id, reasons)
-            return self._end(request, "error", "")
+            return self._fail(request, self._cause(request, finite=finite))
+        self.soundness.succeed()
         try:
             delta = self._append(request, choice)
             if request.params.prompt_logprobs is None or request.num_output > 1:
@@ -308,7 +311,21 @@ class Engine:
             return replace(delta, prompt_logprobs=(first, *request.prompt_logprobs))
         except Exception:  # a decoding fault belongs to this request; the others go on
             logger.exception("request %s ended by an error", request.id)
-            return self._end(request, "error", "")
+            return self._fail(request, ReplyError(NOT_COMPUTED))
+
+    def _cause(self, request: Request, *, finite: bool) -> TesseraError:
+        """Why nothing can be chosen."""
+        if not finite:
+            return self.soundness.fail()
+        if request.matcher is not None and request.matcher.has_failed:
+            return GrammarError(
+                "the reply's grammar or schema came to a dead end, or grew too complex to follow; simplify it."
+            )
+        return ReplyError("no token may follow in this reply, and it is not complete; the log has the details.")
+
+    def _fail(self, request: Request, error: TesseraError) -> Delta:
+        logger.error("request %s ended: %s", request.id, error)
+        return replace(self._end(request, "error", ""), error=error)
 
     def _append(self, request: Request, choice: Choice) -> Delta:
         params, token_id = request.params, choice.token_id
@@ -347,7 +364,8 @@ class Engine:
         self._finished[reason] = self._finished.get(reason, 0) + 1
         counts = (usage.prompt_tokens, usage.cached_tokens, usage.image_tokens, usage.completion_tokens)
         self._totals = [total + count for total, count in zip(self._totals, counts, strict=True)]
-        return Delta(text, token_ids, logprobs, reason, usage, request.timings())
+        stop_string = request.text.stopped_by if reason == "stop" else None
+        return Delta(text, token_ids, logprobs, reason, usage, request.timings(), stop_string=stop_string)
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:

@@ -72,6 +72,11 @@ class Matcher:
         """Whether the text is complete and nothing can follow it."""
         return bool(self._state.is_stopped()) and not self._state.is_error()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the grammar itself cannot go on: by a dead end, or beyond what the library follows."""
+        return bool(self._state.is_error())
+
     def copy(self) -> Matcher:
         return Matcher(self._state.deep_copy(), self._reachable_W)
 

@@ -1,8 +1,8 @@
-"""Embeddings of pictures that were encoded before, by the digest of their pixels.
+"""Embeddings of pictures that were encoded before, by their pixels' digest and the salt of who asked.
 
 Least recently used goes first when the bytes exceed the budget; what the step at hand needs is
-pinned and stays, so the budget can be exceeded only by one step's own pictures. The digest covers
-pixels, size and preprocessing; the model is the process's one model.
+pinned and stays, so the budget can be exceeded only by one step's own pictures. A key covers
+pixels, size, preprocessing and tenant; the model is the process's one model.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ class ImageCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._entries
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._entries
 
-    def __getitem__(self, digest: bytes) -> Tensor:
+    def __getitem__(self, key: bytes) -> Tensor:
         """Embeddings (tokens, D), owned by the cache."""
-        self._entries.move_to_end(digest)
-        return self._entries[digest]
+        self._entries.move_to_end(key)
+        return self._entries[key]
 
-    def pin(self, digests: Iterable[bytes]) -> None:
+    def pin(self, keys: Iterable[bytes]) -> None:
         """Name the pictures of the step at hand; those of the step before are let go."""
-        self._pinned = frozenset(digests)
+        self._pinned = frozenset(keys)
         self._trim()
 
-    def put(self, digest: bytes, embeddings: Tensor) -> None:
-        self._entries[digest] = embeddings
+    def put(self, key: bytes, embeddings: Tensor) -> None:
+        self._entries[key] = embeddings
         self.bytes_used += embeddings.nbytes
         self._trim()
 
     def _trim(self) -> None:
-        for digest in list(self._entries):
+        for key in list(self._entries):
             if self.bytes_used <= self.max_bytes:
                 return
-            if digest not in self._pinned:
-                self.bytes_used -= self._entries.pop(digest).nbytes
+            if key not in self._pinned:
+                self.bytes_used -= self._entries.pop(key).nbytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import torch
 
@@ -17,6 +18,7 @@ from tessera.engine.blocks import block_hash, root_hash
 from tessera.engine.grammar import Matcher
 from tessera.engine.lookup import Lookup
 from tessera.engine.text import TextStream
+from tessera.images import PreparedImage
 from tessera.prompt import Prompt
 
 
@@ -73,10 +75,18 @@ class Request:
     def hash_blocks(self, block_tokens: int) -> list[bytes]:
         """Hashes of all full blocks of the tokens so far; each is computed once."""
         while (start := len(self.hashes) * block_tokens) + block_tokens <= len(self.ids):
-            parent = self.hashes[-1] if self.hashes else root_hash(self.cache_salt)
+            parent = self.hashes[-1] if self.hashes else self._root
             ids = self.ids[start : start + block_tokens]
             self.hashes.append(block_hash(parent, ids, start, self.prompt.images))
         return self.hashes
+
+    def image_key(self, image: PreparedImage) -> bytes:
+        """What its embeddings are cached by: requests of different salts share none."""
+        return image.digest + self._root
+
+    @cached_property
+    def _root(self) -> bytes:
+        return root_hash(self.cache_salt)
 
     def append(self, token_id: int) -> None:
         self.ids.append(token_id)

@@ -17,6 +17,8 @@ from tessera.images import PreparedImage
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 
+Keyed = tuple[bytes, PreparedImage]  # a picture, and the key of its embeddings
+
 
 class Runner:
     def __init__(self, model: Pixtral, images: ImageCache) -> None:
@@ -27,8 +29,8 @@ class Runner:
     def run(self, batch: Batch) -> Tensor:
         """The decoder's output (T, D) of the step's tokens, whose keys and values are cached."""
         self._count(batch)
-        self._encode({rows.image.digest: rows.image for rows in batch.images})
-        embeddings = [self.images[rows.image.digest][rows.start : rows.end] for rows in batch.images]
+        self._encode({rows.key: rows.image for rows in batch.images})
+        embeddings = [self.images[rows.key][rows.start : rows.end] for rows in batch.images]
         hidden_TD = self.model.embed(batch.ids_T, embeddings, batch.num_image_tokens)
         output_TD: Tensor = self.model(hidden_TD, batch.plan)
         return output_TD
@@ -39,33 +41,33 @@ class Runner:
         return self.model.logits(hidden_RD)
 
     def _count(self, batch: Batch) -> None:
-        begun = [rows.image.digest for rows in batch.images if rows.begins]
+        begun = [rows.key for rows in batch.images if rows.begins]
         self.images.queries += len(begun)
-        self.images.hits += len(begun) - len({digest for digest in begun if digest not in self.images})
+        self.images.hits += len(begun) - len({key for key in begun if key not in self.images})
 
     def _encode(self, needed: dict[bytes, PreparedImage]) -> None:
         """Encode what is needed and not cached, several pictures in one call."""
         self.images.pin(needed)
-        missing = [image for digest, image in needed.items() if digest not in self.images]
+        missing = [(key, image) for key, image in needed.items() if key not in self.images]
         for group in _calls(missing, self.model.config.vision_encoder.patch_size):
-            pixels = [upload(image.pixels_CHW, self.model.dtype, self.model.device) for image in group]
+            pixels = [upload(image.pixels_CHW, self.model.dtype, self.model.device) for _, image in group]
             encoded = self.model.encode_images(pixels)
-            for image, embeddings in zip(group, encoded, strict=True):
+            for (key, _), embeddings in zip(group, encoded, strict=True):
                 # A copy: a slice would keep the memory of the whole call alive.
-                self.images.put(image.digest, embeddings.clone())
+                self.images.put(key, embeddings.clone())
 
 
-def _calls(images: Iterable[PreparedImage], patch_size: int) -> Iterator[list[PreparedImage]]:
+def _calls(images: Iterable[Keyed], patch_size: int) -> Iterator[list[Keyed]]:
     """Split into groups of at most MAX_PATCHES_PER_CALL patches, each of at least one picture."""
-    group: list[PreparedImage] = []
+    group: list[Keyed] = []
     patches = 0
-    for image in images:
+    for key, image in images:
         _, height, width = image.pixels_CHW.shape
         count = (height // patch_size) * (width // patch_size)
         if group and patches + count > MAX_PATCHES_PER_CALL:
             yield group
             group, patches = [], 0
-        group.append(image)
+        group.append((key, image))
         patches += count
     if group:
         yield group

@@ -102,8 +102,9 @@ def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
         words_W = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
         try:
             request.matcher.fill(words_W)
-        except Exception:  # whatever it is, it ends this request only
-            logger.exception("the grammar of request %s failed", request.id)
+        except Exception as error:  # whatever it is, it ends this request only
+            trace = None if request.matcher.has_failed else error  # what the grammar's author did needs no trace
+            logger.error("the grammar of request %s failed", request.id, exc_info=trace)
             words_W.zero_()
         masks[row] = words_W
     return masks

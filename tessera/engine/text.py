@@ -17,13 +17,17 @@ class Detokenizer(Protocol):
 
 
 class TextStream:
-    """The text of one reply as it grows; `stopped` once a stop string was met."""
+    """The text of one reply as it grows; `stopped_by` is the stop string that was met."""
 
     def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
         self._detokenizer = detokenizer
         self._stops = stops
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def add(self, token_id: int, *, may_stop: bool) -> str:
         """Text that is now certain; `may_stop` is false while the reply is too short to end."""
@@ -40,7 +44,8 @@ class TextStream:
     def _push(self, text: str, may_stop: bool) -> str:
         self._held += text
         if may_stop and (match := first_stop(self._held, self._stops)) is not None:
-            self.stopped = True
+            # Of the stop strings that begin here the shortest was complete first.
+            self.stopped_by = min((stop for stop in self._stops if self._held.startswith(stop, match)), key=len)
             text, self._held = self._held[:match], ""
             return text
         held = held_length(self._held, self._stops)

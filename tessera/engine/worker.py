@@ -203,9 +203,7 @@ class LeadingRunner(Runner):
     def run(self, batch: Batch) -> Tensor:
         # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
         images = [
-            replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0)))
-            if rows.image.digest in self.images
-            else rows
+            replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0))) if rows.key in self.images else rows
             for rows in batch.images
         ]
         with self._together(replace(batch, images=images, sampled=[], drafts=[], scored=[])):

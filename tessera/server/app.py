@@ -1,4 +1,4 @@
-"""The application: routes, and every failure in OpenAI's shape. What a route does lies elsewhere."""
+"""The application: routes, and every failure in the shape of its route. What a route does lies elsewhere."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import tessera
 from tessera.errors import TesseraError
 from tessera.prompt import Tokenizer
+from tessera.server.anthropic import failure_body
 from tessera.server.backend import Backend
 from tessera.server.body import JsonRoute
-from tessera.server.errors import BadRequestError, error_headers, error_object, unexpected_error
+from tessera.server.errors import BadRequestError, error_headers, unexpected_error
 from tessera.server.generate import ClientLeftError, Generator, unless_left
 from tessera.server.guards import Guard
+from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
-from tessera.server.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from tessera.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    CountTokensRequest,
+    DetokenizeRequest,
+    MessagesRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
 from tessera.server.settings import Settings, api_keys
 from tessera.server.translate import created_now, messages_of
 from tessera.server.words import describe_mistake
@@ -51,6 +61,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
 
     app = FastAPI(
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat whatever Host header came
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.router.route_class = JsonRoute
@@ -58,17 +69,22 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     _add_operation(app, generator)
     _add_page(app, generator)
     _add_failures(app)
-    if settings.allowed_hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
     app.add_middleware(
         Guard,
         keys=api_keys(settings),
         max_body_bytes=settings.max_body_bytes,
+        max_pending_body_bytes=settings.max_pending_body_bytes,
+        hosts=host_patterns(settings),
         metrics_need_key=settings.metrics_need_key,
         access_log=settings.access_log,
         root_path=settings.root_path,
         count=metrics.count_answer,
     )
+    if settings.allowed_origins:
+        app.add_middleware(  # before the guard, since a browser asks first without a key
+            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
+            allow_private_network=True, expose_headers=("x-request-id", "retry-after", "deprecation"),
+        )  # fmt: skip
     return app
 
 
@@ -84,6 +100,14 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         return await generator.respond(body, request)
 
+    @app.post("/v1/messages")
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        return await generator.message(body, request)
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountTokensRequest, request: Request) -> dict[str, int]:
+        return await generator.count_tokens(body, request)
+
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await generator.complete(body, request)
@@ -94,6 +118,8 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
+        if not name:
+            raise HTTPException(404)
         generator.check_model(name)
         return _model(name, generator, started)
 
@@ -157,7 +183,7 @@ def _add_operation(app: FastAPI, generator: Generator) -> None:
     backend, settings = generator.backend, generator.settings
 
     def healthy() -> bool:
-        return backend.alive and backend.silent_s < settings.stuck_after_s
+        return backend.alive and backend.is_sound and backend.silent_s < settings.stuck_after_s
 
     @app.get("/health")
     @app.get("/ping")
@@ -203,29 +229,29 @@ def _add_page(app: FastAPI, generator: Generator) -> None:
 
 
 def _add_failures(app: FastAPI) -> None:
-    def refuse(error: TesseraError) -> Response:
-        return JSONResponse(error_object(error), error.http_status, error_headers(error))
+    def refuse(request: Request, error: TesseraError) -> Response:
+        body = failure_body(error, request.url.path, request.state.request_id)
+        return JSONResponse(body, error.http_status, error_headers(error))
 
     @app.exception_handler(TesseraError)
     async def known(request: Request, error: TesseraError) -> Response:
-        return refuse(error)
+        return refuse(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        mistake = error.errors()[0]
-        path, words = describe_mistake(mistake)
+        path, words = describe_mistake(error.errors())
         # Of text that is no JSON the path is a position, which names no field.
-        field = "" if mistake["type"] == "json_invalid" else path.removeprefix("body").removeprefix(".")
-        return refuse(BadRequestError(f"{field or 'the body'} {words}.", param=field or None))
+        field = "" if error.errors()[0]["type"] == "json_invalid" else path.removeprefix("body").removeprefix(".")
+        return refuse(request, BadRequestError(f"{field or 'the body'} {words}.", param=field or None))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, TesseraError):  # of a guard, met while the body was read
-            return refuse(error.__cause__)
-        texts = {404: "there is nothing at this path; see /v1/models and the README for what there is.",
-                 405: "this path does not answer that method."}  # fmt: skip
+            return refuse(request, error.__cause__)
+        hint = "leave out the slash at its end" if request.url.path.endswith("/") else "see /openapi.json for all paths"
+        texts = {404: f"there is nothing at this path; {hint}.", 405: "this path does not answer that method."}
         text = texts.get(error.status_code, "the request cannot be served as it is.")
-        return refuse(BadRequestError(text, status=error.status_code))
+        return refuse(request, BadRequestError(text, status=error.status_code))
 
     @app.exception_handler(ClientLeftError)
     async def left(request: Request, error: ClientLeftError) -> Response:
@@ -234,7 +260,7 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
-        response = refuse(unexpected_error())
+        response = refuse(request, unexpected_error())
         response.headers["x-request-id"] = request.state.request_id  # this handler is outside of the guard
         return response
 

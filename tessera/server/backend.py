@@ -23,9 +23,12 @@ from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.server.truncation import longest_that_fits
 from tessera.tools import ToolChoice
 
 Result = TypeVar("Result")
+
+REPLY_TOKENS = 1024  # that a truncated conversation leaves room for, unless the request says how many
 
 
 class DeltaReader(Protocol):
@@ -36,11 +39,12 @@ class DeltaReader(Protocol):
 
 @dataclass(frozen=True)
 class Offer:
-    """The tools of one request, as OpenAI's format names them."""
+    """The tools of one request, as OpenAI's format names them; the model sees all, and may call those `allowed`."""
 
     tools: Sequence[Mapping[str, Any]] = ()
     choice: ToolChoice = "auto"
     parallel: bool = True
+    allowed: Sequence[Mapping[str, Any]] | None = None  # None: all
 
 
 class Replies:
@@ -130,6 +134,11 @@ class Backend:
         return self.llm.loop.alive
 
     @property
+    def is_sound(self) -> bool:
+        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+        return self.llm.loop.engine.soundness.is_sound
+
+    @property
     def silent_s(self) -> float:
         """Seconds since the engine's thread last passed its loop; more than a step takes means that it is stuck."""
         return time.monotonic() - self.llm.loop.heartbeat_s
@@ -142,14 +151,20 @@ class Backend:
         return self.llm.loop.engine.stats()
 
     def prepare(
-        self, messages: Sequence[Message], params: SamplingParams, offer: Offer
+        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, truncate: bool = False
     ) -> tuple[Prompt, SamplingParams]:
         """The conversation's prompt, with its pictures decoded, and the parameters under its tools' grammar.
 
-        To be called in a worker thread. Raises what `LLM.bind` and `LLM.prepare` do.
+        With `truncate` the oldest turns are left out where all do not fit. To be called in a worker thread.
+        Raises what `LLM.bind` and `LLM.prepare` do.
         """
-        bound = self.llm.bind(params, offer.tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
-        return self.llm.prepare(messages, offer.tools), bound
+        tools = offer.tools if offer.allowed is None else offer.allowed
+        bound = self.llm.bind(params, tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
+        if not truncate:
+            return self.llm.prepare(messages, offer.tools), bound
+        room = min(params.max_tokens or REPLY_TOKENS, self.max_model_len // 4)
+        prepare = partial(self.llm.prepare, tools=offer.tools)
+        return longest_that_fits(messages, prepare, self.max_model_len - room), bound
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run in a worker thread; raises EngineBusyError where too many wait for one."""

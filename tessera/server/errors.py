@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tessera.errors import EngineBusyError, TesseraError
+from tessera.server.settings import in_settings_words
 
 RETRY_AFTER_S = 1
 _TYPES = {
@@ -30,7 +31,8 @@ class BadRequestError(TesseraError):
 def error_object(error: TesseraError) -> dict[str, Any]:
     """{"error": {"message", "type", "param", "code"}}, the shape of every failure at every status."""
     kind = _TYPES.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
-    return {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": error.code}}
+    message = in_settings_words(str(error))
+    return {"error": {"message": message, "type": kind, "param": getattr(error, "param", None), "code": error.code}}
 
 
 def error_headers(error: TesseraError) -> dict[str, str]:

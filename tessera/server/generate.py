@@ -19,6 +19,14 @@ from starlette.responses import JSONResponse, Response
 from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
 from tessera.errors import ModelNotFoundError, TesseraError, UsageError
 from tessera.prompt import Prompt
+from tessera.server.anthropic import (
+    MessageEvents,
+    message_object,
+    messages_from,
+    messages_offer,
+    messages_sampling,
+    new_message_id,
+)
 from tessera.server.backend import Backend, DeltaReader, Offer, Replies
 from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
@@ -32,7 +40,15 @@ from tessera.server.responses import (
     response_offer,
     response_sampling,
 )
-from tessera.server.schemas import ChatRequest, CompletionRequest, ResponsesRequest, Sampling, StreamOptions
+from tessera.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    CountTokensRequest,
+    MessagesRequest,
+    ResponsesRequest,
+    Sampling,
+    StreamOptions,
+)
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left
 from tessera.server.structured import uses_deprecated
@@ -85,7 +101,8 @@ class Generator:
         """POST /v1/responses: a chat in other words, of which nothing is kept."""
         self._check(body)
         wanted = input_messages(body), response_sampling(body), response_offer(body)
-        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        truncate = body.truncation == "auto"
+        num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
         reply_id, tokenizer = new_item_id("resp"), self.backend.tokenizer
         if body.stream:
             events = ResponseEvents(reply_id, self.names[0], body, tokenizer)
@@ -94,13 +111,35 @@ class Generator:
         reply = response_object(reply_id, self.names[0], body, completion, tokenizer)
         return JSONResponse(reply, headers=notes_on(body))
 
+    async def message(self, body: MessagesRequest, request: Request) -> Response:
+        """POST /v1/messages: a chat in Anthropic's words."""
+        self._check(body)
+        wanted = messages_from(body), messages_sampling(body), messages_offer(body)
+        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        message_id = new_message_id()
+        if body.stream:
+            events = MessageEvents(message_id, self.names[0], num_tokens, request.state.request_id)
+            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
+        (completion,) = await self._collect(replies, request)
+        return JSONResponse(message_object(message_id, self.names[0], completion), headers=notes_on(body))
+
+    async def count_tokens(self, body: CountTokensRequest, request: Request) -> dict[str, int]:
+        """POST /v1/messages/count_tokens: the prompt's length, as a message would report it."""
+        body.check_extra_fields()
+        self.check_model(body.model)
+        preparing = self.backend.call(
+            self.backend.prepare, messages_from(body), SamplingParams(), messages_offer(body), False
+        )
+        prompt, _ = await unless_left(request, preparing)
+        return {"input_tokens": len(prompt.ids)}
+
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """POST /v1/completions: plain text continued, without the chat format."""
         self._check(body)
         params, given = completion_sampling(body), prompts_of(body)
         prompts, params = await unless_left(request, self.backend.call(self._plain_prompts, given, params))
         tokenizer = None if body.logprobs is None else self.backend.tokenizer
-        replies = self._start(prompts, params, body, self._echo(body) if body.echo else None)
+        replies = self._start(prompts, params, body, request, self._echo(body) if body.echo else None)
         if body.stream:
             events = TextEvents(new_id("cmpl"), self.names[0], tokenizer)
             num_tokens = sum(len(prompt.ids) for prompt in prompts)
@@ -143,24 +182,37 @@ class Generator:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
 
     async def _start_chat(
-        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, body: Sampling, request: Request
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        offer: Offer,
+        body: Sampling,
+        request: Request,
+        *,
+        truncate: bool = False,
     ) -> tuple[int, Replies]:
         """The prompt's length, and its replies."""
-        preparing = self.backend.call(self.backend.prepare, messages, params, offer)
+        preparing = self.backend.call(self.backend.prepare, messages, params, offer, truncate)
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
-        return len(prompt.ids), self._start([prompt], params, body, reader)
+        return len(prompt.ids), self._start([prompt], params, body, request, reader)
 
     def _start(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams,
         body: Sampling,
+        request: Request,
         reader: Callable[[Prompt], DeltaReader] | None = None,
     ) -> Replies:
         each = choices_of(params, body.n or 1)
         wanted = [(prompt, params) for prompt in prompts for params in each]
-        return self.backend.start(wanted, cache_salt=body.cache_salt or "", reader=reader)
+        return self.backend.start(wanted, cache_salt=self._salt(body, request), reader=reader)
+
+    def _salt(self, body: Sampling, request: Request) -> str:
+        """What separates the caches of keys, and of tenants that share one: neither may learn what others asked."""
+        tenant = "" if self.settings.share_cache else request.state.tenant
+        return f"{tenant}/{body.cache_salt or ''}" if tenant else body.cache_salt or ""
 
     async def _collect(self, replies: Replies, request: Request) -> list[Completion]:
         deltas: list[list[Delta]] = [[] for _ in range(len(replies))]
@@ -175,6 +227,9 @@ class Generator:
             replies.close()
         for each in deltas:
             self._ended(each[-1], request)
+        for each in deltas:
+            if (error := each[-1].error) is not None:
+                raise error
         return [Completion.from_deltas(each, self.names[0]) for each in deltas]
 
     async def _events(
@@ -199,6 +254,9 @@ class Generator:
                     # Mistral's clients expect the usage at the end unless it is asked for in a chunk of its own.
                     last = replies.ended and number == len(arrived)
                     shown = options.continuous_usage_stats or (last and not options.include_usage)
+                    if delta.error is not None:
+                        self._ended(delta, request)
+                        raise delta.error
                     if delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason:
                         yield events.delta(index, delta, usage_object(usages) if shown else None)
                     if delta.finish_reason:

@@ -1,7 +1,7 @@
-"""What stands before every route: the path prefix, keys, body size, request ids, counts, the access log.
+"""What stands before every route: the path prefix, keys, hosts, body size, request ids, counts, the access log.
 
 Plain ASGI, on the raw path of the connection: the Host header must not be able to change what is
-protected. Everything needs a key unless it is listed here.
+protected. Everything needs a key unless it is listed here. Whose key it was is left for the route.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tessera.errors import TesseraError
-from tessera.server.errors import BadRequestError, error_headers, error_object
+from tessera.errors import EngineBusyError, TesseraError
+from tessera.server.anthropic import failure_body
+from tessera.server.bodies import Bodies, Body
+from tessera.server.errors import BadRequestError, error_headers
+from tessera.server.hosts import ANY, is_allowed
 
 access = logging.getLogger("tessera.access")
 
@@ -52,14 +55,18 @@ class Guard:
         *,
         keys: Sequence[str],
         max_body_bytes: int,
+        max_pending_body_bytes: int,
         metrics_need_key: bool,
         access_log: bool,
+        hosts: Sequence[str] = (ANY,),
         root_path: str = "",
         count: Callable[[str, str, int], None] = lambda method, route, status: None,
     ) -> None:
         self.app = app
         self._root_path = root_path
         self._count = count
+        self._hosts = tuple(hosts)
+        self._bodies = Bodies(max_pending_body_bytes)
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._max_body_bytes = max_body_bytes
         self._open = OPEN_PATHS if metrics_need_key else OPEN_PATHS | {"/metrics"}
@@ -74,15 +81,18 @@ class Guard:
         given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
         state = scope.setdefault("state", {})
-        state["request_id"], state["log"] = request_id.decode(), {}
+        state["request_id"], state["log"], state["tenant"] = request_id.decode(), {}, ""
         began, status, complete = time.perf_counter(), 500, False
+        body = Body(self._bodies)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 page = PAGE_HEADERS if is_page(scope["path"]) else ()
-                own = ((b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"))
+                own = (
+                    (b"x-request-id", request_id), (b"request-id", request_id), (b"x-content-type-options", b"nosniff"),
+                )  # fmt: skip  # the second name is Anthropic's
                 message["headers"] = [*message["headers"], *own, *page]
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -92,11 +102,13 @@ class Guard:
                 await _redirect(self._root_path + "/", send_with_id)  # the page's own links are relative
                 return
             self._check_key(scope, headers)
+            self._check_host(headers)
             self._check_length(headers)
-            await self.app(scope, self._counted(receive), send_with_id)
+            await self.app(scope, self._counted(receive, body), send_with_id)
         except TesseraError as error:
-            await _refuse(error, send_with_id)
+            await _refuse(failure_body(error, scope["path"], request_id.decode()), error, send_with_id)
         finally:
+            body.close()
             self._count(scope["method"] if scope["method"] in METHODS else "other", _route(scope), status)
             if self._access_log:
                 self._log(scope, status, time.perf_counter() - began, complete)
@@ -114,10 +126,19 @@ class Guard:
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         token = token.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = hashlib.sha256(token).digest()
+        scope["state"]["tenant"] = digest.hex()
         # Every key is compared, each in constant time.
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):
             raise BadRequestError(
                 "a valid API key is needed; send it as `Authorization: Bearer KEY`.", code="invalid_api_key", status=401
+            )
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        if not is_allowed(headers.get(b"host"), self._hosts):
+            raise BadRequestError(
+                "the Host header names another server; use one of this server's names, or add the name to "
+                "allowed_hosts.",
+                code="unknown_host",
             )
 
     def _check_length(self, headers: dict[bytes, bytes]) -> None:
@@ -125,26 +146,22 @@ class Guard:
         if length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise self._too_large()
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, body: Body) -> Receive:
         """Counts a body as it arrives, whatever length it announced, and waits for its end only so long."""
         seen = 0
         deadline: float | None = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
 
         async def counted() -> Message:
             nonlocal seen, deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise BadRequestError(
-                    f"the body did not arrive within {BODY_TIMEOUT_S:g} s; send the request again.", status=408
-                ) from None
+            message = await _receive_until(deadline, receive, body)
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                num_bytes, more = len(message.get("body", b"")), bool(message.get("more_body"))
+                seen += num_bytes
                 if seen > self._max_body_bytes:
                     raise self._too_large()
-                if not message.get("more_body"):
+                if not more:
                     deadline = None  # what is awaited from now on is the client's leaving
+                body.add(num_bytes, more=more)
             return message
 
         return counted
@@ -158,19 +175,38 @@ class Guard:
 
     def _log(self, scope: Scope, status: int, seconds: float, complete: bool) -> None:
         state = scope["state"]
-        entry: dict[str, Any] = {
-            "client": (scope.get("client") or ("unix",))[0],
-            "method": scope["method"][:20],
-            "path": scope["path"][:200],
-            "status": status,
-            "request_id": state["request_id"],
-            "seconds": round(seconds, 4),
-        } | state["log"]
+        entry: dict[str, Any] = (
+            {
+                "client": str((scope.get("client") or ("unix",))[0])[:64],  # a proxy's header may have any length
+                "method": scope["method"][:20],
+                "path": scope["path"][:200],
+                "status": status,
+                "request_id": state["request_id"],
+                "seconds": round(seconds, 4),
+            }
+            | state["log"]
+        )
         if "first_token_s" in entry and "queue_s" in entry:
             entry["prefill_s"] = round(entry["first_token_s"] - entry["queue_s"], 4)
         if not complete:
             entry["complete"] = False  # the client left before the end of the answer, or the answer broke
         access.info(json.dumps(entry))
+
+
+async def _receive_until(deadline: float | None, receive: Receive, body: Body) -> Message:
+    """The next message; raises BadRequestError after the deadline, EngineBusyError if the body was given up."""
+    try:
+        if not body.given_up:
+            async with asyncio.timeout_at(deadline) as body.timeout:
+                return await receive()
+    except TimeoutError:
+        if not body.given_up:
+            raise BadRequestError(
+                f"the body did not arrive within {BODY_TIMEOUT_S:g} s; send the request again.", status=408
+            ) from None
+    finally:
+        body.timeout = None
+    raise EngineBusyError("the body stopped arriving and made way for others; send the request again.")
 
 
 def is_page(path: str) -> bool:
@@ -191,8 +227,8 @@ async def _redirect(path: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _refuse(error: TesseraError, send: Send) -> None:
-    body = json.dumps(error_object(error)).encode()
+async def _refuse(told: Mapping[str, Any], error: TesseraError, send: Send) -> None:
+    body = json.dumps(told).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error_headers(error)}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"

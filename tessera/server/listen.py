@@ -7,6 +7,7 @@ connections, which is what a client or balancer expects of a server that is stil
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -77,7 +78,16 @@ def address_of(sockets: list[socket.socket], settings: Settings) -> str:
 
 def is_public(settings: Settings) -> bool:
     """Whether other machines may be able to connect."""
-    return settings.uds is None and settings.host not in ("127.0.0.1", "localhost", "::1")
+    return settings.uds is None and not _is_loopback(settings.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: some systems give the machine's own name a loopback address
+        return False
 
 
 def _bind_one(family: int, address: tuple[str | int, int]) -> socket.socket:

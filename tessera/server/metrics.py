@@ -138,6 +138,7 @@ class _EngineCollector(Collector):
     def _own(self, prefix: str, stats: Stats) -> Iterator[Metric]:
         backend = self._backend
         yield self._gauge(prefix, "engine_alive", "1 while the engine accepts requests.", int(backend.alive))
+        yield self._gauge(prefix, "model_sound", "0 while the model's numbers are not finite.", int(backend.is_sound))
         yield self._gauge(prefix, "engine_silent_seconds", "Since the engine last began a step.", backend.silent_s)
         yield self._counter(prefix, "engine_steps", "Steps computed.", stats.steps)
         yield self._gauge(prefix, "image_cache_bytes", "Bytes of cached picture embeddings.", stats.image_cache_bytes)

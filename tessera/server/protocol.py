@@ -1,7 +1,8 @@
-"""The HTTP parser's limits: a head of bounded size that comes in bounded time, and refusals in one shape.
+"""The HTTP parser's limits: what is neither counted head nor counted body is bounded in size and time.
 
-uvicorn's own parser bounds neither: one connection could fill the memory with headers that never end, or
-be held for ever by a byte now and then. Bodies are `guards`' business.
+uvicorn's own parser bounds neither: one connection could fill the memory with headers or trailers that
+never end, or be held for ever by a byte now and then. Bodies are `guards`' business, as long as somebody
+reads them; the rest of a request that was answered before its end has a time of its own.
 """
 
 from __future__ import annotations
@@ -16,55 +17,90 @@ from tessera.server.errors import BadRequestError, error_object
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
+REST_TIMEOUT_S = 10.0  # for what a client still sends of a request that is answered
+CLOSING_S = 3.0  # for a body that is still on its way when the server ends
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    _head_bytes = 0
+    _loose_bytes = 0  # since a message began, its head ended, or its last byte of body came
+    _had_body = False  # in the bytes that are being parsed
+    _in_message = False
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
+    _rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop_timers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._had_body = False
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the headers exceed the limit of {MAX_HEAD_BYTES:,} bytes; send fewer.")
+        if not self._in_message:
+            return
+        # Framing before body is paid for by that body, which `guards` counts; what counts is what has none.
+        self._loose_bytes = 0 if self._had_body else self._loose_bytes + len(data)
+        if self._loose_bytes > MAX_HEAD_BYTES:
+            what = "the headers exceed" if self._in_head else "what follows the body exceeds"
+            self._refuse(431, f"{what} the limit of {MAX_HEAD_BYTES:,} bytes; send less.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_message = self._in_head = True
+        self._loose_bytes = 0
         if self._head_timer is None:  # of the connection's first request it runs already
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header: it came after the key was checked
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_timer()
+        self._in_head, self._loose_bytes = False, 0
+        self._stop_timers()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._had_body = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._stop_timers()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_message and not self._in_head and self._rest_timer is None:
+            self._rest_timer = self.loop.call_later(REST_TIMEOUT_S, self.transport.close)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._in_message and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(CLOSING_S, self.transport.close)
+
     def send_400_response(self, msg: str) -> None:
-        self._stop_timer()
+        self._stop_timers()
         self._refuse(400, "the bytes are no HTTP request; check the client and what lies between.")
 
     def _refuse(self, status: int, text: str) -> None:
         if self.transport.is_closing():
             return
-        body = json.dumps(error_object(BadRequestError(text, status=status)))
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        head += f"content-length: {len(body)}\r\nx-should-retry: false\r\nconnection: close\r\n\r\n"
-        self.transport.write(head.encode() + body.encode())
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            body = json.dumps(error_object(BadRequestError(text, status=status)))
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nx-should-retry: false\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body.encode())
         self.transport.close()
 
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._rest_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._rest_timer = None

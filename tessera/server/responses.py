@@ -22,9 +22,11 @@ from tessera.server.translate import (
     finish_reason_of,
     logprobs_object,
     message_of,
+    offer_among,
     parts_of,
     sampling_of,
 )
+from tessera.tools import ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
@@ -68,7 +70,9 @@ def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> N
 
 
 def response_sampling(request: ResponsesRequest) -> SamplingParams:
-    params = sampling_of(request.model_copy(update={"max_tokens": request.max_output_tokens}))
+    if request.max_output_tokens is not None:
+        request = request.model_copy(update={"max_tokens": request.max_output_tokens})
+    params = sampling_of(request)
     return replace(params, logprobs=request.top_logprobs or 0) if _tells_logprobs(request) else params
 
 
@@ -83,10 +87,22 @@ def response_offer(request: ResponsesRequest) -> Offer:
         if tool.get("type") != "function":
             raise BadRequestError(f"tools.{index} must be of type function; there are no others.", param="tools")
         tools.append({"type": "function", "function": {key: tool[key] for key in tool if key != "type"}})
-    choice: Any = request.tool_choice or "auto"
-    if isinstance(choice, Mapping):
-        choice = {"type": "function", "function": {"name": choice.get("name")}}
-    return Offer(tuple(tools), choice, request.parallel_tool_calls is not False)
+    return offer_among(tools, _choice(request.tool_choice or "auto"), request.parallel_tool_calls)
+
+
+def _choice(given: ToolChoice) -> ToolChoice:
+    """A choice in the chat's words, in which what lies flat here has an object of its own."""
+    if not isinstance(given, Mapping):
+        return given
+    inner = {key: value for key, value in given.items() if key != "type"}
+    if given.get("type") != "allowed_tools":
+        return {"type": given.get("type"), "function": inner}
+    tools = [_choice(tool) if isinstance(tool, Mapping) else tool for tool in _listed(inner.get("tools"))]
+    return {"type": "allowed_tools", "allowed_tools": inner | {"tools": tools}}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 # Replies -------------------------------------------------------------------------------------
@@ -135,7 +151,7 @@ def _head(response_id: str, model: str, request: ResponsesRequest) -> dict[str, 
         "tool_choice": request.tool_choice or "auto",
         "tools": request.tools or [],
         "top_p": 1.0 if request.top_p is None else request.top_p,
-        "truncation": "disabled",
+        "truncation": request.truncation or "disabled",
         "usage": None,
     }
 

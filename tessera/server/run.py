@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from tessera import __version__
-from tessera.errors import EngineDeadError, UsageError
+from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.llm import LLM
 from tessera.load import resolve
 from tessera.quant.linear import count_quantized
@@ -27,7 +27,7 @@ from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
-from tessera.server.settings import Settings, api_keys
+from tessera.server.settings import Settings, api_keys, in_settings_words
 from tessera.server.supervisor import notify
 from tessera.sources import ImageLimits
 from tessera.weights.detect import detect
@@ -48,7 +48,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     The sockets are closed at the end.
     """
     began = time.monotonic()
-    start_log()
+    start_log(verbose=settings.verbose)
     try:
         keys = api_keys(settings)  # a wrong key file shows before a large model is loaded
         logger.info("tessera %s loads %s", __version__, settings.model)
@@ -78,17 +78,25 @@ def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config
     )
 
 
-def start_log() -> None:
-    """Our own lines and uvicorn's on standard error; of others only warnings."""
-    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+def start_log(*, verbose: bool) -> None:
+    """Our own lines on standard error, and uvicorn's if they are wanted; of others only warnings."""
+    plain = sys.stderr.isatty() and not verbose
+    form = "%(message)s" if plain else "%(asctime)s %(levelname)s %(name)s %(message)s"
     # At INFO the HTTP client that fetches pictures tells every URL, and those may be secret.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=form, force=True)
-    for name in ("tessera", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("tessera").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def open_model(settings: Settings) -> LLM:
-    """The model with its engine, as the settings want it."""
+    """The model with its engine, as the settings want it; an error names the settings."""
+    try:
+        return _open_model(settings)
+    except TesseraError as error:
+        raise type(error)(in_settings_words(str(error))) from error
+
+
+def _open_model(settings: Settings) -> LLM:
     folder = resolve(settings.model, settings.revision, settings.download_dir)
     _check_layout(settings, detect(folder))
     options: dict[str, Any] = {
@@ -151,6 +159,18 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
         f"{config.kv_cache_bytes // MIB:,} MiB: {tokens / config.max_model_len:.1f} requests of the full "
         f"{config.max_model_len:,} tokens; at most {config.max_num_seqs} run at once, {config.max_queued_requests} wait"
     )
+    if settings.verbose:
+        yield from _details(llm, settings)
+    if keys:
+        yield f"access: one of {len(keys)} API keys is needed"
+    elif is_public(settings):
+        yield f"access: WARNING: everybody who reaches {settings.host} may use this server; --api-key-file names keys"
+    else:
+        yield "access: open to this machine; --api-key or --api-key-file names keys"
+
+
+def _details(llm: LLM, settings: Settings) -> Iterator[str]:
+    config = llm.config
     yield (
         f"limits of a request: {config.max_model_len:,} tokens, {settings.max_body_bytes:,} bytes, "
         f"{settings.limit_mm_per_prompt} pictures, each of {settings.max_image_bytes:,} bytes and "
@@ -161,13 +181,7 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
     folder = settings.allowed_local_media_path
     yield f"pictures: URLs of {hosts or 'no host'} ({reach}); files {f'below {folder}' if folder else 'never'}"
     for line in config.describe():
-        yield f"engine: {line}"
-    if keys:
-        yield f"access: one of {len(keys)} API keys is needed"
-    elif is_public(settings):
-        yield f"access: WARNING: everybody who reaches {settings.host} may use this server; --api-key-file names keys"
-    else:
-        yield "access: open to this machine; --api-key or --api-key-file names keys"
+        yield f"engine: {in_settings_words(line)}"
 
 
 class _Server(uvicorn.Server):
@@ -185,6 +199,7 @@ class _Server(uvicorn.Server):
         self._on_ready = on_ready
         self._abort = abort
         self._on_end = on_end
+        self._grace_s = config.timeout_graceful_shutdown or 0
         self._num_signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -193,6 +208,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1", "STATUS=waiting for running requests")
+        logger.info("ending; running requests get %g s, a second signal aborts them", self._grace_s)
         aborting = asyncio.create_task(self._abort_if_told())
         try:
             await super().shutdown(sockets)

@@ -1,17 +1,23 @@
 """What clients may send: every field with its type and bounds, explicit nulls allowed everywhere.
 
-Fields that would change the output and are not supported are refused by name; others that clients
-send out of habit are accepted, and logged once.
+Fields that would change the output and are not supported are refused by name, also inside of objects;
+others that clients send out of habit are accepted, and logged once. What other servers call by other
+names is taken under ours (`dialects`). Every list, mapping and string has a bound, and stops at its
+first mistake: pydantic keeps a note of each, which takes hundreds of times what a client sent.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from tessera.chat import MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
+from tessera.server.body import MAX_JSON_VALUES
+from tessera.server.dialects import in_our_words
 from tessera.server.errors import BadRequestError
 from tessera.tools import MAX_TOOLS
 
@@ -20,6 +26,11 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 256
+MAX_FIELDS = 8192  # of a request, known or not
+MAX_KEYS = 1024  # of an object inside of it
+MAX_NAME = 1024  # characters
+MAX_GRAMMAR = 1_000_000  # characters; the compiler's own limits are lower, and say more
+MAX_TEXT = 64_000_000  # characters; what a context holds is checked before it is tokenized
 
 # Fields without an effect on the reply of this server.
 HARMLESS = {
@@ -67,19 +78,86 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt": (),
     "max_tool_calls": (),
     "truncation": ("disabled",),
+    "typical_p": (1, 1.0),
+    "typical": (1, 1.0),
+    "tfs_z": (1, 1.0),
+    "top_a": (0, 0.0),
+    "epsilon_cutoff": (0, 0.0),
+    "eta_cutoff": (0, 0.0),
+    "dynatemp_range": (0, 0.0),
+    "xtc_probability": (0, 0.0),
+    "dry_multiplier": (0, 0.0),
+    "mirostat": (0,),
+    "mirostat_mode": (0,),
+    "do_sample": (True,),
+    "num_beams": (1,),
+    "max_length": (),
+    "thinking": ({"type": "disabled"},),
+    "enable_thinking": (False,),
+    "custom_params": ({},),
+    "sampling_params": ({},),
+    "options": ({},),
+    "template": (),
+    "raw": (False,),
+    "output_format": (),
+    "output_config": ({},),
+    "response_schema": (),
+    "response_mime_type": ("text/plain",),
+    "json_mode": (False,),
+    "json_object": (False,),
+    "schema": (),
+    "choices": (),
+    "choice": (),
+    "constraint": (),
+    "grammar_type": (),
     # Known to other routes only.
     "response_format": ({"type": "text"},),
+    "text": ({}, {"format": {"type": "text"}}),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "messages": (),
+    "input": (),
+    "instructions": ("",),
+    "system": ("", []),
+    "echo": (False,),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "continue_final_message": (False,),
 }
 _logged: set[str] = set()
+
+
+def _counted(limit: int) -> BeforeValidator:
+    """Refuse a mapping of too many entries before any of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, Mapping) and len(value) > limit:
+            raise PydanticCustomError("too_many_keys", "too many", {"max_length": limit})
+        return value
+
+    return BeforeValidator(check)
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Count = Annotated[int, Field(ge=1, le=2**20)]
+# Clients send -1 for "as many as fit", which is what leaving the field out means.
+ReplyLength = Annotated[Count | None, BeforeValidator(lambda value: None if value == -1 else value)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
 PromptId = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # a negative one is refused later, in better words
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
+JsonObject = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)]
+JsonSchema = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)] | GrammarText
+StopString = Annotated[str, Field(max_length=1024)]
+Choices = Annotated[list[GrammarText], Field(max_length=MAX_JSON_VALUES, fail_fast=True)]
+Messages = Annotated[list[JsonObject], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+SystemBlocks = Annotated[list[JsonObject], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[JsonObject], Field(max_length=MAX_TOOLS, fail_fast=True)]
+PromptIds = Annotated[list[PromptId], Field(min_length=1, max_length=MAX_JSON_VALUES, fail_fast=True)]
 
 
 class Request(BaseModel):
@@ -87,10 +165,19 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if len(values) > MAX_FIELDS:
+            raise BadRequestError(f"the body has {len(values)} fields and the limit is {MAX_FIELDS}; leave some out.")
+        return in_our_words(values, cls.model_fields)
+
     def check_extra_fields(self) -> None:
         for name, value in (self.model_extra or {}).items():
             if name in NEUTRAL:
-                if value is not None and value not in NEUTRAL[name]:
+                if value is not None and not any(_is_same(value, neutral) for neutral in NEUTRAL[name]):
                     raise BadRequestError(
                         f"the field {name} is not supported by this server; leave it out.",
                         param=name,
@@ -101,77 +188,122 @@ class Request(BaseModel):
                 logger.info("the unknown field %r was sent and has no effect", name[:64])
 
 
-class StreamOptions(BaseModel):
+def _is_same(value: Any, neutral: Any) -> bool:
+    """Equal, and not true where a number is meant: 1 and true are not the same to a client."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+class Part(BaseModel):
+    """An object inside of a request: an unknown key that says something is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    harmless: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if len(values) > MAX_KEYS:
+            raise PydanticCustomError("too_many_keys", "too many", {"max_length": MAX_KEYS})
+        told = {key: value for key, value in values.items() if value is not None and key not in cls.harmless}
+        unknown = [key for key in told if key not in cls._names()]
+        return {key: value for key, value in told.items() if key not in unknown[1:]}  # the first is named
+
+    @classmethod
+    def _names(cls) -> set[str]:
+        return {field.alias or name for name, field in cls.model_fields.items()}
+
+
+class StreamOptions(Part):
+    harmless = frozenset({"include_obfuscation"})
+
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Part):
     """What a reply must look like, in vLLM's words; exactly one is given."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_: JsonSchema | None = Field(None, alias="json")
     json_object: bool | None = None
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
+    regex: GrammarText | None = None
+    choice: Choices | None = None
+    grammar: GrammarText | None = None
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Part):
     """OpenAI's wrapping of a schema; it is kept whether `strict` says so or not."""
 
-    name: str | None = None
-    description: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    name: Name | None = None
+    description: Text | None = None
+    schema_: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    type: Literal["text", "json_object", "json_schema"]
+class ResponseFormat(JsonSchemaFormat):
+    """OpenAI's, and what other servers have put into it: a schema beside the type, `json`, `regex` and `grammar`."""
+
+    type: Literal["text", "json_object", "json_schema", "json", "regex", "grammar"]
     json_schema: JsonSchemaFormat | None = None
+    value: JsonSchema | None = None
+    pattern: GrammarText | None = None
+    grammar: GrammarText | None = None
+
+
+class TypedGrammar(Part):
+    """TGI's way to say what a reply must look like."""
+
+    type: Literal["json", "json_object", "json_schema", "regex"]
+    value: JsonSchema | None = None
 
 
 class Sampling(Request):
     """How a reply is drawn, shared by all generating routes."""
 
-    model: str | None = Field(None, max_length=1024)
+    model: ModelName | None = None
     temperature: float | None = Field(None, ge=0, le=10)
     top_p: Probability | None = None
     top_k: int | None = Field(None, ge=-1, le=2**20)
     min_p: Probability | None = None
     n: int | None = Field(None, ge=1, le=1024)
-    max_tokens: Count | None = None
+    max_tokens: ReplyLength = None
     min_tokens: int | None = Field(None, ge=0, le=2**20)
-    stop: Annotated[str, Field(max_length=1024)] | Annotated[
-        list[Annotated[str, Field(max_length=1024)]], Field(max_length=MAX_STOP_STRINGS)
-    ] | None = None  # fmt: skip
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED_IDS)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenId, Bias], _counted(MAX_BIASED_IDS), Field(max_length=MAX_BIASED_IDS)] | None
+    ) = None  # fmt: skip
     structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, Any] | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
+    guided_decoding: StructuredOutputs | None = None
+    json_schema: JsonSchema | None = None  # llama.cpp's
+    format: Literal["json", ""] | JsonObject | None = None  # Ollama's
+    grammar: GrammarText | TypedGrammar | None = None  # llama.cpp's a text, TGI's an object
+    regex: GrammarText | None = None  # SGLang's, as the next
+    ebnf: GrammarText | None = None
+    guided_json: JsonSchema | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: GrammarText | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = Field(None, min_length=1, max_length=256)
 
 
 class ChatRequest(Sampling):
-    messages: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: Count | None = None
+    messages: Messages
+    max_completion_tokens: ReplyLength = None
     random_seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required", "any"] | dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
 
@@ -182,45 +314,76 @@ class TextFormat(JsonSchemaFormat):
     type: Literal["text", "json_object", "json_schema"]
 
 
-class TextOptions(BaseModel):
+class TextOptions(Part):
+    harmless = frozenset({"verbosity"})
+
     format: TextFormat | None = None
 
 
 class ResponsesRequest(Sampling):
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
-    instructions: str | None = None
-    max_output_tokens: Count | None = None
+    input: Text | Messages
+    instructions: Text | None = None
+    max_output_tokens: ReplyLength = None
     n: Literal[1] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    include: list[str] | None = None
+    include: Annotated[list[Name], Field(max_length=64, fail_fast=True)] | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
-    metadata: dict[str, Any] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: JsonObject | None = None
+
+
+class CountTokensRequest(Request):
+    """Anthropic's conversation, whose prompt is counted and not answered."""
+
+    model: ModelName | None = None
+    messages: Messages
+    system: Text | SystemBlocks | None = None
+    tools: Tools | None = None
+    tool_choice: JsonObject | None = None
+    thinking: JsonObject | None = None
+
+
+class MessagesRequest(Sampling):
+    """Anthropic's messages."""
+
+    messages: Messages
+    max_tokens: Count
+    system: Text | SystemBlocks | None = None
+    n: Literal[1] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    tools: Tools | None = None
+    tool_choice: JsonObject | None = None
+    thinking: JsonObject | None = None
+    metadata: JsonObject | None = None
+    output_config: JsonObject | None = None
+    output_format: JsonObject | None = None
 
 
 class CompletionRequest(Sampling):
     prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[PromptId], Field(min_length=1)]
-        | Annotated[list[list[PromptId]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | PromptIds
+        | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
-    max_tokens: int | None = Field(None, ge=0, le=2**20)  # 0: the prompt alone is scored, with echo
+    # 0: the prompt alone is scored, with echo; left out: OpenAI's 16; -1: as many as fit
+    max_tokens: int | None = Field(None, ge=-1, le=2**20)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
 
 
 class TokenizeRequest(Request):
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    model: ModelName | None = None
+    prompt: Text | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
 
 class DetokenizeRequest(Request):
-    model: str | None = None
-    tokens: list[TokenId] = Field(max_length=2**20)
+    model: ModelName | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_JSON_VALUES, fail_fast=True)]

@@ -25,12 +25,19 @@ NO_SETTINGS = ("TESSERA_DEBUG", "TESSERA_CONFIG")
 SECRET = ("api_key",)
 # What Kubernetes puts into every pod's environment for a service that is named tessera.
 _SERVICE_LINK = re.compile(r"TESSERA_(SERVICE_(HOST|PORT)|PORT_\d+_\w+)(_\w+)?|TESSERA_PORT=tcp://.*")
+# Scheme, host and perhaps port, as browsers send it; "null" is what any sandboxed page sends, and is not listed.
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._~:\[\]-]+")
 _UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", 1)}
 _UNITS |= {letter: 1024**power for power, letter in enumerate("KMGT", 1)}
 
 
 def _several(value: Any) -> Any:
     """A list, each entry of which may be several with commas, as an environment variable has them."""
+    if isinstance(value, str) and value.startswith("["):  # as vLLM writes a list
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         return value
@@ -82,7 +89,15 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _ORIGIN.fullmatch(value):
+            raise ValueError
+    return values
+
+
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_several), AfterValidator(_origins)]
 ImageLimit = Annotated[int, BeforeValidator(_image_limit)]
 Count = Annotated[int, BeforeValidator(_count)]
 Automatic = Annotated[int | None, BeforeValidator(_count)]
@@ -127,8 +142,18 @@ class Settings(BaseModel):
 
     api_key: Several = _field((), "Access", "Keys of which a client must send one; several with commas.")
     api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
+    share_cache: bool = _field(
+        False, "Access", "Keys share cached prompts and pictures, so that one may learn by time what another asked."
+    )
     metrics_need_key: bool = _field(False, "Access", "/metrics asks for a key too.")
-    allowed_hosts: Several = _field((), "Access", "Host headers that are answered; unset: any.")
+    allowed_origins: Origins = _field(
+        (), "Access", "Origins whose pages may read replies in a browser, as https://app.example; * for all."
+    )
+    allowed_hosts: Several = _field(
+        (),
+        "Access",
+        "Host headers that are answered, *.name for all below; unset: localhost on a loopback address, else any.",
+    )
 
     max_model_len: Automatic = _field(None, "Engine", "Tokens of prompt and reply together; 32k is 32,000.", ge=1)
     max_num_seqs: Automatic = _field(None, "Engine", "Requests that run at once.", ge=1)
@@ -158,6 +183,9 @@ class Settings(BaseModel):
 
     limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Pictures in one request, as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
+    max_pending_body_bytes: Count = _field(
+        512_000_000, "Limits", "Bytes of all bodies together that are not answered yet.", ge=1024
+    )
     max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded picture.", ge=1)
     max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one picture.", ge=1)
     max_completions: Count = _field(8, "Limits", "The most `n` that a request may ask for.", ge=1)
@@ -173,6 +201,7 @@ class Settings(BaseModel):
     shutdown_timeout: float = _field(60.0, "Operation", "Seconds that running requests get to end after SIGTERM.", ge=0)
     keep_alive_s: float = _field(15.0, "Operation", "Seconds of silence after which a stream gets a comment.", gt=0)
     stuck_after_s: float = _field(300.0, "Operation", "Seconds without a step after which /health fails.", gt=0)
+    verbose: bool = _field(False, "Operation", "The start tells every decision with its reason.")
     access_log: bool = _field(True, "Operation", "One line for each request, without its content.")
 
     @model_validator(mode="before")
@@ -184,6 +213,23 @@ class Settings(BaseModel):
                 "the setting api_key is given and holds no key; give one, or leave it out to let everybody in."
             )
         return values
+
+
+# Settings that the engine and the picture limits know by another name: what either says of one, names the other here.
+OTHER_NAMES = {
+    "block_size": "block_tokens",
+    "limit_mm_per_prompt": "max_images_per_prompt",
+    "max_num_queued_reqs": "max_queued_requests",
+    "max_image_pixels": "max_pixels",
+    "max_image_bytes": "max_bytes",
+}
+_OTHER = re.compile(rf"\b({'|'.join(OTHER_NAMES.values())})\b")
+
+
+def in_settings_words(text: str) -> str:
+    """A sentence of the engine's with the settings' names in it, which are the flags'."""
+    own = {other: name for name, other in OTHER_NAMES.items()}
+    return _OTHER.sub(lambda found: own[found[0]], text)
 
 
 def resolve_settings(

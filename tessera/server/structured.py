@@ -1,7 +1,7 @@
-"""What a request says a reply must look like, in one of three vocabularies, as the engine's one Grammar.
+"""What a request says a reply must look like, in any of many vocabularies, as the engine's one Grammar.
 
-OpenAI's `response_format`, vLLM's `structured_outputs`, and the older `guided_*` fields, which vLLM
-has dropped without a word and which are still sent.
+OpenAI's `response_format`, vLLM's `structured_outputs`, the older `guided_*` fields, which vLLM has dropped
+without a word and which are still sent, and the top-level words of llama.cpp, Ollama, SGLang and TGI.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ from typing import Any
 
 from tessera.chat import Grammar
 from tessera.server.errors import BadRequestError
-from tessera.server.schemas import ChatRequest, ResponseFormat, ResponsesRequest, Sampling, TextFormat
+from tessera.server.schemas import (
+    ChatRequest,
+    JsonSchemaFormat,
+    ResponseFormat,
+    ResponsesRequest,
+    Sampling,
+    StructuredOutputs,
+    TypedGrammar,
+)
 
 DEPRECATED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+WRAPPING = {"name", "description", "schema", "strict"}  # OpenAI's, around a schema
 
 
 def grammar_of(request: Sampling) -> Grammar | None:
     """The grammar, if any is asked for; raises BadRequestError where two are."""
     asked = {name: _wanted(name.removeprefix("guided_"), getattr(request, name)) for name in DEPRECATED}
-    if request.structured_outputs is not None:
-        for name, value in request.structured_outputs:
-            asked[f"structured_outputs.{name.rstrip('_')}"] = _wanted(name.rstrip("_"), value)
+    asked |= {
+        name: _wanted("grammar" if name == "ebnf" else name, getattr(request, name)) for name in ("regex", "ebnf")
+    }
+    asked |= {"json_schema": _wanted("json", _unwrapped(request.json_schema)), "format": _ollama(request.format)}
+    asked["grammar"] = _typed(request.grammar)
+    for field in ("structured_outputs", "guided_decoding"):
+        asked |= _parts(field, getattr(request, field))
     if isinstance(request, ChatRequest):
-        asked["response_format"] = _chat_format(request.response_format)
+        asked["response_format"] = _format("response_format", request.response_format)
     if isinstance(request, ResponsesRequest) and request.text is not None:
-        asked["text.format"] = _text_format(request.text.format)
+        asked["text.format"] = _format("text.format", request.text.format)
     found = {name: grammar for name, grammar in asked.items() if grammar is not None}
     if len(found) > 1:
         raise BadRequestError(
@@ -38,23 +51,77 @@ def uses_deprecated(request: Sampling) -> bool:
     return any(getattr(request, name) is not None for name in DEPRECATED)
 
 
-def _chat_format(wanted: ResponseFormat | None) -> Grammar | None:
-    schema = wanted.json_schema.schema_ if wanted is not None and wanted.json_schema is not None else None
-    return _format("response_format.json_schema.schema", wanted.type if wanted else "text", schema)
+def _parts(field: str, wanted: StructuredOutputs | None) -> dict[str, Grammar | None]:
+    names = [name.rstrip("_") for name, _ in wanted or ()]
+    return {f"{field}.{name}": _wanted(name, value) for name, (_, value) in zip(names, wanted or (), strict=True)}
 
 
-def _text_format(wanted: TextFormat | None) -> Grammar | None:
-    return _format("text.format.schema", wanted.type if wanted else "text", wanted.schema_ if wanted else None)
+def _unwrapped(schema: Any) -> Any:
+    """A schema, also in OpenAI's wrapping."""
+    is_wrapped = isinstance(schema, dict) and isinstance(schema.get("schema"), dict) and set(schema) <= WRAPPING
+    return schema["schema"] if is_wrapped else schema
 
 
-def _format(where: str, kind: str, schema: dict[str, Any] | None) -> Grammar | None:
-    if kind == "text":
+def _ollama(wanted: str | dict[str, Any] | None) -> Grammar | None:
+    if wanted == "":
         return None
-    if kind == "json_object":
-        return Grammar("json_object")
-    if schema is None:
-        raise BadRequestError(f"{where} is required with the type json_schema.", param=where)
-    return Grammar("json_schema", json.dumps(schema))
+    return _wanted("json_object", True) if wanted == "json" else _wanted("json", wanted)
+
+
+def _typed(wanted: str | TypedGrammar | None) -> Grammar | None:
+    if not isinstance(wanted, TypedGrammar):
+        return _wanted("grammar", wanted)
+    if wanted.type == "regex":
+        return _text_of("grammar.value", "regex", wanted.value)
+    return _wanted("json_object", True) if wanted.value is None else _wanted("json", _unwrapped(wanted.value))
+
+
+def _text_of(where: str, kind: str, value: Any) -> Grammar:
+    if not isinstance(value, str):
+        raise BadRequestError(f"{where} must be a string with the type {kind}.", param=where)
+    return Grammar("regex" if kind == "regex" else "lark", value)
+
+
+def _format(where: str, wanted: JsonSchemaFormat | None) -> Grammar | None:
+    """Of an object with a type, and what that type needs beside it; what the type leaves no room for is refused."""
+    if wanted is None:
+        return None
+    told = {name.rstrip("_"): value for name, value in wanted if value is not None}
+    kind = told.pop("type")
+    schemas = _schemas(where, wanted, told if kind != "regex" else {})
+    needed = {"regex": ("pattern", "value"), "grammar": ("grammar",)}.get(kind, ())
+    for name in ("pattern", "grammar"):
+        if name in told and name not in needed:
+            raise BadRequestError(f"{where}.{name} cannot be combined with the type {kind}.", param=f"{where}.{name}")
+    if needed:
+        value = next((told[name] for name in needed if name in told), None)
+        _none_beside(where, kind, schemas)
+        return _text_of(f"{where}.{needed[0]}", kind, value)
+    if kind == "text":
+        _none_beside(where, kind, schemas)
+        return None
+    if len(schemas) > 1:
+        raise BadRequestError(f"{' and '.join(schemas)} are two schemas; keep one.", param=list(schemas)[1])
+    if schemas:
+        return _wanted("json", next(iter(schemas.values())))
+    if kind == "json_schema":
+        name = f"{where}.json_schema.schema" if isinstance(wanted, ResponseFormat) else f"{where}.schema"
+        raise BadRequestError(f"{name} is required with the type json_schema.", param=name)
+    return Grammar("json_object")
+
+
+def _schemas(where: str, wanted: JsonSchemaFormat, told: dict[str, Any]) -> dict[str, Any]:
+    """The schemas that are given, wherever in the object, by their paths."""
+    found = {"schema": told.get("schema"), "value": told.get("value")}
+    if isinstance(wanted, ResponseFormat) and wanted.json_schema is not None:
+        found["json_schema.schema"] = wanted.json_schema.schema_
+    return {f"{where}.{name}": schema for name, schema in found.items() if schema is not None}
+
+
+def _none_beside(where: str, kind: str, schemas: dict[str, Any]) -> None:
+    if schemas:
+        name = next(iter(schemas))
+        raise BadRequestError(f"{name} cannot be combined with the type {kind}; use json_schema.", param=name)
 
 
 def _wanted(kind: str, value: Any) -> Grammar | None:

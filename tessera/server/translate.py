@@ -29,6 +29,7 @@ from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling
 from tessera.server.structured import grammar_of
+from tessera.tools import ToolChoice
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
@@ -107,7 +108,7 @@ def _part(where: str, part: Any) -> str | Image | None:
         url = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
         if detail not in DETAILS:
-            raise BadRequestError(f"{where}.detail must be auto, low or high.", param=where)
+            raise BadRequestError(f"{where}.detail must be one of {', '.join(DETAILS[1:])}.", param=where)
         if isinstance(url, str) and url:
             return Image(url, low_detail=detail == "low")
         raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
@@ -141,9 +142,47 @@ def sampling_of(request: Sampling) -> SamplingParams:
 
 def offer_of(request: ChatRequest) -> Offer:
     """The tools that the request offers."""
-    choice = request.tool_choice or "auto"
-    parallel = request.parallel_tool_calls is not False
-    return Offer(tuple(request.tools or ()), choice, parallel)
+    return offer_among(request.tools or (), request.tool_choice or "auto", request.parallel_tool_calls)
+
+
+def offer_among(tools: Sequence[Mapping[str, Any]], choice: ToolChoice, parallel: bool | None) -> Offer:
+    """All tools, and of OpenAI's choice `allowed_tools` those that may be called; raises BadRequestError."""
+    if not isinstance(choice, Mapping):
+        return Offer(tuple(tools), choice, parallel is not False)
+    if choice.get("type") != "allowed_tools":
+        _only(choice, "tool_choice", ("type", "function"))
+        return Offer(tuple(tools), choice, parallel is not False)
+    _only(choice, "tool_choice", ("type", "allowed_tools"))
+    wanted = choice.get("allowed_tools")
+    if not isinstance(wanted, Mapping) or wanted.get("mode") not in ("auto", "required"):
+        raise BadRequestError("tool_choice.allowed_tools must have a mode, auto or required.", param="tool_choice")
+    _only(wanted, "tool_choice.allowed_tools", ("mode", "tools"))
+    given = wanted.get("tools")
+    names = [_tool_name(entry) for entry in given] if isinstance(given, list) else []
+    known = {_tool_name(tool): tool for tool in tools}
+    for name in names or [None]:
+        if name is None or name not in known:
+            shown = repr(name[:64]) if isinstance(name, str) else "no tool"
+            raise BadRequestError(
+                f"tool_choice.allowed_tools.tools names {shown}; name some of the tools in this request.",
+                param="tool_choice",
+            )
+    allowed = tuple(tool for name, tool in known.items() if name in names)
+    return Offer(tuple(tools), wanted["mode"], parallel is not False, allowed)
+
+
+def _tool_name(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _only(given: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+    for key, value in given.items():
+        if value is not None and key not in known:
+            raise BadRequestError(
+                f"{where}.{key[:64]} is not known here; known are {', '.join(known)}.", param="tool_choice"
+            )
 
 
 def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
@@ -166,7 +205,7 @@ def completion_sampling(request: CompletionRequest) -> SamplingParams:
     max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     if max_tokens == 0 and not request.echo:
         raise BadRequestError("max_tokens must be at least 1, or 0 with echo.", param="max_tokens")
-    params = sampling_of(request.model_copy(update={"max_tokens": max(max_tokens, 1)}))
+    params = sampling_of(request.model_copy(update={"max_tokens": None if max_tokens == -1 else max(max_tokens, 1)}))
     scored = request.logprobs if request.echo else None
     return replace(params, logprobs=request.logprobs, prompt_logprobs=scored)
 

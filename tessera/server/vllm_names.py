@@ -18,7 +18,7 @@ ALIASES = {"kv_cache_memory_bytes": "kv_cache_bytes"}
 OPPOSITES = {"disable_uvicorn_access_log": "access_log"}
 # Flags that hold several settings in one JSON object, and those of its keys that are settings here.
 JOINED = {"speculative_config": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")}
-SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains")
+SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains", "--allowed-origins")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ FIXED = {
     "disable_log_requests": Fixed(("true",), _NO_CONTENT),
     "enable_log_requests": Fixed(("false",), _NO_CONTENT),
     "disable_log_stats": Fixed(("true",), "counts are not logged; read them at /metrics"),
-    "allowed_origins": Fixed((), "pages of other origins are not served; put the page and the server behind one proxy"),
+    "allow_credentials": Fixed(("false",), "keys go in a header, never in a cookie; leave it out"),
+    "allowed_methods": Fixed(('["*"]',), "all that a route takes is allowed; leave it out"),
+    "allowed_headers": Fixed(('["*"]',), "all headers are allowed; leave it out"),
     "ssl_keyfile": Fixed((), "the server speaks plain HTTP; put a proxy with TLS in front, such as deploy/nginx.conf"),
     "ssl_certfile": Fixed((), "the server speaks plain HTTP; put a proxy with TLS in front, such as deploy/nginx.conf"),
 }  # fmt: skip

@@ -34,21 +34,51 @@ _WORDS = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "json_invalid": "is not valid JSON",
+    "too_many_keys": "has more than the allowed {max_length} entries",
 }
+# That something is of another kind: of a union, every branch says so but the one that was meant.
+_KINDS = {"string_type", "bool_type", "int_type", "int_parsing", "int_from_float", "float_type", "list_type",
+          "dict_type", "model_type", "model_attributes_type", "literal_error"}  # fmt: skip
+_BRANCHES = {"str", "int", "float", "bool", "TypedGrammar"}  # in a path they say which branch of a union was tried
 
 
 def first_mistake(error: ValidationError) -> tuple[str, str]:
     """The field's path, "messages.0.role", and what is wrong with it."""
-    return describe_mistake(error.errors(include_url=False, include_input=False)[0])
+    return describe_mistake(error.errors(include_url=False, include_input=False))
 
 
-def describe_mistake(finding: Mapping[str, Any] | Any) -> tuple[str, str]:
-    path = _path(finding.get("loc", ()))
-    words = _WORDS.get(str(finding.get("type")), "is not valid")
-    return path, words.format_map(finding.get("ctx") or {})
+def describe_mistake(findings: Sequence[Mapping[str, Any] | Any]) -> tuple[str, str]:
+    """The first wrong field's path and fault. Of a union's branches, the one that understood most tells it."""
+    paths = [_path(finding.get("loc", ())) for finding in findings]
+    root = next((count for count in (1, 2) if paths[0][:count] != ("body",)), 1)
+    same = [(path, finding) for path, finding in zip(paths, findings, strict=True) if path[:root] == paths[0][:root]]
+    furthest = max((_rank(path) for path, _ in same))
+    meant = [(path, finding) for path, finding in same if _rank(path) == furthest]
+    others = [finding for _, finding in meant if finding.get("type") not in _KINDS]
+    if others:
+        return _shown(meant[0][0]), _words(others[0])
+    words = dict.fromkeys(_words(finding) for _, finding in meant)
+    told = list(words)[:1] + [each.removeprefix("must be ") for each in list(words)[1:]]
+    return _shown(meant[0][0]), " or ".join(told)
 
 
-def _path(location: Sequence[str | int]) -> str:
+def _words(finding: Mapping[str, Any]) -> str:
+    context = finding.get("ctx") or {}
+    if context.get("min_length") == 1 and finding.get("type") in ("too_short", "string_too_short"):
+        return "must not be empty"
+    return _WORDS.get(str(finding.get("type")), "is not valid").format_map(context)
+
+
+def _rank(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
+    return len(path), tuple(part for part in path if isinstance(part, int))
+
+
+def _path(location: Sequence[str | int]) -> tuple[str | int, ...]:
     # A union's alternatives stand in the path by their types' names, which say nothing to a client.
-    parts = [str(part) for part in location if isinstance(part, int) or str(part).isidentifier()]
-    return ".".join(parts)[:200]
+    return tuple(
+        part for part in location if isinstance(part, int) or (str(part).isidentifier() and part not in _BRANCHES)
+    )
+
+
+def _shown(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))[:200]

@@ -87,6 +87,8 @@ class Client:
 CLIENTS = (
     Client("openai (Python)", "openai", "use_openai.py", "openai"),
     Client("openai (JavaScript)", "openai", "use_openai.mjs", "node"),
+    Client("anthropic (Python)", "anthropic", "use_anthropic.py", "anthropic"),
+    Client("anthropic (JavaScript)", "@anthropic-ai/sdk", "use_anthropic.mjs", "node"),
     Client("mistralai (Python)", "mistralai", "use_mistralai.py", "openai"),
     Client("mistralai (JavaScript)", "@mistralai/mistralai", "use_mistralai.mjs", "node"),
     Client("LangChain, langchain-openai", "langchain-openai", "use_langchain_openai.py", "langchain-openai"),

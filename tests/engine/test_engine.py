@@ -126,7 +126,8 @@ def test_usage_counts_pictures_and_cached_tokens_and_a_whole_hit_still_computes_
     assert encoded == [1]  # the second came from the image cache
     salted = engine.add(given, params(), cache_salt="another tenant")
     assert run(engine, salted)[0].usage.cached_tokens == 0
-    assert (engine.images.queries, engine.images.hits) == (3, 2)
+    assert (engine.images.queries, engine.images.hits) == (3, 1)  # tenants learn nothing of each other's pictures
+    assert encoded == [1, 1]
 
 
 def test_a_picture_covered_by_a_prefix_hit_is_not_encoded(model: Pixtral, encoded: list[int]) -> None:

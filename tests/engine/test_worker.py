@@ -13,7 +13,7 @@ import pytest
 
 from tessera import LLM, Grammar, SamplingParams
 from tessera.engine.worker import Start, _Child, start_ranks
-from tessera.errors import EngineDeadError, UsageError
+from tessera.errors import EngineDeadError, ReplyError, UsageError
 from tessera.load import BUNDLED_FOLDER
 from tests.engine.tiny import max_logprob_error
 
@@ -69,7 +69,8 @@ def test_a_fault_before_anything_is_sent_ends_one_request(shared: LLM, monkeypat
 
     hello, params = [{"role": "user", "content": "hello"}], SamplingParams(max_tokens=3, ignore_eos=True)
     monkeypatch.setattr("tessera.engine.worker._dump", fail)
-    assert shared.chat(hello, params).finish_reason == "error"
+    with pytest.raises(ReplyError, match="could not be computed"):
+        shared.chat(hello, params)
     monkeypatch.undo()
     assert shared.chat(hello, params).finish_reason == "length"
 

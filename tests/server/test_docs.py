@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from tessera.cli.serve import foreign_names
-from tessera.server.schemas import HARMLESS, NEUTRAL, ChatRequest, CompletionRequest, ResponsesRequest, Sampling
+from tessera.server.schemas import (
+    HARMLESS,
+    NEUTRAL,
+    ChatRequest,
+    CompletionRequest,
+    MessagesRequest,
+    ResponsesRequest,
+    Sampling,
+)
 from tessera.server.settings import Settings, describe, panel_of
 from tests.server.conftest import DEMO, Running
 
@@ -47,9 +55,10 @@ def fields_table() -> str:
         return ", ".join(f"`{name}`" for name in sorted(fields))  # type: ignore[call-overload]
 
     rows = [
-        ("honoured by all three", names(shared)),
+        ("honoured by all of them", names(shared)),
         ("by `/v1/chat/completions`", names(set(ChatRequest.model_fields) - shared)),
         ("by `/v1/responses`", names(set(ResponsesRequest.model_fields) - shared)),
+        ("by `/v1/messages`", names(set(MessagesRequest.model_fields) - shared)),
         ("by `/v1/completions`", names(set(CompletionRequest.model_fields) - shared)),
         ("without effect on a reply", names(HARMLESS)),
         ("refused unless neutral", names(NEUTRAL)),

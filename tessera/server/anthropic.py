@@ -1,0 +1,306 @@
+"""/v1/messages: the same conversation in Anthropic's words, read into messages and written as blocks.
+
+Source of the shapes: Anthropic's API reference for messages, for counting tokens, for streaming and
+for errors. Nothing is kept between requests; `cache_control` is read over, since every prefix is cached.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.chat import Completion, Delta, FinishReason, Image, Message, SamplingParams, ToolCall, Usage
+from tessera.errors import TesseraError
+from tessera.server.backend import Offer
+from tessera.server.errors import BadRequestError, error_object
+from tessera.server.events import Events, json_text
+from tessera.server.schemas import CountTokensRequest, MessagesRequest, StructuredOutputs
+from tessera.server.translate import finish_reason_of, offer_among, sampling_of
+from tessera.tools import ToolChoice
+
+PATH = "/v1/messages"
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_KNOWN_BLOCKS = "text, image, tool_use and tool_result"
+_SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # of another model's earlier turns
+
+
+# Requests ------------------------------------------------------------------------------------
+
+
+def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message]:
+    """The conversation; raises BadRequestError that names the message or block."""
+    system = _texts("system", request.system)
+    messages = [Message("system", system)] if system else []
+    for index, message in enumerate(request.messages):
+        where, role = f"messages.{index}", message.get("role")
+        if role == "assistant":
+            messages.append(_assistant(where, message))
+        elif role == "user":
+            messages += _user(where, message)
+        elif role == "system":
+            messages.append(Message("system", _texts(f"{where}.content", message.get("content"))))
+        else:
+            raise BadRequestError(f"{where}.role must be user or assistant.", param=f"{where}.role")
+    return messages
+
+
+def _texts(where: str, content: Any) -> tuple[str, ...]:
+    """Text alone: a string, or text blocks."""
+    parts = [_part(*each) for each in _blocks(where, content)]
+    texts = tuple(part for part in parts if isinstance(part, str))
+    if len(texts) < len(parts):
+        raise BadRequestError(f"{where} must be text; put pictures into a user's message.", param=where)
+    return texts
+
+
+def _assistant(where: str, message: Mapping[str, Any]) -> Message:
+    parts: list[str | Image] = []
+    calls: list[dict[str, Any]] = []
+    for place, block in _blocks(f"{where}.content", message.get("content")):
+        if block["type"] == "tool_use":
+            calls.append(_call(place, block))
+        elif block["type"] not in _SILENT_BLOCKS:
+            parts.append(_part(place, block))
+    return Message("assistant", tuple(parts), tuple(calls))
+
+
+def _call(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    given = block.get("input", {})
+    if not isinstance(block.get("id"), str) or not isinstance(block.get("name"), str) or not isinstance(given, Mapping):
+        raise BadRequestError(f"{where} must have an id, a name, and an object as input.", param=where)
+    arguments = json.dumps(given, ensure_ascii=False)
+    return {"id": block["id"], "type": "function", "function": {"name": block["name"], "arguments": arguments}}
+
+
+def _user(where: str, message: Mapping[str, Any]) -> list[Message]:
+    """Results first, each a message of its own, then what the user says."""
+    results: list[Message] = []
+    parts: list[str | Image] = []
+    for place, block in _blocks(f"{where}.content", message.get("content")):
+        if block["type"] != "tool_result":
+            parts.append(_part(place, block))
+            continue
+        if not isinstance(block.get("tool_use_id"), str):
+            raise BadRequestError(f"{place}.tool_use_id must be a string.", param=f"{place}.tool_use_id")
+        told = tuple(_part(*each) for each in _blocks(f"{place}.content", block.get("content")))
+        if block.get("is_error") and told:
+            told = ("Error: ", *told)
+        results.append(Message("tool", told, (), block["tool_use_id"]))
+    return [*results, Message("user", tuple(parts))] if parts or not results else results
+
+
+def _blocks(where: str, content: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each block with its place; a string is one block of text."""
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [(where, {"type": "text", "text": content})]
+    if not isinstance(content, list):
+        raise BadRequestError(f"{where} must be a string or a list of blocks.", param=where)
+    found = [(f"{where}.{index}", block) for index, block in enumerate(content)]
+    for place, block in found:
+        if not isinstance(block, Mapping) or not isinstance(block.get("type"), str):
+            raise BadRequestError(f"{place} must be an object with a type.", param=place)
+    return found
+
+
+def _part(where: str, block: Mapping[str, Any]) -> str | Image:
+    if block["type"] == "text" and isinstance(block.get("text"), str):
+        return str(block["text"])
+    if block["type"] == "image":
+        return Image(_address(f"{where}.source", block.get("source")))
+    shown = block["type"][:40]
+    raise BadRequestError(f"{where} is a block of type {shown!r}; this server reads {_KNOWN_BLOCKS}.", param=where)
+
+
+def _address(where: str, source: Any) -> str:
+    kind = source.get("type") if isinstance(source, Mapping) else None
+    if kind == "base64" and all(isinstance(source.get(key), str) for key in ("media_type", "data")):
+        return f"data:{source['media_type']};base64,{source['data']}"
+    if kind == "url" and isinstance(source.get("url"), str):
+        return str(source["url"])
+    raise BadRequestError(
+        f"{where} must be of type base64, with media_type and data, or of type url; files are not kept here.",
+        param=where,
+    )
+
+
+def messages_sampling(request: MessagesRequest) -> SamplingParams:
+    if (request.thinking or {}).get("type") == "enabled":
+        raise BadRequestError("the model has no thinking of its own; leave thinking out.", param="thinking")
+    wanted = request.model_copy(update={"stop": request.stop_sequences or request.stop})
+    if (schema := _schema(request)) is not None:
+        wanted = wanted.model_copy(update={"structured_outputs": StructuredOutputs(json=dict(schema))})
+    return sampling_of(wanted)
+
+
+def _schema(request: MessagesRequest) -> Mapping[str, Any] | None:
+    """The schema of `output_config.format`, or of the older `output_format`."""
+    wanted = (request.output_config or {}).get("format") or request.output_format
+    if wanted is None:
+        return None
+    if not isinstance(wanted, Mapping) or wanted.get("type") != "json_schema" or "schema" not in wanted:
+        raise BadRequestError("output_config.format must be of type json_schema, with a schema.", param="output_config")
+    schema: Mapping[str, Any] = wanted["schema"]
+    return schema
+
+
+def messages_offer(request: MessagesRequest | CountTokensRequest) -> Offer:
+    """The tools, in the chat's words; a client's own tools alone, since this server runs none."""
+    tools = []
+    for index, tool in enumerate(request.tools or ()):
+        where = f"tools.{index}"
+        if tool.get("type") not in (None, "custom"):
+            shown = str(tool["type"])[:40]
+            raise BadRequestError(f"{where} is of type {shown!r}; this server runs no tools itself.", param=where)
+        function = {"name": tool.get("name"), "description": tool.get("description")}
+        function |= {"parameters": tool.get("input_schema"), "strict": tool.get("strict")}
+        tools.append({"type": "function", "function": {k: value for k, value in function.items() if value is not None}})
+    given = request.tool_choice or {"type": "auto"}
+    parallel = None if given.get("disable_parallel_tool_use") is None else not given["disable_parallel_tool_use"]
+    return offer_among(tools, _choice(given), parallel)
+
+
+def _choice(given: Mapping[str, Any]) -> ToolChoice:
+    kind = given.get("type")
+    if kind == "tool":
+        return {"type": "function", "function": {"name": given.get("name")}}
+    if kind not in _CHOICES:
+        raise BadRequestError("tool_choice.type must be one of auto, any, tool and none.", param="tool_choice")
+    choice: ToolChoice = _CHOICES[kind]
+    return choice
+
+
+# Replies -------------------------------------------------------------------------------------
+
+
+def new_message_id() -> str:
+    return f"msg_{secrets.token_hex(12)}"
+
+
+def message_object(message_id: str, model: str, completion: Completion) -> dict[str, Any]:
+    """The whole reply."""
+    blocks: list[dict[str, Any]] = [_text_block(completion.text)] if completion.text else []
+    blocks += [_call_block(call, call.arguments) for call in completion.tool_calls]
+    end = _end(completion.finish_reason, completion.stop_string, has_called=bool(completion.tool_calls))
+    return _head(message_id, model) | {"content": blocks, "usage": _usage(completion.usage)} | end
+
+
+def _head(message_id: str, model: str) -> dict[str, Any]:
+    return {"id": message_id, "type": "message", "role": "assistant", "model": model, "content": []} | {
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def _call_block(call: ToolCall, arguments: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(arguments)}
+
+
+def _end(reason: FinishReason, stop_string: str | None, *, has_called: bool) -> dict[str, Any]:
+    """Why the reply ended; raises EngineDeadError where it is no true end."""
+    words = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+    stop_reason = words[finish_reason_of(reason, has_called=has_called)]
+    if stop_string is not None and stop_reason == "end_turn":
+        stop_reason = "stop_sequence"
+    return {"stop_reason": stop_reason, "stop_sequence": stop_string if stop_reason == "stop_sequence" else None}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    """Anthropic counts what the cache held apart from what was read anew."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "service_tier": "standard",
+    }
+
+
+def failure_body(error: TesseraError, path: str, request_id: str) -> dict[str, Any]:
+    """A failure as the clients of this path read it: Anthropic's, or OpenAI's."""
+    told = error_object(error)
+    if path != PATH and not path.startswith(PATH + "/"):
+        return told
+    return _error(error.http_status, told["error"]["message"], request_id)
+
+
+def _error(status: int, message: str, request_id: str) -> dict[str, Any]:
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+class MessageEvents(Events):
+    """The typed events of one reply: blocks that open, grow and close, one after the other."""
+
+    def __init__(self, message_id: str, model: str, prompt_tokens: int, request_id: str) -> None:
+        self._head = _head(message_id, model) | {"usage": _usage(Usage(prompt_tokens=prompt_tokens))}
+        self._request_id = request_id
+        self._number = 0  # of the block that is open, or will be next
+        self._is_open = False
+        self._has_called = False
+        self._last: Delta | None = None
+
+    def opening(self, index: int) -> bytes:
+        return _typed("message_start", message=self._head) + _typed("ping")
+
+    def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
+        events = b""
+        if delta.text:
+            if not self._is_open:
+                events += self._open({"type": "text", "text": ""})
+            events += self._grow({"type": "text_delta", "text": delta.text})
+        for call in delta.tool_calls:
+            self._has_called = True
+            events += self._close() + self._open(_call_block(call, "{}"))
+            events += self._grow({"type": "input_json_delta", "partial_json": call.arguments}) + self._close()
+        if delta.finish_reason:
+            finish_reason_of(delta.finish_reason)
+            events += self._close()
+            self._last = delta
+        return events
+
+    def closing(self, usage: Mapping[str, Any] | None) -> bytes:
+        last = self._last
+        if last is None or last.finish_reason is None or last.usage is None:
+            raise ValueError("a reply without an end cannot be closed")
+        end = _end(last.finish_reason, last.stop_string, has_called=self._has_called)
+        return _typed("message_delta", delta=end, usage=_usage(last.usage)) + _typed("message_stop")
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        told = _error(500, error["error"]["message"], self._request_id)
+        return b"event: error\ndata: " + json_text(told) + b"\n\n"
+
+    def _open(self, block: Mapping[str, Any]) -> bytes:
+        self._is_open = True
+        return _typed("content_block_start", index=self._number, content_block=block)
+
+    def _grow(self, delta: Mapping[str, Any]) -> bytes:
+        return _typed("content_block_delta", index=self._number, delta=delta)
+
+    def _close(self) -> bytes:
+        if not self._is_open:
+            return b""
+        event = _typed("content_block_stop", index=self._number)
+        self._is_open = False
+        self._number += 1
+        return event
+
+
+def _typed(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + json_text({"type": kind, **fields}) + b"\n\n"

@@ -1,0 +1,43 @@
+"""`truncation: auto` of /v1/responses: of a conversation that is too long, the oldest turns are left out.
+
+A turn begins with a message of the user, so that calls keep their results. What the system said stays,
+and so does the last turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tessera.chat import Message
+from tessera.errors import PromptTooLongError, TooManyImagesError
+from tessera.prompt import Prompt
+
+
+def longest_that_fits(
+    messages: Sequence[Message], prepare: Callable[[Sequence[Message]], Prompt], max_tokens: int
+) -> Prompt:
+    """The prompt with as few turns left out as it takes; raises what `prepare` does for the last turn alone."""
+    starts = [index for index, message in enumerate(messages) if message.role == "user"] or [0]
+
+    def attempt(number: int) -> Prompt | None:
+        try:
+            prompt = prepare(_from(messages, starts[number] if number else 0))
+        except (PromptTooLongError, TooManyImagesError):
+            return None
+        return prompt if len(prompt.ids) <= max_tokens else None
+
+    if (whole := attempt(0)) is not None:
+        return whole
+    best: Prompt | None = None
+    too_few, enough = 0, len(starts)  # turns left out
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if (prompt := attempt(middle)) is None:
+            too_few = middle
+        else:
+            best, enough = prompt, middle
+    return prepare(_from(messages, starts[-1])) if best is None else best
+
+
+def _from(messages: Sequence[Message], start: int) -> list[Message]:
+    return [message for index, message in enumerate(messages) if index >= start or message.role == "system"]
