@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 ROLES = ("system", "user", "assistant", "tool")
 GRAMMAR_KINDS = get_args(GrammarKind)
-DETAILS = (None, "auto", "low", "high")
+DETAILS = (None, "auto", "low", "high", "original")
 
 
 @dataclass(frozen=True)

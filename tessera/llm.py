@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tessera.chat import Completion, Delta, Message, SamplingParams
+from tessera.chat import Completion, Delta, Image, Message, SamplingParams
 from tessera.engine.config import EngineConfig, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
-from tessera.images import load_all, prepare
+from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import load_model
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
@@ -241,20 +241,36 @@ class LLM:
     def _collect(self, handle: Handle) -> Completion:
         return Completion.from_deltas(list(handle), self.model_name)
 
-    def prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
-        """Load the pictures and write the prompt, in the caller's thread."""
+    def prepare(
+        self,
+        messages: Conversation,
+        tools: Sequence[Mapping[str, Any]] = (),
+        images: Sequence[PreparedImage] | None = None,
+    ) -> Prompt:
+        """Load the pictures, unless the caller has done so, and write the prompt, in the caller's thread."""
+        parsed = self.parse(messages)
+        if images is None:
+            images = self._load([image for message in parsed for image in message.images])
+        return self.tokenizer.encode_chat(parsed, images, tools)
+
+    def parse(self, messages: Conversation) -> list[Message]:
+        """The messages, checked in what takes no time: how many pictures they have, and how much text."""
         parsed = [Message.parse(message) for message in messages]
-        pictures = [image for message in parsed for image in message.images]
-        if len(pictures) > self.config.max_images_per_prompt:
+        count = sum(len(message.images) for message in parsed)
+        if count > self.config.max_images_per_prompt:
             raise TooManyImagesError(
-                f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
+                f"the conversation has {count} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
         self.check_length(sum(len(part) for message in parsed for part in message.content if isinstance(part, str)))
-        loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+        return parsed
+
+    def _load(self, pictures: Sequence[Image]) -> list[PreparedImage]:
+        if not pictures:
+            return []
         with self._decoding:
-            images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
-        return self.tokenizer.encode_chat(parsed, images, tools)
+            loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+            return [prepare(pixels, self.vision, low_detail=each.low_detail) for each, pixels in loaded]
 
     def check_length(self, num_characters: int) -> None:
         """Raise PromptTooLongError for text that cannot fit; tokenizing all of it, to know, could take a minute."""
