@@ -29,9 +29,9 @@ PHOTOMETRIC, BITS, WHITE_IS_ZERO = 262, 258, 0
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 # The tags that say how a TIFF's pixels are stored; all others only describe it.
 TIFF_TAGS = frozenset(
-    (256, 257, BITS, 259, PHOTOMETRIC, 266, STRIP_OFFSETS, 277, 278, STRIP_BYTES, 284, 292, 293, 317, 320, 322, 323)
-    + (TILE_OFFSETS, TILE_BYTES, 338, 339, 347, *range(512, 522), 529, 530, 531, 532)
-)
+    (256, 257, BITS, 259, PHOTOMETRIC, 266, STRIP_OFFSETS, 277, 278, STRIP_BYTES, 284, 292, 293, 317, 320, 322, 323,
+     TILE_OFFSETS, TILE_BYTES, 338, 339, 347, *range(512, 522), 529, 530, 531, 532)
+)  # fmt: skip
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 # The next marker in a JPEG's coded data: FF 00 is a stored FF, FF D0 to FF D7 are restarts, FF FF is filling.
@@ -73,7 +73,7 @@ def exif_orientation(raw: bytes) -> int:
         number = next((tiff.first_number(entry) for entry in tiff.entries() if entry.tag == ORIENTATION), None)
     except (struct.error, ValueError):
         return 1
-    return number if number in range(1, 9) else 1
+    return number if number is not None and 1 <= number <= 8 else 1
 
 
 # JPEG -----------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def _read_tiff(name: str, data: bytes) -> Stored:
     orientation = numbers.get(ORIENTATION) or 1
     return Stored(
         tiff.with_directory(kept),
-        orientation if orientation in range(1, 9) else 1,
+        orientation if 1 <= orientation <= 8 else 1,
         None if profile is None or profile.num_bytes > MAX_PROFILE_BYTES else tiff.value(profile),
         numbers.get(BITS),
         numbers.get(PHOTOMETRIC) == WHITE_IS_ZERO,

@@ -117,7 +117,7 @@ def fetch(
     # A connection of its own for each redirect: whether an idle one still stands is a question less.
     transport = httpx2.HTTPTransport(trust_env=False, proxy=proxy, limits=httpx2.Limits(max_keepalive_connections=0))
     # httpx2 has no public argument for the network backend; a test fails if this stops working.
-    transport._pool._network_backend = _guarded_backend(  # type: ignore[union-attr]
+    transport._pool._network_backend = _guarded_backend(
         allow_private_addresses or proxy is not None, limit, open_connections
     )
     headers = {"Accept-Encoding": "identity", "User-Agent": "tessera"}

@@ -31,6 +31,7 @@ CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
 DIGEST_VERSION = b"tessera-pixels-1"
 STRETCH_VALUES = 2**21  # float32 numbers of one intermediate result
 
+
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
     """What the model sees of one picture.
@@ -91,9 +92,7 @@ def token_count(grid: tuple[int, int]) -> int:
     return rows * (columns + 1)
 
 
-def prepare(
-    picture: PILImage.Image | Pixels, vision: VisionConfig, *, low_detail: bool = False
-) -> PreparedImage:
+def prepare(picture: PILImage.Image | Pixels, vision: VisionConfig, *, low_detail: bool = False) -> PreparedImage:
     """Resize an RGB picture to whole tokens and normalise it."""
     pixels = convert("the picture", picture, ImageLimits()) if isinstance(picture, PILImage.Image) else picture
     height, width = pixels.shape[:2]

@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from tessera.prompt import Prompt, Tokenizer
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
-MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes a gigabyte for a moment
+MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
 Conversation = Sequence[Message | Mapping[str, Any]]
 
 
@@ -245,12 +245,11 @@ class LLM:
         self,
         messages: Conversation,
         tools: Sequence[Mapping[str, Any]] = (),
-        images: Sequence[PreparedImage] | None = None,
+        load: Callable[[Sequence[Image]], Sequence[PreparedImage]] | None = None,
     ) -> Prompt:
-        """Load the pictures, unless the caller has done so, and write the prompt, in the caller's thread."""
+        """Load the pictures, in the caller's thread unless `load` has them ready, and write the prompt."""
         parsed = self.parse(messages)
-        if images is None:
-            images = self._load([image for message in parsed for image in message.images])
+        images = (load or self._load)([image for message in parsed for image in message.images])
         return self.tokenizer.encode_chat(parsed, images, tools)
 
     def parse(self, messages: Conversation) -> list[Message]:

@@ -43,9 +43,7 @@ def allocate(height: int, width: int) -> Pixels:
     return np.empty((height, width, 3), np.uint8)
 
 
-def decode(
-    name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate
-) -> Pixels:
+def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate) -> Pixels:
     """An encoded picture's pixels, (H, W, 3), in what `allocated` gives once its size is known and allowed."""
     stored = read_container(name, data)
     picture = _open(name, stored.data, limits)
@@ -157,7 +155,7 @@ def _orientation_of(picture: PILImage.Image) -> int:
         number = picture.getexif().get(0x112)
     except Exception:  # damaged EXIF data raises many types, and is no reason to refuse the pixels
         return 1
-    return number if number in range(1, 9) else 1
+    return int(number) if number in range(1, 9) else 1
 
 
 def _as_stored(upright: Pixels, orientation: int) -> Pixels:

@@ -19,7 +19,9 @@ from tessera.fetch import Stop, fetch
 
 SCHEME = re.compile(r"(blob:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 # How the base64 of a JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF or HEIF begins.
-BARE_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{2}|AAAA[A-Z])[A-Za-z0-9+/=\s]{40,}")
+BARE_BASE64 = re.compile(
+    r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{2}|AAAA[A-Z])[A-Za-z0-9+/=\s]{40,}"
+)
 CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: between calls other threads may run
 
 
@@ -41,6 +43,10 @@ class ImageLimits:
         return f"--{limit.replace('max_', 'max-image-')}" if self.flags else limit
 
 
+def is_data_url(source: object) -> bool:
+    return isinstance(source, str) and source[:5].lower() == "data:"
+
+
 def is_url(source: object) -> bool:
     """Whether reading the source means asking another machine."""
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
@@ -50,7 +56,7 @@ def read(source: str | Path | bytes, limits: ImageLimits, stop: Stop | None = No
     """A name for messages, and the encoded bytes; raises ImageError or FetchError with the way out."""
     if isinstance(source, bytes):
         name, data = "the picture", source
-    elif isinstance(source, str) and source[:5].lower() == "data:":
+    elif isinstance(source, str) and is_data_url(source):
         name, data = "the picture", _decode_data_url(source, limits)
     elif isinstance(source, str) and is_url(source):
         name, data = _show(source), _fetch(source, limits, stop)

@@ -23,6 +23,7 @@ from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.server.pictures import Pictures
 from tessera.tools import ToolChoice
 
 Result = TypeVar("Result")
@@ -102,13 +103,16 @@ class Replies:
 
 
 class Backend:
-    """`workers` threads read pictures and write prompts; of `max_preparing` requests at once, more are refused.
+    """`workers` threads write prompts, and pictures are prepared beside them, each for `max_preparing` requests at once.
 
-    They are many because most only wait, for a slow host or a hard grammar; decoding has a bound of its own in LLM.
+    The threads are many because most only wait, for a hard grammar.
     """
 
     def __init__(self, llm: LLM, *, workers: int = 16, max_preparing: int = 64) -> None:
         self.llm = llm
+        self.pictures = Pictures(
+            llm.limits, llm.vision, max_bytes=llm.config.max_pixel_bytes, max_waiting=max_preparing
+        )
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
         self._max_preparing = max_preparing
         self._preparing = 0
@@ -141,15 +145,28 @@ class Backend:
     def stats(self) -> Stats:
         return self.llm.loop.engine.stats()
 
-    def prepare(
-        self, messages: Sequence[Message], params: SamplingParams, offer: Offer
+    async def prepare(
+        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, cache_salt: str = ""
     ) -> tuple[Prompt, SamplingParams]:
         """The conversation's prompt, with its pictures decoded, and the parameters under its tools' grammar.
 
-        To be called in a worker thread. Raises what `LLM.bind` and `LLM.prepare` do.
+        Raises what `LLM.bind` and `LLM.prepare` do.
         """
-        bound = self.llm.bind(params, offer.tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
-        return self.llm.prepare(messages, offer.tools), bound
+        bind = partial(self.llm.bind, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
+        images = [image for message in messages for image in message.images]
+        if not images:
+            return await self.call(lambda: (self.llm.prepare(messages, offer.tools), bind(params, offer.tools)))
+        bound = await self.call(lambda: (self.llm.parse(messages), bind(params, offer.tools))[1])
+        load = await self.pictures.load(images, cache_salt)
+        return await self.call(self.llm.prepare, messages, offer.tools, load), bound
+
+    async def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], cache_salt: str = ""
+    ) -> Prompt:
+        """The conversation's prompt alone."""
+        await self.call(self.llm.parse, messages)
+        load = await self.pictures.load([image for message in messages for image in message.images], cache_salt)
+        return await self.call(self.llm.prepare, messages, tools, load)
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run in a worker thread; raises EngineBusyError where too many wait for one."""
@@ -188,4 +205,5 @@ class Backend:
 
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self.pictures.close()
         self.llm.close()

@@ -146,7 +146,7 @@ class Generator:
         self, messages: Sequence[Message], params: SamplingParams, offer: Offer, body: Sampling, request: Request
     ) -> tuple[int, Replies]:
         """The prompt's length, and its replies."""
-        preparing = self.backend.call(self.backend.prepare, messages, params, offer)
+        preparing = self.backend.prepare(messages, params, offer, body.cache_salt or "")
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
         return len(prompt.ids), self._start([prompt], params, body, reader)

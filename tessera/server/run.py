@@ -121,6 +121,8 @@ def open_model(settings: Settings) -> LLM:
             allow_private_addresses=settings.allow_private_addresses,
             domains=settings.allowed_media_domains,
             local_files=settings.allowed_local_media_path,
+            proxy=settings.image_proxy,
+            flags=True,
         ),
         enable_prefix_caching=settings.enable_prefix_caching,
         max_images_per_prompt=settings.limit_mm_per_prompt,

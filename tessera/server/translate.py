@@ -107,7 +107,7 @@ def _part(where: str, part: Any) -> str | Image | None:
         url = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
         if detail not in DETAILS:
-            raise BadRequestError(f"{where}.detail must be auto, low or high.", param=where)
+            raise BadRequestError(f"{where}.detail must be auto, low, high or original.", param=where)
         if isinstance(url, str) and url:
             return Image(url, low_detail=detail == "low")
         raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
