@@ -221,7 +221,7 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
         files.append(_memory_file(height * width * 3))
         return np.frombuffer(mmap.mmap(files[0], height * width * 3), np.uint8).reshape(height, width, 3)
 
-    limits = ImageLimits(max_pixels=question["max_pixels"], flags=question["flags"])
+    limits = ImageLimits(max_pixels=question["max_pixels"], flags=tuple(question["flags"]))
     try:
         bound.allow(BASE_BYTES + 4 * len(data))
         decode(question["name"], data, limits, allocated)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 from tessera.errors import FetchError
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import httpcore2
     import httpx2
 
+Result = TypeVar("Result")
 MAX_REDIRECTS = 3
 PUBLIC_PORTS = (80, 443)
-MAX_RESOLVING = 64  # names that are looked up at once: a look-up cannot be ended, only left alone
+MAX_LEFT_ALONE = 64  # look-ups and dials at once: they cannot be ended, only left alone until the system gives up
 SPARE_BYTES = 2**20  # that may come beside twice the body: heads, sizes of chunks, trailers
 # What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many.
 NOT_PUBLIC = tuple(
@@ -211,7 +212,7 @@ class _Connections:
         with self._lock:
             self._answers.append(answer)
             if self._is_shut.is_set():
-                answer.put(TimeoutError())
+                answer.put((None, TimeoutError()))
         try:
             return answer.get(timeout=timeout_s)
         except queue.Empty:
@@ -223,7 +224,7 @@ class _Connections:
             for connection in self._sockets:
                 _shut(connection)
             for answer in self._answers:
-                answer.put(TimeoutError())
+                answer.put((None, TimeoutError()))
 
 
 def _shut(connection: socket.socket) -> None:
@@ -231,33 +232,37 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-_resolving = threading.BoundedSemaphore(MAX_RESOLVING)
+_left_alone = threading.BoundedSemaphore(MAX_LEFT_ALONE)
 
 
-def _resolve(host: str, port: int, limit: _Limit, connections: _Connections) -> list[Any]:
-    """What the resolver answers, within the limit. The thread that asks it may stay behind, up to the system's own
-    timeout."""
-    if not _resolving.acquire(timeout=limit.left_s()):
+def _ask_system(call: Callable[[], Result], limit: _Limit, connections: _Connections) -> Result:
+    """What a call of the system gives, within the limit. Nothing can end it, so its thread may stay behind a while."""
+    if not _left_alone.acquire(timeout=limit.left_s()):
         raise TimeoutError
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answer.put((call(), None))
         except Exception as error:
-            answer.put(error)
+            answer.put((None, error))
         finally:
-            _resolving.release()
+            _left_alone.release()
 
-    threading.Thread(target=ask, name="tessera-resolve", daemon=True).start()
-    found = connections.wait(answer, limit.left_s())
-    if isinstance(found, TimeoutError):
-        raise found
-    if isinstance(found, OSError | UnicodeError):
-        raise FetchError(f"the host {host[:80]!r} is not known; check the address, or send the file.") from found
-    if isinstance(found, Exception):
-        raise found
-    return list(found)
+    threading.Thread(target=ask, name="tessera-fetch-system", daemon=True).start()
+    result, error = connections.wait(answer, limit.left_s())
+    if error is not None:
+        raise error
+    return cast("Result", result)
+
+
+def _resolve(host: str, port: int, limit: _Limit, connections: _Connections) -> list[Any]:
+    try:
+        return _ask_system(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), limit, connections)
+    except TimeoutError:
+        raise
+    except (OSError, UnicodeError) as error:
+        raise FetchError(f"the host {host[:80]!r} is not known; check the address, or send the file.") from error
 
 
 def _guarded_backend(any_address: bool, limit: _Limit, connections: _Connections) -> httpcore2.NetworkBackend:
@@ -277,18 +282,15 @@ def _guarded_backend(any_address: bool, limit: _Limit, connections: _Connections
             answers = _resolve(host, port, limit, connections)
             if not any_address and not all(is_public(str(answer[4][0])) for answer in answers):
                 raise _private(host)
-            family, kind, protocol, _, address = answers[0]
-            connection = socket.socket(family, kind, protocol)
-            connections.add(connection)
+            address, seconds = (str(answers[0][4][0]), port), limit.left_s()
             try:
-                connection.settimeout(limit.left_s())
-                connection.connect(address)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except BaseException as error:
-                connection.close()
-                if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-                    raise httpcore2.ConnectError(str(error)) from error
+                connection = _ask_system(lambda: socket.create_connection(address, seconds), limit, connections)
+            except TimeoutError:
                 raise
+            except OSError as error:
+                raise httpcore2.ConnectError(str(error)) from error
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.add(connection)
             return LimitedStream(connection)
 
     class LimitedStream(httpcore2.NetworkStream):
@@ -353,7 +355,7 @@ def _read_body(response: httpx2.Response, url: str, max_bytes: int) -> bytes:
 
 
 def _too_large(url: str, max_bytes: int) -> FetchError:
-    return FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes (max_bytes); use a smaller picture.")
+    return FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes, which is the limit; use a smaller picture.")
 
 
 def _too_slow(url: str, timeout_s: float) -> FetchError:

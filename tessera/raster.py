@@ -155,7 +155,7 @@ def _orientation_of(picture: PILImage.Image) -> int:
         number = picture.getexif().get(0x112)
     except Exception:  # damaged EXIF data raises many types, and is no reason to refuse the pixels
         return 1
-    return int(number) if number in range(1, 9) else 1
+    return number if isinstance(number, int) and 1 <= number <= 8 else 1
 
 
 def _as_stored(upright: Pixels, orientation: int) -> Pixels:

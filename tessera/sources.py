@@ -36,11 +36,11 @@ class ImageLimits:
     domains: tuple[str, ...] | None = None  # hosts that may be fetched from; None: any public one
     local_files: Path | Literal["any"] | None = "any"  # which may be read: those below a folder, all, or none
     proxy: str | None = None  # through which URLs are fetched
-    flags: bool = False  # whether errors name the limits as the command line's flags
+    flags: tuple[str, ...] = ()  # limits that the user knows as flags of the command line
 
     def name_of(self, limit: Literal["max_pixels", "max_bytes"]) -> str:
         """What the user knows a limit as."""
-        return f"--{limit.replace('max_', 'max-image-')}" if self.flags else limit
+        return f"--{limit.replace('max_', 'max-image-')}" if limit in self.flags else limit
 
 
 def is_data_url(source: object) -> bool:

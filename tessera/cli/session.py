@@ -59,7 +59,9 @@ class Session:
         from tessera.sources import ImageLimits
 
         return ImageLimits(
-            max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses, flags=True
+            max_pixels=self.max_image_pixels,
+            allow_private_addresses=self.allow_private_addresses,
+            flags=("max_pixels",),
         )
 
     def note(self, text: str) -> None:

@@ -103,7 +103,7 @@ class Replies:
 
 
 class Backend:
-    """`workers` threads write prompts, and pictures are prepared beside them, each for `max_preparing` requests at once.
+    """`workers` threads write prompts; pictures are prepared beside them. Each is done for `max_preparing` at once.
 
     The threads are many because most only wait, for a hard grammar.
     """

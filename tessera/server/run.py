@@ -122,7 +122,7 @@ def open_model(settings: Settings) -> LLM:
             domains=settings.allowed_media_domains,
             local_files=settings.allowed_local_media_path,
             proxy=settings.image_proxy,
-            flags=True,
+            flags=("max_pixels", "max_bytes"),
         ),
         enable_prefix_caching=settings.enable_prefix_caching,
         max_images_per_prompt=settings.limit_mm_per_prompt,
