@@ -25,7 +25,8 @@ MAX_TEXT_BYTES = 1_000_000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x112
 PROFILE = 34675
-PHOTOMETRIC, BITS, WHITE_IS_ZERO = 262, 258, 0
+PHOTOMETRIC, BITS = 262, 258
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 # The tags that say how a TIFF's pixels are stored; all others only describe it.
 TIFF_TAGS = frozenset(
@@ -260,6 +261,12 @@ class _Tiff:
         except struct.error:  # it points out of the file
             return None
 
+    def changed(self, entry: _Entry, number: int) -> _Entry:
+        """The same entry with one short number as its value."""
+        size = self.offset_size
+        head = struct.pack(f"{self.order}HH{'Q' if self.big else 'I'}", entry.tag, 3, 1)
+        return _Entry(entry.tag, 3, 1, entry.at, head + struct.pack(f"{self.order}H", number).ljust(size, b"\0"))
+
     def with_directory(self, entries: list[_Entry]) -> bytes:
         """The file with these entries alone as its only directory, put behind everything else."""
         count = struct.pack(f"{self.order}{'Q' if self.big else 'H'}", len(entries))
@@ -282,6 +289,10 @@ def _read_tiff(name: str, data: bytes) -> Stored:
     for entry in kept:
         _check_entry(name, entry)
     numbers = {tag: tiff.first_number(found[tag]) for tag in (ORIENTATION, PHOTOMETRIC, BITS) if tag in found}
+    # Pillow inverts greys of up to 8 bits by itself, and reads only some of the wider ones that count ink.
+    inverted = numbers.get(PHOTOMETRIC) == WHITE_IS_ZERO and (numbers.get(BITS) or 1) > 8
+    if inverted:
+        kept = [tiff.changed(entry, BLACK_IS_ZERO) if entry.tag == PHOTOMETRIC else entry for entry in kept]
     profile = found.get(PROFILE)
     orientation = numbers.get(ORIENTATION) or 1
     return Stored(
@@ -289,7 +300,7 @@ def _read_tiff(name: str, data: bytes) -> Stored:
         orientation if 1 <= orientation <= 8 else 1,
         None if profile is None or profile.num_bytes > MAX_PROFILE_BYTES else tiff.value(profile),
         numbers.get(BITS),
-        numbers.get(PHOTOMETRIC) == WHITE_IS_ZERO,
+        inverted,
     )
 
 
