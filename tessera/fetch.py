@@ -2,26 +2,35 @@
 
 Every connection resolves the name once, checks EVERY answer, and dials the address it checked, so
 a name that changes its answer in between (rebinding) gains nothing. Redirects are followed by hand,
-each checked anew. Sizes are counted as the bytes arrive, and one deadline covers the whole fetch.
+each checked anew. Sizes are counted as the bytes arrive, and one deadline covers the whole fetch: it
+bounds each single wait, for the name, the connection, and whatever part of an answer.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import queue
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 from tessera.errors import FetchError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpcore2
     import httpx2
 
+Result = TypeVar("Result")
 MAX_REDIRECTS = 3
 PUBLIC_PORTS = (80, 443)
+MAX_LEFT_ALONE = 64  # look-ups and dials at once: they cannot be ended, only left alone until the system gives up
+SPARE_BYTES = 2**20  # that may come beside twice the body: heads, sizes of chunks, trailers
 # What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
@@ -37,6 +46,55 @@ NOT_PUBLIC = tuple(
 )
 
 
+class Stop:
+    """Told when nobody waits for a piece of work any more; what the work waits for is then ended at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._actions: list[Callable[[], object]] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        with self._lock:
+            self.is_set = True
+            for action in self._actions:
+                action()
+
+    @contextmanager
+    def ending(self, action: Callable[[], object]) -> Iterator[None]:
+        """Call `action`, which must not wait, when told within this block; after it `action` does no more harm."""
+        with self._lock:
+            self._actions.append(action)
+            if self.is_set:
+                action()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._actions.remove(action)
+
+
+class _Limit:
+    """What one fetch may still take: seconds and bytes."""
+
+    def __init__(self, timeout_s: float, max_wire_bytes: int) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._bytes_left = max_wire_bytes
+
+    def left_s(self) -> float:
+        """Seconds left, more than 0; raises TimeoutError past the deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def count(self, data: bytes) -> bytes:
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            raise OverflowError
+        return data
+
+
 def fetch(
     url: str,
     *,
@@ -44,33 +102,48 @@ def fetch(
     timeout_s: float,
     allow_private_addresses: bool = False,
     check_host: Callable[[str], None] | None = None,
+    proxy: str | None = None,
+    stop: Stop | None = None,
 ) -> bytes:
     """The body behind an http(s) URL; raises FetchError in our own words, never with an address.
 
-    `check_host` may refuse the host of the URL, and of every redirect, by raising.
+    `check_host` may refuse the host of the URL, and of every redirect, by raising. With a `proxy` names are
+    resolved there, so that what is private is the proxy's to know; only literal addresses are checked here.
     """
     import httpx2
 
-    deadline = time.monotonic() + timeout_s
-    transport = httpx2.HTTPTransport(trust_env=False)
+    stop = stop or Stop()
+    limit = _Limit(timeout_s, 2 * max_bytes + SPARE_BYTES)
+    open_connections = _Connections()
+    # A connection of its own for each redirect: whether an idle one still stands is a question less.
+    transport = httpx2.HTTPTransport(trust_env=False, proxy=proxy, limits=httpx2.Limits(max_keepalive_connections=0))
     # httpx2 has no public argument for the network backend; a test fails if this stops working.
-    transport._pool._network_backend = _guarded_backend(allow_private_addresses, deadline)
+    transport._pool._network_backend = _guarded_backend(
+        allow_private_addresses or proxy is not None, limit, open_connections
+    )
     headers = {"Accept-Encoding": "identity", "User-Agent": "tessera"}
-    with httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s, headers=headers) as client:
-        for _ in range(MAX_REDIRECTS + 1):
-            host = _check_url(url, allow_private_addresses)
-            if check_host is not None:
-                check_host(host)
-            try:
+    try:
+        with (
+            stop.ending(open_connections.shut),
+            httpx2.Client(transport=transport, trust_env=False, timeout=timeout_s, headers=headers) as client,
+        ):
+            for _ in range(MAX_REDIRECTS + 1):
+                host = _check_url(url, allow_private_addresses)
+                if check_host is not None:
+                    check_host(host)
+                if proxy is not None and not allow_private_addresses:
+                    _check_literal(host)
                 with client.stream("GET", url) as response:
                     if response.is_redirect:
                         url = urljoin(url, response.headers.get("location", ""))
                         continue
-                    return _read_body(response, url, max_bytes, deadline, timeout_s)
-            except httpx2.TimeoutException as error:
-                raise _too_slow(url, timeout_s) from error
-            except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-                raise FetchError(f"{_show(url)} could not be fetched; check the address, or send the file.") from error
+                    return _read_body(response, url, max_bytes)
+    except OverflowError as error:
+        raise _too_large(url, max_bytes) from error
+    except (httpx2.TimeoutException, TimeoutError) as error:
+        raise _too_slow(url, timeout_s) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        raise FetchError(f"{_show(url)} could not be fetched; check the address, or send the file.") from error
     raise FetchError(f"{_show(url)} redirects more than {MAX_REDIRECTS} times; use its final address.")
 
 
@@ -100,7 +173,99 @@ def _check_url(url: str, allow_private_addresses: bool) -> str:
     return host
 
 
-def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore2.NetworkBackend:
+def _check_literal(host: str) -> None:
+    """Raise for an address, or a name of this machine, that a proxy would be sent to on our behalf."""
+    name = host.rstrip(".").lower()
+    try:
+        private = not is_public(name)
+    except ValueError:  # a name; whether it is private only the proxy can know
+        # What the resolver would read as an address: 127.1, 2130706433, 0x7f000001.
+        private = name == "localhost" or name.endswith(".localhost") or name.rpartition(".")[2][:1].isdigit()
+    if private:
+        raise _private(host)
+
+
+def _private(host: str) -> FetchError:
+    return FetchError(
+        f"the host {host[:80]!r} has a private address, which is not fetched; send the file itself, "
+        "or allow private addresses."
+    )
+
+
+class _Connections:
+    """The sockets of one fetch; shutting them ends whatever waits for one, in another thread too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._is_shut = threading.Event()
+        self._answers: list[queue.SimpleQueue[Any]] = []
+
+    def add(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(connection)
+            if self._is_shut.is_set():
+                _shut(connection)
+
+    def wait(self, answer: queue.SimpleQueue[Any], timeout_s: float) -> Any:
+        """What is put into `answer`; raises TimeoutError, at once when shut."""
+        with self._lock:
+            self._answers.append(answer)
+            if self._is_shut.is_set():
+                answer.put((None, TimeoutError()))
+        try:
+            return answer.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError from None
+
+    def shut(self) -> None:
+        with self._lock:
+            self._is_shut.set()
+            for connection in self._sockets:
+                _shut(connection)
+            for answer in self._answers:
+                answer.put((None, TimeoutError()))
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):  # not connected, or closed already
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+_left_alone = threading.BoundedSemaphore(MAX_LEFT_ALONE)
+
+
+def _ask_system(call: Callable[[], Result], limit: _Limit, connections: _Connections) -> Result:
+    """What a call of the system gives, within the limit. Nothing can end it, so its thread may stay behind a while."""
+    if not _left_alone.acquire(timeout=limit.left_s()):
+        raise TimeoutError
+    answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put((call(), None))
+        except Exception as error:
+            answer.put((None, error))
+        finally:
+            _left_alone.release()
+
+    threading.Thread(target=ask, name="tessera-fetch-system", daemon=True).start()
+    result, error = connections.wait(answer, limit.left_s())
+    if error is not None:
+        raise error
+    return cast("Result", result)
+
+
+def _resolve(host: str, port: int, limit: _Limit, connections: _Connections) -> list[Any]:
+    try:
+        return _ask_system(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), limit, connections)
+    except TimeoutError:
+        raise
+    except (OSError, UnicodeError) as error:
+        raise FetchError(f"the host {host[:80]!r} is not known; check the address, or send the file.") from error
+
+
+def _guarded_backend(any_address: bool, limit: _Limit, connections: _Connections) -> httpcore2.NetworkBackend:
     import httpcore2
 
     class GuardedBackend(httpcore2.SyncBackend):
@@ -114,25 +279,69 @@ def _guarded_backend(allow_private_addresses: bool, deadline: float) -> httpcore
             local_address: str | None = None,
             socket_options: Iterable[Any] | None = None,
         ) -> httpcore2.NetworkStream:
+            answers = _resolve(host, port, limit, connections)
+            if not any_address and not all(is_public(str(answer[4][0])) for answer in answers):
+                raise _private(host)
+            address, seconds = (str(answers[0][4][0]), port), limit.left_s()
             try:
-                answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
-                raise FetchError(
-                    f"the host {host[:80]!r} is not known; check the address, or send the file."
-                ) from error
-            addresses = [str(answer[4][0]) for answer in answers]
-            if not allow_private_addresses and not all(is_public(address) for address in addresses):
-                raise FetchError(
-                    f"the host {host[:80]!r} has a private address, which is not fetched; send the file itself, "
-                    "or allow private addresses."
-                )
-            left = max(0.001, deadline - time.monotonic())
-            return super().connect_tcp(addresses[0], port, min(left, timeout or left), local_address, socket_options)
+                connection = _ask_system(lambda: socket.create_connection(address, seconds), limit, connections)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise httpcore2.ConnectError(str(error)) from error
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.add(connection)
+            return LimitedStream(connection)
+
+    class LimitedStream(httpcore2.NetworkStream):
+        """A connection each of whose waits ends with the fetch's deadline, and whose bytes are counted."""
+
+        def __init__(self, connection: socket.socket) -> None:
+            self._connection = connection
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            self._connection.settimeout(limit.left_s())
+            try:
+                return limit.count(self._connection.recv(max_bytes))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise httpcore2.ReadError(str(error)) from error
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            self._connection.settimeout(limit.left_s())
+            try:
+                self._connection.sendall(buffer)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise httpcore2.WriteError(str(error)) from error
+
+        def close(self) -> None:
+            self._connection.close()
+
+        def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore2.NetworkStream:
+            try:
+                self._connection.settimeout(limit.left_s())
+                wrapped = ssl_context.wrap_socket(self._connection, server_hostname=server_hostname)
+            except TimeoutError:
+                self.close()
+                raise
+            except OSError as error:
+                self.close()
+                raise httpcore2.ConnectError(str(error)) from error
+            connections.add(wrapped)
+            return LimitedStream(wrapped)
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._connection if info == "socket" else None
 
     return GuardedBackend()
 
 
-def _read_body(response: httpx2.Response, url: str, max_bytes: int, deadline: float, timeout_s: float) -> bytes:
+def _read_body(response: httpx2.Response, url: str, max_bytes: int) -> bytes:
     if response.status_code != 200:
         raise FetchError(
             f"{_show(url)} answered with status {response.status_code}; check the address, or send the file."
@@ -141,10 +350,12 @@ def _read_body(response: httpx2.Response, url: str, max_bytes: int, deadline: fl
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > max_bytes:
-            raise FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes (max_bytes); use a smaller picture.")
-        if time.monotonic() > deadline:
-            raise _too_slow(url, timeout_s)
+            raise _too_large(url, max_bytes)
     return bytes(body)
+
+
+def _too_large(url: str, max_bytes: int) -> FetchError:
+    return FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes, which is the limit; use a smaller picture.")
 
 
 def _too_slow(url: str, timeout_s: float) -> FetchError:

@@ -5,13 +5,20 @@ Only what a download needs is here; huggingface_hub talks to the hub and keeps i
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.machine import free_disk_bytes
 from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, weight_files
+
+if TYPE_CHECKING:
+    import httpx2
 
 # What a model needs from its repository: one layout's files, the first one's where several are there.
 LAYOUT_FILES: dict[str, tuple[str, ...]] = {
@@ -28,6 +35,7 @@ LAYOUT_FILES: dict[str, tuple[str, ...]] = {
     ),
 }
 UNFINISHED = ".resumable"  # ends the name of a file that is on its way
+COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 
 
@@ -53,11 +61,12 @@ def download(repository: str, revision: str | None = None) -> Path:
 
     page = f"{constants.ENDPOINT}/{repository}"
     try:
-        commit, sizes = _files_to_get(repository, revision)
-        for name, size in sizes.items():
-            if RESUMED_BYTES <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
-                _fetch_resumably(repository, commit, name)
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(sizes)))
+        with _checked_answers():
+            commit, sizes = _files_to_get(repository, revision)
+            for name, size in sizes.items():
+                if RESUMED_BYTES <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+                    _fetch_resumably(repository, commit, name)
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(sizes)))
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{repository} is open only to those who accepted its terms: accept them on {page}, then set HF_TOKEN to "
@@ -93,6 +102,39 @@ def download(repository: str, revision: str | None = None) -> Path:
         ) from error
     weight_files(folder, detect(folder))  # an error that names what is not there
     return folder
+
+
+@contextmanager
+def _checked_answers() -> Iterator[None]:
+    """Refuse a hub whose answers would name files outside of the cache, before huggingface_hub makes paths of them."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    before = session.event_hooks
+    session.event_hooks = {**before, "response": [*before["response"], _check_answer]}
+    try:
+        yield
+    finally:
+        session.event_hooks = before
+
+
+def _check_answer(response: httpx2.Response) -> None:
+    """Raise FetchError for a commit or an ETag that is none: they become names of folders and files."""
+    commits, etags = [response.headers.get("x-repo-commit")], []
+    if response.request.method == "HEAD":
+        found = [response.headers.get(name) for name in ("x-linked-etag", "etag")]
+        etags = [etag.removeprefix("W/").strip('"') for etag in found if etag is not None]
+    elif "/api/models/" in response.request.url.path and response.status_code == 200:
+        response.read()
+        body = response.json()
+        commits.append(body.get("sha") if isinstance(body, dict) else None)
+    for pattern, what, values in ((COMMIT, "commit", commits), (ETAG, "ETag", etags)):
+        for value in values:
+            if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
+                raise FetchError(
+                    f"{response.request.url.host} answers with the {what} {str(value)[:60]!r}, which is none, and no "
+                    "file of it was written; check HF_ENDPOINT."
+                )
 
 
 def is_hub_id(name: str) -> bool:

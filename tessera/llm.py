@@ -10,21 +10,21 @@ import dataclasses
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tessera.chat import Completion, Delta, Message, SamplingParams
+from tessera.chat import Completion, Delta, Image, Message, SamplingParams
 from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.worker import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
-from tessera.images import load_all, prepare
+from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
 from tessera.load import resolve as resolve_folder
 from tessera.model.pixtral import Pixtral
@@ -32,7 +32,7 @@ from tessera.prompt import Prompt, Tokenizer
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 
-MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes a gigabyte for a moment
+MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
 # What of a call and of a tool the prompt repeats.
 CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
 MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
@@ -257,21 +257,36 @@ class LLM:
                 raise error
         return Completion.from_deltas(deltas, self.model_name)
 
-    def prepare(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
-        """Load the pictures and write the prompt, in the caller's thread."""
+    def prepare(
+        self,
+        messages: Conversation,
+        tools: Sequence[Mapping[str, Any]] = (),
+        load: Callable[[Sequence[Image]], Sequence[PreparedImage]] | None = None,
+    ) -> Prompt:
+        """Load the pictures, in the caller's thread unless `load` has them ready, and write the prompt."""
+        parsed = self.parse(messages, tools)
+        images = (load or self._load)([image for message in parsed for image in message.images])
+        return self.tokenizer.encode_chat(parsed, images, tools)
+
+    def parse(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> list[Message]:
+        """The messages, checked in what takes no time: how many pictures they have, and how much text."""
         parsed = [Message.parse(message) for message in messages]
-        pictures = [image for message in parsed for image in message.images]
-        if len(pictures) > self.config.max_images_per_prompt:
+        count = sum(len(message.images) for message in parsed)
+        if count > self.config.max_images_per_prompt:
             raise TooManyImagesError(
-                f"the conversation has {len(pictures)} pictures and the limit is max_images_per_prompt="
+                f"the conversation has {count} pictures and the limit is max_images_per_prompt="
                 f"{self.config.max_images_per_prompt}; use fewer, or raise it."
             )
         _check_parts(parsed)
         self.check_length(_num_written(parsed, tools))
-        loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+        return parsed
+
+    def _load(self, pictures: Sequence[Image]) -> list[PreparedImage]:
+        if not pictures:
+            return []
         with self._decoding:
-            images = [prepare(picture, self.vision, low_detail=each.low_detail) for each, picture in loaded]
-        return self.tokenizer.encode_chat(parsed, images, tools)
+            loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+            return [prepare(pixels, self.vision, low_detail=each.low_detail) for each, pixels in loaded]
 
     def check_length(self, num_characters: int) -> None:
         """Raise PromptTooLongError for text that cannot fit; tokenizing all of it, to know, could take a minute."""

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import binascii
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from tessera.errors import FetchError, ImageError
-from tessera.fetch import fetch
+from tessera.fetch import Stop, fetch
 
+SCHEME = re.compile(r"(blob:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+# How the base64 of a JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF or HEIF begins.
+BARE_BASE64 = re.compile(
+    r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{2}|AAAA[A-Z])[A-Za-z0-9+/=\s]{40,}"
+)
 CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: between calls other threads may run
 
 
@@ -29,16 +35,31 @@ class ImageLimits:
     allow_private_addresses: bool = False
     domains: tuple[str, ...] | None = None  # hosts that may be fetched from; None: any public one
     local_files: Path | Literal["any"] | None = "any"  # which may be read: those below a folder, all, or none
+    proxy: str | None = None  # through which URLs are fetched
+    flags: tuple[str, ...] = ()  # limits that the user knows as flags of the command line
+
+    def name_of(self, limit: Literal["max_pixels", "max_bytes"]) -> str:
+        """What the user knows a limit as."""
+        return f"--{limit.replace('max_', 'max-image-')}" if limit in self.flags else limit
 
 
-def read(source: str | Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+def is_data_url(source: object) -> bool:
+    return isinstance(source, str) and source[:5].lower() == "data:"
+
+
+def is_url(source: object) -> bool:
+    """Whether reading the source means asking another machine."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
+def read(source: str | Path | bytes, limits: ImageLimits, stop: Stop | None = None) -> tuple[str, bytes]:
     """A name for messages, and the encoded bytes; raises ImageError or FetchError with the way out."""
     if isinstance(source, bytes):
         name, data = "the picture", source
-    elif isinstance(source, str) and source[:5].lower() == "data:":
-        name, data = "the data URL", _decode_data_url(source, limits)
-    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        name, data = _show(source), _fetch(source, limits)
+    elif isinstance(source, str) and is_data_url(source):
+        name, data = "the picture", _decode_data_url(source, limits)
+    elif isinstance(source, str) and is_url(source):
+        name, data = _show(source), _fetch(source, limits, stop)
     else:
         name, data = _show(str(source)), _read_file(source, limits)
     if len(data) > limits.max_bytes:
@@ -48,7 +69,7 @@ def read(source: str | Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
     return name, data
 
 
-def _fetch(url: str, limits: ImageLimits) -> bytes:
+def _fetch(url: str, limits: ImageLimits, stop: Stop | None) -> bytes:
     def check_domain(host: str) -> None:
         if limits.domains is not None and host not in limits.domains:
             raise FetchError(
@@ -61,11 +82,15 @@ def _fetch(url: str, limits: ImageLimits) -> bytes:
         timeout_s=limits.fetch_timeout_s,
         allow_private_addresses=limits.allow_private_addresses,
         check_host=check_domain,
+        proxy=limits.proxy,
+        stop=stop,
     )
 
 
 def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
     name = _show(str(source))
+    if isinstance(source, str):
+        _check_is_path(source, name)
     if limits.local_files is None:
         raise ImageError(f"{name} is no data URL or http(s) URL, and files are not read here; send a data URL.")
     try:
@@ -76,6 +101,8 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
             raise ImageError(f"{name} lies outside the folder that pictures may be read from; send a data URL.")
         if not resolved.exists():
             raise ImageError(f"{name} does not exist; check the spelling and the folder.")
+        if resolved.is_dir():
+            raise ImageError(f"{name} is a folder, not a regular file; name a picture in it.")
         if not resolved.is_file():
             raise ImageError(f"{name} is not a regular file; give the path of a picture.")
         # What took the file's place since then may be a pipe, which would hang, or a link that leads elsewhere.
@@ -89,9 +116,25 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
         raise ImageError(f"{name} is not the path of a readable picture; check the spelling.") from error
 
 
+def _check_is_path(source: str, name: str) -> None:
+    """Raise for what was meant as something else: the words about files would be beside the point."""
+    if not source:
+        raise ImageError("the picture's name is empty; give a path, an http(s) URL or a data URL.")
+    if BARE_BASE64.match(source):
+        raise ImageError(
+            f"{_show(source[:24])}... is base64 without a head; write data:image/png;base64, (or image/jpeg) before it."
+        )
+    scheme = SCHEME.match(source)
+    if scheme and scheme[0].lower() != "file://":
+        raise ImageError(
+            f"{name} begins with {scheme[0][:20]}, which is not read here; pictures come from http(s) URLs, data URLs "
+            "and files."
+        )
+
+
 def _path_of(source: str | Path) -> Path:
     """A path, or the path in a file URL of this machine."""
-    if isinstance(source, str) and source[:7].lower() == "file://":
+    if isinstance(source, str) and re.match("file:/", source, re.IGNORECASE):
         parts = urlsplit(source)
         if parts.netloc not in ("", "localhost"):
             raise ImageError(f"{_show(source)} names another machine; only files of this one can be read.")
@@ -107,7 +150,8 @@ def _show(text: str) -> str:
 
 def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:
     return ImageError(
-        f"{name} has {size:,} bytes and the limit is {limits.max_bytes:,} (max_bytes); send a smaller file or raise it."
+        f"{name} has {size:,} bytes and the limit is {limits.max_bytes:,} ({limits.name_of('max_bytes')}); send a "
+        "smaller file or raise it."
     )
 
 
@@ -116,7 +160,7 @@ def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
     if not comma or not head.lower().endswith(";base64"):
         raise ImageError(f"the data URL begins with {head[:40]!r}; it must be data:image/...;base64,DATA.")
     if len(payload) * 3 // 4 > limits.max_bytes + 3:
-        raise _too_many_bytes("the data URL", len(payload) * 3 // 4, limits)
+        raise _too_many_bytes("the picture", len(payload) * 3 // 4, limits)
     try:
         text = "".join(payload.split())
         return b"".join(

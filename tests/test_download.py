@@ -208,3 +208,58 @@ def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> No
     (folder / "consolidated.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
         load.load_model(load.resolve("ORG/tiny"))
+
+
+def written_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+KEPT_LISTINGS = {"CACHEDIR.TAG", "models--ORG--tiny/refs/main", f"models--ORG--tiny/trees/{COMMIT}.json"}
+LIES = ["../../../../escaped", "..", "/tmp/escaped", "a/b", "a\\b", ".", "", "%2e%2e/x", "0" * 39 + "g"]
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if not re.fullmatch(r"[0-9A-Za-z_-]+", lie)])
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag"])
+@pytest.mark.parametrize("large", [False, True])
+def test_an_etag_that_leads_out_of_the_cache_writes_nothing(
+    whole: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str, header: str, large: bool
+) -> None:
+    if large:
+        monkeypatch.setattr("tessera.hub.RESUMED_BYTES", 1)
+    answer = whole._file
+
+    def lying(request: Request, body: bytes) -> Response:
+        response = answer(request, body)
+        response.headers[header] = f'"{lie}"'
+        return response
+
+    monkeypatch.setattr(whole, "_file", lying)
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    with pytest.raises(FetchError, match=r"answers with the ETag .* no file of it was written"):
+        download("ORG/tiny")
+    assert not whole.fetched
+    assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+    assert written_below(tmp_path / "cache") <= KEPT_LISTINGS
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("where", ["listing", "header"])
+def test_a_commit_that_is_none_writes_nothing(
+    whole: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str, where: str
+) -> None:
+    answer = whole.answer
+
+    def lying(request: Request) -> Response:
+        response = answer(request)
+        if where == "header" and "/resolve/" in request.path:
+            response.headers["X-Repo-Commit"] = lie
+        elif where == "listing" and request.path.startswith("/api/models/ORG/tiny") and "/tree/" not in request.path:
+            response.set_data(json.dumps({**json.loads(response.get_data()), "sha": lie}))
+        return response
+
+    whole.server.clear()
+    whole.server.expect_request(re.compile(r"/.*")).respond_with_handler(lying)
+    with pytest.raises(FetchError, match=r"answers with the commit .* no file of it was written"):
+        download("ORG/tiny")
+    assert not whole.fetched
+    assert written_below(tmp_path / "cache") <= KEPT_LISTINGS

@@ -58,7 +58,11 @@ class Session:
     def limits(self) -> ImageLimits:
         from tessera.sources import ImageLimits
 
-        return ImageLimits(max_pixels=self.max_image_pixels, allow_private_addresses=self.allow_private_addresses)
+        return ImageLimits(
+            max_pixels=self.max_image_pixels,
+            allow_private_addresses=self.allow_private_addresses,
+            flags=("max_pixels",),
+        )
 
     def note(self, text: str) -> None:
         if not self.quiet:

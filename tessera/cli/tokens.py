@@ -33,7 +33,7 @@ def run_tokens(
     if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
         raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
     vision = _vision_of(model, mmproj)
-    limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private)
+    limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private, flags=("max_pixels",))
     for source in sources:
         picture = load(Image(source), limits)
         grid = rows, columns = grid_of(*picture.size, vision)

@@ -54,6 +54,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        backend.pictures.start()
         watching = asyncio.create_task(_watch(backend, on_death))
         yield
         watching.cancel()
@@ -130,7 +131,7 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
-            preparing = backend.call(backend.llm.prepare, messages_of(body.messages), body.tools or ())
+            preparing = backend.prompt(messages_of(body.messages), body.tools or (), generator.tenant_of(request))
             ids = list((await unless_left(request, preparing)).ids)
         else:
             backend.llm.check_length(len(body.prompt or ""))

@@ -23,6 +23,7 @@ from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.server.pictures import Load, Pictures
 from tessera.server.truncation import longest_that_fits
 from tessera.tools import ToolChoice
 
@@ -106,13 +107,16 @@ class Replies:
 
 
 class Backend:
-    """`workers` threads read pictures and write prompts; of `max_preparing` requests at once, more are refused.
+    """`workers` threads write prompts; pictures are prepared beside them. Each is done for `max_preparing` at once.
 
-    They are many because most only wait, for a slow host or a hard grammar; decoding has a bound of its own in LLM.
+    The threads are many because most only wait, for a hard grammar.
     """
 
     def __init__(self, llm: LLM, *, workers: int = 16, max_preparing: int = 64) -> None:
         self.llm = llm
+        self.pictures = Pictures(
+            llm.limits, llm.vision, max_bytes=llm.config.max_pixel_bytes, max_waiting=max_preparing
+        )
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
         self._max_preparing = max_preparing
         self._preparing = 0
@@ -150,21 +154,54 @@ class Backend:
     def stats(self) -> Stats:
         return self.llm.loop.engine.stats()
 
-    def prepare(
-        self, messages: Sequence[Message], params: SamplingParams, offer: Offer, truncate: bool = False
+    async def prepare(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        offer: Offer,
+        cache_salt: str = "",
+        *,
+        truncate: bool = False,
     ) -> tuple[Prompt, SamplingParams]:
         """The conversation's prompt, with its pictures decoded, and the parameters under its tools' grammar.
 
-        With `truncate` the oldest turns are left out where all do not fit. To be called in a worker thread.
-        Raises what `LLM.bind` and `LLM.prepare` do.
+        With `truncate` the oldest turns are left out where all do not fit. Raises what `LLM.bind` and
+        `LLM.prepare` do.
         """
         tools = offer.tools if offer.allowed is None else offer.allowed
-        bound = self.llm.bind(params, tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
-        if not truncate:
-            return self.llm.prepare(messages, offer.tools), bound
+        bind = partial(self.llm.bind, params, tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
+        write = partial(self._truncated, params=params) if truncate else self.llm.prepare
+        images = [image for message in messages for image in message.images]
+        if not images:
+            return await self.call(lambda: (write(messages, offer.tools), bind()))
+        if truncate:
+            images = images[-self.llm.config.max_images_per_prompt :]  # more never stay
+        else:
+            await self.call(self.llm.parse, messages, offer.tools)
+        bound = await self.call(bind)
+        load = await self.pictures.load(images, cache_salt)
+        return await self.call(write, messages, offer.tools, load), bound
+
+    def _truncated(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        load: Load | None = None,
+        *,
+        params: SamplingParams,
+    ) -> Prompt:
         room = min(params.max_tokens or REPLY_TOKENS, self.max_model_len // 4)
-        prepare = partial(self.llm.prepare, tools=offer.tools)
-        return longest_that_fits(messages, prepare, self.max_model_len - room), bound
+        return longest_that_fits(
+            messages, lambda kept: self.llm.prepare(kept, tools, load), self.max_model_len - room
+        )
+
+    async def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], cache_salt: str = ""
+    ) -> Prompt:
+        """The conversation's prompt alone."""
+        await self.call(self.llm.parse, messages, tools)
+        load = await self.pictures.load([image for message in messages for image in message.images], cache_salt)
+        return await self.call(self.llm.prepare, messages, tools, load)
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run in a worker thread; raises EngineBusyError where too many wait for one."""
@@ -203,4 +240,5 @@ class Backend:
 
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self.pictures.close()
         self.llm.close()

@@ -127,10 +127,9 @@ class Generator:
         """POST /v1/messages/count_tokens: the prompt's length, as a message would report it."""
         body.check_extra_fields()
         self.check_model(body.model)
-        preparing = self.backend.call(
-            self.backend.prepare, messages_from(body), SamplingParams(), messages_offer(body), False
-        )
-        prompt, _ = await unless_left(request, preparing)
+        offer = messages_offer(body)
+        preparing = self.backend.prompt(messages_from(body), offer.tools, self.tenant_of(request))
+        prompt = await unless_left(request, preparing)
         return {"input_tokens": len(prompt.ids)}
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
@@ -192,7 +191,7 @@ class Generator:
         truncate: bool = False,
     ) -> tuple[int, Replies]:
         """The prompt's length, and its replies."""
-        preparing = self.backend.call(self.backend.prepare, messages, params, offer, truncate)
+        preparing = self.backend.prepare(messages, params, offer, self._salt(body, request), truncate=truncate)
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
         return len(prompt.ids), self._start([prompt], params, body, request, reader)
@@ -211,8 +210,12 @@ class Generator:
 
     def _salt(self, body: Sampling, request: Request) -> str:
         """What separates the caches of keys, and of tenants that share one: neither may learn what others asked."""
-        tenant = "" if self.settings.share_cache else request.state.tenant
+        tenant = self.tenant_of(request)
         return f"{tenant}/{body.cache_salt or ''}" if tenant else body.cache_salt or ""
+
+    def tenant_of(self, request: Request) -> str:
+        """What separates the caches of API keys."""
+        return "" if self.settings.share_cache else request.state.tenant
 
     async def _collect(self, replies: Replies, request: Request) -> list[Completion]:
         deltas: list[list[Delta]] = [[] for _ in range(len(replies))]

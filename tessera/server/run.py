@@ -129,6 +129,8 @@ def _open_model(settings: Settings) -> LLM:
             allow_private_addresses=settings.allow_private_addresses,
             domains=settings.allowed_media_domains,
             local_files=settings.allowed_local_media_path,
+            proxy=settings.image_proxy,
+            flags=("max_pixels", "max_bytes"),
         ),
         enable_prefix_caching=settings.enable_prefix_caching,
         max_images_per_prompt=settings.limit_mm_per_prompt,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -82,6 +83,15 @@ def _dtype(value: Any) -> Any:
     return {"half": "float16", "float": "float32"}.get(value, value) if isinstance(value, str) else value
 
 
+def _proxy(value: str | None) -> str | None:
+    if value is not None:
+        parts = urlsplit(value)
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError
+        _ = parts.port  # which raises for one that is none
+    return value
+
+
 def _prefix(value: str) -> str:
     value = value.rstrip("/")
     if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
@@ -105,6 +115,7 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_unless_empty)]
 OptionalText = Annotated[str | None, BeforeValidator(_unless_empty)]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)]
 CacheDtype = Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], BeforeValidator(_dtype)]
+Proxy = Annotated[str | None, AfterValidator(_proxy), BeforeValidator(_unless_empty)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
@@ -196,6 +207,9 @@ class Settings(BaseModel):
     )
     allowed_media_domains: Several | None = _field(None, "Pictures", "Hosts that pictures may come from; unset: any.")
     allow_private_addresses: bool = _field(False, "Pictures", "Picture URLs may lead into private networks.")
+    image_proxy: Proxy = _field(
+        None, "Pictures", "HTTP proxy through which picture URLs are fetched, as http://host:port."
+    )
     fetch_timeout_s: float = _field(10.0, "Pictures", "Seconds that one picture's URL may take.", gt=0)
 
     shutdown_timeout: float = _field(60.0, "Operation", "Seconds that running requests get to end after SIGTERM.", ge=0)
@@ -321,6 +335,8 @@ def describe(settings: Settings, origins: Mapping[str, str]) -> list[tuple[str, 
 def _shown(name: str, value: Any) -> str:
     if name in SECRET and value:
         return f"({len(value)} keys, not shown)" if len(value) > 1 else "(1 key, not shown)"
+    if name == "image_proxy" and value and "@" in value:
+        return f"http://(not shown)@{value.rpartition('@')[2]}"
     if value is None:
         return "auto" if panel_of(name) == "Engine" else "unset"
     if isinstance(value, bool):

@@ -1,0 +1,278 @@
+"""Decodes pictures in processes of their own, which can be ended: a decoder inside a library cannot.
+
+A small file may describe hours of work or gigabytes (scans without number, runs that lead nowhere). So a
+server decodes in children, each with a deadline by the picture's pixels and a bound on its memory; one
+that exceeds them is killed and replaced, and the server itself never holds more than the result. Pixels
+come back as a file in memory, whose descriptor is passed, so that they are not copied. Run by `_start`,
+this file is the child too: it imports neither torch nor a model, so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.errors import ImageError
+from tessera.fetch import Stop
+from tessera.raster import Pixels, decode
+from tessera.sources import ImageLimits
+
+MAX_DECODING = 2  # children, which is pictures decoded at once
+BASE_S = 5.0  # for a picture of any size, so that a loaded machine refuses none
+PIXELS_PER_S = 6_000_000  # slower than the slowest format of the list decodes on one old core
+BASE_BYTES = 256 << 20  # beside what a fresh child has
+BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's picture and the result
+START_S = 30.0
+_HEADER = struct.Struct("!I")
+
+
+def deadline_s(num_pixels: int) -> float:
+    """Seconds that decoding a picture may take."""
+    return BASE_S + num_pixels / PIXELS_PER_S
+
+
+class Decoders:
+    """Children that decode, started when first needed and again after one had to be stopped."""
+
+    def __init__(self, count: int = MAX_DECODING, limit_s: Callable[[int], float] = deadline_s) -> None:
+        self._limit_s = limit_s
+        self._free = threading.Semaphore(count)
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._closed = False
+
+    def start(self) -> None:
+        """Start a child before it is needed."""
+        self._give_back(_start())
+
+    def decode(self, name: str, data: bytes, limits: ImageLimits, stop: Stop | None = None) -> Pixels:
+        """What `raster.decode` gives; raises ImageError also for a picture that takes too long or too much memory."""
+        with self._free:
+            child = self._take()
+            try:
+                with (stop or Stop()).ending(child.process.kill):
+                    pixels = child.ask(name, data, limits, self._limit_s)
+            except ImageError:
+                self._give_back(child)
+                raise
+            except BaseException as error:
+                child.end()
+                if isinstance(error, TimeoutError):
+                    raise ImageError(
+                        f"{name} takes longer to decode than pictures of its size may; save it anew, or scale it down."
+                    ) from error
+                if isinstance(error, OSError | ValueError):
+                    raise ImageError(f"{name} could not be decoded; save it anew, in another format.") from error
+                raise
+            self._give_back(child)
+            return pixels
+
+    def close(self) -> None:
+        """End the children that are idle; one at work ends when its picture is done."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+    def _take(self) -> _Child:
+        while True:
+            with self._lock:
+                child = self._idle.pop() if self._idle else None
+            if child is None:
+                return _start()
+            if child.process.poll() is None:
+                return child
+            child.end()
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if not self._closed and child.process.poll() is None:
+                self._idle.append(child)
+                return
+        child.end()
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    is_ready: bool = False
+
+    def ask(self, name: str, data: bytes, limits: ImageLimits, limit_s: Callable[[int], float]) -> Pixels:
+        """One picture there and back. Raises TimeoutError, and OSError or ValueError if the child ended instead."""
+        if not self.is_ready:
+            self.channel.settimeout(START_S)
+            _receive(self.channel)
+            self.is_ready = True
+        began = time.monotonic()
+        question = {"name": name, "size": len(data), "max_pixels": limits.max_pixels, "flags": limits.flags}
+        self.channel.settimeout(limit_s(0))
+        _send(self.channel, question)
+        self.channel.sendall(data)
+        answer, _ = _receive(self.channel)
+        if "error" not in answer:  # the size, known from the header; the pixels follow
+            self.channel.settimeout(max(began + limit_s(answer["width"] * answer["height"]) - time.monotonic(), 0.001))
+            shape = answer["height"], answer["width"], 3
+            answer, descriptor = _receive(self.channel)
+        if "error" in answer:
+            raise ImageError(answer["error"])
+        try:
+            return np.frombuffer(mmap.mmap(descriptor, shape[0] * shape[1] * 3), np.uint8).reshape(shape)
+        finally:
+            os.close(descriptor)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.channel.close()
+        self.process.wait()
+
+
+def _start() -> _Child:
+    ours, theirs = socket.socketpair()
+    root = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r}); from tessera.decoding import _serve; _serve({theirs.fileno()})"
+    # Threads' own pools of memory would count against the bound, with every core that a machine has.
+    few = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt in a terminal is the server's to handle
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, **few},
+        )
+    return _Child(process, ours)
+
+
+# Messages: the length of a JSON object, the object, and perhaps a file's descriptor with it -------------------------
+
+
+def _send(channel: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
+    body = json.dumps(message).encode()
+    packet = _HEADER.pack(len(body)) + body
+    sent = 0 if descriptor is None else socket.send_fds(channel, [packet], [descriptor])
+    channel.sendall(packet[sent:])
+
+
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], int]:
+    """An object, and the descriptor that came with it or -1; raises EOFError's parent OSError at the end."""
+    head, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 1)
+    if len(head) < _HEADER.size:
+        head += _exactly(channel, _HEADER.size - len(head))
+    (length,) = _HEADER.unpack(head)
+    return json.loads(_exactly(channel, length)), descriptors[0] if descriptors else -1
+
+
+def _exactly(channel: socket.socket, count: int) -> bytes:
+    data = bytearray(count)
+    view, got = memoryview(data), 0
+    while got < count:
+        if not (received := channel.recv_into(view[got:])):
+            raise ConnectionError("the other side has ended")
+        got += received
+    return bytes(data)
+
+
+# The child ----------------------------------------------------------------------------------------------------------
+
+
+def _serve(descriptor: int) -> None:
+    """Decode what comes, until the channel ends."""
+    channel = socket.socket(fileno=descriptor)
+    _prepare()
+    bound = _MemoryBound()
+    _send(channel, {})
+    with suppress(ConnectionError):
+        while True:
+            question, _ = _receive(channel)
+            # Ends this process when its parent is no more, which would have done it earlier.
+            signal.alarm(math.ceil(2 * deadline_s(question["max_pixels"])))
+            if not _answer(channel, question, _exactly(channel, question["size"]), bound):
+                return
+            signal.alarm(0)
+
+
+def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound: _MemoryBound) -> bool:
+    """Whether this process can go on."""
+    files: list[int] = []
+
+    def allocated(height: int, width: int) -> Pixels:
+        bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * height * width)
+        _send(channel, {"height": height, "width": width})
+        files.append(_memory_file(height * width * 3))
+        return np.frombuffer(mmap.mmap(files[0], height * width * 3), np.uint8).reshape(height, width, 3)
+
+    limits = ImageLimits(max_pixels=question["max_pixels"], flags=tuple(question["flags"]))
+    try:
+        bound.allow(BASE_BYTES + 4 * len(data))
+        decode(question["name"], data, limits, allocated)
+        _send(channel, {}, files[0])
+    except ImageError as error:
+        _send(channel, {"error": str(error)})
+    except MemoryError:
+        _send(channel, {"error": f"{question['name']} needs more memory to decode than pictures of its size may; "
+                        "save it anew, in another format, or scale it down."})  # fmt: skip
+        return False
+    finally:
+        for each in files:
+            os.close(each)
+    return True
+
+
+def _memory_file(size: int) -> int:
+    """A file that is nowhere but in memory; where the system has none such, one without a name."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("tessera-pixels")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _prepare() -> None:
+    """What each picture would otherwise wait for, and who goes first when a machine runs out of memory."""
+    from PIL import AvifImagePlugin
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = min(4, os.cpu_count() or 1)
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:  # not Linux
+        return
+
+
+class _MemoryBound:
+    """Limits the address space that this process may take beside what it has now, where the system can."""
+
+    def __init__(self) -> None:
+        status = Path("/proc/self/statm")
+        self._own = int(status.read_text().split()[0]) * mmap.PAGESIZE if status.exists() else None
+
+    def allow(self, num_bytes: int) -> None:
+        if self._own is not None:
+            import resource
+
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            wanted = self._own + num_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))

@@ -1,0 +1,313 @@
+"""Encoded bytes or a PIL picture -> upright RGB on white, in memory of a stated size.
+
+The format is checked against a list and the size against its limit before a pixel is decoded; then the
+picture goes over to its result in tiles, so that no second copy of it is ever made: what Pillow holds (at
+most 4 bytes a pixel in its own memory) and 3 bytes of the result are all. Knows no torch and no model: a
+process that only decodes starts quickly.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from tessera.containers import Stored, exif_orientation, read_container
+from tessera.errors import ImageError
+from tessera.sources import ImageLimits
+
+Pixels = NDArray[np.uint8]
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+TILE_PIXELS = 2**20  # some 30 MB of intermediate results, whatever the picture's shape
+SAME_COLORS = 2  # of 255: a profile that moves no colour further is taken for sRGB itself
+# Modes that Pillow turns into RGB as they are; all others go by way of RGBA, for their transparency.
+OPAQUE = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+OTHERS = (
+    (b"%PDF", "a PDF; convert its pages to pictures first: pdftoppm -png FILE.pdf page"),
+    (b"<svg", "an SVG drawing; export it as a PNG first"),
+    (b"<?xml", "XML, perhaps an SVG drawing; export it as a PNG first"),
+)
+
+# Our own limits and errors say what matters; Pillow's warnings before them would only be noise.
+warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def allocate(height: int, width: int) -> Pixels:
+    return np.empty((height, width, 3), np.uint8)
+
+
+def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate) -> Pixels:
+    """An encoded picture's pixels, (H, W, 3), in what `allocated` gives once its size is known and allowed."""
+    stored = read_container(name, data)
+    picture = _open(name, stored.data, limits)
+    _check_size(name, picture, limits)
+    return _guarded(name, lambda: _pixels(picture, stored, allocated))
+
+
+def convert(name: str, picture: PILImage.Image, limits: ImageLimits) -> Pixels:
+    """The same of a picture that Pillow opened or made."""
+    _check_size(name, picture, limits)
+    return _guarded(name, lambda: _pixels(picture, None, allocate))
+
+
+def _guarded(name: str, work: Callable[[], Pixels]) -> Pixels:
+    try:
+        return work()
+    except (MemoryError, ImageError):
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types for damaged data
+        raise ImageError(f"{name} is damaged or cut short after its header; send the whole file again.") from error
+
+
+def _open(name: str, data: bytes, limits: ImageLimits) -> PILImage.Image:
+    """Read the header only; the pixels are decoded after the size is known to be allowed."""
+    formats = list(FORMATS)
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        formats.append(_register_heif())
+    try:
+        return PILImage.open(io.BytesIO(data), formats=formats)
+    except MemoryError:
+        raise
+    except PILImage.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, and the limit is "
+            f"{limits.max_pixels / 1e6:.0f}; scale it down."
+        ) from error
+    except Exception as error:  # a damaged header raises many types, none of them worth showing
+        raise ImageError(_unknown(name, data)) from error
+
+
+def _unknown(name: str, data: bytes) -> str:
+    start = data[:100].lstrip(b"\xef\xbb\xbf \r\n\t")
+    for signature, what in OTHERS:
+        if start.startswith(signature):
+            return f"{name} is {what}."
+    known = ", ".join((*FORMATS, "HEIF"))
+    return f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}."
+
+
+def _register_heif() -> str:
+    try:
+        import pi_heif
+    except ImportError:
+        raise ImageError(
+            "HEIF pictures need a package that is missing here: pip install pi-heif; or convert the picture to JPEG."
+        ) from None
+    pi_heif.register_heif_opener(thumbnails=False)
+    return "HEIF"
+
+
+def _check_size(name: str, picture: PILImage.Image, limits: ImageLimits) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is {width} x {height} pixels; a picture needs at least one.")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{name} is {width} x {height}, {width * height / 1e6:.0f} megapixels, and the limit is "
+            f"{limits.max_pixels / 1e6:.0f} ({limits.name_of('max_pixels')}); scale it down or raise the limit."
+        )
+
+
+def _pixels(picture: PILImage.Image, stored: Stored | None, allocated: Callable[[int, int], Pixels]) -> Pixels:
+    low = _low_bytes(picture, stored)
+    if stored is None:
+        picture.load()  # which also turns a TIFF that Pillow opened
+    orientation = stored.orientation if stored is not None else None
+    if orientation is None:
+        orientation = _orientation_of(picture)
+    width, height = picture.size
+    result = allocated(width, height) if orientation >= 5 else allocated(height, width)
+    picture.load()
+    if picture.size != (width, height):
+        raise ValueError("the size has changed while it was decoded")
+    lying = _as_stored(result, orientation)
+    to_rgb = _conversion(picture, stored, low)
+    for box in _tiles(width, height):
+        lying[box[1] : box[3], box[0] : box[2]] = to_rgb(box)
+    return result
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    across = min(width, TILE_PIXELS)
+    down = max(1, TILE_PIXELS // across)
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+# How it is turned -----------------------------------------------------------------------------
+
+
+def _orientation_of(picture: PILImage.Image) -> int:
+    """What Pillow knows of it. It is asked for that tag alone: other tags of the same data may be damaged."""
+    if isinstance(raw := picture.info.get("exif"), bytes):
+        return exif_orientation(raw)
+    if "xmp" in picture.info or "XML:com.adobe.xmp" in picture.info:
+        return 1  # Pillow would take it from there, which no browser does
+    try:
+        number = picture.getexif().get(0x112)
+    except Exception:  # damaged EXIF data raises many types, and is no reason to refuse the pixels
+        return 1
+    return number if isinstance(number, int) and 1 <= number <= 8 else 1
+
+
+def _as_stored(upright: Pixels, orientation: int) -> Pixels:
+    """A view of the upright result that is laid out as the file is: what is written through it stands upright."""
+    view = upright.transpose(1, 0, 2) if orientation >= 5 else upright
+    if orientation in (3, 4, 6, 7):
+        view = view[::-1]
+    if orientation in (2, 3, 7, 8):
+        view = view[:, ::-1]
+    return view
+
+
+# Colours --------------------------------------------------------------------------------------
+
+ToRGB = Callable[[tuple[int, int, int, int]], Any]
+
+
+def _conversion(picture: PILImage.Image, stored: Stored | None, low: PILImage.Image | None) -> ToRGB:
+    """What turns a box of the picture into RGB on white; decided once, from its mode."""
+    whole = (0, 0, *picture.size)
+
+    def tile(box: tuple[int, int, int, int]) -> PILImage.Image:
+        return picture if box == whole else picture.crop(box)
+
+    if picture.mode.startswith(("I", "F")):
+        to_grey = _wide_grey(picture, stored)
+        return lambda box: to_grey(np.asarray(tile(box)))[:, :, None]
+    _scale_transparency(picture, stored)
+    profile = stored.profile if stored is not None and stored.profile else picture.info.get("icc_profile")
+    to_srgb = _to_srgb(profile, picture.mode)
+    if low is not None:
+        return _with_exact_transparency(picture, low, to_srgb)
+    if picture.mode in OPAQUE and "transparency" not in picture.info:
+        return lambda box: np.asarray(to_srgb(tile(box)))
+    return lambda box: np.asarray(_on_white(tile(box), to_srgb))
+
+
+def _on_white(tile: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage.Image]) -> PILImage.Image:
+    if tile.mode == "La":
+        tile = tile.convert("LA")
+    clear = tile.convert("RGBA")
+    alpha = clear.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return to_srgb(clear.convert("RGB"))
+    colored = to_srgb(clear.convert("RGB"))
+    colored.putalpha(alpha)
+    return PILImage.alpha_composite(PILImage.new("RGBA", colored.size, "WHITE"), colored).convert("RGB")
+
+
+def _scale_transparency(picture: PILImage.Image, stored: Stored | None) -> None:
+    """The transparent grey of a PNG of 2 or 4 bits in the 8 bits that Pillow makes of them."""
+    value = picture.info.get("transparency")
+    if stored is not None and stored.depth in (2, 4) and picture.mode == "L" and isinstance(value, int):
+        picture.info["transparency"] = value * 255 // (2**stored.depth - 1)
+
+
+def _low_bytes(picture: PILImage.Image, stored: Stored | None) -> PILImage.Image | None:
+    """The lower halves of a 16-bit RGB PNG with one transparent colour, which is told apart by all 16 bits."""
+    if stored is None or stored.depth != 16 or picture.mode != "RGB" or "transparency" not in picture.info:
+        return None
+    low = PILImage.open(io.BytesIO(stored.data), formats=["PNG"])
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # which takes the other byte of each pair
+    low.load()
+    return low
+
+
+def _with_exact_transparency(
+    picture: PILImage.Image, low: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage.Image]
+) -> ToRGB:
+    color = np.array(picture.info.pop("transparency"), np.int64)
+
+    def converted(box: tuple[int, int, int, int]) -> Pixels:
+        high_bytes, low_bytes = picture.crop(box), np.asarray(low.crop(box))
+        is_clear = ((np.asarray(high_bytes) == color >> 8) & (low_bytes == color & 255)).all(axis=2)
+        rgb = np.array(to_srgb(high_bytes))
+        rgb[is_clear] = 255
+        return rgb
+
+    return converted
+
+
+def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDArray[Any]], Pixels]:
+    """How 16-bit, 32-bit and float greys become 8 bits; Pillow's own conversion cuts them off at 255.
+
+    White is the largest value of the sample's width where a file says it. Else it is the least of 1 (of
+    floats), 255 and 65,535 that no value exceeds, or the largest value.
+    """
+    inverted = stored is not None and stored.inverted
+    clear = picture.info.get("transparency")
+    if picture.mode.startswith("I;16") and (stored is not None or picture.format is not None):
+        depth = stored.depth if stored is not None and stored.depth is not None else 16
+        white = float(2 ** min(depth, 16) - 1)
+    else:
+        largest = _largest(picture)
+        steps = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+        white = next((step for step in steps if largest <= step), largest)
+
+    def to_grey(values: NDArray[Any]) -> Pixels:
+        numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=white, neginf=0.0)
+        grey = (numbers.clip(0, white) * (255.0 / white)).round().astype(np.uint8)
+        if inverted:
+            grey = 255 - grey
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return grey
+
+    return to_grey
+
+
+def _largest(picture: PILImage.Image) -> float:
+    """The largest finite value."""
+    largest = 0.0
+    for box in _tiles(*picture.size):
+        values = np.asarray(picture.crop(box))
+        largest = max(largest, float(values.max(initial=0, where=np.isfinite(values))))
+    return largest
+
+
+def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.Image]:
+    """A conversion to RGB that follows the picture's colour profile, if it has one that fits its mode."""
+
+    def plain(tile: PILImage.Image) -> PILImage.Image:
+        return tile if tile.mode == "RGB" else tile.convert("RGB")
+
+    if not isinstance(profile, bytes) or not profile:
+        return plain
+    from PIL import ImageCms
+
+    space = profile[16:20]
+    source = {b"RGB ": "RGB", b"CMYK": "CMYK", b"GRAY": "L"}.get(space)
+    grey, cmyk = mode in ("1", "L", "LA", "La"), mode == "CMYK"
+    if source is None or (source == "L") != grey or (source == "CMYK") != cmyk:
+        return plain
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        intent = ImageCms.Intent(ImageCms.getDefaultIntent(given))
+        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), source, "RGB", intent)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # a damaged profile: the colours as they are stored
+        return plain
+
+    def managed(tile: PILImage.Image) -> PILImage.Image:
+        given_tile = tile if tile.mode == source else tile.convert(source)
+        return ImageCms.applyTransform(given_tile, transform) or given_tile
+
+    samples = _samples(source)
+    moved = np.abs(np.asarray(managed(samples), np.int16) - np.asarray(plain(samples), np.int16)).max()
+    return plain if moved <= SAME_COLORS else managed
+
+
+def _samples(mode: str) -> PILImage.Image:
+    """Colours from all over the mode's space, in one picture."""
+    bands = PILImage.getmodebands(mode)
+    steps = np.linspace(0, 255, 33 if bands == 1 else 7).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[steps] * bands), axis=-1).reshape(1, -1, bands)
+    return PILImage.frombytes(mode, (grid.shape[1], 1), grid.tobytes())
