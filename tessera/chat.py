@@ -314,7 +314,7 @@ def _parse_logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _parse_content(content: Any) -> tuple[str | Image, ...]:
-    if content is None:
+    if not content and isinstance(content, str | None):
         return ()
     if isinstance(content, str):
         return (content,)

@@ -31,6 +31,14 @@ class UsageError(TesseraError):
     exit_code = 2
 
 
+class ConversationError(UsageError):
+    """A conversation that the model's chat format does not allow; `index` is that of the message at fault."""
+
+    def __init__(self, text: str, index: int | None = None) -> None:
+        super().__init__(text)
+        self.index = index
+
+
 class TooManyImagesError(UsageError):
     """More pictures than one request may have."""
 

@@ -11,7 +11,7 @@ import codecs
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from tessera.chat import Image, Message
+from tessera.conversation import FUNCTION_NAME, PICTURES_SINCE, arguments_of, arrange
 from tessera.errors import CheckpointError, MissingExtraError, UsageError
 from tessera.images import PreparedImage
 from tessera.model.config import VisionConfig
@@ -29,6 +30,7 @@ TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 WRITTEN_BY_MODELS = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}  # the latter two since v11
 VISIBLE_SPACE = "▁"  # how SentencePiece writes a space
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+WHITESPACE = re.compile(r"\s++")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,15 @@ class Tokenizer:
         self._path = path
         self._base = mistral.instruct_tokenizer.tokenizer
         self._vision = vision
-        # Ours stands in for the encoder that would need OpenCV and could fetch.
-        mistral.instruct_tokenizer.image_encoder = self._encode_image
+        from mistral_common.protocol.instruct.normalize import get_normalizer
+        from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
+
+        self._validator = get_validator(self._base.version, ValidationMode.serving)
+        self._normalizer = get_normalizer(self._base.version, self._base.model_settings_builder)
+        if self.version_number >= PICTURES_SINCE:
+            # Ours stands in for the encoder that would need OpenCV and could fetch.
+            mistral.instruct_tokenizer.image_encoder = self._encode_image
+        self._base.encode = _named_failures(self._base.encode)
 
     @classmethod
     def from_file(cls, path: Path, vision: VisionConfig) -> Tokenizer:
@@ -99,6 +108,11 @@ class Tokenizer:
         """The chat format's version as its file names it, for example "v3"."""
         return str(self._base.version.value)
 
+    @property
+    def version_number(self) -> int:
+        """The version as a number: 3 for v3."""
+        return int(self.version.removeprefix("v"))
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that stand for no text: control tokens, images, unused places."""
@@ -139,13 +153,13 @@ class Tokenizer:
     ) -> Prompt:
         """The whole conversation as the model expects it; `images` are the messages' pictures in order.
 
-        A last message of the assistant is continued. Raises UsageError for a conversation that the
-        format does not allow.
+        A last message of the assistant is continued, unless it is empty. Raises ConversationError, which
+        names the message, for a conversation that the format does not allow, and UsageError for wrong tools.
         """
         count = sum(len(message.images) for message in messages)
         if count != len(images):
             raise ValueError(f"the messages have {count} pictures, {len(images)} were prepared")
-        encoded = self._encode(_request(messages, images, tools))
+        encoded = self._encode(_request(arrange(messages, self.version_number), images, tools))
         ids = tuple(int(token) for token in encoded.tokens)
         return Prompt(ids, tuple(self._find_spans(ids, [images[int(number)] for number in encoded.images])))
 
@@ -153,13 +167,17 @@ class Tokenizer:
         from mistral_common.exceptions import MistralCommonException
 
         try:
-            return self._mistral.encode_chat_completion(request)
+            # What tools say beyond their form is no matter of the format: their schemas are not judged here.
+            self._validator.validate_messages(request.messages)
+            return self._mistral.instruct_tokenizer.encode_instruct(
+                self._normalizer.from_chat_completion_request(request)
+            )
+        except UnicodeError:
+            raise UsageError("the conversation holds half of a surrogate pair, which is no character.") from None
+        except RecursionError:
+            raise UsageError("a tool's parameters are nested too deeply to be written; shorten them.") from None
         except (MistralCommonException, ValueError) as error:
-            raise UsageError(
-                "the model's chat format does not allow this conversation: after an optional system message, user "
-                "and assistant take turns, tool results follow the calls they answer, and the last word is the "
-                "user's, a tool's, or an assistant's text to continue."
-            ) from error
+            raise UsageError(f"the model's chat format {self.version} cannot write this conversation.") from error
 
     def _encode_image(self, chunk: Any) -> Any:
         """mistral-common's image encoder interface: ids, and in the pixels' place the picture's number."""
@@ -244,50 +262,60 @@ def packaged_tokenizer_path() -> Path:
     return Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
 
 
-def _request(messages: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]]) -> Any:
+def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
+    """The tokenizer's own encode, which fails for a huge run of spaces in words that name nothing of the text."""
+
+    def encode_or_say(text: str, *args: bool, **options: bool) -> list[int]:
+        try:
+            return encode(text, *args, **options)
+        except UnicodeError:
+            raise
+        except ValueError:
+            longest = max(map(len, WHITESPACE.findall(text)), default=0)
+            raise UsageError(
+                f"the text has {longest:,} spaces or other white space in a row, which the tokenizer cannot read; "
+                "shorten them."
+            ) from None
+
+    return encode_or_say
+
+
+def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]]) -> Any:
     """mistral-common's request; each picture is stood in for by its number and grid."""
     from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
-    from pydantic import ValidationError
 
-    if not messages:
-        raise UsageError("the conversation has no message; send at least one of the user.")
     numbers = iter(range(len(images)))
     names: dict[str, str] = {}
     converted: list[Any] = []
-    for index, message in enumerate(messages):
-        if message.role != "user" and message.images:
-            raise UsageError(f"message {index} ({message.role}) holds a picture; only user messages may.")
-        text = "\n\n".join(part for part in message.content if isinstance(part, str))
-        if message.role == "user":
-            converted.append(UserMessage(content=_user_content(message, images, numbers)))
-        elif message.role == "system":
-            converted.append(SystemMessage(content=text))
-        elif message.role == "assistant":
-            calls = [_tool_call(call, names) for call in message.tool_calls]
-            last = index == len(messages) - 1
+    for index, turn in enumerate(turns):
+        content = _chunks(turn, images, numbers)
+        if turn.role == "user":
+            converted.append(UserMessage(content=content))
+        elif turn.role == "system":
+            converted.append(SystemMessage(content=content))
+        elif turn.role == "assistant":
+            calls = [_tool_call(call, names) for call in turn.tool_calls]
+            last = index == len(turns) - 1
             converted.append(
-                AssistantMessage(content=text or None, tool_calls=calls or None, prefix=last and not calls)
+                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=last and not calls)
             )
         else:
-            if message.tool_call_id is None:
-                raise UsageError(f"message {index} (tool) has no tool_call_id; name the call that it answers.")
-            converted.append(
-                ToolMessage(content=text, tool_call_id=_short_id(message.tool_call_id, names), name=message.name)
-            )
-    try:
-        return ChatCompletionRequest(model="tessera", messages=converted, tools=[_tool(tool) for tool in tools] or None)
-    except ValidationError as error:
-        raise UsageError("the messages or tools do not have the shape of OpenAI's chat format.") from error
+            call_id = _short_id(str(turn.tool_call_id), names)
+            converted.append(ToolMessage(content=content, tool_call_id=call_id, name=turn.name))
+    return ChatCompletionRequest(
+        model="tessera", messages=converted, tools=[_tool(*each) for each in enumerate(tools)] or None
+    )
 
 
-def _user_content(message: Message, images: Sequence[PreparedImage], numbers: Any) -> Any:
+def _chunks(turn: Message, images: Sequence[PreparedImage], numbers: Iterator[int]) -> Any:
+    """A turn's content; how its parts are joined is the format's matter."""
     from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
 
-    if len(message.content) == 1 and isinstance(message.content[0], str):
-        return message.content[0]
+    if not turn.content:
+        return ""
     chunks: list[Any] = []
-    for part in message.content:
+    for part in turn.content:
         if isinstance(part, Image):
             number = next(numbers)
             stand_in = np.array([[number, *images[number].grid]], dtype=np.int32)
@@ -297,30 +325,29 @@ def _user_content(message: Message, images: Sequence[PreparedImage], numbers: An
     return chunks
 
 
-def _tool(tool: Mapping[str, Any]) -> Any:
-    from mistral_common.protocol.instruct.tool_calls import Tool
-    from pydantic import ValidationError
+def _tool(index: int, tool: Mapping[str, Any]) -> Any:
+    """A tool as the format has it: keys beyond OpenAI's own are left out, and null is as if it were not there."""
+    from mistral_common.protocol.instruct.tool_calls import Function, Tool
 
-    try:
-        # OpenAI's format lets a function without arguments leave out its parameters.
-        return Tool.model_validate({**tool, "function": {"parameters": {}, **tool["function"]}})
-    except (ValidationError, ValueError, TypeError, KeyError) as error:
+    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+    given = (
+        {key: value for key, value in function.items() if value is not None} if isinstance(function, Mapping) else {}
+    )
+    name, description, parameters = given.get("name"), given.get("description", ""), given.get("parameters", {})
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise UsageError(
-            "a tool must have the form {'type': 'function', 'function': {'name': ..., 'parameters': JSON schema}}."
-        ) from error
+            f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
+            "_ or -, 'parameters': JSON schema}}."
+        )
+    if not isinstance(description, str) or not isinstance(parameters, Mapping):
+        raise UsageError(f"tool {name!r} must have a text as description and a JSON schema as parameters.")
+    return Tool(function=Function(name=name, description=description, parameters=dict(parameters)))
 
 
 def _tool_call(call: Mapping[str, Any], names: dict[str, str]) -> Any:
     from mistral_common.protocol.instruct.tool_calls import FunctionCall, ToolCall
 
-    function = call.get("function") if isinstance(call, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    arguments = (function.get("arguments") or "{}") if isinstance(function, Mapping) else None
-    if not isinstance(name, str) or not isinstance(arguments, str | Mapping) or not call.get("id"):
-        raise UsageError(
-            "a tool call must have the form {'id': ..., 'function': {'name': ..., 'arguments': JSON text}}."
-        )
-    given = FunctionCall.model_validate({"name": name, "arguments": arguments})
+    given = FunctionCall.model_validate({"name": call["function"]["name"], "arguments": arguments_of(call)})
     return ToolCall(id=_short_id(str(call["id"]), names), function=given)
 
 

@@ -17,22 +17,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.chat import Delta, Grammar, ToolCall
-from tessera.engine.grammar import json_rule, to_lark
+from tessera.conversation import FUNCTION_NAME, json_depth
+from tessera.engine.grammar import ANY_OBJECT, LOOSE, MAX_DEPTH, json_rule, to_lark
 from tessera.errors import GrammarError, UsageError
 from tessera.prompt import Tokenizer
 
 ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type": "function", "function": {"name": ..}}
 
 MAX_TOOLS = 128
-TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what mistral-common takes
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 TEXT = "/(.|\\n)+/"  # no special token is text
 ID_CHARACTERS = string.ascii_letters + string.digits
 # How the special tokens inside a call are noted in its text, where no control character can stand.
 CALL_ID_MARK, ARGS_MARK = "\x02", "\x03"
-LISTED_HEAD = re.compile(r'\s*[\[,]?\s*\{\s*"name"\s*:\s*"(?P<name>[^"]*)"\s*,\s*"arguments"\s*:\s*')
-LISTED_TAIL = re.compile(r'\s*(?:,\s*"id"\s*:\s*"(?P<id>[^"]*)"\s*)?\}')
-NAMED_HEAD = re.compile(r"\s*(?P<name>[^\x02\x03]*)(?:\x02(?P<id>[^\x03]*))?\x03\s*")
+# Possessive, so that nothing is read twice where a reply does not go on as a call.
+LISTED_HEAD = re.compile(r'\s*+[\[,]?+\s*+\{\s*+"name"\s*+:\s*+"(?P<name>[^"]*+)"\s*+,\s*+"arguments"\s*+:\s*+')
+LISTED_TAIL = re.compile(r'\s*+(?:,\s*+"id"\s*+:\s*+"(?P<id>[^"]*+)"\s*+)?+\}')
+NAMED_HEAD = re.compile(r"\s*+(?P<name>[^\x02\x03]*+)(?:\x02(?P<id>[^\x03]*+))?+\x03\s*+")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def tool_grammar(
 ) -> Grammar:
     """What a reply may be when tools are offered; raises UsageError or GrammarError.
 
-    `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema; with
-    "strict": false they are any JSON object where the model is free to call, but not where it must: clients that
-    make it call, as LlamaIndex does, rely on the schema whatever they say.
+    `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema, to the
+    letter with "strict": true, else as far as it can be followed; with "strict": false they are any JSON object where
+    the model is free to call, but not where it must: clients that make it call, as LlamaIndex does, rely on the
+    schema whatever they say.
     """
     form = ToolFormat.of(tokenizer)
     functions = _functions(tools)
@@ -84,7 +86,9 @@ def tool_grammar(
             raise UsageError("tool_choice leaves no room for an answer in a response format; leave one of them out.")
         rules = []
         start = "calls"
-        functions = {name: {**function, "strict": True} for name, function in functions.items()}
+        functions = {
+            name: {**function, "strict": function.get("strict") or None} for name, function in functions.items()
+        }
     elif form.version < 7 or answer is not None:
         start = "answer? | calls" if answer is None else "answer | calls"
     else:
@@ -164,7 +168,7 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
             raise UsageError(
                 f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
                 "_ or -, 'parameters': JSON schema}}."
@@ -202,16 +206,25 @@ def _answer(answer: Grammar | None) -> str:
     return to_lark(answer).removeprefix("start: ")
 
 
-def _arguments(function: Mapping[str, Any]) -> str:
-    """The rule of one function's arguments, below a comment by which an error finds the tool's name."""
-    name, schema = function["name"], function.get("parameters") or NO_PARAMETERS
-    if function.get("strict") is False:
-        schema = {"type": "object"}
-    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+def _arguments(function: Mapping[str, Any]) -> list[str]:
+    """The rule of one function's arguments, from its colon on, and before it the comment that belongs above it.
+
+    By the comment an error finds the tool's name, and the compiler whether the rule may be loosened.
+    """
+    name, schema, strict = function["name"], function.get("parameters"), function.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise UsageError(f"tool {name!r}: strict must be true, false or left out.")
+    schema = NO_PARAMETERS if not schema and not isinstance(schema, list) else schema
+    if strict is False:
+        schema = ANY_OBJECT
+    if not isinstance(schema, Mapping) or (schema.get("type") or "object") != "object":
         raise UsageError(f"the parameters of tool {name!r} must be a JSON schema of type object.")
+    comment = f"// tool {name}{'' if strict else LOOSE}"
     try:
-        return json_rule({**schema, "type": "object"})
+        return [comment, json_rule({**schema, "type": "object"}, loosely=not strict)]
     except GrammarError as error:
+        if not strict and json_depth(schema) > MAX_DEPTH:
+            return [comment, json_rule(ANY_OBJECT)]
         raise GrammarError(f"tool {name!r}: {error}") from error
 
 
@@ -227,7 +240,8 @@ def _listed_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], 
     for index, (name, function) in enumerate(functions.items()):
         opening = json.dumps(f'{{"name": "{name}", "arguments": ')
         rules += [f'call_{index}: {opening} arguments_{index} id? "}}"']
-        rules += [f"// tool {name}", f"arguments_{index}: {_arguments(function)}"]
+        comment, rule = _arguments(function)
+        rules += [comment, f"arguments_{index}: {rule}"]
     return rules
 
 
@@ -238,5 +252,6 @@ def _named_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], p
     rules += [f"call: <[{form.calls_id}]> ({' | '.join(f'call_{index}' for index in range(len(functions)))})"]
     for index, (name, function) in enumerate(functions.items()):
         rules += [f'call_{index}: "{name}" {call_id} <[{form.args_id}]> arguments_{index}']
-        rules += [f"// tool {name}", f"arguments_{index}: {_arguments(function)}"]
+        comment, rule = _arguments(function)
+        rules += [comment, f"arguments_{index}: {rule}"]
     return rules

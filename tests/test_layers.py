@@ -33,6 +33,7 @@ ROWS = (
     {"model"},
     {"kernels"},
     {"prompt"},
+    {"conversation"},
     {"images"},
     {"decoding"},
     {"raster"},

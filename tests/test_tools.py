@@ -278,14 +278,17 @@ def test_wrong_tools_are_refused_by_name(tools: Any, options: dict[str, Any], wo
         tool_grammar(tools, tokenizer("v3"), **options)
 
 
-def test_an_unsupported_schema_names_its_tool_unless_it_is_not_strict(llm: LLM) -> None:
-    odd = tool(parameters={"type": "object", "properties": {"a": {"not": {}}}})
-    with pytest.raises(GrammarError, match="schema of tool 'look' uses 'not', which is not supported"):
-        llm.chat([QUESTION], tools=[*TOOLS, odd])
-    odd["function"]["strict"] = False
-    assert llm.chat([QUESTION], SamplingParams(max_tokens=3), tools=[*TOOLS, odd]).token_ids
-    with pytest.raises(GrammarError, match="uses 'not'"):
-        llm.chat([QUESTION], tools=[odd], tool_choice="required")
+def test_an_unsupported_schema_names_its_tool_only_where_it_is_strict(llm: LLM) -> None:
+    odd = tool(parameters={"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}})
+    for strict in (None, False):
+        odd["function"]["strict"] = strict
+        for choice in ("auto", "required"):
+            params = SamplingParams(max_tokens=3)
+            assert llm.chat([QUESTION], params, tools=[*TOOLS, odd], tool_choice=choice).token_ids
+    odd["function"]["strict"] = True
+    for choice in ("auto", "required"):
+        with pytest.raises(GrammarError, match="schema of tool 'look' uses 'uniqueItems', which is not supported"):
+            llm.chat([QUESTION], tools=[*TOOLS, odd], tool_choice=choice)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

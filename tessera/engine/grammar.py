@@ -5,7 +5,7 @@ the whitespace of JSON, what is refused and in which words. A compiled grammar i
 gets its own copy of the start. Nothing here knows logits or chooses a token. What bounds a reply:
 whitespace by MAX_WHITESPACE in each place, repetitions and lengths by the grammar's own numbers
 (maxItems, maxLength, {1,5}), a schema's strings and arrays without such by DEFAULT_MAX_LENGTH and
-DEFAULT_MAX_ITEMS, and everything else by max_tokens alone.
+DEFAULT_MAX_ITEMS, a URI or a duration by DEFAULT_MAX_OF_FORMATS, and everything else by max_tokens alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from tessera.chat import Grammar, GrammarKind
-from tessera.engine.grammar_check import BUSY, MAX_LEXER_STATES, TOO_COMPLEX, GrammarCheck
+from tessera.conversation import json_depth
+from tessera.engine.grammar_check import BUSY, MAX_LEXER_STATES, NOT_GBNF, TOO_COMPLEX, GrammarCheck
+from tessera.engine.schema import DEFAULT_MAX_ITEMS as DEFAULT_MAX_ITEMS
+from tessera.engine.schema import DEFAULT_MAX_LENGTH as DEFAULT_MAX_LENGTH
+from tessera.engine.schema import followed, outline
 from tessera.errors import EngineBusyError, GrammarError
 
 if TYPE_CHECKING:  # loaded with the first grammar: an engine that only generates does without
@@ -30,13 +35,17 @@ if TYPE_CHECKING:  # loaded with the first grammar: an engine that only generate
 MAX_SOURCE_CHARS = 100_000
 MAX_DEPTH = 64  # of a schema's own JSON; llguidance's reader ends at 128
 MAX_WHITESPACE = 20  # characters in one place: a new line and the indent of nine levels
-DEFAULT_MAX_LENGTH = 32_768  # characters: several dense pages, and far less than a context
-DEFAULT_MAX_ITEMS = 4_096
 CACHED_GRAMMARS = 64
 NO_FORCING = '%llguidance {"no_forcing": true}\n'  # else long constant texts are tokenized again at every step
 JSON_OPTIONS = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}", "lenient": False, "coerce_one_of": False}
-GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
-LARK_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*')
+# Read over what anybody sends, so each is linear: nothing is tried again at a place that was read already.
+GBNF_RULE = re.compile(r"^[ \t]*+[\w-]++[ \t]*+::=", re.MULTILINE)
+LARK_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|//[^\n]*+|/(?:[^/\\\n]|\\.)++/?')
+SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance")
+LOOSE = ", followed as far as it can be"  # after a tool's name, in the comment above its rule
+ANY_OBJECT = {"type": "object"}
+LARGE_RULE = 5_000  # characters: a shorter one has not the hundreds of optional properties that are too many
+MAX_PROBLEM_CHARS = 2_000  # of the library's words, which may hold all that was sent
 
 
 class GrammarTokenizer(Protocol):
@@ -60,12 +69,25 @@ class GrammarTokenizer(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
 
 
+@dataclass
+class _Lexer:
+    """What all matchers of one grammar share in the library. Its states are counted, and not only for one reply."""
+
+    is_spent: bool = False
+
+
 class Matcher:
     """Where one reply is in its grammar. Tokens are taken once, so a request may be computed again."""
 
-    def __init__(self, state: LLMatcher, reachable_W: Tensor) -> None:
+    def __init__(self, state: LLMatcher, reachable_W: Tensor, lexer: _Lexer | None = None) -> None:
         self._state = state
         self._reachable_W = reachable_W
+        self._lexer = _Lexer() if lexer is None else lexer
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether this grammar must be compiled anew: a failed reply's states are in the way of every other."""
+        return self._lexer.is_spent
 
     @property
     def finished(self) -> bool:
@@ -78,7 +100,7 @@ class Matcher:
         return bool(self._state.is_error())
 
     def copy(self) -> Matcher:
-        return Matcher(self._state.deep_copy(), self._reachable_W)
+        return Matcher(self._state.deep_copy(), self._reachable_W, self._lexer)
 
     def fill(self, words_W: Tensor) -> None:
         """Write which ids may come next, one bit for each, into int32 words; raises RuntimeError if it cannot."""
@@ -97,6 +119,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._state.is_error():
+            self._lexer.is_spent = True
             raise RuntimeError(f"the grammar cannot go on: {_first_line(self._state.get_error())}")
 
 
@@ -116,6 +139,8 @@ class GrammarCompiler:
         """A matcher at the beginning of a reply; raises GrammarError."""
         with self._lock:
             known = self._known.get(grammar)
+            if isinstance(known, Matcher) and known.is_spent:
+                known = None
             if known is not None:
                 self._known.move_to_end(grammar)
         if known is None:
@@ -136,10 +161,10 @@ class GrammarCompiler:
         from llguidance import LLMatcher, LLParserLimits
 
         try:
-            lark = NO_FORCING + to_lark(grammar)
+            lark = NO_FORCING + self._lark_of(grammar)
             if self._tokenizer.opens_with_space and grammar.kind not in ("lark", "tool_calls"):
                 lark = lark.replace("start: ", 'start: " "? ', 1)  # what the detokenizer drops again
-            _refuse(self._check.ask(lark), grammar.kind, lark)
+            lark = self._checked(lark, grammar.kind)
             tokenizer, text_W, all_W = self._vocabulary()
             limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
             state = LLMatcher(tokenizer, lark, log_level=0, limits=limits)
@@ -148,6 +173,38 @@ class GrammarCompiler:
         except GrammarError as error:
             return error
         return Matcher(state, all_W if grammar.kind == "tool_calls" else text_W)
+
+    def _lark_of(self, grammar: Grammar) -> str:
+        """The grammar in llguidance's language; what llama.cpp's is converted in the process that can be stopped."""
+        if grammar.kind != "lark" or not GBNF_RULE.search(grammar.source):
+            return to_lark(grammar)
+        _check_source(grammar)
+        problem, lark = self._check.convert(grammar.source)
+        if problem == NOT_GBNF:
+            raise GrammarError("the grammar has rules with ::= but is not valid GBNF; correct it, or use Lark.")
+        _refuse(problem, grammar.kind, lark)
+        return _without_special(lark)
+
+    def _checked(self, lark: str, kind: GrammarKind) -> str:
+        """The grammar as it can be followed: of tools, those that may be are followed less closely where they must."""
+        while problem := self._problem(lark, kind):
+            looser = _loosen(lark, problem) if problem != BUSY and kind == "tool_calls" else None
+            if looser is None:
+                _refuse(problem, kind, lark)
+                break
+            lark = looser
+        return lark
+
+    def _problem(self, lark: str, kind: GrammarKind) -> str:
+        """What is wrong with a grammar. Large rules of tools are tried by themselves, for a call is not tried far."""
+        problem = self._check.ask(lark)
+        if problem or kind != "tool_calls":
+            return problem
+        for number, line in enumerate(lark.splitlines(), 1):
+            _, found, schema = line.partition(": %json ")
+            if found and len(line) > LARGE_RULE and (problem := self._check.ask(f"start: %json {schema}")):
+                return problem if problem == BUSY else f"at {number}(1): {problem}"
+        return ""
 
     def _vocabulary(self) -> tuple[LLTokenizer, Tensor, Tensor]:
         """llguidance's tables, and the ids that text (with the end) and that tool calls may reach, built once."""
@@ -189,13 +246,9 @@ class _Vocabulary:
 def to_lark(grammar: Grammar) -> str:
     """The grammar in llguidance's one language; raises GrammarError for what can be seen without compiling."""
     source = grammar.source
-    if len(source) > MAX_SOURCE_CHARS:
-        raise GrammarError(
-            f"the {grammar.kind} grammar has {len(source)} characters and the limit is {MAX_SOURCE_CHARS}; shorten it."
-        )
-    _check_text(source, grammar.kind)
+    _check_source(grammar)
     if grammar.kind == "json_object":
-        return f"start: {json_rule({'type': 'object'})}"
+        return f"start: {json_rule(ANY_OBJECT)}"
     if grammar.kind == "json_schema":
         return f"start: {json_rule(_parse_json(source, 'JSON schema'))}"
     if grammar.kind == "choice":
@@ -205,63 +258,69 @@ def to_lark(grammar: Grammar) -> str:
 
         # As in JSON Schema, \d, \w and \s are the ASCII ones.
         return f"start: /{regex_to_lark(source, 'dws')}/"
-    if grammar.kind == "lark" and GBNF_RULE.search(source):
-        source = _from_gbnf(source)
-    if grammar.kind == "lark" and (found := re.search(r"<[^>\s]+>|%llguidance", LARK_TEXT.sub("", source))):
+    return source if grammar.kind == "tool_calls" else _without_special(source)
+
+
+def _check_source(grammar: Grammar) -> None:
+    if len(grammar.source) > MAX_SOURCE_CHARS:
+        raise GrammarError(
+            f"the {grammar.kind} grammar has {len(grammar.source)} characters and the limit is {MAX_SOURCE_CHARS}; "
+            "shorten it."
+        )
+    _check_text(grammar.source, grammar.kind)
+
+
+def _without_special(lark: str) -> str:
+    """The grammar itself; raises GrammarError where it names special tokens or sets options."""
+    if found := SPECIAL.search(LARK_TEXT.sub("", lark)):
         raise GrammarError(
             f"the lark grammar uses {found[0][:40]!r}; special tokens and options may not be used in it."
         )
-    return source
+    return lark
 
 
-def _from_gbnf(source: str) -> str:
-    """The Lark form of a grammar as llama.cpp and vLLM's other backends take it."""
-    from llguidance.gbnf_to_lark import gbnf_to_lark
+def _loosen(lark: str, problem: str) -> str | None:
+    """The tools' grammar with the rule at fault, or all if none is named, followed less closely; None if none can be.
 
-    try:
-        return str(gbnf_to_lark(source)).removeprefix("%llguidance {}")
-    except Exception as error:  # the converter raises no class of its own for most of what it refuses
-        raise GrammarError("the grammar has rules with ::= but is not valid GBNF; correct it, or use Lark.") from error
+    A rule is loosened to the outline of its schema, and then to any object.
+    """
+    lines = lark.splitlines()
+    place = re.match(r"at (\d+)\(", problem)
+    changed = False
+    for number in [int(place[1]) - 1] if place else range(len(lines)):
+        if not 0 < number < len(lines) or not lines[number - 1].endswith(LOOSE):
+            continue
+        name, _, schema = lines[number].partition(": %json ")
+        looser = outline(json.loads(schema)) if place else ANY_OBJECT
+        rule = f"{name}: {_written(looser)}"
+        rule = f"{name}: {_written(ANY_OBJECT)}" if rule == lines[number] else rule
+        changed = changed or rule != lines[number]
+        lines[number] = rule
+    return "\n".join(lines) if changed else None
 
 
-def json_rule(schema: Any) -> str:
-    """The part of a Lark rule that stands for the JSON values of a schema; raises GrammarError."""
+def json_rule(schema: Any, *, loosely: bool = False) -> str:
+    """The part of a Lark rule that stands for the JSON values of a schema; raises GrammarError.
+
+    Loosely, what cannot be followed is left out, and the rest may turn out not to be either: see LOOSE.
+    """
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
         raise GrammarError("a JSON schema must be an object, for example {'type': 'object', 'properties': {...}}.")
-    if "x-guidance" in schema:
+    if "x-guidance" in schema and not loosely:
         raise GrammarError("the JSON schema's key 'x-guidance' is not supported; leave it out.")
-    if (depth := _depth(schema)) > MAX_DEPTH:
+    if (depth := json_depth(schema)) > MAX_DEPTH:
         raise GrammarError(
             f"the JSON schema is nested {depth} levels deep and the limit is {MAX_DEPTH}; use $ref and $defs for parts."
         )
-    text = json.dumps(_bound(schema) | {"x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    return _written(followed(schema, loosely=loosely))
+
+
+def _written(schema: Any) -> str:
+    text = json.dumps(schema | {"x-guidance": JSON_OPTIONS}, ensure_ascii=False)
     _check_text(text, "JSON schema")
     return f"%json {text}"
-
-
-def _bound(schema: Any) -> Any:
-    """The schema with default limits where its strings and arrays have none, so that repetition ends."""
-    if not isinstance(schema, dict):
-        return schema
-    bounded = {name: _bound_part(name, value) for name, value in schema.items()}
-    types = schema.get("type")
-    for kind, limit, default, others in (
-        ("string", "maxLength", DEFAULT_MAX_LENGTH, {"minLength", "pattern", "format", "enum", "const"}),
-        ("array", "maxItems", DEFAULT_MAX_ITEMS, {"minItems", "enum", "const"}),
-    ):
-        if (types == kind or (isinstance(types, list) and kind in types)) and not others & set(schema):
-            bounded.setdefault(limit, default)
-    return bounded
-
-
-def _bound_part(name: str, value: Any) -> Any:
-    if name in ("properties", "patternProperties", "$defs", "definitions") and isinstance(value, dict):
-        return {key: _bound(part) for key, part in value.items()}
-    if name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
-        return [_bound(part) for part in value]
-    return _bound(value) if name in ("items", "additionalProperties") else value
 
 
 def _parse_json(source: str, what: str) -> Any:
@@ -297,32 +356,21 @@ def _check_text(text: str, what: str) -> None:
         raise GrammarError(f"the {what} holds half of a surrogate pair, which is no character; remove it.") from None
 
 
-def _depth(value: Any) -> int:
-    """How deeply objects and lists are nested; without recursion, for the caller decides what is too deep."""
-    depth, level = 0, [value]
-    while level := [
-        child
-        for each in level
-        if isinstance(each, (dict, list))
-        for child in (each.values() if isinstance(each, dict) else each)
-    ]:
-        depth += 1
-    return depth
-
-
 def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
     """Say in our words what the library refuses; nothing if it has no problem."""
     if not problem:
         return
     if problem == BUSY:
         raise EngineBusyError("other grammars are being tried, and take long; send the request again later.")
+    if len(problem) > MAX_PROBLEM_CHARS:  # what decides stands at its ends
+        problem = problem[: MAX_PROBLEM_CHARS // 2] + problem[-MAX_PROBLEM_CHARS // 2 :]
     what = _name_part(problem, kind, lark)
     if keys := re.search(r"Unimplemented keys: \[([^\]]*)\]", problem):
         named = _shorten(keys[1].replace('"', "'"))
         raise GrammarError(f"the {what} uses {named}, which is not supported; leave it out or express it otherwise.")
     if match := re.search(r"Unknown format: (.*)", problem):
         raise GrammarError(f"the {what} uses the format {_shorten(match[1])!r}, which is unknown; use a pattern.")
-    if "is not present in a registry" in problem or re.search(r"Pointer '.*' does not exist", problem):
+    if "is not present in a registry" in problem or "' does not exist" in problem:
         raise GrammarError(f"a $ref of the {what} leads nowhere; only references within it, as '#/$defs/x', are known.")
     if "oneOf constraints" in problem:
         raise GrammarError(f"a oneOf of the {what} has branches that may overlap; use anyOf, or a const that differs.")
@@ -332,8 +380,11 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
         raise GrammarError(f"the {what} allows no finite text at all; correct it.")
     if match := re.search(r"regex parse error:(?:.*\n)*?error: (.*)", problem):
         raise GrammarError(f"a regular expression of the {what} is refused: {_shorten(match[1])}; write it otherwise.")
-    if problem == TOO_COMPLEX or re.search(r"too (complex|large|many|deep)|Unable to determine", problem):
-        raise GrammarError(f"the {what} is too complex; use fewer alternatives, shorter repetitions and less allOf.")
+    if problem == TOO_COMPLEX or re.search(r"too (complex|large|many|deep)|Unable to determine|items; max is", problem):
+        raise GrammarError(
+            f"the {what} is too complex; use fewer alternatives and optional properties, shorter repetitions and "
+            "less allOf."
+        )
     raise GrammarError(f"the {what} is not valid: {_first_line(problem)}; correct it.")
 
 
@@ -341,7 +392,7 @@ def _name_part(problem: str, kind: GrammarKind, lark: str) -> str:
     """What of a request is at fault; with several tools, the one above whose line its name stands."""
     if (place := re.match(r"at (\d+)\(", problem)) and kind == "tool_calls":
         comment = lark.splitlines()[max(int(place[1]) - 2, 0)]
-        return f"schema of tool {comment.removeprefix('// tool ')!r}"
+        return f"schema of tool {comment.removeprefix('// tool ').removesuffix(LOOSE)!r}"
     names = {"json_object": "JSON grammar", "json_schema": "JSON schema", "tool_calls": "tools' grammar"}
     return names.get(kind, f"{kind} grammar")
 

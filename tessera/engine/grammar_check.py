@@ -19,8 +19,11 @@ DEADLINE_S = 10.0
 MEMORY_BYTES = 1 << 30  # of the child's address space
 MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
 NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
+VISIBLE = range(NUM_SPECIAL + ord("!"), NUM_SPECIAL + 127)  # ids of the bytes that are visible characters
 TOO_COMPLEX = "too complex"
 BUSY = "busy"
+NOT_GBNF = "not GBNF"
+WALK_STEPS = 48  # of a text that the grammar allows; that it grows too complex shows where its large parts begin
 
 
 class GrammarCheck:
@@ -36,8 +39,15 @@ class GrammarCheck:
 
         BUSY if others take as long: a thread must not wait for a whole queue of hard grammars.
         """
+        return self._ask({"lark": lark})[0]
+
+    def convert(self, gbnf: str) -> tuple[str, str]:
+        """What is wrong with a grammar in llama.cpp's language, NOT_GBNF or as `ask` says it, and its Lark form."""
+        return self._ask({"gbnf": gbnf})
+
+    def _ask(self, question: dict[str, str]) -> tuple[str, str]:
         if not self._lock.acquire(timeout=self.deadline_s):
-            return BUSY
+            return BUSY, ""
         try:
             if self._child is None or self._child.poll() is not None:
                 self._child = _start()
@@ -45,14 +55,15 @@ class GrammarCheck:
             timer = threading.Timer(self.deadline_s, child.kill)
             timer.start()
             try:
-                answer = _exchange(child, json.dumps(lark))
+                answer = _exchange(child, json.dumps(question))
             finally:
                 timer.cancel()
             if answer is None:
                 child.kill()
                 child.wait()
-                return TOO_COMPLEX
-            return str(json.loads(answer))
+                return TOO_COMPLEX, ""
+            problem, lark = json.loads(answer)
+            return str(problem), str(lark)
         finally:
             self._lock.release()
 
@@ -99,10 +110,35 @@ def _answer_all() -> None:
     tokenizer = llguidance.LLTokenizer(_Bytes())  # type: ignore[arg-type]
     limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
     for line in sys.stdin:
-        matcher = llguidance.LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # the first step is where a grammar that matches nothing shows
-        print(json.dumps(matcher.get_error()), flush=True)
+        question = json.loads(line)
+        if "gbnf" in question:
+            answer = _convert(question["gbnf"])
+        else:
+            matcher = llguidance.LLMatcher(tokenizer, question["lark"], log_level=0, limits=limits)
+            _walk(matcher)
+            answer = matcher.get_error(), ""
+        print(json.dumps(answer), flush=True)
+
+
+def _convert(gbnf: str) -> tuple[str, str]:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return "", str(gbnf_to_lark(gbnf)).removeprefix("%llguidance {}")
+    except Exception:  # the converter raises no class of its own for most of what it refuses
+        return NOT_GBNF, ""
+
+
+def _walk(matcher: Any) -> None:
+    """Follow a text for a few steps: the first shows a grammar that matches nothing, the next its large parts."""
+    for step in range(WALK_STEPS):
+        if matcher.is_error() or matcher.is_stopped():
+            return
+        mask = matcher.compute_bitmask()
+        signs = [number for number in VISIBLE if mask[number >> 3] >> (number & 7) & 1]
+        if not signs or matcher.is_error():
+            return
+        matcher.consume_token(signs[7 * step % len(signs)])
 
 
 class _Bytes:

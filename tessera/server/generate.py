@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
-from tessera.errors import ModelNotFoundError, TesseraError, UsageError
+from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
 from tessera.prompt import Prompt
 from tessera.server.anthropic import (
     MessageEvents,
@@ -88,7 +89,8 @@ class Generator:
         """POST /v1/chat/completions."""
         self._check(body)
         wanted = conversation_of(body), chat_sampling(body), offer_of(body)
-        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        with messages_named():
+            num_tokens, replies = await self._start_chat(*wanted, body, request)
         tokenizer = self.backend.tokenizer if body.logprobs else None
         if body.stream:
             events = ChatEvents(new_id("chatcmpl"), self.names[0], tokenizer)
@@ -283,6 +285,16 @@ class Generator:
         log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
         for name in ("queue_s", "first_token_s", "decode_s"):
             log[name] = round(getattr(timings, name), 4)
+
+
+@contextmanager
+def messages_named() -> Iterator[None]:
+    """A message that the conversation cannot have is named as the request's field too."""
+    try:
+        yield
+    except ConversationError as error:
+        param = "messages" if error.index is None else f"messages.{error.index}"
+        raise BadRequestError(str(error), param=param) from error
 
 
 def notes_on(body: Sampling) -> dict[str, str]:

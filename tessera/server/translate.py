@@ -33,7 +33,7 @@ from tessera.tools import ToolChoice
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
-_IGNORED_PARTS = ("refusal", "thinking", "reasoning")
+_IGNORED_PARTS = ("refusal", "thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
 _KNOWN_PARTS = "text and image_url"
 
 
@@ -70,6 +70,11 @@ def message_of(where: str, message: Mapping[str, Any]) -> Message:
         raise BadRequestError(
             f"{where}.role must be one of system, developer, user, assistant and tool.", param=f"{where}.role"
         )
+    if message.get("function_call") is not None:
+        raise BadRequestError(
+            f"{where}.function_call is not supported; write the call as one of tool_calls.",
+            param=f"{where}.function_call",
+        )
     content = message.get("content")
     parts = parts_of(f"{where}.content", content)
     for field in ("name", "tool_call_id"):
@@ -89,7 +94,7 @@ def message_of(where: str, message: Mapping[str, Any]) -> Message:
 
 def parts_of(where: str, content: Any) -> tuple[str | Image, ...]:
     """A message's content: text and pictures."""
-    if content is None:
+    if not content and isinstance(content, str | None):
         return ()
     if isinstance(content, str):
         return (content,)
