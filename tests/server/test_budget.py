@@ -23,7 +23,7 @@ import pytest
 from tessera.server.body import MAX_JSON_VALUES
 from tests.server.test_faults import started_server
 
-MAX_STALL_S = 5.0
+MAX_STALL_S = 10.0  # what is seen on two idle cores is below half a second, and twenty programs may share them
 MAX_GROWTH_BYTES = 700_000_000
 BODY_BYTES = 63_000_000  # a little below max_body_bytes
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -132,7 +132,9 @@ def half_bodies(watched: Watched) -> None:
 
 CHAT, TEXTS = "/v1/chat/completions", "/v1/completions"
 USER = b'{"messages":[{"role":"user","content":"'
-TOOL = b'{"messages":[{"role":"user","content":"Hi"}],"tools":[{"type":"function","function":{"name":"f","strict":false,'
+TOOL = (
+    b'{"messages":[{"role":"user","content":"Hi"}],"tools":[{"type":"function","function":{"name":"f","strict":false,'
+)
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 ATTACKS: dict[str, Callable[[Watched], None]] = {
     "texts of numbers": sent(TEXTS, repeated(b'{"prompt":[', b'"x",5', b"]}")),
@@ -141,8 +143,10 @@ ATTACKS: dict[str, Callable[[Watched], None]] = {
         [b'{"a":{"a":{"a":1}}}'] * (MAX_JSON_VALUES // 4 - 9)) + b"]}"),
     "keys": sent(CHAT, b'{"messages":"x","user":{' + b",".join(
         b'"k%d":1' % n for n in range(MAX_JSON_VALUES - 9)) + b"}}"),
-    "wrong texts": sent(TEXTS, wrong_values("prompt", b'"x",5')), "wrong choices": sent(CHAT, wrong_values("guided_choice", b"5")),
-    "wrong ids": sent("/detokenize", wrong_values("tokens", b'"x"')), "wrong include": sent("/v1/responses", wrong_values("include", b"{}")),
+    "wrong texts": sent(TEXTS, wrong_values("prompt", b'"x",5')),
+    "wrong choices": sent(CHAT, wrong_values("guided_choice", b"5")),
+    "wrong ids": sent("/detokenize", wrong_values("tokens", b'"x"')),
+    "wrong include": sent("/v1/responses", wrong_values("include", b"{}")),
     "wrong lists": sent(TEXTS, wrong_values("prompt", b'["x"]')),
     "a text": sent(CHAT, text_in(USER, b'"}]}')), "a prompt": sent(TEXTS, text_in(b'{"prompt":"', b'"}')),
     "a tool's words": sent(CHAT, text_in(TOOL + b'"description":"', b'"}}]}')),
