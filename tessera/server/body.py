@@ -26,18 +26,26 @@ class JsonRequest(Request):
     async def body(self) -> bytes:
         """The whole body; raises BadRequestError as soon as it holds too many values."""
         if not hasattr(self, "_body"):
-            chunks, values = [], 0
-            async for chunk in self.stream():
-                values += sum(chunk.count(sign) for sign in (b",", b"[", b"{"))
-                if values > MAX_JSON_VALUES:
-                    raise BadRequestError(
-                        f"the body has more than {MAX_JSON_VALUES:,} commas and brackets, which is the limit of values "
-                        "in one request; send less.",
-                        code="request_too_large",
-                    )
-                chunks.append(chunk)
-            self._body = b"".join(chunks)
+            body = bytearray()  # one piece that grows: joining pieces would need the memory twice
+            try:
+                await self._read_into(body)
+            except BaseException:
+                body.clear()  # the error's own trace would keep it until the next collection of garbage
+                raise
+            self._body: bytes = body  # type: ignore[assignment]
         return self._body
+
+    async def _read_into(self, body: bytearray) -> None:
+        values = 0
+        async for chunk in self.stream():
+            values += sum(chunk.count(sign) for sign in (b",", b"[", b"{"))
+            if values > MAX_JSON_VALUES:
+                raise BadRequestError(
+                    f"the body has more than {MAX_JSON_VALUES:,} commas and brackets, which is the limit of values in "
+                    "one request; send less.",
+                    code="request_too_large",
+                )
+            body += chunk
 
     async def json(self) -> Any:
         """The parsed body; raises JSONDecodeError, as the framework expects, and BadRequestError for infinities."""

@@ -210,7 +210,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1", "STATUS=waiting for running requests")
-        logger.info("ending; running requests get %g s, a second signal aborts them", self._grace_s)
+        logger.info("ending; running requests get %g s, another signal aborts them", self._grace_s)
         aborting = asyncio.create_task(self._abort_if_told())
         try:
             await super().shutdown(sockets)

@@ -223,8 +223,9 @@ def test_truncation_leaves_out_as_few_old_turns_as_it_takes(room: int) -> None:
 
 def test_a_conversation_that_is_too_long_is_cut_if_that_is_asked_for(running: Running) -> None:
     spoken = [{"role": ("user", "assistant")[n % 2], "content": f"word{n} " * 150} for n in range(19)]
-    body = {"input": [{"role": "system", "content": "Read."}, *spoken, {"role": "assistant", "content": "x"},
-                      {"role": "user", "content": "What is left?"}], "max_output_tokens": 4, "ignore_eos": True}  # fmt: skip
+    end = [{"role": "assistant", "content": "x"}, {"role": "user", "content": "What is left?"}]
+    given = [{"role": "system", "content": "Read."}, *spoken, *end]
+    body = {"input": given, "max_output_tokens": 4, "ignore_eos": True}
     assert_refused(running.post("/v1/responses", body), 400, "tokens")
     reply = running.post("/v1/responses", body | {"truncation": "auto"}).json()
     assert reply["truncation"] == "auto"

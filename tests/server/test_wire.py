@@ -90,7 +90,10 @@ def test_small_chunks_may_cost_more_than_a_head(running: Running) -> None:
 
 def test_the_rest_of_an_answered_request_has_a_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tessera.server.protocol.REST_TIMEOUT_S", 0.5)
-    for opening in (CHUNKED % b"GET /health", b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"):
+    for opening in (
+        CHUNKED % b"GET /health",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n",
+    ):
         with connect(running) as connection:
             connection.sendall(opening)
             said = b""

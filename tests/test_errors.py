@@ -1,0 +1,50 @@
+"""What an error says stays short, whatever a file or a client made it quote."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera import errors
+from tessera.errors import MAX_WORDS, TesseraError
+from tessera.load import BUNDLED_FOLDER
+
+KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TesseraError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_long_text_keeps_its_beginning_and_its_way_out(kind: type[TesseraError]) -> None:
+    assert str(kind("short; do this.")) == "short; do this."
+    text = str(kind(f"the file says {'x' * 100_000}; download it again."))
+    assert len(text) <= MAX_WORDS
+    assert text.startswith("the file says xxx")
+    assert text.endswith("download it again.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "F" * 5000}, {"shape": [1] * 3000}, {"shape": ["9" * 5000]}, {"data_offsets": [0, int("9" * 3000)]},
+     {"dtype": ["x" * 5000]}],
+    ids=["dtype", "many dimensions", "a text as shape", "offsets", "a list as dtype"],
+)  # fmt: skip
+def test_info_quotes_little_of_a_hostile_header(tmp_path: Path, change: dict[str, Any]) -> None:
+    for name in ("params.json", "tekken.json"):
+        (tmp_path / name).write_bytes((BUNDLED_FOLDER / name).read_bytes())
+    data = (BUNDLED_FOLDER / "consolidated.safetensors").read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    first = next(name for name in header if name != "__metadata__")
+    header[first] |= change
+    written = json.dumps(header).encode()
+    (tmp_path / "consolidated.safetensors").write_bytes(struct.pack("<Q", len(written)) + written + data[8 + size :])
+    command = [sys.executable, "-m", "tessera", "info", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr) < MAX_WORDS + 200
+    assert "Traceback" not in done.stderr
