@@ -77,7 +77,7 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     epilog += "mean something here. Settings may also stand in a YAML file, or in the environment as TESSERA_PORT and "
     epilog += "so on; `tessera config show` tells what holds."
     app.command(help=text, epilog=epilog)(command)
-    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=True)
+    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=False)
 
 
 def help_on(topic: str) -> str:
