@@ -262,12 +262,43 @@ def info(
     run_info(model, mmproj, as_json=json)
 
 
+@app.command("list", epilog="Example: tessera list")
+def list_models(json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
+    """Show the models on this machine: name, bits, size and path."""
+    from tessera.cli.models import run_list
+
+    run_list(as_json=json)
+
+
+@app.command("rm", epilog="Example: tessera rm pixtral")
+def remove_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `tessera list`.", autocompletion=model_names)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a downloaded or quantized model."""
+    from tessera.cli.models import run_rm
+
+    run_rm(name, yes=yes)
+
+
+@app.command("ps", epilog="Example: tessera ps --url http://127.0.0.1:8000")
+def server_status(
+    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(help="Its key; default: TESSERA_API_KEY.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show a running server: whether it is healthy, its models, requests and cache."""
+    from tessera.cli.ps import run_ps
+
+    run_ps(url, api_key, as_json=json)
+
+
 @app.command(epilog="Example: tessera doctor")
-def doctor() -> None:
-    """Show what this machine can run, and why."""
+def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Show what this machine can run, why, and the way there."""
     from tessera.cli.doctor import run_doctor
 
-    run_doctor()
+    run_doctor(as_json=json)
 
 
 @app.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
@@ -284,10 +315,13 @@ def convert(
     run_convert(source, destination, to.value, None if type is None else type.value, quiet)
 
 
-@app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
+@app.command(epilog="Example: tessera quantize pixtral --bits 4    Then: tessera ask QUESTION -m pixtral-4bit")
 def quantize(
-    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
-    destination: Destination,
+    source: Annotated[str, typer.Argument(help="nano, a folder, a hub id or short name; not quantized yet.")],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="The folder to write; default: the user's own, by a short name."),
+    ] = None,
     bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
     head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
     vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
@@ -298,24 +332,26 @@ def quantize(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
+    """Write a model in fewer bits, layer by layer; resumes if interrupted."""
     from tessera.cli.quantize import run_quantize
     from tessera.quantize.plan import Options
 
     run_quantize(source, destination, Options(bits, head, vision), calibrate, device, quiet)
 
 
-@app.command(
-    epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."
-)
+@app.command(epilog="Examples: tessera download pixtral   or:  tessera download ORG/NAME --file '*Q4_K_M*'")
 def download(
-    repository: Annotated[str, typer.Argument(help="A hub id.")],
+    repository: Annotated[str, typer.Argument(help="A hub id, or pixtral.")],
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Of a repository of GGUF files: which one; mmproj comes too.")
+    ] = None,
 ) -> None:
-    """Get a model's files into the hub's cache; goes on where it was interrupted."""
+    """Get a model's files into the hub's cache; resumes if interrupted. Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
     from tessera.hub import download as get
+    from tessera.shelf import ALIASES
 
-    typer.echo(get(repository, revision))
+    typer.echo(get(ALIASES.get(repository, repository), revision, file))
 
 
 @app.command(epilog="Example: tessera tokens page.png --plot grid.png")
