@@ -171,7 +171,7 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
 
 
 def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -> list[str]:
-    """A GGUF text model and its picture part, of a repository that has such; raises UsageError that lists the choice."""
+    """A GGUF text model and its picture part, where a repository has such; else UsageError lists the choice."""
     texts = sorted(name for name in sizes if _is_gguf_text(name))
     if not texts and pattern is None:
         return []
