@@ -208,3 +208,18 @@ def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> No
     (folder / "consolidated.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
         load.load_model(load.resolve("ORG/tiny"))
+
+
+def test_of_gguf_files_one_is_chosen_and_its_picture_part_comes_too(hub: Hub) -> None:
+    names = ("m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "mmproj-m-Q8_0.gguf", "README.md")
+    hub.files = {name: name.encode() for name in names}
+    for pattern, says in ((None, "one must be chosen"), ("*Q*", "fits 2 of them"), ("*Q5*", "fits 0 of them")):
+        with pytest.raises(UsageError, match=rf"m-Q4_K_M\.gguf \(0\.0 GB\), m-Q8_0\.gguf .*{says}"):
+            download("ORG/tiny", None, pattern)
+    file = download("ORG/tiny", None, "*Q4_K_M*")
+    assert hub.fetched == {"m-Q4_K_M.gguf", "mmproj-m-f16.gguf"}
+    assert file.name == "m-Q4_K_M.gguf"
+    assert file.read_bytes() == b"m-Q4_K_M.gguf"
+    assert load.resolve("ORG/tiny") == file
+    hub.refuse = (503, "")  # offline, what is there is found again
+    assert download("ORG/tiny") == file
