@@ -137,9 +137,11 @@ def conclusion(devices: Sequence[Device]) -> list[str]:
     bits = PRECISIONS[found.precision]
     in_words = "as published, in bfloat16" if bits is None else f"in {found.precision}"
     option = " --kv-cache-dtype int8" if found.cache == "int8" else ""
-    lines = [f"Best here: {RECOMMENDED} {in_words}, on {found.device.name}, chats up to {found.tokens} tokens"]
+    lines = [f"Best here: {RECOMMENDED} {in_words}, on {found.device.name}"]
+    room = f"chats up to {found.tokens} tokens"
     if (seconds := picture_seconds(config, found.device)) is not None:
-        lines.append(f"(a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)})")
+        room += f"; a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}"
+    lines.append(f"({room})")
     full = weights_of(config, None).total_bytes
     steps = [(f"tessera download {SHORT}", f"{full / 1e9:.1f} GB of disk")]
     name = SHORT
@@ -151,7 +153,7 @@ def conclusion(devices: Sequence[Device]) -> list[str]:
                 f"{found.weights.total_bytes / 1e9:.1f} GB more, layer by layer",
             )
         )
-    ask = f'tessera ask "What is this?" -i photo.jpg -m {name}{option}'
+    ask = f'tessera ask "What is this?" -i a.jpg -m {name}{option}'
     return [
         *lines,
         *(f"  {number}. {command:<38}{what}" for number, (command, what) in enumerate(steps, 1)),
