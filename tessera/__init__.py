@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tessera' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What Tab offers: the public names, loaded or not."""
+    return [*__all__, "__version__"]

@@ -7,8 +7,9 @@ evaluation, documents and the server work with either.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -59,6 +60,8 @@ class Message:
         role: Any = "system" if message.get("role") == "developer" else message.get("role")
         if role not in ROLES:
             raise UsageError(f"role {_show(message.get('role'))} is unknown; use one of {', '.join(ROLES)}.")
+        if message.get("content") is None and role in ("system", "user"):
+            raise UsageError(f"the {role} message has no content; give a text, or a list of texts and pictures.")
         return cls(
             role,
             _parse_content(message.get("content")),
@@ -92,8 +95,25 @@ class Grammar:
             raise UsageError(f"grammar kind {self.kind} {wanted}.")
 
 
+class _NamedFields(type):
+    """Of classes whose values are given by name: a name that is not known is answered with the nearest one."""
+
+    def __call__(cls, *values: Any, **named: Any) -> Any:
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if values:
+            raise UsageError(
+                f"{cls.__name__} takes values by their names, such as {known[0]}=..., not {_show(values[0])}."
+            )
+        for name in named:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"the nearest known one is {near[0]!r}" if near else f"known are {', '.join(known)}"
+                raise UsageError(f"sampling parameter {name!r} is unknown; {hint}.")
+        return super().__call__(**named)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SamplingParams:
+class SamplingParams(metaclass=_NamedFields):
     """How one reply is drawn; every field is checked, and the defaults give the greedy reply."""
 
     max_tokens: int | None = None  # None: as many as the context holds
@@ -127,8 +147,12 @@ class SamplingParams:
                 raise UsageError(f"{name} must be a whole number, not {_show(value)}.")
             if not low <= value <= high:
                 raise UsageError(f"{name} is {value}; it must lie between {low} and {high}.")
-        if isinstance(self.stop, str) or not all(isinstance(stop, str) and stop for stop in self.stop):
+        stops = self.stop if isinstance(self.stop, Sequence) and not isinstance(self.stop, (str, bytes)) else (None,)
+        if not all(isinstance(stop, str) and stop for stop in stops):
             raise UsageError(f"stop must be a tuple of non-empty strings, not {_show(self.stop)}.")
+        ids = self.stop_token_ids if isinstance(self.stop_token_ids, (Sequence, Set)) else (None,)
+        if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+            raise UsageError(f"stop_token_ids must be a tuple of token ids, not {_show(self.stop_token_ids)}.")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise UsageError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.")
         object.__setattr__(self, "logit_bias", _parse_logit_bias(self.logit_bias))
@@ -283,11 +307,7 @@ class ChatModel(Protocol):
 
 
 def sampling_params_from_dict(values: Mapping[str, Any]) -> SamplingParams:
-    """Build the parameters from names and values; an unknown name is an error that lists the known."""
-    known = [field.name for field in fields(SamplingParams)]
-    for name in values:
-        if name not in known:
-            raise UsageError(f"sampling parameter {name!r} is unknown; known are {', '.join(known)}.")
+    """Build the parameters from names and values; an unknown name is an error that tells the nearest."""
     return SamplingParams(**values)
 
 

@@ -6,7 +6,7 @@ Only what a download needs is here; huggingface_hub talks to the hub and keeps i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.machine import free_disk_bytes
-from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, weight_files
+from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, sole_gguf, weight_files
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,10 +39,11 @@ COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 
 
-def download(repository: str, revision: str | None = None) -> Path:
+def download(repository: str, revision: str | None = None, file: str | None = None) -> Path:
     """Get a model's files into the hub's cache and return their folder; a broken download is resumed.
 
-    Only one layout's files are fetched, the official one's where a repository has both. HF_HOME,
+    Only one layout's files are fetched, the official one's where a repository has both. Of a repository of GGUF files
+    it is the one that the pattern `file` means, with its picture part, and the text model's file is returned. HF_HOME,
     HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE have their usual meaning. Without a connection a model
     that is already there is returned. Raises ModelNotFoundError, CheckpointError or FetchError.
     """
@@ -59,10 +60,10 @@ def download(repository: str, revision: str | None = None) -> Path:
         RevisionNotFoundError,
     )
 
-    page = f"{constants.ENDPOINT}/{repository}"
+    page, sizes = f"{constants.ENDPOINT}/{repository}", dict[str, int]()
     try:
         with _checked_answers():
-            commit, sizes = _files_to_get(repository, revision)
+            commit, sizes = _files_to_get(repository, revision, file)
             for name, size in sizes.items():
                 if RESUMED_BYTES <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
                     _fetch_resumably(repository, commit, name)
@@ -88,7 +89,7 @@ def download(repository: str, revision: str | None = None) -> Path:
         else:
             raise FetchError(
                 f"{repository} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}); check the "
-                "connection and run the same command again, it goes on where it stopped."
+                "connection and run the same command again, it resumes."
             ) from error
     except OSError as error:
         if error.errno is None:  # the client's own: fewer bytes came than were announced
@@ -100,6 +101,10 @@ def download(repository: str, revision: str | None = None) -> Path:
             f"{repository} could not be written to {constants.HF_HUB_CACHE} ({error.strerror or error}); check the "
             "disk, or set HF_HOME to another."
         ) from error
+    if texts := [name for name in sizes if _is_gguf_text(name)]:
+        return folder / texts[0]
+    if (text := sole_gguf(folder)) is not None:
+        return text
     weight_files(folder, detect(folder))  # an error that names what is not there
     return folder
 
@@ -155,10 +160,27 @@ def cached_folder(repository: str, revision: str | None, cache: Path | None = No
     for file in ("params.json", "config.json"):
         if isinstance(found := try_to_load_from_cache(repository, file, cache, revision), str):
             return Path(found).parent
-    return None
+    return _cached_gguf(repository_folder(repository, cache), revision or "main")
+
+
+def repository_folder(repository: str, cache: Path | None = None) -> Path:
+    """Where the hub's cache keeps a repository, whether or not it is there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return (cache or Path(constants.HF_HUB_CACHE)) / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def _cached_gguf(folder: Path, revision: str) -> Path | None:
+    """The snapshot of a revision, if it holds GGUF files."""
+    reference = folder / "refs" / revision
+    snapshot = folder / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
+    return snapshot if any(snapshot.glob("*.gguf")) else None
 
 
 def _is_whole(folder: Path) -> bool:
+    if sole_gguf(folder) is not None:
+        return True
     try:
         weight_files(folder, detect(folder))
     except CheckpointError:
@@ -166,7 +188,7 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _files_to_get(repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
+def _files_to_get(repository: str, revision: str | None, file: str | None) -> tuple[str, dict[str, int]]:
     """The commit, and its files of one layout with their sizes; raises when it has none, or the disk no room."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
@@ -174,17 +196,39 @@ def _files_to_get(repository: str, revision: str | None) -> tuple[str, dict[str,
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     for patterns in LAYOUT_FILES.values():
         names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in patterns)]
-        if patterns[0] in names and any(name.endswith(".safetensors") for name in names):
+        if file is None and patterns[0] in names and any(name.endswith(".safetensors") for name in names):
             break
     else:
+        names = _gguf_pair(repository, sizes, file)
+    if not names:
         raise CheckpointError(
             f"{repository} holds neither params.json with consolidated*.safetensors nor config.json with "
-            f"model*.safetensors; use a repository that does, for example {EXAMPLE_ID}."
+            f"model*.safetensors, and no GGUF files; use a repository that does, for example {EXAMPLE_ID}."
         )
     absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
-    begun = sum(file.stat().st_size for file in _blobs(repository).glob(f"*{UNFINISHED}"))
+    begun = sum(each.stat().st_size for each in _blobs(repository).glob(f"*{UNFINISHED}"))
     _check_disk(repository, sum(sizes[name] for name in absent) - begun, Path(constants.HF_HUB_CACHE))
     return str(info.sha), {name: sizes[name] for name in names}
+
+
+def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -> list[str]:
+    """A GGUF text model and its picture part, where a repository has such; else UsageError lists the choice."""
+    texts = sorted(name for name in sizes if _is_gguf_text(name))
+    if not texts and pattern is None:
+        return []
+    fitting = [name for name in texts if pattern is None or fnmatch(name, pattern)]
+    if len(fitting) != 1:
+        shown = ", ".join(f"{name} ({sizes[name] / 1e9:.1f} GB)" for name in fitting or texts) or "no GGUF files"
+        asked = f"--file {pattern!r} fits {len(fitting)} of them" if pattern else "one must be chosen"
+        raise UsageError(f"{repository} holds {shown}, and {asked}; give --file with one's name, or with a pattern.")
+    pictures = sorted(name for name in sizes if name.lower().endswith(".gguf") and "mmproj" in name.lower())
+    # The encoder is small: where it comes in several precisions, 16 bits are what it was trained in.
+    pictures.sort(key=lambda name: "f16" not in name.lower())
+    return [*fitting, *pictures[:1]]
+
+
+def _is_gguf_text(name: str) -> bool:
+    return name.lower().endswith(".gguf") and "mmproj" not in name.lower()
 
 
 def _fetch_resumably(repository: str, commit: str, name: str) -> None:
@@ -224,10 +268,7 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
 
 def _blobs(repository: str) -> Path:
     """Where the hub's cache keeps a repository's files, by their contents."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "blobs"
+    return repository_folder(repository) / "blobs"
 
 
 def _check_disk(what: str, needed: int, folder: Path) -> None:

@@ -7,6 +7,7 @@ interface, so whatever works with it works with a server too.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import threading
 import weakref
 from collections import deque
@@ -16,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from PIL import Image as PILImage
 
 from tessera.chat import Completion, Delta, Image, Message, SamplingParams
 from tessera.engine.config import EngineConfig, check_options, resolve
@@ -31,12 +34,14 @@ from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
+from tessera.weights.stream import Progress
 
 MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
 # What of a call and of a tool the prompt repeats.
 CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
 MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 Conversation = Sequence[Message | Mapping[str, Any]]
+ImageSource = str | Path | bytes | PILImage.Image | Image
 
 
 class LLM:
@@ -44,7 +49,8 @@ class LLM:
 
     `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
-    `notes` are what the model's user should know of how it was loaded.
+    `notes` are what the model's user should know of how it was loaded. `progress` hears of each tensor that is read:
+    its name, the bytes done and the bytes in all; with several processes it hears nothing.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
     CPU; memory options then hold for each.
     """
@@ -60,6 +66,7 @@ class LLM:
         download_dir: Path | None = None,
         limits: ImageLimits | None = None,
         tensor_parallel_size: int = 1,
+        progress: Progress | None = None,
         **engine_options: object,
     ) -> None:
         folder = resolve_folder(str(name_or_path), revision, download_dir)
@@ -67,7 +74,7 @@ class LLM:
         ranks = None
         check = partial(check_options, engine_options, ranks=tensor_parallel_size)
         if tensor_parallel_size == 1:
-            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device, check=check)
+            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device, progress=progress, check=check)
         else:
             checkpoint, target = open_checkpoint(folder, part), target_device(device)
             check(checkpoint.config, compute_dtype(dtype, checkpoint, target), target)
@@ -123,6 +130,22 @@ class LLM:
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
         self._finalizer = weakref.finalize(self, self.loop.close)
 
+    def __repr__(self) -> str:
+        """Example: "LLM('nano', float32 on cpu, 4,096 tokens of context)"."""
+        model = self.loop.engine.model
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"LLM({self.model_name!r}, {dtype} on {model.device}, {self.config.max_model_len:,} tokens of context)"
+
+    def ask(self, question: str, *pictures: ImageSource, params: SamplingParams | None = None) -> Completion:
+        """The reply to one question about any number of pictures: paths, URLs, bytes or PIL images.
+
+        Example: `llm.ask("What is Q3?", "chart.png").text`.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise UsageError(f"the question must be a text that is not empty, not {reprlib.repr(question)}.")
+        images = [picture if isinstance(picture, Image) else Image(picture) for picture in pictures]
+        return self.chat([Message("user", (*images, question))], params)
+
     def chat(
         self,
         messages: Conversation,
@@ -132,7 +155,11 @@ class LLM:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Completion:
-        """The whole reply; raises ReplyError where it fails, and GrammarError where its grammar has no way on."""
+        """The whole reply to a conversation: messages in OpenAI's format, or `Message`s, with the user's turn last.
+
+        Without `params` the reply is greedy and as long as the context allows. Raises ReplyError where it fails, and
+        GrammarError where its grammar has no way on. For one question, `ask` is shorter.
+        """
         deltas = self.stream(
             messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
         )
@@ -237,6 +264,13 @@ class LLM:
         self.loop.engine.start_grammar(wanted)
         return wanted
 
+    def reading(self) -> tuple[int, int, int] | None:
+        """Of the oldest prompt that is being read: its pictures, its tokens, and how many are computed; else None."""
+        for request in tuple(self.loop.engine.scheduler.running):
+            if not request.num_output:
+                return len(request.prompt.images), len(request.prompt.ids), request.num_computed
+        return None
+
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""
         self._finalizer()
@@ -270,6 +304,11 @@ class LLM:
 
     def parse(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> list[Message]:
         """The messages, checked in what takes no time: how many pictures they have, and how much text."""
+        if isinstance(messages, (str, bytes, Mapping, Message)):
+            raise UsageError(
+                f"a conversation is a list of messages, not {reprlib.repr(messages)}; write "
+                '[{"role": "user", "content": "..."}], or use `ask` for one question.'
+            )
         parsed = [Message.parse(message) for message in messages]
         count = sum(len(message.images) for message in parsed)
         if count > self.config.max_images_per_prompt:

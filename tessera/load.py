@@ -24,8 +24,9 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.quant.linear import place
+from tessera.shelf import ALIASES, SHORT_NAME, how_to_make, made_models
 from tessera.weights import hf, mistral, published, quantized
-from tessera.weights.detect import EXAMPLE_ID, Layout, detect, hub_id, is_gguf, tokenizer_file
+from tessera.weights.detect import EXAMPLE_ID, Layout, detect, hub_id, is_gguf, is_gguf_name, sole_gguf, tokenizer_file
 from tessera.weights.stream import Progress, Source, StoredLinear, StoredTensor, empty_model, fill_model
 
 if TYPE_CHECKING:
@@ -144,28 +145,54 @@ def resolve(name: str, revision: str | None = None, cache: Path | None = None) -
     Raises ModelNotFoundError that says how to get the model.
     """
     path = Path(os.path.expanduser(name))  # Path.expanduser fails for "~nobody"
+    if SHORT_NAME.fullmatch(name) and name != BUNDLED and not path.exists() and not is_gguf_name(path):
+        return _by_short_name(name, revision, cache)
     if (revision or cache) and (name == BUNDLED or path.exists()):
         raise UsageError(f"{name!r} is on this machine, has no revision and lies in no cache; leave those out.")
     if name == BUNDLED:
         if not BUNDLED_FOLDER.is_dir():
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
         return BUNDLED_FOLDER
-    if name and (path.is_dir() or is_gguf(path)):
+    if name and path.is_dir():
+        return sole_gguf(path) or path
+    if name and is_gguf(path):
         return path
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is a file and no GGUF; give the folder that holds the model's files.")
+    if is_gguf_name(path):
+        raise ModelNotFoundError(f"the file {name} does not exist; check the spelling and the folder.")
     if not is_hub_id(name):
         raise ModelNotFoundError(
             f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}; check the spelling."
         )
-    if (cached := cached_folder(name, revision, cache)) is None:
+    return _downloaded(name, revision, cache)
+
+
+def _downloaded(repository: str, revision: str | None, cache: Path | None) -> Path:
+    """A repository's folder in the hub's cache, or its GGUF file; raises ModelNotFoundError with the command."""
+    if (cached := cached_folder(repository, revision, cache)) is None:
         at = "" if revision is None else f" --revision {revision}"
         where = "" if cache is None else f"HF_HUB_CACHE={cache} "
         raise ModelNotFoundError(
-            f"{name!r} is neither a folder nor a model in the hub's cache; get it with "
-            f"`{where}tessera download {name}{at}`."
+            f"{repository!r} is neither a folder nor a model in the hub's cache; get it with "
+            f"`{where}tessera download {repository}{at}`."
         )
-    return cached
+    return sole_gguf(cached) or cached
+
+
+def _by_short_name(name: str, revision: str | None, cache: Path | None) -> Path:
+    """The model of a name without slashes: one of the known repositories, or what `quantize` made here."""
+    if name in ALIASES:
+        return _downloaded(ALIASES[name], revision, cache)
+    made = made_models() / name
+    if made.is_dir():
+        return made
+    if command := how_to_make(name):
+        raise ModelNotFoundError(f"{name!r} is not on this machine yet; make it with `{command}`.")
+    raise ModelNotFoundError(
+        f"{name!r} is neither {BUNDLED!r}, nor a folder, nor a hub id like {EXAMPLE_ID}, nor one of "
+        f"{', '.join(sorted(ALIASES))}; check the spelling, or see `tessera list`."
+    )
 
 
 def model_name(folder: Path) -> str:

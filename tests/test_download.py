@@ -263,3 +263,18 @@ def test_a_commit_that_is_none_writes_nothing(
         download("ORG/tiny")
     assert not whole.fetched
     assert written_below(tmp_path / "cache") <= KEPT_LISTINGS
+
+
+def test_of_gguf_files_one_is_chosen_and_its_picture_part_comes_too(hub: Hub) -> None:
+    names = ("m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "mmproj-m-Q8_0.gguf", "README.md")
+    hub.files = {name: name.encode() for name in names}
+    for pattern, says in ((None, "one must be chosen"), ("*Q*", "fits 2 of them"), ("*Q5*", "fits 0 of them")):
+        with pytest.raises(UsageError, match=rf"m-Q4_K_M\.gguf \(0\.0 GB\), m-Q8_0\.gguf .*{says}"):
+            download("ORG/tiny", None, pattern)
+    file = download("ORG/tiny", None, "*Q4_K_M*")
+    assert hub.fetched == {"m-Q4_K_M.gguf", "mmproj-m-f16.gguf"}
+    assert file.name == "m-Q4_K_M.gguf"
+    assert file.read_bytes() == b"m-Q4_K_M.gguf"
+    assert load.resolve("ORG/tiny") == file
+    hub.refuse = (503, "")  # offline, what is there is found again
+    assert download("ORG/tiny") == file

@@ -40,7 +40,7 @@ ROWS = (
     {"containers", "sources"},
     {"fetch", "machine"},
     {"chat", "model.config"},
-    {"errors"},
+    {"errors", "shelf"},
 )
 HEIGHT = {part: len(ROWS) - number for number, row in enumerate(ROWS) for part in row}
 FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "typer", "click", "rich", "ray"}

@@ -8,11 +8,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import ANY
 
 import jsonschema
 import pytest
 from PIL import Image as PILImage
 
+import tessera
 from tessera.chat import ChatModel, Grammar, SamplingParams
 from tessera.errors import EngineDeadError, ImageError, PromptTooLongError, UsageError
 from tessera.llm import LLM
@@ -136,3 +139,56 @@ def test_a_schema_holds_over_the_whole_vocabulary(llm: LLM) -> None:
         made = llm.chat(ask("name and price?", red()), params)
         assert made.finish_reason == "stop"
         jsonschema.validate(json.loads(made.text), schema)
+
+
+def test_one_question_is_one_line(llm: LLM) -> None:
+    assert llm.ask("what is this?", red(), params=SHORT) == dataclasses.replace(
+        llm.chat(ask("what is this?", red()), SHORT), timings=ANY, usage=ANY
+    )
+    assert llm.ask("which is red?", red(), red(4, 4), params=SHORT).usage.image_tokens == 2 * (3 + 1) + 1 * (1 + 1)
+    with pytest.raises(UsageError, match="question must be a text that is not empty, not '  '"):
+        llm.ask("  ")
+
+
+def test_an_llm_says_what_it_is(llm: LLM) -> None:
+    assert repr(llm) == f"LLM('tiny', float32 on cpu, {llm.config.max_model_len:,} tokens of context)"
+    assert {"LLM", "SamplingParams", "Grammar"} <= set(dir(tessera))
+    assert "import_module" not in dir(tessera)
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ("hi", "a conversation is a list of messages, not 'hi'; .* use `ask` for one question"),
+        ({"role": "user", "content": "hi"}, "a conversation is a list of messages"),
+        ([{"role": "user"}], "the user message has no content"),
+        ([{"role": "system", "content": None}, {"role": "user", "content": "hi"}], "the system message has no content"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_in_words(llm: LLM, messages: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        llm.chat(messages, SHORT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"topp": 1}, "sampling parameter 'topp' is unknown; the nearest known one is 'top_p'"),
+        ({"max_token": 1}, "nearest known one is 'max_tokens'"),
+        ({"stop": 5}, "stop must be a tuple of non-empty strings, not 5"),
+        ({"stop": "a"}, "stop must be a tuple of non-empty strings, not 'a'"),
+        ({"stop_token_ids": 5}, "stop_token_ids must be a tuple of token ids, not 5"),
+        ({"stop_token_ids": ("a",)}, "stop_token_ids must be a tuple of token ids"),
+    ],
+)
+def test_sampling_params_are_refused_at_once(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        SamplingParams(**values)
+
+
+def test_loading_can_be_watched() -> None:
+    seen: list[tuple[int, int]] = []
+    with LLM("nano", progress=lambda name, done, total: seen.append((done, total))):
+        pass
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)

@@ -6,19 +6,27 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from tessera import __version__
+from tessera.cli.completion import among, model_names
+from tessera.cli.parser import Group, PicturesCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
+
+CLOSED = "standard output is closed; give it a terminal, a file or a pipe."
+DTYPES = ("float32", "bfloat16", "float16")
 
 app = typer.Typer(
     name="tessera",
+    cls=Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -26,27 +34,46 @@ app = typer.Typer(
     help="Ask questions about pictures with Pixtral, on your own machine.",
     epilog="Example: tessera ask 'What is the total?' -i receipt.png",
 )
-nano = typer.Typer(no_args_is_help=True, help="Draw for, train and measure the small model that ships with Tessera.")
+nano = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Draw for, train and measure the small model that ships with Tessera."
+)
 app.add_typer(nano, name="nano")
-config = typer.Typer(no_args_is_help=True, help="The settings of `tessera serve`: flags, environment, file, defaults.")
+config = typer.Typer(
+    cls=Group, no_args_is_help=True, help="The settings of `tessera serve`: flags, environment, file, defaults."
+)
 app.add_typer(config, name="config")
 
-bench = typer.Typer(help="Measure this machine, Tessera on it, and peers.", invoke_without_command=True)
+bench = typer.Typer(cls=Group, help="Measure this machine, Tessera on it, and peers.", invoke_without_command=True)
 app.add_typer(bench, name="bench")
 
-Images = Annotated[list[str], typer.Option("--image", "-i", help="A picture: path, URL, data URL, or - for stdin.")]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="A folder, GGUF file or hub id; default: the bundled nano.")
+Images = Annotated[
+    list[str], typer.Option("--image", "-i", metavar="PICTURE", help="Pictures: paths, URLs, or - for standard input.")
 ]
-Destination = Annotated[Path, typer.Argument(help="The folder to write; made when absent.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A folder, GGUF file, hub id or short name; default: nano.", autocompletion=model_names
+    ),
+]
+Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; made when absent.")]
 Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-KVCacheDtype = Annotated[str, typer.Option(help="Keys and values of the context: auto, or int8 for half the memory.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=among("auto", *DTYPES))]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=among("auto", "cpu", "cuda"))]
+KVCacheDtype = Annotated[
+    str,
+    typer.Option(
+        help="Keys and values of the context: auto, or int8 for half the memory.", autocompletion=among("auto", "int8")
+    ),
+]
 Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
+TopP = Annotated[
+    float, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
+]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
+Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
 MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
@@ -131,22 +158,46 @@ def config_show(context: typer.Context) -> None:
 
 
 @app.command(
-    epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png --json   or:  cat q.txt | tessera ask - -i a.png"
+    cls=PicturesCommand,
+    epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png   or:  cat q.txt | tessera ask -i a.png b.png",
 )
 def ask(
-    question: Annotated[str, typer.Argument(help="The question, or - to read it from standard input.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUESTION", show_default=False, help="In quotes; without one, or for -, standard input is read."
+        ),
+    ] = None,
     image: Images = [],  # noqa: B006
     model: Model = None,
     mmproj: Mmproj = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")
     ] = False,
+    schema: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The reply is JSON of this JSON schema: a file, or its text.")
+    ] = None,
+    choice: Annotated[list[str], typer.Option(help="The reply is this text, or another that is given so.")] = [],  # noqa: B006
+    regex: Annotated[str | None, typer.Option(help="The reply matches this regular expression.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes a drawn reply repeatable.")] = None,
-    stop: Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")] = [],  # noqa: B006
+    top_p: TopP = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample only from so many of the most likely tokens; 0: all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's probability.")
+    ] = 0.0,
+    seed: Seed = None,
+    stop: Stop = [],  # noqa: B006
+    logprobs: Annotated[
+        int | None, typer.Option(help="Print each token's probability, and those of so many alternatives.")
+    ] = None,
     system: System = None,
+    continues: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the conversation in this file of JSON lines, not the user's own."),
+    ] = None,
+    no_log: Annotated[bool, typer.Option("--no-log", help="Do not keep the conversation.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     kv_cache_dtype: KVCacheDtype = "auto",
@@ -156,26 +207,37 @@ def ask(
     quiet: Quiet = False,
 ) -> None:
     """Answer one question about pictures; the answer streams to standard output."""
-    from tessera.cli.ask import run_ask
+    from tessera.cli.ask import Answering, grammar_of, run_ask
+    from tessera.cli.history import default_file
     from tessera.cli.session import Session
 
+    if log is not None and no_log:
+        raise UsageError("--log and --no-log exclude each other; keep one.")
     session = Session(
         model, mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
         max_image_pixels, allow_private_addresses, quiet,
     )  # fmt: skip
     params = {
-        "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
+        "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
+        "seed": seed, "stop": tuple(stop), "logprobs": logprobs,
     }  # fmt: skip
-    run_ask(session, question, image, system, params, as_json=json)
+    answering = Answering(json, None if no_log else log or default_file(), continues)
+    run_ask(session, words or [], image, system, params, grammar_of(schema, choice, regex), answering)
 
 
-@app.command(epilog="Example: tessera chat -i page.png    Inside: /image PATH, /reset, /quit; Ctrl-C stops a reply.")
+@app.command(
+    cls=PicturesCommand,
+    epilog="Example: tessera chat -i page.png    Inside: /image PATH, /reset, /help, /quit; Ctrl-C stops a reply.",
+)
 def chat(
     image: Images = [],  # noqa: B006
     model: Model = None,
     mmproj: Mmproj = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    stop: Stop = [],  # noqa: B006
     system: System = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -193,7 +255,10 @@ def chat(
         model, mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
         max_image_pixels, allow_private_addresses, quiet,
     )  # fmt: skip
-    run_chat(session, image, system, {"max_tokens": max_tokens, "temperature": temperature})
+    params = {
+        "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "stop": tuple(stop)
+    }  # fmt: skip
+    run_chat(session, image, system, params)
 
 
 @app.command(epilog="Example: tessera info ~/models/Pixtral-12B-2409")
@@ -208,12 +273,43 @@ def info(
     run_info(model, mmproj, as_json=json)
 
 
+@app.command("list", epilog="Example: tessera list")
+def list_models(json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
+    """Show the models on this machine: name, bits, size and path."""
+    from tessera.cli.models import run_list
+
+    run_list(as_json=json)
+
+
+@app.command("rm", epilog="Example: tessera rm pixtral")
+def remove_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `tessera list`.", autocompletion=model_names)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a downloaded or quantized model."""
+    from tessera.cli.models import run_rm
+
+    run_rm(name, yes=yes)
+
+
+@app.command("ps", epilog="Example: tessera ps --url http://127.0.0.1:8000")
+def server_status(
+    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(help="Its key; default: TESSERA_API_KEY.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show a running server: whether it is healthy, its models, requests and cache."""
+    from tessera.cli.ps import run_ps
+
+    run_ps(url, api_key, as_json=json)
+
+
 @app.command(epilog="Example: tessera doctor")
-def doctor() -> None:
-    """Show what this machine can run, and why."""
+def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Show what this machine can run, why, and the way there."""
     from tessera.cli.doctor import run_doctor
 
-    run_doctor()
+    run_doctor(as_json=json)
 
 
 @app.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
@@ -230,10 +326,13 @@ def convert(
     run_convert(source, destination, to.value, None if type is None else type.value, quiet)
 
 
-@app.command(epilog="Example: tessera quantize mistralai/Pixtral-12B-2409 ~/models/pixtral-4bit --bits 4")
+@app.command(epilog="Example: tessera quantize pixtral --bits 4    Then: tessera ask QUESTION -m pixtral-4bit")
 def quantize(
-    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id; not quantized yet.")],
-    destination: Destination,
+    source: Annotated[str, typer.Argument(help="nano, a folder, a hub id or short name; not quantized yet.")],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="The folder to write; default: the user's own, by a short name."),
+    ] = None,
     bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
     head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
     vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
@@ -244,24 +343,26 @@ def quantize(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Write a model in fewer bits, layer by layer; goes on where it was interrupted."""
+    """Write a model in fewer bits, layer by layer; resumes if interrupted."""
     from tessera.cli.quantize import run_quantize
     from tessera.quantize.plan import Options
 
     run_quantize(source, destination, Options(bits, head, vision), calibrate, device, quiet)
 
 
-@app.command(
-    epilog="Example: tessera download mistralai/Pixtral-12B-2409    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."
-)
+@app.command(epilog="Examples: tessera download pixtral   or:  tessera download ORG/NAME --file '*Q4_K_M*'")
 def download(
-    repository: Annotated[str, typer.Argument(help="A hub id.")],
+    repository: Annotated[str, typer.Argument(help="A hub id, or pixtral.")],
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Of a repository of GGUF files: which one; mmproj comes too.")
+    ] = None,
 ) -> None:
-    """Get a model's files into the hub's cache; goes on where it was interrupted."""
+    """Get a model's files into the hub's cache; resumes if interrupted. Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
     from tessera.hub import download as get
+    from tessera.shelf import ALIASES
 
-    typer.echo(get(repository, revision))
+    typer.echo(get(ALIASES.get(repository, repository), revision, file))
 
 
 @app.command(epilog="Example: tessera tokens page.png --plot grid.png")
@@ -405,30 +506,61 @@ def bench_make_random(
 
 def main() -> None:
     """Run the command line and end the process with the right exit code."""
+    if sys.stdout is None and sys.argv[1:2] != ["serve"]:  # a server needs none, and elsewhere the result would be lost
+        _fail(CLOSED, 1)
     try:
-        app(standalone_mode=True)
+        code = app(prog_name="tessera", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # now, where a full disk or a reader that has gone is told of
+        sys.exit(code if isinstance(code, int) else 0)
     except TesseraError as error:
-        _fail(str(error), error.exit_code)
+        _fail(_in_flags(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone; keep Python from complaining about it at exit.
+        # The reader has what it wanted; keep Python from complaining about the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(0)
     except OSError as error:
-        known = error.filename is not None and error.strerror
-        way_out = "check the path, its permissions and the disk."
-        _fail(f"{error.filename}: {error.strerror}; {way_out}" if known else _unexpected(error), 1)
+        _fail(_in_file_words(error), 1)
     except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own errors
+            _fail_parsing(error)
         _fail(_unexpected(error), 1)
+
+
+def _fail_parsing(error: Any) -> NoReturn:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
+    _fail(in_our_words(error, sys.argv[1:]), error.exit_code)
+
+
+def _in_flags(error: TesseraError) -> str:
+    if sys.argv[1:2] and sys.argv[1] in ("serve", "config"):  # their settings' names are their flags'
+        return str(error)
+    from tessera.cli.session import in_flags
+
+    return in_flags(str(error))
+
+
+def _in_file_words(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else "the output could not be written: "
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the rest is tried again at exit
+        return f"{where}no space is left on the disk; free some, or write elsewhere."
+    known = error.filename is not None and error.strerror
+    way_out = "check the path, its permissions and the disk."
+    return f"{error.filename}: {error.strerror}; {way_out}" if known else _unexpected(error)
 
 
 def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; TESSERA_DEBUG=1 shows where. Please report it."
 
 
-def _fail(message: str, exit_code: int) -> None:
-    if os.environ.get("TESSERA_DEBUG"):
+def _fail(message: str, exit_code: int) -> NoReturn:
+    if os.environ.get("TESSERA_DEBUG") and sys.exc_info()[0] is not None:
         raise
     print(f"tessera: error: {message}", file=sys.stderr)
     sys.exit(exit_code)

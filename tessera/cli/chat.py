@@ -1,62 +1,198 @@
-"""`tessera chat`: a conversation in the terminal; every turn sees all pictures and turns before it."""
+"""`tessera chat`: a conversation in the terminal; every turn sees all pictures and turns before it.
+
+A line that begins with a slash is a command, and what answers it is said whatever --quiet says. Nothing is
+dropped to make room: a full context is told of, with the commands that make room.
+"""
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tessera.chat import ChatModel, Image, SamplingParams, sampling_params_from_dict
-from tessera.cli.session import Session, user_message
-from tessera.errors import TesseraError, UsageError
+from tessera.chat import ChatModel, SamplingParams, sampling_params_from_dict
+from tessera.cli.history import kept_turn
+from tessera.cli.session import Picture, Session, in_flags, say, stopping_is_said, user_message
+from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 
-HELP = "/image PATH adds a picture, /reset starts over, /quit ends; Ctrl-C stops a reply"
+PROMPT = "> "
+ENDS = ("exit", "quit", "/exit", "/quit", "/bye")
+COMMANDS = {
+    "/image": "PATH... adds pictures to the next question; alone, it lists those that wait",
+    "/drop": "[NUMBER] takes back a waiting picture, the last one without a number",
+    "/system": "TEXT sets the system prompt; alone, it shows it",
+    "/reset": "starts over, with the pictures of -i",
+    "/clear": "starts over, without pictures",
+    "/save": "FILE writes the conversation as JSON",
+    "/help": "shows this",
+    "/quit": "ends, as do exit and Ctrl-D",
+}
+HINT = "/image PATH adds a picture, /reset starts over, /help shows all commands, /quit ends; Ctrl-C stops a reply"
+ROOM = "/drop takes back a waiting picture, /reset starts over; nothing was dropped"
+
+
+@dataclass
+class Talk:
+    """What has been said, and the pictures that wait for the next question."""
+
+    session: Session
+    model: ChatModel
+    params: SamplingParams
+    first: list[Picture]
+    system: str | None
+    pending: list[Picture] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+    def start_over(self, pictures: list[Picture]) -> None:
+        self.messages, self.kept, self.pending = [], [], list(pictures)
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
 
 def run_chat(session: Session, sources: list[str], system: str | None, params: Mapping[str, Any]) -> None:
     wanted = sampling_params_from_dict(params)
-    opening: list[Any] = [{"role": "system", "content": system}] if system else []
     if "-" in sources:
         raise UsageError("-i - reads standard input, where the questions come from; save the picture to a file.")
     first = [session.picture(source) for source in sources]
-    messages, pending = list(opening), list(first)
-    model = session.open()
+    talk = Talk(session, session.open(), wanted, first, system, pending=list(first))
     if sys.stdin.isatty():
-        import readline  # noqa: F401  (editing and history for input())
-
-        session.note(HELP)
+        _edit_lines()
+        session.note(HINT)
     while (line := _read_line(session)) is not None:
-        command, _, argument = line.strip().partition(" ")
-        if command == "/quit":
+        line = line.strip()
+        if line in ENDS:
             return
-        if command == "/reset":
-            messages, pending = list(opening), list(first)
-        elif command == "/image" and argument:
-            pending += _added(session, argument.strip())
-        elif command.startswith("/"):
-            session.note(HELP)
-        elif command:
-            turn = user_message(line.strip(), pending)
-            if _answer(session, model, [*messages, turn], wanted, messages):
-                pending = []
+        if line.startswith("/"):
+            _obey(talk, line)
+        elif line:
+            _answer(talk, line)
 
 
-def _added(session: Session, source: str) -> list[Image]:
-    """The picture, or nothing but a message: a wrong path must not fail every turn after it."""
+def _obey(talk: Talk, line: str) -> None:
+    """Do what a line with a slash says; a mistake in it is told and ends nothing."""
+    name, _, argument = line.partition(" ")
+    actions: dict[str, Callable[[Talk, str], str]] = {
+        "/image": _add, "/drop": _drop, "/system": _set_system, "/save": _save,
+        "/reset": _reset, "/clear": _clear, "/help": _help,
+    }  # fmt: skip
+    if name not in actions:
+        return say(f"unknown command {name}; {_help(talk, '')}")
     try:
-        return [session.picture(str(Path(source).expanduser()) if source.startswith("~") else source)]
+        say(actions[name](talk, argument.strip()))
     except TesseraError as error:
-        print(f"tessera: error: {error}", file=sys.stderr)
-        return []
+        say(f"error: {in_flags(str(error))}")
+
+
+def _add(talk: Talk, argument: str) -> str:
+    if not argument:
+        names = [f"{number} {_name(picture)}" for number, picture in enumerate(talk.pending, 1)]
+        return f"waiting: {', '.join(names)}" if names else "no pictures wait; /image PATH adds one"
+    added = []
+    for source in typed_paths(argument):
+        # A wrong path must not fail every turn after it: only what could be read waits.
+        picture = talk.session.picture(source)
+        talk.pending.append(picture)
+        added.append(f"{_name(picture)}{_cost(talk.model, picture)}")
+    return f"{', '.join(added)}; {_count(len(talk.pending))} waiting"
+
+
+def typed_paths(text: str) -> list[str]:
+    """Paths as they are typed, or dropped on a terminal: quoted, escaped, below ~, or plain with spaces in them."""
+    if Path(text).expanduser().is_file():
+        return [str(Path(text).expanduser())]
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quote without its partner belongs to the name
+        words = [text]
+    if len(words) > 1 and not any(sign in text for sign in "'\"\\") and not all(map(_is_source, words)):
+        words = [text]
+    return [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
+
+
+def _is_source(word: str) -> bool:
+    return "://" in word or word.startswith("data:") or Path(word).expanduser().is_file()
+
+
+def _drop(talk: Talk, argument: str) -> str:
+    if not talk.pending:
+        return "no pictures wait; those of earlier questions stay until /reset"
+    number = int(argument) if argument.isdecimal() else len(talk.pending)
+    if (argument and not argument.isdecimal()) or not 1 <= number <= len(talk.pending):
+        raise UsageError(f"/drop {argument} names no waiting picture; give a number from 1 to {len(talk.pending)}.")
+    dropped = talk.pending.pop(number - 1)
+    return f"{_name(dropped)} taken back; {_count(len(talk.pending))} waiting"
+
+
+def _set_system(talk: Talk, argument: str) -> str:
+    if argument:
+        talk.system = argument
+        return "the system prompt is set, from the next question on"
+    return f"the system prompt is: {talk.system}" if talk.system else "there is no system prompt; /system TEXT sets one"
+
+
+def _reset(talk: Talk, argument: str) -> str:
+    talk.start_over(talk.first)
+    return f"started over, {_count(len(talk.pending))} waiting"
+
+
+def _clear(talk: Talk, argument: str) -> str:
+    talk.start_over([])
+    return "started over, without pictures"
+
+
+def _save(talk: Talk, argument: str) -> str:
+    if not argument:
+        raise UsageError("/save needs a file; write /save talk.json.")
+    file = Path(typed_paths(argument)[0])
+    try:
+        with file.open("x", encoding="utf-8", errors="surrogateescape") as out:
+            content = {"model": talk.session.model or "nano", "messages": [*talk.opening(), *talk.kept]}
+            out.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    except FileExistsError as error:
+        raise UsageError(f"{file} exists and is not overwritten; name another file.") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written ({error.strerror}); name another file.") from error
+    return f"{len(talk.kept) // 2} exchanges saved in {file}"
+
+
+def _help(talk: Talk, argument: str) -> str:
+    width = max(map(len, COMMANDS))
+    return "the commands are\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+
+
+def _name(picture: Picture) -> str:
+    return Path(picture.kept).name if "://" not in picture.kept and picture.kept[:5] != "data:" else picture.kept[:60]
+
+
+def _cost(model: ChatModel, picture: Picture) -> str:
+    """Example: ", 234 tokens"; nothing for a model that is not in this process."""
+    from tessera.images import grid_of, token_count
+    from tessera.llm import LLM
+
+    size = getattr(picture.image.source, "size", None)
+    if not isinstance(model, LLM) or size is None:
+        return ""
+    return f", {token_count(grid_of(*size, model.vision)):,} tokens"
+
+
+def _count(pictures: int) -> str:
+    return {0: "no pictures", 1: "1 picture"}.get(pictures, f"{pictures} pictures")
 
 
 def _read_line(session: Session, again: bool = False) -> str | None:
     """The next line, None at the end. To a person the prompt shows, and the first Ctrl-C drops the line only."""
     person = sys.stdin.isatty()
-    if person:
-        print("> ", end="", file=sys.stderr, flush=True)
     try:
+        if person and sys.stdout.isatty():
+            return input(PROMPT)  # readline must know where the line begins, or its editing overwrites the prompt
+        if person:
+            print(PROMPT, end="", file=sys.stderr, flush=True)
         return input()
     except EOFError:
         if person:
@@ -70,19 +206,62 @@ def _read_line(session: Session, again: bool = False) -> str | None:
         return _read_line(session, again=True)
 
 
-def _answer(session: Session, model: ChatModel, asked: list[Any], params: SamplingParams, messages: list[Any]) -> bool:
+def _edit_lines() -> None:
+    """Editing, history, and Tab for commands and paths, where this Python has readline."""
+    try:
+        import readline
+    except ImportError:  # Python on Windows has none; lines can be typed without
+        return
+
+    def complete(text: str, state: int) -> str | None:
+        found = completions(readline.get_line_buffer(), text)
+        return found[state] if state < len(found) else None
+
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")
+
+
+def completions(line: str, word: str) -> list[str]:
+    """What Tab offers for the word at the end of a line: commands at its beginning, paths after /image and /save."""
+    if line == word:
+        return [f"{name} " for name in COMMANDS if name.startswith(word)] if word.startswith("/") else []
+    if not line.startswith(("/image ", "/save ")):
+        return []
+    begun = Path(word).expanduser()
+    folder, start = (begun, "") if word.endswith("/") or not word else (begun.parent, begun.name)
+    head = word[: len(word) - len(start)]
+    try:
+        found = sorted(entry for entry in folder.iterdir() if entry.name.startswith(start))
+    except OSError:
+        return []
+    return [f"{head}{_escaped(entry.name)}{'/' if entry.is_dir() else ' '}" for entry in found]
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"\\{sign}" if sign in " \\'\"" else sign for sign in name)
+
+
+def _answer(talk: Talk, question: str) -> None:
     """Stream one reply and keep the turn; a turn that fails is not kept, so it can be tried again."""
+    asked = [*talk.messages, user_message(question, talk.pending)]
     reply = ""
     try:
-        for delta in model.stream(asked, params):
-            reply += delta.text
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+        with stopping_is_said():
+            for delta in talk.session.stream(talk.model, [*talk.opening(), *asked], talk.params):
+                reply += delta.text
+                sys.stdout.write(delta.text)
+                sys.stdout.flush()
     except KeyboardInterrupt:
-        session.note("stopped")
+        talk.session.note("stopped")
     except TesseraError as error:
-        print(f"tessera: error: {error}", file=sys.stderr)
-        return False
-    print()
-    messages[:] = [*asked, {"role": "assistant", "content": reply}]
-    return True
+        if reply:
+            print(flush=True)
+        say(f"error: {in_flags(str(error))}")
+        if isinstance(error, (PromptTooLongError, TooManyImagesError)):
+            say(ROOM)
+        return
+    print(flush=True)
+    talk.messages = [*asked, {"role": "assistant", "content": reply}]
+    talk.kept += [kept_turn(question, talk.pending), {"role": "assistant", "content": reply}]
+    talk.pending = []

@@ -7,18 +7,21 @@ these bytes bounds its speed.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import torch
 
 from tessera.bench.limits import measure_limits
+from tessera.bench.work import encode_flops, prefill_flops
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
@@ -28,6 +31,7 @@ from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
 from tessera.quantize.plan import Options, linear_of, schemes_of
+from tessera.shelf import quantized_name
 from tessera.weights.quantized import fields_of, linear_shapes
 from tessera.weights.stream import empty_model
 
@@ -39,10 +43,11 @@ STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # that the engine computes at once by 
 LABEL, CELL = 31, 16  # characters of a table's first column and of each other: 79 in all
 TESTED_TORCH = (2, 13)  # as constraints.txt pins it
 LEGEND = (
-    "What fits on {}, with one chat of so many tokens: the bytes in all, and at most so many tokens a second, which "
-    "is bandwidth over the bytes that a token reads; or the bytes that are lacking. KV is the key/value cache. On a "
-    "CPU fp8 has no kernel: take 8 bits there. Nano, which is bundled, runs anywhere."
+    "For one chat of each length on {}: total memory and the highest possible speed (memory bandwidth / bytes read per "
+    "token), or how much memory is missing. KV is the key/value cache. Nano, which is bundled, runs anywhere."
 )
+PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # of the picture whose reading is told of: the largest that stays as it is
+RECOMMENDED, SHORT = "Pixtral 12B", "pixtral"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Device:
     kind: str
     free_bytes: int
     bytes_per_s: float
+    flops: float | None = None  # of products in bfloat16
 
 
 @dataclass(frozen=True)
@@ -63,40 +69,180 @@ class Weights:
     step_bytes: int
 
 
-def run_doctor() -> None:
+@dataclass(frozen=True)
+class Best:
+    """The most exact form of a model that fits a device, and the longest chat that it then has room for."""
+
+    device: Device
+    precision: str
+    tokens: str
+    cache: str
+    weights: Weights
+
+
+def run_doctor(*, as_json: bool = False) -> None:
     limits = measure_limits()
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = available_bytes(torch.device("cpu"))
     gpus, taken = _cuda_devices(), choice()
+    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s, limits.bfloat16_flops), *gpus]
+    if as_json:
+        print(json.dumps(report(devices)))
+        return
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    others = ", ".join(path for path in PATHS if path != taken.path)
     for name, value in (
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
         ("processor", f"{processor_name()}, {_cores()} cores for this process"),
         ("", ", ".join(_cpu_flags()) or f"none of {', '.join(SHOWN_FLAGS)}"),
         ("memory", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"),
         ("speed", str(limits)),
-        ("kernels", f"{taken.path}: {taken.reason} (there are {', '.join(PATHS)}; {VARIABLE} chooses)"),
+        ("kernels", f"{taken.path} ({taken.reason}); set {VARIABLE} to force another: {others}"),
         ("threads", _threads()),
         ("torch", torch.__version__),
         *[
             ("gpu", f"{each.name}, {each.free_bytes / 1e9:.1f} GB free, {each.bytes_per_s / 1e9:.0f} GB/s")
             for each in gpus
         ],
-        *([] if gpus else [("gpu", "none that torch sees")]),
+        *([] if gpus else [("gpu", "none detected by PyTorch")]),
         *[("slower", reason) for reason in slowdowns(taken.path, torch.__version__, _without_kernels())],
     ):
         print(fill(f"{name:<11}{value}", 79, subsequent_indent=" " * 11))
-    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s), *gpus]
     for device in devices:
         print()
         print(fill(LEGEND.format(device.name), 79))
         for name, config in FAMILY.items():
             print("\n" + "\n".join(table(name, config, device)))
+            if (seconds := picture_seconds(config, device)) is not None:
+                print(f"  a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}")
+    print("\n" + "\n".join(conclusion(devices)))
+
+
+def conclusion(devices: Sequence[Device]) -> list[str]:
+    """What runs best here, and the commands that lead there; the last lines."""
+    config = FAMILY[RECOMMENDED]
+    found = best(config, devices)
+    if found is None:
+        least = weights_of(config, "4")
+        needed = min(
+            least.total_bytes + CONTEXTS["4k"] * kv_bytes_per_token(config, torch.int8)
+            + beside_bytes(config, CONTEXTS["4k"], each.kind)
+            for each in devices
+        )  # fmt: skip
+        most = max(each.free_bytes for each in devices)
+        return [
+            f"Best here: nano, the small demo model. {RECOMMENDED} needs at least {needed / 1e9:.1f} GB of",
+            f"memory (4 bits, 4k tokens) and {most / 1e9:.1f} GB is free; close other programs, or use a",
+            "larger machine.",
+        ]
+    bits = PRECISIONS[found.precision]
+    in_words = "as published, in bfloat16" if bits is None else f"in {found.precision}"
+    option = " --kv-cache-dtype int8" if found.cache == "int8" else ""
+    lines = [f"Best here: {RECOMMENDED} {in_words}, on {found.device.name}"]
+    room = f"chats up to {found.tokens} tokens"
+    if (seconds := picture_seconds(config, found.device)) is not None:
+        room += f"; a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}"
+    lines.append(f"({room})")
+    full = weights_of(config, None).total_bytes
+    steps = [(f"tessera download {SHORT}", f"{full / 1e9:.1f} GB of disk")]
+    name = SHORT
+    if bits is not None:
+        name = quantized_name(SHORT, bits)
+        steps.append(
+            (
+                f"tessera quantize {SHORT} --bits {bits}",
+                f"{found.weights.total_bytes / 1e9:.1f} GB more, layer by layer",
+            )
+        )
+    ask = f'tessera ask "What is this?" -i a.jpg -m {name}{option}'
+    return [
+        *lines,
+        *(f"  {number}. {command:<38}{what}" for number, (command, what) in enumerate(steps, 1)),
+        f"  {len(steps) + 1}. {ask}",
+    ]
+
+
+def best(config: ModelConfig, devices: Sequence[Device]) -> Best | None:
+    """On the last device that holds the model, so a GPU where there is one: most bits first, then the longest chat."""
+    for device in reversed(devices):
+        for precision, bits in _precisions(device).items():
+            weights = weights_of(config, bits)
+            for tokens, context in reversed(CONTEXTS.items()):
+                for cache_name, dtype in CACHES.items():
+                    if lacking_bytes(config, weights, context, dtype, device) <= 0:
+                        return Best(device, precision, tokens, cache_name, weights)
+    return None
+
+
+def report(devices: Sequence[Device]) -> dict[str, Any]:
+    """The tables and the conclusion, for programs."""
+    found = best(FAMILY[RECOMMENDED], devices)
+    return {
+        "devices": [
+            {
+                "name": device.name,
+                "free_bytes": device.free_bytes,
+                "bytes_per_s": device.bytes_per_s,
+                "models": {name: _model_report(config, device) for name, config in FAMILY.items()},
+            }
+            for device in devices
+        ],
+        "best": None
+        if found is None
+        else {
+            "model": RECOMMENDED,
+            "device": found.device.name,
+            "precision": found.precision,
+            "tokens": CONTEXTS[found.tokens],
+            "kv_cache": found.cache,
+        },
+        "conclusion": conclusion(devices),
+    }
+
+
+def _model_report(config: ModelConfig, device: Device) -> dict[str, Any]:
+    rows = []
+    for precision, bits in _precisions(device).items():
+        weights = weights_of(config, bits)
+        for kept, dtype in CACHES.items():
+            for tokens in CONTEXTS.values():
+                lacking = lacking_bytes(config, weights, tokens, dtype, device)
+                cache_bytes = tokens * kv_bytes_per_token(config, dtype)
+                rows.append(
+                    {
+                        "precision": precision,
+                        "kv_cache": kept,
+                        "tokens": tokens,
+                        "bytes": lacking + device.free_bytes,
+                        "fits": lacking <= 0,
+                        "tokens_per_s_at_most": device.bytes_per_s / (weights.step_bytes + cache_bytes),
+                    }
+                )
+    return {"picture_s": picture_seconds(config, device), "rows": rows}
+
+
+def picture_seconds(config: ModelConfig, device: Device) -> float | None:
+    """How long a picture takes until the first word of its answer, at the device's rate of products."""
+    if device.flops is None:
+        return None
+    vision = config.vision_encoder
+    work = encode_flops(config, PICTURE_SIDE // vision.token_size * vision.token_size)
+    tokens = PICTURE_TOKENS if vision.token_size == 16 else (PICTURE_SIDE // vision.token_size) ** 2
+    return (work + prefill_flops(config, tokens)) / device.flops
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _precisions(device: Device) -> dict[str, str | None]:
+    """Those worth a row: on a CPU fp8 has no kernel, and 8 bits serve instead."""
+    return {name: bits for name, bits in PRECISIONS.items() if not (device.kind == "cpu" and bits == "fp8")}
 
 
 def table(name: str, config: ModelConfig, device: Device) -> list[str]:
     """The lines about one model: a row for each precision of weights and cache, a column for each context."""
     lines = [f"{name:<{LABEL}}" + "".join(f"{label + ' tokens':>{CELL}}" for label in CONTEXTS)]
-    for precision, bits in PRECISIONS.items():
+    for precision, bits in _precisions(device).items():
         weights = weights_of(config, bits)
         for kept, dtype in CACHES.items():
             label = f"  {precision:<9}{weights.total_bytes / 1e9:6.1f} GB, {kept} KV"
@@ -107,11 +253,17 @@ def table(name: str, config: ModelConfig, device: Device) -> list[str]:
 
 def cell(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype, device: Device) -> str:
     """Example: "9.8 GB  3.2/s" where it fits, "lacks 3.1 GB" where it does not."""
-    cache_bytes = context * kv_bytes_per_token(config, cache)
-    needed = weights.total_bytes + cache_bytes + beside_bytes(config, context, device.kind)
-    if needed > device.free_bytes:
-        return f"lacks {(needed - device.free_bytes) / 1e9:.1f} GB"
+    lacking = lacking_bytes(config, weights, context, cache, device)
+    if lacking > 0:
+        return f"lacks {lacking / 1e9:.1f} GB"
+    needed, cache_bytes = lacking + device.free_bytes, context * kv_bytes_per_token(config, cache)
     return f"{needed / 1e9:.1f} GB {device.bytes_per_s / (weights.step_bytes + cache_bytes):.1f}/s"
+
+
+def lacking_bytes(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype, device: Device) -> int:
+    """What is needed beyond the device's free memory for one chat; at most 0 where it fits."""
+    cache_bytes = context * kv_bytes_per_token(config, cache)
+    return weights.total_bytes + cache_bytes + beside_bytes(config, context, device.kind) - device.free_bytes
 
 
 @cache
@@ -159,10 +311,10 @@ def _without_kernels() -> dict[str, str]:
 
 def _threads() -> str:
     wanted = os.environ.get("OMP_NUM_THREADS")
-    origin = "one a core" if wanted is None else f"as OMP_NUM_THREADS={wanted} says"
+    origin = "one per core" if wanted is None else f"from OMP_NUM_THREADS={wanted}"
     runtime = openmp_runtime()
     name = f"none of {', '.join(OPENMP)}" if runtime is None else Path(runtime).name
-    return f"{torch.get_num_threads()}, {origin}; their OpenMP runtime is {name}"
+    return f"{torch.get_num_threads()} ({origin}), OpenMP runtime {name}"
 
 
 def _cores() -> int:
@@ -175,7 +327,9 @@ def _cuda_devices() -> list[Device]:
     for index in range(torch.cuda.device_count()):
         name, device = f"cuda:{index}", torch.device("cuda", index)
         title = f"{name}, {torch.cuda.get_device_properties(index).name}"
-        found.append(Device(title, "cuda", available_bytes(device), measure_limits(name).read_bytes_per_s))
+        limits = measure_limits(name)
+        free = available_bytes(device)
+        found.append(Device(title, "cuda", free, limits.read_bytes_per_s, limits.bfloat16_flops))
     return found
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from tessera.load import resolve
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
+from tessera.shelf import made_models, quantized_name
 from tessera.summary import describe
 
 
 def run_quantize(
-    source: str, destination: Path, options: Options, calibrate: Path | None, device: str, quiet: bool
+    source: str, destination: Path | None, options: Options, calibrate: Path | None, device: str, quiet: bool
 ) -> None:
     start = time.perf_counter()
 
@@ -23,12 +24,18 @@ def run_quantize(
             print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
     folder = resolve(source)
+    name = quantized_name(source, options.bits)
+    is_named = destination is None  # by a short name, which -m takes
+    destination = made_models() / name if destination is None else destination
+    destination.parent.mkdir(parents=True, exist_ok=True)
     quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
     if not quiet:
         if calibrate is None and options.bits == "4":
             print("rounded without examples; `--calibrate FOLDER` halves the errors of outputs", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
         print(f"{before / 1e9:.3g} GB became {after / 1e9:.3g} GB", file=sys.stderr)
+        if is_named:
+            print(f"use it with -m {name}", file=sys.stderr)
     print(destination)
 
 

@@ -31,7 +31,9 @@ def run_serve(arguments: list[str]) -> None:
 
         if origins["model"] == "default":
             print(
-                "tessera: no model given: nano is served, the small bundled one (-m chooses another)", file=sys.stderr
+                "tessera: serving nano, the small bundled demo model (5M parameters): it reads printed text, charts, "
+                "receipts, tables and forms; choose another with -m",
+                file=sys.stderr,
             )
         serve(settings, sockets)
 
@@ -73,11 +75,13 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     app = typer.Typer(
         pretty_exceptions_enable=False, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
     )
-    epilog = "--help=WORD shows what has to do with a word, such as --help=cache; --help=vllm the flags of vLLM's that "
+    epilog = (
+        "--help=WORD lists the options that mention WORD, such as --help=cache; --help=vllm the flags of vLLM's that "
+    )
     epilog += "mean something here. Settings may also stand in a YAML file, or in the environment as TESSERA_PORT and "
-    epilog += "so on; `tessera config show` tells what holds."
+    epilog += "so on; `tessera config show` prints the settings in effect."
     app.command(help=text, epilog=epilog)(command)
-    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=True)
+    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=False)
 
 
 def help_on(topic: str) -> str:

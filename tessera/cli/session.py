@@ -1,16 +1,60 @@
-"""What `ask` and `chat` share: the model behind the conversation, and notes on standard error."""
+"""What `ask` and `chat` share: the model behind the conversation, its pictures, and what is said on standard error.
+
+A terminal also sees a line about loading and reading, which vanishes; a pipe never does. Errors that speak
+of the engine's settings are put into the words of this command line.
+"""
 
 from __future__ import annotations
 
+import base64
+import re
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tessera.chat import ChatModel, Image
+from tessera.chat import ChatModel, Delta, Image, SamplingParams
+from tessera.errors import ImageError
 
 if TYPE_CHECKING:
     from tessera.sources import ImageLimits
+
+NANO_NOTE = (
+    "using nano, the small bundled demo model (5M parameters): it reads printed text, charts, receipts, tables and "
+    "forms; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
+)
+TICK_S = 0.5  # between two looks at how far the reading is
+ERASE_LINE = "\r\x1b[K"
+# What the engine says of its settings, as a person says it who has this command line's flags.
+FLAG_WORDS = (
+    (r", use fewer or smaller pictures, or raise max_model_len", ", or use fewer or smaller pictures"),
+    (r" \(max_model_len\)", ""),
+    (r"max_images_per_prompt=(\d+); use fewer, or raise it", r"\1; use fewer"),
+    (r" \(max_bytes\); send a smaller file or raise it", "; take a smaller file"),
+    (r"\bmax_pixels\b", "--max-image-pixels"),
+    (r"(?<![\w-])(max_tokens|top_p|top_k|min_p|temperature|seed|logprobs|stop)(?= (is|must|has)\b)", r"--\1"),
+)
+
+
+def in_flags(text: str) -> str:
+    """A sentence of the library's with this command line's flags in it."""
+    for pattern, flag in FLAG_WORDS:
+        text = re.sub(pattern, flag, text)
+    return re.sub(r"--(max|top|min)_([a-z]+)", r"--\1-\2", text)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, read, and what names it once the process has ended: an absolute path, a URL, or its data."""
+
+    image: Image
+    kept: str
 
 
 @dataclass(frozen=True)
@@ -32,28 +76,54 @@ class Session:
         from tessera.llm import LLM
 
         if self.model is None:
-            self.note("no model given: nano answers, the small bundled one (-m chooses another)")
-        llm = LLM(
-            self.model or "nano",
-            mmproj=self.mmproj,
-            dtype=self.dtype,
-            device=self.device,
-            limits=self.limits(),
-            kv_cache_dtype=self.kv_cache_dtype,
-            tensor_parallel_size=self.tensor_parallel_size,
-        )
+            self.note(NANO_NOTE)
+        with self._status() as status:
+            shown = -1
+
+            def show(name: str, done: int, total: int) -> None:
+                nonlocal shown
+                if total and (percent := 100 * done // total) != shown:
+                    shown = percent
+                    status(f"loading {percent} %")
+
+            llm = LLM(
+                self.model or "nano",
+                mmproj=self.mmproj,
+                dtype=self.dtype,
+                device=self.device,
+                limits=self.limits(),
+                progress=show,
+                kv_cache_dtype=self.kv_cache_dtype,
+                tensor_parallel_size=self.tensor_parallel_size,
+            )
         for note in llm.notes:
             self.note(note)
         return llm
 
-    def picture(self, source: str) -> Image:
+    def picture(self, source: str) -> Picture:
         """A picture as named on the command line, read now: a mistake shows before a large model is loaded.
 
         `-` is standard input. Later turns see the same picture even if its file changes.
         """
         from tessera.images import load
 
-        return Image(load(Image(sys.stdin.buffer.read() if source == "-" else source), self.limits()))
+        if not source:
+            raise ImageError("the picture's name is empty; give a path, a URL, or - for standard input.")
+        if source == "-":
+            data = sys.stdin.buffer.read()
+            kept = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            return Picture(Image(load(Image(data), self.limits())), kept)
+        is_url = source[:5].lower() == "data:" or "://" in source
+        return Picture(Image(load(Image(source), self.limits())), source if is_url else str(Path(source).absolute()))
+
+    def stream(self, model: ChatModel, messages: list[Any], params: SamplingParams) -> Iterator[Delta]:
+        """The reply as it comes; until its first piece a terminal sees how much of the prompt is read."""
+        deltas = model.stream(messages, params)
+        with self._status() as status, _watching(model, status):
+            first = next(deltas, None)
+        if first is not None:
+            yield first
+            yield from deltas
 
     def limits(self) -> ImageLimits:
         from tessera.sources import ImageLimits
@@ -66,9 +136,92 @@ class Session:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            print(f"tessera: {text}", file=sys.stderr)
+            say(text)
+
+    @contextmanager
+    def _status(self) -> Iterator[_Status]:
+        status = _Status(shows=sys.stderr.isatty() and not self.quiet)
+        try:
+            yield status
+        finally:
+            status.erase()
 
 
-def user_message(text: str, pictures: list[Image]) -> dict[str, Any]:
+class _Status:
+    """One line on a terminal that is written over, and gone at the end."""
+
+    def __init__(self, *, shows: bool) -> None:
+        self.shows = shows
+        self._written = False
+
+    def __call__(self, text: str) -> None:
+        if self.shows:
+            sys.stderr.write(f"{ERASE_LINE}tessera: {text}")
+            sys.stderr.flush()
+            self._written = True
+
+    def erase(self) -> None:
+        if self._written:
+            sys.stderr.write(ERASE_LINE)
+            sys.stderr.flush()
+            self._written = False
+
+
+@contextmanager
+def _watching(model: ChatModel, status: _Status) -> Iterator[None]:
+    """Show every while how far the model has read, from a thread of its own, as the caller waits for the reply."""
+    from tessera.llm import LLM
+
+    if not status.shows or not isinstance(model, LLM):
+        yield
+        return
+    start, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(TICK_S):
+            if (reading := model.reading()) is not None:
+                status(reading_line(*reading, time.monotonic() - start))
+
+    thread = threading.Thread(target=watch, name="tessera-status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def reading_line(pictures: int, tokens: int, computed: int, seconds: float) -> str:
+    """Example: "reading 1 picture, 4,169 tokens, 60 %, 12 s"."""
+    what = {0: "the question", 1: "1 picture"}.get(pictures, f"{pictures} pictures")
+    return f"reading {what}, {tokens:,} tokens, {100 * computed // tokens} %, {seconds:.0f} s"
+
+
+def say(text: str) -> None:
+    print(f"tessera: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stopping_is_said() -> Iterator[None]:
+    """Answer Ctrl-C at once: what it interrupts may take seconds to come to its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
+        say("stopping...")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def user_message(text: str, pictures: list[Picture]) -> dict[str, Any]:
     """One turn of the user: the pictures in order, then the text."""
-    return {"role": "user", "content": [*pictures, text]}
+    return {"role": "user", "content": [*(picture.image for picture in pictures), text]}

@@ -144,14 +144,14 @@ class Settings(BaseModel):
     tensor_parallel_size: int = _field(
         1, "Model", "Processes that share the model, each with a GPU of its own, or all on the CPU.", ge=1
     )
-    seed: int | None = _field(None, "Model", "Draws the replies of requests that name no seed.", ge=0, lt=2**63)
+    seed: int | None = _field(None, "Model", "Seed for requests that do not set one.", ge=0, lt=2**63)
 
     host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.", min_length=1)
     port: int = _field(8000, "Address", "TCP port; 0 chooses a free one.", ge=0, le=65535)
     uds: OptionalPath = _field(None, "Address", "A Unix socket instead of host and port.")
     root_path: Prefix = _field("", "Address", "Path below which a proxy shows the server, such as /vision.")
 
-    api_key: Several = _field((), "Access", "Keys of which a client must send one; several with commas.")
+    api_key: Several = _field((), "Access", "API keys, comma-separated; clients must send one of them.")
     api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
     share_cache: bool = _field(
         False, "Access", "Keys share cached prompts and pictures, so that one may learn by time what another asked."
@@ -185,12 +185,8 @@ class Settings(BaseModel):
     num_speculative_tokens: Automatic = _field(
         None, "Engine", "Guessed tokens that a request's step may check beside its own; 0: none.", ge=0, le=64
     )
-    prompt_lookup_min: Automatic = _field(
-        None, "Engine", "Last tokens that must have come before, for what followed to be guessed.", ge=1, le=64
-    )
-    prompt_lookup_max: Automatic = _field(
-        None, "Engine", "Last tokens that are compared to choose among such places.", ge=1, le=64
-    )
+    prompt_lookup_min: Automatic = _field(None, "Engine", "Shortest n-gram to look up in the prompt.", ge=1, le=64)
+    prompt_lookup_max: Automatic = _field(None, "Engine", "Longest n-gram to look up in the prompt.", ge=1, le=64)
 
     limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Pictures in one request, as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)

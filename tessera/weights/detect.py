@@ -65,7 +65,19 @@ def detect(folder: Path) -> Layout:
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its name."""
-    return path.suffix.lower() == GGUF_SUFFIX and path.is_file()
+    return is_gguf_name(path) and path.is_file()
+
+
+def is_gguf_name(path: Path) -> bool:
+    return path.suffix.lower() == GGUF_SUFFIX
+
+
+def sole_gguf(folder: Path) -> Path | None:
+    """The one text model among the GGUF files of a folder that holds no other layout; None where there is no one."""
+    if any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in (MANIFEST, "params.json")):
+        return None
+    texts = [file for file in folder.iterdir() if is_gguf(file) and "mmproj" not in file.name.lower()]
+    return texts[0] if len(texts) == 1 else None
 
 
 def _missing(official: tuple[bool, bool], hf: tuple[bool, bool]) -> str:

@@ -16,7 +16,9 @@ from PIL import Image as PILImage
 
 from tessera.chat import Completion, Delta, Image, SamplingParams, Timings, Usage
 from tessera.cli import app as cli
-from tessera.cli.session import Session
+from tessera.cli.chat import completions
+from tessera.cli.session import Session, reading_line
+from tessera.errors import PromptTooLongError
 
 
 class Echo:
@@ -33,6 +35,14 @@ class Echo:
 
     def chat(self, messages: Any, params: SamplingParams | None = None, *, tools: Any = ()) -> Completion:
         return Completion.from_deltas(list(self.stream(messages, params)), "echo")
+
+
+@pytest.fixture(autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Conversations and models of the tests lie in a folder of their own, as those of a user lie in theirs."""
+    home = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    return home
 
 
 @pytest.fixture
@@ -100,8 +110,8 @@ def test_question_and_picture_may_come_from_stdin(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["ask", "Q", "--temperature", "99"], 2, "temperature is 99.0; it must lie between 0.0 and 10.0"),
-        (["ask", "Q", "--max-tokens", "0"], 2, "max_tokens is 0"),
+        (["ask", "Q", "--temperature", "99"], 2, "--temperature is 99.0; it must lie between 0.0 and 10.0"),
+        (["ask", "Q", "--max-tokens", "0"], 2, "--max-tokens is 0"),
         (["ask"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
         (["ask", "Q", "--nonsense"], 2, "No such option"),
@@ -235,3 +245,168 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=True)
     assert "HEAVY []" in done.stdout
+
+
+def test_pictures_and_question_stand_in_any_order(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for arguments in (["Q", "-i", "a.png", "b.png"], ["-i", "a.png", "b.png", "Q"], ["Q", "a.png", "b.png"]):
+        assert run(monkeypatch, "ask", *arguments) == 0
+        assert seen(echo.asked[-1][0][0]) == [3, 4, "Q"]
+    assert run(monkeypatch, "ask", "-i", "a.png", stdin=b" piped \n") == 0
+    assert seen(echo.asked[-1][0][0]) == [3, "piped"]
+    assert run(monkeypatch, "ask", "   ") == 2
+    assert run(monkeypatch, "ask", "Q", "-i", "") == 1
+    assert "the picture's name is empty" in capsys.readouterr().err
+
+
+def test_grammars_and_sampling_reach_the_model(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    Path("s.json").write_text('{"type": "object"}')
+    for arguments, kind, source in (
+        (["--schema", "s.json"], "json_schema", '{"type": "object"}'),
+        (["--schema", '{"type": "array"}'], "json_schema", '{"type": "array"}'),
+        (["--choice", "yes", "--choice", "no"], "choice", '["yes", "no"]'),
+        (["--regex", "[0-9]+"], "regex", "[0-9]+"),
+    ):
+        assert run(monkeypatch, "ask", "Q", *arguments, "--top-k", "5", "--min-p", "0.1") == 0
+        params = echo.asked[-1][1]
+        assert (params.grammar.kind, params.grammar.source, params.top_k, params.min_p) == (kind, source, 5, 0.1)
+    Path("bad.json").write_text('{"type": }')
+    capsys.readouterr()
+    for arguments, says in (
+        (["--schema", "none.json"], "--schema none.json cannot be read (No such file or directory)"),
+        (["--schema", "bad.json"], "--schema bad.json is not valid JSON (line 1, column 10)"),
+        (["--regex", "a", "--choice", "b"], "--choice and --regex both say"),
+    ):
+        assert run(monkeypatch, "ask", "Q", *arguments) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_conversation_goes_on_where_it_ended(
+    echo: Echo, pictures: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert run(monkeypatch, "ask", "Q", "--continue") == 1
+    assert "no conversation is kept" in capsys.readouterr().err
+    assert run(monkeypatch, "ask", "first", "-i", "a.png", "--system", "Be brief") == 0
+    assert run(monkeypatch, "ask", "aside", "--no-log") == 0
+    assert run(monkeypatch, "ask", "second", "-c") == 0
+    roles = [message["role"] for message in echo.asked[-1][0]]
+    assert roles == ["system", "user", "assistant", "user"]
+    url = {"url": str(Path("a.png").absolute())}
+    assert echo.asked[-1][0][1]["content"] == [
+        {"type": "image_url", "image_url": url},
+        {"type": "text", "text": "first"},
+    ]
+    assert echo.asked[-1][0][2]["content"] == "you said: first"
+    kept = data_home / "tessera" / "conversations.jsonl"
+    assert [json.loads(line)["messages"][-2]["content"][-1]["text"] for line in kept.read_text().splitlines()] == [
+        "first", "second",
+    ]  # fmt: skip
+    assert kept.stat().st_mode & 0o077 == 0
+    assert run(monkeypatch, "ask", "Q", "--log", "/dev/null/x") == 1
+    assert run(monkeypatch, "ask", "Q", "-c", "--no-log") == 2
+
+
+def test_a_picture_in_an_unread_pipe_is_noted(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for data, noted in ((Path("a.png").read_bytes(), True), (b"a list of names\n", False)):
+        read_end, write_end = os.pipe()
+        os.write(write_end, data)
+        os.close(write_end)
+        monkeypatch.setattr(sys, "argv", ["tessera", "ask", "Q"])
+        with open(read_end, "rb") as pipe:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+            with pytest.raises(SystemExit):
+                cli.main()
+            assert os.read(read_end, len(data)) == data  # nothing was taken from whoever reads it next
+        assert ("standard input holds a picture" in capsys.readouterr().err) == noted
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tessera", "chat", "-q", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    with pytest.raises(SystemExit):
+        cli.main()
+
+
+def test_chat_commands_answer_even_when_quiet(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    Path("a.png").rename("my chart.png")
+    typed = (
+        "/image 'my chart.png'\n/image my\\ chart.png\n/image my chart.png b.png\n/image my chart.png\n/image b.png\n"
+    )
+    talk(
+        monkeypatch,
+        typed + "/drop 1\n/drop\n/drop 7\n/foo\n/system Be kind\nQ\n/save t.json\n/save t.json\n/help\nexit\n",
+    )
+    said = capsys.readouterr().err
+    for sentence in (
+        "my chart.png; 1 picture waiting", "my chart.png; 2 pictures waiting", "my chart.png; 3 pictures waiting",
+        "b.png; 4 pictures waiting", "my chart.png taken back; 3 pictures waiting", "b.png taken back; 2 pictures",
+        "/drop 7 names no waiting picture", "unknown command /foo", "1 exchanges saved in t.json",
+        "t.json exists and is not overwritten", "/clear   starts over, without pictures",
+    ):  # fmt: skip
+        assert sentence in said
+    assert len(echo.asked) == 1
+    assert echo.asked[0][0][0] == {"role": "system", "content": "Be kind"}
+    assert seen(echo.asked[0][0][1]) == [3, 3, "Q"]
+    saved = json.loads(Path("t.json").read_text())
+    assert [message["role"] for message in saved["messages"]] == ["system", "user", "assistant"]
+
+
+def test_reset_keeps_the_first_pictures_and_clear_does_not(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    talk(monkeypatch, "1\n/reset\n2\n/clear\n3\n/exit\nnever\n", "-i", "a.png", "--top-p", "0.5", "--seed", "4")
+    assert [seen(messages[0]) for messages, _ in echo.asked] == [[3, "1"], [3, "2"], ["3"]]
+    assert (echo.asked[0][1].top_p, echo.asked[0][1].seed) == (0.5, 4)
+
+
+def test_a_full_context_says_what_to_do_and_drops_nothing(
+    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    answer = echo.stream
+
+    def full(messages: Any, params: Any = None, *, tools: Any = ()) -> Iterator[Delta]:
+        if len(seen(messages[-1])) > 2:
+            raise PromptTooLongError(
+                "too long; shorten the text, use fewer or smaller pictures, or raise max_model_len."
+            )
+        return answer(messages, params)
+
+    monkeypatch.setattr(echo, "stream", full)
+    talk(monkeypatch, "/image b.png\nQ\n/drop\nQ\n/quit\n", "-i", "a.png")
+    said = capsys.readouterr().err
+    assert "too long; shorten the text, or use fewer or smaller pictures." in said
+    assert "/drop takes back a waiting picture, /reset starts over" in said
+    assert [seen(messages[-1]) for messages, _ in echo.asked] == [[3, "Q"]]
+
+
+def test_tab_completes_commands_and_paths(pictures: Path) -> None:
+    (pictures / "my folder").mkdir()
+    (pictures / "my folder" / "x y.png").touch()
+    assert completions("/re", "/re") == ["/reset "]
+    assert completions("/image a", "a") == ["a.png "]
+    assert completions("/image my", "my") == ["my\\ folder/"]
+    assert completions("what is a", "a") == []
+
+
+def test_the_line_about_reading() -> None:
+    assert reading_line(1, 4169, 2501, 12.4) == "reading 1 picture, 4,169 tokens, 59 %, 12 s"
+    assert reading_line(0, 10, 10, 0) == "reading the question, 10 tokens, 100 %, 0 s"
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written_is_no_bug(stream: str) -> None:
+    target = ">&-" if stream == "closed" else f"> {stream}"
+    command = (
+        f"{sys.executable} -m tessera tokens {Path(cli.__file__).parents[1] / 'nano' / 'demo' / 'chart.png'} {target}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Please report" not in done.stderr
+    assert ("closed" if stream == "closed" else "no space is left") in done.stderr

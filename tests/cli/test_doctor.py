@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from tessera.cli.doctor import (
     TESTED_TORCH,
     Device,
     beside_bytes,
+    best,
     cell,
+    conclusion,
+    picture_seconds,
+    report,
     run_doctor,
     slowdowns,
     table,
@@ -85,9 +90,10 @@ def test_the_kernels_in_use_are_named_with_the_reason(monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "openmp_runtime", lambda: None)
     run_doctor()
     said = " ".join(capsys.readouterr().out.split())
-    assert f"TESSERA_KERNELS=torch asks for it (there are {', '.join(PATHS)}; " in said
+    others = ", ".join(path for path in PATHS if path != "torch")
+    assert f"torch (TESSERA_KERNELS=torch asks for it); set TESSERA_KERNELS to force another: {others} " in said
     assert "dequantized for every product" in said
-    assert "their OpenMP runtime is none of libgomp, libiomp5, libomp" in said
+    assert "OpenMP runtime none of libgomp, libiomp5, libomp" in said
 
 
 def test_what_makes_it_slower_is_said_in_a_line_each() -> None:
@@ -101,3 +107,56 @@ def test_what_makes_it_slower_is_said_in_a_line_each() -> None:
 def test_the_tested_torch_is_the_pinned_one() -> None:
     pinned = (Path(__file__).parents[2] / "constraints.txt").read_text().strip()
     assert pinned.startswith(f"torch=={TESTED_TORCH[0]}.{TESTED_TORCH[1]}.")
+
+
+def test_the_conclusion_names_the_most_exact_that_fits() -> None:
+    def last_lines(free: int, kind: str = "cpu") -> str:
+        return "\n".join(conclusion([Device("the device", kind, free, 1e10, 1e12)]))
+
+    nothing = last_lines(4_000_000_000)
+    assert nothing.startswith("Best here: nano")
+    assert "4.0 GB is free" in nothing
+    laptop = last_lines(11_000_000_000)
+    assert "in 4 bits" in laptop
+    for step in ("1. tessera download pixtral  ", "2. tessera quantize pixtral --bits 4  ", "-m pixtral-4bit"):
+        assert step in laptop
+    assert "25.4 GB of disk" in laptop  # twice its 12,682,739,712 parameters
+    whole = last_lines(80_000_000_000)
+    assert "as published, in bfloat16" in whole
+    assert "up to 128k tokens" in whole
+    assert "quantize" not in whole
+    assert all(len(line) < 80 for text in (nothing, laptop, whole) for line in text.splitlines())
+
+
+def test_a_gpu_that_holds_it_is_preferred_and_a_cpu_has_no_fp8() -> None:
+    cpu, gpu = Device("c", "cpu", 200 * GIB, 1e10), Device("g", "cuda", 17 * GIB, 1e12)
+    small = Device("g", "cuda", GIB, 1e12)
+    found = best(PIXTRAL_12B, [cpu, gpu])
+    assert found is not None
+    assert (found.device, found.precision) == (gpu, "fp8")
+    fallen = best(PIXTRAL_12B, [cpu, small])
+    assert fallen is not None
+    assert fallen.device is cpu
+    assert not any("fp8" in line for line in table("x", PIXTRAL_12B, cpu))
+
+
+def test_a_picture_takes_the_work_of_reading_it() -> None:
+    # Twice the 10.9 billion weights of the layers for each of 4160 tokens, 2.7e12 for pairs of them in 40 layers of
+    # 32 heads of 128, and 24 layers of the encoder over 4096 patches.
+    decoder = 2 * 10.905e9 * 4160 + 4 * 40 * 32 * 128 * 4160**2 / 2
+    encoder = 24 * (2 * 4096 * 16 * 1024**2 + 4 * 4096**2 * 1024)
+    seconds = picture_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10, 1e12))
+    assert seconds == pytest.approx((decoder + encoder) / 1e12, rel=0.01)
+    assert picture_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10)) is None
+
+
+def test_the_report_for_programs_agrees_with_the_tables() -> None:
+    made = report([Device("the CPU", "cpu", 24 * GIB, 1e10, 1e12)])
+    rows = made["devices"][0]["models"]["Pixtral 12B"]["rows"]
+    assert len(rows) == 3 * 2 * 3
+    eight = next(row for row in rows if (row["precision"], row["kv_cache"], row["tokens"]) == ("8 bits", "bf16", 4096))
+    expected = weights_of(PIXTRAL_12B, "8").total_bytes + 4096 * 160 * 1024 + beside_bytes(PIXTRAL_12B, 4096, "cpu")
+    assert eight["bytes"] == expected
+    assert eight["fits"]
+    assert made["best"]["precision"] == "8 bits"
+    json.dumps(made)

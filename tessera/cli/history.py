@@ -1,0 +1,92 @@
+"""Conversations that outlive the process: JSON lines in the user's data folder, or in a file of the user's choice.
+
+Each line is one exchange, with the number of its conversation, the model, and the messages in OpenAI's shape.
+Pictures are kept by their paths and URLs, and only those of standard input by their data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tessera.cli.session import Picture
+from tessera.errors import TesseraError, UsageError
+from tessera.shelf import data_folder
+
+NAME = "conversations.jsonl"
+
+
+class HistoryError(TesseraError):
+    """A conversation that could not be kept, or is not there."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What has been said so far, and to which model; `model` is None for the bundled one."""
+
+    model: str | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def default_file() -> Path:
+    return data_folder() / NAME
+
+
+def kept_turn(text: str, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """A turn of the user as it is kept."""
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture.kept}} for picture in pictures]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, Any]]) -> None:
+    """Add an exchange to the file, which only its owner may read; raises HistoryError."""
+    line = {
+        "conversation": conversation.id,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": conversation.model,
+        "messages": list(messages),
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with open(opened, "ab") as out:
+            out.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise HistoryError(
+            f"the conversation could not be kept in {file} ({error.strerror}); name another file with --log, or "
+            "give --no-log."
+        ) from error
+
+
+def last(file: Path) -> Conversation:
+    """The conversation of the file's last exchange; raises HistoryError."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError as error:
+        raise HistoryError(f"no conversation is kept in {file}; ask a first question without --continue.") from error
+    except OSError as error:
+        raise HistoryError(f"{file} cannot be read ({error.strerror}); check its permissions.") from error
+    exchanges = [_parse(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not exchanges:
+        raise HistoryError(f"no conversation is kept in {file}; ask a first question without --continue.")
+    ended = exchanges[-1]
+    same = [each for each in exchanges if each["conversation"] == ended["conversation"]]
+    messages = tuple(message for each in same for message in each["messages"])
+    return Conversation(ended.get("model"), messages, ended["conversation"])
+
+
+def _parse(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        if isinstance(found["conversation"], str) and isinstance(found["messages"], list):
+            return dict(found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"line {number} of {file} is no kept exchange; name another file with --log.") from error
+    raise UsageError(f"line {number} of {file} is no kept exchange; name another file with --log.")
