@@ -161,14 +161,19 @@ function settle(exchange, { outcome, timing, stopped, settings, replaced }, fail
     ? usage.prompt_tokens + usage.completion_tokens
     : before + tokensOfAll(exchange.pictures) + exchange.logprobs.length;
   const facts = factsOf({ ...outcome, tokens: exchange.logprobs.length, timing, stopped, maxTokens: settings.maxTokens });
-  if (config.bundled && !exchanges.some(({ pictures }) => pictures.length)) {
-    facts.note = "nano was trained on questions about pictures only: add one and ask about it.";
-  }
+  facts.note = config.bundled ? nanoNote() : null;
   exchange.finish(facts, problem);
   showBudget();
   announce(problem ? "" : stopped ? "Stopped." : "The answer is complete.");
   if (replaced.length) sayReplaced(exchange, replaced, settings.temperature);
   keepConversation();
+}
+
+/** What an answer of the demo model cannot be good at, said where it is met. */
+function nanoNote() {
+  const pictures = picturesIn(exchanges);
+  if (pictures === 0) return "nano was trained on questions about pictures only: add one and ask about it.";
+  return pictures > 1 ? "nano reads one picture well: begin a new conversation for the next one." : null;
 }
 
 function sayReplaced(exchange, replaced, temperature) {
@@ -363,7 +368,9 @@ async function takePictures(files) {
 
 const standing = () => [...exchanges.slice(0, editing?.at), running?.exchange];
 
-const picturesInUse = () => standing().reduce((sum, exchange) => sum + (exchange?.pictures.length ?? 0), pending.length);
+const picturesIn = (asked) => asked.reduce((sum, exchange) => sum + (exchange?.pictures.length ?? 0), 0);
+
+const picturesInUse = () => picturesIn(standing()) + pending.length;
 
 function showPending() {
   const items = pending.map((picture, index) =>

@@ -41,10 +41,10 @@ async function copyText(text) {
   }
 }
 
-/** A block of code with its copy button. */
-export function codeBlock(text, label) {
+/** A block of code with its copy button, which copies what is shown unless `copied` gives another text. */
+export function codeBlock(text, label, copied = () => text) {
   const code = element("pre", { tabindex: "0", "aria-label": label }, element("code", {}, text));
-  return element("div", { class: "code-block" }, code, copyButton(() => text, { class: "quiet copy", "aria-label": "Copy the code" }));
+  return element("div", { class: "code-block" }, code, copyButton(copied, { class: "quiet copy", "aria-label": "Copy the code" }));
 }
 
 export const byId = (id) => document.getElementById(id);

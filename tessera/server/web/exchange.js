@@ -46,7 +46,7 @@ export class Exchange {
     cancelAnimationFrame(this.frame);
     this.frame = null;
     if (this.probabilities) this.body.replaceChildren(renderProbabilities(tokensOf(this.logprobs)));
-    else if (this.isData()) this.body.replaceChildren(codeBlock(indented(this.answer), "JSON"));
+    else if (this.isData()) this.body.replaceChildren(this.dataBlock());
     else this.body.replaceChildren(renderMarkdown(this.answer));
     this.onRender?.();
   }
@@ -54,6 +54,12 @@ export class Exchange {
   /** JSON is shown to the letter: Markdown would swallow its backslashes. Nobody's prose begins with a brace. */
   isData() {
     return this.schema || /^\s*(\{|\[\s*\{)/.test(this.answer);
+  }
+
+  /** Laid out as it streams; what proves to be no JSON at its end is shown as it was written. */
+  dataBlock() {
+    const whole = this.facts === null || isJson(this.answer);
+    return codeBlock(whole ? indented(this.answer) : this.answer, "JSON", () => this.answer);
   }
 
   /** `facts` are {summary, details}; `problem` is why the answer is not whole. */
@@ -102,11 +108,22 @@ export class Exchange {
   }
 }
 
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function factsElement({ summary, details }) {
-  return element(
+  const made = element(
     "details",
     { class: "facts" },
     element("summary", {}, summary),
     element("ul", {}, ...details.map((detail) => element("li", {}, detail))),
   );
+  made.addEventListener("toggle", () => made.open && made.scrollIntoView({ block: "nearest" }));
+  return made;
 }

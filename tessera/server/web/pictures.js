@@ -114,8 +114,12 @@ export function pictureItem(picture, onRemove) {
   const label = { "aria-label": `${picture.name}, ${cost}, show with its patch grid`, title: "Show the patches that the model reads" };
   const open = button(face, { class: "thumbnail", ...label }, () => openViewer(picture));
   open.disabled = !picture.view;
-  if (picture.view) open.append(element("span", { class: "hint" }, gridIcon(), onRemove ? "" : "patches"));
-  const item = element("li", { class: "picture" }, open, element("span", { class: "cost" }, cost));
+  const caption = element("span", { class: "caption" }, element("span", { class: "cost" }, cost));
+  // What a look at the picture alone would not tell: that it opens. The picture's own button is the one to tab to.
+  const hint = button(gridIcon(), { class: "hint", tabindex: "-1", "aria-hidden": "true" }, () => openViewer(picture));
+  if (!onRemove) hint.append("patches");
+  if (picture.view) caption.append(hint);
+  const item = element("li", { class: "picture" }, open, caption);
   if (onRemove) item.append(button("×", { class: "remove", "aria-label": `Remove ${picture.name}` }, onRemove));
   return item;
 }
