@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 import tessera
 from tessera.errors import TesseraError
+from tessera.load import BUNDLED, BUNDLED_FOLDER
 from tessera.prompt import Tokenizer
 from tessera.server.anthropic import failure_body
 from tessera.server.backend import Backend
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_S = 1.0  # how often the engine's life is looked at
 PAGE = Path(__file__).parent / "web"
+DEMO = BUNDLED_FOLDER.parent / "demo"  # pictures that the page offers to try
 
 
 def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None] = lambda: None) -> FastAPI:
@@ -216,6 +218,8 @@ def _add_page(app: FastAPI, generator: Generator) -> None:
     async def config() -> dict[str, Any]:
         return {
             "model": generator.names[0],
+            "bundled": settings.model == BUNDLED,
+            "version": tessera.__version__,
             "patch_size": backend.vision.patch_size,
             "spatial_merge_size": backend.vision.spatial_merge_size,
             "image_size": backend.vision.image_size,
@@ -226,6 +230,7 @@ def _add_page(app: FastAPI, generator: Generator) -> None:
             "max_image_pixels": settings.max_image_pixels,
         }
 
+    app.mount("/web/demo", StaticFiles(directory=DEMO), name="demo")
     app.mount("/web", StaticFiles(directory=PAGE), name="web")
 
 

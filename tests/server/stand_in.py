@@ -17,11 +17,13 @@ from typing import Any
 import tessera
 
 WEB = Path(tessera.__file__).parent / "server" / "web"
+DEMO = Path(tessera.__file__).parent / "nano" / "demo"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+TYPES[".png"] = "image/png"
 KEY = "a-good-key"
 ANSWER = [("The", 0.998), (" total", 0.97), (" is", 0.99), (" **", 0.9), ("1", 0.99), ("5", 0.56), (".", 0.99)]
 ANSWER += [("0", 0.31), ("0", 0.85), ("**", 0.99), (" ", 0.99), ("€", 0.96), (".", 0.99)]
@@ -41,8 +43,9 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.origin = f"http://127.0.0.1:{self.server_port}"
         self.config: dict[str, Any] = {
-            "model": "pixtral", "patch_size": 16, "spatial_merge_size": 1, "image_size": 1024,
+            "model": "pixtral", "bundled": False, "version": "0.0.0", "patch_size": 16, "spatial_merge_size": 1, "image_size": 1024,
             "max_model_len": 131072, "max_images": 8, "needs_key": False, "max_image_bytes": 50_000_000,
+            "max_image_pixels": 64_000_000,
         }  # fmt: skip
         self.models = ["pixtral"]
         self.answers: dict[str, str] = {}
@@ -64,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
             models = [{"id": name, "max_model_len": 131072} for name in self.server.models]
             return self._json(200, {"object": "list", "data": models})
         path = WEB / ("index.html" if self.path == "/" else self.path.removeprefix("/web/"))
+        if self.path.startswith("/web/demo/"):
+            path = DEMO / self.path.removeprefix("/web/demo/")
         if not path.is_file():
             return self._json(404, {"error": {"message": f"There is no {self.path}."}})
         return self._send(200, TYPES[path.suffix], path.read_bytes())

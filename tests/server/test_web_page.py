@@ -22,7 +22,7 @@ from PIL import Image
 from tessera.images import grid_of
 from tessera.model.family import PIXTRAL_12B
 from tests.server.pages import answer, ask, expect, launched, needs_chromium, watched_pages
-from tests.server.stand_in import KEY, StandIn
+from tests.server.stand_in import DEMO, KEY, StandIn
 
 pytestmark = needs_chromium
 
@@ -71,7 +71,7 @@ def picture(width: int = 1920, height: int = 1080, name: str = "chart.png", **op
 def test_uploaded_pictures_show_their_cost_and_can_be_removed(page: Any) -> None:
     page.locator("#files").set_input_files([picture(), picture(208, 230, "receipt.png")])
     expect(page.locator("#pending .cost")).to_have_text(["2,340 tokens", "210 tokens"])
-    expect(page.locator("#budget")).to_have_text("2,550 of 131,072 tokens, without new text")
+    expect(page.locator("#budget")).to_have_text("2,550 of 131,072 tokens used")
     page.get_by_role("button", name="Remove chart.png").click()
     expect(page.locator("#pending .cost")).to_have_text(["210 tokens"])
     expect(page.get_by_role("button", name="Remove receipt.png")).to_be_focused()
@@ -157,9 +157,13 @@ def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) 
     expect(answer(page).locator(".body")).to_have_text("The total is 15.00 €.")
     expect(page.locator(".answer strong")).to_have_text("15.00")
     facts = page.locator(".facts")
-    expect(facts).to_contain_text("prompt 4,180 (4,160 of pictures, 16 cached) · reply 15 tokens · first after")
-    expect(facts).to_contain_text("tokens/s")
-    expect(page.locator("#budget")).to_have_text("4,195 of 131,072 tokens, without new text")
+    expect(facts.locator("summary")).to_have_text(re.compile(r"^15 tokens, \d+\.\d s$"))
+    expect(facts.locator("li").first).to_be_hidden()
+    facts.locator("summary").click()
+    read = ["Read 4,180 tokens: 4,160 of pictures, 20 of text", "16 of them were in the cache"]
+    timed = [re.compile(r"^First word after \d+\.\d\d s$"), re.compile(r"^then \d+\.\d tokens a second$")]
+    expect(facts.locator("li")).to_have_text([*read, *timed])
+    expect(page.locator("#budget")).to_have_text("4,195 of 131,072 tokens used")
     url = "data:image/png;base64," + base64.b64encode(chart["buffer"]).decode()
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "paused total?"}]
     assert server.requests == [
@@ -271,7 +275,7 @@ def test_a_refused_question_says_why_and_goes_back_into_the_field(page: Any, wor
 def test_an_empty_answer_is_no_part_of_the_conversation(page: Any, server: StandIn) -> None:
     server.answers["nothing"] = ""
     ask(page, "nothing at all")
-    expect(page.locator("#problem")).to_contain_text("ended without a word")
+    expect(page.locator("#problem")).to_contain_text("The model gave an empty answer. Try rephrasing.")
     expect(page.get_by_label("Your question")).to_have_value("nothing at all")
     ask(page, "total?")
     answer(page)
@@ -337,7 +341,8 @@ def test_settings_reach_the_request(page: Any, server: StandIn) -> None:
     page.get_by_label("JSON schema").fill(json.dumps(schema))
     server.answers["json"] = '{"total": 15.00, "note": "**not** bold"}'
     ask(page, "json please")
-    expect(answer(page).locator("pre")).to_have_text(server.answers["json"])
+    laid_out = '{\n  "total": 15.00,\n  "note": "**not** bold"\n}'
+    expect(answer(page).locator("pre")).to_have_text(laid_out, use_inner_text=True)
     request = server.requests[0]
     assert request["messages"][0] == {"role": "system", "content": "Answer in one word."}
     assert request["temperature"] == 0.7
@@ -446,10 +451,55 @@ def test_markdown_is_rendered(page: Any, server: StandIn) -> None:
     expect(body.locator("> p em")).to_have_text("both")
 
 
-def test_json_is_shown_to_the_letter(page: Any, server: StandIn) -> None:
+def test_json_is_laid_out_and_kept_to_the_letter(page: Any, server: StandIn) -> None:
     server.answers["data"] = '{"said": "\\"so\\" *and* so\\n", "a_b_c": [1]}'
+    server.answers["broken"] = '{"total": 15.00, and more}'
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.origin)
     ask(page, "data please")
-    expect(answer(page).locator("pre code")).to_have_text(server.answers["data"])
+    code = answer(page).locator("pre code")
+    laid_out = '{\n  "said": "\\"so\\" *and* so\\n",\n  "a_b_c": [\n    1\n  ]\n}'
+    expect(code).to_have_text(laid_out, use_inner_text=True)
+    answer(page).get_by_role("button", name="Copy the code").click()
+    expect(answer(page).get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == server.answers["data"]
+    ask(page, "broken please")
+    expect(answer(page).locator("pre code")).to_have_text(server.answers["broken"])
+
+
+def test_laying_json_out_changes_only_space_between_its_parts(page: Any) -> None:
+    """Against Python's own layout, of values whose letters JavaScript's parser would not keep."""
+    texts = ['{"a":1.50,"a":12345678901234567890}', "[]", '{"e":{},"l":[[],[1,-2.0e5,null,true]]}', '"x, [y]: {z}"']
+    texts += ['[{"s": "\\\\", "t": "\\u00e9\\"{"}]', " [ 1 , 2 ] "]
+    script = """async (texts) => {
+        const { indented } = await import("/web/json.js");
+        return texts.map(indented);
+    }"""
+
+    def as_written(text: str) -> str:
+        kept = json.loads(text, parse_float=_Letters, parse_int=_Letters, object_pairs_hook=_Pairs)
+        return _laid_out(kept, "\n")
+
+    assert page.evaluate(script, texts) == [as_written(text) for text in texts]
+
+
+class _Letters(str):
+    """A number as it was written."""
+
+
+class _Pairs(list[Any]):
+    """An object with its keys, however often they come."""
+
+
+def _laid_out(value: Any, line: str) -> str:
+    if isinstance(value, _Letters):
+        return str(value)
+    if isinstance(value, list) and value:
+        inner = line + "  "
+        pairs = isinstance(value, _Pairs)
+        shown = [f"{json.dumps(x[0])}: {_laid_out(x[1], inner)}" if pairs else _laid_out(x, inner) for x in value]
+        begin, end = "{}" if pairs else "[]"
+        return begin + inner + ("," + inner).join(shown) + line + end
+    return "{}" if isinstance(value, _Pairs) else json.dumps(value)
 
 
 def test_hostile_sizes_do_not_hold_up_the_page(page: Any, server: StandIn) -> None:
@@ -467,7 +517,7 @@ def test_hostile_sizes_do_not_hold_up_the_page(page: Any, server: StandIn) -> No
 
 def test_doubtful_tokens_are_seen_and_explained(page: Any) -> None:
     ask(page, "total?")
-    toggle = answer(page).get_by_role("button", name="Probabilities, 2 doubtful")
+    toggle = answer(page).get_by_role("button", name="How sure? 2 doubtful")
     toggle.click()
     expect(toggle).to_have_attribute("aria-pressed", "true")
     tokens = page.locator(".tokens .token")
@@ -501,6 +551,225 @@ def test_an_answer_is_copied_as_it_was_written(page: Any, server: StandIn) -> No
     answer(page).get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "The total is **15.00** €."
+
+
+# ---- what is kept, and what can be taken back
+
+
+def questions(server: StandIn) -> list[list[str]]:
+    """Of each request, the questions it holds."""
+    said = ([m["content"][-1]["text"] for m in r["messages"] if m["role"] == "user"] for r in server.requests)
+    return list(said)
+
+
+def test_a_conversation_with_its_picture_outlives_a_reload(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(picture(208, 230, "receipt.png"))
+    ask(page, "First?")
+    answer(page)
+    expect(page.locator(".question .thumbnail")).to_have_count(1)
+    page.reload()
+    expect(answer(page).locator("strong")).to_have_text("15.00")
+    expect(page.locator(".question .cost")).to_have_text("210 tokens")
+    expect(page.locator("#budget")).to_have_text("4,195 of 131,072 tokens used")
+    answer(page).get_by_role("button", name="How sure? 2 doubtful").click()
+    expect(page.locator(".tokens .unsure")).to_have_text("0")
+    ask(page, "Second?")
+    expect(page.locator(".answer")).to_have_count(2)
+    answer(page)
+    assert questions(server)[1] == ["First?", "Second?"]
+    pictures = [
+        [part for part in request["messages"][0]["content"] if "image_url" in part] for request in server.requests
+    ]
+    assert pictures[0] == pictures[1]
+
+
+def test_conversations_are_found_renamed_opened_and_deleted(page: Any, server: StandIn) -> None:
+    for text in ("Apples?", "Pears?"):
+        page.get_by_role("button", name="New conversation").click()
+        ask(page, text)
+        expect(page.locator(".answer")).to_have_count(1)
+        answer(page)
+    page.get_by_role("button", name="History").click()
+    titles = page.locator("#conversations .title")
+    expect(titles).to_have_text(["Pears?", "Apples?"])
+    page.get_by_label("Search in conversations").fill("apples total")  # of the question, and of the answer
+    expect(titles).to_have_text(["Apples?"])
+    page.get_by_label("Search in conversations").fill("cherries")
+    expect(page.locator("#history-empty")).to_contain_text("No conversation holds these words")
+    page.get_by_label("Search in conversations").fill("")
+    page.get_by_role("button", name="More for Apples?").click()
+    page.get_by_role("button", name="Rename").click()
+    page.get_by_label("Name of the conversation").fill("Fruit")
+    page.keyboard.press("Enter")
+    expect(titles).to_have_text(["Pears?", "Fruit"])
+    titles.nth(1).click()
+    expect(page.locator(".question p")).to_have_text("Apples?")
+    page.get_by_role("button", name="More for Fruit").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(titles).to_have_text(["Pears?"])
+    expect(page.locator(".exchange")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(titles).to_have_text(["Pears?", "Fruit"])
+    expect(page.locator(".question p")).to_have_text("Apples?")
+
+
+def test_a_new_conversation_can_be_taken_back(page: Any) -> None:
+    ask(page, "First?")
+    answer(page)
+    page.get_by_label("Your question").fill("half a thou")
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".exchange")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".exchange")).to_have_count(1)
+    expect(page.get_by_label("Your question")).to_have_value("half a thou")
+
+
+def test_an_edited_question_replaces_what_came_after_and_can_be_taken_back(page: Any, server: StandIn) -> None:
+    for count, text in enumerate(("One?", "Two?", "Three?"), 1):
+        ask(page, text)
+        expect(page.locator(".answer")).to_have_count(count)
+        answer(page)
+    page.get_by_label("Your question").fill("a draft")
+    page.get_by_role("button", name="Edit").nth(1).click()
+    expect(page.get_by_label("Your question")).to_have_value("Two?")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_label("Your question")).to_have_value("a draft")
+    page.get_by_role("button", name="Edit").nth(1).click()
+    ask(page, "Two and a half?")
+    expect(page.locator(".question p")).to_have_text(["One?", "Two and a half?"])
+    answer(page)
+    expect(page.get_by_label("Your question")).to_have_value("a draft")
+    assert questions(server)[-1] == ["One?", "Two and a half?"]
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".question p")).to_have_text(["One?", "Two?", "Three?"])
+
+
+def test_an_edited_question_that_is_refused_leaves_the_conversation_as_it_was(page: Any) -> None:
+    ask(page, "One?")
+    answer(page)
+    page.get_by_role("button", name="Edit").click()
+    ask(page, "busy now")
+    expect(page.locator("#problem")).to_contain_text("The server is busy.")
+    expect(page.get_by_label("Your question")).to_have_value("busy now")
+    expect(page.locator(".question p")).to_have_text(["One?"])
+    page.get_by_role("button", name="Dismiss the error").click()
+    expect(page.locator("#problem-bar")).to_be_hidden()
+
+
+def test_an_answer_is_generated_again_in_its_place(page: Any, server: StandIn) -> None:
+    ask(page, "One?")
+    answer(page)
+    page.get_by_label("Your question").fill("a draft")
+    server.answers["one?"] = "Another."
+    answer(page).get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".answer .body")).to_have_text(["Another."])
+    expect(page.get_by_label("Your question")).to_have_value("a draft")
+    assert questions(server) == [["One?"], ["One?"]]
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".answer strong")).to_have_text("15.00")
+
+
+@pytest.mark.parametrize("kind", ["Markdown", "JSON"])
+def test_a_conversation_is_exported(page: Any, server: StandIn, kind: str) -> None:
+    page.locator("#files").set_input_files(picture(32, 32))
+    ask(page, "Total?")
+    answer(page)
+    page.get_by_role("button", name="History").click()
+    page.get_by_role("button", name="More for Total?").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Export as {kind}").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    if kind == "JSON":
+        assert download.value.suggested_filename == "Total.json"
+        reply = {"role": "assistant", "content": "The total is **15.00** €."}
+        assert json.loads(text)["messages"] == [*server.requests[0]["messages"], reply]
+    else:
+        assert download.value.suggested_filename == "Total.md"
+        asked = "## Question\n\n*Picture: chart.png*\n\nTotal?\n\n## Answer\n\nThe total is **15.00** €.\n"
+        assert text == f"# Total?\n\nAnswers by pixtral.\n\n{asked}"
+
+
+def test_settings_outlive_a_reload_and_can_be_reset(page: Any) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Temperature").fill("0.7")
+    page.get_by_label("System prompt").fill("Be brief.")
+    page.reload()
+    expect(page.locator("#model-name")).to_have_text("pixtral")
+    expect(page.locator("#settings-button.changed")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("Temperature")).to_have_value("0.7")
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_label("Temperature")).to_have_value("0")
+    expect(page.locator("#settings-button.changed")).to_have_count(0)
+
+
+# ---- for a beginner
+
+
+def test_the_demo_model_says_what_it_is_and_offers_pictures(open_page: Callable[..., Any], server: StandIn) -> None:
+    server.config["bundled"] = True
+    page = open_page()
+    sentence = "nano is a 5M-parameter demo model: it reads printed text, charts, receipts, tables and forms."
+    expect(page.locator("#demo-note")).to_contain_text(sentence)
+    expect(page.locator("#demo-note")).to_contain_text("For photos run Pixtral 12B: tessera doctor")
+    expect(page.locator("#demo-badge")).to_be_visible()
+    page.get_by_role("button", name="Chart").click()
+    answer(page)
+    (request,) = server.requests
+    image, text = request["messages"][0]["content"]
+    assert base64.b64decode(image["image_url"]["url"].partition(",")[2]) == (DEMO / "chart.png").read_bytes()
+    assert text["text"] == "Which bar is highest?"
+    page.get_by_role("button", name="New conversation").click()
+    ask(page, "Hello?")
+    expect(answer(page).locator(".foot .note")).to_contain_text("questions about pictures only")
+
+
+def test_another_model_is_not_called_a_demo(page: Any) -> None:
+    expect(page.locator(".demo")).to_have_count(2)
+    expect(page.locator("#demo-note")).to_be_hidden()
+    expect(page.locator("#demo-badge")).to_be_hidden()
+
+
+def test_a_large_photograph_is_scaled_down_by_the_page(page: Any, server: StandIn) -> None:
+    server.config["max_image_pixels"] = 6_000_000
+    page.reload()
+    page.locator("#files").set_input_files(picture(4000, 2000, "photo.png"))
+    words = "The picture photo.png is 8 megapixels: it was scaled down to 2,048 × 1,024"
+    expect(page.locator("#notice")).to_contain_text(words)
+    expect(page.locator("#pending .cost")).to_have_text(f"{32 * (64 + 1):,} tokens")
+    ask(page, "What is it?")
+    answer(page)
+    url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sent:
+        assert sent.size == (2048, 1024)
+        assert sent.convert("RGB").getpixel((1000, 500)) == (70, 130, 180)  # steelblue
+
+
+def test_a_pdf_is_refused_with_the_way_out(page: Any) -> None:
+    page.locator("#files").set_input_files({"name": "doc.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7"})
+    expect(page.locator("#problem")).to_contain_text("doc.pdf is a PDF")
+    expect(page.locator("#problem")).to_contain_text("pdftoppm -png doc.pdf page")
+
+
+def test_the_keyboard_is_back_in_the_question_after_a_click_on_send(page: Any) -> None:
+    page.get_by_label("Your question").fill("paused total?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_label("Your question")).to_be_focused()
+
+
+def test_the_explanation_of_a_token_covers_neither_text_nor_buttons(page: Any) -> None:
+    ask(page, "total?")
+    answer(page).get_by_role("button", name="How sure?").click()
+    expect(page.locator("#legend")).to_be_visible()
+    page.locator(".tokens .token").nth(7).hover()
+    expect(page.locator(".tip")).to_be_visible()
+    tip, tokens, foot = (page.locator(name).bounding_box() for name in (".tip", ".tokens .token >> nth=-1", ".foot"))
+    assert tip["x"] >= tokens["x"] + tokens["width"]
+    buttons = page.locator(".foot .tools").bounding_box()
+    assert tip["x"] >= buttons["x"] + buttons["width"] or tip["y"] + tip["height"] <= foot["y"]
+    heights = page.locator(".tip li").evaluate_all("all => all.map((one) => one.clientHeight)")
+    assert len(set(heights)) == 1  # no percentage is wrapped
 
 
 # ---- the page itself

@@ -78,15 +78,15 @@ def test_a_picture_is_asked_about_and_answered(page: Any, running: Running) -> N
     body = answer(page, PATIENCE_S).locator(".body")
     expect(body).to_have_text(running.llm.chat(asking()["messages"]).text)
     facts = answer(page).locator(".facts")
-    expect(facts).to_contain_text(re.compile(r"prompt \d+ \(210 of pictures"))
-    answer(page).get_by_role("button", name="Probabilities").click()
+    expect(facts).to_contain_text(re.compile(r"Read \d+ tokens: 210 of pictures"))
+    answer(page).get_by_role("button", name="How sure?").click()
     tokens = page.locator(".tokens .token").all_text_contents()
     assert "".join(tokens) == running.llm.chat(asking()["messages"]).text
     ask(page, "Who is the vendor?")
     expect(page.locator(".answer")).to_have_count(2)
     expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("210 of pictures")
     # The conversation and its picture are what the server still has from the first question.
-    cached = re.search(r"(\d+) cached", facts.last.inner_text())
+    cached = re.search(r"(\d+) of them were in the cache", facts.last.text_content())
     assert cached is not None
     assert int(cached[1]) > 210
 

@@ -1,23 +1,34 @@
-// Joins the page's parts: what happens when somebody adds pictures, asks, stops or starts over. The conversation
-// is kept here and nowhere else; closing the tab forgets it. What a failed question leaves behind: without a
-// word of an answer it goes back into the field, with one it stays, cut short, as part of the conversation.
+// Joins the page's parts: what happens when somebody adds pictures, asks, edits, stops or starts over. The
+// conversation is kept in this browser (store.js) after each answer. What a failed question leaves behind: without
+// a word of an answer it goes back into the field, with one it stays, cut short, as part of the conversation.
 
+import { startAbout } from "./about.js";
 import { ApiError, listModels, loadConfig, streamChat } from "./api.js";
+import { showDemos } from "./demos.js";
 import { byId } from "./dom.js";
 import { Exchange } from "./exchange.js";
+import { factsOf } from "./facts.js";
+import { listConversations, startHistory } from "./history.js";
+import { startIntake } from "./intake.js";
+import { announce, showNotice, showProblem, startNotices } from "./notices.js";
 import { dataUrl, number, pictureItem, readPicture, startViewer } from "./pictures.js";
-import { readSettings, startSettings } from "./settings.js";
+import { legendItems } from "./probabilities.js";
+import { readSettings, restoreSettings, startSettings } from "./settings.js";
+import { fetchKept, keep, newId } from "./store.js";
 
 const KEY = "tessera-api-key";
 const TOP_LOGPROBS = 5;
+const TITLE_LENGTH = 60;
+const MOUSE = matchMedia("(hover: hover) and (pointer: fine)"); // on touch, focus would bring up the keyboard
 
 let config;
 let model;
+let conversation = null; // {id, title} once something of it is kept
 let exchanges = [];
 let pending = []; // pictures for the next question
 let reading = null; // of pictures just added: a promise of whether all could be read
-let knownTokens = 0; // of the conversation so far, as the server counted them
 let running = null; // the answer that is being written: {exchange, controller}
+let editing = null; // an earlier question in the field: {at, text, pictures} with what the field held before
 
 const question = byId("question");
 
@@ -29,21 +40,41 @@ async function ask() {
   if (!model && !(await connect())) return;
   const text = question.value.trim();
   if (!text || running) return;
+  const edited = editing;
+  const done = await answer(text, pending, edited ? edited.at : exchanges.length, () => {
+    endEditing();
+    takeQuestion(edited?.text ?? "", edited?.pictures ?? []);
+  });
+  if (!done) return;
+  // Unanswered: the question goes back, and what was typed meanwhile is not lost either.
+  const { pictures, problem, failure } = done;
+  if (edited) beginEditing(edited.at);
+  takeQuestion([text, question.value].filter(Boolean).join("\n"), [...pictures, ...pending]);
+  if (failure instanceof ApiError && failure.status === 401) askForKey(problem);
+  else question.focus();
+}
+
+/** Asks in place of what stands from `at` on. Null when it was answered or may not be sent; else what went wrong. */
+async function answer(text, pictures, at, onSend) {
   const settings = readSettings();
-  if (!settings) return;
-  if (budget() > config.max_model_len) {
-    showProblem(`The pictures and the conversation take ${number(budget())} tokens, and the model has room for ` +
+  if (!settings) return null;
+  const needed = usedTokens(at) + tokensOfAll(pictures);
+  if (needed > config.max_model_len) {
+    showProblem(`The pictures and the conversation take ${number(needed)} tokens, and the model has room for ` +
       `${number(config.max_model_len)}; remove a picture or begin a new conversation.`);
-    return;
+    return null;
   }
   showProblem("");
-  const exchange = new Exchange(text, pending, settings.schema);
+  showNotice("");
+  const replaced = exchanges.splice(at);
+  for (const old of replaced) old.remove();
+  const exchange = new Exchange(text, pictures, settings.schema, actions);
   const controller = new AbortController();
   running = { exchange, controller };
-  takeQuestion("", []);
+  onSend();
   showRunning(true);
-  byId("welcome").hidden = true;
   byId("conversation").append(exchange.root);
+  showWelcome();
   exchange.onRender = followAnswer();
   exchange.root.scrollIntoView({ block: "start" });
 
@@ -60,7 +91,9 @@ async function ask() {
   }
   running = null;
   showRunning(false);
-  settle(exchange, outcome, timing, failure, controller.signal.aborted, settings);
+  const stopped = controller.signal.aborted;
+  if (exchange.answer) settle(exchange, { outcome, timing, stopped, settings, replaced }, failure);
+  return exchange.answer ? null : takeBack(exchange, replaced, failure, stopped);
 }
 
 function requestBody(messages, { temperature, maxTokens, schema }) {
@@ -102,54 +135,60 @@ function take(chunk, exchange, outcome, timing) {
   exchange.add(text, logprobs);
 }
 
-/** What an ended answer leaves behind, however it ended. */
-function settle(exchange, outcome, timing, failure, stopped, settings) {
-  let problem = failure && !stopped ? failure.message : null;
-  if (!failure && !exchange.answer) problem = "The model ended without a word; ask in another way.";
-  if (!exchange.answer) {
-    exchange.remove();
-    // What was typed meanwhile is not lost either.
-    takeQuestion([exchange.question, question.value].filter(Boolean).join("\n"), [...exchange.pictures, ...pending]);
-    byId("welcome").hidden = exchanges.length > 0;
-    showProblem(problem ?? "");
-    announce(stopped ? "Stopped." : "");
-    if (failure instanceof ApiError && failure.status === 401) askForKey(problem);
-    else question.focus();
-    return;
-  }
-  exchanges.push(exchange);
-  const pictureTokens = exchange.pictures.reduce((sum, picture) => sum + picture.tokens, 0);
-  knownTokens = outcome.usage
-    ? outcome.usage.prompt_tokens + outcome.usage.completion_tokens
-    : knownTokens + pictureTokens + exchange.logprobs.length;
-  exchange.finish(factsOf(exchange, outcome, timing, stopped, settings), problem);
-  showBudget();
-  announce(problem ? "" : stopped ? "Stopped." : "The answer is complete.");
+/** Nothing was answered: what stood before stands again. */
+function takeBack(exchange, replaced, failure, stopped) {
+  exchange.remove();
+  showExchanges([...exchanges, ...replaced]);
+  const problem = failure ? inWords(failure, exchange.pictures) : "The model gave an empty answer. Try rephrasing.";
+  showProblem(stopped ? "" : problem);
+  announce(stopped ? "Stopped." : "");
+  return { pictures: exchange.pictures, problem, failure: stopped ? null : failure };
 }
 
-/** The line below an answer: what it cost and how long it took. */
-function factsOf(exchange, { usage, reason }, timing, stopped, { maxTokens }) {
-  const facts = [];
-  if (stopped) facts.push("stopped");
-  if (reason === "length") {
-    facts.push(maxTokens === null ? "cut off: the context is full" : `cut off after ${number(maxTokens)} tokens`);
-  }
-  const replyTokens = usage?.completion_tokens ?? exchange.logprobs.length;
-  if (usage) {
-    const details = usage.prompt_tokens_details ?? {};
-    const parts = [];
-    if (details.image_tokens) parts.push(`${number(details.image_tokens)} of pictures`);
-    if (details.cached_tokens) parts.push(`${number(details.cached_tokens)} cached`);
-    facts.push(`prompt ${number(usage.prompt_tokens)}${parts.length ? ` (${parts.join(", ")})` : ""}`);
-  }
-  if (replyTokens) facts.push(`reply ${number(replyTokens)} tokens`);
-  if (timing.first) {
-    facts.push(`first after ${((timing.first - timing.sent) / 1000).toFixed(2)} s`);
-    const seconds = (timing.last - timing.first) / 1000;
-    // Measured between the first token and the last, so one token has no rate.
-    if (replyTokens > 1 && seconds > 0.001) facts.push(`${((replyTokens - 1) / seconds).toFixed(1)} tokens/s`);
-  }
-  return facts;
+/** A person sees pictures, where the server sees data URLs. */
+function inWords(failure, pictures) {
+  const name = pictures.length === 1 ? `The picture ${pictures[0].name}` : "One of the pictures";
+  return failure.message.replace(/\bthe data URL\b/i, name);
+}
+
+/** What an answer leaves behind, whether it is whole or not. */
+function settle(exchange, { outcome, timing, stopped, settings, replaced }, failure) {
+  const { usage } = outcome;
+  const before = usedTokens(exchanges.length);
+  const problem = failure && !stopped ? failure.message : null;
+  exchanges.push(exchange);
+  exchange.total = usage
+    ? usage.prompt_tokens + usage.completion_tokens
+    : before + tokensOfAll(exchange.pictures) + exchange.logprobs.length;
+  const facts = factsOf({ ...outcome, tokens: exchange.logprobs.length, timing, stopped, maxTokens: settings.maxTokens });
+  facts.note = config.bundled ? nanoNote() : null;
+  exchange.finish(facts, problem);
+  showBudget();
+  announce(problem ? "" : stopped ? "Stopped." : "The answer is complete.");
+  if (replaced.length) sayReplaced(exchange, replaced, settings.temperature);
+  keepConversation();
+}
+
+/** What an answer of the demo model cannot be good at, said where it is met. */
+function nanoNote() {
+  const pictures = picturesIn(exchanges);
+  if (pictures === 0) return "nano was trained on questions about pictures only: add one and ask about it.";
+  return pictures > 1 ? "nano reads one picture well: begin a new conversation for the next one." : null;
+}
+
+function sayReplaced(exchange, replaced, temperature) {
+  const before = [...exchanges.slice(0, -1), ...replaced];
+  const same = replaced[0].answer === exchange.answer && replaced[0].question === exchange.question;
+  const sentence = same && temperature === 0
+    ? "The answer is the same, as it always is at temperature 0; Settings can raise it."
+    : "What stood here before was replaced.";
+  showNotice(sentence, () => {
+    if (running) return;
+    endEditing();
+    exchanges.forEach((other) => other.remove());
+    showExchanges(before);
+    keepConversation();
+  });
 }
 
 /** Keeps the end of a growing answer in sight, unless the reader has scrolled away from it. */
@@ -160,6 +199,138 @@ function followAnswer() {
     if (main.scrollTop + main.clientHeight > height - 80) main.scrollTop = main.scrollHeight;
     height = main.scrollHeight;
   };
+}
+
+// ---- the conversation
+
+const actions = {
+  edit(exchange) {
+    if (running) return;
+    const at = exchanges.indexOf(exchange);
+    beginEditing(at);
+    takeQuestion(exchange.question, [...exchange.pictures]);
+    question.focus();
+  },
+  async regenerate(exchange) {
+    if (running || (!model && !(await connect()))) return;
+    endEditing();
+    const failed = await answer(exchange.question, exchange.pictures, exchanges.indexOf(exchange), () => {});
+    if (failed?.failure instanceof ApiError && failed.failure.status === 401) askForKey(failed.problem);
+  },
+  shown: showLegend,
+};
+
+function beginEditing(at) {
+  editing = { at, text: editing?.text ?? question.value, pictures: editing?.pictures ?? pending };
+  question.value = "";
+  pending = [];
+  showEditing();
+}
+
+function endEditing() {
+  editing = null;
+  showEditing();
+}
+
+function cancelEditing() {
+  if (!editing) return;
+  const { text, pictures } = editing;
+  endEditing();
+  takeQuestion(text, pictures);
+  question.focus();
+}
+
+function showEditing() {
+  byId("editing").hidden = !editing;
+  exchanges.forEach((exchange, index) => exchange.root.classList.toggle("fading", editing !== null && index >= editing.at));
+}
+
+/** Puts these on the page, in place of what is there. */
+function showExchanges(shown) {
+  exchanges = shown;
+  byId("conversation").replaceChildren(...exchanges.map(({ root }) => root));
+  showWelcome();
+  showBudget();
+  showLegend();
+}
+
+async function keepConversation() {
+  conversation ??= { id: newId(), title: titleOf(exchanges[0].question) };
+  history.replaceState({ conversation: conversation.id }, "");
+  const kept = exchanges.map((exchange) => exchange.kept());
+  try {
+    await keep("conversations", { ...conversation, model, updated: Date.now(), exchanges: kept });
+  } catch {
+    showProblem("This browser has no room left to keep the conversation; delete older ones under History.");
+  }
+  if (!byId("history").hidden) listConversations();
+}
+
+function titleOf(text) {
+  const line = text.split("\n")[0].trim();
+  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH - 1)}…` : line;
+}
+
+async function openConversation(kept) {
+  if (running) {
+    showNotice("Stop the answer first, then open another conversation.");
+    return;
+  }
+  if (!config && !(await connect()) && !config) return;
+  cancelEditing();
+  showProblem("");
+  showNotice("");
+  const log = byId("conversation");
+  log.setAttribute("aria-live", "off"); // what was read out once is no news
+  const restored = await Promise.all(kept.exchanges.map(restore));
+  conversation = { id: kept.id, title: kept.title };
+  history.replaceState({ conversation: kept.id }, "");
+  showExchanges(restored);
+  byId("main").scrollTop = byId("main").scrollHeight;
+  if (!byId("history").hidden) listConversations();
+  setTimeout(() => log.setAttribute("aria-live", "polite"), 500);
+}
+
+async function restore({ question: text, pictures, schema, answer: said, logprobs, facts, problem, total }) {
+  const read = pictures.map(({ name, file }) => readPicture(file, config).catch(() => ({ name, file, view: null, tokens: 0 })));
+  const exchange = new Exchange(text, await Promise.all(read), schema, actions);
+  Object.assign(exchange, { answer: said, logprobs, total });
+  exchange.finish(facts, problem);
+  return exchange;
+}
+
+function clear() {
+  conversation = null;
+  history.replaceState({}, "");
+  endEditing();
+  showExchanges([]);
+  takeQuestion("", []);
+}
+
+function startOver() {
+  cancelEditing();
+  const before = { conversation, exchanges, text: question.value, pictures: pending };
+  clear();
+  showProblem("");
+  announce("A new conversation.");
+  question.focus();
+  if (!byId("history").hidden) listConversations();
+  if (!before.exchanges.length && !before.text && !before.pictures.length) return;
+  showNotice(before.exchanges.length ? "The last conversation is kept under History." : "The field was cleared.", () => {
+    if (running) return;
+    conversation = before.conversation;
+    history.replaceState({ conversation: conversation?.id }, "");
+    showExchanges(before.exchanges);
+    takeQuestion(before.text, before.pictures);
+  });
+}
+
+/** After a reload: the conversation that was open, and the words that were in the field or on their way. */
+async function resume() {
+  const { conversation: id, draft } = history.state ?? {};
+  const kept = id && (await fetchKept("conversations", id).catch(() => null));
+  if (kept) await openConversation(kept);
+  if (draft && !question.value) takeQuestion(draft, pending);
 }
 
 // ---- pictures
@@ -182,19 +353,24 @@ async function takePictures(files) {
       break;
     }
     try {
-      pending.push(await readPicture(file, config));
+      const picture = await readPicture(file, config);
+      pending.push(picture);
+      if (picture.scaled) showNotice(picture.scaled);
     } catch (error) {
       problems.push(error.message);
     }
     showPending();
   }
   if (problems.length) showProblem(problems.join(" "));
-  question.focus();
+  if (MOUSE.matches) question.focus();
   return problems.length === 0;
 }
 
-const picturesInUse = () =>
-  [...exchanges, running?.exchange].reduce((sum, exchange) => sum + (exchange?.pictures.length ?? 0), pending.length);
+const standing = () => [...exchanges.slice(0, editing?.at), running?.exchange];
+
+const picturesIn = (asked) => asked.reduce((sum, exchange) => sum + (exchange?.pictures.length ?? 0), 0);
+
+const picturesInUse = () => picturesIn(standing()) + pending.length;
 
 function showPending() {
   const items = pending.map((picture, index) =>
@@ -208,48 +384,21 @@ function showPending() {
   showBudget();
 }
 
-const budget = () => [...(running?.exchange.pictures ?? []), ...pending].reduce((sum, { tokens }) => sum + tokens, knownTokens);
+const tokensOfAll = (pictures) => pictures.reduce((sum, { tokens }) => sum + tokens, 0);
+
+/** Of the conversation before the exchange `at`, as the server counted. */
+const usedTokens = (at) => exchanges[at - 1]?.total ?? 0;
 
 function showBudget() {
-  const tokens = budget();
+  if (!config) return;
+  const tokens =
+    usedTokens(editing?.at ?? exchanges.length) + tokensOfAll([...(running?.exchange.pictures ?? []), ...pending]);
   const line = byId("budget");
   line.classList.toggle("over", tokens > config.max_model_len);
-  line.textContent = tokens ? `${number(tokens)} of ${number(config.max_model_len)} tokens, without new text` : "";
+  line.textContent = tokens ? `${number(tokens)} of ${number(config.max_model_len)} tokens used` : "";
 }
 
-function startPictures() {
-  for (const [opener, input] of [["add", "files"], ["photograph", "camera"]]) {
-    byId(opener).addEventListener("click", () => byId(input).click());
-    byId(input).addEventListener("change", (event) => {
-      addPictures([...event.target.files]);
-      event.target.value = ""; // so that the same file can be chosen again
-    });
-  }
-  document.addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return;
-    event.preventDefault();
-    addPictures(files);
-  });
-  const veil = byId("drop");
-  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  document.addEventListener("dragover", (event) => {
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    veil.hidden = false;
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) veil.hidden = true; // the pointer has left the window, not just an element
-  });
-  document.addEventListener("drop", (event) => {
-    veil.hidden = true;
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    addPictures([...event.dataTransfer.files]);
-  });
-}
-
-// ---- the field, the buttons, the messages
+// ---- the field and the buttons
 
 function takeQuestion(text, pictures) {
   question.value = text;
@@ -264,24 +413,29 @@ function fitQuestion() {
 }
 
 function showRunning(on) {
+  const focused = document.activeElement;
+  const wasOnButton = focused === byId("send") || focused === byId("stop") || focused?.classList.contains("again");
   byId("send").hidden = on;
   byId("stop").hidden = !on;
   byId("new").disabled = on;
+  for (const again of document.querySelectorAll(".again")) again.disabled = on;
   if (on) announce("Answering.");
+  // A button that goes takes the keyboard with it.
+  if ((wasOnButton || document.activeElement === document.body) && MOUSE.matches) question.focus();
 }
 
-const showProblem = (sentence) => (byId("problem").textContent = sentence);
-const announce = (sentence) => (byId("status").textContent = sentence);
+function showWelcome() {
+  byId("welcome").hidden = exchanges.length > 0 || running !== null;
+}
 
-function startOver() {
-  for (const exchange of exchanges) exchange.remove();
-  exchanges = [];
-  knownTokens = 0;
-  takeQuestion("", []);
-  showProblem("");
-  announce("A new conversation.");
-  byId("welcome").hidden = false;
-  question.focus();
+function showLegend() {
+  byId("legend").hidden = !document.querySelector(".probabilities");
+}
+
+function tryDemo(picture, text) {
+  if (running) return;
+  takeQuestion(text, [picture]);
+  ask();
 }
 
 function startComposer() {
@@ -291,6 +445,8 @@ function startComposer() {
   });
   byId("stop").addEventListener("click", () => running?.controller.abort());
   byId("new").addEventListener("click", startOver);
+  byId("editing-cancel").addEventListener("click", cancelEditing);
+  byId("legend").replaceChildren(...legendItems());
   question.addEventListener("input", fitQuestion);
   question.addEventListener("keydown", (event) => {
     // While an input method composes a word, Enter belongs to it.
@@ -299,7 +455,13 @@ function startComposer() {
     ask();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !byId("viewer").open) running?.controller.abort();
+    if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+    if (running) running.controller.abort();
+    else cancelEditing();
+  });
+  addEventListener("pagehide", () => {
+    const draft = editing ? editing.text : [running?.exchange.question, question.value].filter(Boolean).join("\n");
+    history.replaceState({ ...history.state, draft }, "");
   });
 }
 
@@ -328,6 +490,7 @@ async function connect() {
   let names;
   try {
     config ??= await loadConfig();
+    byId("demo-note").hidden = byId("demo-badge").hidden = !config.bundled;
     if (config.needs_key && !key) {
       askForKey("");
       return false;
@@ -346,17 +509,29 @@ async function connect() {
   byId("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === model)));
   byId("model").hidden = !several;
   byId("model-name").textContent = several ? "" : model;
+  showDemos(config, tryDemo);
   return true;
 }
 
 async function start() {
   startViewer();
   startSettings();
-  startPictures();
+  startNotices();
+  startIntake(addPictures);
   startComposer();
   startKeyForm();
+  startAbout(() => ({ config, model }));
+  startHistory({
+    open: openConversation,
+    clear,
+    current: () => conversation?.id,
+    renamed: ({ id, title }) => conversation?.id === id && (conversation.title = title),
+  });
   byId("model").addEventListener("change", (event) => (model = event.target.value));
-  if (await connect()) question.focus();
+  await restoreSettings();
+  const connected = await connect();
+  if (config) await resume();
+  if (connected && MOUSE.matches) question.focus();
 }
 
 start();

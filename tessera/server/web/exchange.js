@@ -1,25 +1,26 @@
 // One question and its answer on the page: how both look while the answer arrives and when it is complete. It
-// knows neither the server nor the rest of the conversation.
+// knows neither the server nor the rest of the conversation; what its buttons do is given.
 
-import { button, element } from "./dom.js";
+import { button, codeBlock, copyButton, element } from "./dom.js";
+import { indented } from "./json.js";
 import { renderMarkdown } from "./markdown.js";
 import { number, pictureItem } from "./pictures.js";
 import { isDoubtful, renderProbabilities, tokensOf } from "./probabilities.js";
 
 export class Exchange {
-  /** `schema` says that the answer is JSON, which is shown as it is. */
-  constructor(question, pictures, schema) {
-    Object.assign(this, { question, pictures, schema, answer: "", logprobs: [] });
+  /** `schema` says that the answer is JSON; `actions` are edit, regenerate and shown, each told the exchange. */
+  constructor(question, pictures, schema, actions) {
+    Object.assign(this, { question, pictures, schema, actions, answer: "", logprobs: [], facts: null, problem: null });
     this.body = element("div", { class: "body" });
     this.foot = element("div", { class: "foot" });
     this.reply = element("article", { class: "answer", "aria-label": "Answer", "aria-busy": "true" }, this.body, this.foot);
-    const asked = element("article", { class: "question", "aria-label": "Question" });
+    this.asked = element("article", { class: "question", "aria-label": "Question" });
     if (pictures.length) {
       const items = pictures.map((picture) => pictureItem(picture));
-      asked.append(element("ul", { class: "pictures", "aria-label": "Pictures" }, ...items));
+      this.asked.append(element("ul", { class: "pictures", "aria-label": "Pictures" }, ...items));
     }
-    asked.append(element("p", {}, question));
-    this.root = element("section", { class: "exchange" }, asked, this.reply);
+    this.asked.append(element("p", {}, question));
+    this.root = element("section", { class: "exchange" }, this.asked, this.reply);
     this.wait();
   }
 
@@ -45,7 +46,7 @@ export class Exchange {
     cancelAnimationFrame(this.frame);
     this.frame = null;
     if (this.probabilities) this.body.replaceChildren(renderProbabilities(tokensOf(this.logprobs)));
-    else if (this.isData()) this.body.replaceChildren(element("pre", { tabindex: "0" }, element("code", {}, this.answer)));
+    else if (this.isData()) this.body.replaceChildren(this.dataBlock());
     else this.body.replaceChildren(renderMarkdown(this.answer));
     this.onRender?.();
   }
@@ -55,56 +56,74 @@ export class Exchange {
     return this.schema || /^\s*(\{|\[\s*\{)/.test(this.answer);
   }
 
-  /** `facts` are the figures of the line below; `problem` is why the answer is not whole. */
+  /** Laid out as it streams; what proves to be no JSON at its end is shown as it was written. */
+  dataBlock() {
+    const whole = this.facts === null || isJson(this.answer);
+    return codeBlock(whole ? indented(this.answer) : this.answer, "JSON", () => this.answer);
+  }
+
+  /** `facts` are {summary, details}; `problem` is why the answer is not whole. */
   finish(facts, problem) {
+    Object.assign(this, { facts, problem });
     this.render();
     this.reply.removeAttribute("aria-busy");
     if (problem) this.foot.append(element("p", { class: "error", role: "alert" }, problem));
-    const tools = element("div", { class: "tools" });
-    const copy = button("Copy", { class: "quiet" }, () => this.copy(copy));
-    if (this.answer) tools.append(copy);
+    const tools = element("div", { class: "tools" }, copyButton(() => this.answer));
     if (this.logprobs.length) tools.append(this.probabilityButton());
-    this.foot.append(tools, element("p", { class: "facts" }, facts.join(" · ")));
+    tools.append(button("Regenerate", { class: "quiet again" }, () => this.actions.regenerate(this)));
+    this.asked.append(
+      element("div", { class: "tools" }, button("Edit", { class: "quiet again" }, () => this.actions.edit(this))),
+    );
+    this.foot.append(tools, factsElement(facts));
+    if (facts.note) this.foot.append(element("p", { class: "note" }, facts.note));
     this.onRender?.();
   }
 
   probabilityButton() {
     const doubtful = tokensOf(this.logprobs).filter(isDoubtful).length;
-    const label = doubtful ? `Probabilities, ${number(doubtful)} doubtful` : "Probabilities";
-    const made = button(label, { class: "quiet", "aria-pressed": "false" }, () => {
+    const label = doubtful ? `How sure? ${number(doubtful)} doubtful` : "How sure?";
+    const title = "Colour each token by its probability";
+    const made = button(label, { class: "quiet", "aria-pressed": "false", title }, () => {
       this.probabilities = !this.probabilities;
       this.reply.setAttribute("aria-live", "off"); // it was read out once; another view of it is no news
       made.setAttribute("aria-pressed", String(this.probabilities));
       this.render();
+      this.actions.shown();
     });
     return made;
   }
 
-  async copy(from) {
-    const copied = await copyText(this.answer);
-    from.textContent = copied ? "Copied" : "Not allowed here";
-    setTimeout(() => (from.textContent = "Copy"), 1500);
-  }
-
-  /** The question was not answered at all: it leaves the page. */
+  /** The question was not answered at all, or another takes its place: it leaves the page. */
   remove() {
     clearInterval(this.clock);
     cancelAnimationFrame(this.frame);
     this.root.remove();
   }
+
+  /** What a browser can keep of it. */
+  kept() {
+    const { question, schema, answer, logprobs, facts, problem, total } = this;
+    const pictures = this.pictures.map(({ name, file }) => ({ name, file }));
+    return { question, pictures, schema, answer, logprobs, facts, problem, total };
+  }
 }
 
-/** Browsers give the clipboard to secure pages only; elsewhere the old way may still do. */
-async function copyText(text) {
+function isJson(text) {
   try {
-    await navigator.clipboard.writeText(text);
+    JSON.parse(text);
     return true;
   } catch {
-    const field = element("textarea", { class: "visually-hidden" }, text);
-    document.body.append(field);
-    field.select();
-    const copied = document.execCommand("copy");
-    field.remove();
-    return copied;
+    return false;
   }
+}
+
+function factsElement({ summary, details }) {
+  const made = element(
+    "details",
+    { class: "facts" },
+    element("summary", {}, summary),
+    element("ul", {}, ...details.map((detail) => element("li", {}, detail))),
+  );
+  made.addEventListener("toggle", () => made.open && made.scrollIntoView({ block: "nearest" }));
+  return made;
 }

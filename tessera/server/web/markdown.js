@@ -3,7 +3,7 @@
 // are named but never loaded, because loading one would carry the conversation to whoever the address belongs to.
 // Within a paragraph line ends are kept: models that read a receipt mean them.
 
-import { element } from "./dom.js";
+import { codeBlock, element } from "./dom.js";
 
 const MAX_DEPTH = 8; // of quotes, lists and emphasis within each other; deeper is shown as plain text
 const SAFE_PROTOCOLS = new Set(["http:", "https:", "mailto:"]);
@@ -40,8 +40,7 @@ function appendCode(parent, lines, at) {
   const closed = (line) => line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0], "");
   let end = at + 1;
   while (end < lines.length && !closed(lines[end])) end += 1; // a fence that is still open runs to the end
-  const code = element("code", {}, lines.slice(at + 1, end).join("\n"));
-  parent.append(element("pre", { tabindex: "0", "aria-label": language ? `Code, ${language}` : "Code" }, code));
+  parent.append(codeBlock(lines.slice(at + 1, end).join("\n"), language ? `Code, ${language}` : "Code"));
   return end + 1;
 }
 

@@ -7,6 +7,9 @@ import { button, byId, element } from "./dom.js";
 const UNSEEN = /\.(heic|heif|tiff?)$/i; // the server may read these although the browser cannot show them
 const GRID_COLOUR = "rgb(255 64 64 / 0.65)"; // that of `tessera tokens --plot`
 const MAX_ENLARGEMENT = 3;
+const SENT_TIMES = 2; // a picture that is too large is sent at this many times the side that the model sees
+const JPEG_QUALITY = 0.95;
+const GRID_ICON = "M1.5 1.5h13v13h-13zM1.5 5.8h13M1.5 10.2h13M5.8 1.5v13M10.2 1.5v13";
 
 export const number = (value) => value.toLocaleString("en-US");
 
@@ -33,12 +36,16 @@ function roundHalfEven(value) {
   return value - floor === 0.5 ? floor + (floor % 2) : Math.round(value);
 }
 
-/** A picture from a file; throws an Error of one sentence when it cannot be one. */
+/**
+ * A picture from a file, made smaller where the server would refuse it, which `scaled` then says in a sentence.
+ * Throws an Error of one sentence when it cannot be one.
+ */
 export async function readPicture(file, config) {
   const name = file.name || "pasted picture";
-  if (file.size > config.max_image_bytes) {
+  if (file.type === "application/pdf" || /\.pdf$/i.test(name)) {
     throw new Error(
-      `${name} has ${number(file.size)} bytes and the limit is ${number(config.max_image_bytes)}; choose a smaller file.`,
+      `${name} is a PDF, and only pictures are read here: make pictures of its pages first, for example with ` +
+        `"pdftoppm -png ${name} page", or add a screenshot.`,
     );
   }
   const picture = { file, name, view: null, tokens: 0 };
@@ -46,15 +53,47 @@ export async function readPicture(file, config) {
   try {
     bitmap = await createImageBitmap(file); // upright: the browser applies the rotation of the camera
   } catch {
-    if (UNSEEN.test(name)) return picture;
+    if (UNSEEN.test(name) && file.size <= config.max_image_bytes) return picture;
+    if (UNSEEN.test(name)) throw tooHeavy(name, file, config);
     throw new Error(`${name} is not a picture that can be read; choose a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file.`);
   }
   const grid = gridOf(bitmap.width, bitmap.height, config);
   Object.assign(picture, grid, { width: bitmap.width, height: bitmap.height, tokens: tokenCount(grid) });
   picture.view = draw(bitmap, grid.columns * tokenSize(config), grid.rows * tokenSize(config));
-  bitmap.close();
+  try {
+    if (bitmap.width * bitmap.height > config.max_image_pixels || file.size > config.max_image_bytes) {
+      await scaleDown(picture, bitmap, config);
+    }
+  } finally {
+    bitmap.close();
+  }
   return picture;
 }
+
+/** The model sees `image_size` pixels a side at most, so nothing it could read is lost. */
+async function scaleDown(picture, bitmap, config) {
+  const { file, name } = picture;
+  const scale = Math.min((SENT_TIMES * config.image_size) / Math.max(bitmap.width, bitmap.height), 1);
+  const width = Math.max(Math.round(bitmap.width * scale), 1);
+  const height = Math.max(Math.round(bitmap.height * scale), 1);
+  const canvas = draw(bitmap, width, height);
+  const kept = file.type === "image/png" ? await encoded(canvas, "image/png") : null;
+  const blob = kept && kept.size <= config.max_image_bytes ? kept : await encoded(canvas, "image/jpeg");
+  if (!blob || blob.size > config.max_image_bytes) throw tooHeavy(name, file, config);
+  picture.file = new File([blob], name, { type: blob.type });
+  const megapixels = (bitmap.width * bitmap.height) / 1e6;
+  const much = megapixels >= 1 ? `${number(Math.round(megapixels))} megapixels` : `${number(file.size)} bytes`;
+  picture.scaled =
+    `The picture ${name} is ${much}: it was scaled down to ${number(width)} × ${number(height)}, ` +
+    "which is more than the model sees.";
+}
+
+const encoded = (canvas, type) => new Promise((resolve) => canvas.toBlob(resolve, type, JPEG_QUALITY));
+
+const tooHeavy = (name, file, config) =>
+  new Error(
+    `${name} has ${number(file.size)} bytes and the limit is ${number(config.max_image_bytes)}; choose a smaller file.`,
+  );
 
 /** The whole file, as the server takes it: the model's own resizing happens there. Kept for later turns. */
 export function dataUrl(picture) {
@@ -70,25 +109,55 @@ export function dataUrl(picture) {
 /** A list item that shows the picture, opens it large, and, where `onRemove` is given, takes it away. */
 export function pictureItem(picture, onRemove) {
   const cost = picture.view ? `${number(picture.tokens)} tokens` : "not shown here";
-  const face = picture.view ? thumbnail(picture.view) : element("span", { class: "unseen" }, extension(picture.name));
-  const open = button(face, { class: "thumbnail", "aria-label": `${picture.name}, ${cost}, show with its patch grid` }, () =>
-    openViewer(picture),
-  );
+  const [width, height] = onRemove ? [144, 76] : [320, 208]; // while it waits, and beside its question
+  const face = picture.view ? thumbnail(picture.view, width, height) : element("span", { class: "unseen" }, extension(picture.name));
+  const label = { "aria-label": `${picture.name}, ${cost}, show with its patch grid`, title: "Show the patches that the model reads" };
+  const open = button(face, { class: "thumbnail", ...label }, () => openViewer(picture));
   open.disabled = !picture.view;
-  const item = element("li", { class: "picture" }, open, element("span", { class: "cost" }, cost));
+  const caption = element("span", { class: "caption" }, element("span", { class: "cost" }, cost));
+  // What a look at the picture alone would not tell: that it opens. The picture's own button is the one to tab to.
+  const hint = button(gridIcon(), { class: "hint", tabindex: "-1", "aria-hidden": "true" }, () => openViewer(picture));
+  if (!onRemove) hint.append("patches");
+  if (picture.view) caption.append(hint);
+  const item = element("li", { class: "picture" }, open, caption);
   if (onRemove) item.append(button("×", { class: "remove", "aria-label": `Remove ${picture.name}` }, onRemove));
   return item;
 }
 
 const extension = (name) => name.split(".").pop().toUpperCase();
 
-function thumbnail(view) {
-  const side = 320; // twice the largest size it is shown at, for dense screens
-  const scale = Math.min(side / Math.max(view.width, view.height), 1);
-  return draw(view, Math.max(Math.round(view.width * scale), 1), Math.max(Math.round(view.height * scale), 1));
+function gridIcon() {
+  const svg = "http://www.w3.org/2000/svg";
+  const icon = document.createElementNS(svg, "svg");
+  const path = document.createElementNS(svg, "path");
+  icon.setAttribute("viewBox", "0 0 16 16");
+  icon.setAttribute("class", "icon");
+  icon.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", GRID_ICON);
+  icon.append(path);
+  return icon;
 }
 
+/** The picture in its own shape, within these CSS pixels, as sharp as this screen can show it. */
+export function thumbnail(view, maxWidth, maxHeight) {
+  const scale = Math.min(maxWidth / view.width, maxHeight / view.height, 1);
+  const side = (length, dense) => Math.max(Math.round(length * scale * dense), 1);
+  const density = Math.min(devicePixelRatio, 1 / scale); // beyond its own pixels there is nothing to show
+  const canvas = draw(view, side(view.width, density), side(view.height, density));
+  canvas.style.width = `${side(view.width, 1)}px`;
+  return canvas;
+}
+
+/** Drawn smaller in halves: in one step a browser skips pixels, and small print falls apart. */
 function draw(source, width, height) {
+  let from = source;
+  while (from.width >= 2 * width && from.height >= 2 * height && (from.width > 2 * width || from.height > 2 * height)) {
+    from = drawn(from, Math.ceil(from.width / 2), Math.ceil(from.height / 2));
+  }
+  return drawn(from, width, height);
+}
+
+function drawn(source, width, height) {
   const canvas = element("canvas", { width, height, "aria-hidden": "true" });
   const pen = canvas.getContext("2d");
   pen.fillStyle = "white"; // where the picture is transparent, the model sees white

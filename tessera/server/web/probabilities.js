@@ -101,7 +101,7 @@ export function renderProbabilities(tokens) {
     event.preventDefault();
     spans[next]?.focus();
   });
-  return element("div", { class: "probabilities" }, list, legend(), tip);
+  return element("div", { class: "probabilities" }, list, tip);
 }
 
 /** The index that a key leads to, undefined for keys that mean nothing here. */
@@ -141,10 +141,9 @@ export const percent = (probability) =>
 /** A token whose whitespace can be seen. */
 const visible = (text) => (text === "" ? "end" : text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
 
-function legend() {
-  const entries = BANDS.map(([, name, label]) => element("li", {}, element("span", { class: `token ${name}` }, "0"), label));
-  return element("ul", { class: "legend", "aria-label": "Colours" }, ...entries);
-}
+/** What the colours mean, once for the whole page. */
+export const legendItems = () =>
+  BANDS.map(([, name, label]) => element("li", {}, element("span", { class: `token ${name}`, "aria-hidden": "true" }, "abc"), label));
 
 function showTip(tip, span, token) {
   const rows = token.alternatives.map((other) => {
@@ -160,10 +159,21 @@ function showTip(tip, span, token) {
   });
   tip.replaceChildren(element("ul", {}, ...rows));
   tip.hidden = false;
-  // Below the token's last line, or above it where the window ends; never beyond its sides.
+  placeTip(tip, span);
+}
+
+/** Beside the answer, where it covers nothing; else above the token's line, else below it. Never out of the window. */
+function placeTip(tip, span) {
   const at = [...span.getClientRects()].at(-1) ?? span.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();
-  const below = at.bottom + 6;
-  tip.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - width - 8))}px`;
-  tip.style.top = `${below + height > innerHeight - 8 ? Math.max(8, at.top - height - 6) : below}px`;
+  const right = document.documentElement.clientWidth - width - 8;
+  const text = document.createRange();
+  text.selectNodeContents(span.parentElement);
+  const beside = text.getBoundingClientRect().right + 16;
+  const within = (least, value, most) => Math.max(least, Math.min(value, most));
+  const above = at.top - height - 6;
+  const isBeside = beside <= right;
+  const top = isBeside ? at.top - 8 : above >= 8 ? above : at.bottom + 6;
+  tip.style.left = `${isBeside ? beside : within(8, at.left, right)}px`;
+  tip.style.top = `${within(8, top, Math.max(8, innerHeight - height - 8))}px`;
 }

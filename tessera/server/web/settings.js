@@ -1,27 +1,28 @@
-// The settings beside the conversation: reads and checks them. A field that is wrong says so below itself and
-// keeps the question from being sent; nothing is corrected silently.
+// The settings beside the conversation: reads, checks and keeps them. A field that is wrong says so below itself and
+// keeps the question from being sent; nothing is corrected silently. What differs from the beginning is marked at
+// the button, because a forgotten system prompt is hard to guess from an answer.
 
 import { byId } from "./dom.js";
+import { openPanel, startPanel } from "./panels.js";
+import { fetchKept, keep } from "./store.js";
+
+const FIELDS = ["system", "temperature", "max-tokens", "schema"];
 
 /** {system, temperature, maxTokens, schema}, or null when a field is wrong, which then is shown and focused. */
 export function readSettings() {
-  const checks = [
-    ["temperature", checkTemperature],
-    ["max-tokens", checkMaxTokens],
-    ["schema", checkSchema],
-  ];
-  const values = checks.map(([id, check]) => checked(id, check));
-  const wrong = checks.find((_, index) => values[index] === WRONG);
+  const read = CHECKS.map(([id, check]) => checked(id, check));
+  const wrong = CHECKS.find((_, index) => read[index] === WRONG);
   if (wrong) {
-    openSettings(true);
+    openPanel("settings", true);
     byId(wrong[0]).focus();
     return null;
   }
-  const [temperature, maxTokens, schema] = values;
+  const [temperature, maxTokens, schema] = read;
   return { system: byId("system").value.trim(), temperature, maxTokens, schema };
 }
 
 const WRONG = Symbol("wrong");
+const CHECKS = [["temperature", checkTemperature], ["max-tokens", checkMaxTokens], ["schema", checkSchema]];
 
 function checked(id, check) {
   const field = byId(id);
@@ -46,7 +47,7 @@ function checkTemperature(text) {
 
 function checkMaxTokens(text) {
   if (text === "") return null; // as many as the context has room for
-  if (!/^\d+$/.test(text) || Number(text) < 1) throw new Error("The most tokens of a reply are a whole number above 0, or empty.");
+  if (!/^\d+$/.test(text) || Number(text) < 1) throw new Error("Max tokens must be a whole number above 0, or empty.");
   return Number(text);
 }
 
@@ -64,29 +65,35 @@ function checkSchema(text) {
   return schema;
 }
 
-function openSettings(open) {
-  byId("settings").hidden = !open;
-  byId("settings-button").setAttribute("aria-expanded", String(open));
+const values = () => Object.fromEntries(FIELDS.map((id) => [id, byId(id).value]));
+
+function markChanges() {
+  const changed = FIELDS.some((id) => byId(id).value !== byId(id).defaultValue);
+  byId("settings-button").classList.toggle("changed", changed);
+  byId("settings-button").title = changed ? "Some settings are not as they were at first" : "";
+}
+
+function keepSettings() {
+  markChanges();
+  keep("settings", { id: "fields", values: values() }).catch(() => {}); // then they last as long as the tab
+}
+
+/** As they were when the page was last open. */
+export async function restoreSettings() {
+  const kept = await fetchKept("settings", "fields").catch(() => null);
+  for (const id of FIELDS) {
+    if (kept?.values[id] !== undefined) byId(id).value = kept.values[id];
+  }
+  markChanges();
 }
 
 export function startSettings() {
-  const panel = byId("settings");
-  const opener = byId("settings-button");
-  const close = () => {
-    openSettings(false);
-    opener.focus();
-  };
-  opener.addEventListener("click", () => {
-    openSettings(panel.hidden);
-    if (!panel.hidden) byId("system").focus();
+  startPanel("settings", "system");
+  byId("settings").addEventListener("input", keepSettings);
+  byId("settings-reset").addEventListener("click", () => {
+    for (const id of FIELDS) byId(id).value = byId(id).defaultValue;
+    for (const [id, check] of CHECKS) checked(id, check);
+    keepSettings();
   });
-  byId("settings-close").addEventListener("click", close);
-  panel.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
-    event.stopPropagation();
-    close();
-  });
-  for (const [id, check] of [["temperature", checkTemperature], ["max-tokens", checkMaxTokens], ["schema", checkSchema]]) {
-    byId(id).addEventListener("change", () => checked(id, check));
-  }
+  for (const [id, check] of CHECKS) byId(id).addEventListener("change", () => checked(id, check));
 }
