@@ -215,7 +215,7 @@ def _share(logprob: float | None) -> str:
 
 def completion_to_dict(completion: Completion) -> dict[str, Any]:
     """The fields of `--json`; log-probabilities only where they were asked for."""
-    fields = {
+    fields: dict[str, Any] = {
         "text": completion.text,
         "usage": asdict(completion.usage),
         "timings": asdict(completion.timings),

@@ -178,7 +178,8 @@ def _cost(model: ChatModel, picture: Picture) -> str:
     size = getattr(picture.image.source, "size", None)
     if not isinstance(model, LLM) or size is None:
         return ""
-    return f", {token_count(grid_of(*size, model.vision)):,} tokens"
+    width, height = size
+    return f", {token_count(grid_of(width, height, model.vision)):,} tokens"
 
 
 def _count(pictures: int) -> str:

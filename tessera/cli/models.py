@@ -57,11 +57,11 @@ def listed() -> Iterator[Listed]:
     short = {repository: alias for alias, repository in ALIASES.items()}
     for name in hub_names():
         shown = f"{name} ({short[name]})" if name in short else name
-        if (folder := cached_folder(name, None)) is None:
+        if (cached := cached_folder(name, None)) is None:
             where = repository_folder(name)
             yield Listed(shown, "-", _bytes_below(where), str(where), "no model, or not whole")
         else:
-            yield _look(shown, sole_gguf(folder) or folder)
+            yield _look(shown, sole_gguf(cached) or cached)
 
 
 def run_rm(name: str, *, yes: bool) -> None:
