@@ -317,6 +317,13 @@ def test_off_debian_the_way_out_is_said(manifest: Path, tmp_path: Path, monkeypa
         fetch(tmp_path / "cut", None, silent)
 
 
+def test_the_missing_extra_is_named_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.nano.typefaces.cut.find_spec", lambda name: None)
+    with pytest.raises(errors.MissingExtraError, match=r'pip install "tessera\[nano\]"'):
+        fetch(tmp_path / "cut", None, silent)
+    assert not (tmp_path / "cut").exists()
+
+
 @needs_dpkg
 def test_the_command_fetches_and_prints_the_folder(manifest: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["nano", "fonts", "--debs", str(tmp_path / "debs")], catch_exceptions=False)

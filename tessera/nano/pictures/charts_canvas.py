@@ -119,9 +119,6 @@ class Head:
             color = look.ink if name == "title" else look.faint
             x = max(left + font.getlength(text) * look.title_align, x) if look.title_align == 0.5 else x
             written = canvas.write(x, y - font.size * 0.25, text, font, color, 0.5 if look.title_align == 0.5 else 0.0)
-            if look.bold and name == "title" and font.size >= 18:
-                start = round(x - font.getlength(text) * (0.5 if look.title_align == 0.5 else 0.0))
-                canvas.pen.text((start + 1, round(y - font.size * 0.25)), text, font=font, fill=color, anchor="ls")
             parts.setdefault(name, []).append(written)
         return {name: joined(written, " ") for name, written in parts.items()}
 
@@ -606,10 +603,19 @@ class _Painter:
         if inside and room and not (self.look.hatch or self.look.outline):
             sign, ink = -sign, readable_on(color)
         if self.upright:
+            x, align = middle, 0.5
             y = far - space if sign > 0 else far + space + size * 0.75
-            return self.canvas.write(middle, y, text, self.font, ink, 0.5)
-        x = far + sign * (space + 1)
-        return self.canvas.write(x, middle + size * RISE, text, self.font, ink, 0.0 if sign > 0 else 1.0)
+        else:
+            x, align = far + sign * (space + 1), 0.0 if sign > 0 else 1.0
+            y = middle + size * RISE
+        if self.look.grid and ink == self.look.ink:
+            self._clear_ground(x - align * length, y, text)
+        return self.canvas.write(x, y, text, self.font, ink, align)
+
+    def _clear_ground(self, left: float, baseline: float, text: str) -> None:
+        """Keeps lines from running through a text that is to be printed there."""
+        ground, place = self.look.plot or self.look.paper, (round(left), round(baseline))
+        self.canvas.pen.text(place, text, font=self.font, fill=ground, anchor="ls", stroke_width=2, stroke_fill=ground)
 
     def _draw_stacks(self) -> None:
         chart, half = self.chart, self.slot * self.thickness / 2
@@ -704,16 +710,7 @@ class _Painter:
                 continue
             self.taken.append(box)
             if self.halo:
-                ground = self.look.plot or self.look.paper
-                self.canvas.pen.text(
-                    (round(left), round(y)),
-                    text,
-                    font=self.font,
-                    fill=ground,
-                    anchor="ls",
-                    stroke_width=2,
-                    stroke_fill=ground,
-                )
+                self._clear_ground(left, y, text)
             return self.canvas.write(left, y, text, self.font, ink or self.look.ink)
         raise DoesNotFit
 

@@ -72,7 +72,6 @@ class Look:
     tick: int = 0  # pixels, outwards
     title_align: float = 0.5
     title_ratio: float = 1.2
-    bold: bool = False
     legends: tuple[str, ...] = ("right",)
     legend_box: bool = False
     swatch: str = "square"  # square, wide, dot
@@ -97,20 +96,20 @@ LOOKS: tuple[Look, ...] = (
     Look("ggplot style", PALETTES["ggplot"], plot=_grey(229), ink=_grey(85), faint=_grey(85), grid="both",
          grid_color=WHITE, frame="", tick=3, legends=("inside",), legend_box=True, thickness=(0.75, 0.85)),
     Look("538", PALETTES["538"], paper=_grey(240), ink=_grey(50), faint=_grey(80), grid="both", grid_color=_grey(203),
-         frame="", bold=True, title_align=0.0, legends=("top", "direct"), thickness=(0.7, 0.85), line=3),
+         frame="", title_align=0.0, legends=("top", "direct"), thickness=(0.7, 0.85), line=3),
     Look("excel", PALETTES["office"], ink=_grey(89), faint=_grey(89), grid="value", frame="b", frame_color=_grey(217),
          title_ratio=1.45, legends=("bottom", "bottom", "right"), thickness=(0.35, 0.5), border=_grey(217), line=2),
     Look("excel", PALETTES["office23"], ink=_grey(89), faint=_grey(89), grid="value", frame="b", frame_color=_grey(217),
          title_ratio=1.45, legends=("bottom",), thickness=(0.3, 0.5)),
     Look("excel 2007", PALETTES["office07"], grid="value", grid_color=_grey(134), frame="lb", frame_color=_grey(134),
-         tick=3, title_ratio=1.6, bold=True, legends=("right",), thickness=(0.4, 0.6), border=_grey(134)),
+         tick=3, title_ratio=1.6, legends=("right",), thickness=(0.4, 0.6), border=_grey(134)),
     Look("excel 2003", PALETTES["office03"], plot=_grey(192), grid="value", grid_color=BLACK, frame="lbrt", tick=3,
-         bold=True, legends=("right",), legend_box=True, thickness=(0.4, 0.67), edge=BLACK, border=BLACK),
+         legends=("right",), legend_box=True, thickness=(0.4, 0.67), edge=BLACK, border=BLACK),
     Look("google sheets", PALETTES["google"], ink=_grey(117), faint=_grey(68), grid="value", grid_color=_grey(204),
          frame="b", frame_color=_grey(51), title_align=0.0, title_ratio=1.35, legends=("right", "top"),
          swatch="dot", thickness=(0.5, 0.65)),
     Look("google charts", PALETTES["google_old"], faint=_grey(34), grid="value", grid_color=_grey(204), frame="b",
-         frame_color=_grey(51), title_align=0.0, bold=True, title_ratio=1.05, legends=("right",),
+         frame_color=_grey(51), title_align=0.0, title_ratio=1.05, legends=("right",),
          thickness=(0.55, 0.65)),
     Look("ggplot2", PALETTES["hue"], plot=_grey(235), faint=_grey(77), grid="both", grid_color=WHITE, frame="", tick=3,
          title_align=0.0, title_ratio=1.3, legends=("right", "right", "bottom"), thickness=(0.85, 0.92)),
@@ -121,7 +120,7 @@ LOOKS: tuple[Look, ...] = (
     Look("plotly", PALETTES["plotly"], plot=(229, 236, 246), ink=(42, 63, 95), faint=(42, 63, 95), grid="both",
          grid_color=WHITE, frame="", title_align=0.05, title_ratio=1.4, legends=("right",), thickness=(0.75, 0.82)),
     Look("chart.js", PALETTES["chartjs"], ink=_grey(102), faint=_grey(102), grid="both", grid_color=_grey(229),
-         frame="lb", frame_color=_grey(200), bold=True, title_ratio=1.0, legends=("top",), swatch="wide",
+         frame="lb", frame_color=_grey(200), title_ratio=1.0, legends=("top",), swatch="wide",
          thickness=(0.7, 0.82)),
     Look("chart.js soft", PALETTES["chartjs"], ink=_grey(102), faint=_grey(102), grid="both", grid_color=_grey(229),
          frame="", legends=("top",), swatch="wide", thickness=(0.6, 0.8), opacity=0.5),
@@ -129,7 +128,7 @@ LOOKS: tuple[Look, ...] = (
          frame="b", frame_color=(204, 214, 235), title_ratio=1.5, legends=("bottom",), swatch="dot",
          thickness=(0.5, 0.7)),
     Look("echarts", PALETTES["echarts"], ink=(70, 70, 70), faint=(110, 112, 121), grid="value",
-         grid_color=(224, 230, 241), frame="b", frame_color=(110, 112, 121), tick=4, title_align=0.0, bold=True,
+         grid_color=(224, 230, 241), frame="b", frame_color=(110, 112, 121), tick=4, title_align=0.0,
          title_ratio=1.4, legends=("top",), thickness=(0.5, 0.7)),
     Look("tableau", PALETTES["tableau"], ink=_grey(51), faint=_grey(102), grid="value", grid_color=_grey(230),
          frame="lb", frame_color=_grey(190), title_align=0.0, title_ratio=1.3, legends=("right", "direct"),
@@ -137,9 +136,9 @@ LOOKS: tuple[Look, ...] = (
     Look("libreoffice", PALETTES["libre"], grid="value", grid_color=_grey(179), frame="lbrt", frame_color=_grey(179),
          tick=3, title_ratio=1.35, legends=("right",), thickness=(0.5, 0.67)),
     Look("vega", PALETTES["tab10"], grid="value", grid_color=_grey(221), frame="lbrt", frame_color=_grey(136), tick=4,
-         bold=True, title_ratio=1.2, legends=("right",), thickness=(0.85, 0.92)),
+         title_ratio=1.2, legends=("right",), thickness=(0.85, 0.92)),
     Look("economist", PALETTES["economist"], paper=(213, 228, 235), grid="value", grid_color=WHITE, frame="b",
-         title_align=0.0, bold=True, title_ratio=1.4, legends=("top",), thickness=(0.6, 0.75)),
+         title_align=0.0, title_ratio=1.4, legends=("top",), thickness=(0.6, 0.75)),
     Look("bare", PALETTES["blues"], ink=_grey(60), faint=_grey(60), frame="b", frame_color=_grey(150),
          title_align=0.0, legends=("direct", "top"), thickness=(0.6, 0.75)),
     Look("print", PALETTES["greys"], frame="lb", tick=3, legends=("inside", "bottom"), thickness=(0.5, 0.7), hatch=True,
@@ -149,12 +148,12 @@ LOOKS: tuple[Look, ...] = (
          legends=("inside", "right"), legend_box=True, thickness=(0.7, 0.82), grid_color=_grey(70)),
     Look("dark web", PALETTES["modern"], paper=(30, 41, 59), ink=(226, 232, 240), faint=(148, 163, 184), grid="value",
          grid_color=(51, 65, 85), frame="b", frame_color=(71, 85, 105), legends=("top", "bottom"), title_align=0.0,
-         thickness=(0.5, 0.75), bold=True),
+         thickness=(0.5, 0.75),),
 )  # fmt: skip
 # Held out: panels of a dashboard, their head in a band of its own colour.
 PANEL = Look(
     "panel", PALETTES["grafana"], paper=(24, 27, 31), plot=(34, 37, 43), ink=(204, 204, 220), faint=(170, 170, 185),
-    grid="both", grid_color=(50, 54, 61), frame="", title_align=0.0, bold=True, legends=("bottom",), swatch="wide",
+    grid="both", grid_color=(50, 54, 61), frame="", title_align=0.0, legends=("bottom",), swatch="wide",
     thickness=(0.6, 0.85), border=(70, 74, 82),
 )  # fmt: skip
 

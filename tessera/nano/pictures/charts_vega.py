@@ -83,8 +83,8 @@ class _Job:
         self.size = float(brush.size(largest=largest))
         room = brush.max_width / (0.6 * self.size)
         self.chart = charts_data.invent(random, unseen, room, dark)
-        if len(self.chart.series) > 1 and self.chart.kind == "line" and self.chart.printed:
-            self.chart = charts_data.read_from_axis(self.chart)  # Vega does not move values out of each other's way
+        if self.chart.kind in ("line", "area") and self.chart.printed:
+            self.chart = charts_data.read_from_axis(self.chart)  # Vega does not move values out of a line's way
         self.theme: Any = random.choice(UNSEEN_THEMES if dark else THEMES) if dark or random.random() < 0.55 else None
         self.look: Look = told_apart(
             choose_look(random), max(len(self.chart.series), len(self.chart.labels) * self.chart.round)

@@ -77,15 +77,15 @@ FIELDS: dict[str, Field] = {
                   ("At what time was this?", "What time is printed?", "When exactly, what time?")),
     "receipt_number": Field(
         ("receipt_number", "receipt_no", "receipt_id", "transaction_number", "number"),
-        ("receipt number", "receipt no.", "number of the receipt", "receipt ID", "transaction number"),
+        ("receipt number", "receipt no", "number of the receipt", "receipt ID", "transaction number"),
         ("What number does the receipt have?", "Which receipt is this, by number?"),
     ),
     "invoice_number": Field(
         ("invoice_number", "invoice_no", "invoice_id", "number", "invoice_number"),
-        ("invoice number", "invoice no.", "number of the invoice", "invoice ID", "invoice number"),
+        ("invoice number", "invoice no", "number of the invoice", "invoice ID", "invoice number"),
         ("What number does the invoice have?", "Which invoice is this, by number?"),
     ),
-    "order_number": Field(("order_number", "order_no", "po_number", "order_id"), ("order number", "order no."),
+    "order_number": Field(("order_number", "order_no", "po_number", "order_id"), ("order number", "order no"),
                           ("Which order is this for?",)),
     "customer_number": Field(("customer_number", "customer_id", "client_id"), ("customer number", "customer ID"), ()),
     "cashier": Field(("cashier", "server", "served_by", "clerk"), ("cashier", "name of the cashier", "server"),

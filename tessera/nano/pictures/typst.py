@@ -69,10 +69,11 @@ class _Print:
 
 
 def _printed(setting: _Setting, body: str, max_height: int) -> _Print | None:
-    """The page, unless it is too high or a word was too long for its line and left the paper."""
+    """The page, unless it is too high, a word left the paper, or two columns were printed in turns."""
     image, glyphs = read_pdf(_compiled(setting.look.face, setting.page(body)), 1.0)
     texts = [piece.text for piece in setting.pieces]
-    if image.height > max_height or len(glyphs) < sum(len("".join(text.split())) for text in texts):
+    wanted = "".join("".join(text.split()) for text in texts)
+    if image.height > max_height or wanted != "".join(glyph.char for glyph in glyphs):
         return None
     return _Print(image, glyphs, locate_all(glyphs, texts))
 

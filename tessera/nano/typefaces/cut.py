@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tessera.errors import CheckpointError, MissingExtraError
@@ -18,7 +19,6 @@ from tessera.nano.typefaces import CURRENCIES, PRINTABLE
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont
 
-FEATURES = ("kern", "mark", "mkmk")
 UNUSED_TABLES = ("DSIG", "EBDT", "EBLC", "EBSC", "FFTM", "LTSH", "PfEd", "SVG", "VDMX", "VORG", "hdmx", "vhea", "vmtx")
 BAR = 0.07  # how thick a made sign's bar is, in heights of its letter
 Box = tuple[float, float, float, float]  # left, bottom, right, top
@@ -53,13 +53,16 @@ def cut(data: bytes, name: str) -> bytes:
     return out.getvalue()
 
 
-def _opened(data: bytes, name: str) -> TTFont:
-    try:
-        from fontTools.ttLib import TTFont, TTLibError
-    except ImportError as error:
+def require_fonttools() -> None:
+    if find_spec("fontTools") is None:
         raise MissingExtraError(
             'cutting font files needs fontTools, which is not installed: pip install "tessera[nano]"'
-        ) from error
+        )
+
+
+def _opened(data: bytes, name: str) -> TTFont:
+    from fontTools.ttLib import TTFont, TTLibError
+
     try:
         return TTFont(io.BytesIO(data), recalcTimestamp=False)
     except TTLibError as error:
@@ -86,7 +89,7 @@ def _subset(font: TTFont) -> TTFont:
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # It warns of every table that it does not know.
     options = Options()
-    options.layout_features = list(FEATURES)
+    options.layout_features = ["kern"]
     options.name_IDs = [0, 1, 2, 4, 5, 6, 13, 14, 16, 17]
     options.notdef_outline = True
     options.legacy_kern = True

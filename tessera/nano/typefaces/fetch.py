@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tessera.errors import CheckpointError, FetchError, UsageError
 from tessera.nano.typefaces import Typeface, typefaces
-from tessera.nano.typefaces.cut import CUTTER, cut
+from tessera.nano.typefaces.cut import CUTTER, cut, require_fonttools
 
 INDEX = "SHA256SUMS"  # of the cut files, as sha256sum writes them, after a line that names the cutter
 DOWNLOADS = "packages"  # a folder in the same place, for as long as one is needed
@@ -30,6 +30,7 @@ def fetch(out: Path, debs: Path | None, log: Log) -> int:
 
     `debs` is a folder that may hold packages already; those that it lacks are downloaded.
     """
+    require_fonttools()
     out.mkdir(parents=True, exist_ok=True)
     sound = _sound(out)
     missing: dict[str, list[Typeface]] = {}
