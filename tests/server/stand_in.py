@@ -43,7 +43,8 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.origin = f"http://127.0.0.1:{self.server_port}"
         self.config: dict[str, Any] = {
-            "model": "pixtral", "bundled": False, "version": "0.0.0", "patch_size": 16, "spatial_merge_size": 1, "image_size": 1024,
+            "model": "pixtral", "bundled": False, "version": "0.0.0",
+            "patch_size": 16, "spatial_merge_size": 1, "image_size": 1024,
             "max_model_len": 131072, "max_images": 8, "needs_key": False, "max_image_bytes": 50_000_000,
             "max_image_pixels": 64_000_000,
         }  # fmt: skip
