@@ -106,6 +106,10 @@ class NotFiniteError(ReplyError):
     code = "model_not_finite"
 
 
+class DiskFullError(TesseraError):
+    """A file that found no room: the disk, a quota or a limit on files is at its end."""
+
+
 class MeasurementError(TesseraError):
     """A measurement that could not be made, or whose sides did not compute the same."""
 

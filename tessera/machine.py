@@ -6,16 +6,21 @@ Bytes are asked for before weights are read or written and caches are made.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tessera.errors import DiskFullError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CGROUP = Path("/sys/fs/cgroup")
 HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14  # see madvise(2)
 
@@ -75,6 +80,23 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def disk_room(folder: Path) -> Iterator[None]:
+    """Where a file of `folder` finds no room while it is written, raise DiskFullError, which says so.
+
+    Free bytes were compared before; a quota, a limit on files or another program is met only then.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise DiskFullError(
+            f"{folder}: the files could not be written whole ({str(error.strerror).lower()}); free some of the disk, "
+            "raise the quota or the limit on a file's size (ulimit -f), or name a folder on a larger disk."
+        ) from error
 
 
 def processor_name() -> str:

@@ -45,7 +45,7 @@ SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance")
 LOOSE = ", followed as far as it can be"  # after a tool's name, in the comment above its rule
 ANY_OBJECT = {"type": "object"}
 LARGE_RULE = 5_000  # characters: a shorter one has not the hundreds of optional properties that are too many
-MAX_PROBLEM_CHARS = 2_000  # of the library's words, which may hold all that was sent
+MAX_PROBLEM_LINES, MAX_LINE_CHARS = 16, 400  # of the library's words, which may hold all that was sent
 
 
 class GrammarTokenizer(Protocol):
@@ -188,7 +188,8 @@ class GrammarCompiler:
     def _checked(self, lark: str, kind: GrammarKind) -> str:
         """The grammar as it can be followed: of tools, those that may be are followed less closely where they must."""
         while problem := self._problem(lark, kind):
-            looser = _loosen(lark, problem) if problem != BUSY and kind == "tool_calls" else None
+            may_be_loosened = kind == "tool_calls" and problem != BUSY and not _is_lost_reference(problem)
+            looser = _loosen(lark, problem) if may_be_loosened else None
             if looser is None:
                 _refuse(problem, kind, lark)
                 break
@@ -362,15 +363,14 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
         return
     if problem == BUSY:
         raise EngineBusyError("other grammars are being tried, and take long; send the request again later.")
-    if len(problem) > MAX_PROBLEM_CHARS:  # what decides stands at its ends
-        problem = problem[: MAX_PROBLEM_CHARS // 2] + problem[-MAX_PROBLEM_CHARS // 2 :]
+    problem = _cut(problem)
     what = _name_part(problem, kind, lark)
     if keys := re.search(r"Unimplemented keys: \[([^\]]*)\]", problem):
         named = _shorten(keys[1].replace('"', "'"))
         raise GrammarError(f"the {what} uses {named}, which is not supported; leave it out or express it otherwise.")
     if match := re.search(r"Unknown format: (.*)", problem):
         raise GrammarError(f"the {what} uses the format {_shorten(match[1])!r}, which is unknown; use a pattern.")
-    if "is not present in a registry" in problem or "' does not exist" in problem:
+    if _is_lost_reference(problem):
         raise GrammarError(f"a $ref of the {what} leads nowhere; only references within it, as '#/$defs/x', are known.")
     if "oneOf constraints" in problem:
         raise GrammarError(f"a oneOf of the {what} has branches that may overlap; use anyOf, or a const that differs.")
@@ -386,6 +386,19 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
             "less allOf."
         )
     raise GrammarError(f"the {what} is not valid: {_first_line(problem)}; correct it.")
+
+
+def _is_lost_reference(problem: str) -> bool:
+    return "is not present in a registry" in problem or "' does not exist" in problem
+
+
+def _cut(problem: str) -> str:
+    """The library's words with the middle left out of long ones: what they say stands at the ends."""
+    lines = problem.split("\n")
+    if len(lines) > MAX_PROBLEM_LINES:
+        lines = lines[: MAX_PROBLEM_LINES // 2] + lines[-MAX_PROBLEM_LINES // 2 :]
+    half = MAX_LINE_CHARS // 2
+    return "\n".join(line if len(line) <= MAX_LINE_CHARS else line[:half] + line[-half:] for line in lines)
 
 
 def _name_part(problem: str, kind: GrammarKind, lark: str) -> str:

@@ -1,9 +1,10 @@
 """Chooses one token for each row of logits, as each request's parameters say.
 
-Every row is treated by itself, and drawn with its request's own random numbers, so the choice does
-not depend on what else runs. One uniform number is used per token: the first token (in order of
-ids) whose cumulated probability exceeds it. The order of the steps is that of HF transformers:
-repetition penalty, then OpenAI's two, then temperature, top-k, top-p, min-p.
+Every row is treated by itself, and drawn with its request's own random numbers, so from equal logits the
+choice is the same whatever else runs; the logits themselves may move with the company (docs/speed.md).
+One uniform number is used per token: the first token (in order of ids) whose cumulated probability
+exceeds it. The order of the steps is that of HF transformers, not vLLM's: repetition penalty, then OpenAI's
+two, then a bias of ids, then temperature, top-k, top-p, and min-p after these two.
 Tokens that only a prompt may hold (pictures, control tokens) are never chosen, nor what a request's
 grammar does not allow now. On a GPU everything is queued, and only the chosen ids are waited for.
 """

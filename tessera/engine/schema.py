@@ -59,8 +59,7 @@ def followed(schema: Mapping[str, Any], *, loosely: bool = False) -> Schema:
 
     Loosely, what cannot be followed is left out. The schema is not nested deeply: the caller has seen to that.
     """
-    root = dict(schema)
-    return _followed_parts(root, _loosened(root) if loosely else _exact)
+    return _followed_parts(dict(schema), _loosened if loosely else _exact)
 
 
 def outline(schema: Any) -> Any:
@@ -295,28 +294,22 @@ def _rounded_number(value: Any) -> int | None:
 # Loosely -----------------------------------------------------------------------------------------
 
 
-def _loosened(root: Schema) -> Callable[[Schema], Schema]:
-    """Leaves out of a part of `root` what llguidance does not follow, or what is no JSON Schema."""
-
-    def loosen(schema: Schema) -> Schema:
-        kept = {
-            name: _formed_entries(value) if name in SCHEMA_MAPS else value
-            for name, value in schema.items()
-            if name not in NOT_FOLLOWED and _is_formed(name, value)
-        }
-        kept = {name: value for name, value in kept.items() if name not in BOUNDS or _is_exact_bound(name, kept)}
-        if "oneOf" in kept:
-            kept["allOf"] = [*kept.get("allOf", ()), {"anyOf": kept.pop("oneOf")}]
-        if "$ref" in kept and not _leads_somewhere(str(kept["$ref"]), root):
-            kept.pop("$ref")
-        for name in ("const", "enum"):
-            if name in kept and _rounded_number(kept[name]) is not None:
-                values = kept.pop(name) if name == "enum" else [kept.pop(name)]
-                if all(type(value) is int for value in values):
-                    kept.setdefault("type", "integer")
-        return _with_open_names(_without_unknown_types(kept))
-
-    return loosen
+def _loosened(schema: Schema) -> Schema:
+    """A part without what llguidance does not follow, and what is no JSON Schema."""
+    kept = {
+        name: _formed_entries(value) if name in SCHEMA_MAPS else value
+        for name, value in schema.items()
+        if name not in NOT_FOLLOWED and _is_formed(name, value)
+    }
+    kept = {name: value for name, value in kept.items() if name not in BOUNDS or _is_exact_bound(name, kept)}
+    if "oneOf" in kept:
+        kept["allOf"] = [*kept.get("allOf", ()), {"anyOf": kept.pop("oneOf")}]
+    for name in ("const", "enum"):
+        if name in kept and _rounded_number(kept[name]) is not None:
+            values = kept.pop(name) if name == "enum" else [kept.pop(name)]
+            if all(type(value) is int for value in values):
+                kept.setdefault("type", "integer")
+    return _with_open_names(_without_unknown_types(kept))
 
 
 def _without_unknown_types(schema: Schema) -> Schema:
@@ -366,22 +359,6 @@ def _is_formed(name: str, value: Any) -> bool:
     if name == "enum":
         return isinstance(value, list) and bool(value)
     return name not in ("format", "$ref", "$id", "$anchor") or isinstance(value, str)
-
-
-def _leads_somewhere(reference: str, root: Schema) -> bool:
-    """Whether a reference is a path within the schema."""
-    if not reference.startswith("#"):
-        return False
-    place: Any = root
-    for step in reference.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(place, list) and step.isdecimal() and len(step) < 6 and int(step) < len(place):
-            place = place[int(step)]
-        elif isinstance(place, dict) and step in place:
-            place = place[step]
-        else:
-            return False
-    return reference == "#" or reference.startswith("#/")
 
 
 # Limits ------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class ModelConfig:
         known = {
             key: value
             for key, value in params.items()
-            if key not in _UNUSED_PARAMS and (value or key not in _OFF_PARAMS)
+            if key not in _UNUSED_PARAMS and value is not None and (value or key not in _OFF_PARAMS)
         }
         vision = known.pop("vision_encoder", None)
         if not isinstance(vision, Mapping):
@@ -77,7 +77,7 @@ class ModelConfig:
                 f"{source} has no vision_encoder: this is a text-only model, and Tessera runs "
                 "the Pixtral family; use a checkpoint with a vision encoder."
             )
-        vision = {key: value for key, value in vision.items() if key not in _UNUSED_VISION_PARAMS}
+        vision = {key: value for key, value in vision.items() if key not in _UNUSED_VISION_PARAMS and value is not None}
         _check_keys(VisionConfig, vision, f"{source}, vision_encoder")
         _check_keys(ModelConfig, known, source)
         config = cls(**known, vision_encoder=VisionConfig(**vision))
@@ -92,7 +92,7 @@ class ModelConfig:
 # Keys of published params.json files that do not change the computation.
 _UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
 # Settings of later models, which do change it: allowed only when they are off.
-_OFF_PARAMS = {"rope_scaling", "tied_embeddings"}
+_OFF_PARAMS = {"rope_scaling", "tied_embeddings", "moe", "yarn", "quantization", "sliding_window", "llama_4_scaling"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
 # Far beyond the family; a damaged or hostile file that asks for more would take hours, or overflow sizes in bytes.
 _LIMITS = {"n_layers": 1000, "num_hidden_layers": 1000, "image_size": 2**14, "spatial_merge_size": 16}

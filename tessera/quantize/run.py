@@ -21,7 +21,7 @@ from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
-from tessera.machine import free_disk_bytes
+from tessera.machine import disk_room, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
@@ -80,7 +80,8 @@ def quantize(
     """Write the model in `source`, quantized, into the folder `destination`; goes on with an interrupted run.
 
     `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
-    measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole.
+    measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole, and
+    DiskFullError where the disk ends meanwhile; what was written is kept, to go on with.
     """
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
@@ -105,20 +106,21 @@ def quantize(
         files=tuple(unit.file for unit in units),
         linears={},
     )
-    manifest = _begin(destination, begun, bytes_needed(sources, schemes, config))
-    rounding = _Rounding(original, destination, schemes, examples)
-    for number, unit in enumerate(units, 1):
-        names = {linear_of(name) for name in unit.tensors} & schemes.keys()
-        if not (destination / unit.file).is_file() or not names <= manifest.linears.keys():
-            manifest = replace(manifest, linears={**manifest.linears, **rounding.write(unit)})
-            _write_json(destination / UNFINISHED, manifest.to_json())
-        records = {name: manifest.linears[name] for name in schemes if name in names}
-        rounding.leave(unit, records)
-        if watch is not None:
-            watch(Step(unit.name, number, len(units), records))
-    shutil.copyfile(tokenizer, destination / ("tekken.json" if tokenizer.suffix == ".json" else tokenizer.name))
-    _write_json(destination / "params.json", config.to_params())
-    (destination / UNFINISHED).replace(destination / MANIFEST)
+    with disk_room(destination):
+        manifest = _begin(destination, begun, bytes_needed(sources, schemes, config))
+        rounding = _Rounding(original, destination, schemes, examples)
+        for number, unit in enumerate(units, 1):
+            names = {linear_of(name) for name in unit.tensors} & schemes.keys()
+            if not (destination / unit.file).is_file() or not names <= manifest.linears.keys():
+                manifest = replace(manifest, linears={**manifest.linears, **rounding.write(unit)})
+                _write_json(destination / UNFINISHED, manifest.to_json())
+            records = {name: manifest.linears[name] for name in schemes if name in names}
+            rounding.leave(unit, records)
+            if watch is not None:
+                watch(Step(unit.name, number, len(units), records))
+        shutil.copyfile(tokenizer, destination / ("tekken.json" if tokenizer.suffix == ".json" else tokenizer.name))
+        _write_json(destination / "params.json", config.to_params())
+        (destination / UNFINISHED).replace(destination / MANIFEST)
     return manifest
 
 

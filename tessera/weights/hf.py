@@ -21,7 +21,7 @@ from tessera.errors import CheckpointError
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.model.vision import VISION_NORM_EPS
 from tessera.weights.detect import read_json, weight_files
-from tessera.weights.stream import Source, StoredTensor, check_sources, empty_model, stored_tensors
+from tessera.weights.stream import Source, StoredTensor, bare_name, check_sources, empty_model, stored_tensors
 
 # Saves leave out what equals the defaults of transformers' classes. These are the keys that Pixtral's
 # own uploads leave out, with those defaults; every other key must be there.
@@ -97,6 +97,7 @@ def classic_name(name: str) -> str:
 
     Example: "model.language_model.norm.weight" becomes "language_model.model.norm.weight".
     """
+    name = bare_name(name)
     if name.startswith("lm_head."):
         return "language_model." + name
     if name.startswith("model.language_model."):
@@ -301,7 +302,7 @@ def _check_settings(
         accepted.append(("text_config.rms_norm_eps", text.get("rms_norm_eps"), (VISION_NORM_EPS,)))
         if hf.get("spatial_merge_size", 2) == 1:
             accepted.append(("spatial_merge_size", 1, (2,)))
-    if "head_dim" in vision:
+    if vision.get("head_dim") is not None:
         width = _integer(vision, "hidden_size", where) // _integer(vision, "num_attention_heads", where)
         accepted.append(("vision_config.head_dim", vision["head_dim"], (width,)))
     for name, value, values in accepted:

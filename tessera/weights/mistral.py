@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.weights.detect import read_json, weight_files
-from tessera.weights.stream import Source, check_sources, stored_tensors
+from tessera.weights.stream import Source, bare_name, check_sources, stored_tensors
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -23,4 +23,4 @@ def read_config(folder: Path) -> ModelConfig:
 def official_sources(folder: Path, config: ModelConfig) -> dict[str, Source]:
     """Where each of the model's tensors comes from, from the headers only; raises CheckpointError."""
     stored = stored_tensors(weight_files(folder, "mistral"))
-    return check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, folder)
+    return check_sources({bare_name(name): Source(tensor) for name, tensor in stored.items()}, config, folder)

@@ -202,10 +202,15 @@ def map_file(file: Path) -> Tensor:
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint's files, from their headers only; raises CheckpointError."""
+    """All tensors of a checkpoint's files, from their headers only; raises CheckpointError.
+
+    Saved rotary frequencies are passed over, as by transformers and vLLM: they follow from the config.
+    """
     found: dict[str, StoredTensor] = {}
     for file in files:
         for tensor in _read_header(file):
+            if tensor.name.endswith(".inv_freq"):
+                continue
             if tensor.name in found:
                 raise CheckpointError(
                     f"the tensor {tensor.name!r} is in both {found[tensor.name].file} and {file.name}; "
@@ -233,6 +238,16 @@ def empty_model(config: ModelConfig) -> Pixtral:
         return Pixtral(config)
 
 
+def bare_name(name: str) -> str:
+    """A tensor's name without what torch.compile, data parallelism and PEFT put around a model's own names."""
+    name = name.replace("_orig_mod.", "").removeprefix("module.")
+    return name.removeprefix("base_model.model.")
+
+
+def _is_adapters(name: str) -> bool:
+    return ".lora_" in name or ".base_layer." in name
+
+
 def check_sources(
     sources: Mapping[str, Source], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
 ) -> dict[str, Source]:
@@ -246,8 +261,13 @@ def check_sources(
     if unexpected := [name for name in sources if name not in shapes]:
         stored = sources[unexpected[0]].stored
         raise CheckpointError(
-            f"{stored.file} holds {stored.name!r} (one of {len(unexpected)} such tensors), which this architecture "
-            "does not have; the side files and the weights belong to different models: use those of one model."
+            f"{stored.file} holds {stored.name!r} (one of {len(unexpected)} such tensors), which "
+            + (
+                "is of an adapter; merge it into its model and save that, or"
+                if _is_adapters(stored.name)
+                else "this architecture does not have; the side files and the weights belong to different models:"
+            )
+            + " use those of one model."
         )
     if missing := [name for name in shapes if name not in sources]:
         raise CheckpointError(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tessera.errors import UsageError
-from tessera.machine import free_disk_bytes
+from tessera.machine import disk_room, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.weights import hf
@@ -97,17 +97,18 @@ def write_folder(
 def write_files(folder: Path, writers: Mapping[str, Writer], num_bytes: int) -> None:
     """Write all files of a model, in this order, or nothing; `num_bytes` is what they take.
 
-    Raises UsageError when the folder holds files already, or the disk no room.
+    Raises UsageError when the folder holds files already, or the disk no room, and DiskFullError when it ends.
     """
     _check_free(folder, num_bytes)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     partials = {name: folder / f".{name}{PARTIAL}" for name in writers}
     try:
-        for name, writer in writers.items():
-            writer(partials[name])
-        for name, unfinished in partials.items():
-            unfinished.replace(folder / name)
+        with disk_room(folder):
+            for name, writer in writers.items():
+                writer(partials[name])
+            for name, unfinished in partials.items():
+                unfinished.replace(folder / name)
     except BaseException:
         for unfinished in partials.values():
             unfinished.unlink(missing_ok=True)

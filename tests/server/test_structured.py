@@ -184,3 +184,146 @@ def test_the_last_message_is_continued(running: Running) -> None:
         assert "continue_final_message" in running.post("/v1/chat/completions", wrong).json()["error"]["message"]
     messages.insert(0, begun)
     assert "messages.0.prefix" in running.post("/v1/chat/completions", {"messages": messages}).text
+
+
+# As clients write them: zod 4's toJSONSchema, pydantic 2, transformers' get_json_schema, and servers of the MCP.
+REAL_TOOLS: dict[str, dict[str, Any]] = {
+    "zod_record": {"parameters": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["m"],
+        "properties": {"m": {"type": "object", "propertyNames": {"type": "string"},
+                             "additionalProperties": {"type": "string"}}},
+        "additionalProperties": False}},
+    "zod_email": {"parameters": {
+        "$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "required": ["email", "face"],
+        "properties": {
+            "email": {"type": "string", "format": "email", "pattern": "^(?!\\.)(?!.*\\.\\.)([A-Za-z0-9_'+\\-\\.]*)"
+                      "[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\\-]*\\.)+[A-Za-z]{2,}$"},
+            "face": {"type": "string", "format": "emoji",
+                     "pattern": "^(\\p{Extended_Pictographic}|\\p{Emoji_Component})+$"},
+            "id": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991}}}},
+    "pydantic_decimal": {"parameters": {
+        "type": "object", "title": "Args", "required": ["price", "kind"],
+        "properties": {
+            "price": {"anyOf": [{"type": "number"}, {"type": "string", "pattern":
+                      "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$"}], "title": "Price"},
+            "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "default": []},
+            "secret": {"type": "string", "format": "password", "writeOnly": True},
+            "where": {"anyOf": [{"type": "string", "format": "path"}, {"type": "null"}], "default": None},
+            "raw": {"type": "string", "format": "binary"},
+            "kind": {"$ref": "#/$defs/Kind"}},
+        "$defs": {"Kind": {"type": "string", "enum": ["a", "b"]}}}},
+    "transformers_return": {"description": "d", "return": {"type": "string", "description": "r"}, "parameters": {
+        "type": "object", "required": ["x"], "properties": {"x": {"type": "integer", "description": "x"}}}},
+    "mcp_odd": {"description": None, "strict": None, "annotations": {"readOnlyHint": True}, "output_schema": None,
+        "parameters": {
+            "type": "object", "$schema": "http://json-schema.org/schema#", "required": None,
+            "properties": {
+                "a": {"type": None, "description": None},
+                "b": {"oneOf": [{"type": "object", "required": ["x"]}, {"type": "object", "required": ["y"]}]},
+                "c": {"type": "string", "format": "uri-reference"},
+                "d": {"not": {"type": "null"}},
+                "e": {"type": "array", "contains": {"type": "integer"}},
+                "g": {"type": "object", "properties": None, "dependentRequired": {"p": ["q"]}}}}},
+    "no_parameters": {"parameters": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_one_unusual_tool_of_many_refuses_no_request(running: Running, choice: str) -> None:
+    tools = [
+        {"type": "function", "function": {"name": name, **fields}, "cache_control": None}
+        for name, fields in REAL_TOOLS.items()
+    ]
+    body = asking(tools=[*TOOLS, *tools], tool_choice=choice, max_tokens=3)
+    answer = running.post("/v1/chat/completions", body)
+    assert answer.status_code == 200, answer.text
+    flat = [{"type": "function", "name": name, **fields} for name, fields in REAL_TOOLS.items()]
+    body = {"input": "x", "tools": flat, "tool_choice": choice, "max_output_tokens": 3}
+    answer = running.post("/v1/responses", body)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", ["zod_record", "pydantic_decimal", "transformers_return"])
+def test_what_of_such_a_tool_can_be_followed_is(running: Running, name: str) -> None:
+    tool = {"type": "function", "function": {"name": name, **REAL_TOOLS[name]}}
+    body = asking(
+        tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=600, temperature=1.0, seed=3
+    )
+    reply = running.post("/v1/chat/completions", body).json()["choices"][0]
+    if reply["finish_reason"] == "length":
+        pytest.skip("nano, which knows no tools, wrote on to the limit")
+    schema = json.loads(json.dumps(REAL_TOOLS[name]["parameters"]))
+    schema["properties"].get("tags", {}).pop("uniqueItems", None)
+    (call,) = reply["message"]["tool_calls"]
+    jsonschema.validate(json.loads(call["function"]["arguments"]), schema)
+
+
+def test_a_strict_tool_is_kept_or_refused_by_name(running: Running) -> None:
+    fields = {"strict": True, **REAL_TOOLS["pydantic_decimal"]}
+    tool = {"type": "function", "function": {"name": "priced", **fields}}
+    answer = running.post("/v1/chat/completions", asking(tools=[tool]))
+    assert answer.status_code == 400
+    assert "schema of tool 'priced'" in answer.json()["error"]["message"]
+
+
+def test_integers_beyond_2_to_53_are_exact_or_refused(running: Running) -> None:
+    for schema in ({"const": 9007199254740993}, {"type": "integer", "minimum": 9007199254740993}):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        answer = running.post("/v1/chat/completions", asking(response_format=form))
+        assert answer.status_code == 400
+        assert "9007199254740993" in answer.json()["error"]["message"]
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": 9007199254740994}}}
+    assert told(running, asking(response_format=form)) == "9007199254740994"
+
+
+def call_of(call_id: str, name: str = "today") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+
+def test_histories_of_agents_are_taken(running: Running) -> None:
+    first = asking()["messages"]
+    result = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "ok"}]}
+    picture = first[0]["content"][0]
+    for more in (
+        [{"role": "assistant", "content": ""}, {"role": "user", "content": "B"}],
+        [{"role": "assistant"}, {"role": "user", "content": "B"}],
+        [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, {"role": "user", "content": "B"}],
+        [{"role": "assistant", "content": "I look.", "tool_calls": [call_of("c1")]}, result],
+        [
+            {"role": "assistant", "content": "B"},
+            {"role": "developer", "content": "C"},
+            {"role": "user", "content": "D"},
+        ],
+        [{"role": "assistant", "tool_calls": [call_of("c1")]}, result | {"content": [picture]}],
+    ):
+        answer = running.post("/v1/chat/completions", {"messages": first + more, "max_tokens": 2})
+        assert answer.status_code == 200, answer.text
+        images = 1 + (more[-1]["content"] == [picture])
+        assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 210 * images
+
+
+def test_a_message_that_cannot_be_is_named_with_its_field(running: Running) -> None:
+    for more, index, words in (
+        ([{"role": "assistant", "tool_calls": [call_of("c1")]}], 1, "the conversation ends before"),
+        ([{"role": "assistant", "tool_calls": [call_of("c1", "a.b")]}], 1, "calls 'a.b'"),
+        ([{"role": "assistant", "content": "x"}, {"role": "tool", "tool_call_id": "c1", "content": "y"}], 2, "no call"),
+    ):
+        answer = running.post("/v1/chat/completions", {"messages": asking()["messages"] + more})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["param"], words in error["message"]) == (f"messages.{index}", True)
+    old = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+    answer = running.post("/v1/chat/completions", {"messages": [*asking()["messages"], old]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages.1.function_call")
+
+
+def test_responses_take_their_own_empty_answer_and_items_of_one_turn(running: Running) -> None:
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ""}]}
+    asked = {"role": "user", "content": "A"}
+    call = {"type": "function_call", "call_id": "c1", "name": "today", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c1", "output": "1"}
+    spoken = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]}
+    developer = {"role": "developer", "content": "C"}
+    for items in ([asked, said, asked], [asked, spoken, call, result], [asked, spoken, developer, asked]):
+        answer = running.post("/v1/responses", {"input": items, "max_output_tokens": 2})
+        assert answer.status_code == 200, answer.text

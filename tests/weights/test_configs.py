@@ -99,11 +99,22 @@ def test_the_published_config_is_read_as_the_official_one(tmp_path: Path) -> Non
         {"text_config__rope_scaling": None},
         {"text_config__sliding_window": 1_024_000},
         {"multimodal_projector_bias": True},
+        {"vision_config__head_dim": None},
     ],
     ids=lambda changes: " ".join(changes),
 )
 def test_other_forms_of_the_same_config(changes: dict[str, Any], tmp_path: Path) -> None:
     assert read(tmp_path, changed(**changes)) == PIXTRAL_12B
+
+
+def test_null_in_params_is_as_if_it_were_not_there() -> None:
+    later = ("moe", "yarn", "quantization", "sliding_window", "lora", "rope_scaling")
+    assert ModelConfig.from_params(PIXTRAL_12B_PARAMS | dict.fromkeys(later)) == PIXTRAL_12B
+    for name in ("moe", "yarn", "quantization", "sliding_window"):
+        with pytest.raises(CheckpointError, match=f"unknown key {name!r}"):
+            ModelConfig.from_params(PIXTRAL_12B_PARAMS | {name: {"a": 1}})
+    with pytest.raises(CheckpointError, match="the key 'dim' is missing"):
+        ModelConfig.from_params(PIXTRAL_12B_PARAMS | {"dim": None})
 
 
 def test_a_short_context_stays_short(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,23 @@ def test_a_disk_too_small_is_told_first(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match=r"the model takes 0\.00 GB and 0\.00 GB is free"):
         convert(tmp_path / "a", tmp_path / "b", "hf")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("convert", "--to", "hf"), ("convert", "--to", "gguf"), ("quantize",)], ids=" ".join
+)
+def test_a_disk_that_ends_meanwhile_is_named(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A limit on files' sizes stands for a quota or a full disk: each is met only while the file is written."""
+    resource = pytest.importorskip("resource", reason="limits on files are Unix's")
+    write_mistral_folder(tmp_path / "a", CONFIGS["llava"])
+    name, *options = command
+    ended = subprocess.run(
+        [sys.executable, "-m", "tessera", name, str(tmp_path / "a"), str(tmp_path / "b"), *options],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert re.search(r"error: \S+b\S*: the files could not be written whole \(file too large\); free", ended.stderr)
+    assert "report" not in ended.stderr

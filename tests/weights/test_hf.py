@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tessera import load
 from tessera.errors import CheckpointError
@@ -69,6 +70,30 @@ def test_one_tensor_under_an_old_and_a_new_name(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"under two names, .*'vision_tower\.ln_pre\.weight' in model\.safetensors"
     ):
+        load.load_model(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "base_model.model."])
+@pytest.mark.parametrize("layout", ["llava", "mistral"])
+def test_what_wrappers_put_before_a_name_is_passed_over(prefix: str, layout: str, tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "llava")
+    if layout == "mistral":
+        folder = tmp_path / "mistral"
+    plain = load.load_model(folder, device="cpu").model
+    file = next(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file({prefix + name: tensor for name, tensor in (tensors | more).items()}, file)
+    wrapped = load.load_model(folder, device="cpu").model
+    for (name, ours), (_, theirs) in zip(plain.named_parameters(), wrapped.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_an_adapter_is_named_as_one(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path, "llava")
+    name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    edit_tensors(folder / "model.safetensors", **{name: torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"q_proj\.lora_A\.weight' .* is of an adapter; merge it into its model"):
         load.load_model(folder)
 
 

@@ -32,6 +32,26 @@ TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
 PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
 # Keys that say nothing, or nothing true, about the computation: early uploads say gelu, and the weights want SiLU.
 UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
+# Keys of settings that Pixtral does not have, with the values by which llama.cpp has them off or changes nothing.
+OFF_KEYS: dict[str, tuple[Value, ...]] = {
+    "llama.expert_used_count": (0,),
+    "llama.expert_shared_count": (0,),
+    "llama.attention.causal": (True,),
+    "llama.attention.sliding_window": (0,),
+    "llama.attention.scale": (0.0,),
+    "llama.attention.clamp_kqv": (0.0,),
+    "llama.attention.max_alibi_bias": (0.0,),
+    "llama.rope.scaling.factor": (0.0, 1.0),
+    "llama.rope.scaling.attn_factor": (1.0,),
+    "llama.rope.scaling.finetuned": (False,),
+    "llama.rope.scale_linear": (1.0,),
+    "llama.logit_scale": (0.0, 1.0),
+    "llama.embedding_scale": (0.0, 1.0),
+    "llama.residual_scale": (0.0, 1.0),
+    "llama.pooling_type": (0,),
+    "clip.has_text_encoder": (False,),
+    "clip.has_llava_projector": (False, True),  # read by nothing that reads the projector's type
+}
 MAX_INTEGER, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
 UNUSED_TOKEN = b"<SPECIAL_"
 # The character that stands for each byte in GPT-2's vocabularies: itself where it is printable, else one from 256 on.
@@ -240,7 +260,8 @@ class _Keys:
 
     def __init__(self, header: Header, section: str) -> None:
         self._file, self._section = header.file, section
-        self._values = {key: value for key, value in header.values.items() if key.startswith(section)}
+        given = {key: value for key, value in header.values.items() if key.startswith(section)}
+        self._values = {key: value for key, value in given.items() if not _is_off(key, value)}
         self._asked = set(UNUSED_KEYS)
 
     def _value(self, key: str, default: Value | None = None) -> Value:
@@ -288,6 +309,10 @@ class _Keys:
             f"{self._file}: {self._section + key} is {reprlib.repr(value)}, and {wanted}; use a file of the Pixtral "
             "family."
         )
+
+
+def _is_off(key: str, value: Value) -> bool:
+    return any(type(value) is type(off) and value == off for off in OFF_KEYS.get(key, ()))
 
 
 def _is_close(value: Any, expected: Any) -> bool:

@@ -244,6 +244,45 @@ def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: 
         load.load_model(file)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("text", {"llama.expert_used_count": 0, "llama.expert_count": 0}),
+        ("text", {"llama.attention.causal": True}),
+        ("text", {"llama.attention.sliding_window": 0}),
+        ("text", {"llama.rope.scaling.factor": 1.0, "llama.rope.scaling.type": "none"}),
+        ("text", {"llama.logit_scale": 1.0, "llama.embedding_scale": 1.0, "llama.residual_scale": 1.0}),
+        ("picture", {"clip.has_text_encoder": False}),
+        ("picture", {"clip.has_llava_projector": False}),
+        ("picture", {"clip.has_llava_projector": True}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_a_key_that_changes_nothing_is_read(part: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    plain = load.load_model(write_pair(tmp_path / "plain"), device="cpu")
+    values: Any = {f"{part}_values": changes}
+    loaded = load.load_model(write_pair(tmp_path, **values), device="cpu")
+    assert loaded.config == plain.config
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("text", {"llama.expert_used_count": 2}),
+        ("text", {"llama.attention.causal": False}),
+        ("text", {"llama.rope.scaling.factor": 4.0}),
+        ("text", {"llama.attention.scale": 1.0}),
+        ("picture", {"clip.has_text_encoder": True}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_the_same_key_with_another_value_is_refused(part: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    values: Any = {f"{part}_values": changes}
+    with pytest.raises(CheckpointError, match="which is not known here and may change the computation"):
+        load.load_model(write_pair(tmp_path, **values), device="cpu")
+
+
 def test_numbers_of_64_bits_beyond_float32_are_refused(tmp_path: Path) -> None:
     pair = open_pair(write_pair(tmp_path))
     header = dataclasses.replace(pair.text, values={**pair.text.values, "llama.rope.freq_base": 1e300})
