@@ -44,7 +44,8 @@ class Stored:
     """A file without what does not change its pixels, and what was read there.
 
     `orientation` is numbered as EXIF does; None: the decoder finds it. `depth` is the bits of a grey or
-    colour sample, where that matters; `inverted`: its greys count ink, not light.
+    colour sample, where that matters; `inverted`: its greys count ink, not light; `size` is known only
+    where opening alone would take memory for it.
     """
 
     data: bytes
@@ -52,6 +53,7 @@ class Stored:
     profile: bytes | None = None
     depth: int | None = None
     inverted: bool = False
+    size: tuple[int, int] | None = None
 
 
 def read_container(name: str, data: bytes) -> Stored:
@@ -62,6 +64,8 @@ def read_container(name: str, data: bytes) -> Stored:
         return _read_png(name, data)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _read_tiff(name, data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return Stored(data, size=_webp_size(data))
     return Stored(_without_exif_item(data) if data[4:8] == b"ftyp" else data)
 
 
@@ -315,6 +319,25 @@ def _check_entry(name: str, entry: _Entry) -> None:
             f"{name} is a TIFF whose tag {entry.tag} has {entry.num_bytes:,} bytes, and at most "
             f"{MAX_TIFF_VALUE_BYTES:,} are read; save it anew."
         )
+
+
+# WebP -----------------------------------------------------------------------------------------
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the first chunk has them."""
+    kind, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return None
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
 
 
 # AVIF and HEIF --------------------------------------------------------------------------------

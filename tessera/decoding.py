@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import resource
 import signal
 import socket
 import struct
@@ -35,17 +36,25 @@ from tessera.raster import Pixels, decode
 from tessera.sources import ImageLimits
 
 MAX_DECODING = 2  # children, which is pictures decoded at once
-BASE_S = 5.0  # for a picture of any size, so that a loaded machine refuses none
-PIXELS_PER_S = 6_000_000  # slower than the slowest format of the list decodes on one old core
+BASE_S = 5.0  # of the processor's time, for a picture of any size
+PIXELS_PER_S = 8_000_000  # slower than the slowest format of the list decodes on one old core
+PATIENCE = 4  # times as long by the clock, on a machine with other work
 BASE_BYTES = 256 << 20  # beside what a fresh child has
 BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's picture and the result
 START_S = 30.0
+ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
+BEFORE_SERVING = ""  # code that a test runs in the child first
 _HEADER = struct.Struct("!I")
 
 
-def deadline_s(num_pixels: int) -> float:
-    """Seconds that decoding a picture may take."""
+def processor_s(num_pixels: int) -> float:
+    """Seconds of the processor's time that decoding a picture may take."""
     return BASE_S + num_pixels / PIXELS_PER_S
+
+
+def deadline_s(num_pixels: int) -> float:
+    """Seconds until it is given up, whatever the processor was busy with."""
+    return PATIENCE * processor_s(num_pixels)
 
 
 class Decoders:
@@ -74,7 +83,7 @@ class Decoders:
                 raise
             except BaseException as error:
                 child.end()
-                if isinstance(error, TimeoutError):
+                if isinstance(error, TimeoutError) or child.process.returncode in ENDED_AS_SLOW:
                     raise ImageError(
                         f"{name} takes longer to decode than pictures of its size may; save it anew, or scale it down."
                     ) from error
@@ -104,7 +113,7 @@ class Decoders:
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
-            if not self._closed and child.process.poll() is None:
+            if not self._closed and not child.is_over and child.process.poll() is None:
                 self._idle.append(child)
                 return
         child.end()
@@ -115,6 +124,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     channel: socket.socket
     is_ready: bool = False
+    is_over: bool = False
 
     def ask(self, name: str, data: bytes, limits: ImageLimits, limit_s: Callable[[int], float]) -> Pixels:
         """One picture there and back. Raises TimeoutError, and OSError or ValueError if the child ended instead."""
@@ -133,6 +143,7 @@ class _Child:
             shape = answer["height"], answer["width"], 3
             answer, descriptor = _receive(self.channel)
         if "error" in answer:
+            self.is_over = "over" in answer
             raise ImageError(answer["error"])
         try:
             return np.frombuffer(mmap.mmap(descriptor, shape[0] * shape[1] * 3), np.uint8).reshape(shape)
@@ -148,7 +159,10 @@ class _Child:
 def _start() -> _Child:
     ours, theirs = socket.socketpair()
     root = str(Path(__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {root!r}); from tessera.decoding import _serve; _serve({theirs.fileno()})"
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); {BEFORE_SERVING}"
+        f"from tessera.decoding import _serve; _serve({theirs.fileno()})"
+    )
     # Threads' own pools of memory would count against the bound, with every core that a machine has.
     few = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with theirs:
@@ -217,20 +231,23 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
 
     def allocated(height: int, width: int) -> Pixels:
         bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * height * width)
+        _allow_seconds(processor_s(height * width))
         _send(channel, {"height": height, "width": width})
         files.append(_memory_file(height * width * 3))
         return np.frombuffer(mmap.mmap(files[0], height * width * 3), np.uint8).reshape(height, width, 3)
 
     limits = ImageLimits(max_pixels=question["max_pixels"], flags=tuple(question["flags"]))
     try:
-        bound.allow(BASE_BYTES + 4 * len(data))
+        # WebP takes room for its pixels while it is opened, before their number is known here.
+        bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * limits.max_pixels)
+        _allow_seconds(processor_s(0))
         decode(question["name"], data, limits, allocated)
         _send(channel, {}, files[0])
     except ImageError as error:
         _send(channel, {"error": str(error)})
     except MemoryError:
-        _send(channel, {"error": f"{question['name']} needs more memory to decode than pictures of its size may; "
-                        "save it anew, in another format, or scale it down."})  # fmt: skip
+        text = f"{question['name']} needs more memory to decode than pictures of its size may; save it anew."
+        _send(channel, {"error": text, "over": True})
         return False
     finally:
         for each in files:
@@ -254,6 +271,7 @@ def _prepare() -> None:
     from PIL import AvifImagePlugin
     from PIL import Image as PILImage
 
+    _limit(resource.RLIMIT_CORE, 0)
     PILImage.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = min(4, os.cpu_count() or 1)
     try:
@@ -271,8 +289,15 @@ class _MemoryBound:
 
     def allow(self, num_bytes: int) -> None:
         if self._own is not None:
-            import resource
+            _limit(resource.RLIMIT_AS, self._own + num_bytes)
 
-            _, hard = resource.getrlimit(resource.RLIMIT_AS)
-            wanted = self._own + num_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
+
+def _allow_seconds(seconds: float) -> None:
+    """Let this process compute for so long from now on; the system ends it when it goes on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

@@ -46,14 +46,16 @@ def allocate(height: int, width: int) -> Pixels:
 def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate) -> Pixels:
     """An encoded picture's pixels, (H, W, 3), in what `allocated` gives once its size is known and allowed."""
     stored = read_container(name, data)
+    if stored.size is not None:
+        _check_size(name, stored.size, limits)
     picture = _open(name, stored.data, limits)
-    _check_size(name, picture, limits)
+    _check_size(name, picture.size, limits)
     return _guarded(name, lambda: _pixels(picture, stored, allocated))
 
 
 def convert(name: str, picture: PILImage.Image, limits: ImageLimits) -> Pixels:
     """The same of a picture that Pillow opened or made."""
-    _check_size(name, picture, limits)
+    _check_size(name, picture.size, limits)
     return _guarded(name, lambda: _pixels(picture, None, allocate))
 
 
@@ -63,6 +65,8 @@ def _guarded(name: str, work: Callable[[], Pixels]) -> Pixels:
     except (MemoryError, ImageError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types for damaged data
+        if "memory" in str(error):  # which some of them say in a type of its own
+            raise MemoryError from error
         raise ImageError(f"{name} is damaged or cut short after its header; send the whole file again.") from error
 
 
@@ -104,8 +108,8 @@ def _register_heif() -> str:
     return "HEIF"
 
 
-def _check_size(name: str, picture: PILImage.Image, limits: ImageLimits) -> None:
-    width, height = picture.size
+def _check_size(name: str, size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; a picture needs at least one.")
     if width * height > limits.max_pixels:
