@@ -62,7 +62,7 @@ def fetch_papers(folder: Path | None = None) -> list[Path]:
 
 def page_trials(pieces: int) -> Iterator[Trial]:
     """`pieces` cuttings in each size of type."""
-    import pypdfium2  # type: ignore[import-untyped]
+    import pypdfium2
 
     documents = [pypdfium2.PdfDocument(path) for path in fetch_papers()]
     try:
@@ -96,7 +96,7 @@ def _one(random: Random, documents: list[Any], size: int) -> Trial | None:
 
 def lines_of(page: Any) -> list[Line]:
     """The lines of the text layer, in its order; characters without a box are spaces."""
-    import pypdfium2.raw as pdfium  # type: ignore[import-untyped]
+    import pypdfium2.raw as pdfium
 
     text = page.get_textpage()
     try:

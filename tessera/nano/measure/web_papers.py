@@ -82,7 +82,7 @@ def _item_trials(random: Random, drawing: Drawing, skill: str, items: dict[str, 
 
 def _printed(folder: Path, papers: list[Paper], scales: list[float]) -> list[tuple[Image.Image, float]]:
     """Each paper's picture, and how many pixels a CSS pixel became."""
-    import pypdfium2  # type: ignore[import-untyped]
+    import pypdfium2
 
     width, height = PAGE
     style = f"@page {{ size: {width}px {height}px; margin: 0 }} * {{ box-sizing: border-box }} body {{ margin: 0 }}"

@@ -214,6 +214,7 @@ class _Painter:
         self.space = space
         self._draw_ground()
         self.labels = self._draw_labels()
+        across_ticks = self._draw_across() if self.chart.kind == "scatter" else []
         ticks = self._draw_ticks()
         self._draw_marks()
         series = self._draw_legend()
@@ -223,7 +224,7 @@ class _Painter:
         colors = [self._color(at, 0) for at in range(len(self.chart.series))]
         plain = not (self.look.hatch or self.many_colors or (self.look.outline and self.chart.kind == "scatter"))
         return Drawn(
-            self.canvas.image, self.canvas.glyphs, self.labels, series, self.values, ticks, self.across_ticks, texts,
+            self.canvas.image, self.canvas.glyphs, self.labels, series, self.values, ticks, across_ticks, texts,
             colors if plain else [],
         )  # fmt: skip
 
@@ -464,13 +465,13 @@ class _Painter:
         grid = look.grid and (self.chart.show_ticks or self.random.random() < 0.2)
         for tick in self.axis.ticks if grid else []:
             at = self.level(tick)
-            ends = ((box[0], at), (box[2], at)) if self.upright else ((at, box[1]), (at, box[3]))
-            marks.rule(canvas, *ends, look.grid_color, look.dash)
+            start, end = ((box[0], at), (box[2], at)) if self.upright else ((at, box[1]), (at, box[3]))
+            marks.rule(canvas, start, end, look.grid_color, look.dash)
         if look.grid == "both" and grid and self.chart.kind != "scatter":
             for label in range(len(self.chart.labels)):
                 at = self.along(label)
-                ends = ((at, box[1]), (at, box[3])) if self.upright else ((box[0], at), (box[2], at))
-                marks.rule(canvas, *ends, look.grid_color, look.dash)
+                start, end = ((at, box[1]), (at, box[3])) if self.upright else ((box[0], at), (box[2], at))
+                marks.rule(canvas, start, end, look.grid_color, look.dash)
         self._draw_frame()
 
     def _draw_frame(self) -> None:
@@ -518,7 +519,6 @@ class _Painter:
     def _draw_ticks(self) -> list[tuple[float, Written]]:
         left, _, _, bottom = self.box
         reach, size, look = self.look.tick, self.size, self.look
-        self.across_ticks = self._draw_across() if self.chart.kind == "scatter" else []
         found: list[tuple[float, Written]] = []
         if not self.chart.show_ticks:
             return found

@@ -234,6 +234,7 @@ def _names(random: Random, kind: str, room: float) -> tuple[tuple[str, ...], tup
 
 def _series_names(random: Random, longest: float) -> tuple[str, ...]:
     kind = random.random()
+    names: tuple[str, ...]
     if kind < 0.2:
         names = random.choice(SERIES_PAIRS)
     elif kind < 0.35:

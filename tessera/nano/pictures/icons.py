@@ -153,7 +153,7 @@ def fetch_icons(folder: Path | None = None) -> Path:
 
 
 def _draw_sheet(source: Source, font_file: bytes) -> tuple[list[str], Image.Image]:
-    from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
+    from fontTools.ttLib import TTFont
 
     characters = TTFont(io.BytesIO(font_file)).getBestCmap()
     named = {glyph: chr(code) for code, glyph in characters.items()}

@@ -55,7 +55,8 @@ def filled(template: str, **pieces: Written | str) -> Written:
 
 def joined(parts: Sequence[Written], separator: str = "") -> Written:
     """The parts in one row, `separator` between them."""
-    texts, glyphs = [], []
+    texts: list[str] = []
+    glyphs: list[int | None] = []
     for number, part in enumerate(parts):
         if number and separator:
             texts.append(separator)

@@ -93,7 +93,8 @@ def json_value(value: Written | None) -> Written:
 
 
 def json_text(value: Written) -> Written:
-    texts, glyphs = ['"'], [None]
+    texts = ['"']
+    glyphs: list[int | None] = [None]
     for char, glyph in zip(value.text, value.glyphs, strict=True):
         escaped = json.dumps(char, ensure_ascii=False)[1:-1]
         texts.append(escaped)

@@ -62,6 +62,11 @@ def _one_of(*texts: str) -> Source:
     return lambda random: random.choice(texts)
 
 
+COUNTRIES = (
+    "Germany", "France", "Italy", "Spain", "Poland", "Norway", "Sweden", "Japan", "China", "India", "Brazil", "Canada",
+    "Mexico", "Egypt", "Kenya", "Peru", "Chile", "Turkey", "Greece", "Ireland", "USA", "UK", "Austria", "Belgium",
+    "German", "French", "Italian", "Dutch", "British", "Swiss", "Texas", "Ohio", "Bavaria",
+)  # fmt: skip
 FIELDS: tuple[tuple[Source, tuple[str, ...]], ...] = (
     (_first, ("First name", "Given name", "Forename", "FIRST NAME", "First Name")),
     (_last, ("Last name", "Surname", "Family name", "LAST NAME", "Last Name", "Maiden name")),
@@ -96,11 +101,6 @@ FIELDS: tuple[tuple[Source, tuple[str, ...]], ...] = (
     (_one_of("A+", "B-", "O+", "AB+", "0 neg", "A-"), ("Blood type", "Blood group")),
     (_phrase, ("Reason", "Comments", "Subject", "Remarks", "Notes", "Description", "Purpose", "Diagnosis", "Allergies",
                "Medication", "Course", "Product", "Model", "Item", "Problem", "Other", "Hobbies", "Special requests")),
-)  # fmt: skip
-COUNTRIES = (
-    "Germany", "France", "Italy", "Spain", "Poland", "Norway", "Sweden", "Japan", "China", "India", "Brazil", "Canada",
-    "Mexico", "Egypt", "Kenya", "Peru", "Chile", "Turkey", "Greece", "Ireland", "USA", "UK", "Austria", "Belgium",
-    "German", "French", "Italian", "Dutch", "British", "Swiss", "Texas", "Ohio", "Bavaria",
 )  # fmt: skip
 TITLES = (
     "Application form", "Registration", "Membership form", "Patient record", "Order form", "Claim form", "Survey",

@@ -84,6 +84,7 @@ def invent(random: Random, room: Room) -> Table:
 
 def _column(random: Random, count: int, widest: int, strong: bool, heads: set[str]) -> Column:
     numeric = random.random() < 0.72
+    names: tuple[str, ...]
     if numeric:
         source, names = None, NUMBER_HEADS
     else:

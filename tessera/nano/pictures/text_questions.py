@@ -372,7 +372,7 @@ KINDS: tuple[tuple[Kind, float], ...] = (  # what only few pages can be asked co
 
 def questions(random: Random, reading: Reading) -> list[Question]:
     """All of the text, and some of what else can be asked, each question once."""
-    found = {}
+    found: dict[str, Question] = {}
     wanted = random.randint(2, 7)
     for kind in (*_shuffled(random), *_shuffled(random)):
         question = kind(random, reading)
