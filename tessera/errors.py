@@ -97,12 +97,14 @@ class EngineDeadError(TesseraError):
 class ReplyError(TesseraError):
     """A reply that ended before it was complete, through no fault of the request."""
 
+    http_status = 503
     code = "reply_failed"
 
 
 class NotFiniteError(ReplyError):
-    """A reply that has no next token, for the model computed NaN or an infinity."""
+    """A reply that has no next token, for the model computed NaN or an infinity; sent again, it will fail again."""
 
+    http_status = 500
     code = "model_not_finite"
 
 

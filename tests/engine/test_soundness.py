@@ -138,7 +138,7 @@ def test_the_library_raises(damaged: Path) -> None:
             llm.chat(HELLO)
         with pytest.raises(NotFiniteError, match="weights are damaged"):
             list(llm.stream(HELLO))
-        with pytest.raises(NotFiniteError, match="conversation 0: .*weights are damaged"):
+        with pytest.raises(NotFiniteError, match=r"conversation 0: .*weights are damaged"):
             llm.batch([HELLO, HELLO])
 
 
