@@ -528,7 +528,7 @@ async function start() {
     renamed: ({ id, title }) => conversation?.id === id && (conversation.title = title),
   });
   byId("model").addEventListener("change", (event) => (model = event.target.value));
-  await restoreSettings();
+  restoreSettings();
   const connected = await connect();
   if (config) await resume();
   if (connected && MOUSE.matches) question.focus();

@@ -162,7 +162,7 @@ function showTip(tip, span, token) {
   placeTip(tip, span);
 }
 
-/** Beside the answer, where it covers nothing; else above the token's line, else below it. Never out of the window. */
+/** Beside the answer and no lower than its line, so that the buttons below stay free; else above the token's line, else below it. Never out of the window. */
 function placeTip(tip, span) {
   const at = [...span.getClientRects()].at(-1) ?? span.getBoundingClientRect();
   const { width, height } = tip.getBoundingClientRect();
@@ -173,7 +173,7 @@ function placeTip(tip, span) {
   const within = (least, value, most) => Math.max(least, Math.min(value, most));
   const above = at.top - height - 6;
   const isBeside = beside <= right;
-  const top = isBeside ? at.top - 8 : above >= 8 ? above : at.bottom + 6;
+  const top = isBeside ? at.bottom - height : above >= 8 ? above : at.bottom + 6;
   tip.style.left = `${isBeside ? beside : within(8, at.left, right)}px`;
   tip.style.top = `${within(8, top, Math.max(8, innerHeight - height - 8))}px`;
 }

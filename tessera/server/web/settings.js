@@ -4,8 +4,8 @@
 
 import { byId } from "./dom.js";
 import { openPanel, startPanel } from "./panels.js";
-import { fetchKept, keep } from "./store.js";
 
+const SHELF = `tessera settings ${location.pathname}`;
 const FIELDS = ["system", "temperature", "max-tokens", "schema"];
 
 /** {system, temperature, maxTokens, schema}, or null when a field is wrong, which then is shown and focused. */
@@ -75,16 +75,28 @@ function markChanges() {
 
 function keepSettings() {
   markChanges();
-  keep("settings", { id: "fields", values: values() }).catch(() => {}); // then they last as long as the tab
+  try {
+    localStorage.setItem(SHELF, JSON.stringify(values())); // at once, so that a reload right after loses nothing
+  } catch {
+    return; // a browser that keeps nothing: they last as long as the page
+  }
 }
 
 /** As they were when the page was last open. */
-export async function restoreSettings() {
-  const kept = await fetchKept("settings", "fields").catch(() => null);
+export function restoreSettings() {
+  const kept = keptSettings();
   for (const id of FIELDS) {
-    if (kept?.values[id] !== undefined) byId(id).value = kept.values[id];
+    if (typeof kept[id] === "string") byId(id).value = kept[id];
   }
   markChanges();
+}
+
+function keptSettings() {
+  try {
+    return JSON.parse(localStorage.getItem(SHELF)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 export function startSettings() {

@@ -1,9 +1,9 @@
-// Keeps conversations and settings in this browser (IndexedDB), pictures included, apart for each path a server is
+// Keeps conversations in this browser (IndexedDB), pictures included, apart for each path a server is
 // shown under. A browser that keeps nothing, as in some private windows, is no fault: then all of it lasts as long
 // as the tab. Nothing here leaves the browser, and the API key is never among it.
 
 const NAME = `tessera ${location.pathname}`;
-const SHELVES = ["conversations", "settings"];
+const SHELVES = ["conversations"];
 
 let opening;
 const memory = new Map(SHELVES.map((shelf) => [shelf, new Map()])); // where the browser keeps nothing
