@@ -370,7 +370,7 @@ def test_a_wrong_schema_is_shown_at_its_field_and_nothing_is_sent(page: Any, ser
 def test_several_models_can_be_chosen_from(open_page: Callable[..., Any], server: StandIn) -> None:
     server.models = ["pixtral", "receipts"]
     page = open_page()
-    page.get_by_label("Model").select_option("receipts")
+    page.get_by_label("Model", exact=True).select_option("receipts")
     ask(page, "total?")
     answer(page)
     assert server.requests[0]["model"] == "receipts"
@@ -780,7 +780,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_page: Callable[..., Any], serv
     server.answers["wide"] = f"{'x' * 400}\n\n{row}\n|{'---|' * 8}\n{row}\n\n```\n{'y' * 400}\n```\n"
     server.models = ["mistralai/Pixtral-12B-2409", "mistralai/Pixtral-12B-2409-of-receipts-and-charts"]
     page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme="dark")
-    expect(page.get_by_label("Model")).to_be_visible()
+    expect(page.get_by_label("Model", exact=True)).to_be_visible()
     fits = "document.documentElement.scrollWidth <= innerWidth && main.scrollWidth <= main.clientWidth"
     assert page.evaluate(fits)
     expect(page.get_by_role("button", name="Camera")).to_be_visible()
