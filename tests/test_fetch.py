@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from tessera.errors import FetchError
-from tessera.fetch import fetch, is_public
+from tessera.fetch import Stop, fetch, is_public
 
 
 def get(url: str, *, private: bool = True, max_bytes: int = 1000, timeout_s: float = 5.0) -> bytes:
@@ -104,3 +109,158 @@ def test_public_addresses() -> None:
     assert is_public("2606:2800:220:1:248:1893:25c8:1946")
     assert not is_public("::ffff:10.0.0.1")
     assert not is_public("192.88.99.1")
+
+
+class Dripping:
+    """A host on the loopback address that says what it is told to, byte after byte, and then goes on for ever."""
+
+    def __init__(self, fast: bytes, slow: bytes, pause_s: float = 0.05) -> None:
+        self._fast, self._slow, self._pause_s = fast, slow, pause_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/a.png"
+        self.left = threading.Event()  # the client has closed its connection
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(self._fast)
+            for position in itertools.count():
+                connection.sendall(self._slow[position % len(self._slow) :][:1])
+                time.sleep(self._pause_s)
+        self.left.set()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+PHASES = {
+    "silence": (b"", b""),
+    "status line": (b"HTTP/1.1 200 ", b"O"),
+    "header's name": (OK, b"x"),
+    "header's value": (OK + b"X-A: ", b"x"),
+    "headers": (OK, b"A: b\r\n"),
+    "early hints": (b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"),
+    "body": (OK + b"Content-Length: 900\r\n\r\n", b"x"),
+    "body without length": (OK + b"\r\n", b"x"),
+    "chunk's size": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "chunk's extension": (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+    "chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "trailers": (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"A: b\r\n"),
+    "trailer": (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: ", b"b"),
+}
+
+
+@pytest.fixture(params=PHASES)
+def dripping(request: pytest.FixtureRequest) -> Iterator[Dripping]:
+    fast, slow = PHASES[request.param]
+    host = Dripping(fast, slow or b"H", pause_s=3600 if not slow else 0.05)
+    yield host
+    host.close()
+
+
+def test_the_deadline_holds_in_every_phase_of_an_answer(dripping: Dripping) -> None:
+    began = time.monotonic()
+    with pytest.raises(FetchError, match=r"longer than 0\.6 s"):
+        get(dripping.url, timeout_s=0.6)
+    assert time.monotonic() - began < 20  # without it, for ever
+
+
+def test_a_fetch_that_nobody_waits_for_ends_in_every_phase(dripping: Dripping) -> None:
+    stop, ended = Stop(), threading.Event()
+
+    def work() -> None:
+        with pytest.raises(FetchError):
+            fetch(dripping.url, max_bytes=1000, timeout_s=3600, allow_private_addresses=True, stop=stop)
+        ended.set()
+
+    threading.Thread(target=work).start()
+    time.sleep(0.3)
+    stop.set()
+    assert ended.wait(30)
+
+
+def test_one_deadline_covers_all_redirects(httpserver: HTTPServer) -> None:
+    def slowly(request: Any) -> Response:
+        time.sleep(0.4)
+        return Response(status=302, headers={"Location": f"/{request.path.strip('/')}x"})
+
+    httpserver.expect_request(re.compile("/.*")).respond_with_handler(slowly)
+    with pytest.raises(FetchError, match=r"longer than 0\.7 s"):
+        get(httpserver.url_for("/a"), timeout_s=0.7)
+
+
+def test_a_name_that_is_looked_up_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: released.wait(60) and [])
+    with pytest.raises(FetchError, match=r"longer than 0\.3 s"):
+        get("http://slow.example/", timeout_s=0.3)
+    stop = Stop()
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(FetchError):
+        fetch("http://slow.example/", max_bytes=9, timeout_s=3600, stop=stop)
+    released.set()
+
+
+def test_a_host_that_takes_no_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def dial(*arguments: Any, **more: Any) -> socket.socket:
+        released.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", dial)
+    with pytest.raises(FetchError, match=r"longer than 0\.3 s"):
+        get("http://127.0.0.1:9/", timeout_s=0.3)
+    released.set()
+
+
+def test_a_flood_beside_the_body_ends() -> None:
+    host = Dripping(b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 100_000, b"x")
+    with pytest.raises(FetchError, match="larger than 1,000 bytes"):
+        get(host.url, timeout_s=60)
+    host.close()
+
+
+def test_a_tls_handshake_that_drips_ends() -> None:
+    host = Dripping(b"", b"\x16")
+    with pytest.raises(FetchError, match=r"longer than 0.5 s|could not be fetched"):
+        get(host.url.replace("http:", "https:"), timeout_s=0.5)
+    host.close()
+
+
+# Through a proxy ------------------------------------------------------------------------------
+
+
+def test_a_proxy_is_asked_and_names_are_its_to_resolve(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    httpserver.expect_request("/a.png").respond_with_data(b"picture")
+    proxy = httpserver.url_for("").rstrip("/")
+    found = fetch("http://pictures.example/a.png", max_bytes=99, timeout_s=20, proxy=proxy)
+    assert found == b"picture"
+    assert httpserver.log[0][0].headers["Host"] == "pictures.example"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "a.localhost", "localhost.", "10.0.0.1", "[::1]",
+                                  "2130706433",
+                                  "127.1", "0x7f000001", "169.254.169.254", "[::ffff:10.0.0.1]"])  # fmt: skip
+def test_a_proxy_is_not_sent_to_literal_private_addresses(httpserver: HTTPServer, host: str) -> None:
+    with pytest.raises(FetchError, match=r"private address|could not be fetched"):
+        fetch(f"http://{host}/", max_bytes=99, timeout_s=20, proxy=httpserver.url_for("").rstrip("/"))
+    assert not httpserver.log
+
+
+def test_a_redirect_through_a_proxy_is_checked_too(httpserver: HTTPServer) -> None:
+    away = Response(status=302, headers={"Location": "http://169.254.169.254/latest"})
+    httpserver.expect_request("/a").respond_with_response(away)
+    with pytest.raises(FetchError, match="private address"):
+        fetch("http://public.example/a", max_bytes=99, timeout_s=20, proxy=httpserver.url_for("").rstrip("/"))
+    assert len(httpserver.log) == 1
