@@ -51,7 +51,8 @@ def training_steps(
         marks = []
         for batch in parts:
             part = marks_of(batch)
-            (part.loss / len(parts)).backward()
+            if part.loss.requires_grad:  # a batch may hold nothing that is taught
+                (part.loss / len(parts)).backward()
             marks.append(part)
         rates = rates_at(step)
         yield Record(step, marks, rates, optimizer.step(rates))

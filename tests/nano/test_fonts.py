@@ -41,7 +41,7 @@ def silent(line: str) -> None:
     """A log that nobody reads."""
 
 
-def font_file(characters: list[str], postscript: bool = False) -> bytes:
+def font_file(characters: list[str], postscript: bool = False, reverse: bool = False) -> bytes:
     """A font whose every character is a box with a notch, as tall as its code."""
     builder = FontBuilder(1000, isTTF=not postscript)
     names = {char: f"u{ord(char):04X}" for char in characters}
@@ -53,7 +53,7 @@ def font_file(characters: list[str], postscript: bool = False) -> bytes:
         pen = T2CharStringPen(600, None) if postscript else TTGlyphPen(None)
         if height:
             corners = [(50, 0), (50, height), (200, height), (200, height // 2), (250, height // 2), (250, 0)]
-            if postscript:
+            if postscript != reverse:
                 corners.reverse()
             pen.moveTo(corners[0])
             for corner in corners[1:]:
@@ -186,8 +186,9 @@ def test_a_cut_font_holds_ascii_pound_and_euro_alone() -> None:
 
 
 @pytest.mark.parametrize("postscript", [False, True])
-def test_absent_signs_are_made_of_letters(postscript: bool) -> None:
-    data = cut(font_file(ASCII, postscript), "Test")
+@pytest.mark.parametrize("reverse", [False, True], ids=["as is usual", "turned the wrong way"])
+def test_absent_signs_are_made_of_letters(postscript: bool, reverse: bool) -> None:
+    data = cut(font_file(ASCII, postscript, reverse), "Test")
     for sign, letter in {"€": "C", "£": "f"}.items():  # all of one width here
         made, whole = drawn(data, sign), drawn(data, letter)
         assert opened(data).getlength(sign) == opened(data).getlength(letter)

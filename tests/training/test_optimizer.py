@@ -116,3 +116,15 @@ def test_the_average_follows_the_masters() -> None:
 def test_learning_rate_warms_up_stays_and_falls() -> None:
     rates = [learning_rate_at(step, 100, 1.0, warmup=10, fall=0.5) for step in (0, 9, 10, 50, 75, 99)]
     assert rates == [0.1, 1.0, 1.0, 1.0, 0.5, 0.02]
+
+
+def test_a_batch_that_teaches_nothing_is_passed_over() -> None:
+    model = small_model()
+
+    class Nothing:
+        loss = torch.zeros(())
+
+    (record,) = training_steps(
+        MasterOptimizer(groups_of(model)), [[None]], lambda _: Nothing(), lambda _: {"first": 0.1}
+    )
+    assert record.norm == 0

@@ -11,18 +11,19 @@ import io
 import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tessera.errors import CheckpointError, MissingExtraError
 from tessera.nano.typefaces import CURRENCIES, PRINTABLE
 
 if TYPE_CHECKING:
+    from fontTools.pens.recordingPen import RecordingPen
     from fontTools.ttLib import TTFont
 
 UNUSED_TABLES = ("DSIG", "EBDT", "EBLC", "EBSC", "FFTM", "LTSH", "PfEd", "SVG", "VDMX", "VORG", "hdmx", "vhea", "vmtx")
-BAR = 0.07  # how thick a made sign's bar is, in heights of its letter
+THINNEST_BAR, THICKEST_BAR = 0.05, 0.11  # of a made sign, in heights of its letter; else as thick as the hyphen
 Box = tuple[float, float, float, float]  # left, bottom, right, top
-CUTTER = 4  # counts up with every change of what is cut, so that older copies are made anew
+CUTTER = 5  # counts up with every change of what is cut, so that older copies are made anew
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class Sign:
 
     letter: str
     width_of: str
-    bars: tuple[float, ...]  # their middles, in heights of the letter
+    bars: tuple[float, ...]  # their lower edges, in heights of the letter
     start: float  # where the bars begin and end, in widths
     end: float
 
 
-SIGNS = {0xA3: Sign("f", "0", (0.035,), 0.06, 0.94), 0x20AC: Sign("C", "C", (0.4, 0.6), 0.0, 0.8)}
+SIGNS = {0xA3: Sign("f", "0", (0.0,), 0.06, 0.94), 0x20AC: Sign("C", "C", (0.36, 0.56), 0.0, 0.8)}
 
 
 def cut(data: bytes, name: str) -> bytes:
@@ -102,6 +103,7 @@ def _subset(font: TTFont) -> TTFont:
 
 
 def _add_currency(font: TTFont, code: int) -> None:
+    from fontTools.pens.areaPen import AreaPen
     from fontTools.pens.boundsPen import BoundsPen
     from fontTools.pens.recordingPen import DecomposingRecordingPen
     from fontTools.pens.transformPen import TransformPen
@@ -109,43 +111,52 @@ def _add_currency(font: TTFont, code: int) -> None:
     sign, name = SIGNS[code], f"made{code:04X}"
     cmap, glyphs = font.getBestCmap(), font.getGlyphSet()
     letter, width = cmap[ord(sign.letter)], font["hmtx"][cmap[ord(sign.width_of)]][0]
-    outline, bounds = DecomposingRecordingPen(glyphs), BoundsPen(glyphs)
+    outline, bounds, area, hyphen = (
+        DecomposingRecordingPen(glyphs),
+        BoundsPen(glyphs),
+        AreaPen(glyphs),
+        BoundsPen(glyphs),
+    )
+    glyphs[cmap[ord("-")]].draw(hyphen)
     shift = round((width - font["hmtx"][letter][0]) / 2)
-    for pen in (outline, bounds):
+    for pen in (outline, bounds, area):
         glyphs[letter].draw(TransformPen(pen, (1, 0, 0, 1, shift, 0)))
     left, _, _, height = bounds.bounds
     start, end = sign.start * width, sign.end * width
-    boxes = [(start, (at - BAR / 2) * height, end, (at + BAR / 2) * height) for at in sign.bars]
+    thick = max(THINNEST_BAR * height, min(hyphen.bounds[3] - hyphen.bounds[1], THICKEST_BAR * height))
+    for bottom in sign.bars:
+        box = (start, bottom * height, end, bottom * height + thick)
+        _add_box(outline, box, clockwise=area.value < 0)  # The other way round it would cut the letter out.
     # FreeType moves a TrueType outline until it begins where the metrics say.
     metrics = (width, round(min(left, start)))
     if "glyf" in font:
-        _store_truetype(font, name, outline, boxes)
+        _store_truetype(font, name, outline)
     else:
-        _store_postscript(font, name, letter, width, outline, boxes)
+        _store_postscript(font, name, letter, width, outline)
     font["hmtx"][name] = metrics
     for table in font["cmap"].tables:
         if table.isUnicode():
             table.cmap[code] = name
 
 
-def _store_truetype(font: TTFont, name: str, outline: Any, boxes: list[Box]) -> None:
+def _store_truetype(font: TTFont, name: str, outline: RecordingPen) -> None:
     from fontTools.pens.ttGlyphPen import TTGlyphPen
 
     pen = TTGlyphPen(None)
-    _draw(pen, outline, boxes, clockwise=True)
+    outline.replay(pen)
     font.setGlyphOrder([*font.getGlyphOrder(), name])
     font["glyf"][name] = pen.glyph()
     font["maxp"].numGlyphs += 1
 
 
-def _store_postscript(font: TTFont, name: str, like: str, width: int, outline: Any, boxes: list[Box]) -> None:
+def _store_postscript(font: TTFont, name: str, like: str, width: int, outline: RecordingPen) -> None:
     from fontTools.pens.t2CharStringPen import T2CharStringPen
 
     top = font["CFF "].cff.topDictIndex[0]
     strings = top.CharStrings
     model, selector = strings.getItemAndSelector(like)
     pen = T2CharStringPen(width - model.private.nominalWidthX, None)
-    _draw(pen, outline, boxes, clockwise=False)
+    outline.replay(pen)
     strings.charStringsIndex.append(pen.getCharString(private=model.private, globalSubrs=top.GlobalSubrs))
     strings.charStrings[name] = len(strings.charStringsIndex) - 1
     if selector is not None:
@@ -155,13 +166,12 @@ def _store_postscript(font: TTFont, name: str, like: str, width: int, outline: A
     font["maxp"].numGlyphs = len(top.charset)
 
 
-def _draw(pen: Any, outline: Any, boxes: list[Box], clockwise: bool) -> None:
-    outline.replay(pen)
-    for left, bottom, right, top in boxes:
-        corners = [(left, bottom), (right, bottom), (right, top), (left, top)]
-        if clockwise:  # TrueType fills what turns clockwise, PostScript what turns the other way.
-            corners.reverse()
-        pen.moveTo(corners[0])
-        for corner in corners[1:]:
-            pen.lineTo(corner)
-        pen.closePath()
+def _add_box(outline: RecordingPen, box: Box, clockwise: bool) -> None:
+    left, bottom, right, top = box
+    corners = [(left, bottom), (right, bottom), (right, top), (left, top)]
+    if clockwise:
+        corners.reverse()
+    outline.moveTo(corners[0])
+    for corner in corners[1:]:
+        outline.lineTo(corner)
+    outline.closePath()
