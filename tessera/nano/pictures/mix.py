@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from random import Random
 
+from tessera.errors import UsageError
 from tessera.nano.pictures import fonts
 from tessera.nano.pictures.canvas import LARGEST_TYPE, Brush, Style
 from tessera.nano.pictures.page import Page
@@ -65,7 +66,8 @@ DRAWERS = {
 }
 
 
-LEAST_ROOM = {"vega": (280, 210), "typst": (200, 160)}  # renderers that lay out by themselves need some
+LEAST_ROOM = {"vega": (280, 210), "typst": (200, 160), "invoice": (200, 200)}  # what seldom fits into less
+GROWTH = 1.4  # of the room, where a drawing did not fit
 
 
 @cache
@@ -87,8 +89,15 @@ def draw_page(course: Course, random: Random, style: Style | None = None) -> Pag
     name = random.choices(names, weights)[0]
     least = LEAST_ROOM.get(name, (0, 0))
     width, height = map(max, _room(course, random), least)
-    brush = Brush(random, _faces(style.unseen_faces), style, width, height, course.largest_type)
-    return wear(drawer(name)(brush), random, course.worn)
+    faces = _faces(style.unseen_faces)
+    while True:
+        brush = Brush(random, faces, style, width, height, course.largest_type)
+        try:
+            return wear(drawer(name)(brush), random, course.worn)
+        except UsageError:  # nothing fits into so little room
+            if min(width, height) == LARGEST_SIDE:
+                raise
+        width, height = (min(LARGEST_SIDE, round(side * GROWTH)) for side in (width, height))
 
 
 def _room(course: Course, random: Random) -> tuple[int, int]:
