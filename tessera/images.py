@@ -118,19 +118,19 @@ def resize_cubic(pixels_HWC: Pixels, height: int, width: int) -> Floats:
 
     Rows of the result are made a stretch at a time, in some 10 MB beside it whatever the picture's size:
     first the source rows they need are weighed, then the columns. Where that would make more values than
-    the other order, as it does of a long picture of few rows, columns go first. NumPy computes it in the
+    the other order, as it does of a long picture of few rows, it goes by columns. NumPy computes it in the
     caller's thread alone: torch's threads are the engine's, and would be waited for. Source: OpenCV's
     documentation of InterpolationFlags and cv::resize.
     """
-    old_height, old_width, channels = pixels_HWC.shape
-    if height * old_width > 2 * old_height * width:
-        return resize_cubic(pixels_HWC.transpose(1, 0, 2), width, height).transpose(1, 0, 2)
+    old, new, channels = pixels_HWC.shape[:2], (height, width), pixels_HWC.shape[2]
+    first, second = (1, 0) if height * old[1] > 2 * old[0] * width else (0, 1)
+    taps = _taps(old[first], new[first]), _taps(old[second], new[second])
     resized_HWC = np.empty((height, width, channels), np.float32)
-    rows = max(1, STRETCH_VALUES // (channels * max(old_width, width)))
-    down, across = _taps(old_height, height), _taps(old_width, width)
-    for start in range(0, height, rows):
-        wanted = slice(start, min(start + rows, height))
-        resized_HWC[wanted] = _weigh(_weigh(pixels_HWC, 0, down, wanted), 1, across)
+    length = max(1, STRETCH_VALUES // (channels * max(old[second], new[second])))
+    for start in range(0, new[first], length):
+        wanted = slice(start, min(start + length, new[first]))
+        stretch = _weigh(_weigh(pixels_HWC, first, taps[0], wanted), second, taps[1])
+        resized_HWC[wanted if first == 0 else (slice(None), wanted)] = stretch
     return resized_HWC
 
 

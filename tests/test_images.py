@@ -7,6 +7,7 @@ import contextlib
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_extreme_shapes(size: tuple[int, int]) -> None:
     rows, columns = prepared.grid
     assert prepared.pixels_CHW.shape == (3, rows * 16, columns * 16)
     assert min(prepared.grid) >= 1
+
+
+@pytest.mark.parametrize("vision", [PIXTRAL, SMALL_31])
+@pytest.mark.parametrize("shape", [(1, 6_000_000), (6_000_000, 1), (2, 3_000_000), (17, 400_000), (400_000, 17),
+                                   (3000, 2000), (600, 10_000)])  # fmt: skip
+def test_preparing_takes_memory_of_the_result_whatever_the_shape(shape: tuple[int, int], vision: VisionConfig) -> None:
+    pixels = np.zeros((*shape, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        prepared = prepare(pixels, vision)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 3 * prepared.pixels_CHW.nbytes + (16 << 20)
 
 
 @given(st.integers(1, 20000), st.integers(1, 20000), st.sampled_from([PIXTRAL, SMALL_31]))
