@@ -97,6 +97,13 @@ def test_a_stream_may_be_left_midway(llm: LLM) -> None:
     assert llm.loop.engine.stats().blocks.used == 0
 
 
+def test_a_conversation_goes_on_after_an_empty_answer(llm: LLM) -> None:
+    """As `tessera chat` keeps it, whose turns are these."""
+    turns = [*ask("A", red()), {"role": "assistant", "content": ""}, {"role": "user", "content": "B"}]
+    joined = ask("A\n\nB", red())
+    assert llm.chat(turns, SHORT).token_ids == llm.chat(joined, SHORT).token_ids
+
+
 def test_wrong_input_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="'max_seqs' is unknown; the nearest known one is 'max_num_seqs'"):
         make(max_seqs=3)

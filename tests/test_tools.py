@@ -291,6 +291,29 @@ def test_an_unsupported_schema_names_its_tool_only_where_it_is_strict(llm: LLM) 
             llm.chat([QUESTION], tools=[*TOOLS, odd], tool_choice=choice)
 
 
+def test_a_tool_that_is_too_much_is_followed_less_and_the_others_as_before(llm: LLM) -> None:
+    """Its outline where that will do, else any object; a strict one is refused by name before a reply begins."""
+    many = tool(name="many", parameters={"properties": {f"p{number}": {"type": "integer"} for number in range(1500)}})
+    odd = tool(parameters={"properties": {"a": {"type": "string", "pattern": "[^]"}, "b": {"enum": [1, 2]}}})
+    grammar = tool_grammar([*TOOLS, many, odd], tokenizer("v3"), tool_choice="required")
+    for opening, allowed in (
+        ('[{"name": "many", "arguments": {"p5": "', True),  # any object
+        ('[{"name": "look", "arguments": {"a": "\\u00', True),  # any text, for the pattern is none
+        ('[{"name": "look", "arguments": {"b": 3', False),
+        ('[{"name": "look", "arguments": {"b": 2', True),
+        ('[{"name": "get_price", "arguments": {"item": 3', False),
+    ):
+        matcher = compiler("v3").matcher(grammar)
+        calls_id = tokenizer("v3").special_id("[TOOL_CALLS]")
+        assert calls_id is not None
+        ids = [calls_id, *tokenizer("v3").encode_text(opening, bos=False)]
+        assert (matcher.count_allowed(ids) == len(ids)) == allowed, opening
+    for each, words in ((many, "tool 'many' is too complex"), (odd, "expression of the schema of tool 'look'")):
+        each["function"]["strict"] = True
+        with pytest.raises(GrammarError, match=words):
+            llm.chat([QUESTION], tools=[*TOOLS, each])
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_formats_without_tool_calls_are_refused_by_name(version: str) -> None:
     with pytest.raises(UsageError, match=rf"chat format {version} has no tool calls"):

@@ -23,7 +23,9 @@ VISIBLE = range(NUM_SPECIAL + ord("!"), NUM_SPECIAL + 127)  # ids of the bytes t
 TOO_COMPLEX = "too complex"
 BUSY = "busy"
 NOT_GBNF = "not GBNF"
-WALK_STEPS = 48  # of a text that the grammar allows; that it grows too complex shows where its large parts begin
+# Signs of a text that the grammar allows: that it grows too complex shows where its large parts begin. A step costs
+# up to a millisecond, so a short grammar, whose parts come soon, is followed less far.
+WALK_STEPS, SHORT_WALK_STEPS, SHORT_GRAMMAR = 48, 8, 5_000
 
 
 class GrammarCheck:
@@ -115,7 +117,7 @@ def _answer_all() -> None:
             answer = _convert(question["gbnf"])
         else:
             matcher = llguidance.LLMatcher(tokenizer, question["lark"], log_level=0, limits=limits)
-            _walk(matcher)
+            _walk(matcher, SHORT_WALK_STEPS if len(question["lark"]) < SHORT_GRAMMAR else WALK_STEPS)
             answer = matcher.get_error(), ""
         print(json.dumps(answer), flush=True)
 
@@ -129,9 +131,9 @@ def _convert(gbnf: str) -> tuple[str, str]:
         return NOT_GBNF, ""
 
 
-def _walk(matcher: Any) -> None:
+def _walk(matcher: Any, steps: int) -> None:
     """Follow a text for a few steps: the first shows a grammar that matches nothing, the next its large parts."""
-    for step in range(WALK_STEPS):
+    for step in range(steps):
         if matcher.is_error() or matcher.is_stopped():
             return
         mask = matcher.compute_bitmask()

@@ -290,6 +290,22 @@ def deep(levels: int) -> dict[str, Any]:
             schema_grammar({"allOf": [{"anyOf": [{"pattern": f"{i}{j}"} for j in range(9)]} for i in range(9)]}),
             "complex",
         ),
+        (
+            schema_grammar({"properties": {f"p{i}": {"type": "integer"} for i in range(1500)}, "type": "object"}),
+            "complex",
+        ),
+        (
+            schema_grammar(
+                {
+                    "type": "object",
+                    "properties": {"x": {"properties": {f"p{i}": {} for i in range(1500)}, "type": "object"}},
+                    "required": ["x"],
+                    "additionalProperties": False,
+                }
+            ),
+            "complex",
+        ),
+        (Grammar("regex", ".*" * 300), "complex"),
         (Grammar("lark", "start: foo"), 'unknown name: "foo"'),
         (Grammar("lark", "nonsense ("), "lark grammar is not valid"),
         (Grammar("lark", 'start: start "b"'), "allows no finite text"),
@@ -375,6 +391,28 @@ def test_a_child_that_died_is_replaced() -> None:
     assert TOO_COMPLEX not in check.ask("start: foo")
     check.close()
     assert grammar_check.__doc__
+
+
+def test_after_a_failed_reply_a_grammar_is_compiled_anew() -> None:
+    """The library counts what all replies of one grammar took: one that used it up would fail each that comes later."""
+    compiler = GrammarCompiler(ByteTokenizer(), CONFIG.vocab_size)
+    grammar = schema_grammar({"type": "string", "pattern": "^[\\p{L} ]+$", "maxLength": 9000})
+    matcher = compiler.matcher(grammar)
+    words_W = torch.zeros(compiler.num_words, dtype=torch.int32)
+
+    def write_on() -> None:
+        for token_id in text_ids('"' + "é ab" * 9000):
+            matcher.fill(words_W)
+            matcher.accept(token_id)
+
+    with pytest.raises(RuntimeError, match="too many"):
+        write_on()
+    assert matcher.is_spent
+    again = compiler.matcher(grammar)
+    assert not again.is_spent
+    again.fill(words_W)
+    again.accept(text_ids('"')[0])
+    compiler.close()
 
 
 def test_threads_may_compile_at_once_and_the_cache_is_bounded() -> None:
