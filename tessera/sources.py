@@ -24,6 +24,9 @@ BARE_BASE64 = re.compile(
 )
 CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: between calls other threads may run
 
+SHOWN = 80  # characters of a source that an error tells
+ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
@@ -143,9 +146,13 @@ def _path_of(source: str | Path) -> Path:
 
 
 def _show(text: str) -> str:
-    """A name for messages: short, and without signs that would break a line or a terminal."""
-    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in text[:81])
-    return text if len(text) <= 80 else text[:77] + "..."
+    """A name for messages: short, and without signs that would break a line or a terminal.
+
+    Of an address the beginning says most, of a path the end.
+    """
+    if len(text) > SHOWN:
+        text = f"{text[: SHOWN - 3]}..." if ADDRESS.match(text) else f"...{text[3 - SHOWN :]}"
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:

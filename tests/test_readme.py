@@ -50,6 +50,6 @@ def test_the_link_leads_somewhere(target: str) -> None:
 
 
 def test_the_demonstration_is_the_one_make_runs() -> None:
-    shown = re.findall(r'^tessera ask (".*?") -i tessera/nano/demo/(\w+\.png)$', README, re.MULTILINE)
+    shown = re.findall(r'^\$ tessera ask (".*?") -i tessera/nano/demo/(\w+\.png)$', README, re.MULTILINE)
     made = re.findall(r'tessera ask (".*?") -i \$\(DEMO\)/(\w+\.png)', (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert shown == made

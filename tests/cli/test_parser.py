@@ -42,7 +42,7 @@ def test_a_picture_is_a_file_a_url_or_a_name_that_ends_like_one(tmp_path: Path) 
         (["ask", "Q", "--max-tokens=1.5"], "--max-tokens is '1.5'; it must be a whole number."),
         (["convert", "a", "b", "--to", "ollama"], "--to is 'ollama'; it must be one of mistral, hf, gguf."),
         (["nano", "draw", "x", "--count", "0"], "--count is '0'; it must be a whole number of at least 1."),
-        (["nano", "draw", "x", "--difficulty", "2"], "--difficulty is '2'; it must be a number between 0.0 and 1.0."),
+        (["ask", "Q", "--min-p", "2"], "--min-p is 2.0; it must lie between 0.0 and 1.0."),
         (["ask", "Q", "--jsn"], "No such option --jsn; did you mean --json?"),
         (["ask", "Q", "--json=1"], "--json is a flag and takes no value; write --json alone."),
         (["info", "a", "b.png"], "'b.png' is one argument too many for `tessera info`; pictures go after -i"),

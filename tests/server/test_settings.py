@@ -31,9 +31,8 @@ VLLM_LINES = (
 
 def shown(line: str) -> dict[str, list[str]]:
     """What `tessera config show` prints for these flags: value and origin by name."""
-    with redirect_stdout(io.StringIO()) as text, pytest.raises(SystemExit) as ended:
+    with redirect_stdout(io.StringIO()) as text:
         run_config_show(line.split())
-    assert ended.value.code == 0
     return {row.split()[0]: row.split()[1:] for row in text.getvalue().splitlines()}
 
 
