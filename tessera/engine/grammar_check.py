@@ -9,6 +9,7 @@ so that it starts quickly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -20,12 +21,11 @@ MEMORY_BYTES = 1 << 30  # of the child's address space
 MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
 NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
 VISIBLE = range(NUM_SPECIAL + ord("!"), NUM_SPECIAL + 127)  # ids of the bytes that are visible characters
+OPENING = [NUM_SPECIAL + ord(sign) for sign in '{"']  # what leads into a schema's parts is tried first
 TOO_COMPLEX = "too complex"
 BUSY = "busy"
 NOT_GBNF = "not GBNF"
-# Signs of a text that the grammar allows: that it grows too complex shows where its large parts begin. A step costs
-# up to a millisecond, so a short grammar, whose parts come soon, is followed less far.
-WALK_STEPS, SHORT_WALK_STEPS, SHORT_GRAMMAR = 48, 8, 5_000
+WALK_STEPS = 48  # signs of a text that the grammar allows; that it grows too complex shows where its large parts begin
 
 
 class GrammarCheck:
@@ -117,7 +117,7 @@ def _answer_all() -> None:
             answer = _convert(question["gbnf"])
         else:
             matcher = llguidance.LLMatcher(tokenizer, question["lark"], log_level=0, limits=limits)
-            _walk(matcher, SHORT_WALK_STEPS if len(question["lark"]) < SHORT_GRAMMAR else WALK_STEPS)
+            _walk(matcher)
             answer = matcher.get_error(), ""
         print(json.dumps(answer), flush=True)
 
@@ -131,16 +131,21 @@ def _convert(gbnf: str) -> tuple[str, str]:
         return NOT_GBNF, ""
 
 
-def _walk(matcher: Any, steps: int) -> None:
+def _walk(matcher: Any) -> None:
     """Follow a text for a few steps: the first shows a grammar that matches nothing, the next its large parts."""
-    for step in range(steps):
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    for step in range(WALK_STEPS):
         if matcher.is_error() or matcher.is_stopped():
             return
-        mask = matcher.compute_bitmask()
-        signs = [number for number in VISIBLE if mask[number >> 3] >> (number & 7) & 1]
-        if not signs or matcher.is_error():
+        turn = 7 * step % len(VISIBLE)
+        order = itertools.chain(OPENING, VISIBLE[turn:], VISIBLE[:turn])
+        sign = next((sign for sign in order if matcher.validate_tokens([sign])), None)
+        if sign is None:
             return
-        matcher.consume_token(signs[7 * step % len(signs)])
+        matcher.consume_token(sign)
+        if step == 0 and not matcher.is_error():
+            matcher.compute_bitmask()  # once more behind a first sign, where a regular expression shows its size
 
 
 class _Bytes:
