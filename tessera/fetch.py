@@ -137,7 +137,10 @@ def fetch(
                     if response.is_redirect:
                         url = urljoin(url, response.headers.get("location", ""))
                         continue
-                    return _read_body(response, url, max_bytes)
+                    body = _read_body(response, url, max_bytes)
+                    if stop.is_set:  # a body without a length seems whole when its connection is shut
+                        raise FetchError(f"{_show(url)} was not read to its end: nobody waits for it any more.")
+                    return body
     except OverflowError as error:
         raise _too_large(url, max_bytes) from error
     except (httpx2.TimeoutException, TimeoutError) as error:
