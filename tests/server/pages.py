@@ -63,7 +63,7 @@ def watched_pages(browser: Any, origin: str, *, patience_s: float = 10) -> Itera
     yield open_page
     for context in contexts:
         context.close()
-    assert not faults
+    assert not faults, faults
 
 
 def ask(page: Any, text: str) -> None:

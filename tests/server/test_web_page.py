@@ -562,11 +562,27 @@ def questions(server: StandIn) -> list[list[str]]:
     return list(said)
 
 
+KEPT = """async (words) => {
+  const { allKept } = await import("/web/store.js");
+  return (await allKept("conversations")).some((kept) => JSON.stringify(kept).includes(words));
+}"""
+
+
+def wait_until_kept(page: Any, words: str) -> None:
+    """Wait until the browser's store holds a conversation with these words; it is written after they show."""
+    for _ in range(200):
+        if page.evaluate(KEPT, words):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"no conversation with {words!r} is kept")
+
+
 def test_a_conversation_with_its_picture_outlives_a_reload(page: Any, server: StandIn) -> None:
     page.locator("#files").set_input_files(picture(208, 230, "receipt.png"))
     ask(page, "First?")
     answer(page)
     expect(page.locator(".question .thumbnail")).to_have_count(1)
+    wait_until_kept(page, "15.00")
     page.reload()
     expect(answer(page).locator("strong")).to_have_text("15.00")
     expect(page.locator(".question .cost")).to_have_text("210 tokens")

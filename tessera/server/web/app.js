@@ -21,6 +21,7 @@ const TOP_LOGPROBS = 5;
 const TITLE_LENGTH = 60;
 const MOUSE = matchMedia("(hover: hover) and (pointer: fine)"); // on touch, focus would bring up the keyboard
 
+let unreached = ""; // why the server could not be asked, while that shows
 let config;
 let model;
 let conversation = null; // {id, title} once something of it is kept
@@ -498,12 +499,12 @@ async function connect() {
     names = (await listModels(key)).map((entry) => entry.id);
   } catch (error) {
     if (error.status === 401) askForKey(key ? error.message : "");
-    else showProblem(error.message);
+    else showProblem((unreached = error.message));
     return false;
   }
   byId("key-form").hidden = true;
   byId("key-error").textContent = "";
-  showProblem("");
+  if (unreached) showProblem((unreached = "")); // what was said of a picture meanwhile stays
   model = names.includes(config.model) ? config.model : names[0];
   const several = names.length > 1;
   byId("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === model)));

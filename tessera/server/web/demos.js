@@ -16,7 +16,8 @@ export async function showDemos(config, onTry) {
       const response = await fetch(`web/demo/${name}`).catch(() => null);
       if (!response?.ok) return null;
       const file = new File([await response.blob()], name, { type: "image/png" });
-      const picture = await readPicture(file, config);
+      const picture = await readPicture(file, config).catch(() => null);
+      if (!picture) return null; // more than this server takes
       const words = element("span", { class: "words" }, element("strong", {}, title), question);
       const face = element("span", { class: "face" }, thumbnail(picture.view, SIDE, SIDE));
       const chip = button("", { class: "demo" }, () => onTry(picture, question));
