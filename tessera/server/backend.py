@@ -191,9 +191,7 @@ class Backend:
         params: SamplingParams,
     ) -> Prompt:
         room = min(params.max_tokens or REPLY_TOKENS, self.max_model_len // 4)
-        return longest_that_fits(
-            messages, lambda kept: self.llm.prepare(kept, tools, load), self.max_model_len - room
-        )
+        return longest_that_fits(messages, lambda kept: self.llm.prepare(kept, tools, load), self.max_model_len - room)
 
     async def prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], cache_salt: str = ""
