@@ -31,8 +31,8 @@ def run_serve(arguments: list[str]) -> None:
 
         if origins["model"] == "default":
             print(
-                "tessera: serving nano, the small bundled demo model (5M parameters): it reads printed text, charts, "
-                "receipts, tables and forms; choose another with -m",
+                "tessera: serving nano, the small bundled demo model (5M parameters): it reads charts, simple "
+                "receipts and short printed text; choose another with -m",
                 file=sys.stderr,
             )
         serve(settings, sockets)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tessera.sources import ImageLimits
 
 NANO_NOTE = (
-    "using nano, the small bundled demo model (5M parameters): it reads printed text, charts, receipts, tables and "
-    "forms; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
+    "using nano, the small bundled demo model (5M parameters): it reads charts, simple receipts and short "
+    "printed text; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
 )
 TICK_S = 0.5  # between two looks at how far the reading is
 ERASE_LINE = "\r\x1b[K"

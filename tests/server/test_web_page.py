@@ -726,7 +726,7 @@ def test_settings_outlive_a_reload_and_can_be_reset(page: Any) -> None:
 def test_the_demo_model_says_what_it_is_and_offers_pictures(open_page: Callable[..., Any], server: StandIn) -> None:
     server.config["bundled"] = True
     page = open_page()
-    sentence = "nano is a 5M-parameter demo model: it reads printed text, charts, receipts, tables and forms."
+    sentence = "nano is a 5M-parameter demo model: it reads charts, simple receipts and short printed text."
     expect(page.locator("#demo-note")).to_contain_text(sentence)
     expect(page.locator("#demo-note")).to_contain_text("For photos run Pixtral 12B: tessera doctor")
     expect(page.locator("#demo-badge")).to_be_visible()
