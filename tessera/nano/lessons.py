@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, groupby
 from random import Random
 from typing import Any
 
@@ -27,12 +26,13 @@ from tessera.nano.pictures.mix import Course, draw_page
 from tessera.nano.pictures.page import MARK, Glyph, Page, Question, Written
 from tessera.prompt import Tokenizer
 
-CHARACTERS_PER_PATCH = 8  # of 9 px type four letters stand beside each other in a patch, in one line or two
+CHARACTERS_PER_PATCH = 6  # of 9 px type up to three narrow letters stand beside each other, in one line or two
 PRINTABLE = "".join(chr(code) for code in range(33, 127)) + "£€"
 NOTHING = len(PRINTABLE)  # the class that ends the list of a patch's characters
 CHARACTER_CLASSES = NOTHING + 1
 IGNORED = -100
 SHARED = 0  # the segment of a page's pictures, which all questions see
+RUN_TOKENS = 512  # of questions attended at once: more would be mostly products that the mask throws away
 
 
 @dataclass(frozen=True)
@@ -150,37 +150,31 @@ def _in_reading_order(indices: list[int], glyphs: Sequence[Glyph]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """G stretches of tokens padded to one length S, as places in the batch's row of T tokens."""
+class Run:
+    """Consecutive questions of one page, as places in the batch's row of tokens."""
 
-    index: Tensor  # (G, S) int64; 0 for padding
-    real: Tensor  # (G, S) bool
-    rows: Tensor  # (G,) int64: the page that each belongs to
-
-    def to(self, device: torch.device) -> Stretches:
-        return Stretches(*(tensor.to(device, non_blocking=True) for tensor in (self.index, self.real, self.rows)))
+    shared: slice  # the page's shared tokens
+    own: slice  # the questions' tokens
 
 
 @dataclass(frozen=True)
 class Batch:
-    """R pages: their I pictures padded to Q patches, their tokens in one row without padding.
-
-    First come the shared tokens of all pages, then the questions, the short ones first: `questions`
-    are groups of about one length, so that little is padding where they are attended.
-    """
+    """Pages laid end to end without padding: P patches of all pictures, and T tokens, page after page."""
 
     grids: list[tuple[int, int]]
-    patches: Tensor  # (I * Q, X)
-    real_patches: Tensor  # (I, Q) bool
-    characters: Tensor  # (patches of all pictures, CHARACTERS_PER_PATCH), without padding
+    patches_PX: Tensor
+    characters: Tensor  # (P, CHARACTERS_PER_PATCH)
     ids: Tensor  # (T,)
     positions: Tensor  # (T,)
     weights: Tensor  # (T,)
     sources: Tensor  # (T,): place among its page's shared tokens
     answers: Tensor  # (T,) int64: the number of the question in the batch, -1 in the shared tokens
-    shared: Stretches
-    questions: list[Stretches]
-    pages: int
+    shared: list[slice]  # each page's
+    runs: list[Run]
+
+    @property
+    def pages(self) -> int:
+        return len(self.shared)
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -188,86 +182,43 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        moved["questions"] = [group.to(device) for group in self.questions]
-        return dataclasses.replace(self, **moved, shared=self.shared.to(device))
+        return dataclasses.replace(self, **moved)
 
 
 def join(examples: Sequence[Example]) -> Batch:
-    """Several pages as one batch; none sees another, and padding is never seen."""
-    stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    counts = [[rows * columns for rows, columns in example.grids] for example in examples]
-    pictures = [part for e, sizes in zip(examples, counts, strict=True) for part in e.patches_PX.split(sizes)]
-    width = examples[0].patches_PX.shape[1]
-    shared = [_Part(row, example, example.segments == SHARED) for row, example in enumerate(examples)]
-    asked = [
-        _Part(row, example, example.segments == number)
-        for row, example in enumerate(examples)
-        for number in range(1, int(example.segments.max()) + 1)
-    ]
-    asked.sort(key=len)
-    parts = [*shared, *asked]
-    starts = [0, *accumulate(len(part) for part in parts)]
-    questions, first = [], len(shared)
-    for _, group in groupby(asked, key=lambda part: _group_length(len(part))):
-        count = len(list(group))
-        questions.append(_stretches(parts[first : first + count], starts[first : first + count]))
-        first += count
-    number_of = [-1] * len(shared) + list(range(len(asked)))
-    lengths = torch.tensor([len(part) for part in parts])
-    return Batch(
-        grids=[grid for example in examples for grid in example.grids],
-        patches=stack(pictures).flatten(0, 1) if pictures else torch.zeros(0, width, dtype=torch.bfloat16),
-        real_patches=stack([torch.ones(len(picture), dtype=torch.bool) for picture in pictures])
-        if pictures
-        else torch.zeros(0, 0, dtype=torch.bool),
-        characters=torch.cat([e.characters for e in examples]),
-        ids=torch.cat([part.of("ids") for part in parts]),
-        positions=torch.cat([part.of("positions") for part in parts]),
-        weights=torch.cat([part.of("weights") for part in parts]),
-        sources=torch.cat([part.of("sources") for part in parts]),
-        answers=torch.tensor(number_of).repeat_interleave(lengths),
-        shared=_stretches(shared, starts[: len(shared)]),
-        questions=questions,
-        pages=len(examples),
-    )
+    """Several pages as one batch; none sees another."""
+    together: dict[str, Any] = {
+        name: torch.cat([getattr(example, name) for example in examples])
+        for name in ("patches_PX", "characters", "ids", "positions", "weights", "sources")
+    }
+    shared, runs, answers, start, asked = [], [], [], 0, 0
+    for example in examples:
+        lengths = example.segments.bincount().tolist()
+        shared.append(slice(start, start + lengths[SHARED]))
+        runs += [Run(shared[-1], own) for own in _runs(lengths[1:], shared[-1].stop)]
+        answers.append(torch.where(example.segments == SHARED, -1, example.segments - 1 + asked))
+        start, asked = start + len(example), asked + len(lengths) - 1
+    grids = [grid for example in examples for grid in example.grids]
+    return Batch(grids=grids, answers=torch.cat(answers), shared=shared, runs=runs, **together)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The shared tokens of a page, or one of its questions."""
-
-    row: int
-    example: Example
-    kept: Tensor
-
-    def __len__(self) -> int:
-        return int(self.kept.sum())
-
-    def of(self, name: str) -> Tensor:
-        tensor: Tensor = getattr(self.example, name)
-        return tensor[self.kept]
-
-
-def _group_length(length: int) -> int:
-    """Questions of up to half as many tokens more share a group: 24, 36, 54, 81, ..."""
-    limit = 24
-    while limit < length:
-        limit += limit // 2
-    return limit
-
-
-def _stretches(parts: Sequence[_Part], starts: Sequence[int]) -> Stretches:
-    index = torch.nn.utils.rnn.pad_sequence(
-        [torch.arange(start, start + len(part)) for part, start in zip(parts, starts, strict=True)], True, -1
-    )
-    return Stretches(index.clamp_min(0), index >= 0, torch.tensor([part.row for part in parts]))
+def _runs(lengths: Sequence[int], start: int) -> Iterator[slice]:
+    """Questions of these lengths in runs of up to RUN_TOKENS, or of one that is longer."""
+    end = start
+    for length in lengths:
+        if end > start and end + length - start > RUN_TOKENS:
+            yield slice(start, end)
+            start = end
+        end += length
+    if end > start:
+        yield slice(start, end)
 
 
 def batches_of(examples: Sequence[Example], tokens: int) -> list[Batch]:
-    """Batches of at most about `tokens` tokens, each of pages with alike many shared tokens."""
+    """Batches of at most about `tokens` tokens."""
     batches: list[list[Example]] = []
     room = 0
-    for example in sorted(examples, key=lambda example: int((example.segments == SHARED).sum())):
+    for example in examples:
         if room >= len(example):
             batches[-1].append(example)
         else:

@@ -25,11 +25,11 @@ NANO = ModelConfig(
     rope_theta=10_000.0,
     norm_eps=1e-5,
     vocab_size=SPECIAL_TOKENS + VOCABULARY_RANKS,
-    max_seq_len=8192,
+    max_seq_len=16_384,
     vision_encoder=VisionConfig(
         hidden_size=192,
         image_size=1024,
-        patch_size=16,
+        patch_size=12,  # 9 px type is two letters a patch, and 144 grey values fit into 192 channels
         rope_theta=10_000.0,
         intermediate_size=512,
         num_hidden_layers=5,
@@ -64,15 +64,15 @@ class Recipe:
     """The course of one training run; the defaults are those of the published weights."""
 
     stages: tuple[Stage, ...] = (
-        Stage("first letters", 600, CLEAN, 6, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.0),
-        Stage("letters", 2400, DENSE, 8, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.4),
-        Stage("answers", 2500, MIXED, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
+        Stage("first letters", 500, CLEAN, 6, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.0),
+        Stage("letters", 5500, DENSE, 8, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.3),
+        Stage("answers", 3000, MIXED, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
         Stage(
-            "together", 6000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
+            "together", 8000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
             dense_weight=0.5, pointer_weight=0.3, average_steps=600,
         ),
     )  # fmt: skip
-    tokens_per_pass: int = 4096  # padded, of one forward and backward
+    tokens_per_pass: int = 4096  # of one forward and backward
     average_decay: float = 0.995
     first_seed: int = 1_000_000  # seeds below are for held-out evaluation
 

@@ -17,35 +17,29 @@ from torch import Tensor, nn
 
 from tessera.model.attention import AttentionPlan, VisionPlan
 from tessera.model.pixtral import Pixtral
-from tessera.model.rope import Rotation
-from tessera.nano.lessons import CHARACTER_CLASSES, CHARACTERS_PER_PATCH, IGNORED, NOTHING, Batch, Stretches
+from tessera.nano.lessons import CHARACTER_CLASSES, CHARACTERS_PER_PATCH, IGNORED, NOTHING, Batch, Run
 from tessera.nano.recipe import Stage
 
 HERE_LAYER, NEXT_LAYER = 1, 3  # layers whose head 0 is guided
 SMALLEST_WEIGHT = 1e-6  # floor under a guided attention weight, so that its logarithm stays finite
 
 
-def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Scaled products (R, N, L, C) of queries (R, L, N, K) and keys (R, C, M, K)."""
-    rows, length, heads, width = queries.shape
-    shared = keys.shape[2]
-    grouped = queries.view(rows, length, shared, heads // shared, width).permute(0, 2, 3, 1, 4)
-    scores = grouped.reshape(rows, shared, -1, width) * width**-0.5 @ keys.permute(0, 2, 3, 1)
-    out: Tensor = scores.view(rows, heads, length, -1)
+def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax weights (N, L, C) of queries (L, N, K) and keys (C, M, K); the mask (L, C) is additive."""
+    length, heads, width = queries.shape
+    shared = keys.shape[1]
+    rows = (queries * width**-0.5).view(length, shared, -1, width).permute(1, 2, 0, 3).reshape(shared, -1, width)
+    scores = (rows @ keys.permute(1, 2, 0)).view(heads, length, -1)
+    out: Tensor = (scores if mask is None else scores + mask).softmax(dim=-1)
     return out
 
 
-def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """Softmax weights (R, N, L, C) of queries (R, L, N, K) and keys (R, C, M, K); mask is additive."""
-    return attention_scores(queries, keys).add_(mask).softmax(dim=-1)
-
-
 def mix(weights: Tensor, values: Tensor) -> Tensor:
-    """Weighted values, flat (R * L, N, K), of weights (R, N, L, C) and values (R, C, M, K)."""
-    rows, heads, length, context = weights.shape
-    shared, width = values.shape[2:]
-    mixed = weights.reshape(rows, shared, -1, context) @ values.transpose(1, 2)
-    return mixed.view(rows, heads, length, width).transpose(1, 2).reshape(rows * length, heads, width)
+    """Weighted values (L, N, K) of weights (N, L, C) and values (C, M, K)."""
+    heads, length, context = weights.shape
+    shared, width = values.shape[1:]
+    mixed: Tensor = weights.view(shared, -1, context) @ values.transpose(0, 1)
+    return mixed.view(heads, length, width).transpose(0, 1)
 
 
 class WatchedPlan(AttentionPlan):
@@ -56,62 +50,47 @@ class WatchedPlan(AttentionPlan):
 
     def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
         self.positions_T = batch.positions
-        self.shared, self.questions = batch.shared, batch.questions
-        self.shared_mask = _causal(self.shared, dtype)
-        closed = torch.zeros(self.shared.real.shape, dtype=dtype, device=batch.ids.device)
-        closed = closed.masked_fill(~self.shared.real, float("-inf"))[:, None, None]
-        self.masks = [(_causal(group, dtype), closed[group.rows]) for group in self.questions]
-        # Of each guided layer: for every group of questions, the weights (G, S, P) of head 0 over the shared tokens.
-        self.watched: dict[int, list[Tensor]] = {}
+        self.shared, self.runs = batch.shared, batch.runs
+        self.causal = [_closed(_past(part.stop - part.start, batch.ids.device), dtype) for part in batch.shared]
+        self.masks = [_closed(_seen(batch, run), dtype) for run in batch.runs]
+        # Of each guided layer: for every run, the weights (L, S) of head 0 over the shared tokens.
+        self.watched: dict[int, list[Tensor]] = {HERE_LAYER: [], NEXT_LAYER: []}
 
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
-        shared = self.shared
-        keys, values = keys_TMK[shared.index], values_TMK[shared.index]
-        weights = attention_weights(queries_TNK[shared.index], keys, self.shared_mask)
-        attended = [mix(weights, values)[shared.real.flatten()]]
-        for group, (own, open_shared) in zip(self.questions, self.masks, strict=True):
-            queries = queries_TNK[group.index]
-            scores = [
-                attention_scores(queries, keys[group.rows]).add_(open_shared),
-                attention_scores(queries, keys_TMK[group.index]).add_(own),
-            ]
-            weights = torch.cat(scores, -1).softmax(-1)
-            seen = torch.cat([values[group.rows], values_TMK[group.index]], 1)
-            attended.append(mix(weights, seen)[group.real.flatten()])
-            if layer in (HERE_LAYER, NEXT_LAYER):
-                self.watched.setdefault(layer, []).append(weights[:, 0, :, : keys.shape[1]])
-        return torch.cat(attended)
+        attended: dict[int, Tensor] = {}
+        for part, mask in zip(self.shared, self.causal, strict=True):
+            weights = attention_weights(queries_TNK[part], keys_TMK[part], mask)
+            attended[part.start] = mix(weights, values_TMK[part])
+        for run, mask in zip(self.runs, self.masks, strict=True):
+            keys, values = (torch.cat([x[run.shared], x[run.own]]) for x in (keys_TMK, values_TMK))
+            weights = attention_weights(queries_TNK[run.own], keys, mask)
+            attended[run.own.start] = mix(weights, values)
+            if layer in self.watched:
+                self.watched[layer].append(weights[0, :, : run.shared.stop - run.shared.start])
+        return torch.cat([attended[start] for start in sorted(attended)])
 
 
-def _causal(stretches: Stretches, dtype: torch.dtype) -> Tensor:
-    """A mask (G, 1, S, S) within each stretch; padding sees itself, so that no row of weights is empty."""
-    length = stretches.index.shape[1]
-    past = torch.ones(length, length, dtype=torch.bool, device=stretches.index.device).tril()
-    allowed = past & (stretches.real[:, None, :] | past.diagonal().diag())
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, float("-inf"))[:, None]
+def _past(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
-class PaddedVisionPlan(VisionPlan):
-    """Attention within each of I pictures that are padded to one patch count."""
+def _seen(batch: Batch, run: Run) -> Tensor:
+    """What the run's tokens see: all shared tokens, and the past of their own question."""
+    own = batch.answers[run.own]
+    past = _past(len(own), own.device) & (own[:, None] == own)
+    return torch.cat([past.new_ones(len(own), run.shared.stop - run.shared.start), past], dim=1)
 
-    def __init__(self, batch: Batch, rotation: Rotation, dtype: torch.dtype) -> None:
-        super().__init__(batch.grids, _spread(rotation, batch.real_patches))
-        self.pictures = len(batch.real_patches)
-        closed = torch.zeros(batch.real_patches.shape, dtype=dtype, device=batch.real_patches.device)
-        self.mask = closed.masked_fill(~batch.real_patches, float("-inf"))[:, None, None, :]
+
+def _closed(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+
+
+class PlainVisionPlan(VisionPlan):
+    """Attention within each picture, by plain products."""
 
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
-        queries, keys, values = (x.unflatten(0, (self.pictures, -1)) for x in (queries_PNK, keys_PNK, values_PNK))
-        return mix(attention_weights(queries, keys, self.mask), values)
-
-
-def _spread(rotation: Rotation, real: Tensor) -> Rotation:
-    """Lay the rotation of the real patches out with the padding between them."""
-
-    def spread(angles: Tensor) -> Tensor:
-        return torch.zeros(real.numel(), angles.shape[-1], device=real.device).index_put((real.flatten(),), angles)
-
-    return Rotation(spread(rotation.cos), spread(rotation.sin))
+        pictures = [x.split(self.stretches.lengths) for x in (queries_PNK, keys_PNK, values_PNK)]
+        return torch.cat([mix(attention_weights(q, k), v) for q, k, v in zip(*pictures, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -151,13 +130,12 @@ class Teacher(nn.Module):
         return marks
 
     def _encode(self, batch: Batch) -> Tensor:
-        """Embeddings (patches, D) of all pictures, without padding."""
+        """Embeddings (P, D) of all pictures."""
         model, dtype = self.student, self.student.dtype
         if not batch.grids:
             return model.tok_embeddings.weight.new_zeros(0, model.config.dim)
-        plan = PaddedVisionPlan(batch, model.vision_encoder.plan(batch.grids).rotation, dtype)
-        features = model.vision_encoder(batch.patches.to(dtype), plan)
-        return model.adapt(features[batch.real_patches.flatten()], plan)
+        plan = PlainVisionPlan(batch.grids, model.vision_encoder.plan(batch.grids).rotation)
+        return model.adapt(model.vision_encoder(batch.patches_PX.to(dtype), plan), plan)
 
     def _mark_characters(self, marks: Marks, embeddings: Tensor, batch: Batch, weight: float) -> Marks:
         targets = batch.characters.flatten()
@@ -212,8 +190,8 @@ def _pointer_loss(plan: WatchedPlan, batch: Batch) -> tuple[Tensor, int, int]:
     following = batch.sources.roll(-1).masked_fill(batch.weights == 0, -1)
     for layer, sources in ((HERE_LAYER, batch.sources), (NEXT_LAYER, following)):
         looked, wanted = [], []
-        for group, weights in zip(batch.questions, plan.watched[layer], strict=True):
-            places = sources[group.index].masked_fill(~group.real, -1)
+        for run, weights in zip(batch.runs, plan.watched[layer], strict=True):
+            places = sources[run.own]
             pointed = places >= 0
             wanted.append(places[pointed])
             looked.append(weights[pointed].gather(1, wanted[-1][:, None])[:, 0])

@@ -10,10 +10,11 @@ import torch
 from tessera.chat import Image, Message
 from tessera.images import prepare
 from tessera.model.attention import DensePlan
+from tessera.nano import lessons
 from tessera.nano.lessons import IGNORED, NOTHING, PRINTABLE, SHARED, Example, batches_of, example_of, join
 from tessera.nano.pictures.page import Glyph, Page, side_by_side
 from tessera.nano.recipe import NANO
-from tessera.nano.teacher import PaddedVisionPlan, WatchedPlan
+from tessera.nano.teacher import PlainVisionPlan, WatchedPlan
 from tessera.nano.train import cut_tokenizer, new_student
 from tessera.prompt import Tokenizer
 from tests.nano.small import SMALL, tag
@@ -91,13 +92,13 @@ def test_characters_of_a_patch_stand_in_reading_order(tokenizer: Tokenizer) -> N
     from PIL import Image as Pictures
 
     # Two lines of 9 px type share the first patch; a slant of a pixel does not break a line.
-    places = {"d": (12, 11), "a": (2, 4), "c": (3, 12), "b": (9, 3)}
+    places = {"d": (10, 8), "a": (2, 3), "c": (3, 9), "b": (8, 2)}
     glyphs = tuple(Glyph(char, x, y, 9.0) for char, (x, y) in places.items())
-    page = Page((Pictures.new("RGB", (32, 16)),), glyphs, ())
+    page = Page((Pictures.new("RGB", (24, 12)),), glyphs, ())
     first, second = example_of(page, tokenizer, SMALL).characters.tolist()
     assert [PRINTABLE[c] for c in first[:4]] == list("abcd")
-    assert first[4:] == [NOTHING] + [IGNORED] * 3
-    assert second == [NOTHING] + [IGNORED] * 7
+    assert first[4:] == [NOTHING] + [IGNORED]
+    assert second == [NOTHING] + [IGNORED] * 5
 
 
 @torch.no_grad()
@@ -106,42 +107,50 @@ def test_a_question_among_others_is_to_the_model_the_only_one(examples: list[Exa
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape) * 0.05)
     batch = join(examples)
-    vision_plan = PaddedVisionPlan(batch, model.vision_encoder.plan(batch.grids).rotation, torch.float32)
-    features = model.vision_encoder(batch.patches.float(), vision_plan)
-    embeddings = model.adapt(features[batch.real_patches.flatten()], vision_plan)
+    vision_plan = PlainVisionPlan(batch.grids, model.vision_encoder.plan(batch.grids).rotation)
+    embeddings = model.adapt(model.vision_encoder(batch.patches_PX.float(), vision_plan), vision_plan)
     hidden = model(model.embed(batch.ids, [embeddings]), WatchedPlan(batch, torch.float32))
-    shared = [hidden[batch.shared.index[row][batch.shared.real[row]]] for row in range(batch.pages)]
-    compared = 0
-    for group in batch.questions:
-        for index, real, row in zip(group.index, group.real, group.rows.tolist(), strict=True):
-            example = examples[row]
-            ids = torch.cat([example.ids[example.segments == SHARED], batch.ids[index[real]]])
-            images = []
-            if example.grids:
-                plan = model.vision_encoder.plan(example.grids)
-                images = [model.adapt(model.vision_encoder(example.patches_PX.float(), plan), plan)]
-            own = model(model.embed(ids, images), DensePlan([len(ids)]))
-            # Padding changes the order of float32 sums; 1e-4 is far below any effect of a wrong mask.
-            torch.testing.assert_close(torch.cat([shared[row], hidden[index[real]]]), own, atol=1e-4, rtol=1e-4)
+    first, compared = 0, 0
+    for example in examples:
+        in_batch = hidden[first : first + len(example)]
+        first += len(example)
+        images = []
+        if example.grids:
+            plan = model.vision_encoder.plan(example.grids)
+            images = [model.adapt(model.vision_encoder(example.patches_PX.float(), plan), plan)]
+        for number in range(1, int(example.segments.max()) + 1):
+            kept = alone(example, number)
+            own = model(model.embed(example.ids[kept], images), DensePlan([int(kept.sum())]))
+            # Other shapes sum in another order; 1e-4 is far below any effect of a wrong mask.
+            torch.testing.assert_close(in_batch[kept], own, atol=1e-4, rtol=1e-4)
             compared += 1
     assert compared == sum(len(page.questions) for page in pages())
 
 
-def test_a_batch_holds_each_question_once(examples: list[Example]) -> None:
+def test_a_batch_numbers_its_questions_in_order(examples: list[Example]) -> None:
     batch = join(examples)
-    numbers = range(int(batch.answers.max()) + 1)
-    found = [batch.ids[batch.answers == number].tolist() for number in numbers]
     wanted = [
         example.ids[example.segments == number].tolist()
         for example in examples
         for number in range(1, int(example.segments.max()) + 1)
     ]
-    assert sorted(found) == sorted(wanted)
-    for name in ("weights", "sources", "positions"):
-        parts = sorted(getattr(batch, name).tolist())
-        assert parts == sorted(value for example in examples for value in getattr(example, name).tolist()), name
-    places = torch.cat([stretch.index[stretch.real] for stretch in (batch.shared, *batch.questions)])
-    assert places.tolist() == list(range(len(batch.ids)))
+    found = [batch.ids[batch.answers == number].tolist() for number in range(int(batch.answers.max()) + 1)]
+    assert found == wanted
+    places = sorted((part.start, part.stop) for part in (*batch.shared, *(run.own for run in batch.runs)))
+    assert [start for start, _ in places] == [0, *(stop for _, stop in places[:-1])]
+    assert places[-1][1] == len(batch.ids)
+
+
+def test_long_questions_are_attended_in_runs(monkeypatch: pytest.MonkeyPatch, examples: list[Example]) -> None:
+    whole = join(examples)
+    monkeypatch.setattr(lessons, "RUN_TOKENS", 8)
+    cut = join(examples)
+    assert len(cut.runs) == int(cut.answers.max()) + 1 > len(whole.runs)
+    model = new_student(SMALL, seed=1)
+    with torch.no_grad():
+        embeddings = model.tok_embeddings.weight.new_ones(len(whole.patches_PX), SMALL.dim)
+        both = [model(model.embed(b.ids, [embeddings]), WatchedPlan(b, torch.float32)) for b in (whole, cut)]
+    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-5)
 
 
 def test_batches_hold_every_example_within_the_budget(examples: list[Example]) -> None:

@@ -36,7 +36,7 @@ class Course:
 
 
 CLEAN = Course((("dense", 1.0),), smallest_area=160.0**2, largest_area=320.0**2, largest_type=24, worn=0.0)
-DENSE = Course((("dense", 1.0),), smallest_area=160.0**2, largest_area=448.0**2, page_share=0.02, largest_type=32)
+DENSE = Course((("dense", 1.0),), smallest_area=160.0**2, largest_area=384.0**2, page_share=0.02, largest_type=32)
 MIXED = Course(
     (
         ("text", 0.3), ("dense", 0.03), ("chart", 0.16), ("vega", 0.03), ("table", 0.08), ("receipt", 0.12),
