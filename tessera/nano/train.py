@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.nano.lessons import LessonOrder, Lessons, batches_of, lesson_batches
+from tessera.nano.lessons import Example, LessonOrder, Lessons, batches_of, lesson_batches
+from tessera.nano.pictures.mix import Course
 from tessera.nano.recipe import NANO, SPECIAL_TOKENS, VOCABULARY_RANKS, Recipe, Stage
 from tessera.nano.teacher import Marks, Teacher
 from tessera.parallel.group import Group, meet
@@ -34,7 +35,7 @@ from tessera.training.optimizer import MasterOptimizer, ParameterGroup, learning
 CHECKPOINT = "checkpoint.safetensors"
 INITIAL_STD = 0.02
 TABLES = ("tok_embeddings", "output", "head")
-HELD_OUT_PAGES = 96
+HELD_OUT_PAGES = 64
 REPORT_EVERY = 20
 Log = Callable[[str], None]
 
@@ -74,7 +75,7 @@ def train(
     device: str = "cpu",
     workers: int = 1,
     processes: int = 1,
-    save_seconds: float = 180.0,
+    save_seconds: float = 300.0,
     seconds: float = float("inf"),
     log: Log = print,
 ) -> None:
@@ -122,6 +123,7 @@ class Run:
         self.teacher = Teacher(new_student(NANO, seed=0)).to(device, torch.bfloat16)
         self.optimizer = MasterOptimizer(parameter_groups(self.teacher), ranks=group)
         self.average: WeightAverage | None = None
+        self.held_out: dict[Course, list[Example]] = {}  # the pages of the stage at hand
         self.step = 0
         self.began = self.saved = time.monotonic()
 
@@ -189,10 +191,11 @@ class Run:
     @torch.no_grad()
     def _held_out(self, stage: Stage) -> str:
         """The marks on pages below the first seed, which are never trained on."""
-        lessons = Lessons(self.tokenizer, NANO)
-        examples = [lessons[stage.course, seed] for seed in range(HELD_OUT_PAGES)]
+        if stage.course not in self.held_out:
+            lessons = Lessons(self.tokenizer, NANO)
+            self.held_out = {stage.course: [lessons[stage.course, seed] for seed in range(HELD_OUT_PAGES)]}
         meter = Meter()
-        for batch in batches_of(examples, self.recipe.tokens_per_pass):
+        for batch in batches_of(self.held_out[stage.course], self.recipe.tokens_per_pass):
             meter.marks.append(self.teacher(batch.to(self.device), stage))
         return meter.shares()
 
@@ -244,7 +247,7 @@ class Meter:
 
     def shares(self) -> str:
         sums = {name: sum(getattr(mark, name) for mark in self.marks) for name in self.COUNTS}
-        parts = [f"loss {sum(float(mark.loss) for mark in self.marks) / max(1, len(self.marks)):.3f}"]
+        parts = [f"loss {sum(float(mark.loss.detach()) for mark in self.marks) / max(1, len(self.marks)):.3f}"]
         if sums["tokens"]:
             parts.append(f"token loss {sums['token_loss'] / sums['tokens']:.3f}")
         parts += [
