@@ -21,12 +21,13 @@ from typing import Any
 from PIL import Image as PILImage
 
 from tessera.chat import Completion, Delta, Image, Message, SamplingParams
+from tessera.engine.admission import check_image_count
 from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
-from tessera.engine.worker import Ranks, start_ranks
-from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, TooManyImagesError, UsageError
+from tessera.engine.ranks import Ranks, start_ranks
+from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, UsageError
 from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
 from tessera.load import resolve as resolve_folder
@@ -310,12 +311,7 @@ class LLM:
                 '[{"role": "user", "content": "..."}], or use `ask` for one question.'
             )
         parsed = [Message.parse(message) for message in messages]
-        count = sum(len(message.images) for message in parsed)
-        if count > self.config.max_images_per_prompt:
-            raise TooManyImagesError(
-                f"the conversation has {count} pictures and the limit is max_images_per_prompt="
-                f"{self.config.max_images_per_prompt}; use fewer, or raise it."
-            )
+        check_image_count(sum(len(message.images) for message in parsed), self.config)
         _check_parts(parsed)
         self.check_length(_num_written(parsed, tools))
         return parsed

@@ -5,11 +5,33 @@ All of it reads only what is given, so any thread may ask.
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from tessera.chat import SamplingParams
 from tessera.engine.config import MIB, EngineConfig
-from tessera.errors import EngineBusyError, PromptTooLongError, UsageError
+from tessera.engine.grammar import Matcher
+from tessera.errors import EngineBusyError, PromptTooLongError, TooManyImagesError, UsageError
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request as it is admitted: the engine makes a Request of it."""
+
+    request_id: str
+    prompt: Prompt
+    params: SamplingParams
+    cache_salt: str
+    matcher: Matcher | None
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, params: SamplingParams, request_id: str | None, cache_salt: str, matcher: Matcher | None
+    ) -> Submission:
+        return cls(uuid.uuid4().hex if request_id is None else request_id, prompt, params, cache_salt, matcher)
 
 
 def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, model: ModelConfig) -> None:
@@ -28,26 +50,37 @@ def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, 
             raise UsageError(f"token id {token_id} is not in the model's vocabulary of {model.vocab_size} ids.")
     if params.min_tokens > (params.max_tokens or params.min_tokens):
         raise UsageError(f"min_tokens={params.min_tokens} exceeds max_tokens={params.max_tokens}; lower it.")
-    if len(prompt.images) > config.max_images_per_prompt:
-        raise UsageError(
-            f"the prompt has {len(prompt.images)} pictures and the limit is max_images_per_prompt="
-            f"{config.max_images_per_prompt}; use fewer, or raise it."
-        )
+    check_image_count(len(prompt.images), config)
     _check_images(prompt, model.vision_encoder)
 
 
-def check_room(prompt: Prompt, config: EngineConfig, *, waiting: int, held_bytes: int) -> None:
-    """Raise EngineBusyError where `waiting` requests, or the pictures of all unfinished ones, are enough."""
+def check_room(submission: Submission, config: EngineConfig, *, waiting: int, held_bytes: Mapping[str, int]) -> None:
+    """Raise UsageError for an id in use, EngineBusyError where enough is waiting or kept in memory.
+
+    `waiting` requests have not started; `held_bytes` are the image bytes of each unfinished one, by id.
+    """
+    if submission.request_id in held_bytes:
+        raise UsageError(f"request id {submission.request_id!r} is already in use; choose another or leave it out.")
     if waiting >= config.max_queued_requests:
         raise EngineBusyError(
             f"{waiting} requests are waiting and the limit is max_queued_requests={config.max_queued_requests}; "
             "send the request again later."
         )
+    held, more = sum(held_bytes.values()), pixel_bytes(submission.prompt)
     # A request that exceeds the limit by itself is taken when it is the only one.
-    if held_bytes and held_bytes + pixel_bytes(prompt) > config.max_pixel_bytes:
+    if held and held + more > config.max_pixel_bytes:
         raise EngineBusyError(
-            f"the pictures of unfinished requests hold {held_bytes // MIB} MiB, {pixel_bytes(prompt) // MIB} MiB more "
+            f"the pictures of unfinished requests hold {held // MIB} MiB, {more // MIB} MiB more "
             f"would exceed max_pixel_bytes={config.max_pixel_bytes}; send the request again later."
+        )
+
+
+def check_image_count(count: int, config: EngineConfig) -> None:
+    """Raise TooManyImagesError for more images than one prompt may have."""
+    if count > config.max_images_per_prompt:
+        raise TooManyImagesError(
+            f"the conversation has {count} pictures and the limit is max_images_per_prompt="
+            f"{config.max_images_per_prompt}; use fewer, or raise it."
         )
 
 

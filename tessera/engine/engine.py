@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -20,24 +19,24 @@ import torch
 from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
-from tessera.engine.admission import check_request, check_room, pixel_bytes
+from tessera.engine.admission import Submission, check_request, check_room, pixel_bytes
 from tessera.engine.batch import ScoredRows, build_batch
-from tessera.engine.blocks import BlockCounts, BlockPool
+from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.decode_graphs import DecodeGraphs
 from tessera.engine.drafter import Drafter
 from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
+from tessera.engine.ranks import LeadingRunner, Ranks
 from tessera.engine.request import Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
 from tessera.engine.scheduler import Chunk, Scheduler
 from tessera.engine.soundness import Soundness
-from tessera.engine.tally import Distribution, DraftCounts
+from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream
-from tessera.engine.worker import LeadingRunner, Ranks
-from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraError, UsageError
+from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraError
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
@@ -47,7 +46,6 @@ logger = logging.getLogger(__name__)
 NOT_COMPUTED = "the reply could not be computed; the log has the details."
 FAILURES_IN_A_ROW = 3  # of computations for one request alone: then the fault is not the requests'
 SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
-INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class EngineTokenizer(GrammarTokenizer, Protocol):
@@ -61,27 +59,6 @@ class EngineTokenizer(GrammarTokenizer, Protocol):
     def token_text(self, token_id: int) -> str: ...
 
     def detokenizer(self) -> Detokenizer: ...
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What is going on, and what went on since the start."""
-
-    waiting: int
-    running: int
-    blocks: BlockCounts
-    image_cache_bytes: int
-    image_queries: int  # pictures that started requests needed, as far as no cached block held them
-    image_hits: int  # of those, the ones whose embeddings were cached
-    token_intervals: Distribution  # seconds between two tokens of a request
-    drafts: DraftCounts
-    preemptions: int
-    steps: int
-    finished: dict[str, int]  # requests by finish reason
-    prompt_tokens: int  # of finished requests, as the three below
-    cached_tokens: int
-    image_tokens: int
-    completion_tokens: int
 
 
 @dataclass(frozen=True)
@@ -124,12 +101,8 @@ class Engine:
         self._requests: dict[str, Request] = {}  # unfinished
         self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
         self._seeds = random.Random(config.seed)
-        self._steps = 0
         self._failures = 0  # in a row
-        self._intervals = Distribution(INTERVALS_S)
-        self._drafts = DraftCounts()
-        self._finished: dict[str, int] = {}
-        self._totals = [0, 0, 0, 0]
+        self._tally = Tally()
 
     @property
     def has_work(self) -> bool:
@@ -145,36 +118,30 @@ class Engine:
         return None if params.grammar is None else self.grammars.matcher(params.grammar)
 
     def add(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        *,
-        request_id: str | None = None,
-        cache_salt: str = "",
-        matcher: Matcher | None = None,
+        self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, cache_salt: str = ""
     ) -> Request:
-        """Queue a request. Raises PromptTooLongError, UsageError or EngineBusyError, and then keeps nothing.
-
-        `matcher` is what `start_grammar` gave for the parameters; without it, it is made here.
-        """
+        """Admit a request and queue it. Raises PromptTooLongError, UsageError or EngineBusyError."""
         check_request(prompt, params, self.config, self.model.config)
-        held_bytes = sum(pixel_bytes(request.prompt) for request in self._requests.values())
-        check_room(prompt, self.config, waiting=self.scheduler.num_new, held_bytes=held_bytes)
-        request_id = uuid.uuid4().hex if request_id is None else request_id
-        if request_id in self._requests:
-            raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
+        submission = Submission.of(prompt, params, request_id, cache_salt, self.start_grammar(params))
+        held_bytes = {id: pixel_bytes(request.prompt) for id, request in self._requests.items()}
+        check_room(submission, self.config, waiting=self.scheduler.num_new, held_bytes=held_bytes)
+        return self.queue(submission)
+
+    def queue(self, submission: Submission) -> Request:
+        """Queue a request that was admitted; where that fails, nothing of it is kept."""
+        prompt, params = submission.prompt, submission.params
         generator = torch.Generator()
         generator.manual_seed(self._seeds.getrandbits(63) if params.seed is None else params.seed)
         room = self.config.max_model_len - len(prompt.ids)
         request = Request(
-            id=request_id,
+            id=submission.request_id,
             prompt=prompt,
             params=params,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             text=TextStream(self.tokenizer.detokenizer(), params.stop),
             generator=generator,
-            cache_salt=cache_salt,
-            matcher=self.start_grammar(params) if matcher is None else matcher,
+            cache_salt=submission.cache_salt,
+            matcher=submission.matcher,
         )
         if self.config.enable_prefix_caching:
             request.hash_blocks(self.config.block_tokens)  # here, where a failure is this request's
@@ -199,7 +166,7 @@ class Engine:
         if not chunks:
             raise RuntimeError("nothing could be scheduled though requests are waiting")
         events += self._compute(chunks)
-        self._steps += 1
+        self._tally.steps += 1
         return events
 
     def close(self) -> None:
@@ -252,7 +219,7 @@ class Engine:
         going_on, depth = list(range(len(step.requests))), 0
         events = []
         for draft in step.drafts:
-            self._drafts.add(len(draft))
+            self._tally.drafts.add(len(draft))
         while going_on:
             requests = [step.requests[index] for index in going_on]
             rows_R = upload([first_rows[index] + depth for index in going_on], torch.int64, step.logits_RV.device)
@@ -263,7 +230,7 @@ class Engine:
                 delta = self._extend(request, choice, finite=finite)
                 events.append((request, delta))
                 if choice is not None and choice.token_id in step.drafts[index][depth : depth + 1]:
-                    self._drafts.accepted += 1
+                    self._tally.drafts.accepted += 1
                     if delta.finish_reason is None:
                         self.scheduler.advance(request, len(request.ids))
                         accepted.append(index)
@@ -271,19 +238,12 @@ class Engine:
         return events
 
     def stats(self) -> Stats:
-        return Stats(
-            self.num_waiting,
-            len(self.scheduler.running),
-            self.pool.counts(),
-            self.images.bytes_used,
-            self.images.queries,
-            self.images.hits,
-            self._intervals.copy(),
-            replace(self._drafts),
-            self.scheduler.num_preemptions,
-            self._steps,
-            dict(self._finished),
-            *self._totals,
+        return self._tally.stats(
+            waiting=self.num_waiting,
+            running=len(self.scheduler.running),
+            preemptions=self.scheduler.num_preemptions,
+            blocks=self.pool.counts(),
+            images=(self.images.bytes_used, self.images.queries, self.images.hits),
         )
 
     def _score(self, hidden_TD: Tensor, rows: ScoredRows) -> None:
@@ -333,7 +293,7 @@ class Engine:
         before_s = request.last_token_s
         request.append(token_id)
         if before_s is not None and request.last_token_s is not None:
-            self._intervals.add(request.last_token_s - before_s)
+            self._tally.token_intervals.add(request.last_token_s - before_s)
         if request.matcher is not None:
             request.matcher.accept(token_id)
         if (token_id == self.tokenizer.eos_id and not params.ignore_eos) or token_id in params.stop_token_ids:
@@ -361,9 +321,7 @@ class Engine:
         del self._requests[request.id]
         request.finish_reason = reason
         usage = request.usage()
-        self._finished[reason] = self._finished.get(reason, 0) + 1
-        counts = (usage.prompt_tokens, usage.cached_tokens, usage.image_tokens, usage.completion_tokens)
-        self._totals = [total + count for total, count in zip(self._totals, counts, strict=True)]
+        self._tally.finish(reason, usage)
         stop_string = request.text.stopped_by if reason == "stop" else None
         return Delta(text, token_ids, logprobs, reason, usage, request.timings(), stop_string=stop_string)
 

@@ -11,15 +11,12 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from tessera.chat import Delta, SamplingParams
-from tessera.engine.admission import check_request, check_room, pixel_bytes
+from tessera.engine.admission import Submission, check_request, check_room, pixel_bytes
 from tessera.engine.engine import Engine
-from tessera.engine.grammar import Matcher
-from tessera.errors import EngineDeadError, TesseraError, UsageError
+from tessera.errors import EngineDeadError, TesseraError
 from tessera.machine import use_device
 from tessera.prompt import Prompt
 
@@ -71,21 +68,12 @@ class Handle:
             self._notify()
 
 
-@dataclass(frozen=True)
-class _Submission:
-    handle: Handle
-    prompt: Prompt
-    params: SamplingParams
-    cache_salt: str
-    matcher: Matcher | None
-
-
 class EngineLoop:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.heartbeat_s = time.monotonic()  # when the thread last passed its loop
         self._wake = threading.Condition()
-        self._submitted: list[_Submission] = []
+        self._submitted: list[Submission] = []
         self._aborted: list[str] = []
         self._handles: dict[str, Handle] = {}  # of all requests that have not ended
         self._dead: EngineDeadError | None = None
@@ -114,17 +102,15 @@ class EngineLoop:
         """
         config = self.engine.config
         check_request(prompt, params, config, self.engine.model.config)
-        matcher = self.engine.start_grammar(params)
-        handle = Handle(self, uuid.uuid4().hex if request_id is None else request_id, pixel_bytes(prompt), notify)
+        submission = Submission.of(prompt, params, request_id, cache_salt, self.engine.start_grammar(params))
+        handle = Handle(self, submission.request_id, pixel_bytes(prompt), notify)
         with self._wake:
             self._check_alive()
-            if handle.request_id in self._handles:
-                raise UsageError(f"request id {request_id!r} is already in use; choose another or leave it out.")
             waiting = len(self._submitted) + self.engine.scheduler.num_new
-            held_bytes = sum(each.pixel_bytes for each in self._handles.values())
-            check_room(prompt, config, waiting=waiting, held_bytes=held_bytes)
+            held_bytes = {id: each.pixel_bytes for id, each in self._handles.items()}
+            check_room(submission, config, waiting=waiting, held_bytes=held_bytes)
             self._handles[handle.request_id] = handle
-            self._submitted.append(_Submission(handle, prompt, params, cache_salt, matcher))
+            self._submitted.append(submission)
             self._wake.notify()
         return handle
 
@@ -179,16 +165,10 @@ class EngineLoop:
 
     def _take_notes(self) -> None:
         with self._wake:  # held throughout, so that `submit` never counts a request twice or not at all
-            for note in self._submitted:
-                request_id = note.handle.request_id
+            for submission in self._submitted:
+                request_id = submission.request_id
                 try:
-                    self.engine.add(
-                        note.prompt,
-                        note.params,
-                        request_id=request_id,
-                        cache_salt=note.cache_salt,
-                        matcher=note.matcher,
-                    )
+                    self.engine.queue(submission)
                 except TesseraError as error:
                     self._handles.pop(request_id).put(error)
                 except Exception:  # whatever it is, it ends this request only

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from tessera.chat import Delta, Message, SamplingParams
-from tessera.engine.engine import Stats
 from tessera.engine.loop import Handle
+from tessera.engine.tally import Stats
 from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.model.config import VisionConfig

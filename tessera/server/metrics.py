@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from tessera.chat import Delta, FinishReason
-from tessera.engine.engine import Stats
+from tessera.engine.tally import Stats
 from tessera.server.backend import Backend
 
 OURS = ("tessera:",)

@@ -97,7 +97,7 @@ def test_characters_of_a_patch_stand_in_reading_order(tokenizer: Tokenizer) -> N
     page = Page((Pictures.new("RGB", (24, 12)),), glyphs, ())
     first, second = example_of(page, tokenizer, SMALL).characters.tolist()
     assert [PRINTABLE[c] for c in first[:4]] == list("abcd")
-    assert first[4:] == [NOTHING] + [IGNORED]
+    assert first[4:] == [NOTHING, IGNORED]
     assert second == [NOTHING] + [IGNORED] * 5
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tessera import LLM, Grammar, SamplingParams
-from tessera.engine.worker import Start, _Child, start_ranks
+from tessera.engine.ranks import Start, _Child, start_ranks
 from tessera.errors import EngineDeadError, ReplyError, UsageError
 from tessera.load import BUNDLED_FOLDER
 from tests.engine.tiny import max_logprob_error
@@ -68,7 +68,7 @@ def test_a_fault_before_anything_is_sent_ends_one_request(shared: LLM, monkeypat
         raise RuntimeError("a fault")
 
     hello, params = [{"role": "user", "content": "hello"}], SamplingParams(max_tokens=3, ignore_eos=True)
-    monkeypatch.setattr("tessera.engine.worker._dump", fail)
+    monkeypatch.setattr("tessera.engine.ranks._dump", fail)
     with pytest.raises(ReplyError, match="could not be computed"):
         shared.chat(hello, params)
     monkeypatch.undo()

@@ -160,7 +160,7 @@ class _Child:
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from tessera.engine.worker import serve; serve({theirs.fileno()})"],
+                [sys.executable, "-P", "-c", f"from tessera.engine.ranks import serve; serve({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
