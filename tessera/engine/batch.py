@@ -1,4 +1,4 @@
-"""The step in tensors: all chunks' tokens in one row, where each is stored, and what each may see.
+"""The step in tensors: all chunks' tokens in one row, where each is stored, and the images they take.
 
 It reads requests and changes none. A finished batch is all that a model's rank needs to compute.
 """
@@ -10,21 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from tessera.engine.kv_cache import KVCache
-from tessera.engine.request import Request
-from tessera.engine.scheduler import Chunk
+from tessera.engine.plans import build_plan
+from tessera.engine.request import Chunk, Request
 from tessera.images import PreparedImage
-from tessera.kernels.flash_attention import Stretches
-from tessera.kernels.paged_attention import MOST_FEW_TOKENS, PagedChunk, has_kernel
 from tessera.machine import upload
-from tessera.model.attention import AttentionPlan, PagedPlan
-from tessera.model.device_plan import Decodes, DevicePlan, Prefills
-
-# Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
-# in the CPU's cache (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
-DEVICE_PLANS = {"cuda"}
+from tessera.model.attention import AttentionPlan
 
 
 @dataclass(frozen=True)
@@ -88,72 +80,9 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
     )
 
 
-def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> AttentionPlan:
-    """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
-    positions_T = upload(positions(chunks), torch.int64, device)
-    slots_T = upload(slots(chunks, cache), torch.int64, device)
-    if device.type not in DEVICE_PLANS:
-        together = MOST_FEW_TOKENS if has_kernel(cache.layers[0]) else 1
-        return PagedPlan(cache.layers, positions_T, slots_T, paged_chunks(chunks, cache, together))
-    paged = paged_chunks(chunks, cache)
-    decodes = [each for each in paged if each.length == 1]
-    prefills = paged[len(decodes) :]
-    return DevicePlan(
-        cache.layers,
-        positions_T,
-        slots_T,
-        _decodes(decodes, cache, device) if decodes else None,
-        _prefills(prefills, cache, device) if prefills else None,
-    )
-
-
 def chunk_ids(chunk: Chunk) -> list[int]:
     """The chunk's tokens and those of its draft."""
     return [*chunk.request.ids[chunk.start : chunk.end], *chunk.draft]
-
-
-def positions(chunks: Sequence[Chunk]) -> list[int]:
-    return [position for chunk in chunks for position in range(chunk.start, chunk.start + chunk.num_rows)]
-
-
-def slots(chunks: Sequence[Chunk], cache: KVCache) -> list[int]:
-    return [
-        slot
-        for chunk in chunks
-        for slot in cache.slots(chunk.request.blocks, chunk.start, chunk.start + chunk.num_rows)
-    ]
-
-
-def paged_chunks(chunks: Sequence[Chunk], cache: KVCache, together: int = 1) -> list[PagedChunk]:
-    """What each chunk sees, the blocks on the CPU.
-
-    A drafted token is one more decoding row, attended as it would be if it had been chosen: up to `together` in a call.
-    """
-    paged: list[PagedChunk] = []
-    row = 0
-    for chunk in chunks:
-        end = chunk.start + chunk.num_rows
-        whole = PagedChunk(row, chunk.num_rows, end, cache.table(chunk.request.blocks, end))
-        paged += [whole] if chunk.length > 1 else whole.cut(together, cache.block_tokens)
-        row += chunk.num_rows
-    return paged
-
-
-def block_tables(decodes: Sequence[PagedChunk], cache: KVCache) -> Tensor:
-    """The blocks of what each row sees, filled up with the block that is nobody's; on the CPU."""
-    tables = [decode.blocks for decode in decodes]
-    return pad_sequence(tables, batch_first=True, padding_value=cache.padding_block)
-
-
-def _decodes(decodes: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Decodes:
-    lengths = [decode.context for decode in decodes]
-    return Decodes(upload(block_tables(decodes, cache), torch.int32, device), upload(lengths, torch.int32, device))
-
-
-def _prefills(prefills: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Prefills:
-    stretches = Stretches.of([each.length for each in prefills], [each.context for each in prefills], device)
-    seen = [cache.layers[0].slots(each.blocks, each.context) for each in prefills]
-    return Prefills(stretches, upload(torch.cat(seen), torch.int64, device))
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tessera.engine.batch import block_tables, chunk_ids, paged_chunks, positions, slots
+from tessera.engine.batch import chunk_ids
 from tessera.engine.kv_cache import KVCache
-from tessera.engine.scheduler import Chunk
+from tessera.engine.plans import Decodes, DevicePlan, block_tables, paged_chunks, positions, slots
+from tessera.engine.request import Chunk
 from tessera.machine import taken_bytes, upload
-from tessera.model.device_plan import Decodes, DevicePlan
 from tessera.model.pixtral import Pixtral
 
 logger = logging.getLogger(__name__)

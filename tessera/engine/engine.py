@@ -29,10 +29,10 @@ from tessera.engine.grammar import GrammarCompiler, GrammarTokenizer, Matcher
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.ranks import LeadingRunner, Ranks
-from tessera.engine.request import Request
+from tessera.engine.request import Chunk, Request
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, describe
-from tessera.engine.scheduler import Chunk, Scheduler
+from tessera.engine.scheduler import Scheduler
 from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream

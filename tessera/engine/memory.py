@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tessera.engine.plans import Decodes, DevicePlan, Prefills
 from tessera.errors import UsageError
 from tessera.kernels import paged_attention
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.flash_attention import Stretches
 from tessera.model.config import ModelConfig, VisionConfig
-from tessera.model.device_plan import Decodes, DevicePlan, Prefills
 from tessera.model.pixtral import Pixtral
 
 # What the driver keeps of a dozen graphs of a thousand nodes beside torch's memory; not measured yet.

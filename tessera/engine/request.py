@@ -105,3 +105,26 @@ class Request:
         if self.first_token_s is None or self.last_token_s is None:
             return Timings(queue_s=queue_s)
         return Timings(queue_s, self.first_token_s - self.arrived_s, self.last_token_s - self.first_token_s)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens `start` to `start + length` of a request, and those of a draft after them, to be computed in this step."""
+
+    request: Request
+    start: int
+    length: int
+    draft: tuple[int, ...] = ()  # guesses of the next tokens; only after a request's last token, alone
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def num_rows(self) -> int:
+        return self.length + len(self.draft)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the request's next token can be chosen after this chunk."""
+        return self.end == len(self.request.ids)

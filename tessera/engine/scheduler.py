@@ -14,35 +14,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.drafter import Drafter, Step
-from tessera.engine.request import Request, State
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens `start` to `start + length` of a request, and those of a draft after them, to be computed in this step."""
-
-    request: Request
-    start: int
-    length: int
-    draft: tuple[int, ...] = ()  # guesses of the next tokens; only after a request's last token, alone
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
-
-    @property
-    def num_rows(self) -> int:
-        return self.length + len(self.draft)
-
-    @property
-    def samples(self) -> bool:
-        """Whether the request's next token can be chosen after this chunk."""
-        return self.end == len(self.request.ids)
+from tessera.engine.request import Chunk, Request, State
 
 
 class Scheduler:

@@ -1,8 +1,8 @@
 """Attention, and the plan that says who may see whom in one step.
 
 The plan is ONE required argument of every layer: the reference implementation once lost its image
-mask because `mask=None` was legal everywhere. `AttentionPlan` is the decoder's seam: a dense plan
-here for whole sequences, a paged one over the KV cache, and training brings its own.
+mask because `mask=None` was legal everywhere. `AttentionPlan` is the decoder's seam: here is the dense
+plan of whole sequences; the engine has plans over its KV cache, and training brings its own.
 Images never share one mask: each is attended alone, by its length.
 """
 
@@ -15,17 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Stretches, flash_attention, prefers_flash
-from tessera.kernels.paged_attention import (
-    MOST_FEW_TOKENS,
-    PANEL_TOKENS,
-    FewTokens,
-    PagedChunk,
-    has_kernel,
-    paged_attention,
-)
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
 from tessera.model.linear import Linear
 from tessera.model.rope import Rotation
@@ -52,58 +43,25 @@ class DensePlan(AttentionPlan):
         return attend_stretches(self.stretches, queries_TNK, keys_TMK, values_TMK, causal=True)
 
 
-class PagedPlan(AttentionPlan):
-    """New tokens of many sequences, whose earlier keys and values lie in blocks of a cache.
-
-    Token t writes slot `slots_T[t]`, where slot = block * S + offset. Each row of the step belongs to
-    one of `chunks`. The idea of the paged cache is vLLM's, arXiv 2309.06180.
-
-    What is attended is always what the cache holds, also of the step's own tokens: a cache that rounds
-    would otherwise make a reply depend on where its prompt was cut into chunks, and on who came before.
-    """
-
-    def __init__(
-        self,
-        cache: Sequence[CacheLayer],
-        positions_T: Tensor,
-        slots_T: Tensor,
-        chunks: Sequence[PagedChunk],
-    ) -> None:
-        self.cache = cache
-        self.positions_T, self.slots_T = positions_T, slots_T
-        few = [chunk for chunk in chunks if chunk.length <= MOST_FEW_TOKENS and has_kernel(cache[0])]
-        self.few = FewTokens(few, cache[0].block_tokens) if few else None
-        self.chunks = [chunk for chunk in chunks if chunk not in few]
-
-    def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
-        cache = self.cache[layer]
-        cache.write(self.slots_T, keys_TMK, values_TMK)
-        if self.few is not None and not self.chunks:
-            return self.few.attend(queries_TNK, cache)
-        out_TNK = torch.empty_like(queries_TNK)
-        if self.few is not None:
-            out_TNK[self.few.rows_R] = self.few.attend(queries_TNK, cache)
-        for chunk in self.chunks:
-            rows = slice(chunk.start, chunk.start + chunk.length)
-            if chunk.context > PANEL_TOKENS:
-                out_TNK[rows] = paged_attention(queries_TNK[rows], cache, chunk.blocks, chunk.context)
-                continue
-            if chunk.context == chunk.length and cache.is_exact:
-                context = keys_TMK[rows], values_TMK[rows]
-            else:
-                context = cache.read(cache.slots(chunk.blocks, chunk.context), queries_TNK.dtype)
-            out_TNK[rows] = attend(queries_TNK[rows], *context, causal=True)
-        return out_TNK
-
-
-class VisionPlan:
-    """The images of one step: their grids and their patches' rotation; each sees itself only."""
+class VisionPlan(ABC):
+    """The images of one step: their grids in patches, and the rotation of their patches; each sees itself only."""
 
     def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation) -> None:
         self.grids = list(grids)
         self.rotation = rotation
-        lengths = [rows * columns for rows, columns in grids]
-        self.stretches = Stretches.of(lengths, lengths, rotation.cos.device)
+        self.lengths = [rows * columns for rows, columns in grids]
+
+    @abstractmethod
+    def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
+        """Attention of each image over its own patches; returns (P, N, K)."""
+
+
+class DenseVisionPlan(VisionPlan):
+    """Images of any sizes laid end to end."""
+
+    def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation) -> None:
+        super().__init__(grids, rotation)
+        self.stretches = Stretches.of(self.lengths, self.lengths, rotation.cos.device)
 
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
         return attend_stretches(self.stretches, queries_PNK, keys_PNK, values_PNK, causal=False)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.model.attention import Attention, VisionPlan
+from tessera.model.attention import Attention, DenseVisionPlan, VisionPlan
 from tessera.model.block import FeedForward, RMSNorm
 from tessera.model.config import VisionConfig
 from tessera.model.rope import rotation_2d
@@ -60,7 +60,7 @@ class VisionEncoder(nn.Module):
     def plan(self, grids: Sequence[tuple[int, int]]) -> VisionPlan:
         """The plan for images of these grids, in patches (rows, columns)."""
         device = self.patch_conv.weight.device
-        return VisionPlan(grids, rotation_2d(grids, self.config.head_dim, self.config.rope_theta, device))
+        return DenseVisionPlan(grids, rotation_2d(grids, self.config.head_dim, self.config.rope_theta, device))
 
     def forward(self, patches_PX: Tensor, plan: VisionPlan) -> Tensor:
         """Features (P, E) of patches (P, C * patch * patch), each image's in row-major order."""

@@ -89,7 +89,7 @@ class PlainVisionPlan(VisionPlan):
     """Attention within each picture, by plain products."""
 
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
-        pictures = [x.split(self.stretches.lengths) for x in (queries_PNK, keys_PNK, values_PNK)]
+        pictures = [x.split(self.lengths) for x in (queries_PNK, keys_PNK, values_PNK)]
         return torch.cat([mix(attention_weights(q, k), v) for q, k, v in zip(*pictures, strict=True)])
 
 

@@ -51,7 +51,7 @@ def test_static_buffers_give_the_bits_of_the_dynamic_plan(
     model: Pixtral, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many rows as a graph has, and tables as wide: the same arithmetic in the same order."""
-    monkeypatch.setattr("tessera.engine.batch.DEVICE_PLANS", {"cpu"})
+    monkeypatch.setattr("tessera.engine.plans.DEVICE_PLANS", {"cpu"})
     options = {"max_num_seqs": len(lengths), "max_model_len": 96}
     expected = replies(tiny_engine(model, **options), lengths)
     found = replies(with_graphs(tiny_engine(model, **options)), lengths)

@@ -8,10 +8,9 @@ import torch
 from tessera.chat import Completion, Grammar, SamplingParams
 from tessera.engine.batch import embeddings_before, image_rows
 from tessera.engine.grammar import Matcher
-from tessera.engine.request import State
+from tessera.engine.request import Chunk, State
 from tessera.engine.runner import Runner
 from tessera.engine.sampler import Sampler
-from tessera.engine.scheduler import Chunk
 from tessera.engine.text import TextStream
 from tessera.errors import EngineBusyError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
@@ -329,7 +328,7 @@ def test_a_fault_of_one_request_ends_only_that_one(
 def test_numbers_gone_wrong_in_one_request_do_not_reach_the_others(
     model: Pixtral, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tessera.engine.batch.DEVICE_PLANS", {"cpu"})  # contexts attended together, as on a GPU
+    monkeypatch.setattr("tessera.engine.plans.DEVICE_PLANS", {"cpu"})  # contexts attended together, as on a GPU
     engine = tiny_engine(model, num_blocks=8, enable_prefix_caching=False)
     image = picture(1, 2, 2)
     image.pixels_CHW.fill_(torch.nan)
@@ -354,7 +353,7 @@ def test_the_plan_of_a_gpu_equals_the_plan_of_a_cpu(
         return run(engine, *[engine.add(each, params(logprobs=5)) for each in givens])
 
     expected = replies()
-    monkeypatch.setattr("tessera.engine.batch.DEVICE_PLANS", {"cpu"})
+    monkeypatch.setattr("tessera.engine.plans.DEVICE_PLANS", {"cpu"})
     for one, other in zip(replies(), expected, strict=True):
         assert max_logprob_error(one, other) < 2e-5
 
