@@ -58,11 +58,11 @@ bench: .venv/installed-dev kernels
 
 # The server under load, beside the bare engine in the same run; on a machine that does nothing else.
 bench-serve: .venv/installed-dev
-	$(BIN)/python -m tessera.bench.serve
+	$(BIN)/python -m benchmarks.serve
 
 # Correctness, then a table, on a machine with a CUDA device and its own PyTorch.
 gpu-check:
-	$(PYTHON) -m tessera.bench.gpu.check
+	$(PYTHON) -m benchmarks.gpu.check
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

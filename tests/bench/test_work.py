@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tessera.bench.gpu.sizes import TINY
+from benchmarks.gpu.sizes import TINY
 from tessera.bench.peer import random_model
 from tessera.bench.random_weights import widths, with_layers
 from tessera.bench.work import decoder_flops, decoder_parameters, encode_flops, prefill_flops, step_bytes

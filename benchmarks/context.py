@@ -1,4 +1,4 @@
-"""`python -m tessera.bench.context`: what a token costs as its context grows, and what memory a long request takes.
+"""`python -m benchmarks.context`: what a token costs as its context grows, and what memory a long request takes.
 
 One request of random tokens goes through the engine in chunks, each timed; then its beginnings are asked for again,
 found in the cache, and a few tokens decoded after each. Weights are random, which changes no cost. Peak memory is the
@@ -150,7 +150,7 @@ def plot(runs: Sequence[Run], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tessera.bench.context", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.context", description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="nano", help="nano, or one layer at Pixtral 12B's widths")
     parser.add_argument("--tokens", type=int, default=MAX_CONTEXT_TOKENS, help="length of the longest request")
     parser.add_argument("--kv-cache-dtype", choices=("auto", "int8"), action="append", help="may be given twice")

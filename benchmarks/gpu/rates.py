@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tessera.bench.gpu.sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 
 
 @dataclass(frozen=True)

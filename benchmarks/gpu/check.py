@@ -1,4 +1,4 @@
-"""`python -m tessera.bench.gpu.check`: is the GPU path right, and how fast is it; one script, one table.
+"""`python -m benchmarks.gpu.check`: is the GPU path right, and how fast is it; one script, one table.
 
 First everything it computes is compared with the CPU in float32, by the distance in norm; then the
 tests that only a GPU can run; then the measurements of `table`. Whatever fails says so, the rest
@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tessera.bench.gpu.drive import generate, make_engine, picture_prompt, text_prompt
-from tessera.bench.gpu.kernels import kernel_lines
-from tessera.bench.gpu.rates import measure_rates
-from tessera.bench.gpu.sizes import FULL, TINY, Sizes
-from tessera.bench.gpu.table import Table
-from tessera.bench.gpu.weights import quantize_layers
+from benchmarks.gpu.drive import generate, make_engine, picture_prompt, text_prompt
+from benchmarks.gpu.kernels import kernel_lines
+from benchmarks.gpu.rates import measure_rates
+from benchmarks.gpu.sizes import FULL, TINY, Sizes
+from benchmarks.gpu.table import Table
+from benchmarks.gpu.weights import quantize_layers
 from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer, quantize_rows
@@ -254,7 +254,7 @@ def describe_device(device: torch.device) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run all; the exit code is 1 when a distance is out of bounds, or a test, a kernel or a row of the table fails."""
-    parser = argparse.ArgumentParser(prog="python -m tessera.bench.gpu.check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.check", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all; later rows are left out")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.bench.gpu import check, table
-from tessera.bench.gpu.sizes import TINY
+from benchmarks.gpu import check, table
+from benchmarks.gpu.sizes import TINY
 
 ARGUMENTS = ["--device", "cpu", "--tiny", "--no-tests"]
 

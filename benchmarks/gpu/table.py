@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tessera.bench.gpu.drive import (
+from benchmarks.gpu.drive import (
     generate,
     make_engine,
     peer_generate,
@@ -25,9 +25,9 @@ from tessera.bench.gpu.drive import (
     text_prompt,
     with_new_digests,
 )
-from tessera.bench.gpu.rates import Rates, seconds_of
-from tessera.bench.gpu.sizes import Sizes
-from tessera.bench.gpu.weights import quantize_layers
+from benchmarks.gpu.rates import Rates, seconds_of
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.gpu.weights import quantize_layers
 from tessera.bench.peer import peer_of, random_model
 from tessera.bench.work import encode_flops, prefill_flops, step_bytes
 from tessera.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""`python -m tessera.bench.serve`: the server under load, and what it adds to the bare engine.
+"""`python -m benchmarks.serve`: the server under load, and what it adds to the bare engine.
 
 Server and engine run in this process, the client in another, so that its work is not counted as the
 server's. Every picture is new (a few pixels differ), so that no cache helps but where the cache is
@@ -30,7 +30,7 @@ import uvicorn
 from PIL import Image as PILImage
 
 import tessera
-from tessera.bench.load import Load, Reply, drive
+from benchmarks.traffic import Load, Reply, drive
 from tessera.chat import SamplingParams
 from tessera.errors import MeasurementError
 from tessera.llm import LLM
@@ -231,7 +231,7 @@ def count_encoded(url: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tessera.bench.serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a trial of a minute; its numbers mean little")
     quick = parser.parse_args().quick
     cores = len(os.sched_getaffinity(0))

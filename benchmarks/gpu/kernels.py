@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tessera.bench.gpu.rates import Rates, seconds_of
-from tessera.bench.gpu.sizes import Sizes
-from tessera.bench.gpu.weights import random_fp8
+from benchmarks.gpu.rates import Rates, seconds_of
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.gpu.weights import random_fp8
 from tessera.bench.peer import random_packed
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.kernels.cache_layer import CacheLayer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tessera.bench.context import CHUNK_TOKENS, SHAPES, Run, measure, plot, table
+from benchmarks.context import CHUNK_TOKENS, SHAPES, Run, measure, plot, table
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.model.config import MAX_CONTEXT_TOKENS
 

@@ -1,4 +1,4 @@
-"""`python -m tessera.bench.kernels`: products with packed weights beside what this machine can do at most.
+"""`python -m benchmarks.kernels`: products with packed weights beside what this machine can do at most.
 
 The seven matrices of one layer of Pixtral 12B, which no cache holds, are multiplied with 1 to 512 tokens. A
 step of few tokens is bound by reading the weights: the measure is a plain sum over memory. Prefill is bound
