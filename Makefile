@@ -7,7 +7,7 @@ DEMO := tessera/nano/demo
 CLIENTS := build/clients
 CLIENT_ENVIRONMENTS := openai anthropic langchain-openai langchain-mistralai litellm llama-index node
 
-.PHONY: demo kernels test test-slow test-fuzz test-clients soak lint bench bench-serve gpu-check clean
+.PHONY: demo kernels test test-slow test-fuzz test-clients soak lint docs docs-serve bench bench-serve gpu-check clean
 
 demo: .venv/installed
 	$(BIN)/tessera ask "What is the value of Q3?" -i $(DEMO)/chart.png
@@ -52,6 +52,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
+
+# The searchable site, in build/site; a broken link fails.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: .venv/installed-dev kernels
 	$(BIN)/tessera bench --peer transformers
