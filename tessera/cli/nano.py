@@ -35,11 +35,12 @@ def run_draw(out: Path, count: int, seed: int) -> None:
     from random import Random
 
     from tessera.nano.pictures.mix import MIXED, draw_page
+    from tessera.samples import LABELS
 
     out.mkdir(parents=True, exist_ok=True)
     pages = (draw_page(MIXED, Random(number)) for number in itertools.count(seed))
     drawn = itertools.islice((page for page in pages if len(page.pictures) == 1), count)
-    with (out / "labels.jsonl").open("w", encoding="utf-8") as labels:
+    with (out / LABELS).open("w", encoding="utf-8") as labels:
         for number, page in enumerate(drawn, seed):
             name = f"{number:08}.png"
             page.pictures[0].save(out / name)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tessera.chat import ChatModel, Image, Message, SamplingParams
+from tessera.evals.metrics import edit_distance, wilson_interval
 from tessera.nano.measure import tesseract
 from tessera.nano.measure.drawn import drawn_trials
 from tessera.nano.measure.plots import plot_trials
 from tessera.nano.measure.pygal_charts import pygal_trials
 from tessera.nano.measure.real_pages import page_trials
-from tessera.nano.measure.scoring import edits, interval, is_right
+from tessera.nano.measure.scoring import is_right
 from tessera.nano.measure.trial import GROUPS, REAL_PAGES, RENDERERS, Trial
 from tessera.nano.measure.web_papers import web_trials
 
@@ -39,7 +40,7 @@ class Result:
 
 
 def result_of(trial: Trial, reply: str) -> Result:
-    wrong = edits(reply, trial.answer) if trial.skill == "transcribe" else 0
+    wrong = edit_distance(reply, trial.answer) if trial.skill == "transcribe" else 0
     return Result(trial, reply, is_right(reply, trial), wrong)
 
 
@@ -114,7 +115,7 @@ def share(results: Sequence[Result]) -> str:
     if not results:
         return "-"
     right = sum(result.right for result in results)
-    low, high = interval(right, len(results))
+    low, high = wilson_interval(right, len(results))
     return f"{right / len(results):.0%} ({100 * low:.0f}-{100 * high:.0f}, n={len(results)})"
 
 

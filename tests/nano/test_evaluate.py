@@ -19,13 +19,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tessera.cli.nano import run_eval
 from tessera.errors import UsageError
+from tessera.evals.metrics import edit_distance, wilson_interval
 from tessera.nano import evaluate as evaluation
 from tessera.nano.evaluate import Result, evaluate, result_of, tables
 from tessera.nano.measure import real_pages, tesseract
 from tessera.nano.measure.asked import json_of, labels_of, short_values
 from tessera.nano.measure.plots import plot_trials
 from tessera.nano.measure.pygal_charts import pygal_trials
-from tessera.nano.measure.scoring import edits, interval, is_right
+from tessera.nano.measure.scoring import is_right
 from tessera.nano.measure.trial import FROM_AXIS, REAL_PAGES, RENDERERS, SEEDS, Trial, trials_of
 from tessera.nano.measure.web_papers import PROGRAMS, web_trials
 from tessera.nano.pictures.page import Glyph, Page, Question, unprinted
@@ -69,17 +70,17 @@ def test_an_answer_is_right_when_it_says_the_same(
 
 def test_intervals_are_those_of_the_literature() -> None:
     # SciPy: binomtest(8, 10).proportion_ci(method="wilson"), and of 0 in 10.
-    assert interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-5)
-    assert interval(0, 10) == pytest.approx((0.0, 0.2775328), abs=1e-5)
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-5)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775328), abs=1e-5)
     # Newcombe 1998, table I: 81 of 263 by the score method.
-    assert interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_edits_are_counted_in_characters_and_single_spaces() -> None:
-    assert edits("kitten", "sitting") == 3
-    assert edits("a  b\nc", "a b c") == 0
-    assert edits("", "abc") == 3
+    assert edit_distance("kitten", "sitting") == 3
+    assert edit_distance("a  b\nc", "a b c") == 0
+    assert edit_distance("", "abc") == 3
 
 
 def test_numbers_stand_bare_in_json_only_where_they_are_printed_so() -> None:

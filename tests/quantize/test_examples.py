@@ -76,7 +76,7 @@ def test_a_wrong_line_is_named(line: str, folder: Path, tokenizer: Tokenizer) ->
 
 def test_labels_in_another_encoding_are_named(folder: Path, tokenizer: Tokenizer) -> None:
     (folder / "labels.jsonl").write_bytes('{"image": "b.png", "question": "Café?"}'.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"labels\.jsonl is not UTF-8 \(byte 35\); convert it"):
+    with pytest.raises(UsageError, match=r"labels\.jsonl, line 1 is not UTF-8 \(byte 35\); convert the file"):
         examples.read_examples(folder, tokenizer, VISION)
 
 
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_named(folder: Path, tokenizer: Tokenizer, tmp_path
     with pytest.raises(UsageError, match=r"absent is not a folder"):
         examples.read_examples(tmp_path / "absent", tokenizer, VISION)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty holds no labels\.jsonl and no pictures"):
+    with pytest.raises(UsageError, match=r"empty holds no samples; name a folder that holds labels\.jsonl"):
         examples.read_examples(tmp_path / "empty", tokenizer, VISION)
     label(folder, {"image": "c.png", "question": "?"})
     with pytest.raises(ImageError, match=r"c\.png does not exist"):

@@ -1,0 +1,1 @@
+"""Evaluation: what a reply is worth beside the right answer."""

@@ -1,0 +1,57 @@
+"""Measures of replies: edit distance, equal values, and how sure a share of few samples is."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+from tessera.errors import MissingExtraError
+
+CONFIDENCE = 1.96  # standard deviations: 95 %
+NUMBER = re.compile(r"-?\d[\d,' ]*(?:\.\d+)?|-?\.\d+")
+
+
+def is_same_text(reply: str, answer: str) -> bool:
+    """Whether the words are equal to the letter; line breaks may differ."""
+    return reply.split() == answer.split()
+
+
+def is_same_json(reply: str, answer: str) -> bool:
+    """Whether both are JSON of equal values."""
+    try:
+        return bool(json.loads(reply) == json.loads(answer))
+    except ValueError:
+        return False
+
+
+def is_near(reply: str, answer: str, tolerance: float) -> bool:
+    """Whether the numbers in two short texts differ by at most `tolerance` times the answer's."""
+    one, other = number_in(reply), number_in(answer)
+    return one is not None and other is not None and abs(one - other) <= tolerance * abs(other) + 1e-9
+
+
+def number_in(text: str) -> float | None:
+    """The number in a short text: "$1,200" is 1200; None where there is none, or more than one."""
+    found = NUMBER.findall(text)
+    return float(re.sub(r"[,' ]", "", found[0])) if len(found) == 1 else None
+
+
+def edit_distance(reply: str, answer: str) -> int:
+    """Characters to insert, delete or replace (Levenshtein), with white space as single spaces."""
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise MissingExtraError("measuring needs rapidfuzz; install it with: pip install 'tessera[nano]'") from error
+    return Levenshtein.distance(" ".join(reply.split()), " ".join(answer.split()))
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson, 1927); (0, 1) of no samples."""
+    if count == 0:
+        return 0.0, 1.0
+    share, square = right / count, CONFIDENCE**2
+    middle = share + square / (2 * count)
+    half = CONFIDENCE * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    low, high = ((middle + sign * half) / (1 + square / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
