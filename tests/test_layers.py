@@ -119,10 +119,3 @@ def test_every_import_is_a_declared_dependency() -> None:
         # A module whose optional package is absent here is taken to be named like it.
         packages = {home.lower().replace("_", "-") for home in homes.get(name, [name])}
         assert packages & declared, f"{name} is imported, and pyproject.toml does not name {packages}"
-
-
-def test_the_architecture_names_every_part() -> None:
-    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    parts = {home_of(path) for path in FILES} - {"__main__", "model.config"}
-    unnamed = {part for part in parts if not re.search(rf"^  {part}(\.py|/) ", text, re.MULTILINE)}
-    assert not unnamed
