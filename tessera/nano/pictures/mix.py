@@ -6,6 +6,7 @@ alike, so what is measured under "held-out seeds" is what was taught, on picture
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ MIXED = Course(
     ),
     page_share=0.05,
 )  # fmt: skip
+SMALL = dataclasses.replace(MIXED, largest_area=320.0**2, page_share=0.0)
 
 
 # Each drawer's module and function; modules are imported when they are first drawn from.
