@@ -89,6 +89,7 @@ def message_of(where: str, message: Mapping[str, Any]) -> Message:
         tuple(calls),
         message.get("tool_call_id"),
         message.get("name"),
+        where,
     )
 
 
