@@ -349,7 +349,7 @@ def test_old_formats_speak_and_say_what_they_lack(name: str) -> None:
             tokenizer.encode_chat([Message.parse(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])
 
 
-def test_a_run_of_spaces_that_the_tokenizer_cannot_read_is_named() -> None:
+def test_a_run_of_spaces_that_the_tokenizer_reads_too_slowly_is_named() -> None:
     tokenizer = Tokenizer.from_file(packaged_tokenizer_path(), VISION)
     spaces = " " * 1_100_000
     for encode_spaces in (
@@ -359,8 +359,8 @@ def test_a_run_of_spaces_that_the_tokenizer_cannot_read_is_named() -> None:
     ):
         with pytest.raises(UsageError, match=r"the text has 1,100,00\d spaces .* in a row"):
             encode_spaces()
-    shorter = tokenizer.encode_text(" " * 900_000, bos=False)
-    assert tokenizer.decode(shorter) == " " * 900_000
+    shorter = tokenizer.encode_text(" " * 150_000, bos=False)
+    assert tokenizer.decode(shorter) == " " * 150_000
 
 
 def test_arguments_may_be_as_deep_as_stated() -> None:

@@ -138,7 +138,8 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
                 ids = list((await unless_left(request, preparing)).ids)
         else:
             backend.llm.check_length(len(body.prompt or ""))
-            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
+            opens = body.add_special_tokens is not False
+            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, opens, backend.llm.max_counted)
         shown = await backend.call(_shown, backend.tokenizer, ids) if body.return_token_strs else None
         return {"count": len(ids), "max_model_len": backend.max_model_len, "tokens": ids, "token_strs": shown}
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
-from tessera.prompt import Prompt
+from tessera.prompt import Prompt, reading
 from tessera.server.anthropic import (
     MessageEvents,
     message_object,
@@ -180,7 +180,9 @@ class Generator:
     ) -> tuple[list[Prompt], SamplingParams]:
         self.backend.llm.check_length(max(len(prompt) if isinstance(prompt, str) else 0 for prompt in given))
         bound = self.backend.llm.bind(params)
-        return [Prompt(plain_ids(prompt, self.backend.tokenizer)) for prompt in given], bound
+        limit = self.backend.llm.max_counted
+        with reading():  # for all of them together
+            return [Prompt(plain_ids(prompt, self.backend.tokenizer, limit)) for prompt in given], bound
 
     def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
