@@ -33,6 +33,7 @@ class _Turn:
 
     message: Message
     index: int | None
+    joined: tuple[_Turn, ...] = ()  # those that it was made of, where it was made of several
 
     @property
     def role(self) -> str:
@@ -43,8 +44,17 @@ class _Turn:
         """The ids of its calls."""
         return [str(call["id"]) for call in self.message.tool_calls]
 
+    def caller(self, call_id: str) -> _Turn:
+        """The turn, as it was given, that makes this call."""
+        return next((turn for turn in self.joined if call_id in turn.called), self)
+
+    @property
+    def where(self) -> str:
+        """How errors name it."""
+        return self.message.place or f"message {self.index}"
+
     def refuse(self, problem: str) -> ConversationError:
-        return ConversationError(f"message {self.index} ({self.role}) {problem}", self.index)
+        return ConversationError(f"{self.where} ({self.role}) {problem}", self.index, self.message.place)
 
 
 def arrange(messages: Sequence[Message], version: int) -> list[Message]:
@@ -197,13 +207,15 @@ def _gather_calls(turns: Sequence[_Turn], version: int) -> list[_Turn]:
 
 def _with_calls(run: Sequence[_Turn], calls: tuple[Mapping[str, Any], ...], *, keeps_text: bool) -> Iterator[_Turn]:
     calling = next(turn for turn in reversed(run) if turn.message.tool_calls)
+    joined = tuple(run)
     if not keeps_text:
-        yield _Turn(replace(calling.message, content=(), tool_calls=calls), calling.index)
+        yield _Turn(replace(calling.message, content=(), tool_calls=calls), calling.index, joined)
         return
     for turn in run[:-1]:
         if any(turn.message.content):
             yield _Turn(replace(turn.message, tool_calls=()), turn.index)
-    yield _Turn(replace(run[-1].message, tool_calls=calls), calling.index)
+    last = replace(run[-1].message, tool_calls=calls, place=calling.message.place)
+    yield _Turn(last, calling.index, joined)
 
 
 def _move_pictures(turns: Sequence[_Turn]) -> Iterator[_Turn]:
@@ -245,7 +257,7 @@ def _check_answered(calling: _Turn, results: Sequence[_Turn], follower: _Turn | 
     called = calling.called
     if len(results) > len(called):
         raise results[len(called)].refuse(
-            f"is one result too many: message {calling.index} makes {len(called)} call{'s' * (len(called) > 1)}."
+            f"is one result too many: {calling.where} makes {len(called)} call{'s' * (len(called) > 1)}."
         )
     if version >= PAIRED_BY_ID_SINCE:
         _check_pairs(calling, called, results)
@@ -254,9 +266,11 @@ def _check_answered(calling: _Turn, results: Sequence[_Turn], follower: _Turn | 
     answered = {str(result.message.tool_call_id) for result in results}
     missing = [call_id for call_id in called if call_id not in answered] or called[len(results) :]
     name = next(call["function"]["name"] for call in calling.message.tool_calls if str(call["id"]) == missing[0])
-    before = "the conversation ends" if follower is None else f"message {follower.index} ({follower.role}) follows"
+    before = "the conversation ends"
+    if follower is not None and follower.index is not None:
+        before = f"{follower.where} ({follower.role}) follows"
     shown = missing[0] if len(missing[0]) <= 80 else missing[0][:77] + "..."
-    raise calling.refuse(
+    raise calling.caller(missing[0]).refuse(
         f"calls {name!r} (id {shown!r}), and {before} before a tool message answers it; each call needs its result."
     )
 
@@ -268,7 +282,7 @@ def _check_pairs(calling: _Turn, called: Sequence[str], results: Sequence[_Turn]
     for result in results:
         call_id = str(result.message.tool_call_id)
         if call_id not in called:
-            raise result.refuse(f"answers the call {call_id[:80]!r}, which message {calling.index} does not make.")
+            raise result.refuse(f"answers the call {call_id[:80]!r}, which {calling.where} does not make.")
         if call_id in answered:
             raise result.refuse(f"answers the call {call_id[:80]!r} a second time.")
         answered.add(call_id)

@@ -32,11 +32,15 @@ class UsageError(TesseraError):
 
 
 class ConversationError(UsageError):
-    """A conversation that the model's chat format does not allow; `index` is that of the message at fault."""
+    """A conversation that the model's chat format does not allow.
 
-    def __init__(self, text: str, index: int | None = None) -> None:
+    `index` is that of the message at fault, and `param` its place in a request, where there is one.
+    """
+
+    def __init__(self, text: str, index: int | None = None, param: str | None = None) -> None:
         super().__init__(text)
         self.index = index
+        self.param = param
 
 
 class TooManyImagesError(UsageError):

@@ -301,7 +301,7 @@ class LLM:
         """Load the pictures, in the caller's thread unless `load` has them ready, and write the prompt."""
         parsed = self.parse(messages, tools)
         images = (load or self._load)([image for message in parsed for image in message.images])
-        return self.tokenizer.encode_chat(parsed, images, tools)
+        return self.tokenizer.encode_chat(parsed, images, tools, self.max_counted)
 
     def parse(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> list[Message]:
         """The messages, checked in what takes no time: how many pictures they have, and how much text."""
@@ -322,6 +322,11 @@ class LLM:
         with self._decoding:
             loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
             return [prepare(pixels, self.vision, low_detail=each.low_detail) for each, pixels in loaded]
+
+    @property
+    def max_counted(self) -> int:
+        """Tokens of a text after which it is tokenized no further: up to there its exact length can be told."""
+        return 2 * self.config.max_model_len
 
     def check_length(self, num_characters: int) -> None:
         """Raise PromptTooLongError for text that cannot fit; tokenizing all of it, to know, could take a minute."""

@@ -8,11 +8,14 @@ fetched here. User text cannot become a control token. Ids go back to text whole
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import importlib.util
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from PIL import Image as PILImage
 
 from tessera.chat import Image, Message
 from tessera.conversation import FUNCTION_NAME, PICTURES_SINCE, arguments_of, arrange
-from tessera.errors import CheckpointError, MissingExtraError, UsageError
+from tessera.errors import CheckpointError, MissingExtraError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.model.config import VisionConfig
 
@@ -31,6 +34,18 @@ WRITTEN_BY_MODELS = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}  # the latter two si
 VISIBLE_SPACE = "▁"  # how SentencePiece writes a space
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 WHITESPACE = re.compile(r"\s++")
+# Long texts are tokenized in pieces, and no further than a limit. Tekken reads its words by a pattern of its own, and
+# there at least one of them ends, whatever is beside: before a space, after a digit, a word or a line.
+PIECE, MAX_RUN = 2**15, 2**17  # characters: of a piece at least, and beyond it until such an end comes
+MAX_READING_S = 2.0  # of the processor, for all texts of a request; 131,072 tokens of prose take 0.1
+WORD_END = re.compile(
+    r"(?<=\S)(?=[ \t])|(?<=[0-9])|(?<=[A-Za-z])(?=[!-@\[-`{-~\r\n])|(?<=[\r\n])(?=[^\s/])|(?<=[^\W\d_])(?=[。、，！？])"
+)
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,8 @@ class Tokenizer:
         if self.version_number >= PICTURES_SINCE:
             # Ours stands in for the encoder that would need OpenCV and could fetch.
             mistral.instruct_tokenizer.image_encoder = self._encode_image
-        self._base.encode = _named_failures(self._base.encode)
+        is_known = getattr(getattr(self._base, "_model", None), "_pat_str", None) == TEKKEN_PATTERN
+        self._base.encode = _bounded(_named_failures(self._base.encode), _pieces if is_known else _whole)
 
     @classmethod
     def from_file(cls, path: Path, vision: VisionConfig) -> Tokenizer:
@@ -141,25 +157,32 @@ class Tokenizer:
         """In bytes, of which a character has at least one."""
         return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
 
-    def encode_text(self, text: str, bos: bool = True) -> list[int]:
-        """Ids of plain text; nothing in it is read as a control token."""
-        return list(self._base.encode(text, bos=bos, eos=False))
+    def encode_text(self, text: str, bos: bool = True, max_tokens: int | None = None) -> list[int]:
+        """Ids of plain text; nothing in it is read as a control token.
+
+        Raises PromptTooLongError where they are more than `max_tokens`, as soon as that is known.
+        """
+        with contextlib.nullcontext() if max_tokens is None else reading(max_tokens):
+            return list(self._base.encode(text, bos=bos, eos=False))
 
     def encode_chat(
         self,
         messages: Sequence[Message],
         images: Sequence[PreparedImage],
         tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int | None = None,
     ) -> Prompt:
         """The whole conversation as the model expects it; `images` are the messages' pictures in order.
 
         A last message of the assistant is continued, unless it is empty. Raises ConversationError, which
-        names the message, for a conversation that the format does not allow, and UsageError for wrong tools.
+        names the message, for a conversation that the format does not allow, UsageError for wrong tools, and
+        PromptTooLongError where its text alone has more than `max_tokens`, as soon as that is known.
         """
         count = sum(len(message.images) for message in messages)
         if count != len(images):
             raise ValueError(f"the messages have {count} pictures, {len(images)} were prepared")
-        encoded = self._encode(_request(arrange(messages, self.version_number), images, tools))
+        with contextlib.nullcontext() if max_tokens is None else reading(max_tokens):
+            encoded = self._encode(_request(arrange(messages, self.version_number), images, tools))
         ids = tuple(int(token) for token in encoded.tokens)
         return Prompt(ids, tuple(self._find_spans(ids, [images[int(number)] for number in encoded.images])))
 
@@ -260,6 +283,79 @@ def packaged_tokenizer_path() -> Path:
     import mistral_common
 
     return Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
+
+
+@dataclass
+class _Room:
+    """How many tokens the texts of one prompt may have together, and how long they, or those of several, may take."""
+
+    limit: int | None
+    used: int = 0
+    began_s: float = field(default_factory=time.thread_time)
+
+    def take(self, num_tokens: int) -> None:
+        self.used += num_tokens
+        if self.limit is not None and self.used > self.limit:
+            raise PromptTooLongError(
+                f"the text has more than {self.limit:,} tokens, after which it is not read any further; shorten it."
+            )
+        if time.thread_time() - self.began_s > MAX_READING_S:
+            raise PromptTooLongError(
+                f"the text takes more than {MAX_READING_S:.0f} s of a processor to be tokenized; shorten it."
+            )
+
+
+_ROOM: ContextVar[_Room | None] = ContextVar("room", default=None)
+
+
+@contextlib.contextmanager
+def reading(max_tokens: int | None = None) -> Iterator[None]:
+    """What is tokenized meanwhile, in this thread, has so many tokens at most; within another, it shares its time."""
+    around = _ROOM.get()
+    before = _ROOM.set(_Room(max_tokens) if around is None else _Room(max_tokens, began_s=around.began_s))
+    try:
+        yield
+    finally:
+        _ROOM.reset(before)
+
+
+def _bounded(
+    encode: Callable[..., list[int]], pieces: Callable[[str], Iterator[str]]
+) -> Callable[[str, bool, bool], list[int]]:
+    """The tokenizer's own encode, of one piece after the other, until there is no room."""
+
+    def encode_pieces(s: str, bos: bool, eos: bool) -> list[int]:
+        room = _ROOM.get()
+        ids: list[int] = encode("", bos=bos, eos=False)
+        for piece in pieces(s):
+            more = encode(piece, bos=False, eos=False)
+            if room is not None:
+                room.take(len(more))
+            ids += more
+        return ids + encode("", bos=False, eos=eos)
+
+    return encode_pieces
+
+
+def _whole(text: str) -> Iterator[str]:
+    yield text
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text cut where a word of Tekken ends, so that the pieces' tokens are the text's; raises UsageError."""
+    start = 0
+    while len(text) - start > PIECE + MAX_RUN:
+        found = WORD_END.search(text, start + PIECE, start + PIECE + MAX_RUN)
+        if found is None:
+            space = max(map(len, WHITESPACE.findall(text[start:])), default=0)
+            what = f"{space:,} spaces or other white space" if space > MAX_RUN else f"over {MAX_RUN:,} characters"
+            raise UsageError(
+                f"the text has {what} in a row in which no word ends, which the tokenizer reads too slowly; break "
+                "them up."
+            )
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:

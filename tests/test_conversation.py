@@ -7,7 +7,7 @@ from typing import Any
 
 import mistral_common
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
@@ -64,15 +64,18 @@ MESSAGE = st.one_of(
     st.tuples(st.sampled_from([ONE, TWO]), CONTENT).map(lambda pair: result(*pair)),
 )
 
+# A first message of another role is taken by the reference without a look at its calls, or refused when alone.
+CONVERSATION = st.tuples(st.one_of(CONTENT.map(user), CONTENT.map(system)), st.lists(MESSAGE, max_size=6)).map(
+    lambda pair: [pair[0], *pair[1]]
+)
+
 
 @pytest.mark.parametrize("version", VERSIONS)
 @settings(max_examples=400, deadline=None)
-@given(messages=st.lists(MESSAGE, min_size=1, max_size=7))
+@given(messages=CONVERSATION)
 def test_whatever_the_reference_takes_has_its_ids_and_the_rest_is_ours_or_named(
     version: str, messages: list[dict[str, Any]]
 ) -> None:
-    # A first message of another role is taken by the reference without a look at its calls, or refused when alone.
-    assume(messages[0]["role"] in ("user", "system"))
     try:
         expected = reference(version, messages)
     except Exception:  # it raises what it likes
@@ -346,7 +349,7 @@ def test_old_formats_speak_and_say_what_they_lack(name: str) -> None:
             tokenizer.encode_chat([Message.parse(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])
 
 
-def test_a_run_of_spaces_that_the_tokenizer_cannot_read_is_named() -> None:
+def test_a_run_of_spaces_that_the_tokenizer_reads_too_slowly_is_named() -> None:
     tokenizer = Tokenizer.from_file(packaged_tokenizer_path(), VISION)
     spaces = " " * 1_100_000
     for encode_spaces in (
@@ -356,8 +359,8 @@ def test_a_run_of_spaces_that_the_tokenizer_cannot_read_is_named() -> None:
     ):
         with pytest.raises(UsageError, match=r"the text has 1,100,00\d spaces .* in a row"):
             encode_spaces()
-    shorter = tokenizer.encode_text(" " * 900_000, bos=False)
-    assert tokenizer.decode(shorter) == " " * 900_000
+    shorter = tokenizer.encode_text(" " * 150_000, bos=False)
+    assert tokenizer.decode(shorter) == " " * 150_000
 
 
 def test_arguments_may_be_as_deep_as_stated() -> None:

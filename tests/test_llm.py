@@ -199,3 +199,10 @@ def test_loading_can_be_watched() -> None:
         pass
     assert seen[-1][0] == seen[-1][1] > 0
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_of_a_text_that_is_somewhat_too_long_the_length_is_told_and_more_is_not_read() -> None:
+    with make(max_model_len=64, kv_cache_bytes=2**20) as llm:
+        for num_words, words in ((100, r"10\d tokens.*64"), (2_000, "more than 128 tokens")):
+            with pytest.raises(PromptTooLongError, match=words):
+                llm.chat(ask("a" + " a" * (num_words - 1)))

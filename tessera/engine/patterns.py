@@ -1,104 +1,265 @@
 """The texts that a regular expression matches, where they are few: told by reading it once, without running it.
 
-Only plain forms are understood, and of any other nothing is claimed.
+Only the forms that names are written with are understood, and of any other nothing is claimed. A text is kept with
+signs for the anchors that stand in it; one that lacks an anchor stands for all texts around it.
 """
 
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
 from itertools import product
 
 MAX_WORDS = 64
-MAX_CHARACTERS = 1024  # of all of them, so that reading stays cheap whatever the expression
+MAX_CHARACTERS = 1024  # of a text, so that reading stays cheap whatever the expression
+MAX_EXCLUDED = 100_000  # characters of a negated set: of those that are left there are many
+START, END = "\ufdd0", "\ufdd1"  # no characters: they stand for ^ and $
+ANCHORS = START + END
 PLAIN = re.compile(r"[^\\^$.|?*+()\[\]{}]")
 ESCAPED = re.compile(r"\\([^a-zA-Z0-9])")
-
-Words = frozenset[str]
+HEXADECIMAL = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|[xu]\{([0-9a-fA-F]{1,6})\})")
+PROPERTY = re.compile(r"\\[pP](?:\{[^{}]*\}|[A-Z])")
+CONTROLS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\f": "\f", "\\v": "\v"}
+CLASSES = {"\\d": string.digits, "\\w": string.ascii_letters + string.digits + "_", "\\s": " \t\n\r\f\v"}
+COUNTED = re.compile(r"\{(\d{1,6})(?:(,)(\d{0,6}))?\}")
+GROUP = re.compile(r"\((?:\?:|\?P?<\w+>)?(?!\?)")
 
 
 class _UnclearError(Exception):
-    """The expression is none of the plain forms, or has too many words."""
+    """The expression is none of the forms that are understood."""
 
 
-def finite_language(pattern: str) -> list[str] | None:
-    """All texts that match, if they are few: of anchored texts, alternatives, sets of characters; None of others."""
-    words: Words = frozenset()
-    place = 0
+@dataclass(frozen=True)
+class _Texts:
+    """What a part matches: texts, or None for more than the limit, and whether there are anchors among them."""
+
+    words: frozenset[str] | None
+    opens: bool = False
+    ends: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but anchors."""
+        return self.words is not None and not any(word.strip(ANCHORS) for word in self.words)
+
+
+NOTHING, MANY = _Texts(frozenset({""})), _Texts(None)
+
+
+def finite_language(pattern: str, max_words: int = MAX_WORDS) -> list[str] | None:
+    """All texts that match, if they are few; None if not, and where that is unclear."""
     try:
-        while True:
-            if pattern[place : place + 1] != "^":
-                return None
-            more, place = _sequence(pattern, place + 1)
-            words = _few(words | more)
-            if pattern[place:] == "$":
-                return sorted(words)
-            if pattern[place : place + 2] != "$|":
-                return None
-            place += 2
+        words = _language(pattern, max_words)
     except (_UnclearError, RecursionError):
         return None
+    return None if words is None else sorted(words)
 
 
-def _alternatives(pattern: str, place: int) -> tuple[Words, int]:
-    words, place = _sequence(pattern, place)
-    while pattern[place : place + 1] == "|":
-        more, place = _sequence(pattern, place + 1)
-        words = _few(words | more)
-    return words, place
+def matches_more(pattern: str, count: int) -> bool:
+    """Whether more than so many texts match, for certain."""
+    try:
+        words = _language(pattern, count)
+    except (_UnclearError, RecursionError):
+        return False
+    return words is None or len(words) > count
 
 
-def _sequence(pattern: str, place: int) -> tuple[Words, int]:
-    words = frozenset({""})
-    while place < len(pattern) and pattern[place] not in "|)$":
-        following, place = _item(pattern, place)
-        if pattern[place : place + 1] == "?":
-            following, place = following | {""}, place + 1
-        elif pattern[place : place + 1] in ("*", "+", "{"):
+def _language(pattern: str, limit: int) -> frozenset[str] | None:
+    reader = _Reader(pattern, limit)
+    found = reader.alternatives()
+    if reader.place < len(pattern):
+        raise _UnclearError
+    if found.words is None or not all(word.startswith(START) and word.endswith(END) for word in found.words):
+        return None
+    texts = frozenset(word.strip(ANCHORS) for word in found.words)
+    return texts if len(texts) <= limit else None
+
+
+@dataclass
+class _Reader:
+    pattern: str
+    limit: int
+    place: int = 0
+
+    def next(self, signs: str) -> bool:
+        """Whether one of these signs stands here; then it is read."""
+        here = self.pattern[self.place : self.place + 1]
+        found = here != "" and here in signs
+        self.place += found
+        return found
+
+    def alternatives(self) -> _Texts:
+        found = self.sequence()
+        while self.next("|"):
+            found = self.either(found, self.sequence())
+        return found
+
+    def sequence(self) -> _Texts:
+        found = NOTHING
+        while self.place < len(self.pattern) and self.pattern[self.place] not in "|)":
+            found = self.joined(found, self.repeated(self.item()))
+        return found
+
+    def repeated(self, item: _Texts) -> _Texts:
+        """The item as often as what follows it says."""
+        least, most = 1, 1
+        if self.next("?"):
+            least = 0
+        elif self.next("*"):
+            return self.endless(item)
+        elif self.next("+"):
+            return item if item.is_empty else self.endless(item)
+        elif counted := COUNTED.match(self.pattern, self.place):
+            self.place = counted.end()
+            least = int(counted[1])
+            if counted[2] and not counted[3]:
+                return self.endless(item)
+            most = int(counted[3] or least)
+        else:
+            return item
+        self.next("?")  # of two ways to match the shorter first, which changes no text
+        if self.pattern[self.place : self.place + 1] in ("*", "+", "{"):
             raise _UnclearError
-        words = _joined(words, following)
-    return words, place
+        return self.counted(item, least, most)
 
-
-def _item(pattern: str, place: int) -> tuple[Words, int]:
-    if escaped := ESCAPED.match(pattern, place):
-        return frozenset({escaped[1]}), escaped.end()
-    if plain := PLAIN.match(pattern, place):
-        return frozenset({plain[0]}), plain.end()
-    if pattern[place] == "(":
-        inside = place + 3 if pattern.startswith("(?:", place) else place + 1
-        words, end = _alternatives(pattern, inside)
-        if pattern[end : end + 1] != ")":
+    def endless(self, item: _Texts) -> _Texts:
+        self.next("?")
+        if item.opens or item.ends or self.pattern[self.place : self.place + 1] in ("*", "+", "{"):
             raise _UnclearError
-        return words, end + 1
-    if pattern[place] == "[":
-        return _set(pattern, place + 1)
-    raise _UnclearError
+        return NOTHING if item.is_empty else MANY
 
-
-def _set(pattern: str, place: int) -> tuple[Words, int]:
-    """The characters of a set: single ones and ranges."""
-    signs: set[str] = set()
-    while (sign := pattern[place : place + 1]) != "]":
-        first, place = _item(pattern, place) if sign == "\\" else (frozenset({sign}), place + 1)
-        if sign in ("", "[", "^", "&", "~", "-"):
+    def counted(self, item: _Texts, least: int, most: int) -> _Texts:
+        if most > 1 and (item.opens or item.ends):
             raise _UnclearError
-        low = high = next(iter(first))
-        if pattern[place : place + 1] == "-":
-            high, place = pattern[place + 1 : place + 2], place + 2
-            if not high or high in "]\\[" or not low <= high or ord(high) - ord(low) > MAX_WORDS:
+        if item.is_empty or item.words is None:
+            return item if least else self.either(NOTHING, item)
+        if least > MAX_CHARACTERS:
+            raise _UnclearError
+        found, power = (NOTHING if least == 0 else None), NOTHING
+        for number in range(1, most + 1):
+            power = self.joined(power, item)
+            if number >= least:
+                found = power if found is None else self.either(found, power)
+            if power.words is None or (found is not None and found.words is None):
+                return MANY
+        return NOTHING if found is None else found
+
+    def item(self) -> _Texts:
+        if self.next("^"):
+            return _Texts(frozenset({START}), opens=True)
+        if self.next("$"):
+            return _Texts(frozenset({END}), ends=True)
+        if self.next("."):
+            return MANY
+        if self.next("["):
+            return self.set()
+        if group := GROUP.match(self.pattern, self.place):
+            self.place = group.end()
+            found = self.alternatives()
+            if not self.next(")"):
                 raise _UnclearError
-        signs |= set(map(chr, range(ord(low), ord(high) + 1)))
-        _few(frozenset(signs))
-    return frozenset(signs), place + 1
+            return found
+        return self.escaped()
 
+    def escaped(self) -> _Texts:
+        if found := PROPERTY.match(self.pattern, self.place):
+            self.place = found.end()
+            return MANY
+        if self.pattern[self.place : self.place + 2] in ("\\D", "\\W", "\\S"):
+            self.place += 2
+            return MANY
+        return self.few(self.signs())
 
-def _joined(words: Words, following: Words) -> Words:
-    if len(words) * len(following) > MAX_WORDS:
-        raise _UnclearError
-    return _few(frozenset(map("".join, product(words, following))))
+    def signs(self) -> frozenset[str]:
+        """A sign, plain or escaped, or those of a class."""
+        name = self.pattern[self.place : self.place + 2]
+        if name in CLASSES or name in CONTROLS:
+            self.place += 2
+            return frozenset(CLASSES.get(name, CONTROLS.get(name, "")))
+        if found := HEXADECIMAL.match(self.pattern, self.place):
+            self.place = found.end()
+            code = int(found[1] or found[2] or found[3], 16)
+            if code > 0x10FFFF:
+                raise _UnclearError
+            return frozenset(chr(code))
+        found = ESCAPED.match(self.pattern, self.place) or PLAIN.match(self.pattern, self.place)
+        if found is None:
+            raise _UnclearError
+        self.place = found.end()
+        return frozenset(found[0][-1])
 
+    def set(self) -> _Texts:
+        """One of the signs in square brackets, or none of them."""
+        is_negated, is_first = self.next("^"), True
+        ranges: list[tuple[int, int]] = []
+        while not self.next("]"):
+            here = self.pattern[self.place : self.place + 2]
+            if here[:1] in ("", "[") or here in ("&&", "--", "~~") or (is_first and here[:1] == "]"):
+                raise _UnclearError
+            if here in ("\\D", "\\W", "\\S") or PROPERTY.match(self.pattern, self.place):
+                if is_negated:
+                    raise _UnclearError
+                self.escaped()
+                ranges.append((0, 0x10FFFF))
+            else:
+                ranges += self.range()
+            is_first = False
+        count = sum(high - low + 1 for low, high in ranges)
+        if is_negated:
+            if count > MAX_EXCLUDED:
+                raise _UnclearError
+            return MANY
+        if max((high - low + 1 for low, high in ranges), default=0) > self.limit:
+            return MANY
+        return self.few(frozenset(chr(code) for low, high in ranges for code in range(low, high + 1)))
 
-def _few(words: Words) -> Words:
-    if len(words) > MAX_WORDS or sum(map(len, words)) > MAX_CHARACTERS:
-        raise _UnclearError
-    return words
+    def range(self) -> list[tuple[int, int]]:
+        """The codes of one entry of a set."""
+        first = self.in_set()
+        following = self.pattern[self.place : self.place + 2]
+        if not following.startswith("-") or following == "-]":
+            return [(ord(sign), ord(sign)) for sign in first]
+        self.place += 1
+        last = self.in_set()
+        low, high = ord(min(first)), ord(min(last))
+        if len(first) != 1 or len(last) != 1 or low > high:
+            raise _UnclearError
+        return [(low, high)]
+
+    def in_set(self) -> Set[str]:
+        here = self.pattern[self.place : self.place + 1]
+        if here in ("", "[", "]"):
+            raise _UnclearError
+        if here != "\\":
+            self.place += 1
+            return {here}
+        return self.signs()
+
+    def joined(self, left: _Texts, right: _Texts) -> _Texts:
+        """What both match, one after the other; an anchor in the midst of a text is unclear."""
+        if (right.opens and not left.is_empty) or (left.ends and not right.is_empty):
+            raise _UnclearError
+        opens, ends = left.opens or right.opens, left.ends or right.ends
+        if left.words is None or right.words is None:
+            return _Texts(None, opens, ends)
+        words = (one + other for one, other in product(left.words, right.words))
+        return self.few(words, opens, ends)
+
+    def either(self, one: _Texts, other: _Texts) -> _Texts:
+        opens, ends = one.opens or other.opens, one.ends or other.ends
+        if one.words is None or other.words is None:
+            return _Texts(None, opens, ends)
+        return self.few(one.words | other.words, opens, ends)
+
+    def few(self, words: Iterable[str], opens: bool = False, ends: bool = False) -> _Texts:
+        """These texts, or many if they are more than the limit, each with and without either anchor."""
+        kept: set[str] = set()
+        for word in words:
+            if len(word) > MAX_CHARACTERS:
+                raise _UnclearError
+            kept.add(word)
+            if len(kept) > 4 * self.limit:
+                return _Texts(None, opens, ends)
+        return _Texts(frozenset(kept), opens, ends)

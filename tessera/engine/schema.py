@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tessera.engine.patterns import finite_language
+from tessera.engine.patterns import MAX_WORDS, finite_language, matches_more
 from tessera.errors import GrammarError
 
 DEFAULT_MAX_LENGTH = 32_768  # characters: several dense pages, and far less than a context
@@ -222,8 +222,9 @@ def _with_pattern_names(schema: Schema) -> Schema:
     if not isinstance(patterns, dict) or not isinstance(properties, dict):
         return schema
     named, rest = dict(properties), {}
+    most = max(MAX_WORDS, len(properties) + len(_named(schema.get("required"))))
     for pattern, part in patterns.items():
-        words = finite_language(pattern)
+        words = finite_language(pattern, most)
         if words is None or not _fits(part, len(words)):
             rest[pattern] = part
             continue
@@ -234,6 +235,21 @@ def _with_pattern_names(schema: Schema) -> Schema:
         return schema
     kept = {**schema, "properties": named, "patternProperties": rest}
     return kept if rest else {name: value for name, value in kept.items() if name != "patternProperties"}
+
+
+def _may_run_out(schema: Schema) -> bool:
+    """Whether all names that an object may have could be used, as far as is known: then a comma is a dead end."""
+    patterns, others = schema.get("patternProperties"), schema.get("additionalProperties", True)
+    if not isinstance(patterns, dict) or not patterns or not _is_impossible(others):
+        return False
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    names = {*_named(properties), *_named(required)}
+    possible = [pattern for pattern, part in patterns.items() if not _is_impossible(part)]
+    return bool(names) and not any(matches_more(pattern, len(names)) for pattern in possible)
+
+
+def _named(value: Any) -> set[str]:
+    return {name for name in value if isinstance(name, str)} if isinstance(value, dict | list) else set()
 
 
 def _both(one: Any, other: Any) -> Any:
@@ -253,6 +269,18 @@ def _exact(schema: Schema) -> Schema:
                 f"the JSON schema's {name} {str(schema[name])[:40]} cannot be kept exactly: bounds lie within 2^53, "
                 "further off only where a 64-bit float is exact, and within 2^62; choose another, or use a string."
             )
+    if _may_run_out(schema):
+        patterns = ", ".join(map(repr, schema["patternProperties"]))[:100]
+        raise GrammarError(
+            f"the JSON schema's patternProperties {patterns} may leave no name beside those of properties and "
+            "required; list their names in properties, or write them with ^, $, sets of characters and repetitions."
+        )
+    least, required = schema.get("minProperties"), _named(schema.get("required"))
+    if type(least) is int and least > 1 + len(required):  # one name beside them is another, of more some may be alike
+        raise GrammarError(
+            f"the JSON schema's minProperties {least} cannot be kept: a name may be written twice; list all but one of "
+            "them in required, or leave it out."
+        )
     for name in ("const", "enum"):
         if name in schema and (number := _rounded_number(schema[name])) is not None:
             raise GrammarError(
@@ -326,6 +354,8 @@ def _with_open_names(schema: Schema) -> Schema:
     patterns = kept.get("patternProperties")
     if patterns and any(map(BEYOND_REGEX.search, patterns)):
         kept["patternProperties"] = {key: part for key, part in patterns.items() if not BEYOND_REGEX.search(key)}
+        kept["additionalProperties"] = True
+    if _may_run_out(kept):
         kept["additionalProperties"] = True
     optional = set(kept.get("properties", ())) - set(kept.get("required", ()))
     if optional:  # numbers of properties are counted only where all are required

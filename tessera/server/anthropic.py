@@ -41,7 +41,7 @@ _SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # of another model's earlier
 def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message]:
     """The conversation; raises BadRequestError that names the message or block."""
     system = _texts("system", request.system)
-    messages = [Message("system", system)] if system else []
+    messages = [Message("system", system, place="system")] if system else []
     for index, message in enumerate(request.messages):
         where, role = f"messages.{index}", message.get("role")
         if role == "assistant":
@@ -49,7 +49,7 @@ def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message
         elif role == "user":
             messages += _user(where, message)
         elif role == "system":
-            messages.append(Message("system", _texts(f"{where}.content", message.get("content"))))
+            messages.append(Message("system", _texts(f"{where}.content", message.get("content")), place=where))
         else:
             raise BadRequestError(f"{where}.role must be user or assistant.", param=f"{where}.role")
     return messages
@@ -72,7 +72,7 @@ def _assistant(where: str, message: Mapping[str, Any]) -> Message:
             calls.append(_call(place, block))
         elif block["type"] not in _SILENT_BLOCKS:
             parts.append(_part(place, block))
-    return Message("assistant", tuple(parts), tuple(calls))
+    return Message("assistant", tuple(parts), tuple(calls), place=where)
 
 
 def _call(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def _user(where: str, message: Mapping[str, Any]) -> list[Message]:
         told = tuple(_part(*each) for each in _blocks(f"{place}.content", block.get("content")))
         if block.get("is_error") and told:
             told = ("Error: ", *told)
-        results.append(Message("tool", told, (), block["tool_use_id"]))
-    return [*results, Message("user", tuple(parts))] if parts or not results else results
+        results.append(Message("tool", told, (), block["tool_use_id"], place=place))
+    return [*results, Message("user", tuple(parts), place=where)] if parts or not results else results
 
 
 def _blocks(where: str, content: Any) -> list[tuple[str, Mapping[str, Any]]]:

@@ -24,7 +24,7 @@ from tessera.server.anthropic import failure_body
 from tessera.server.backend import Backend
 from tessera.server.body import JsonRoute
 from tessera.server.errors import BadRequestError, error_headers, unexpected_error
-from tessera.server.generate import ClientLeftError, Generator, unless_left
+from tessera.server.generate import ClientLeftError, Generator, field_named, unless_left
 from tessera.server.guards import Guard
 from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
@@ -134,10 +134,12 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
             preparing = backend.prompt(messages_of(body.messages), body.tools or (), generator.tenant_of(request))
-            ids = list((await unless_left(request, preparing)).ids)
+            with field_named("messages"):
+                ids = list((await unless_left(request, preparing)).ids)
         else:
             backend.llm.check_length(len(body.prompt or ""))
-            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, body.add_special_tokens is not False)
+            opens = body.add_special_tokens is not False
+            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, opens, backend.llm.max_counted)
         shown = await backend.call(_shown, backend.tokenizer, ids) if body.return_token_strs else None
         return {"count": len(ids), "max_model_len": backend.max_model_len, "tokens": ids, "token_strs": shown}
 

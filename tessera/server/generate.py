@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
-from tessera.prompt import Prompt
+from tessera.prompt import Prompt, reading
 from tessera.server.anthropic import (
     MessageEvents,
     message_object,
@@ -89,7 +89,7 @@ class Generator:
         """POST /v1/chat/completions."""
         self._check(body)
         wanted = conversation_of(body), chat_sampling(body), offer_of(body)
-        with messages_named():
+        with field_named("messages"):
             num_tokens, replies = await self._start_chat(*wanted, body, request)
         tokenizer = self.backend.tokenizer if body.logprobs else None
         if body.stream:
@@ -104,7 +104,8 @@ class Generator:
         self._check(body)
         wanted = input_messages(body), response_sampling(body), response_offer(body)
         truncate = body.truncation == "auto"
-        num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
+        with field_named("input"):
+            num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
         reply_id, tokenizer = new_item_id("resp"), self.backend.tokenizer
         if body.stream:
             events = ResponseEvents(reply_id, self.names[0], body, tokenizer)
@@ -117,7 +118,8 @@ class Generator:
         """POST /v1/messages: a chat in Anthropic's words."""
         self._check(body)
         wanted = messages_from(body), messages_sampling(body), messages_offer(body)
-        num_tokens, replies = await self._start_chat(*wanted, body, request)
+        with field_named("messages"):
+            num_tokens, replies = await self._start_chat(*wanted, body, request)
         message_id = new_message_id()
         if body.stream:
             events = MessageEvents(message_id, self.names[0], num_tokens, request.state.request_id)
@@ -131,7 +133,8 @@ class Generator:
         self.check_model(body.model)
         offer = messages_offer(body)
         preparing = self.backend.prompt(messages_from(body), offer.tools, self.tenant_of(request))
-        prompt = await unless_left(request, preparing)
+        with field_named("messages"):
+            prompt = await unless_left(request, preparing)
         return {"input_tokens": len(prompt.ids)}
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
@@ -177,7 +180,9 @@ class Generator:
     ) -> tuple[list[Prompt], SamplingParams]:
         self.backend.llm.check_length(max(len(prompt) if isinstance(prompt, str) else 0 for prompt in given))
         bound = self.backend.llm.bind(params)
-        return [Prompt(plain_ids(prompt, self.backend.tokenizer)) for prompt in given], bound
+        limit = self.backend.llm.max_counted
+        with reading():  # for all of them together
+            return [Prompt(plain_ids(prompt, self.backend.tokenizer, limit)) for prompt in given], bound
 
     def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
@@ -288,13 +293,12 @@ class Generator:
 
 
 @contextmanager
-def messages_named() -> Iterator[None]:
-    """A message that the conversation cannot have is named as the request's field too."""
+def field_named(field: str) -> Iterator[None]:
+    """A conversation that is wrong as a whole is named by its field; a message has its place already."""
     try:
         yield
     except ConversationError as error:
-        param = "messages" if error.index is None else f"messages.{error.index}"
-        raise BadRequestError(str(error), param=param) from error
+        raise BadRequestError(str(error), param=error.param or field) from error
 
 
 def notes_on(body: Sampling) -> dict[str, str]:

@@ -38,9 +38,9 @@ def input_messages(request: ResponsesRequest) -> list[Message]:
     """The conversation; raises BadRequestError that names the item."""
     messages: list[Message] = []
     if request.instructions:
-        messages.append(Message("system", (request.instructions,)))
+        messages.append(Message("system", (request.instructions,), place="instructions"))
     if isinstance(request.input, str):
-        return [*messages, Message("user", (request.input,))]
+        return [*messages, Message("user", (request.input,), place="input")]
     for index, item in enumerate(request.input):
         _add_item(messages, f"input.{index}", item)
     return messages
@@ -52,15 +52,12 @@ def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> N
         messages.append(message_of(where, item))
     elif kind == "function_call":
         call = {"id": item.get("call_id"), "function": {key: item.get(key) for key in ("name", "arguments")}}
-        # A turn of the assistant is one message, however many items it was told in.
-        if messages and messages[-1].role == "assistant":
-            messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
-        else:
-            messages.append(Message("assistant", (), (call,)))
+        messages.append(Message("assistant", (), (call,), place=where))
     elif kind == "function_call_output":
         if not isinstance(item.get("call_id"), str):
             raise BadRequestError(f"{where}.call_id must be a string.", param=f"{where}.call_id")
-        messages.append(Message("tool", parts_of(f"{where}.output", item.get("output")), (), item["call_id"]))
+        parts = parts_of(f"{where}.output", item.get("output"))
+        messages.append(Message("tool", parts, (), item["call_id"], place=where))
     elif kind != "reasoning":
         shown = repr(kind[:40]) if isinstance(kind, str) else "unknown"
         raise BadRequestError(

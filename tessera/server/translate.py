@@ -89,6 +89,7 @@ def message_of(where: str, message: Mapping[str, Any]) -> Message:
         tuple(calls),
         message.get("tool_call_id"),
         message.get("name"),
+        where,
     )
 
 
@@ -225,10 +226,10 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     return list(prompt)  # type: ignore[arg-type]
 
 
-def plain_ids(prompt: str | list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+def plain_ids(prompt: str | list[int], tokenizer: Tokenizer, max_tokens: int) -> tuple[int, ...]:
     """Ids of a prompt without the chat format; control tokens, but a first BOS, are only written by the server."""
     if isinstance(prompt, str):
-        return tuple(tokenizer.encode_text(prompt))
+        return tuple(tokenizer.encode_text(prompt, max_tokens=max_tokens))
     for place, token_id in enumerate(prompt):
         if not 0 <= token_id < tokenizer.vocab_size:
             raise BadRequestError(

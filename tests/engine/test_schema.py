@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 from typing import Any
 
 import jsonschema
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from tessera.chat import Grammar
 from tessera.engine.grammar import Matcher, json_rule, unpack
-from tessera.engine.patterns import finite_language
+from tessera.engine.patterns import finite_language, matches_more
 from tessera.engine.schema import (
     DRAFTS,
     KNOWN_FORMATS,
@@ -195,9 +197,36 @@ def test_the_largest_integer_of_64_bits_is_a_bound() -> None:
         ("s$", None),
         ("^s*$", None),
         ("^s+$", None),
-        ("^s{2}$", None),
+        ("^s{2}$", ["ss"]),
+        ("^s{1,3}$", ["s", "ss", "sss"]),
+        ("^s{0,1}?$", ["", "s"]),
+        ("^s{2,}$", None),
+        ("^s{999999}$", None),
+        ("^(a|b){2}$", ["aa", "ab", "ba", "bb"]),
+        ("^(?:){5}s$", ["s"]),
+        (r"^\x73\u0074\u{75}$", ["stu"]),
+        (r"^[\d]$", list("0123456789")),
+        ("^[a-c_-]$", ["-", "_", "a", "b", "c"]),
+        (r"^[\w.-]$", None),
+        ("(^s$)", ["s"]),
+        ("(^s|^t)u$", ["su", "tu"]),
+        ("^(s$|t$)", ["s", "t"]),
+        ("^(^s$)$", ["s"]),
+        ("^(?<name>s)$", ["s"]),
+        ("^(s$|t)u$", None),
+        ("s|^t$", None),
+        (r"^\bs$", None),
+        ("^(?i:s)$", None),
+        ("^[[:digit:]]$", None),
+        ("^[a-z&&[^b]]$", None),
+        (r"^\p{L}$", None),
+        ("^s++$", None),
+        ("^s]$", None),
+        ("^s{x}$", None),
+        ("^[s", None),
+        (r"^\x{ffffff}$", None),
         ("^.$", None),
-        (r"^\d$", None),
+        (r"^\d$", list("0123456789")),
         ("^[^a]$", None),
         ("^(?=a)a$", None),
         ("^(a$", None),
@@ -213,8 +242,38 @@ def test_the_few_words_of_a_pattern(pattern: str, words: list[str] | None) -> No
     assert finite_language(pattern) == words
 
 
+SIGNS = ["a", "b", "(a|b)", "(ab|)", "[ab]", "[^a]", ".", "(?:b|c)", r"\x61", "(a)"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(SIGNS), st.sampled_from(["", "?", "*", "+", "{2}", "{0,2}", "{1,}", "??"]))))
+def test_the_words_of_a_pattern_are_those_that_match(parts: list[tuple[str, str]]) -> None:
+    pattern = "^" + "".join(sign + count for sign, count in parts) + "$"
+    matching = {
+        "".join(text) for length in range(5) for text in itertools.product("abcd", repeat=length)
+        if re.fullmatch(pattern[1:-1], "".join(text))
+    }  # fmt: skip
+    words = finite_language(pattern)
+    assert words is None or {word for word in words if len(word) < 5} == matching
+    for count in (1, 3, 20):
+        assert not matches_more(pattern, count) or words is None or len(words) > count
+
+
 NAMES = ["s", "t", "ab"]
-PATTERNS = ["^s$", "^(s|t)$", "^(ab)$", "^s$|^t$", "^[st]$", "^st?$", "^x", "b$"]
+PATTERNS = [
+    "^s$",
+    "^(s|t)$",
+    "^(ab)$",
+    "^s$|^t$",
+    "^[st]$",
+    "^st?$",
+    "^x",
+    "b$",
+    "^s{1}$",
+    "^[st]{1}$",
+    "(^s$)",
+    "^\\x73$",
+]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -279,6 +338,53 @@ def test_what_fault_g_found_goes_on() -> None:
         allowed_V = unpack(words_W, CONFIG.vocab_size)
         assert not allowed_V[text_ids(",")[0]]
         assert allowed_V[text_ids("}")[0]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("^s{1}$", ["s"]), ("^[st]{1}$", ["s", "t"]), ("^s{1,2}$", ["s", "ss"]), (r"^\x73$", ["s"]), ("(^s$)", ["s"]),
+        ("^(s|t)(u){1}$", ["su", "tu"]), ("^s{0,1}$", ["", "s"]), (r"^\d$", list("0123456789")), ("^(^s$)$", ["s"]),
+        ("^[0-9]{2}$", [f"{number:02}" for number in range(100)]),
+    ],
+)  # fmt: skip
+def test_where_all_names_are_used_an_object_ends(pattern: str, names: list[str]) -> None:
+    """However the pattern says which they are; and whether they stand in properties or are only required."""
+    for properties in (dict.fromkeys(names, A), {}):
+        schema = {
+            "type": "object", "properties": properties, "required": names, "additionalProperties": False,
+            "patternProperties": {pattern: A},
+        }  # fmt: skip
+        text = "{" + ",".join(f'"{name}":1' for name in names)
+        grammar = schema_grammar(schema)
+        matcher, words_W = COMPILER.matcher(grammar), torch.zeros(COMPILER.num_words, dtype=torch.int32)
+        for token_id in text_ids(text):
+            matcher.accept(token_id)
+        matcher.fill(words_W)
+        assert not unpack(words_W, CONFIG.vocab_size)[text_ids(",")[0]]
+        assert allows(grammar, text + "}")
+
+
+@pytest.mark.parametrize("pattern", ["^(?i:s)$", "^[[:digit:]]$", r"\As\z", r"^s[^\s\S]*$", "^[^\x00-rt-\U0010ffff]$"])
+def test_a_pattern_that_may_leave_no_name_is_refused_where_that_would_be_a_dead_end(pattern: str) -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"s": A}, "patternProperties": {pattern: A}}
+    closed = schema | {"additionalProperties": False}
+    with pytest.raises(GrammarError, match=r"patternProperties .* may leave no name beside"):
+        COMPILER.matcher(schema_grammar(closed))
+    assert followed(closed, loosely=True)["additionalProperties"] is True
+    COMPILER.matcher(schema_grammar(schema))
+    COMPILER.matcher(schema_grammar({key: closed[key] for key in closed if key != "properties"}))
+
+
+def test_names_are_counted_only_as_far_as_they_cannot_be_alike() -> None:
+    schema: dict[str, Any] = {"type": "object", "patternProperties": {"^s+$": A}, "additionalProperties": False}
+    for least, required in ((1, []), (2, ["s"]), (3, ["s", "sss"])):
+        grammar = schema_grammar(schema | {"minProperties": least, "required": required})
+        assert not allows(grammar, "{" + ",".join(f'"{name}":1' for name in required) + "}")
+        assert allows(grammar, "{" + ",".join(f'"{name}":1' for name in [*required, "ss"]) + "}")
+    for least, required in ((2, []), (3, ["s"])):
+        with pytest.raises(GrammarError, match=f"minProperties {least} cannot be kept: a name may be written twice"):
+            COMPILER.matcher(schema_grammar(schema | {"minProperties": least, "required": required}))
 
 
 def test_copies_of_parts_do_not_multiply() -> None:

@@ -119,3 +119,62 @@ def test_what_is_not_there_is_refused_by_name(running: Running, change: dict[str
     answer = running.post("/v1/responses", {"input": "Hello"} | change)
     assert answer.status_code == 400
     assert word in answer.json()["error"]["message"]
+
+
+def item(kind: str, call_id: str, name: str = "f") -> dict[str, Any]:
+    more = {"name": name, "arguments": "{}"} if kind == "function_call" else {"output": "x"}
+    return {"type": kind, "call_id": call_id, **more}
+
+
+USER, SAYS = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+CALL, RESULT = item("function_call", "c1"), item("function_call_output", "c1")
+OTHER, OTHER_RESULT = item("function_call", "c2", "g"), item("function_call_output", "c2")
+SILENT = {"type": "reasoning", "summary": []}
+
+
+@pytest.mark.parametrize("truncation", ["disabled", "auto"])
+@pytest.mark.parametrize(
+    ("items", "place", "words"),
+    [
+        ([USER, SILENT, CALL], "input.2", "input.2 (assistant) calls 'f' (id 'c1'), and the conversation ends before"),
+        ([USER, CALL, USER], "input.1", "input.2 (user) follows before"),
+        ([USER, CALL, OTHER, RESULT], "input.2", "input.2 (assistant) calls 'g'"),
+        ([USER, CALL, OTHER, OTHER_RESULT], "input.1", "input.1 (assistant) calls 'f'"),
+        ([USER, SAYS, CALL, item("function_call", "c2", "a.b")], "input.3", "input.3 (assistant) calls 'a.b'"),
+        ([USER, CALL, RESULT, OTHER_RESULT], "input.3", "input.3 (tool) is one result too many: input.1 makes 1"),
+        ([USER, SILENT, RESULT], "input.2", "input.2 (tool) answers no call"),
+        ([USER, CALL, SAYS | {"role": "system"}], "input.1", "the conversation ends before"),
+        ([SAYS | {"content": [{"type": "input_image", "image_url": RECEIPT}]}], "input.0", "holds a picture"),
+        ([SILENT], "input", "the conversation has no message"),
+        ([USER, SAYS | {"role": "robot"}], "input.1.role", "input.1.role must be"),
+        ([USER, SAYS | {"content": [{"type": "audio"}]}], "input.1.content.0", "input.1.content.0 is a part"),
+    ],
+)
+def test_what_is_refused_is_named_as_it_was_sent(
+    running: Running, items: list[dict[str, Any]], place: str, words: str, truncation: str
+) -> None:
+    for more in ({}, {"instructions": "Be kind."}):
+        if more and items == [SILENT]:
+            continue  # which is a conversation then
+        answer = running.post("/v1/responses", {"input": items, "truncation": truncation, **more})
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["param"] == place
+        assert words in error["message"]
+        assert "message 1" not in error["message"]
+        assert "messages." not in error["message"]
+
+
+def test_items_of_one_turn_are_one_turn(running: Running) -> None:
+    picture = about()
+    history = [*picture, SAYS, CALL, OTHER, RESULT, OTHER_RESULT]
+    answer = running.post("/v1/responses", {"input": history, "max_output_tokens": 2})
+    calls = [{"id": name, "function": {"name": which, "arguments": "{}"}} for name, which in (("c1", "f"), ("c2", "g"))]
+    turns = [
+        *asking()["messages"],
+        SAYS | {"tool_calls": calls},
+        *({"role": "tool", "tool_call_id": name, "content": "x"} for name in ("c1", "c2")),
+    ]
+    same = running.post("/v1/chat/completions", {"messages": turns, "max_tokens": 2})
+    assert answer.json()["usage"]["input_tokens"] == same.json()["usage"]["prompt_tokens"]
+    assert answer.json()["output"][0]["content"][0]["text"] == same.json()["choices"][0]["message"]["content"]

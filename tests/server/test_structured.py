@@ -305,7 +305,7 @@ def test_histories_of_agents_are_taken(running: Running) -> None:
 def test_a_message_that_cannot_be_is_named_with_its_field(running: Running) -> None:
     for more, index, words in (
         ([{"role": "assistant", "tool_calls": [call_of("c1")]}], 1, "the conversation ends before"),
-        ([{"role": "assistant", "tool_calls": [call_of("c1", "a.b")]}], 1, "calls 'a.b'"),
+        ([{"role": "assistant", "tool_calls": [call_of("c1", "a.b")]}], 1, "messages.1 (assistant) calls 'a.b'"),
         ([{"role": "assistant", "content": "x"}, {"role": "tool", "tool_call_id": "c1", "content": "y"}], 2, "no call"),
     ):
         answer = running.post("/v1/chat/completions", {"messages": asking()["messages"] + more})
