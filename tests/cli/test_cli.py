@@ -37,14 +37,6 @@ class Echo:
         return Completion.from_deltas(list(self.stream(messages, params)), "echo")
 
 
-@pytest.fixture(autouse=True)
-def data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Conversations and models of the tests lie in a folder of their own, as those of a user lie in theirs."""
-    home = tmp_path_factory.mktemp("data")
-    monkeypatch.setenv("XDG_DATA_HOME", str(home))
-    return home
-
-
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     model = Echo()
