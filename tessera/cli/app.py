@@ -18,7 +18,7 @@ import typer
 
 from tessera import __version__
 from tessera.cli.completion import among, model_names
-from tessera.cli.parser import Group, PicturesCommand, in_our_words
+from tessera.cli.parser import Group, PicturesCommand, SettingsCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
 
 CLOSED = "standard output is closed; give it a terminal, a file or a pipe."
@@ -141,7 +141,7 @@ def root(
 LATE = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@app.command(context_settings=LATE, add_help_option=False)
+@app.command(cls=SettingsCommand, context_settings=LATE, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve the OpenAI and Mistral APIs, and a page to try it, at http://127.0.0.1:8000."""
     from tessera.cli.serve import run_serve
@@ -149,7 +149,7 @@ def serve(context: typer.Context) -> None:
     run_serve(context.args)
 
 
-@config.command("show", context_settings=LATE, add_help_option=False)
+@config.command("show", cls=SettingsCommand, context_settings=LATE, add_help_option=False)
 def config_show(context: typer.Context) -> None:
     """Print every setting of the server, and where its value came from."""
     from tessera.cli.serve import run_config_show

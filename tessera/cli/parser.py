@@ -71,6 +71,17 @@ class PicturesCommand(TyperCommand):
         return super().parse_args(ctx, list(spread(args)))
 
 
+class SettingsCommand(TyperCommand):
+    """A command whose flags are made from the server's settings, which are imported when they run or are completed."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if not extra.get("resilient_parsing"):  # which is how a completion reads the words before it
+            return super().make_context(info_name, args, parent, **extra)
+        from tessera.cli.serve import made_command, spelled_out
+
+        return made_command().make_context(info_name, list(spelled_out(args)), parent, **extra)
+
+
 class Group(TyperGroup):
     """A group that knows other programs' commands by their names, and lets its main function tell of errors."""
 
