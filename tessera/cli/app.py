@@ -550,9 +550,18 @@ def _in_file_words(error: OSError) -> str:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the rest is tried again at exit
         return f"{where}no space is left on the disk; free some, or write elsewhere."
-    known = error.filename is not None and error.strerror
-    way_out = "check the path, its permissions and the disk."
-    return f"{error.filename}: {error.strerror}; {way_out}" if known else _unexpected(error)
+    if error.filename is None or not error.strerror:
+        return _unexpected(error)
+    if error.errno == errno.EISDIR:
+        return f"{error.filename} is a folder, and a file is wanted; name a file in it."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in(str(error.filename))) is not None:
+        return f"{file} is a file, and a folder is wanted; name another."
+    return f"{error.filename}: {error.strerror}; check the path, its permissions and the disk."
+
+
+def _file_in(path: str) -> Path | None:
+    """What of a path is there already and no folder."""
+    return next((each for each in (Path(path), *Path(path).parents) if each.exists() and not each.is_dir()), None)
 
 
 def _unexpected(error: Exception) -> str:

@@ -64,6 +64,14 @@ def spread(words: Sequence[str]) -> Iterator[str]:
         yield word
 
 
+def check_target(option: str, file: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold; raises UsageError."""
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
+
+
 class PicturesCommand(TyperCommand):
     """A command that takes several pictures after one -i."""
 
