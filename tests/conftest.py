@@ -1,4 +1,5 @@
-"""What holds for every test: one thread for the arithmetic, no deadline for single examples, kernels interpreted.
+"""What holds for every test: one thread for the arithmetic, no deadline for single examples, kernels interpreted,
+and a data folder of its own, so that no test adds to the user's conversations.
 
 More threads make tiny tensors slower, and several test processes share the cores; deadlines of
 single hypothesis examples measure the machine's other work, and pytest-timeout watches for hangs.
@@ -6,8 +7,11 @@ single hypothesis examples measure the machine's other work, and pytest-timeout 
 
 from __future__ import annotations
 
+import itertools
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -16,3 +20,12 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 settings.register_profile("tessera", deadline=None)
 settings.load_profile("tessera")
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where conversations and models of this test lie, and of the processes that it starts; made when needed."""
+    home = tmp_path_factory.getbasetemp() / "data" / str(next(_numbers))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    return home

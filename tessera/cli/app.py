@@ -18,7 +18,7 @@ import typer
 
 from tessera import __version__
 from tessera.cli.completion import among, model_names
-from tessera.cli.parser import Group, PicturesCommand, in_our_words
+from tessera.cli.parser import Group, PicturesCommand, SettingsCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
 
 CLOSED = "standard output is closed; give it a terminal, a file or a pipe."
@@ -141,7 +141,7 @@ def root(
 LATE = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@app.command(context_settings=LATE, add_help_option=False)
+@app.command(cls=SettingsCommand, context_settings=LATE, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve the OpenAI and Mistral APIs, and a page to try it, at http://127.0.0.1:8000."""
     from tessera.cli.serve import run_serve
@@ -149,7 +149,7 @@ def serve(context: typer.Context) -> None:
     run_serve(context.args)
 
 
-@config.command("show", context_settings=LATE, add_help_option=False)
+@config.command("show", cls=SettingsCommand, context_settings=LATE, add_help_option=False)
 def config_show(context: typer.Context) -> None:
     """Print every setting of the server, and where its value came from."""
     from tessera.cli.serve import run_config_show
@@ -550,9 +550,18 @@ def _in_file_words(error: OSError) -> str:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the rest is tried again at exit
         return f"{where}no space is left on the disk; free some, or write elsewhere."
-    known = error.filename is not None and error.strerror
-    way_out = "check the path, its permissions and the disk."
-    return f"{error.filename}: {error.strerror}; {way_out}" if known else _unexpected(error)
+    if error.filename is None or not error.strerror:
+        return _unexpected(error)
+    if error.errno == errno.EISDIR:
+        return f"{error.filename} is a folder, and a file is wanted; name a file in it."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in(str(error.filename))) is not None:
+        return f"{file} is a file, and a folder is wanted; name another."
+    return f"{error.filename}: {error.strerror}; check the path, its permissions and the disk."
+
+
+def _file_in(path: str) -> Path | None:
+    """What of a path is there already and no folder."""
+    return next((each for each in (Path(path), *Path(path).parents) if each.exists() and not each.is_dir()), None)
 
 
 def _unexpected(error: Exception) -> str:

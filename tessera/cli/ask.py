@@ -46,6 +46,8 @@ def run_ask(
     answering: Answering,
 ) -> None:
     question, sources = question_and_pictures(words, sources)
+    if answering.log is not None and answering.log.is_dir():
+        raise UsageError(f"--log {answering.log} is a folder; name a file in it, or give --no-log.")
     wanted = sampling_params_from_dict({**params, "grammar": grammar})
     conversation, session = _begun(answering, session)
     if conversation.messages and system:
@@ -78,6 +80,8 @@ def question_and_pictures(words: Sequence[str], sources: Sequence[str]) -> tuple
     pictures = [*sources, *(word for word in words if word != "-" and names_picture(word))]
     rest = [word for word in words if word == "-" or not names_picture(word)]
     if len(rest) > 1:
+        if folder := next((word for word in rest if _is_folder(word)), None):
+            raise UsageError(f"{folder} is a folder; name pictures in it, such as {folder.rstrip('/')}/*.png.")
         shown = " and ".join(repr(word) for word in rest[:2])
         raise UsageError(
             f"{len(rest)} words are neither pictures nor one question ({shown}); put the question in quotes, and check "
@@ -95,6 +99,13 @@ def question_and_pictures(words: Sequence[str], sources: Sequence[str]) -> tuple
     return question, pictures
 
 
+def _is_folder(word: str) -> bool:
+    try:
+        return Path(word).is_dir()
+    except (OSError, ValueError):  # too long for a path, or with a NUL in it
+        return False
+
+
 def grammar_of(schema: str | None, choices: Sequence[str], regex: str | None) -> Grammar | None:
     """What --schema, --choice or --regex ask for; raises UsageError."""
     given = [f"--{name}" for name, value in (("schema", schema), ("choice", choices), ("regex", regex)) if value]
@@ -109,6 +120,8 @@ def grammar_of(schema: str | None, choices: Sequence[str], regex: str | None) ->
 
 def _schema_text(schema: str) -> str:
     inline = schema.lstrip().startswith("{")
+    if not inline and _is_folder(schema):
+        raise UsageError(f"--schema {schema} is a folder; name a file in it with a JSON schema.")
     try:
         text = schema if inline else Path(schema).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

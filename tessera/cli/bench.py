@@ -11,6 +11,7 @@ from typing import Any
 from tessera.bench.plot import check_plot, plot
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.bench.suite import Peer, Plan, run
+from tessera.cli.parser import check_target
 from tessera.errors import UsageError
 
 # What of a Plan says which random weights are measured.
@@ -47,8 +48,8 @@ def _check(options: Mapping[str, Any], json_file: Path | None, plot_file: Path |
             f"--mmproj {options['mmproj']} is the picture part of a model, and none is named; give it with --model."
         )
     for option, file in (("--json", json_file), ("--plot", plot_file)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
+        if file is not None:
+            check_target(option, file)
     if plot_file is not None:
         check_plot(plot_file)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tessera.cli.parser import check_target
 from tessera.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def run_report(out: Path, model: str, samples: int, groups: Sequence[str], again
     from tessera.nano.evaluate import read_with_tesseract, tables
     from tessera.nano.report import report
 
+    check_target("--out", out)
     results = _results(model, samples, groups, "auto")
     others = read_with_tesseract(results, _log) if against else []
     out.write_text(report(results, tables(results, others), model), encoding="utf-8")

@@ -64,11 +64,30 @@ def spread(words: Sequence[str]) -> Iterator[str]:
         yield word
 
 
+def check_target(option: str, file: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold; raises UsageError."""
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
+
+
 class PicturesCommand(TyperCommand):
     """A command that takes several pictures after one -i."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(spread(args)))
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose flags are made from the server's settings, which are imported when they run or are completed."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if not extra.get("resilient_parsing"):  # which is how a completion reads the words before it
+            return super().make_context(info_name, args, parent, **extra)
+        from tessera.cli.serve import made_command, spelled_out
+
+        return made_command().make_context(info_name, list(spelled_out(args)), parent, **extra)
 
 
 class Group(TyperGroup):

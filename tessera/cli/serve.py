@@ -7,11 +7,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+import typer.main
 from pydantic.fields import FieldInfo
 
+from tessera.cli.completion import among, model_names
 from tessera.errors import UsageError
 from tessera.server.settings import Settings, describe, panel_of, resolve_settings
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
@@ -56,14 +58,25 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     if topics:
         print("\n\n".join(help_on(topic) for topic in topics))
         return
+    _app(text, action)(list(spelled_out(arguments)), prog_name=name, standalone_mode=False)
 
+
+def made_command() -> Any:
+    """The command with every flag, for the shell to complete; it does nothing."""
+    return typer.main.get_command(_app("", lambda settings, origins: None))
+
+
+def _app(text: str, action: Action) -> typer.Typer:
     def command(model_name: str | None = None, config: Path | None = None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value not in (None, [])}
         if model_name is not None and given.setdefault("model", model_name) != model_name:
             raise UsageError(f"two models are given, {model_name!r} and {given['model']!r}; keep one.")
         action(*resolve_settings(given, file=config))
 
-    model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)]
+    model = Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False, autocompletion=model_names),
+    ]
     config = Annotated[
         Path | None, typer.Option(help="A YAML file of settings; unset: the one that TESSERA_CONFIG names.")
     ]
@@ -81,7 +94,7 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
     epilog += "mean something here. Settings may also stand in a YAML file, or in the environment as TESSERA_PORT and "
     epilog += "so on; `tessera config show` prints the settings in effect."
     app.command(help=text, epilog=epilog)(command)
-    app(list(_spelled_out(arguments)), prog_name=name, standalone_mode=False)
+    return app
 
 
 def help_on(topic: str) -> str:
@@ -101,7 +114,7 @@ def help_on(topic: str) -> str:
     )
 
 
-def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
+def spelled_out(arguments: Sequence[str]) -> Iterator[str]:
     """Arguments as Typer takes them: dashes in names, and one value after each flag.
 
     Example: --limit_mm_per_prompt 8 --api-key a b becomes --limit-mm-per-prompt 8 --api-key a --api-key b.
@@ -133,6 +146,7 @@ def _option(name: str, field: FieldInfo) -> Any:
         "help": f"{field.description}{_default(field)}",
         "rich_help_panel": panel_of(name),
         "show_default": False,
+        "autocompletion": model_names if name == "model" else _choices(field),
     }
     if field.annotation is bool:
         return _switch(name, details)
@@ -176,6 +190,10 @@ def _flag(name: str) -> str:
 
 def _names(name: str) -> tuple[str, ...]:
     return (_flag(name), SHORT[name]) if name in SHORT else (_flag(name),)
+
+
+def _choices(field: FieldInfo) -> Callable[[str], list[str]] | None:
+    return among(*get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
 
 
 def _takes_several(field: FieldInfo) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from tessera.chat import Image
+from tessera.cli.parser import check_target
 from tessera.errors import UsageError
 from tessera.images import grid_of, load, token_count
 from tessera.model.config import VisionConfig
@@ -30,6 +31,8 @@ def run_tokens(
 ) -> None:
     if plot is not None and len(sources) != 1:
         raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
+    if plot is not None:
+        check_target("--plot", plot)
     if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
         raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
     vision = _vision_of(model, mmproj)

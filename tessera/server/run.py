@@ -27,7 +27,7 @@ from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
-from tessera.server.settings import Settings, api_keys, in_settings_words
+from tessera.server.settings import Settings, api_keys, check_media_folder, in_settings_words
 from tessera.server.supervisor import notify
 from tessera.sources import ImageLimits
 from tessera.weights.detect import detect
@@ -51,6 +51,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     start_log(verbose=settings.verbose)
     try:
         keys = api_keys(settings)  # a wrong key file shows before a large model is loaded
+        check_media_folder(settings)
         logger.info("tessera %s loads %s", __version__, settings.model)
         notify(f"STATUS=loading {settings.model}")
         llm = open_model(settings)

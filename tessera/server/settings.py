@@ -314,6 +314,8 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
     if settings.api_key_file is not None:
         try:
             lines = settings.api_key_file.read_text(encoding="utf-8").splitlines()
+        except IsADirectoryError as error:
+            raise UsageError(f"the key file {settings.api_key_file} is a folder; name the file in it.") from error
         except (OSError, ValueError) as error:
             raise UsageError(f"the key file {settings.api_key_file} cannot be read; check the path.") from error
         found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -342,6 +344,14 @@ def _shown(name: str, value: Any) -> str:
     return str(value) or "unset"
 
 
+def check_media_folder(settings: Settings) -> None:
+    """Raise UsageError where requests may name files of a folder that is none."""
+    folder = settings.allowed_local_media_path
+    if folder is not None and not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UsageError(f"allowed_local_media_path {folder} {what}; name the folder that requests may read from.")
+
+
 def panel_of(name: str) -> str:
     """The heading under which a setting stands in help and documentation."""
     extra = Settings.model_fields[name].json_schema_extra
@@ -353,6 +363,10 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except IsADirectoryError as error:
+        raise UsageError(f"the settings file {path} is a folder; name the file in it.") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"the settings file {path} does not exist; check the path.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"the settings file {path} cannot be read as YAML; check the path and its form.") from error
     if content is None:

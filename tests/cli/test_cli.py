@@ -37,14 +37,6 @@ class Echo:
         return Completion.from_deltas(list(self.stream(messages, params)), "echo")
 
 
-@pytest.fixture(autouse=True)
-def data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Conversations and models of the tests lie in a folder of their own, as those of a user lie in theirs."""
-    home = tmp_path_factory.mktemp("data")
-    monkeypatch.setenv("XDG_DATA_HOME", str(home))
-    return home
-
-
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     model = Echo()
@@ -125,7 +117,33 @@ def test_question_and_picture_may_come_from_stdin(
         (["bench", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
         (["bench", "--json", "/dev/null/x/a.json"], 2, "a folder that is not there"),
         (["chat", "-i", "-"], 2, "where the questions come from"),
-        (["nano", "draw", "/dev/null/x"], 1, "/dev/null/x: Not a directory; check the path"),
+        (["nano", "draw", "/dev/null/x"], 1, "/dev/null is a file, and a folder is wanted"),
+        (["nano", "train", "--out", "/proc/no/x"], 1, "No such file or directory; check the path"),
+        (["nano", "report", "--out", "."], 2, "--out . is a folder; name a file in it"),
+        (["tokens", "a.png", "--plot", "/"], 2, "--plot / is a folder; name a file in it, such as /NAME."),
+        (["tokens", "a.png", "--plot", "/dev/null/a.png"], 2, "a folder that is not there"),
+        (["tokens", "."], 1, ". is a folder, not a regular file; name a picture in it."),
+        (["bench", "--json", "."], 2, "--json . is a folder"),
+        (["ask", "Q", "-i", "."], 1, ". is a folder, not a regular file; name a picture in it."),
+        (["ask", "Q", "/dev"], 2, "/dev is a folder; name pictures in it, such as /dev/*.png."),
+        (["ask", "Q", "--schema", "."], 2, "--schema . is a folder; name a file in it with a JSON schema."),
+        (["ask", "Q", "--log", "."], 2, "--log . is a folder"),
+        (["convert", "nano", "/dev/null/x", "--to", "hf"], 1, "/dev/null is a file, and a folder is wanted"),
+        (["quantize", "nano", "/dev/null/x"], 1, "/dev/null is a file, and a folder is wanted"),
+        (["quantize", "nano", "/dev/null"], 2, "/dev/null is there already and not an empty folder"),
+        (["config", "show", "--config", "."], 2, "the settings file . is a folder; name the file in it."),
+        (["config", "show", "--config", "no.yaml"], 2, "the settings file no.yaml does not exist"),
+        (["serve", "--port", "0", "--api-key-file", "."], 2, "the key file . is a folder; name the file in it."),
+        (
+            ["serve", "--port", "0", "--allowed-local-media-path", "/dev/null"],
+            2,
+            "/dev/null is a file; name the folder",
+        ),
+        (
+            ["serve", "--port", "0", "--allowed-local-media-path", "/no"],
+            2,
+            "allowed_local_media_path /no does not exist",
+        ),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_the_right_code(

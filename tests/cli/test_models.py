@@ -20,12 +20,11 @@ from tessera.shelf import quantized_name
 
 
 @pytest.fixture
-def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def homes(data_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty places for models; returns that of quantized ones."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "data" / "tessera" / "models"
+    return data_home / "tessera" / "models"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -15,7 +15,7 @@ from tests.test_images import PIXTRAL, SMALL_31
 mistral_image = pytest.importorskip("mistral_common.tokens.tokenizers.image")
 pytest.importorskip("cv2", reason="OpenCV is the oracle of pixels: pip install opencv-python-headless")
 
-BOUND = 0.02 / 255  # of the pixel range; measured: below 1e-4 of 255
+BOUND = 0.02 / 255  # of the pixel range; measured: below 2e-4 of 255, and up to 0.014 where a side is 1 or 2 pixels
 CONFIGS = {
     "pixtral": (PIXTRAL, mistral_image.ImageConfig(16, 1024)),
     "small 3.1": (SMALL_31, mistral_image.ImageConfig(14, 1540, 2)),
