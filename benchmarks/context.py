@@ -18,7 +18,6 @@ import torch
 
 from tessera.bench.peer import WIDTHS, random_model
 from tessera.bench.plot import check_plot, new_figure
-from tessera.chat import SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
@@ -26,6 +25,7 @@ from tessera.engine.memory import workspace_bytes
 from tessera.load import BUNDLED_FOLDER, open_checkpoint
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.sampling import SamplingParams
 
 NANO = open_checkpoint(BUNDLED_FOLDER).config
 # Nano's small vocabulary for both, since embeddings and head cost the same at every context.

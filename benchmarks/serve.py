@@ -31,9 +31,9 @@ from PIL import Image as PILImage
 
 import tessera
 from benchmarks.traffic import Load, Reply, drive
-from tessera.chat import SamplingParams
 from tessera.errors import MeasurementError
 from tessera.llm import LLM
+from tessera.sampling import SamplingParams
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.run import http_config

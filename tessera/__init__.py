@@ -9,13 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.chat import Completion, Delta, Grammar, Image, Message, SamplingParams, ToolCall, Usage
+    from tessera.chat import Completion, Delta, ToolCall, Usage
     from tessera.llm import LLM
+    from tessera.messages import Image, Message
+    from tessera.sampling import Grammar, SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "Completion", "Delta", "Grammar", "Image", "Message", "SamplingParams", "ToolCall", "Usage"]
 
-_HOMES = {"LLM": "tessera.llm"} | {name: "tessera.chat" for name in __all__ if name != "LLM"}
+_HOMES = dict.fromkeys(__all__, "tessera.chat") | {
+    "LLM": "tessera.llm",
+    "Image": "tessera.messages",
+    "Message": "tessera.messages",
+    "Grammar": "tessera.sampling",
+    "SamplingParams": "tessera.sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

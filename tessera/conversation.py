@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from tessera.chat import Message
 from tessera.errors import ConversationError
+from tessera.messages import Message
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # OpenAI's rule, and the formats'
 MAX_JSON_DEPTH = 256  # of a call's arguments and of a result: Python's own reader ends before 1,000

@@ -25,10 +25,14 @@ class TesseraError(Exception):
 
 
 class UsageError(TesseraError):
-    """A malformed request: a bad option, field, message list or JSON."""
+    """A malformed request: a bad option, field, message list or JSON; `param` names the field, where there is one."""
 
     http_status = 400
     exit_code = 2
+
+    def __init__(self, text: str, *, param: str | None = None) -> None:
+        super().__init__(text)
+        self.param = param
 
 
 class ConversationError(UsageError):
@@ -38,9 +42,8 @@ class ConversationError(UsageError):
     """
 
     def __init__(self, text: str, index: int | None = None, param: str | None = None) -> None:
-        super().__init__(text)
+        super().__init__(text, param=param)
         self.index = index
-        self.param = param
 
 
 class TooManyImagesError(UsageError):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from tessera.chat import Image
 from tessera.errors import FetchError, ImageError
+from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.raster import Pixels, convert, decode
 from tessera.sources import ImageLimits, read

@@ -18,9 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from PIL import Image as PILImage
-
-from tessera.chat import Completion, Delta, Image, Message, SamplingParams
+from tessera.chat import Completion, Delta
 from tessera.engine.admission import check_image_count
 from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
@@ -31,8 +29,10 @@ from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, Us
 from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
 from tessera.load import resolve as resolve_folder
+from tessera.messages import Image, ImageSource, Message, parse_messages
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
+from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
 from tessera.weights.stream import Progress
@@ -42,7 +42,6 @@ MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels t
 CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
 MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 Conversation = Sequence[Message | Mapping[str, Any]]
-ImageSource = str | Path | bytes | PILImage.Image | Image
 
 
 class LLM:
@@ -137,7 +136,7 @@ class LLM:
         dtype = str(model.dtype).removeprefix("torch.")
         return f"LLM({self.model_name!r}, {dtype} on {model.device}, {self.config.max_model_len:,} tokens of context)"
 
-    def ask(self, question: str, *pictures: ImageSource, params: SamplingParams | None = None) -> Completion:
+    def ask(self, question: str, *pictures: ImageSource | Image, params: SamplingParams | None = None) -> Completion:
         """The reply to one question about any number of pictures: paths, URLs, bytes or PIL images.
 
         Example: `llm.ask("What is Q3?", "chart.png").text`.
@@ -310,7 +309,7 @@ class LLM:
                 f"a conversation is a list of messages, not {reprlib.repr(messages)}; write "
                 '[{"role": "user", "content": "..."}], or use `ask` for one question.'
             )
-        parsed = [Message.parse(message) for message in messages]
+        parsed = parse_messages(messages)
         check_image_count(sum(len(message.images) for message in parsed), self.config)
         _check_parts(parsed)
         self.check_length(_num_written(parsed, tools))

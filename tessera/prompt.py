@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from tessera.chat import Image, Message
 from tessera.conversation import FUNCTION_NAME, PICTURES_SINCE, arguments_of, arrange
 from tessera.errors import CheckpointError, MissingExtraError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
+from tessera.messages import Image, Message
 from tessera.model.config import VisionConfig
 
 TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")

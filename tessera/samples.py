@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.chat import Image, Message
 from tessera.errors import UsageError
+from tessera.messages import Image, Message
 
 LABELS = "labels.jsonl"
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tessera.chat import Delta, Grammar, ToolCall
+from tessera.chat import Delta, ToolCall
 from tessera.conversation import FUNCTION_NAME, json_depth
 from tessera.engine.grammar import ANY_OBJECT, LOOSE, MAX_DEPTH, json_rule, to_lark
 from tessera.errors import GrammarError, UsageError
 from tessera.prompt import Tokenizer
+from tessera.sampling import Grammar
 
 ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type": "function", "function": {"name": ..}}
 

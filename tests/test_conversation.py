@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
-from tessera.chat import Image, Message
 from tessera.conversation import FUNCTION_NAME, MAX_JSON_DEPTH
 from tessera.errors import ConversationError, UsageError
+from tessera.messages import Image, Message, parse_message
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 from tests.engine.tiny import VISION, picture
 from tests.tokenizers import VERSIONS, ours, show, theirs
@@ -43,7 +43,7 @@ def text(*parts: str) -> list[dict[str, str]]:
 
 
 def encode(version: str, messages: list[dict[str, Any]], **more: Any) -> list[int]:
-    return list(ours(version).encode_chat([Message.parse(message) for message in messages], [], **more).ids)
+    return list(ours(version).encode_chat([parse_message(message) for message in messages], [], **more).ids)
 
 
 def reference(version: str, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
@@ -214,7 +214,6 @@ def test_what_the_reference_refuses_is_written_by_rule(messages: list[dict[str, 
         ([user("A"), user("B") | {"tool_calls": [{"id": ONE}]}], 1, "has tool_calls; only messages of the assistant"),
         ([user("A"), {"role": "assistant", "tool_calls": [{"id": ONE}]}], 1, "tool call .number 0. that must have"),
         ([user("A"), {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}], 1, "must have the form"),
-        ([user("A"), {"role": "assistant", "tool_calls": ["f"]}], 1, "must have the form"),
         ([user("A"), system([Image("x.png")])], 1, "holds a picture; only messages of the user and results"),
         ([user("A"), assistant([Image("x.png")])], 1, "holds a picture"),
     ],
@@ -222,7 +221,7 @@ def test_what_the_reference_refuses_is_written_by_rule(messages: list[dict[str, 
 def test_what_is_refused_names_the_message_and_the_cause(
     messages: list[dict[str, Any]], index: int, words: str
 ) -> None:
-    parsed = [Message.parse(message) for message in messages]
+    parsed = [parse_message(message) for message in messages]
     with pytest.raises(ConversationError, match=words) as caught:
         ours("v3").encode_chat(parsed, [picture(0, 1, 1)] * sum(len(message.images) for message in parsed))
     assert caught.value.index == index
@@ -264,13 +263,13 @@ def spans(version: str, messages: list[Message]) -> tuple[str, list[tuple[int, i
 
 def test_pictures_of_a_result_follow_it_as_the_users_turn() -> None:
     shown = Image("x.png")
-    asked = [Message("user", ("A",)), Message.parse(assistant(None, ONE))]
+    asked = [Message("user", ("A",)), parse_message(assistant(None, ONE))]
     answer = Message("tool", ("ok", shown), (), ONE)
     head = f"<s>[INST]A[/INST]{CALL}{OK}"
     assert spans("v3", [*asked, answer])[0] == f"{head}[INST]<1x2>[/INST]"
     assert spans("v3", [*asked, answer, Message("user", ("B",))])[0] == f"{head}[INST]<1x2>B[/INST]"
     assert spans("v3", [*asked, answer, Message("assistant", ("B",))])[0] == f"{head}[INST]<1x2>[/INST]B"
-    two = [Message("user", (shown, "A")), Message.parse(assistant(None, ONE, TWO))]
+    two = [Message("user", (shown, "A")), parse_message(assistant(None, ONE, TWO))]
     more = [Message("tool", (shown, "1"), (), ONE), Message("tool", (shown,), (), TWO), Message("user", ("B", shown))]
     written, grids = spans("v3", [*two, *more])
     assert written.endswith("[/TOOL_RESULTS][INST]<2x2><3x2>B<4x2>[/INST]")
@@ -341,12 +340,12 @@ def test_old_formats_speak_and_say_what_they_lack(name: str) -> None:
     tokenizer, peer = Tokenizer.from_file(PACKAGED / name, VISION), MistralTokenizer.from_file(PACKAGED / name)
     messages = [system("S"), user("A"), assistant("B"), user("C")]
     expected = peer.encode_chat_completion(ChatCompletionRequest.from_openai(messages, model="m")).tokens
-    assert list(tokenizer.encode_chat([Message.parse(message) for message in messages], []).ids) == expected
+    assert list(tokenizer.encode_chat([parse_message(message) for message in messages], []).ids) == expected
     with pytest.raises(ConversationError, match=r"message 0 \(user\) holds a picture, and .* format v. has none"):
         tokenizer.encode_chat([Message("user", (Image("x.png"),))], [picture(0, 1, 1)])
     if name.endswith("v1"):
         with pytest.raises(ConversationError, match=r"message 1 \(assistant\) is of a tool, and .* v1 has none"):
-            tokenizer.encode_chat([Message.parse(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])
+            tokenizer.encode_chat([parse_message(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])
 
 
 def test_a_run_of_spaces_that_the_tokenizer_reads_too_slowly_is_named() -> None:

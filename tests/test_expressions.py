@@ -183,8 +183,8 @@ def test_texts_of_all_kinds_read_as_before() -> None:
 
 
 def test_the_librarys_words_are_cut_before_they_are_read() -> None:
-    from tessera.chat import Grammar
     from tessera.errors import GrammarError
+    from tessera.sampling import Grammar
     from tests.engine.test_grammar import COMPILER, schema_grammar
 
     with pytest.raises(GrammarError, match="leads nowhere"):

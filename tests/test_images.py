@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from tessera.chat import Image
 from tessera.errors import ImageError
 from tessera.images import grid_of, load, prepare, token_count
+from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits
 

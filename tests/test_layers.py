@@ -41,6 +41,7 @@ ROWS = (
     {"containers", "sources"},
     {"fetch", "machine"},
     {"chat", "model.config"},
+    {"messages", "sampling"},
     {"errors", "shelf"},
 )
 HEIGHT = {part: len(ROWS) - number for number, row in enumerate(ROWS) for part in row}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.chat import Message
 from tessera.errors import PromptTooLongError, UsageError
+from tessera.messages import Message
 from tessera.prompt import MAX_READING_S, MAX_RUN, PIECE, WORD_END, Tokenizer, packaged_tokenizer_path, reading
 from tests.engine.tiny import VISION
 

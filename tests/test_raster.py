@@ -16,10 +16,10 @@ import pytest
 from PIL import Image as PILImage
 from PIL import ImageCms, ImageOps, TiffImagePlugin
 
-from tessera.chat import Image
 from tessera.containers import MAX_SCANS, MAX_STRIPS
 from tessera.errors import ImageError
 from tessera.images import load
+from tessera.messages import Image
 from tessera.raster import TILE_PIXELS
 from tessera.sources import ImageLimits
 from tests.test_images import encoded, two_colors

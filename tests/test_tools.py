@@ -16,11 +16,13 @@ import pytest
 import torch
 
 import tessera.nano
-from tessera.chat import Delta, Grammar, Message, SamplingParams, ToolCall
+from tessera.chat import Delta, ToolCall
 from tessera.engine.grammar import GrammarCompiler, unpack
 from tessera.errors import GrammarError, UsageError
 from tessera.llm import LLM
+from tessera.messages import parse_message
 from tessera.prompt import Tokenizer
+from tessera.sampling import Grammar, SamplingParams
 from tessera.tools import ToolCallReader, tool_grammar
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
@@ -89,7 +91,7 @@ def compiler(version: str) -> GrammarCompiler:
 
 def written_by_mistral_common(version: str) -> list[int]:
     """The reply that makes CALLS, as it stands in a conversation, its end included."""
-    messages = [Message.parse(message) for message in (QUESTION, ASKED, *ANSWERS)]
+    messages = [parse_message(message) for message in (QUESTION, ASKED, *ANSWERS)]
     ids = list(tokenizer(version).encode_chat(messages, [], TOOLS).ids)
     start = ids.index(tokenizer(version).special_id("[TOOL_CALLS]"))
     return ids[start : ids.index(tokenizer(version).eos_id, start) + 1]

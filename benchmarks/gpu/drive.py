@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.sizes import Sizes
-from tessera.chat import SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.images import PreparedImage
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
+from tessera.sampling import SamplingParams
 
 FIRST_TEXT_ID = 1000  # below are special tokens
 

@@ -20,13 +20,14 @@ from PIL import Image as PILImage
 
 from tessera.bench.peer import peer_of
 from tessera.bench.work import step_bytes
-from tessera.chat import Image, Message, SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.images import load, prepare
 from tessera.load import LoadedModel, load_model
+from tessera.messages import Image, Message
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 
 CONTEXT_TOKENS = 8192  # or the model's own, where that is less
 MAX_SEQUENCES = 8

@@ -16,11 +16,12 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-from tessera.chat import Completion, Delta, Grammar, TokenLogprob, sampling_params_from_dict
+from tessera.chat import Completion, Delta, TokenLogprob
 from tessera.cli.history import Conversation, HistoryError, default_file, keep, kept_turn, last
 from tessera.cli.parser import names_picture
 from tessera.cli.session import Session, stopping_is_said, user_message
 from tessera.errors import UsageError
+from tessera.sampling import Grammar, sampling_params_from_dict
 
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 SIGNATURE_BYTES = 4

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tessera.chat import ChatModel, SamplingParams, sampling_params_from_dict
+from tessera.chat import ChatModel
 from tessera.cli.history import kept_turn
 from tessera.cli.session import Picture, Session, in_flags, say, stopping_is_said, user_message
 from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError
+from tessera.sampling import SamplingParams, sampling_params_from_dict
 
 PROMPT = "> "
 ENDS = ("exit", "quit", "/exit", "/quit", "/bye")

@@ -19,8 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tessera.chat import ChatModel, Delta, Image, SamplingParams
+from tessera.chat import ChatModel, Delta
 from tessera.errors import ImageError
+from tessera.messages import Image
+from tessera.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from tessera.sources import ImageLimits

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from tessera.chat import Image
 from tessera.cli.parser import check_target
 from tessera.errors import UsageError
 from tessera.images import grid_of, load, token_count
+from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.sources import ImageLimits

@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tessera.chat import SamplingParams
 from tessera.engine.config import MIB, EngineConfig
 from tessera.engine.grammar import Matcher
 from tessera.errors import EngineBusyError, PromptTooLongError, TooManyImagesError, UsageError
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 
 
 @dataclass(frozen=True)

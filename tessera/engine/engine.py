@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tessera.chat import Delta, FinishReason, SamplingParams, TokenLogprob
+from tessera.chat import Delta, FinishReason, TokenLogprob
 from tessera.engine.admission import Submission, check_request, check_room, pixel_bytes
 from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockPool
@@ -40,6 +40,7 @@ from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraErr
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 

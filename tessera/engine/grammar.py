@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from tessera.chat import Grammar, GrammarKind
 from tessera.conversation import json_depth
 from tessera.engine.grammar_check import BUSY, MAX_LEXER_STATES, NOT_GBNF, TOO_COMPLEX, GrammarCheck
 from tessera.engine.schema import DEFAULT_MAX_ITEMS as DEFAULT_MAX_ITEMS
 from tessera.engine.schema import DEFAULT_MAX_LENGTH as DEFAULT_MAX_LENGTH
 from tessera.engine.schema import followed, outline
 from tessera.errors import EngineBusyError, GrammarError
+from tessera.sampling import Grammar, GrammarKind
 
 if TYPE_CHECKING:  # loaded with the first grammar: an engine that only generates does without
     from llguidance import LLMatcher, LLTokenizer

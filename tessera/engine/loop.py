@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tessera.chat import Delta, SamplingParams
+from tessera.chat import Delta
 from tessera.engine.admission import Submission, check_request, check_room, pixel_bytes
 from tessera.engine.engine import Engine
 from tessera.errors import EngineDeadError, TesseraError
 from tessera.machine import use_device
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 

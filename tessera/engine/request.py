@@ -13,13 +13,14 @@ from functools import cached_property
 
 import torch
 
-from tessera.chat import FinishReason, SamplingParams, Timings, TokenLogprob, Usage
+from tessera.chat import FinishReason, Timings, TokenLogprob, Usage
 from tessera.engine.blocks import block_hash, root_hash
 from tessera.engine.grammar import Matcher
 from tessera.engine.lookup import Lookup
 from tessera.engine.text import TextStream
 from tessera.images import PreparedImage
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 
 
 class State(Enum):

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tessera.chat import SamplingParams
 from tessera.engine.grammar import unpack
 from tessera.engine.request import Request
 from tessera.machine import upload
+from tessera.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tessera.chat import ChatModel, Image, Message, SamplingParams
+from tessera.chat import ChatModel
 from tessera.evals.metrics import edit_distance, wilson_interval
+from tessera.messages import Image, Message
 from tessera.nano.measure import tesseract
 from tessera.nano.measure.drawn import drawn_trials
 from tessera.nano.measure.plots import plot_trials
@@ -20,6 +21,7 @@ from tessera.nano.measure.real_pages import page_trials
 from tessera.nano.measure.scoring import is_right
 from tessera.nano.measure.trial import GROUPS, REAL_PAGES, RENDERERS, Trial
 from tessera.nano.measure.web_papers import web_trials
+from tessera.sampling import SamplingParams
 
 BATCH = 64
 SPARE_TOKENS = 48  # beyond twice the right answer: a reply that runs on is wrong, however far

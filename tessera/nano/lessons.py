@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tessera.chat import Image, Message
 from tessera.images import prepare
+from tessera.messages import Image, Message
 from tessera.model.config import ModelConfig
 from tessera.model.vision import pixels_to_patches
 from tessera.nano.pictures.mix import Course, draw_page

@@ -11,8 +11,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.chat import Completion, Delta, FinishReason, Image, Message, SamplingParams, ToolCall, Usage
+from tessera.chat import Completion, Delta, FinishReason, ToolCall, Usage
 from tessera.errors import TesseraError
+from tessera.messages import Image, Message
+from tessera.sampling import SamplingParams
 from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError, error_object
 from tessera.server.events import Events, json_text

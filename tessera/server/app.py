@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 import tessera
 from tessera.errors import TesseraError
 from tessera.load import BUNDLED, BUNDLED_FOLDER
+from tessera.messages import parse_messages
 from tessera.prompt import Tokenizer
 from tessera.server.anthropic import failure_body
 from tessera.server.backend import Backend
@@ -38,7 +39,7 @@ from tessera.server.schemas import (
     TokenizeRequest,
 )
 from tessera.server.settings import Settings, api_keys
-from tessera.server.translate import created_now, messages_of
+from tessera.server.translate import created_now
 from tessera.server.words import describe_mistake
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,9 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
-            preparing = backend.prompt(messages_of(body.messages), body.tools or (), generator.tenant_of(request))
+            preparing = backend.prompt(
+                parse_messages(body.messages, lenient=True), body.tools or (), generator.tenant_of(request)
+            )
             with field_named("messages"):
                 ids = list((await unless_left(request, preparing)).ids)
         else:

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from tessera.chat import Delta, Message, SamplingParams
+from tessera.chat import Delta
 from tessera.engine.loop import Handle
 from tessera.engine.tally import Stats
 from tessera.errors import EngineBusyError
 from tessera.llm import LLM
+from tessera.messages import Message
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer
+from tessera.sampling import SamplingParams
 from tessera.server.pictures import Load, Pictures
 from tessera.server.truncation import longest_that_fits
 from tessera.tools import ToolChoice

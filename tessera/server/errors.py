@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tessera.errors import EngineBusyError, TesseraError
+from tessera.errors import EngineBusyError, TesseraError, UsageError
 from tessera.server.settings import in_settings_words
 
 RETRY_AFTER_S = 1
@@ -16,14 +16,13 @@ _TYPES = {
 }
 
 
-class BadRequestError(TesseraError):
+class BadRequestError(UsageError):
     """A request that cannot be served as it is; `param` names the field."""
 
     http_status = 400
 
     def __init__(self, text: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
-        super().__init__(text)
-        self.param = param
+        super().__init__(text, param=param)
         self.code = code
         self.http_status = status
 

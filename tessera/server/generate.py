@@ -17,9 +17,11 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tessera.chat import Completion, Delta, Message, SamplingParams, Timings, Usage
+from tessera.chat import Completion, Delta, Timings, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
+from tessera.messages import Message
 from tessera.prompt import Prompt, reading
+from tessera.sampling import SamplingParams
 from tessera.server.anthropic import (
     MessageEvents,
     message_object,

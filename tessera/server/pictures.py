@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from tessera.chat import Image
 from tessera.decoding import MAX_DECODING, Decoders
 from tessera.errors import EngineBusyError, FetchError, ImageError
 from tessera.fetch import Stop
 from tessera.images import PreparedImage, place_of, prepare
+from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits, is_data_url, read
 

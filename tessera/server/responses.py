@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, Delta, FinishReason, Message, SamplingParams, TokenLogprob, ToolCall, Usage
+from tessera.chat import Completion, Delta, FinishReason, TokenLogprob, ToolCall, Usage
+from tessera.messages import Message, parse_content, parse_message
 from tessera.prompt import Tokenizer
+from tessera.sampling import SamplingParams
 from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.events import Events, json_text
@@ -21,9 +23,7 @@ from tessera.server.translate import (
     created_now,
     finish_reason_of,
     logprobs_object,
-    message_of,
     offer_among,
-    parts_of,
     sampling_of,
 )
 from tessera.tools import ToolChoice
@@ -49,14 +49,14 @@ def input_messages(request: ResponsesRequest) -> list[Message]:
 def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> None:
     kind = item.get("type", "message")
     if kind == "message":
-        messages.append(message_of(where, item))
+        messages.append(parse_message(item, where, lenient=True))
     elif kind == "function_call":
         call = {"id": item.get("call_id"), "function": {key: item.get(key) for key in ("name", "arguments")}}
         messages.append(Message("assistant", (), (call,), place=where))
     elif kind == "function_call_output":
         if not isinstance(item.get("call_id"), str):
             raise BadRequestError(f"{where}.call_id must be a string.", param=f"{where}.call_id")
-        parts = parts_of(f"{where}.output", item.get("output"))
+        parts = parse_content(item.get("output"), f"{where}.output")
         messages.append(Message("tool", parts, (), item["call_id"], place=where))
     elif kind != "reasoning":
         shown = repr(kind[:40]) if isinstance(kind, str) else "unknown"

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tessera.chat import MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
+from tessera.sampling import BOUNDS, MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
 from tessera.server.body import MAX_JSON_VALUES
 from tessera.server.dialects import in_our_words
 from tessera.server.errors import BadRequestError
@@ -138,10 +138,14 @@ def _counted(limit: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
+def _within(name: str, least: float | None = None) -> Any:
+    """The bounds of a sampling parameter; `least` where a client may say less, which means the default."""
+    low, high = BOUNDS[name]
+    return Field(ge=low if least is None else least, le=high)
+
+
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
-Count = Annotated[int, Field(ge=1, le=2**20)]
+Count = Annotated[int, _within("max_tokens")]
 # Clients send -1 for "as many as fit", which is what leaving the field out means.
 ReplyLength = Annotated[Count | None, BeforeValidator(lambda value: None if value == -1 else value)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
@@ -262,20 +266,20 @@ class Sampling(Request):
     """How a reply is drawn, shared by all generating routes."""
 
     model: ModelName | None = None
-    temperature: float | None = Field(None, ge=0, le=10)
-    top_p: Probability | None = None
-    top_k: int | None = Field(None, ge=-1, le=2**20)
-    min_p: Probability | None = None
+    temperature: Annotated[float, _within("temperature")] | None = None
+    top_p: Annotated[float, _within("top_p", least=0)] | None = None
+    top_k: Annotated[int, _within("top_k", least=-1)] | None = None
+    min_p: Annotated[float, _within("min_p")] | None = None
     n: int | None = Field(None, ge=1, le=1024)
     max_tokens: ReplyLength = None
-    min_tokens: int | None = Field(None, ge=0, le=2**20)
+    min_tokens: Annotated[int, _within("min_tokens")] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     ignore_eos: bool | None = None
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    seed: Annotated[int, _within("seed")] | None = None
+    presence_penalty: Annotated[float, _within("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, _within("frequency_penalty")] | None = None
+    repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
     logit_bias: (
         Annotated[dict[TokenId, Bias], _counted(MAX_BIASED_IDS), Field(max_length=MAX_BIASED_IDS)] | None
     ) = None  # fmt: skip

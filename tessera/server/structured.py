@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tessera.chat import Grammar
+from tessera.sampling import Grammar
 from tessera.server.errors import BadRequestError
 from tessera.server.schemas import (
     ChatRequest,

@@ -12,19 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import (
-    DETAILS,
-    Completion,
-    FinishReason,
-    Image,
-    Message,
-    SamplingParams,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-)
+from tessera.chat import Completion, FinishReason, TokenLogprob, ToolCall, Usage
 from tessera.errors import EngineDeadError
+from tessera.messages import Message, parse_messages
 from tessera.prompt import Tokenizer
+from tessera.sampling import SamplingParams
 from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling
@@ -33,26 +25,11 @@ from tessera.tools import ToolChoice
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
-_IGNORED_PARTS = ("refusal", "thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
-_KNOWN_PARTS = "text and image_url"
-
-
-def messages_of(request_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The conversation; raises BadRequestError that names the message's field."""
-    messages = [message_of(f"messages.{index}", message) for index, message in enumerate(request_messages)]
-    for index, message in enumerate(request_messages):
-        last = index == len(messages) - 1
-        if message.get("prefix") and not (last and messages[index].role == "assistant"):
-            raise BadRequestError(
-                f"messages.{index}.prefix may only be true in a last message of the assistant.",
-                param=f"messages.{index}.prefix",
-            )
-    return messages
 
 
 def conversation_of(request: ChatRequest) -> list[Message]:
     """The messages; a last one of the assistant is always continued, and a request that says otherwise refused."""
-    messages = messages_of(request.messages)
+    messages = parse_messages(request.messages, lenient=True)
     if request.continue_final_message is not None:
         continues = messages[-1].role == "assistant"
         if request.continue_final_message != continues:
@@ -61,67 +38,6 @@ def conversation_of(request: ChatRequest) -> list[Message]:
                 param="continue_final_message",
             )
     return messages
-
-
-def message_of(where: str, message: Mapping[str, Any]) -> Message:
-    """One message; `where` names it in errors."""
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ("system", "developer", "user", "assistant", "tool"):
-        raise BadRequestError(
-            f"{where}.role must be one of system, developer, user, assistant and tool.", param=f"{where}.role"
-        )
-    if message.get("function_call") is not None:
-        raise BadRequestError(
-            f"{where}.function_call is not supported; write the call as one of tool_calls.",
-            param=f"{where}.function_call",
-        )
-    content = message.get("content")
-    parts = parts_of(f"{where}.content", content)
-    for field in ("name", "tool_call_id"):
-        if not isinstance(message.get(field), str | None):
-            raise BadRequestError(f"{where}.{field} must be a string.", param=f"{where}.{field}")
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-        raise BadRequestError(f"{where}.tool_calls must be a list of objects.", param=f"{where}.tool_calls")
-    return Message(
-        "system" if role == "developer" else role,  # type: ignore[arg-type]
-        parts,
-        tuple(calls),
-        message.get("tool_call_id"),
-        message.get("name"),
-        where,
-    )
-
-
-def parts_of(where: str, content: Any) -> tuple[str | Image, ...]:
-    """A message's content: text and pictures."""
-    if not content and isinstance(content, str | None):
-        return ()
-    if isinstance(content, str):
-        return (content,)
-    if not isinstance(content, list):
-        raise BadRequestError(f"{where} must be a string, null, or a list of parts.", param=where)
-    found = [_part(f"{where}.{index}", part) for index, part in enumerate(content)]
-    return tuple(part for part in found if part is not None)
-
-
-def _part(where: str, part: Any) -> str | Image | None:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind in ("image_url", "input_image"):
-        target = part.get("image_url")
-        url = target.get("url") if isinstance(target, Mapping) else target
-        detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
-        if detail not in DETAILS:
-            raise BadRequestError(f"{where}.detail must be one of {', '.join(DETAILS[1:])}.", param=where)
-        if isinstance(url, str) and url:
-            return Image(url, low_detail=detail == "low")
-        raise BadRequestError(f"{where}.image_url must be a URL, or an object with one as `url`.", param=where)
-    if kind in _IGNORED_PARTS:
-        return None
-    shown = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
-    raise BadRequestError(f"{where} is a part {shown}; this server reads {_KNOWN_PARTS}.", param=where)
 
 
 def sampling_of(request: Sampling) -> SamplingParams:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tessera.chat import Message
 from tessera.errors import PromptTooLongError, TooManyImagesError
+from tessera.messages import Message
 from tessera.prompt import Prompt
 
 

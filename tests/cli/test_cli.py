@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from tessera.chat import Completion, Delta, Image, SamplingParams, Timings, Usage
+from tessera.chat import Completion, Delta, Timings, Usage
 from tessera.cli import app as cli
 from tessera.cli.chat import completions
 from tessera.cli.session import Session, reading_line
 from tessera.errors import PromptTooLongError
+from tessera.messages import Image
+from tessera.sampling import SamplingParams
 
 
 class Echo:

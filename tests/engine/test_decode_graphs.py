@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import Completion, SamplingParams
+from tessera.chat import Completion
 from tessera.engine import memory
 from tessera.engine.decode_graphs import DecodeGraphs, graph_sizes
 from tessera.engine.engine import Engine
 from tessera.engine.memory import StepSize
 from tessera.model.pixtral import Pixtral
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
 from tests.invariants.test_engine_invariants import BOUND
 

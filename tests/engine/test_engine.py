@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import Completion, Grammar, SamplingParams
+from tessera.chat import Completion
 from tessera.engine.batch import embeddings_before, image_rows
 from tessera.engine.grammar import Matcher
 from tessera.engine.request import Chunk, State
@@ -16,6 +16,7 @@ from tessera.errors import EngineBusyError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
+from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import (
     EOS,
     ByteTokenizer,

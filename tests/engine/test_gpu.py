@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.memory import StepSize, measure_workspace
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import ByteTokenizer, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
 
 pytestmark = [

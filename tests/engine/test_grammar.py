@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.chat import Completion, Grammar, SamplingParams
+from tessera.chat import Completion
 from tessera.engine import grammar_check
 from tessera.engine.engine import Engine
 from tessera.engine.grammar import (
@@ -30,6 +30,7 @@ from tessera.engine.grammar import (
 from tessera.engine.grammar_check import TOO_COMPLEX, GrammarCheck
 from tessera.engine.loop import EngineLoop
 from tessera.errors import EngineBusyError, GrammarError, UsageError
+from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import (
     CONFIG,
     EOS,

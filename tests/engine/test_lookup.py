@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.chat import SamplingParams
 from tessera.engine.drafter import ROW_COST, Drafter, Step
 from tessera.engine.lookup import FIRST_GUESSES, MAX_PLACES, MEMORY_GUESSES, Lookup
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import EOS, prompt, tiny_engine, tiny_model
 
 MODEL = tiny_model()

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tessera.chat import Completion, SamplingParams
+from tessera.chat import Completion
 from tessera.engine.loop import EngineLoop
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
 from tessera.model.pixtral import Pixtral
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import picture, prompt, reply, tiny_engine, tiny_model
 
 LONG = SamplingParams(max_tokens=400, ignore_eos=True)

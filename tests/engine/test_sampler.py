@@ -12,11 +12,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tessera.chat import SamplingParams
 from tessera.engine.request import Request
 from tessera.engine.sampler import Sampler
 from tessera.engine.text import TextStream
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import EOS, ByteDetokenizer
 
 VOCAB = 50

@@ -15,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tessera.chat import Grammar
 from tessera.engine.grammar import Matcher, json_rule, unpack
 from tessera.engine.patterns import finite_language, matches_more
 from tessera.engine.schema import (
@@ -24,6 +23,7 @@ from tessera.engine.schema import (
     followed,
 )
 from tessera.errors import GrammarError
+from tessera.sampling import Grammar
 from tests.engine.test_grammar import COMPILER, allows, schema_grammar
 from tests.engine.tiny import CONFIG, EOS, text_ids
 

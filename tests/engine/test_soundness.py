@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tessera import LLM, SamplingParams
-from tessera.chat import Grammar
 from tessera.engine.engine import Engine
 from tessera.engine.grammar import Matcher
 from tessera.engine.sampler import Sampler
@@ -23,6 +22,7 @@ from tessera.load import BUNDLED_FOLDER, load_model
 from tessera.model.pixtral import Pixtral
 from tessera.quant.linear import place
 from tessera.quant.rounding import round_to
+from tessera.sampling import Grammar
 from tests.engine.tiny import prompt, tiny_engine, tiny_model
 from tests.server.conftest import Running, asking, start_server
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tessera.chat import Completion, Delta, SamplingParams
+from tessera.chat import Completion, Delta
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
@@ -18,6 +18,7 @@ from tessera.model.attention import DensePlan
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
+from tessera.sampling import SamplingParams
 
 IMAGE, BREAK, END, EOS, TOOL_CALLS = 10, 12, 13, 2, 9
 FIRST_BYTE = 20

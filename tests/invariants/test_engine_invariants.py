@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.chat import SamplingParams
 from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import (
     RoundedDensePlan,
     dense_greedy,

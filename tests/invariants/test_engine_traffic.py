@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tessera.chat import Delta, SamplingParams
+from tessera.chat import Delta
 from tessera.engine.request import State
 from tessera.errors import EngineBusyError, PromptTooLongError
 from tessera.prompt import Prompt
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import banned_ids, dense_logits, picture, prompt, tiny_engine, tiny_model
 
 MODEL = tiny_model()

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import torch
 
-from tessera.chat import Completion, Grammar, SamplingParams
+from tessera.chat import Completion
 from tessera.engine.config import DRAFTED_ON_CPU
 from tessera.engine.engine import Engine
 from tessera.engine.lookup import Lookup
@@ -20,6 +20,7 @@ from tessera.kernels.library import ADDRESS, kernel
 from tessera.kernels.packed_linear import packed_linear
 from tessera.model.pixtral import Pixtral
 from tessera.quant.rounding import round_to
+from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import EOS, IMAGE, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
 
 Draft = Callable[[Iterable[Sequence[int]]], None]

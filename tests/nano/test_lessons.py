@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tessera.chat import Image, Message
 from tessera.images import prepare
+from tessera.messages import Image, Message
 from tessera.model.attention import DensePlan
 from tessera.nano import lessons
 from tessera.nano.lessons import IGNORED, NOTHING, PRINTABLE, SHARED, Example, batches_of, example_of, join

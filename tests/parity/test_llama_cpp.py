@@ -21,8 +21,8 @@ from gguf import GGMLQuantizationType as Kind
 from PIL import Image as PILImage
 
 from tessera import load
-from tessera.chat import Image, Message
 from tessera.images import prepare
+from tessera.messages import Image, parse_message
 from tessera.model.attention import DensePlan
 from tessera.weights.convert import convert
 from tessera.weights.gguf.header import read_header
@@ -57,7 +57,7 @@ def run_both(file: Path, picture: PILImage.Image, folder: Path) -> Both:
     loaded = load.load_model(file, device="cpu", dtype="float32")
     model, vision = loaded.model, loaded.config.vision_encoder
     prepared = prepare(picture, vision)
-    question = Message.parse({"role": "user", "content": [Image(picture), "What is the value of Q3?"]})
+    question = parse_message({"role": "user", "content": [Image(picture), "What is the value of Q3?"]})
     prompt = loaded.tokenizer.encode_chat([question], [prepared])
     (span,) = prompt.images
     tokens = loaded.tokenizer.encode_text(TEXT)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from tessera.chat import Image
 from tessera.images import STD, grid_of, load, prepare, token_count
+from tessera.messages import Image
 from tests.test_images import PIXTRAL, SMALL_31
 
 mistral_image = pytest.importorskip("mistral_common.tokens.tokenizers.image")

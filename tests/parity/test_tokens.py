@@ -12,8 +12,8 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image as PILImage
 
-from tessera.chat import Image, Message
 from tessera.images import PreparedImage, prepare
+from tessera.messages import Image, Message, parse_message
 from tessera.model.config import VisionConfig
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 
@@ -118,7 +118,7 @@ def test_ids_equal_the_reference(version: str, conversation: tuple[list[dict[str
         if message["role"] == "user" and not isinstance(content, str):
             sizes += [part for part in content if not isinstance(part, str)]
             content = [part if isinstance(part, str) else Image(picture(part)) for part in content]
-        ours.append(Message.parse(message | {"content": content}))
+        ours.append(parse_message(message | {"content": content}))
     tokenizer, _ = tokenizers(version)
     images = [prepare(picture(size), VERSIONS[version][1]) for size in sizes]
     prompt = tokenizer.encode_chat(ours, images, tools)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.chat import SamplingParams
 from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.images import PreparedImage
 from tessera.model.attention import DensePlan
 from tessera.prompt import ImageSpan, Prompt
+from tessera.sampling import SamplingParams
 from tests.engine.tiny import ByteTokenizer
 from tests.parity.oracle import Pair, make_pair
 

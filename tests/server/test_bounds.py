@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from tessera.chat import Message
 from tessera.errors import PromptTooLongError
 from tessera.llm import MAX_PARTS
+from tessera.messages import Message
 from tessera.server import schemas
 from tessera.server.body import MAX_JSON_VALUES
 from tests.server.conftest import Running

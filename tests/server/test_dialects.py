@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tessera.chat import Message
 from tessera.errors import PromptTooLongError
+from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.server.schemas import NEUTRAL
 from tessera.server.truncation import longest_that_fits

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from tessera.chat import Image, Message, SamplingParams
 from tessera.decoding import Decoders
 from tessera.errors import EngineBusyError, ImageError
 from tessera.images import load_pixels, prepare
 from tessera.llm import LLM
+from tessera.messages import Image, Message
 from tessera.raster import Pixels
+from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend, Offer
 from tessera.server.pictures import CACHE_BYTES, FETCHERS, PreparedCache
 from tessera.sources import ImageLimits

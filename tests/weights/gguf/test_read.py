@@ -12,11 +12,11 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from tessera import load
-from tessera.chat import Image
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.library import forced
 from tessera.kernels.packed_weight import dequantize
 from tessera.llm import LLM
+from tessera.messages import Image
 from tessera.model.attention import DensePlan
 from tessera.quant.linear import QuantizedLinear
 from tessera.quantize.plan import Options

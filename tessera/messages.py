@@ -1,0 +1,165 @@
+"""Messages of a conversation: text and images by turns, read from OpenAI's chat format.
+
+`parse_message` is the one reader of messages, for the library, the server and samples alike. Tokens,
+pixels and HTTP are unknown here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image as PILImage
+
+from tessera.errors import UsageError
+
+Role = Literal["system", "user", "assistant", "tool"]
+ImageSource = str | Path | bytes | PILImage.Image
+ROLES = ("system", "developer", "user", "assistant", "tool")
+DETAILS = (None, "auto", "low", "high", "original")
+FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "prefix", "function_call")
+# What clients send back of a reply and what says nothing to the model.
+SILENT_FIELDS = ("refusal", "annotations", "audio", "reasoning", "reasoning_content")
+SILENT_PARTS = ("refusal", "thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
+TEXT_PARTS = ("text", "input_text", "output_text")
+IMAGE_PARTS = ("image_url", "input_image")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as the user gave it: a path, an http(s) or data URL, encoded bytes, or a PIL image.
+
+    With `low_detail` its long side is scaled to at most 512 pixels, which costs at most a quarter of the tokens.
+    """
+
+    source: ImageSource
+    low_detail: bool = False
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `content` is text and images in reading order; tool fields follow OpenAI's format."""
+
+    role: Role
+    content: tuple[str | Image, ...]
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    place: str | None = field(default=None, compare=False)  # in the request that it came with, as errors name it
+
+    @property
+    def images(self) -> list[Image]:
+        return [part for part in self.content if isinstance(part, Image)]
+
+
+def parse_messages(messages: Sequence[Message | Mapping[str, Any]], *, lenient: bool = False) -> list[Message]:
+    """Read a conversation in OpenAI's format; raises UsageError that names the field, `messages.0.role`.
+
+    With `lenient`, unknown fields are ignored, as OpenAI's own server does.
+    """
+    parsed = [parse_message(message, f"messages.{index}", lenient=lenient) for index, message in enumerate(messages)]
+    for index, message in enumerate(messages):
+        last = index == len(messages) - 1
+        if isinstance(message, Mapping) and message.get("prefix") and not (last and parsed[-1].role == "assistant"):
+            where = f"messages.{index}.prefix"
+            raise UsageError(f"{where} may only be true in a last message of the assistant.", param=where)
+    return parsed
+
+
+def parse_message(message: Message | Mapping[str, Any], place: str | None = None, *, lenient: bool = False) -> Message:
+    """Read one message; `place` names it in errors, also in later ones about the conversation."""
+    where = place or "message"
+    if isinstance(message, Message):
+        return message
+    if not isinstance(message, Mapping):
+        raise UsageError(f"{where} must be an object with role and content, not {_show(message)}.", param=where)
+    if not lenient:
+        _check_fields(message, where)
+    role: Any = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise UsageError(f"{where}.role must be one of {_listed(ROLES)}, not {_show(role)}.", param=f"{where}.role")
+    if message.get("function_call") is not None:
+        raise UsageError(
+            f"{where}.function_call is not supported; write the call as one of tool_calls.",
+            param=f"{where}.function_call",
+        )
+    content = message.get("content")
+    if content is None and role not in ("assistant", "tool") and not lenient:
+        raise UsageError(f"{where}.content is missing; give a text, or a list of parts.", param=f"{where}.content")
+    for name in ("name", "tool_call_id"):
+        if not isinstance(message.get(name), str | None):
+            raise UsageError(f"{where}.{name} must be a string, not {_show(message[name])}.", param=f"{where}.{name}")
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, (list, tuple)) or not all(isinstance(call, Mapping) for call in calls):
+        raise UsageError(f"{where}.tool_calls must be a list of objects.", param=f"{where}.tool_calls")
+    return Message(
+        "system" if role == "developer" else role,  # type: ignore[arg-type]
+        parse_content(content, f"{where}.content"),
+        tuple(calls),
+        message.get("tool_call_id"),
+        message.get("name"),
+        place,
+    )
+
+
+def parse_content(content: Any, where: str) -> tuple[str | Image, ...]:
+    """Read a message's content: a text, or a list of texts and images; null is nothing."""
+    if not content and isinstance(content, str | None):
+        return ()
+    if isinstance(content, str):
+        return (content,)
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise UsageError(f"{where} must be a string, null, or a list of parts, not {_show(content)}.", param=where)
+    parts = [_parse_part(part, f"{where}.{index}") for index, part in enumerate(content)]
+    return tuple(part for part in parts if part is not None)
+
+
+def _check_fields(message: Mapping[str, Any], where: str) -> None:
+    for name, value in message.items():
+        if name not in FIELDS and name not in SILENT_FIELDS and value is not None:
+            near = difflib.get_close_matches(str(name), FIELDS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {_listed(FIELDS)}."
+            raise UsageError(f"{where}.{str(name)[:64]} is unknown; {hint}", param=f"{where}.{str(name)[:64]}")
+
+
+def _parse_part(part: Any, where: str) -> str | Image | None:
+    if isinstance(part, (str, Image)):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind in IMAGE_PARTS:
+        target = part.get("image_url")
+        source = target.get("url") if isinstance(target, Mapping) else target
+        detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
+        if detail not in DETAILS:
+            raise UsageError(f"{where}.detail must be one of {_listed(DETAILS[1:])}, not {_show(detail)}.", param=where)
+        return _image(source, f"{where}.image_url", low_detail=detail == "low")
+    if kind == "image":
+        return _image(part.get("image"), f"{where}.image")
+    if kind in SILENT_PARTS:
+        return None
+    shown = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
+    raise UsageError(f"{where} is a part {shown}; use text or image_url.", param=where)
+
+
+def _image(source: Any, where: str, *, low_detail: bool = False) -> Image:
+    if not isinstance(source, ImageSource) or (isinstance(source, str) and not source):
+        raise UsageError(
+            f"{where} must be a URL, or an object with one as `url`; in Python also a path, bytes or an image object.",
+            param=where.rpartition(".")[0],
+        )
+    return Image(source, low_detail=low_detail)
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    *others, last = map(str, names)
+    return f"{', '.join(others)} and {last}"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
