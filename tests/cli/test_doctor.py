@@ -122,7 +122,7 @@ def test_the_conclusion_names_the_most_exact_that_fits() -> None:
     laptop = last_lines(11_000_000_000)
     assert "in 4 bits" in laptop
     # 10.9 billion weights of the layers, and 0.67 of the head in 8 bits.
-    assert "(estimated: 23.9 min and 1.2 GB of memory)" in laptop
+    assert "(estimated: 20.2 min and 1.4 GB of memory)" in laptop
     for step in ("1. tessera download pixtral  ", "2. tessera quantize pixtral --bits 4  ", "-m pixtral-4bit"):
         assert step in laptop
     assert "25.4 GB of disk" in laptop  # twice its 12,682,739,712 parameters
