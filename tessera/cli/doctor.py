@@ -51,7 +51,7 @@ LEGEND = (
 PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # of the picture whose reading is told of: the largest that stays as it is
 SAMPLE = (256, 5120)  # rows and columns that are rounded to estimate how long a model takes
 BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
-QUANTIZING_BYTES = 670_000_000  # of 1.38 GB measured with them, beside the packed weights of one file: the program, and rows on their way
+QUANTIZING_BYTES = 670_000_000  # beside a file's packed weights; 1.38 GB were measured with them
 RECOMMENDED, SHORT = "Pixtral 12B", "pixtral"
 
 
