@@ -2,7 +2,7 @@
 
 What a model needs is counted tensor by tensor, as `tessera quantize` would hold it. Decoding one sequence
 reads every weight of the decoder and the keys and values of its context once a token, so bandwidth over
-these bytes bounds its speed.
+these bytes bounds its speed. How long quantizing takes is estimated from rounding a few rows here.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import torch
 
-from tessera.bench.limits import measure_limits
+from tessera.bench.limits import best_seconds, measure_limits
 from tessera.bench.work import encode_flops, prefill_flops
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
 from tessera.kernels import cuda
 from tessera.kernels.library import OPENMP, PATHS, VARIABLE, choice, openmp_runtime
+from tessera.load import target_device
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
-from tessera.quantize.plan import Options, linear_of, schemes_of
+from tessera.quant.rounding import ErrorSum, round_to
+from tessera.quantize.plan import SCHEMES, Options, linear_of, schemes_of, units_of
 from tessera.shelf import quantized_name
 from tessera.weights.quantized import fields_of, linear_shapes
 from tessera.weights.stream import empty_model
@@ -47,6 +49,9 @@ LEGEND = (
     "token), or how much memory is missing. KV is the key/value cache. Nano, which is bundled, runs anywhere."
 )
 PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # of the picture whose reading is told of: the largest that stays as it is
+SAMPLE = (256, 5120)  # rows and columns that are rounded to estimate how long a model takes
+BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
+QUANTIZING_BYTES = 670_000_000  # beside a file's packed weights; 1.38 GB were measured with them
 RECOMMENDED, SHORT = "Pixtral 12B", "pixtral"
 
 
@@ -80,13 +85,22 @@ class Best:
     weights: Weights
 
 
+@dataclass(frozen=True)
+class Quantizing:
+    """What `tessera quantize` is estimated to take, without calibration and without waiting for a slow disk."""
+
+    seconds: float
+    memory_bytes: int
+
+
 def run_doctor(*, as_json: bool = False) -> None:
     limits = measure_limits()
     free = available_bytes(torch.device("cpu"))
     gpus, taken = _cuda_devices(), choice()
     devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s, limits.bfloat16_flops), *gpus]
+    rates = rounding_rates(target_device("auto"))
     if as_json:
-        print(json.dumps(report(devices)))
+        print(json.dumps(report(devices, rates)))
         return
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     others = ", ".join(path for path in PATHS if path != taken.path)
@@ -114,10 +128,36 @@ def run_doctor(*, as_json: bool = False) -> None:
             print("\n" + "\n".join(table(name, config, device)))
             if (seconds := picture_seconds(config, device)) is not None:
                 print(f"  a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}")
-    print("\n" + "\n".join(conclusion(devices)))
+    print("\n" + "\n".join(conclusion(devices, rates)))
 
 
-def conclusion(devices: Sequence[Device]) -> list[str]:
+def rounding_rates(device: torch.device) -> dict[str, float]:
+    """Weights that this device rounds a second, by scheme; measured now."""
+    matrix_NK = torch.randn(SAMPLE, device=device).bfloat16()
+
+    def rounded(scheme: str) -> None:
+        ErrorSum().add(matrix_NK, round_to(scheme, matrix_NK))
+
+    return {scheme: matrix_NK.numel() / best_seconds(partial(rounded, scheme), rounds=3) for scheme in SCHEMES.values()}
+
+
+def quantizing(config: ModelConfig, bits: str, rates: Mapping[str, float]) -> Quantizing:
+    """The time of all its linears at these rates, and the memory of its largest file's packed weights."""
+    schemes, shapes = schemes_of(config, Options(bits=bits)), linear_shapes(config)
+    seconds = BESIDE_ROUNDING * sum(math.prod(shapes[name]) / rates[scheme] for name, scheme in schemes.items())
+    names = [name for name, _ in empty_model(config).named_parameters()]
+    held = [
+        sum(_packed_bytes(schemes[name], shapes[name]) for name in map(linear_of, unit.tensors) if name in schemes)
+        for unit in units_of(names, config.n_layers)
+    ]
+    return Quantizing(seconds, QUANTIZING_BYTES + max(held))
+
+
+def _packed_bytes(scheme: str, shape: tuple[int, int]) -> int:
+    return sum(math.prod(field) * dtype.itemsize for dtype, field in fields_of(scheme, shape).values())
+
+
+def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[str]:
     """What runs best here, and the commands that lead there; the last lines."""
     config = FAMILY[RECOMMENDED]
     found = best(config, devices)
@@ -153,10 +193,14 @@ def conclusion(devices: Sequence[Device]) -> list[str]:
                 f"{found.weights.total_bytes / 1e9:.1f} GB more, layer by layer",
             )
         )
+    numbered = [f"  {number}. {command:<38}{what}" for number, (command, what) in enumerate(steps, 1)]
+    if bits is not None:
+        cost = quantizing(config, bits, rates)
+        numbered.append(f"     (estimated: {_duration(cost.seconds)} and {cost.memory_bytes / 1e9:.1f} GB of memory)")
     ask = f'tessera ask "What is this?" -i a.jpg -m {name}{option}'
     return [
         *lines,
-        *(f"  {number}. {command:<38}{what}" for number, (command, what) in enumerate(steps, 1)),
+        *numbered,
         f"  {len(steps) + 1}. {ask}",
     ]
 
@@ -173,8 +217,9 @@ def best(config: ModelConfig, devices: Sequence[Device]) -> Best | None:
     return None
 
 
-def report(devices: Sequence[Device]) -> dict[str, Any]:
+def report(devices: Sequence[Device], rates: Mapping[str, float]) -> dict[str, Any]:
     """The tables and the conclusion, for programs."""
+    costs = {bits: quantizing(FAMILY[RECOMMENDED], bits, rates) for bits in SCHEMES}
     found = best(FAMILY[RECOMMENDED], devices)
     return {
         "devices": [
@@ -195,7 +240,13 @@ def report(devices: Sequence[Device]) -> dict[str, Any]:
             "tokens": CONTEXTS[found.tokens],
             "kv_cache": found.cache,
         },
-        "conclusion": conclusion(devices),
+        "quantize_estimate": {
+            "model": RECOMMENDED,
+            "bits": {
+                bits: {"seconds": cost.seconds, "memory_bytes": cost.memory_bytes} for bits, cost in costs.items()
+            },
+        },
+        "conclusion": conclusion(devices, rates),
     }
 
 
@@ -275,8 +326,7 @@ def weights_of(config: ModelConfig, bits: str | None) -> Weights:
     for name, parameter in empty_model(config).named_parameters():
         size = parameter.numel() * torch.bfloat16.itemsize
         if scheme := schemes.get(linear_of(name)):
-            fields = fields_of(scheme, shapes[linear_of(name)]).values()
-            size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in fields)
+            size = _packed_bytes(scheme, shapes[linear_of(name)])
         total += size
         if name.startswith(("layers.", "norm.", "output.")):
             step += size

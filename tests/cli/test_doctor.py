@@ -21,7 +21,9 @@ from tessera.cli.doctor import (
     cell,
     conclusion,
     picture_seconds,
+    quantizing,
     report,
+    rounding_rates,
     run_doctor,
     slowdowns,
     table,
@@ -32,6 +34,7 @@ from tessera.model.family import PIXTRAL_12B
 from tests.weights.test_configs import FAMILY as PUBLISHED
 
 GIB = 2**30
+RATES = {"int4": 1e7, "int8": 5e7, "fp8": 1e8}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +114,15 @@ def test_the_tested_torch_is_the_pinned_one() -> None:
 
 def test_the_conclusion_names_the_most_exact_that_fits() -> None:
     def last_lines(free: int, kind: str = "cpu") -> str:
-        return "\n".join(conclusion([Device("the device", kind, free, 1e10, 1e12)]))
+        return "\n".join(conclusion([Device("the device", kind, free, 1e10, 1e12)], RATES))
 
     nothing = last_lines(4_000_000_000)
     assert nothing.startswith("Best here: nano")
     assert "4.0 GB is free" in nothing
     laptop = last_lines(11_000_000_000)
     assert "in 4 bits" in laptop
+    # 10.9 billion weights of the layers, and 0.67 of the head in 8 bits.
+    assert "(estimated: 20.2 min and 1.4 GB of memory)" in laptop
     for step in ("1. tessera download pixtral  ", "2. tessera quantize pixtral --bits 4  ", "-m pixtral-4bit"):
         assert step in laptop
     assert "25.4 GB of disk" in laptop  # twice its 12,682,739,712 parameters
@@ -151,7 +156,7 @@ def test_a_picture_takes_the_work_of_reading_it() -> None:
 
 
 def test_the_report_for_programs_agrees_with_the_tables() -> None:
-    made = report([Device("the CPU", "cpu", 24 * GIB, 1e10, 1e12)])
+    made = report([Device("the CPU", "cpu", 24 * GIB, 1e10, 1e12)], RATES)
     rows = made["devices"][0]["models"]["Pixtral 12B"]["rows"]
     assert len(rows) == 3 * 2 * 3
     eight = next(row for row in rows if (row["precision"], row["kv_cache"], row["tokens"]) == ("8 bits", "bf16", 4096))
@@ -159,4 +164,13 @@ def test_the_report_for_programs_agrees_with_the_tables() -> None:
     assert eight["bytes"] == expected
     assert eight["fits"]
     assert made["best"]["precision"] == "8 bits"
+    cost = quantizing(PIXTRAL_12B, "4", RATES)
+    assert made["quantize_estimate"]["bits"]["4"] == {"seconds": cost.seconds, "memory_bytes": cost.memory_bytes}
+    assert set(made["quantize_estimate"]["bits"]) == {"4", "8", "fp8"}
     json.dumps(made)
+
+
+def test_rounding_is_measured_in_every_scheme() -> None:
+    rates = rounding_rates(torch.device("cpu"))
+    assert set(rates) == set(RATES)
+    assert all(rate > 1e4 for rate in rates.values())
