@@ -15,25 +15,11 @@ from urllib.parse import urlsplit
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.machine import free_disk_bytes
-from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, sole_gguf, weight_files
+from tessera.weights.detect import EXAMPLE_ID, FORMATS, detect, sole_gguf, weight_files
 
 if TYPE_CHECKING:
     import httpx2
 
-# What a model needs from its repository: one layout's files, the first one's where several are there.
-LAYOUT_FILES: dict[str, tuple[str, ...]] = {
-    "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
-    "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
-    "hf": (
-        "config.json",
-        "generation_config.json",
-        "model*.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        *TOKENIZER_FILES,
-    ),
-}
 UNFINISHED = ".resumable"  # ends the name of a file that is on its way
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
@@ -154,11 +140,13 @@ def is_hub_id(name: str) -> bool:
 
 
 def cached_folder(repository: str, revision: str | None, cache: Path | None = None) -> Path | None:
-    """The repository's folder in the hub's cache, if a config file of either layout is there."""
+    """The repository's folder in the hub's cache, if the config file of a layout is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("params.json", "config.json"):
-        if isinstance(found := try_to_load_from_cache(repository, file, cache, revision), str):
+    for form in FORMATS.values():
+        if not form.marks:
+            continue
+        if isinstance(found := try_to_load_from_cache(repository, form.marks[0], cache, revision), str):
             return Path(found).parent
     return _cached_gguf(repository_folder(repository, cache), revision or "main")
 
@@ -194,9 +182,10 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    for patterns in LAYOUT_FILES.values():
-        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in patterns)]
-        if file is None and patterns[0] in names and any(name.endswith(".safetensors") for name in names):
+    for form in FORMATS.values():
+        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in form.files)]
+        is_whole = any(name in form.marks for name in names) and any(name.endswith(".safetensors") for name in names)
+        if file is None and is_whole:
             break
     else:
         names = _gguf_pair(repository, sizes, file)

@@ -21,15 +21,16 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
-from tessera.load import BUNDLED_FOLDER, open_checkpoint
+from tessera.load import BUNDLED_FOLDER
 from tessera.machine import free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.prompt import packaged_tokenizer_path
 from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST
+from tessera.weights.fill import empty_model
 from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
-from tessera.weights.stream import empty_model
 from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import QuantizedWeight
-from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
+from tessera.load import compute_dtype, model_name, target_device
 from tessera.machine import disk_room, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -31,9 +31,11 @@ from tessera.quant.rounding import PANEL_ROWS, ErrorSum, round_to
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST, UNFINISHED
+from tessera.weights.fill import empty_model, fill_model
 from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_linears, read_manifest
-from tessera.weights.stream import Source, empty_model, fill_model
+from tessera.weights.source import Source
 from tessera.weights.write import PARTIAL, Piece, piece_of_panels, pieces_of, write_tensors
 
 DIGESTED_BYTES = 4096  # of each tensor: enough to tell two models of one shape apart, in no time

@@ -25,9 +25,11 @@ from tessera.errors import UsageError
 from tessera.machine import disk_room, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.weights import hf
+from tessera.weights import hf, hf_names
 from tessera.weights.detect import INDEX, Layout
-from tessera.weights.stream import DTYPE_NAMES, Progress, Source
+from tessera.weights.fill import Progress
+from tessera.weights.safetensors import DTYPE_NAMES
+from tessera.weights.source import Source
 
 MAX_SHARD_BYTES = 5_000_000_000  # a customary size of Hugging Face shards
 HEADER_ALIGNMENT = 8
@@ -141,7 +143,7 @@ def _check_free(folder: Path, needed: int) -> None:
 
 def _piece_of_source(name: str, source: Source, to: Layout, config: ModelConfig) -> Piece:
     stored = source.stored
-    if source.transform is None and (to == "mistral" or hf.permuted_heads(name, config) is None):
+    if source.transform is None and (to == "mistral" or hf_names.permuted_heads(name, config) is None):
         data: Callable[[], Iterable[bytes | memoryview]] = stored.chunks
     else:
 
@@ -159,12 +161,12 @@ def _piece_of_tensor(name: str, tensor: Tensor, to: Layout, config: ModelConfig)
 
 
 def _name_in(to: Layout, name: str) -> str:
-    return hf.to_hf_name(name) if to == "hf" else name
+    return hf_names.to_hf_name(name) if to == "hf" else name
 
 
 def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Tensor:
-    heads = hf.permuted_heads(name, config) if to == "hf" else None
-    return tensor if heads is None else hf.to_hf_rows(tensor, heads)
+    heads = hf_names.permuted_heads(name, config) if to == "hf" else None
+    return tensor if heads is None else hf_names.to_hf_rows(tensor, heads)
 
 
 def piece_of_panels(name: str, panels: Sequence[Tensor]) -> Piece:

@@ -8,7 +8,8 @@ from tessera.bench.peer import random_packed
 from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.model.pixtral import Pixtral
 from tessera.quant.linear import place
-from tessera.weights.quantized import BITS, linear_shapes
+from tessera.weights.fill import linear_shapes
+from tessera.weights.quantized import BITS
 
 
 def quantize_layers(model: Pixtral, scheme: str) -> None:
