@@ -16,12 +16,12 @@ import torch
 from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
 from tessera.hub import cached_folder, is_hub_id
 from tessera.kernels.cuda import keep_precision
+from tessera.linears.quantized import place
 from tessera.machine import available_bytes, use_device
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
-from tessera.quant.linear import place
 from tessera.shelf import ALIASES, SHORT_NAME, how_to_make, made_models
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
 from tessera.weights.detect import EXAMPLE_ID, hub_id, is_gguf, is_gguf_name, sole_gguf

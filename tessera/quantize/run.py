@@ -20,17 +20,17 @@ from torch import Tensor
 from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import QuantizedWeight
+from tessera.linears.quantized import place
 from tessera.load import compute_dtype, model_name, target_device
 from tessera.machine import disk_room, free_disk_bytes
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
-from tessera.quant.gptq import round_compensated, upper_factor
-from tessera.quant.linear import place
-from tessera.quant.rounding import PANEL_ROWS, ErrorSum, round_to
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
+from tessera.quantize.gptq import round_compensated, upper_factor
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
+from tessera.quantize.rounding import PANEL_ROWS, ErrorSum, round_to
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST, UNFINISHED
 from tessera.weights.fill import empty_model, fill_model

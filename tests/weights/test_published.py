@@ -21,7 +21,7 @@ from torch import Tensor
 from tessera import load
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
-from tessera.quant.linear import QuantizedLinear
+from tessera.linears.quantized import QuantizedLinear
 from tessera.summary import describe
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.convert import convert

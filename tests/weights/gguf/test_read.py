@@ -16,9 +16,9 @@ from tessera.chat import Image
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.library import forced
 from tessera.kernels.packed_weight import dequantize
+from tessera.linears.quantized import QuantizedLinear
 from tessera.llm import LLM
 from tessera.model.attention import DensePlan
-from tessera.quant.linear import QuantizedLinear
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tessera.summary import describe
