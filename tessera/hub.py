@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
-from tessera.machine import free_disk_bytes
+from tessera.machine import PARTIAL, free_disk_bytes, written_whole
 from tessera.weights.detect import EXAMPLE_ID, FORMATS, detect, sole_gguf, weight_files
 
 if TYPE_CHECKING:
     import httpx2
 
-UNFINISHED = ".resumable"  # ends the name of a file that is on its way
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 
@@ -195,7 +194,7 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
             f"model*.safetensors, and no GGUF files; use a repository that does, for example {EXAMPLE_ID}."
         )
     absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
-    begun = sum(each.stat().st_size for each in _blobs(repository).glob(f"*{UNFINISHED}"))
+    begun = sum(each.stat().st_size for each in _blobs(repository).glob(f"*{PARTIAL}"))
     _check_disk(repository, sum(sizes[name] for name in absent) - begun, Path(constants.HF_HUB_CACHE))
     return str(info.sha), {name: sizes[name] for name in names}
 
@@ -235,15 +234,15 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
     if metadata.etag is None or metadata.size is None:
         return
     blobs = _blobs(repository)
-    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}{UNFINISHED}"
+    blob = blobs / metadata.etag
     headers = build_hf_headers()
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
     blobs.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{partial}.lock"):
+    with FileLock(f"{blob}{PARTIAL}.lock"):
         if blob.exists():
             return
-        with partial.open("ab") as file:
+        with written_whole(blob, resume=True) as partial, partial.open("ab") as file:
             http_get(
                 metadata.location,
                 file,
@@ -252,7 +251,6 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
                 expected_size=metadata.size,
                 displayed_filename=name,
             )
-        partial.replace(blob)
 
 
 def _blobs(repository: str) -> Path:
