@@ -22,10 +22,11 @@ from tessera.engine.config import resolve
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import workspace_bytes
-from tessera.load import BUNDLED_FOLDER, open_checkpoint
+from tessera.load import BUNDLED_FOLDER
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
+from tessera.weights.checkpoint import open_checkpoint
 
 NANO = open_checkpoint(BUNDLED_FOLDER).config
 # Nano's small vocabulary for both, since embeddings and head cost the same at every context.

@@ -14,27 +14,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
-from tessera.machine import free_disk_bytes
-from tessera.weights.detect import EXAMPLE_ID, MANIFEST, TOKENIZER_FILES, detect, sole_gguf, weight_files
+from tessera.machine import PARTIAL, free_disk_bytes, written_whole
+from tessera.weights.detect import EXAMPLE_ID, FORMATS, detect, sole_gguf, weight_files
 
 if TYPE_CHECKING:
     import httpx2
 
-# What a model needs from its repository: one layout's files, the first one's where several are there.
-LAYOUT_FILES: dict[str, tuple[str, ...]] = {
-    "tessera": (MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
-    "mistral": ("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
-    "hf": (
-        "config.json",
-        "generation_config.json",
-        "model*.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        *TOKENIZER_FILES,
-    ),
-}
-UNFINISHED = ".resumable"  # ends the name of a file that is on its way
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
 RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
 
@@ -154,11 +139,13 @@ def is_hub_id(name: str) -> bool:
 
 
 def cached_folder(repository: str, revision: str | None, cache: Path | None = None) -> Path | None:
-    """The repository's folder in the hub's cache, if a config file of either layout is there."""
+    """The repository's folder in the hub's cache, if the config file of a layout is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("params.json", "config.json"):
-        if isinstance(found := try_to_load_from_cache(repository, file, cache, revision), str):
+    for form in FORMATS.values():
+        if not form.marks:
+            continue
+        if isinstance(found := try_to_load_from_cache(repository, form.marks[0], cache, revision), str):
             return Path(found).parent
     return _cached_gguf(repository_folder(repository, cache), revision or "main")
 
@@ -194,9 +181,10 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    for patterns in LAYOUT_FILES.values():
-        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in patterns)]
-        if file is None and patterns[0] in names and any(name.endswith(".safetensors") for name in names):
+    for form in FORMATS.values():
+        names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in form.files)]
+        is_whole = any(name in form.marks for name in names) and any(name.endswith(".safetensors") for name in names)
+        if file is None and is_whole:
             break
     else:
         names = _gguf_pair(repository, sizes, file)
@@ -206,7 +194,7 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
             f"model*.safetensors, and no GGUF files; use a repository that does, for example {EXAMPLE_ID}."
         )
     absent = [name for name in names if try_to_load_from_cache(repository, name, revision=info.sha) is None]
-    begun = sum(each.stat().st_size for each in _blobs(repository).glob(f"*{UNFINISHED}"))
+    begun = sum(each.stat().st_size for each in _blobs(repository).glob(f"*{PARTIAL}"))
     _check_disk(repository, sum(sizes[name] for name in absent) - begun, Path(constants.HF_HUB_CACHE))
     return str(info.sha), {name: sizes[name] for name in names}
 
@@ -246,15 +234,15 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
     if metadata.etag is None or metadata.size is None:
         return
     blobs = _blobs(repository)
-    blob, partial = blobs / metadata.etag, blobs / f"{metadata.etag}{UNFINISHED}"
+    blob = blobs / metadata.etag
     headers = build_hf_headers()
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
     blobs.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{partial}.lock"):
+    with FileLock(f"{blob}{PARTIAL}.lock"):
         if blob.exists():
             return
-        with partial.open("ab") as file:
+        with written_whole(blob, resume=True) as partial, partial.open("ab") as file:
             http_get(
                 metadata.location,
                 file,
@@ -263,7 +251,6 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
                 expected_size=metadata.size,
                 displayed_filename=name,
             )
-        partial.replace(blob)
 
 
 def _blobs(repository: str) -> Path:

@@ -27,7 +27,7 @@ from tessera.engine.memory import measure_workspace
 from tessera.engine.ranks import Ranks, start_ranks
 from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, UsageError
 from tessera.images import PreparedImage, load_all, prepare
-from tessera.load import compute_dtype, load_model, open_checkpoint, target_device
+from tessera.load import compute_dtype, load_model, target_device
 from tessera.load import resolve as resolve_folder
 from tessera.messages import Image, ImageSource, Message, parse_messages
 from tessera.model.pixtral import Pixtral
@@ -35,7 +35,8 @@ from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
 from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
-from tessera.weights.stream import Progress
+from tessera.weights.checkpoint import open_checkpoint
+from tessera.weights.fill import Progress
 
 MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
 # What of a call and of a tool the prompt repeats.

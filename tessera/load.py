@@ -7,30 +7,25 @@ into it, open the tokenizer. Describing a model from its headers (`summary`) beg
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
 from tessera.hub import cached_folder, is_hub_id
 from tessera.kernels.cuda import keep_precision
+from tessera.linears.quantized import place
 from tessera.machine import available_bytes, use_device
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
-from tessera.quant.linear import place
 from tessera.shelf import ALIASES, SHORT_NAME, how_to_make, made_models
-from tessera.weights import hf, mistral, published, quantized
-from tessera.weights.detect import EXAMPLE_ID, Layout, detect, hub_id, is_gguf, is_gguf_name, sole_gguf, tokenizer_file
-from tessera.weights.stream import Progress, Source, StoredLinear, StoredTensor, empty_model, fill_model
-
-if TYPE_CHECKING:
-    from tessera.weights.gguf.read import GGUFPair
+from tessera.weights.checkpoint import Checkpoint, open_checkpoint
+from tessera.weights.detect import EXAMPLE_ID, hub_id, is_gguf, is_gguf_name, sole_gguf
+from tessera.weights.fill import Progress, empty_model, fill_model
 
 Check = Callable[[ModelConfig, torch.dtype, torch.device], None]
 
@@ -56,86 +51,6 @@ class LoadedModel:
     def config(self) -> ModelConfig:
         """Of the whole model."""
         return self.share.config
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a folder or a pair of GGUF files holds, from headers and side files: plain tensors and quantized linears."""
-
-    path: Path
-    layout: Layout
-    config: ModelConfig
-    sources: dict[str, Source]
-    linears: dict[str, StoredLinear]
-    pair: GGUFPair | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where its side files lie."""
-        return self.path if self.pair is None else self.path.parent
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """The model's own tokenizer, or the packaged one; raises CheckpointError."""
-        return tokenizer_file(self.folder, self.layout, self.config)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that most plain parameters are stored in.
-
-        GGUF files have float16 where the model was trained in bfloat16, whose range float16 lacks.
-        """
-        counts: Counter[torch.dtype] = Counter()
-        for stored in self._plain:
-            counts[stored.dtype] += stored.num_parameters
-        dtype = counts.most_common(1)[0][0]
-        return torch.bfloat16 if self.pair is not None and dtype == torch.float16 else dtype
-
-    @property
-    def stored_bytes(self) -> int:
-        """Of all tensors in the files; one that serves under two names counts once."""
-        plain = sum(stored.num_bytes for stored in self._plain)
-        return plain + sum(linear.stored_bytes for linear in self.linears.values())
-
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Of all tensors in memory, plain ones in this dtype."""
-        plain = sum(stored.num_parameters for stored in self._plain) * dtype.itemsize
-        return plain + sum(linear.nbytes for linear in self.linears.values())
-
-    @property
-    def _plain(self) -> list[StoredTensor]:
-        return list(dict.fromkeys(source.stored for source in self.sources.values()))
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether any tensor is stored in codes: linears, or of a GGUF file the embeddings alone."""
-        if self.pair is None:
-            return bool(self.linears)
-        from tessera.weights.gguf.stored import StoredBlocks
-
-        return bool(self.linears) or any(isinstance(stored, StoredBlocks) for stored in self._plain)
-
-    def load_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
-        tokenizer = Tokenizer.from_file(self.tokenizer_file, self.config.vision_encoder)
-        if tokenizer.vocab_size > self.config.vocab_size:
-            raise CheckpointError(
-                f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids and the model {self.config.vocab_size}; "
-                "they belong to different models: use the tokenizer of this model."
-            )
-        if self.pair is not None:
-            from tessera.weights.gguf.read import check_tokens
-
-            check_tokens(self.pair.text, tokenizer)
-        return tokenizer
-
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of how it is loaded: tensors that are rounded, by how much in their first rows."""
-        if self.pair is None:
-            return ()
-        from tessera.weights.gguf.read import rounding_notes
-
-        return rounding_notes(self.pair, self.config)
 
 
 def resolve(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
@@ -240,26 +155,6 @@ def load_model(
         place(model, name, share.cut_quantized(name, linear.load()).to(target))
     fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
     return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder, checkpoint.notes())
-
-
-def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
-    """Everything that headers and side files say, checked; raises CheckpointError."""
-    layout = detect(path)
-    if layout == "gguf":
-        from tessera.weights.gguf import read
-
-        pair = read.open_pair(path, mmproj)
-        config = read.read_config(pair)
-        return Checkpoint(path, layout, config, *read.read_weights(pair, config), pair)
-    if mmproj is not None:
-        raise UsageError(f"{path} is no GGUF file and holds its picture part itself; leave out --mmproj {mmproj}.")
-    config = hf.read_config(path) if layout == "hf" else mistral.read_config(path)
-    if layout == "tessera":
-        return Checkpoint(path, layout, config, *quantized.read(path, config))
-    if layout == "hf" and published.is_quantized(path):
-        return Checkpoint(path, layout, config, *published.read(path, config))
-    reader = mistral if layout == "mistral" else hf
-    return Checkpoint(path, layout, config, reader.official_sources(path, config), {})
 
 
 def target_device(device: str) -> torch.device:

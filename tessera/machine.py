@@ -1,4 +1,4 @@
-"""This machine: how many bytes it can still give, and how host values come to its devices.
+"""This machine: how many bytes it can still give, how host values come to its devices, and files whole to its disk.
 
 Bytes are asked for before weights are read or written and caches are made.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from tessera.errors import DiskFullError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PARTIAL = ".partial"  # ends the name of what is not written whole yet
 CGROUP = Path("/sys/fs/cgroup")
 HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14  # see madvise(2)
 
@@ -80,6 +81,43 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
+    """Give the path to write a file or a folder to; at the end it is on the disk under its own name, or not at all.
+
+    Where writing breaks, what was written is removed. With `resume` it stays, for the next attempt to go on with.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    if not resume:
+        _remove(partial)
+    try:
+        yield partial
+        for file in (partial, *partial.rglob("*")):
+            _sync(file)
+        partial.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        if not resume:
+            _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

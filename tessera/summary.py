@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from tessera.kernels.cache_layer import bytes_per_token
-from tessera.load import Checkpoint, model_name, open_checkpoint
+from tessera.load import model_name
 from tessera.model.family import family_name
+from tessera.weights.checkpoint import Checkpoint, open_checkpoint
 from tessera.weights.detect import Layout, read_json
 
 

@@ -14,9 +14,9 @@ from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
 from tessera.summary import describe
-from tessera.weights import hf
+from tessera.weights import hf_names
 from tessera.weights.convert import convert
-from tessera.weights.stream import empty_model
+from tessera.weights.fill import empty_model
 from tests.weights.checkpoints import LLAVA, MERGED, write_mistral_folder
 from tests.weights.test_configs import PIXTRAL_12B, PIXTRAL_12B_HF, SMALL_31
 
@@ -71,7 +71,7 @@ def test_the_full_12b(tmp_path: Path) -> None:
 
 
 def test_the_full_12b_in_the_other_layout_without_a_tokenizer(tmp_path: Path) -> None:
-    shapes = {hf.to_hf_name(name): tuple(p.shape) for name, p in empty_model(PIXTRAL_12B).named_parameters()}
+    shapes = {hf_names.to_hf_name(name): tuple(p.shape) for name, p in empty_model(PIXTRAL_12B).named_parameters()}
     write_header(tmp_path / "model.safetensors", shapes)
     (tmp_path / "config.json").write_text(json.dumps(PIXTRAL_12B_HF))
     summary = describe(tmp_path)

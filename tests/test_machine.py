@@ -48,3 +48,50 @@ def test_huge_pages_are_asked_for_where_a_tensor_has_whole_ones() -> None:
     small = machine.prefer_huge_pages(torch.ones(10))
     assert small.tolist() == [1.0] * 10
     assert machine.prefer_huge_pages(torch.empty(5, device="meta")).shape == (5,)
+
+
+def break_off(file: Path, text: str, error: type[BaseException], *, resume: bool = False) -> None:
+    with machine.written_whole(file, resume=resume) as partial:
+        partial.write_text(text)
+        raise error
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    with machine.written_whole(file) as partial:
+        partial.write_text("first")
+        assert partial.name.endswith(machine.PARTIAL)
+        assert not file.exists()
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            break_off(file, "seco", error)
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_is_written_whole_and_what_an_earlier_run_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (tmp_path / f".model{machine.PARTIAL}").mkdir()
+    (tmp_path / f".model{machine.PARTIAL}" / "old").touch()
+    with machine.written_whole(folder) as partial:
+        (partial / "layers").mkdir(parents=True)
+        (partial / "layers" / "0").write_text("weights")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["model", "layers", "0"]
+
+
+def test_what_can_be_resumed_stays_where_it_breaks(tmp_path: Path) -> None:
+    file = tmp_path / "blob"
+    with pytest.raises(KeyboardInterrupt):
+        break_off(file, "be", KeyboardInterrupt, resume=True)
+    with machine.written_whole(file, resume=True) as partial, partial.open("a") as out:
+        out.write("gun")
+    assert file.read_text() == "begun"
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(machine, "_sync", lambda path: synced.append((path.name, (tmp_path / "model").exists())))
+    with machine.written_whole(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "weights").touch()
+    assert synced == [(".model.partial", False), ("weights", False), (tmp_path.name, True)]

@@ -61,7 +61,7 @@ def test_what_openais_client_dumps_of_a_reply_is_taken() -> None:
         ({"role": "user", "content": [{"type": ["text"], "text": "x"}]}, ".content.0"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": ""}]}, ".content.0"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": None}}]}, ".content.0"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "max"}}]}, ".content.0"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": 3}}]}, ".content.0"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": []}}]}, ".content.0"),
         ({"role": "user", "content": [{"type": "video_url", "video_url": "x"}]}, ".content.0"),
         ({"role": "tool", "content": "x", "tool_call_id": 7}, ".tool_call_id"),

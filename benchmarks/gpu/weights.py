@@ -6,9 +6,10 @@ import torch
 
 from tessera.bench.peer import random_packed
 from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
+from tessera.linears.quantized import place
 from tessera.model.pixtral import Pixtral
-from tessera.quant.linear import place
-from tessera.weights.quantized import BITS, linear_shapes
+from tessera.weights.fill import linear_shapes
+from tessera.weights.quantized import BITS
 
 
 def quantize_layers(model: Pixtral, scheme: str) -> None:

@@ -15,8 +15,9 @@ from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.model.pixtral import Pixtral
-from tessera.weights.hf import permuted_heads, to_hf_name, to_hf_rows, write_config
-from tessera.weights.stream import empty_model
+from tessera.weights.fill import empty_model
+from tessera.weights.hf import write_config
+from tessera.weights.hf_names import permuted_heads, to_hf_name, to_hf_rows
 
 WIDTHS = dataclasses.replace(
     PIXTRAL_12B,

@@ -21,15 +21,16 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
-from tessera.load import BUNDLED_FOLDER, open_checkpoint
-from tessera.machine import free_disk_bytes
+from tessera.load import BUNDLED_FOLDER
+from tessera.machine import free_disk_bytes, written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.prompt import packaged_tokenizer_path
 from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST
+from tessera.weights.fill import empty_model
 from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
-from tessera.weights.stream import empty_model
 from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]
@@ -63,13 +64,8 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
         raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
     shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
     _check_place(folder, shapes, bits)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with written_whole(folder) as partial:
         _write(partial, config, shapes, tokenizer, form, bits)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:

@@ -27,9 +27,10 @@ from tessera.bench.random_gguf import file_names
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.bench.work import decoder_parameters
 from tessera.errors import MissingExtraError, UsageError
-from tessera.load import open_checkpoint, resolve
+from tessera.load import resolve
 from tessera.machine import processor_name
 from tessera.model.config import ModelConfig
+from tessera.weights.checkpoint import open_checkpoint
 
 Peer = Literal["transformers", "llama.cpp"]
 OURS = "Tessera"
@@ -160,12 +161,11 @@ def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]
     """What our side reads, and what the peer's does: the same."""
     path = resolve(plan.model or "")
     checkpoint = open_checkpoint(path, plan.mmproj)
-    pair = checkpoint.pair
-    if peer == "llama.cpp" and pair is None:
+    if peer == "llama.cpp" and checkpoint.layout != "gguf":
         raise UsageError(f"{path} is no GGUF file, and llama.cpp reads nothing else; `tessera convert` makes one.")
-    if peer == "transformers" and (pair is not None or checkpoint.linears):
+    if peer == "transformers" and (checkpoint.layout == "gguf" or checkpoint.is_quantized):
         raise UsageError(f"{path} is not a folder of unquantized weights, which is what is measured beside {peer}.")
-    files = [path] if pair is None else [pair.text.file, pair.pictures.file]
+    files = list(checkpoint.files)
     return files, files
 
 

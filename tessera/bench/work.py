@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.quant.linear import QuantizedLinear
 
 
 def decoder_parameters(config: ModelConfig) -> int:
@@ -44,7 +43,6 @@ def step_bytes(model: Pixtral) -> int:
     """Bytes of weights that one decoding step reads: the layers, the last norm and the head."""
     total = 0
     for module in (*model.layers.modules(), model.norm, model.output):
-        if isinstance(module, QuantizedLinear):
-            total += module.quantized.nbytes
-        total += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        total += sum(tensor.nbytes for tensor in tensors)
     return total

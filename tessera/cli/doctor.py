@@ -31,11 +31,11 @@ from tessera.load import target_device
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
-from tessera.quant.rounding import ErrorSum, round_to
+from tessera.quantize.rounding import ErrorSum, round_to
 from tessera.quantize.plan import SCHEMES, Options, linear_of, schemes_of, units_of
 from tessera.shelf import quantized_name
-from tessera.weights.quantized import fields_of, linear_shapes
-from tessera.weights.stream import empty_model
+from tessera.weights.fill import empty_model, linear_shapes
+from tessera.weights.quantized import fields_of
 
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them

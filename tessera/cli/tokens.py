@@ -74,7 +74,8 @@ def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConf
 
 def _vision_of(model: str | None, mmproj: Path | None) -> VisionConfig:
     if model is not None:
-        from tessera.load import open_checkpoint, resolve
+        from tessera.load import resolve
+        from tessera.weights.checkpoint import open_checkpoint
 
         return open_checkpoint(resolve(model), mmproj).config.vision_encoder
     if mmproj is not None:

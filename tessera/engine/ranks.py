@@ -39,10 +39,10 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.runner import Runner
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.kernels.cache_layer import CacheLayer
+from tessera.linears.parallel import join
 from tessera.load import LoadedModel, load_model
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group, meet
-from tessera.parallel.linear import join
 
 logger = logging.getLogger(__name__)
 

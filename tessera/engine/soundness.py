@@ -6,14 +6,13 @@ may do so in one request only. A model that never had a sound reply, and failed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from tessera.errors import NotFiniteError
 from tessera.model.pixtral import Pixtral
-from tessera.quant.linear import QuantizedLinear
 
 MANY = 3  # failed replies, while there was no other
 ROWS = 4096  # that are looked at together
@@ -55,15 +54,8 @@ class Soundness:
 
 def damaged_tensor(model: Pixtral) -> str | None:
     """The name of a weight that holds NaN or an infinity, if there is one."""
-    return next((name for name, tensor in _tensors(model) if not _is_finite(tensor)), None)
-
-
-def _tensors(model: Pixtral) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLinear):
-            for part, tensor in module.quantized.tensors.items():
-                yield f"{name}.{part}", tensor
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return next((name for name, tensor in tensors if not _is_finite(tensor)), None)
 
 
 @torch.inference_mode()

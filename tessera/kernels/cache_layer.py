@@ -49,7 +49,7 @@ class CacheLayer:
 
     def write(self, slots_T: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> None:
         """Store the tokens' keys and values; slot = block * S + offset."""
-        if cuda.serves(keys_TMK):
+        if cuda.serves(keys_TMK, values_TMK):
             from tessera.kernels.triton_elementwise import store
 
             store(

@@ -15,14 +15,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from tessera.kernels.gradients import records
 from tessera.kernels.library import VARIABLE
 
 FIRST_CAPABILITY = (8, 0)  # the first with bfloat16 and asynchronous copies
 
 
-def serves(tensor: Tensor) -> bool:
-    """Whether a Triton kernel may compute with this tensor; kernels know no gradients."""
-    return tensor.is_cuda and not torch.is_grad_enabled() and why_not(tensor.device) is None
+def serves(first: Tensor, *others: Tensor) -> bool:
+    """Whether a Triton kernel may compute with these tensors, which lie on one device; kernels know no gradients."""
+    return first.is_cuda and not records(first, *others) and why_not(first.device) is None
 
 
 def keep_precision() -> None:

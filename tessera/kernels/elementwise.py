@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tessera.kernels import cuda
+from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -44,7 +45,7 @@ def silu_gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up; the result may take the gate's memory, which must not be read afterwards."""
     if gate_TF.shape != up_TF.shape or not gate_TF.is_contiguous():
         return silu_gate_twin(gate_TF, up_TF)
-    if cuda.serves(gate_TF) and up_TF.is_contiguous():
+    if cuda.serves(gate_TF, up_TF) and up_TF.is_contiguous():
         from tessera.kernels import triton_elementwise
 
         return triton_elementwise.silu_gate(gate_TF, up_TF)
@@ -99,11 +100,10 @@ def _name(operation: str, *tensors: Tensor) -> str | None:
     """The kernel's name where one can serve these tensors; None where autograd, dtype or device need the twin."""
     first = tensors[0]
     suffix = SUFFIXES.get(first.dtype)
-    records = torch.is_grad_enabled()
+    if records(*tensors):
+        return None
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.dtype != first.dtype or tensor.stride(-1) != 1:
-            return None
-        if records and tensor.requires_grad:
             return None
     return f"{operation}_{suffix}" if suffix and first.numel() else None
 

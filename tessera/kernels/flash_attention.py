@@ -18,6 +18,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from tessera.kernels.gradients import records
 from tessera.machine import upload
 
 MAX_WIDTH = 256  # of a head, and a multiple of 8
@@ -43,15 +44,15 @@ class Stretches:
         return cls(tuple(lengths), tuple(contexts), bounds, context_bounds)
 
 
-def prefers_flash(queries_TNK: Tensor) -> bool:
-    """Whether `flash_attention` takes such queries: 16 bits, on a GPU that it knows."""
+def prefers_flash(queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor) -> bool:
+    """Whether `flash_attention` takes these: 16 bits, on a GPU that it knows, outside autograd."""
     width = queries_TNK.shape[-1]
     return (
         queries_TNK.is_cuda
         and queries_TNK.dtype in (torch.bfloat16, torch.float16)
         and width % 8 == 0
         and width <= MAX_WIDTH
-        and not torch.is_grad_enabled()
+        and not records(queries_TNK, keys_CMK, values_CMK)
         and torch.cuda.get_device_capability(queries_TNK.device) >= FIRST_CAPABILITY
     )
 

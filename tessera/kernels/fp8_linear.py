@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tessera.kernels import cuda
+from tessera.kernels.gradients import records
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
@@ -63,7 +64,7 @@ def quantize_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_fp8(weight: Fp8Weight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix (N, K) that is stood for, computed in float32."""
+    """The dequantized matrix (N, K), computed in float32."""
     return (weight.values.float() * weight.scales[:, None]).to(dtype)
 
 
@@ -71,13 +72,17 @@ def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
-    records = torch.is_grad_enabled() and inputs_TK.requires_grad  # the GPU's product has no gradient
-    if _multiplies_fp8(weight) and not records:
+    if _multiplies_fp8(weight) and not records(inputs_TK):
         if len(inputs_TK) <= MAX_KERNEL_ROWS and cuda.serves(inputs_TK):
             from tessera.kernels import triton_fp8_linear
 
             return triton_fp8_linear.fp8_linear(inputs_TK, weight.values, weight.scales)
         return fp8_products(inputs_TK, weight)
+    return fp8_linear_twin(inputs_TK, weight)
+
+
+def fp8_linear_twin(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
+    """The product with the dequantized weight, a panel of rows at a time, in the inputs' dtype."""
     panels = []
     for start in range(0, weight.shape[0], PANEL_ROWS):
         rows = slice(start, start + PANEL_ROWS)

@@ -1,9 +1,9 @@
 """Products with packed weights: which kernel computes them, and the plain-torch twins.
 
 Two twins, for two meanings. `linear_twin` keeps the inputs as they are; it serves every machine, and
-training. `linear_int8_twin` rounds each token's groups of 32 inputs to 8 bits first, as the integer
-kernels do (and llama.cpp): it is their oracle. A token with an input that is no finite number has
-outputs that are none.
+training, for which `quantized_weight` gives it a gradient. `linear_int8_twin` rounds each token's groups
+of 32 inputs to 8 bits first, as the integer kernels do (and llama.cpp): it is their oracle. A token with
+an input that is no finite number has outputs that are none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tessera.kernels import cuda
+from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 from tessera.kernels.panel_linear import panel_linear
@@ -60,7 +61,7 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
     """Whether the C++ kernels may compute this: on the CPU, without gradients."""
-    if torch.is_grad_enabled() and inputs_TK.requires_grad:
+    if records(inputs_TK):
         return False
     if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
         return False

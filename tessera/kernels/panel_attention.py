@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 
 SHORTEST_TOKENS = 512  # below this the fused kernel's smaller overhead beats the panels in torch
@@ -33,9 +34,9 @@ def _torch_prefers_panels() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
-def prefers_panels(queries_TNK: Tensor) -> bool:
-    """Whether `panel_attention` is the faster one for these queries on this machine."""
-    if not queries_TNK.is_cpu or queries_TNK.dtype != torch.bfloat16 or torch.is_grad_enabled():
+def prefers_panels(queries_TNK: Tensor, *context: Tensor) -> bool:
+    """Whether `panel_attention` is the faster one for these queries, keys and values on this machine."""
+    if not queries_TNK.is_cpu or queries_TNK.dtype != torch.bfloat16 or records(queries_TNK, *context):
         return False
     if has_panel_kernel(queries_TNK):
         return len(queries_TNK) >= PANEL

@@ -1,27 +1,68 @@
-"""A matrix in few bits, in whichever of the two forms: packed codes, or 8-bit floats.
+"""A matrix in few bits, in whichever of the two forms, and its product, through which gradients reach the inputs.
 
-Both have `scheme`, `shape`, `nbytes`, `device`, `tensors` and `to`, so that whoever stores, moves, cuts,
-places or multiplies a weight need not ask which it is.
+Packed codes and 8-bit floats both have `scheme`, `shape`, `nbytes`, `device`, `tensors` and `to`, so that
+storing, moving, cutting, placing and multiplying a weight need not ask which form it has. The weight is
+frozen: only the inputs have a gradient, for which it is dequantized anew, a panel at a time. Autograd
+would otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterator
+from typing import Any
 
-from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, fp8_linear
-from tessera.kernels.packed_linear import packed_linear
-from tessera.kernels.packed_weight import PackedWeight, dequantize
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, fp8_linear, fp8_linear_twin
+from tessera.kernels.gradients import records
+from tessera.kernels.packed_linear import linear_twin, packed_linear
+from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize
 
 QuantizedWeight = PackedWeight | Fp8Weight
+
+PANEL_COLUMNS = 1024  # dequantized at a time for a gradient; whole groups, and whole eights of them
 
 
 def quantized_linear(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
     """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    if records(inputs_TK):
+        product_TN: Tensor = _Product.apply(inputs_TK, weight)  # type: ignore[no-untyped-call]
+        return product_TN
     if isinstance(weight, Fp8Weight):
         return fp8_linear(inputs_TK, weight)
     return packed_linear(inputs_TK, weight)
 
 
-def values_of(weight: QuantizedWeight) -> Tensor:
-    """The matrix (N, K) that a quantized weight stands for, in float32."""
-    return dequantize_fp8(weight) if isinstance(weight, Fp8Weight) else dequantize(weight)
+def values_of(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The dequantized matrix (N, K), computed in float32."""
+    return dequantize_fp8(weight, dtype) if isinstance(weight, Fp8Weight) else dequantize(weight, dtype)
+
+
+class _Product(torch.autograd.Function):
+    """The twins' product, which keeps the inputs as they are; it saves no tensor beside the weight itself."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
+        ctx.weight = weight
+        if isinstance(weight, Fp8Weight):
+            return fp8_linear_twin(inputs_TK, weight)
+        return linear_twin(inputs_TK, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_TN: Tensor) -> tuple[Tensor, None]:
+        # Panels of columns, so that each number of the result is one product, rounded once.
+        parts = [gradient_TN @ values_of(panel, gradient_TN.dtype) for panel in _column_panels(ctx.weight)]
+        return torch.cat(parts, dim=-1), None
+
+
+def _column_panels(weight: QuantizedWeight) -> Iterator[QuantizedWeight]:
+    columns = weight.shape[1]
+    for start in range(0, columns, PANEL_COLUMNS):
+        stop = min(start + PANEL_COLUMNS, columns)
+        if isinstance(weight, Fp8Weight):
+            yield Fp8Weight(weight.values[:, start:stop], weight.scales)
+        else:
+            yield weight.groups(start // GROUP_COLUMNS, stop // GROUP_COLUMNS)

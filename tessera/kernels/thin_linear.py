@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 
 MOST_TOKENS = 16  # with more, arithmetic is the limit, and PyTorch's blocks of rows and columns are faster
@@ -49,7 +50,7 @@ def _is_thin(inputs: Tensor, weight_NK: Tensor) -> bool:
     """Whether the kernel serves these: few tokens, a large weight as it is stored, no gradients."""
     if not (inputs.dtype == weight_NK.dtype == torch.bfloat16 and inputs.is_cpu and weight_NK.is_cpu):
         return False
-    if torch.is_grad_enabled() and (inputs.requires_grad or weight_NK.requires_grad):
+    if records(inputs, weight_NK):
         return False
     tokens = inputs.numel() // max(inputs.shape[-1], 1)
     fits = inputs.shape[-1] == weight_NK.shape[1] and weight_NK.is_contiguous()

@@ -71,7 +71,7 @@ def attend_stretches(
     stretches: Stretches, queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, *, causal: bool
 ) -> Tensor:
     """Attention of each stretch of queries over its own context; returns (T, N, K)."""
-    if prefers_flash(queries_TNK):
+    if prefers_flash(queries_TNK, keys_CMK, values_CMK):
         return flash_attention(queries_TNK, keys_CMK, values_CMK, stretches, causal=causal)
     queries = queries_TNK.split(stretches.lengths)
     keys, values = keys_CMK.split(stretches.contexts), values_CMK.split(stretches.contexts)
@@ -84,7 +84,7 @@ def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal:
 
     With `causal` the T queries are the last of the L positions: query t sees the first L - T + t + 1.
     """
-    if prefers_panels(queries_TNK):
+    if prefers_panels(queries_TNK, keys_LMK, values_LMK):
         return panel_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
     tokens, context = len(queries_TNK), len(keys_LMK)
     if tokens == 1:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rms_norm, silu_gate
+from tessera.kernels.gradients import records
 from tessera.model.linear import Linear
 
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
@@ -38,7 +39,7 @@ class FeedForward(nn.Module):
         self.w3 = Linear(width, hidden_width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or len(hidden_TD) <= PANEL_TOKENS:
+        if len(hidden_TD) <= PANEL_TOKENS or records(hidden_TD, *self.parameters()):
             return self._panel(hidden_TD)
         return torch.cat([self._panel(panel_TD) for panel_TD in hidden_TD.split(PANEL_TOKENS)])
 

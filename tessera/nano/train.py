@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
+from tessera.machine import written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.nano.lessons import Example, LessonOrder, Lessons, batches_of, lesson_batches
@@ -228,9 +229,8 @@ def write_weights(out: Path, model: Pixtral, average: WeightAverage | None = Non
     def of(name: str, tensor: Tensor) -> Tensor:
         return averaged.get(f"student.{name}", tensor).to(tensor.dtype).cpu().contiguous()
 
-    partial = out / "consolidated.partial"
-    save_file({name: of(name, tensor) for name, tensor in model.state_dict().items()}, partial)
-    os.replace(partial, out / "consolidated.safetensors")
+    with written_whole(out / "consolidated.safetensors") as partial:
+        save_file({name: of(name, tensor) for name, tensor in model.state_dict().items()}, partial)
 
 
 class Meter:

@@ -9,8 +9,9 @@ import torch
 
 from tessera.errors import UsageError
 from tessera.model.config import ModelConfig
-from tessera.weights.quantized import fields_of, holds, linear_shapes
-from tessera.weights.stream import Source
+from tessera.weights.fill import linear_shapes
+from tessera.weights.quantized import fields_of, holds
+from tessera.weights.source import Source
 
 SCHEMES = {"4": "int4", "8": "int8", "fp8": "fp8"}
 AS_IT_IS = "16"

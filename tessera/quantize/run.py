@@ -20,21 +20,23 @@ from torch import Tensor
 from tessera import __version__
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import QuantizedWeight
-from tessera.load import compute_dtype, model_name, open_checkpoint, target_device
-from tessera.machine import disk_room, free_disk_bytes
+from tessera.linears.quantized import place
+from tessera.load import compute_dtype, model_name, target_device
+from tessera.machine import disk_room, free_disk_bytes, written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer
-from tessera.quant.gptq import round_compensated, upper_factor
-from tessera.quant.linear import place
-from tessera.quant.rounding import PANEL_ROWS, ErrorSum, round_to
 from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
+from tessera.quantize.gptq import round_compensated, upper_factor
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
+from tessera.quantize.rounding import PANEL_ROWS, ErrorSum, round_to
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST, UNFINISHED
+from tessera.weights.fill import empty_model, fill_model
 from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_linears, read_manifest
-from tessera.weights.stream import Source, empty_model, fill_model
-from tessera.weights.write import PARTIAL, Piece, piece_of_panels, pieces_of, write_tensors
+from tessera.weights.source import Source
+from tessera.weights.write import Piece, piece_of_panels, pieces_of, write_tensors
 
 DIGESTED_BYTES = 4096  # of each tensor: enough to tell two models of one shape apart, in no time
 
@@ -80,7 +82,7 @@ def quantize(
     """Write the model in `source`, quantized, into the folder `destination`; goes on with an interrupted run.
 
     `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
-    measured. Raises UsageError for a wrong wish, CheckpointError for a source that is not whole, and
+    measured. Raises UsageError for an invalid option, CheckpointError for a source that is not whole, and
     DiskFullError where the disk ends meanwhile; what was written is kept, to go on with.
     """
     if destination.resolve() == source.resolve():
@@ -148,9 +150,8 @@ class _Rounding:
                 ]
             else:
                 pieces += pieces_of({name: self._original.sources[name]}, "mistral", self._original.config)
-        partial = self._destination / f".{unit.file}{PARTIAL}"
-        write_tensors(partial, pieces, alignment=ALIGNMENT)
-        partial.replace(self._destination / unit.file)
+        with written_whole(self._destination / unit.file) as partial:
+            write_tensors(partial, pieces, alignment=ALIGNMENT)
         return records
 
     def leave(self, unit: Unit, records: Mapping[str, LinearRecord]) -> None:
@@ -240,6 +241,5 @@ def _shown(options: Mapping[str, str]) -> str:
 
 
 def _write_json(file: Path, content: object) -> None:
-    partial = file.with_name(f"{file.name}.new")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -20,9 +20,9 @@ from fastapi import FastAPI
 
 from tessera import __version__
 from tessera.errors import EngineDeadError, TesseraError, UsageError
+from tessera.linears.quantized import PLAIN, count_weights
 from tessera.llm import LLM
 from tessera.load import resolve
-from tessera.quant.linear import count_quantized
 from tessera.server.app import create_app
 from tessera.server.backend import Backend
 from tessera.server.listen import address_of, is_public, listen
@@ -143,9 +143,9 @@ def _open_model(settings: Settings) -> LLM:
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
     """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
     config, model = llm.config, llm.loop.engine.model
-    quantized = count_quantized(model)
-    size = (sum(parameter.numel() for parameter in model.parameters()) + quantized.total()) / 1e6
-    shares = [f"{count / 1e6:,.1f} million in {scheme}" for scheme, count in quantized.items()]
+    counts = count_weights(model)
+    size = counts.total() / 1e6
+    shares = [f"{count / 1e6:,.1f} million in {scheme}" for scheme, count in counts.items() if scheme != PLAIN]
     dtype = str(model.dtype).removeprefix("torch.")
     count = settings.tensor_parallel_size
     shared = f", the share of the first of {count} processes" if count > 1 else ""

@@ -6,7 +6,6 @@ number in its header. A run killed while saving leaves the previous checkpoint u
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors import safe_open
@@ -14,16 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.errors import CheckpointError
+from tessera.machine import written_whole
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     """Write `tensors` and the number of finished steps to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)}
-    )
-    os.replace(partial, path)
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as partial:
+        save_file(held, partial, {"step": str(step)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tessera.errors import UsageError
-from tessera.weights import hf, mistral, published
-from tessera.weights.detect import Layout, detect, tokenizer_file
-from tessera.weights.stream import Progress
+from tessera.weights.checkpoint import open_checkpoint
+from tessera.weights.detect import Layout, detect
+from tessera.weights.fill import Progress
 from tessera.weights.write import MAX_SHARD_BYTES, pieces_of, write_folder
 
 LAYOUTS: tuple[Layout, ...] = ("mistral", "hf", "gguf")
@@ -26,7 +26,7 @@ def convert(
     """Write the model in `source` into the new folder `destination`, in layout `to`, streaming.
 
     `kind` is the type of a GGUF model's matrices: "q8_0" (the default), "q4_0" or "bf16". Raises UsageError
-    for a wrong wish, CheckpointError for a source that is not whole; either way nothing is left behind.
+    for an invalid option, CheckpointError for a source that is not whole; either way nothing is left behind.
     """
     layout = next((known for known in LAYOUTS if known == to), None)
     if layout is None:
@@ -38,17 +38,15 @@ def convert(
         raise UsageError(f"{source} is a GGUF file, whose rounded weights are not converted; use the model's original.")
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
-    if found == "tessera" or (found == "hf" and published.is_quantized(source)):
+    checkpoint = open_checkpoint(source)
+    if checkpoint.is_quantized:
         raise UsageError(
             f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
         )
     if found == layout:
         others = " or ".join(known for known in LAYOUTS if known != layout)
         raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {others}.")
-    reader = mistral if found == "mistral" else hf
-    config = reader.read_config(source)
-    sources = reader.official_sources(source, config)
-    tokenizer = tokenizer_file(source, found, config)
+    config, sources, tokenizer = checkpoint.config, checkpoint.sources, checkpoint.tokenizer_file
     if layout == "gguf":
         from tessera.weights.gguf.write import write_gguf
 

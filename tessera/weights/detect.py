@@ -1,4 +1,4 @@
-"""Which layout a folder holds, and whether it is whole.
+"""Which layout a folder holds, and whether it is whole; the table of all that are known.
 
 Layouts are told by their side file: tessera.json for our own quantized one, params.json for the
 official one, config.json for Hugging Face's. A folder with both of the last is read in the official
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,39 +30,112 @@ MAX_JSON_BYTES = 100_000_000  # a vocabulary's file, the largest of a model, has
 EXAMPLE_ID = "mistralai/Pixtral-12B-2409"
 
 
+def _listed_names(folder: Path) -> list[str]:
+    names = read_json(folder / MANIFEST).get("files")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{folder / MANIFEST} has no list of files; quantize again, or download it again.")
+    return names
+
+
+def _found_names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("consolidated*.safetensors"))
+
+
+def _sharded_names(folder: Path) -> list[str]:
+    if (folder / INDEX).is_file():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
+        return sorted(set(weight_map.values()))
+    names = sorted(file.name for file in folder.glob("model*.safetensors"))
+    # Shards say in their names how many they are.
+    counts = [int(match[1]) for name in names if (match := SHARD.fullmatch(name))]
+    if not counts:
+        return names
+    return [f"model-{number:05}-of-{counts[0]:05}.safetensors" for number in range(1, counts[0] + 1)]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to hold a model; the first of its marks is the file that describes the model."""
+
+    module: str  # whose `open` makes a checkpoint of it; named only, since a format's libraries take time to import
+    marks: tuple[str, ...] = ()  # patterns that all have files in such a folder
+    missing: str = ""  # what an error calls the weights where there are none
+    files: tuple[str, ...] = ()  # patterns of all that a download gets
+    weight_names: Callable[[Path], list[str]] = lambda _: []
+
+
+# Where a folder or a repository has several, the first one's files are read. A GGUF model is no folder.
+FORMATS: dict[Layout, Format] = {
+    "tessera": Format(
+        "tessera.weights.quantized",
+        marks=(MANIFEST,),
+        files=(MANIFEST, "params.json", "*.safetensors", *TOKENIZER_FILES),
+        weight_names=_listed_names,
+    ),
+    "mistral": Format(
+        "tessera.weights.mistral",
+        marks=("params.json", "consolidated*.safetensors"),
+        missing="consolidated.safetensors",
+        files=("params.json", "consolidated*.safetensors", *TOKENIZER_FILES),
+        weight_names=_found_names,
+    ),
+    "hf": Format(
+        "tessera.weights.hf",
+        marks=("config.json", "model*.safetensors"),
+        missing="model*.safetensors",
+        files=(
+            "config.json",
+            "generation_config.json",
+            "model*.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            *TOKENIZER_FILES,
+        ),
+        weight_names=_sharded_names,
+    ),
+    "gguf": Format("tessera.weights.gguf.read"),
+}
+PACKAGED_TOKENIZER: tuple[Layout, ...] = ("hf", "gguf")  # whose uploads come without tekken.json
+
+
 def detect(folder: Path) -> Layout:
     """The layout of a folder or file; raises CheckpointError that names what is missing and how to get it."""
     if is_gguf(folder):
         return "gguf"
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is not a folder; give the folder that holds the model's files.")
-    if (folder / MANIFEST).is_file():
-        return "tessera"
-    if (folder / UNFINISHED).is_file():
+    if (folder / UNFINISHED).is_file() and not (folder / MANIFEST).is_file():
         raise CheckpointError(
             f"{folder} holds half a model: its quantization was interrupted; run the same `tessera quantize` again, it "
             "goes on where it stopped."
         )
-    official = (folder / "params.json").is_file(), any(folder.glob("consolidated*.safetensors"))
-    hf = (folder / "config.json").is_file(), any(folder.glob("model*.safetensors"))
-    if all(official):
-        return "mistral"
-    if all(hf):
-        return "hf"
+    found = {
+        layout: [any(file.is_file() for file in folder.glob(mark)) for mark in form.marks]
+        for layout, form in FORMATS.items()
+        if form.marks
+    }
+    for layout, marks in found.items():
+        if all(marks):
+            return layout
     remedy = f"get all files with `tessera download {hub_id(folder) or EXAMPLE_ID}`"
     if unsafe := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise CheckpointError(
             f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is opened and is "
             f"never read; it must be safetensors: {remedy}."
         )
-    if not any((*official, *hf)) and (files := sorted(file for file in folder.iterdir() if is_gguf(file))):
+    if half := next((layout for layout, marks in found.items() if any(marks)), None):
+        side_file, weights = FORMATS[half].marks
+        there, missing = (side_file, FORMATS[half].missing) if found[half][0] else (weights, side_file)
+        raise CheckpointError(f"{folder} holds half a model: {there} is there, {missing} is missing; {remedy}.")
+    if files := sorted(file for file in folder.iterdir() if is_gguf(file)):
         raise CheckpointError(f"{folder} holds GGUF files, of which one must be named: give {files[0]}, for example.")
-    if not any((*official, *hf)):
-        raise CheckpointError(
-            f"{folder} has an unknown layout: it holds neither params.json with consolidated.safetensors nor "
-            f"config.json with model*.safetensors; {remedy}."
-        )
-    raise CheckpointError(f"{folder} holds half a model: {_missing(official, hf)}; {remedy}.")
+    raise CheckpointError(
+        f"{folder} has an unknown layout: it holds neither params.json with consolidated.safetensors nor "
+        f"config.json with model*.safetensors; {remedy}."
+    )
 
 
 def is_gguf(path: Path) -> bool:
@@ -80,16 +155,6 @@ def sole_gguf(folder: Path) -> Path | None:
     return texts[0] if len(texts) == 1 else None
 
 
-def _missing(official: tuple[bool, bool], hf: tuple[bool, bool]) -> str:
-    if official[0]:
-        return "params.json is there, consolidated.safetensors is missing"
-    if official[1]:
-        return "consolidated*.safetensors is there, params.json is missing"
-    if hf[0]:
-        return "config.json is there, model*.safetensors is missing"
-    return "model*.safetensors is there, config.json is missing"
-
-
 def hub_id(folder: Path) -> str | None:
     """The hub id of a folder in the hub's cache, models--ORGANISATION--NAME/snapshots/COMMIT."""
     *_, repository, snapshots, _ = ("", "", *folder.absolute().parts)
@@ -100,26 +165,10 @@ def hub_id(folder: Path) -> str | None:
 
 def weight_files(folder: Path, layout: Layout) -> list[Path]:
     """The safetensors files of a layout, all that its index names; raises CheckpointError for one missing."""
-    if layout == "mistral":
-        return sorted(folder.glob("consolidated*.safetensors"))
-    index = folder / (MANIFEST if layout == "tessera" else INDEX)
-    if layout == "tessera":
-        names = read_json(index).get("files")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{index} has no list of files; quantize again, or download it again.")
-    elif index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index} has no weight_map; download it again.")
-        names = sorted(set(weight_map.values()))
-    else:
-        names = sorted(file.name for file in folder.glob("model*.safetensors"))
-        # Shards say in their names how many they are.
-        counts = [int(match[1]) for name in names if (match := SHARD.fullmatch(name))]
-        if counts:
-            names = [f"model-{number:05}-of-{counts[0]:05}.safetensors" for number in range(1, counts[0] + 1)]
+    names = FORMATS[layout].weight_names(folder)
     for name in names:
         if Path(name).name != name:
+            index = folder / (MANIFEST if layout == "tessera" else INDEX)
             raise CheckpointError(f"{index} names {name!r}, which is outside its folder; download it again.")
         if not (folder / name).is_file():
             raise CheckpointError(
@@ -144,24 +193,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def tokenizer_file(folder: Path, layout: Layout, config: ModelConfig) -> Path:
+def find_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> Path | None:
     """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout or GGUF without one, the packaged file.
 
-    A converted tokenizer.json can split text wrongly and is not read. Raises CheckpointError.
+    A converted tokenizer.json can split text wrongly and is not read.
     """
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             return folder / name
     # Its relatives have other chat formats with the same ids, so only its own shape takes its file.
     vision = config.vision_encoder
-    if (
-        layout in ("hf", "gguf")
-        and config.vocab_size == 131_072
-        and vision.spatial_merge_size == 1
-        and vision.adapter_bias
-    ):
-        return packaged_tokenizer_path()
-    raise CheckpointError(
+    is_pixtral_12b = config.vocab_size == 131_072 and vision.spatial_merge_size == 1 and vision.adapter_bias
+    return packaged_tokenizer_path() if layout in PACKAGED_TOKENIZER and is_pixtral_12b else None
+
+
+def no_tokenizer(folder: Path) -> CheckpointError:
+    return CheckpointError(
         f"{folder} has no tekken.json, the tokenizer's file; get it with `tessera download "
         f"{hub_id(folder) or EXAMPLE_ID}`, or copy it from the model's original repository."
     )

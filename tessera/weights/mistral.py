@@ -5,8 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
+from tessera.weights.checkpoint import Checkpoint, checkpoint_of_folder
 from tessera.weights.detect import read_json, weight_files
-from tessera.weights.stream import Source, bare_name, check_sources, stored_tensors
+from tessera.weights.fill import bare_name, check_sources
+from tessera.weights.safetensors import stored_tensors
+from tessera.weights.source import Source
+
+
+def open(folder: Path) -> Checkpoint:
+    """The model in a folder; raises CheckpointError."""
+    config = read_config(folder)
+    stored = stored_tensors(weight_files(folder, "mistral"))
+    sources = check_sources({bare_name(name): Source(tensor) for name, tensor in stored.items()}, config, folder)
+    return checkpoint_of_folder(folder, "mistral", config, sources)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -18,9 +29,3 @@ def read_config(folder: Path) -> ModelConfig:
     if isinstance(limit, int):
         params.setdefault("max_seq_len", min(limit, MAX_CONTEXT_TOKENS))
     return ModelConfig.from_params(params, str(file))
-
-
-def official_sources(folder: Path, config: ModelConfig) -> dict[str, Source]:
-    """Where each of the model's tensors comes from, from the headers only; raises CheckpointError."""
-    stored = stored_tensors(weight_files(folder, "mistral"))
-    return check_sources({bare_name(name): Source(tensor) for name, tensor in stored.items()}, config, folder)

@@ -24,14 +24,15 @@ from tessera.kernels.fp8_linear import Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack, packed_bytes, packs
 from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
-from tessera.weights import hf
+from tessera.weights import hf_names
 from tessera.weights.detect import read_json
-from tessera.weights.quantized import linear_shapes
-from tessera.weights.stream import PLAIN_DTYPES, Source, StoredLinear, StoredTensor, Transform, check_scales
+from tessera.weights.fill import linear_shapes
+from tessera.weights.safetensors import PLAIN_DTYPES, StoredTensor
+from tessera.weights.source import Source, StoredLinear, Transform, check_scales
 
 # The column within a word of 8 codes that each of its places, from the lowest bits on, belongs to.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
-# Of linears and of attention, what this code finds itself while it computes: scales of inputs and of a cache.
+# Stored scales of activations and of a cache: both are computed here, so these are ignored.
 UNUSED = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale")
 
 Tensors = Mapping[str, StoredTensor]  # of one linear, by what follows its name
@@ -91,24 +92,23 @@ def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str
     Raises CheckpointError for a format that is not read here, and for what is not of this model.
     """
     form = _format(settings_of(folder) or {}, str(folder / "config.json"))
-    stored = {
-        name: tensor for name, tensor in hf.classic_tensors(folder).items() if name.rpartition(".")[2] not in UNUSED
-    }
+    tensors = hf_names.classic_tensors(folder)
+    stored = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in UNUSED}
     linears: dict[str, StoredLinear] = {}
     for name, shape in linear_shapes(config).items():
-        module = hf.to_hf_name(f"{name}.weight").removesuffix("weight")
-        tensors = {suffix: stored[module + suffix] for suffix in form.needs + form.may if module + suffix in stored}
-        if all(suffix in tensors for suffix in form.needs):
-            linears[name] = _linear(name, shape, tensors, form, config)
-            for suffix in tensors:
+        module = hf_names.to_hf_name(f"{name}.weight").removesuffix("weight")
+        parts = {suffix: stored[module + suffix] for suffix in form.needs + form.may if module + suffix in stored}
+        if all(suffix in parts for suffix in form.needs):
+            linears[name] = _linear(name, shape, parts, form, config)
+            for suffix in parts:
                 del stored[module + suffix]
-    return hf.plain_sources(stored, config, folder, {f"{name}.weight" for name in linears}), linears
+    return hf_names.plain_sources(stored, config, folder, {f"{name}.weight" for name in linears}), linears
 
 
 def _linear(name: str, shape: tuple[int, int], tensors: Tensors, form: Format, config: ModelConfig) -> StoredLinear:
     opened = form.open(tensors, shape, name)
-    heads = hf.permuted_heads(f"{name}.weight", config)
-    reorder = None if heads is None else partial(hf.from_hf_rows, heads=heads)
+    heads = hf_names.permuted_heads(f"{name}.weight", config)
+    reorder = None if heads is None else partial(hf_names.from_hf_rows, heads=heads)
     stored_bytes = sum(tensor.num_bytes for tensor in tensors.values())
 
     def load() -> QuantizedWeight:

@@ -17,23 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.errors import CheckpointError
 from tessera.kernels.fp8_linear import FP8, Fp8Weight
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
 from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
+from tessera.weights.checkpoint import Checkpoint, checkpoint_of_folder
 from tessera.weights.detect import MANIFEST, read_json, weight_files
-from tessera.weights.stream import (
-    Source,
-    StoredLinear,
-    StoredTensor,
-    check_sources,
-    empty_model,
-    map_file,
-    stored_tensors,
-)
+from tessera.weights.fill import check_sources, linear_shapes
+from tessera.weights.mistral import read_config
+from tessera.weights.safetensors import StoredTensor, map_file, stored_tensors
+from tessera.weights.source import Source, StoredLinear
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
@@ -103,16 +99,19 @@ def read_manifest(file: Path) -> Manifest:
     return Manifest(texts[0], texts[1], texts[2], options, files, linears)
 
 
-def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
-    """Where the plain tensors lie, and the quantized linears, whose weights are their mapped files' bytes.
+def open(folder: Path) -> Checkpoint:
+    """The model in a folder, whose quantized weights are its mapped files' bytes.
 
     Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
     """
+    config = read_config(folder)
     records = read_manifest(folder / MANIFEST).linears
     plain, weights = read_linears(weight_files(folder, "tessera"), records, config)
-    linears = {name: _mapped(weight) for name, weight in weights.items()}
     sources = {name: Source(tensor) for name, tensor in plain.items()}
-    return check_sources(sources, config, folder, {f"{name}.weight" for name in linears}), linears
+    checked = check_sources(sources, config, folder, {f"{name}.weight" for name in weights})
+    return checkpoint_of_folder(
+        folder, "tessera", config, checked, {name: _mapped(weight) for name, weight in weights.items()}
+    )
 
 
 def _mapped(weight: QuantizedWeight) -> StoredLinear:
@@ -140,12 +139,6 @@ def read_linears(
             fields[field] = tensor.within(pages[tensor.file])
         weights[name] = weight_of(record.scheme, shapes[name], fields)
     return stored, weights
-
-
-def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """The linears of a model by name, in its order, with their rows and columns."""
-    modules = empty_model(config).named_modules()
-    return {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
 
 
 def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,17 @@ import torch
 from torch import Tensor
 
 from tessera.errors import UsageError
-from tessera.machine import disk_room, free_disk_bytes
+from tessera.machine import PARTIAL, disk_room, free_disk_bytes, written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.weights import hf
+from tessera.weights import hf, hf_names
 from tessera.weights.detect import INDEX, Layout
-from tessera.weights.stream import DTYPE_NAMES, Progress, Source
+from tessera.weights.fill import Progress
+from tessera.weights.safetensors import DTYPE_NAMES
+from tessera.weights.source import Source
 
 MAX_SHARD_BYTES = 5_000_000_000  # a customary size of Hugging Face shards
 HEADER_ALIGNMENT = 8
-PARTIAL = ".partial"
 Writer = Callable[[Path], object]  # writes one file
 END_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the same in every tokenizer of the family
 
@@ -102,16 +103,13 @@ def write_files(folder: Path, writers: Mapping[str, Writer], num_bytes: int) -> 
     _check_free(folder, num_bytes)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    partials = {name: folder / f".{name}{PARTIAL}" for name in writers}
     try:
-        with disk_room(folder):
+        with disk_room(folder), ExitStack() as stack:
+            # The stack closes them in the opposite order: the first one gets its name first.
+            partials = {name: stack.enter_context(written_whole(folder / name)) for name in reversed(list(writers))}
             for name, writer in writers.items():
                 writer(partials[name])
-            for name, unfinished in partials.items():
-                unfinished.replace(folder / name)
     except BaseException:
-        for unfinished in partials.values():
-            unfinished.unlink(missing_ok=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
         raise
@@ -141,7 +139,7 @@ def _check_free(folder: Path, needed: int) -> None:
 
 def _piece_of_source(name: str, source: Source, to: Layout, config: ModelConfig) -> Piece:
     stored = source.stored
-    if source.transform is None and (to == "mistral" or hf.permuted_heads(name, config) is None):
+    if source.transform is None and (to == "mistral" or hf_names.permuted_heads(name, config) is None):
         data: Callable[[], Iterable[bytes | memoryview]] = stored.chunks
     else:
 
@@ -159,12 +157,12 @@ def _piece_of_tensor(name: str, tensor: Tensor, to: Layout, config: ModelConfig)
 
 
 def _name_in(to: Layout, name: str) -> str:
-    return hf.to_hf_name(name) if to == "hf" else name
+    return hf_names.to_hf_name(name) if to == "hf" else name
 
 
 def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Tensor:
-    heads = hf.permuted_heads(name, config) if to == "hf" else None
-    return tensor if heads is None else hf.to_hf_rows(tensor, heads)
+    heads = hf_names.permuted_heads(name, config) if to == "hf" else None
+    return tensor if heads is None else hf_names.to_hf_rows(tensor, heads)
 
 
 def piece_of_panels(name: str, panels: Sequence[Tensor]) -> Piece:
@@ -236,5 +234,3 @@ def write_tensors(
                 out.write(chunk)
             if report is not None:
                 report.add(piece.name, piece.num_bytes)
-        out.flush()
-        os.fsync(out.fileno())

@@ -14,10 +14,10 @@ from tessera.bench.random_weights import widths, with_layers, write_random
 from tessera.bench.run_python import Tessera, Transformers
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import dequantize
+from tessera.linears.quantized import QuantizedLinear
 from tessera.load import LoadedModel, load_model
 from tessera.model.attention import DensePlan
 from tessera.model.family import PIXTRAL_12B
-from tessera.quant.linear import QuantizedLinear
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
 
 NANO, TOKENIZER = widths("nano")

@@ -15,7 +15,7 @@ from tessera.bench.random_weights import widths, with_layers
 from tessera.bench.work import decoder_flops, decoder_parameters, encode_flops, prefill_flops, step_bytes
 from tessera.model.attention import DensePlan
 from tessera.model.family import PIXTRAL_12B
-from tessera.weights.stream import empty_model
+from tessera.weights.fill import empty_model
 
 NANO, _ = widths("nano")
 

@@ -19,7 +19,7 @@ from tessera.engine.lookup import Lookup
 from tessera.kernels.library import ADDRESS, kernel
 from tessera.kernels.packed_linear import packed_linear
 from tessera.model.pixtral import Pixtral
-from tessera.quant.rounding import round_to
+from tessera.quantize.rounding import round_to
 from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import EOS, IMAGE, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linear, fp8_products, quantize_fp8
-from tessera.quant.linear import QuantizedLinear, place
+from tessera.linears.quantized import QuantizedLinear, place
 
 
 def random_weight(rows: int, columns: int) -> tuple[torch.Tensor, Fp8Weight]:

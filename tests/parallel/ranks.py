@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tessera.linears.parallel import join
+from tessera.linears.quantized import QuantizedLinear, place
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group
-from tessera.parallel.linear import join
 from tessera.parallel.share import Share
-from tessera.quant.linear import QuantizedLinear, place
-from tessera.quant.rounding import round_to
+from tessera.quantize.rounding import round_to
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
 Result = TypeVar("Result")

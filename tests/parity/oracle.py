@@ -18,9 +18,9 @@ from transformers import (
     PixtralVisionConfig,
 )
 
-from tessera.load import open_checkpoint
 from tessera.model.pixtral import Pixtral
-from tessera.weights.stream import empty_model, fill_model
+from tessera.weights.checkpoint import open_checkpoint
+from tessera.weights.fill import empty_model, fill_model
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.weights.quantized import linear_shapes
+from tessera.weights.fill import linear_shapes
 from tests.weights.test_memory import write_large_folder
 
 # Prints how many bytes a process took beside what other programs can share, before and after its work.

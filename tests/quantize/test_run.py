@@ -17,8 +17,8 @@ from PIL import Image as PILImage
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
+from tessera.linears.quantized import QuantizedLinear
 from tessera.load import load_model
-from tessera.quant.linear import QuantizedLinear
 from tessera.quantize import run
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize

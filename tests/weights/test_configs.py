@@ -12,7 +12,7 @@ import torch
 
 from tessera.errors import CheckpointError
 from tessera.model.config import ModelConfig, VisionConfig
-from tessera.weights import hf, mistral
+from tessera.weights import hf, hf_names, mistral
 from tests.weights.checkpoints import CONFIGS
 
 # params.json of Pixtral 12B, as released.
@@ -132,14 +132,14 @@ def test_written_configs_are_read_back_equal(config: ModelConfig, tmp_path: Path
 def test_transformers_has_the_same_tensors(config: ModelConfig) -> None:
     """Full size, without memory: every name and shape, as transformers builds it from our config.json."""
     transformers = pytest.importorskip("transformers")
-    from tessera.weights.stream import empty_model
+    from tessera.weights.fill import empty_model
 
     content = hf.write_config(config, torch.bfloat16)
     kind = content.pop("model_type")
     with torch.device("meta"):
         theirs = getattr(transformers, content["architectures"][0])(transformers.CONFIG_MAPPING[kind](**content))
-    ours = {hf.to_hf_name(name): tensor.shape for name, tensor in empty_model(config).named_parameters()}
-    assert {hf.classic_name(name): tensor.shape for name, tensor in theirs.named_parameters()} == ours
+    ours = {hf_names.to_hf_name(name): tensor.shape for name, tensor in empty_model(config).named_parameters()}
+    assert {hf_names.classic_name(name): tensor.shape for name, tensor in theirs.named_parameters()} == ours
 
 
 @pytest.mark.parametrize(

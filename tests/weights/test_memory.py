@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tessera.model.config import ModelConfig
-from tessera.weights.stream import DTYPE_NAMES, empty_model
+from tessera.weights.fill import empty_model
+from tessera.weights.safetensors import DTYPE_NAMES
 from tests.weights.checkpoints import LLAVA, write_tokenizer
 
 MEASURE = """

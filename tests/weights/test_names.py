@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.weights.hf import classic_name, from_hf_rows, permuted_heads, to_hf_name, to_hf_rows
+from tessera.weights.hf_names import classic_name, from_hf_rows, permuted_heads, to_hf_name, to_hf_rows
 from tests.weights.test_configs import PIXTRAL_12B, SMALL_31
 
 

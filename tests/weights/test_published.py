@@ -21,8 +21,9 @@ from torch import Tensor
 from tessera import load
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
-from tessera.quant.linear import QuantizedLinear
+from tessera.linears.quantized import QuantizedLinear
 from tessera.summary import describe
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.convert import convert
 from tests.weights.checkpoints import LLAVA, edit_json, write_mistral_folder
 
@@ -263,7 +264,7 @@ def test_scales_of_blocks_are_refused_though_they_are_as_many_as_rows(tmp_path: 
         return tensor.view(-1, 2) if key.endswith("weight_scale") else tensor
 
     with pytest.raises(CheckpointError, match=r"scales of the shape \(48, 2\), which this version does not read"):
-        load.open_checkpoint(edit_published(tmp_path, "fp8", edit))
+        open_checkpoint(edit_published(tmp_path, "fp8", edit))
 
 
 def test_scales_of_a_cache_are_not_used(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from tessera.errors import CheckpointError
-from tessera.weights.stream import LFS_POINTER, opened
+from tessera.weights.safetensors import LFS_POINTER, opened
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 had other widths and was written for some weeks of 2023

@@ -11,22 +11,27 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 
 from tessera.errors import CheckpointError
 from tessera.images import MEAN, STD
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.model.vision import VISION_NORM_EPS
 from tessera.prompt import Tokenizer
+from tessera.weights.checkpoint import Checkpoint, most_stored_dtype
+from tessera.weights.detect import find_tokenizer
+from tessera.weights.fill import check_sources, empty_model, linear_shapes
 from tessera.weights.gguf.blocks import REQUANTIZED
 from tessera.weights.gguf.header import Header, Value, read_header
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
 from tessera.weights.gguf.stored import StoredBlocks, rounding_error, stored_tensor
-from tessera.weights.quantized import linear_shapes
-from tessera.weights.stream import Source, StoredLinear, StoredTensor, check_sources, empty_model
+from tessera.weights.safetensors import StoredTensor
+from tessera.weights.source import Source, StoredLinear
 
 TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
 PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
@@ -67,6 +72,27 @@ class GGUFPair:
 
     text: Header
     pictures: Header
+
+
+def open(file: Path, mmproj: Path | None = None) -> Checkpoint:
+    """The model in a text model's file and that of its picture part; raises CheckpointError."""
+    pair = open_pair(file, mmproj)
+    config = read_config(pair)
+    sources, linears = read_weights(pair, config)
+    # float16 is what files have where the model was trained in bfloat16, whose range float16 lacks.
+    dtype = most_stored_dtype(sources.values())
+    return Checkpoint(
+        files=(pair.text.file, pair.pictures.file),
+        layout="gguf",
+        folder=file.parent,
+        config=config,
+        sources=sources,
+        linears=linears,
+        dtype=torch.bfloat16 if dtype == torch.float16 else dtype,
+        own_tokenizer=find_tokenizer(file.parent, "gguf", config),
+        check_tokenizer=partial(check_tokens, pair.text),
+        notes=partial(rounding_notes, pair, config),
+    )
 
 
 def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:

@@ -27,7 +27,8 @@ from tessera.weights.gguf.blocks import (
     round_rows,
 )
 from tessera.weights.gguf.header import Entry
-from tessera.weights.stream import StoredLinear, StoredTensor, check_scales, not_finite, opened
+from tessera.weights.safetensors import StoredTensor, opened
+from tessera.weights.source import StoredLinear, check_scales, not_finite
 
 PANEL_WEIGHTS = 2**20  # read and turned at a time: fits the caches, and bounds what numpy makes of it
 SAMPLED_ROWS = 64  # of each tensor, for the error of a rounding: all rows would double the time to load
@@ -42,6 +43,10 @@ class StoredBlocks(StoredTensor):
 
     kind: GGMLQuantizationType
     exact_row: tuple[int, StoredTensor] | None = None
+
+    @property
+    def is_coded(self) -> bool:
+        return True
 
     @property
     def num_rows(self) -> int:

@@ -27,6 +27,7 @@ from tessera.kernels.packed_weight import GROUP_COLUMNS
 from tessera.model.config import ModelConfig
 from tessera.model.vision import VISION_NORM_EPS
 from tessera.prompt import Tokenizer
+from tessera.weights.fill import Progress
 from tessera.weights.gguf.blocks import PLAIN, quantize_rows
 from tessera.weights.gguf.header import DEFAULT_ALIGNMENT, MAGIC, VERSIONS
 from tessera.weights.gguf.names import IMAGE_BREAK, is_of_picture_part, to_gguf_name
@@ -39,7 +40,7 @@ from tessera.weights.gguf.read import (
     TEXT_ARCHITECTURE,
     written_token,
 )
-from tessera.weights.stream import Progress, Source
+from tessera.weights.source import Source
 from tessera.weights.write import Report, write_files
 
 Kind = GGMLQuantizationType

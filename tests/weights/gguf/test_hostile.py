@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Kind
 
 from tessera import load
 from tessera.errors import CheckpointError
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.gguf.header import MAX_HEADER_BYTES, read_header
-from tessera.weights.gguf.read import check_tokens
 from tests.weights.gguf.files import write_pair
 
 HEAD = b"GGUF" + struct.pack("<I", 3)
@@ -138,13 +138,13 @@ def test_damage_anywhere_is_a_checkpoint_error_or_harmless(part: str, whole: Pat
         (tmp_path / file.name).write_bytes(file.read_bytes())
     data, damaged = (tmp_path / part).read_bytes(), tmp_path / part
     header_bytes = min(entry.start for entry in read_header(damaged).tensors.values())
-    tokenizer = load.open_checkpoint(tmp_path / "tiny.gguf").load_tokenizer()
+    tokenizer = open_checkpoint(tmp_path / "tiny.gguf").load_tokenizer()
     messages = []
     for content in damages(data, header_bytes, 240):
         damaged.write_bytes(content)
         try:
-            checkpoint = load.open_checkpoint(tmp_path / "tiny.gguf")
-            check_tokens(checkpoint.pair.text, tokenizer)
+            checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+            checkpoint.check_tokenizer(tokenizer)
         except CheckpointError as error:
             messages.append(str(error))
     assert all(str(tmp_path) in message for message in messages)
@@ -166,7 +166,7 @@ def test_weights_that_are_no_numbers_are_refused(name: str, whole: Path, tmp_pat
 def test_a_file_that_shrinks_while_it_is_read(whole: Path, tmp_path: Path) -> None:
     for file in whole.parent.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    checkpoint = load.open_checkpoint(tmp_path / whole.name)
+    checkpoint = open_checkpoint(tmp_path / whole.name)
     start = read_header(whole).tensors["blk.0.ffn_gate.weight"].start
     (tmp_path / whole.name).write_bytes(whole.read_bytes()[: start + 10])
     with pytest.raises(CheckpointError, match="is cut short"):

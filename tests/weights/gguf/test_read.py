@@ -15,17 +15,18 @@ from tessera import load
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.library import forced
 from tessera.kernels.packed_weight import dequantize
+from tessera.linears.quantized import QuantizedLinear
 from tessera.llm import LLM
 from tessera.messages import Image
 from tessera.model.attention import DensePlan
-from tessera.quant.linear import QuantizedLinear
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tessera.summary import describe
+from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.convert import convert
+from tessera.weights.fill import empty_model
 from tessera.weights.gguf.names import to_gguf_name
 from tessera.weights.gguf.read import open_pair, read_config
-from tessera.weights.stream import empty_model
 from tests.weights.checkpoints import LLAVA, MERGED, tensors_of, write_mistral_folder
 from tests.weights.gguf.files import decode, encode, gguf_name, token_values, write_pair
 
@@ -135,7 +136,7 @@ def test_a_detour_over_the_other_layout_changes_nothing(kind: str, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [Kind.BF16, Kind.Q8_0], ids=lambda kind: kind.name)
 def test_nano_from_its_files_answers_as_nano(kind: Kind, tmp_path: Path) -> None:
-    nano = load.open_checkpoint(load.resolve("nano"))
+    nano = open_checkpoint(load.resolve("nano"))
     tensors = {name: source.read() for name, source in nano.sources.items()}
     file = write_pair(tmp_path, kind, config=nano.config, tensors=tensors, tokenizer=nano.tokenizer_file)
     chart = Image(str(load.BUNDLED_FOLDER.parent / "demo" / "chart.png"))
@@ -298,7 +299,7 @@ def test_a_break_embedding_of_another_width_is_refused(tmp_path: Path) -> None:
     assert content.count(wide) == 1
     pictures.write_bytes(content.replace(wide, narrow))
     with pytest.raises(CheckpointError, match=r"img_break' has the shape \(32,\), and the embeddings are 64 wide"):
-        load.open_checkpoint(file)
+        open_checkpoint(file)
 
 
 def test_embeddings_in_few_bits_alone_are_not_quantized_again(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_tokens_must_be_the_tokenizers(tmp_path: Path) -> None:
     listed = token_values(file.with_name("tekken.json").read_bytes())["tokenizer.ggml.tokens"]
     # Unused places have other names in files made from Hugging Face's layout; that is no disagreement.
     write_pair(tmp_path, text_values={"tokenizer.ggml.tokens": [*listed[:20], "<other>", *listed[21:]]})
-    load.open_checkpoint(file).load_tokenizer()
+    open_checkpoint(file).load_tokenizer()
     for place, token in ((3, "[USER]"), (1270, listed[1271])):
         write_pair(tmp_path, text_values={"tokenizer.ggml.tokens": [*listed[:place], token, *listed[place + 1 :]]})
         with pytest.raises(CheckpointError, match=rf"token {place} is .*; put the tekken\.json of this model beside"):

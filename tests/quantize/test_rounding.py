@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tessera.kernels.packed_weight import unpack_codes
 from tessera.kernels.quantized_weight import values_of
-from tessera.quant.gptq import DAMPING, round_compensated, upper_factor
-from tessera.quant.rounding import ErrorSum, Grid, fit, round_to
+from tessera.quantize.gptq import DAMPING, round_compensated, upper_factor
+from tessera.quantize.rounding import ErrorSum, Grid, fit, round_to
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

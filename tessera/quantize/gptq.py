@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight
-from tessera.quant.rounding import fit, pack_grids
+from tessera.quantize.rounding import fit, pack_grids
 
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, added to it: inputs that never came must not weigh nothing
 

@@ -1,8 +1,8 @@
-"""Reading safetensors one tensor at a time, and filling a model that has no memory yet.
+"""Reads safetensors files: what their headers say, checked, and one tensor's bytes at a time.
 
 The file is read with plain reads into the tensor's own memory: a memory map would count the
-checkpoint a second time while it is copied. Every offset is checked against the file, and all names
-and shapes against the model, before the first byte of weights is read. It knows no layouts.
+checkpoint a second time while it is copied. Every offset is checked against the file before the first
+byte of weights is read. It knows no layouts and no models.
 Format: https://github.com/huggingface/safetensors#format.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -19,14 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from tessera.errors import CheckpointError
-from tessera.kernels.quantized_weight import QuantizedWeight
-from tessera.machine import prefer_huge_pages
-from tessera.model.config import ModelConfig
-from tessera.model.pixtral import Pixtral
 
 MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors library itself has
 MAX_DIMENSIONS = 8  # twice what any tensor of a model has
@@ -47,9 +42,6 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LFS_POINTER = b"version https://git-lfs"
 READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
 
-Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
-Transform = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -68,6 +60,11 @@ class StoredTensor:
     @property
     def num_bytes(self) -> int:
         return self.num_parameters * self.dtype.itemsize
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the file holds it in codes of few bits."""
+        return False
 
     def read(self) -> Tensor:
         """The tensor in memory of its own, in the file's dtype; raises CheckpointError."""
@@ -136,61 +133,6 @@ class StoredTensor:
             buffer, offset = buffer[count:], offset + count
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one of the model's tensors comes from; `transform` turns the file's row order into the model's."""
-
-    stored: StoredTensor
-    transform: Transform | None = None
-
-    def read(self) -> Tensor:
-        """The tensor as the model wants it, in the file's dtype; raises CheckpointError."""
-        tensor = self.stored.read()
-        return tensor if self.transform is None else self.transform(tensor)
-
-    def panels(self, num_rows: int) -> Iterator[Tensor]:
-        """The tensor as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
-        if self.transform is not None:  # queries and keys, as in `load`
-            yield from self.read().split(num_rows)
-            return
-        for start in range(0, self.stored.shape[0], num_rows):
-            yield self.stored.rows(start, min(start + num_rows, self.stored.shape[0]))
-
-    def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
-        if self.transform is not None:  # queries and keys: small, and must be whole to be reordered
-            whole = self.read()
-            return prefer_huge_pages(torch.empty(whole.shape, dtype=dtype, device=device)).copy_(whole)
-        tensor = prefer_huge_pages(torch.empty(self.stored.shape, dtype=dtype, device=device))
-        self.stored.read_into(tensor)
-        return tensor
-
-
-@dataclass(frozen=True)
-class StoredLinear:
-    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
-
-    scheme: str  # the form that the weight has once it is loaded; of a GGUF file its bits alone
-    shape: tuple[int, int]
-    stored_bytes: int
-    nbytes: int  # once it is loaded
-    load: Callable[[], QuantizedWeight]
-
-
-def check_scales(weight: QuantizedWeight, file: Path, name: str) -> None:
-    """Raise CheckpointError for a scale or minimum that is no finite number; codes and multipliers are single bytes."""
-    numbers = (tensor for tensor in weight.tensors.values() if tensor.dtype.itemsize > 1)
-    if not all(tensor.isfinite().all() for tensor in numbers):
-        raise not_finite(file, name)
-
-
-def not_finite(file: Path, name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{file}: {name!r} has a scale that is not a finite number or too large for float16, so the file is damaged; "
-        "download it again."
-    )
-
-
 def map_file(file: Path) -> Tensor:
     """A file's bytes where they lie, shared with all who map it, each read when it is first used.
 
@@ -218,106 +160,6 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
                 )
             found[tensor.name] = tensor
     return found
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves new parameters undrawn: drawing on the meta device makes torch import seconds of machinery."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def empty_model(config: ModelConfig) -> Pixtral:
-    """The model on the meta device: all names and shapes, no memory."""
-    with torch.device("meta"), _Undrawn():
-        return Pixtral(config)
-
-
-def bare_name(name: str) -> str:
-    """A tensor's name without what torch.compile, data parallelism and PEFT put around a model's own names."""
-    name = name.replace("_orig_mod.", "").removeprefix("module.")
-    return name.removeprefix("base_model.model.")
-
-
-def _is_adapters(name: str) -> bool:
-    return ".lora_" in name or ".base_layer." in name
-
-
-def check_sources(
-    sources: Mapping[str, Source], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
-) -> dict[str, Source]:
-    """`sources` in the order of the model's tensors, once names and shapes are those of the model.
-
-    `quantized` are the parameters that others hold. Raises CheckpointError for a tensor that is
-    unexpected, missing, of another shape, or in a form that only quantized ones have.
-    """
-    parameters = empty_model(config).named_parameters()
-    shapes = {name: tuple(tensor.shape) for name, tensor in parameters if name not in quantized}
-    if unexpected := [name for name in sources if name not in shapes]:
-        stored = sources[unexpected[0]].stored
-        raise CheckpointError(
-            f"{stored.file} holds {stored.name!r} (one of {len(unexpected)} such tensors), which "
-            + (
-                "is of an adapter; merge it into its model and save that, or"
-                if _is_adapters(stored.name)
-                else "this architecture does not have; the side files and the weights belong to different models:"
-            )
-            + " use those of one model."
-        )
-    if missing := [name for name in shapes if name not in sources]:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} of the model's {len(shapes)} tensors are missing, first {missing[0]!r}; "
-            "a weights file is absent or of another model: download it again."
-        )
-    for name, shape in shapes.items():
-        stored = sources[name].stored
-        if stored.shape != shape:
-            raise CheckpointError(
-                f"{stored.file}: {stored.name!r} has the shape {stored.shape}, the config asks for {shape}; "
-                "the side files and the weights belong to different models: use those of one model."
-            )
-        if stored.dtype not in PLAIN_DTYPES:
-            raise CheckpointError(
-                f"{stored.file}: {stored.name!r} is stored as {DTYPE_NAMES[stored.dtype]}, which means nothing without "
-                "the scales of a quantized model; use an unquantized checkpoint."
-            )
-    return {name: sources[name] for name in shapes}
-
-
-def fill_model(
-    model: Pixtral,
-    sources: Mapping[str, Source],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Progress | None = None,
-    cut: Callable[[str, Tensor], Tensor] | None = None,
-) -> None:
-    """Give a model made on the meta device its parameters, frozen, each converted as it is read.
-
-    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
-    a named parameter only, so that a rank never holds more than its share and one whole tensor.
-    """
-    done, total = 0, sum(source.stored.num_bytes for source in sources.values())
-    placed: dict[Source, nn.Parameter] = {}
-    for name, source in sources.items():
-        whole = placed.get(source)
-        if whole is None:
-            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
-        kept = whole if cut is None else cut(name, whole)
-        if kept is whole:
-            placed[source] = whole
-        owner_name, _, parameter_name = name.rpartition(".")
-        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
-        setattr(model.get_submodule(owner_name), parameter_name, parameter)
-        done += source.stored.num_bytes
-        if progress is not None:
-            progress(name, done, total)
 
 
 def _read_header(file: Path) -> list[StoredTensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tessera.kernels.packed_weight import dequantize, pack
-from tessera.quant.linear import QuantizedLinear, place
+from tessera.linears.quantized import QuantizedLinear, place
 
 
 def test_it_computes_what_the_dequantized_linear_does() -> None:

@@ -1,0 +1,73 @@
+"""Puts a module where a linear of the model stood, and keeps the official names of the linear's tensors.
+
+A linear that is wrapped stays what computes; what is around it may come from the other devices' parts, or
+later from an adapter. Neither may change what tensors are called, by which they are loaded, saved and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Wrapper(nn.Module):
+    """A module around a linear, plain, quantized or wrapped itself, whose tensors keep their names.
+
+    Linear and wrapper hold the very same parameters and buffers, so that a tensor that is set, moved or loaded in one
+    is so in the other. The linear is no submodule: its tensors would then have second names, under `base`.
+    """
+
+    base: nn.Module
+    bias: Tensor | None
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["base"] = base
+        self._parameters, self._buffers = base._parameters, base._buffers
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """What the whole computes before the bias is added."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.product(inputs)
+        return out if self.bias is None else out + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Wrapper:
+        """As the linear does it: a quantized weight keeps its dtypes."""
+        for module in (self.base, *self.children()):
+            module._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        super()._load_from_state_dict(*arguments)
+        retie = getattr(innermost(self), "retie", None)
+        if retie is not None:
+            retie()
+
+    def extra_repr(self) -> str:
+        return repr(self.base)
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where the model's linear `name` ("layers.0.attention.wq") stands."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, module)
+
+
+def product(linear: nn.Module, inputs: Tensor) -> Tensor:
+    """What a linear, plain, quantized or wrapped, computes before its bias is added."""
+    own: Callable[[Tensor], Tensor] | None = getattr(linear, "product", None)
+    if own is not None:
+        return own(inputs)
+    weight: Tensor = linear.get_parameter("weight")
+    return F.linear(inputs, weight)
+
+
+def innermost(module: nn.Module) -> nn.Module:
+    """What a module wraps at last, or the module itself."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module

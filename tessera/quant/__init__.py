@@ -1,1 +1,0 @@
-"""Turns linears into quantized linears, from outside the model: the model knows nothing of it."""

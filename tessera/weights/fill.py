@@ -1,0 +1,128 @@
+"""A model without memory, whether some tensors are all of its own, and filling it with them.
+
+Names and shapes are checked against the model before the first byte of weights is read. It knows no layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tessera.errors import CheckpointError
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
+from tessera.weights.safetensors import DTYPE_NAMES, PLAIN_DTYPES
+from tessera.weights.source import Source
+
+Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in all
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new parameters undrawn: drawing on the meta device makes torch import seconds of machinery."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def empty_model(config: ModelConfig) -> Pixtral:
+    """The model on the meta device: all names and shapes, no memory."""
+    with torch.device("meta"), _Undrawn():
+        return Pixtral(config)
+
+
+def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """The linears of a model by name, in its order, with their rows and columns."""
+    modules = empty_model(config).named_modules()
+    return {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without what torch.compile, data parallelism and PEFT put around a model's own names."""
+    name = name.replace("_orig_mod.", "").removeprefix("module.")
+    return name.removeprefix("base_model.model.")
+
+
+def _is_adapters(name: str) -> bool:
+    return ".lora_" in name or ".base_layer." in name
+
+
+def check_sources(
+    sources: Mapping[str, Source], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
+) -> dict[str, Source]:
+    """`sources` in the order of the model's tensors, once names and shapes are those of the model.
+
+    `quantized` are the parameters that others hold. Raises CheckpointError for a tensor that is
+    unexpected, missing, of another shape, or in a form that only quantized ones have.
+    """
+    parameters = empty_model(config).named_parameters()
+    shapes = {name: tuple(tensor.shape) for name, tensor in parameters if name not in quantized}
+    if unexpected := [name for name in sources if name not in shapes]:
+        stored = sources[unexpected[0]].stored
+        raise CheckpointError(
+            f"{stored.file} holds {stored.name!r} (one of {len(unexpected)} such tensors), which "
+            + (
+                "is of an adapter; merge it into its model and save that, or"
+                if _is_adapters(stored.name)
+                else "this architecture does not have; the side files and the weights belong to different models:"
+            )
+            + " use those of one model."
+        )
+    if missing := [name for name in shapes if name not in sources]:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of the model's {len(shapes)} tensors are missing, first {missing[0]!r}; "
+            "a weights file is absent or of another model: download it again."
+        )
+    for name, shape in shapes.items():
+        stored = sources[name].stored
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{stored.file}: {stored.name!r} has the shape {stored.shape}, the config asks for {shape}; "
+                "the side files and the weights belong to different models: use those of one model."
+            )
+        if stored.dtype not in PLAIN_DTYPES:
+            raise CheckpointError(
+                f"{stored.file}: {stored.name!r} is stored as {DTYPE_NAMES[stored.dtype]}, which means nothing without "
+                "the scales of a quantized model; use an unquantized checkpoint."
+            )
+    return {name: sources[name] for name in shapes}
+
+
+def fill_model(
+    model: Pixtral,
+    sources: Mapping[str, Source],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress | None = None,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
+) -> None:
+    """Give a model made on the meta device its parameters, frozen, each converted as it is read.
+
+    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
+    a named parameter only, so that a rank never holds more than its share and one whole tensor.
+    """
+    done, total = 0, sum(source.stored.num_bytes for source in sources.values())
+    placed: dict[Source, nn.Parameter] = {}
+    for name, source in sources.items():
+        whole = placed.get(source)
+        if whole is None:
+            whole = nn.Parameter(source.load(dtype, device), requires_grad=False)
+        kept = whole if cut is None else cut(name, whole)
+        if kept is whole:
+            placed[source] = whole
+        owner_name, _, parameter_name = name.rpartition(".")
+        parameter = whole if kept is whole else nn.Parameter(kept, requires_grad=False)
+        setattr(model.get_submodule(owner_name), parameter_name, parameter)
+        done += source.stored.num_bytes
+        if progress is not None:
+            progress(name, done, total)
