@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -256,7 +255,6 @@ ATTACKS: dict[str, Callable[[Watched], None]] = {
     "trailers": flood(CHUNKED + b"0\r\n", (b"a: " + b"x" * 1000 + b"\r\n") * 60),
     "one trailer": flood(CHUNKED + b"0\r\na: ", b"x" * 60_000), "an extension": flood(CHUNKED + b"5;a=", b"x" * 60_000),
     "headers": flood(b"a: ", b"x" * 60_000), "unfinished bodies": half_bodies,
-    "a slow text": sent(TEXTS, json.dumps({"prompt": ("-" * 130_000 + " ") * 480}).encode()),
     "a JPEG": shown(plain(8000, 8000, "JPEG", progressive=True, quality=30), 200),
     "a TIFF": shown(plain(8000, 8000, "TIFF", compression="tiff_lzw"), 200),
     "a WebP": shown(plain(4000, 4000, "WEBP", lossless=True, method=0, quality=0), 200),
