@@ -296,7 +296,9 @@ def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         intent = ImageCms.Intent(ImageCms.getDefaultIntent(given))
-        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), source, "RGB", intent)
+        # The library's own short cut for grey is off by up to 10 of 255 where a profile is steep, and not needed here.
+        flags = ImageCms.Flags.NOOPTIMIZE if grey else ImageCms.Flags.NONE
+        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), source, "RGB", intent, flags)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # a damaged profile: the colours as they are stored
         return plain
 
@@ -306,7 +308,19 @@ def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.
 
     samples = _samples(source)
     moved = np.abs(np.asarray(managed(samples), np.int16) - np.asarray(plain(samples), np.int16)).max()
-    return plain if moved <= SAME_COLORS else managed
+    if moved <= SAME_COLORS:
+        return plain
+    return _by_table(managed) if grey else managed
+
+
+def _by_table(convert: Callable[[PILImage.Image], PILImage.Image]) -> Callable[[PILImage.Image], PILImage.Image]:
+    """The same conversion of greys, of which there are 256."""
+    table = np.asarray(convert(PILImage.frombytes("L", (256, 1), bytes(range(256)))))[0]
+
+    def converted(tile: PILImage.Image) -> PILImage.Image:
+        return PILImage.fromarray(table[np.asarray(tile if tile.mode == "L" else tile.convert("L"))])
+
+    return converted
 
 
 def _samples(mode: str) -> PILImage.Image:

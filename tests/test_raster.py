@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageCms, ImageOps, TiffImagePlugin
 
@@ -532,3 +533,138 @@ def test_errors_name_the_flags_where_there_are_flags() -> None:
 def test_the_reference_values_are_pillows_own() -> None:
     """What these tests take from Pillow has not moved: min-is-white of 8 bits is inverted by it alone."""
     assert TiffImagePlugin.OPEN_INFO[(TiffImagePlugin.II, 0, (1,), 1, (8,), ())] == ("L", "L;I")
+
+
+# Against others' arithmetic ----------------------------------------------------------------------
+
+
+def bmp_of(depth: int, compression: int, size: tuple[int, int], palette: bytes, data: bytes) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, *size, 1, depth, compression, len(data), 2835, 2835, len(palette) // 4, 0)
+    start = 14 + len(head) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + head + palette + data
+
+
+def rle_of(values: NDArray[np.uint8], depth: int, choose: np.random.Generator) -> bytes:
+    """Rows from below in runs and stretches of any lengths, by the description of the format."""
+    data = bytearray()
+    for row in values[::-1]:
+        place = 0
+        while place < len(row):
+            length = min(int(choose.integers(1, 9)), len(row) - place)
+            part = row[place : place + length]
+            if length >= 3 and choose.random() < 0.6:  # as it is, filled up to two bytes
+                packed = part.tobytes() if depth == 8 else pack_nibbles(part)
+                data += bytes((0, length)) + packed + b"\0" * (len(packed) % 2)
+                place += length
+                continue
+            length = next((n for n, value in enumerate(part) if value != part[0]), length)
+            data += bytes((length, int(part[0]) * (1 if depth == 8 else 17)))
+            place += length
+        data += b"\0\0"
+    return bytes(data[:-2]) + b"\0\1"
+
+
+def pack_nibbles(part: NDArray[np.uint8]) -> bytes:
+    filled = np.append(part, [0] * (len(part) % 2)).astype(np.uint8)
+    return (filled[::2] << 4 | filled[1::2]).tobytes()
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_of_a_bmp_are_its_colours(depth: int, seed: int) -> None:
+    choose = np.random.default_rng(seed)
+    height, width = (int(each) for each in choose.integers(1, 40, 2))
+    colors = choose.integers(0, 256, (2**depth, 3), dtype=np.uint8)
+    values = choose.integers(0, 2**depth, (height, width), dtype=np.uint8)
+    values[choose.random((height, width)) < 0.6] = 5
+    palette = np.pad(colors[:, ::-1], ((0, 0), (0, 1))).tobytes()
+    data = bmp_of(depth, 1 if depth == 8 else 2, (width, height), palette, rle_of(values, depth, choose))
+    assert np.array_equal(np.asarray(loaded(data)), colors[values])
+
+
+def test_a_delta_in_a_bmp_leaves_pixels_of_the_first_colour() -> None:
+    palette = bytes((0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0))
+    data = bmp_of(8, 1, (4, 3), palette, bytes((2, 1, 0, 2, 1, 1, 1, 2, 0, 0, 4, 1, 0, 1)))
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    wanted = [[green] * 4, [red, red, red, blue], [green, green, red, red]]
+    assert np.array_equal(np.asarray(loaded(data)), np.array(wanted))
+
+
+NOISE = np.random.default_rng(9).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_ink_is_turned_to_light_by_the_plain_rule(kind: str) -> None:
+    """Without a profile each of red, green and blue is what its ink and black leave of white."""
+    picture = PILImage.frombytes("CMYK", (32, 24), np.repeat(np.repeat(NOISE[::8, ::8], 8, 0), 8, 1).tobytes())
+    data = encoded(picture, kind, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    stored = np.asarray(PILImage.open(io.BytesIO(data)), np.float64)
+    wanted = (255 - stored[..., :3]) * (255 - stored[..., 3:]) / 255
+    assert np.abs(np.asarray(loaded(data), np.float64) - wanted).max() <= 1
+    assert np.abs(np.asarray(loaded(data), np.int16) - np.asarray(picture.convert("RGB"), np.int16)).mean() < 4
+
+
+def profile_of(kind: bytes, space: bytes, between: bytes, parts: dict[bytes, bytes]) -> bytes:
+    """A colour profile, written out by the ICC's description: nothing of Pillow's is in it."""
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"name\0" + bytes(78)
+    tags, start, body = b"", 128 + 4 + (len(parts) + 1) * 12, b""
+    for name, data in ({b"desc": text} | parts).items():
+        tags += name + struct.pack(">II", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = struct.pack(">I4sI4s4s4s", start + len(body), bytes(4), 0x02400000, kind, space, between)
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(parts) + 1) + tags + body
+
+
+def grey_profile(gamma: float) -> bytes:
+    """Of grey light by one power."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", *(round(value * 65536) for value in (0.9642, 1.0, 0.8249)))
+    return profile_of(b"mntr", b"GRAY", b"XYZ ", {b"wtpt": white, b"kTRC": curve})
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("gamma", [1.0, 1.8, 3.0])
+def test_a_profile_of_grey_is_followed(kind: str, gamma: float) -> None:
+    """The light is the value to the power; what sRGB writes for that light is by its own definition."""
+    greys = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    shown = np.asarray(
+        loaded(encoded(PILImage.fromarray(greys), kind, icc_profile=grey_profile(gamma), **JPEG_OPTIONS.get(kind, {})))
+    )
+    light = (np.arange(256) / 255) ** gamma
+    wanted = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    assert np.ptp(shown, axis=2).max() <= 1
+    assert np.abs(shown[8].mean(axis=1) - wanted).max() <= (1.5 if kind != "JPEG" else 6)
+
+
+JPEG_OPTIONS: dict[str, dict[str, int]] = {"JPEG": {"quality": 100}}
+
+
+def ink_profile() -> bytes:
+    """A printer's profile: the colours of the sixteen corners of ink, and all others between them."""
+    corners = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    labs = [
+        (95 - 20 * c - 30 * m - 5 * y - 50 * k * (1 - 0.3 * m), 40 * (m - c) * (1 - k), 60 * (y - 0.5 * c) * (1 - k))
+        for c, m, y, k in corners
+    ]
+    table = bytes(
+        value for light, a, b in labs for value in (round(max(light, 3) * 2.55), round(a + 128), round(b + 128))
+    )
+    same = bytes(range(256))
+    matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    lut = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + matrix + same * 4 + table + same * 3
+    return profile_of(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut})
+
+
+def test_ink_with_a_profile_is_what_littlecms_makes_of_it() -> None:
+    picture, profile = PILImage.frombytes("CMYK", (32, 24), NOISE.tobytes()), ink_profile()
+    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    intent = ImageCms.Intent(ImageCms.getDefaultIntent(given))
+    wanted = ImageCms.profileToProfile(picture, given, ImageCms.createProfile("sRGB"), intent, outputMode="RGB")
+    assert wanted is not None
+    assert np.array_equal(np.asarray(loaded(encoded(picture, "TIFF", icc_profile=profile))), np.asarray(wanted))
+    assert np.abs(np.asarray(wanted, np.int16) - np.asarray(picture.convert("RGB"), np.int16)).mean() > 20
+    jpeg = encoded(picture, "JPEG", icc_profile=profile, quality=100, subsampling=0)
+    stored = PILImage.open(io.BytesIO(jpeg))
+    wanted = ImageCms.profileToProfile(stored, given, ImageCms.createProfile("sRGB"), intent, outputMode="RGB")
+    assert np.array_equal(np.asarray(loaded(jpeg)), np.asarray(wanted))

@@ -31,8 +31,8 @@ from tessera.load import target_device
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
-from tessera.quantize.rounding import ErrorSum, round_to
 from tessera.quantize.plan import SCHEMES, Options, linear_of, schemes_of, units_of
+from tessera.quantize.rounding import ErrorSum, round_to
 from tessera.shelf import quantized_name
 from tessera.weights.fill import empty_model, linear_shapes
 from tessera.weights.quantized import fields_of

@@ -38,6 +38,9 @@ MAX_WHITESPACE = 20  # characters in one place: a new line and the indent of nin
 CACHED_GRAMMARS = 64
 NO_FORCING = '%llguidance {"no_forcing": true}\n'  # else long constant texts are tokenized again at every step
 JSON_OPTIONS = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}", "lenient": False, "coerce_one_of": False}
+# Not "u": a name in whose letters one is written "\u0061" would be none of those that are declared or match a pattern.
+ESCAPES = 'nrbtf\\"'
+WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # in a schema's own text: what can be written as "\u0001" alone
 # Read over what anybody sends, so each is linear: nothing is tried again at a place that was read already.
 GBNF_RULE = re.compile(r"^[ \t]*+[\w-]++[ \t]*+::=", re.MULTILINE)
 LARK_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|//[^\n]*+|/(?:[^/\\\n]|\\.)++/?')
@@ -319,7 +322,9 @@ def json_rule(schema: Any, *, loosely: bool = False) -> str:
 
 
 def _written(schema: Any) -> str:
-    text = json.dumps(schema | {"x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    escapes = ESCAPES + "u" * bool(WITH_CONTROLS.search(json.dumps(schema, ensure_ascii=False)))
+    options = JSON_OPTIONS | {"json_allowed_escapes": escapes}
+    text = json.dumps(schema | {"x-guidance": options}, ensure_ascii=False)
     _check_text(text, "JSON schema")
     return f"%json {text}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera import LLM, Grammar, SamplingParams
+from tessera import LLM, Completion, Grammar, SamplingParams
 from tessera.engine.ranks import Start, _Child, start_ranks
 from tessera.errors import EngineDeadError, ReplyError, UsageError
 from tessera.load import BUNDLED_FOLDER
@@ -61,6 +61,22 @@ def test_two_processes_write_what_one_writes(shared: LLM) -> None:
     stats = shared.loop.engine.stats()
     assert stats.drafts.accepted > 0
     assert stats.image_hits > 0
+
+
+def test_tenants_share_no_picture_over_two_processes(shared: LLM) -> None:
+    """Neither blocks nor embeddings: each tenant's first question is computed whole, and says the same."""
+    asked, params = question("receipt.png", "Which shop is this?"), SamplingParams(max_tokens=8)
+    told: list[tuple[str, int, int]] = []
+    for salt in ("one", "two", "one", "two"):
+        before = shared.loop.engine.images.hits
+        deltas = list(shared.submit(asked, params, cache_salt=salt))
+        completion = Completion.from_deltas(deltas, "nano")
+        told.append((completion.text, completion.usage.cached_tokens, shared.loop.engine.images.hits - before))
+    assert len({text for text, _, _ in told}) == 1
+    cached = [tokens for _, tokens, _ in told]
+    assert cached[:2] == [0, 0]
+    assert cached[2] == cached[3] > 200  # the picture's tokens are 210
+    assert [hits for _, _, hits in told[:2]] == [0, 0]
 
 
 def test_a_fault_before_anything_is_sent_ends_one_request(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

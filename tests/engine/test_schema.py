@@ -376,6 +376,20 @@ def test_a_pattern_that_may_leave_no_name_is_refused_where_that_would_be_a_dead_
     COMPILER.matcher(schema_grammar({key: closed[key] for key in closed if key != "properties"}))
 
 
+def test_no_name_escapes_what_is_said_of_it() -> None:
+    """JSON may write a letter as "\\u0061", and the name is the same: what says nothing of it would take any value."""
+    for words in ({"properties": {"a": A}}, {"patternProperties": {"^a": A}}, {"properties": {"\n": A}}):
+        grammar = schema_grammar({"type": "object"} | words)
+        for name in (r"\u0061", r"a\u0062", r"\u000a", r"\u000A", "\\n" if "properties" in words else "a"):
+            for text in (f'{{"{name}": "x"}}', f'{{"b": 0, "{name}": "x"}}'):
+                assert not allows(grammar, text) or jsonschema.Draft202012Validator(
+                    {"type": "object"} | words
+                ).is_valid(json.loads(text))
+    for value in ("\x01", "a\x1fb", "\n", '"', "\\", "/", "é", "\x7f"):
+        for schema in ({"const": value}, {"enum": [value, "x"]}):
+            assert allows(schema_grammar(schema), json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f"))
+
+
 def test_names_are_counted_only_as_far_as_they_cannot_be_alike() -> None:
     schema: dict[str, Any] = {"type": "object", "patternProperties": {"^s+$": A}, "additionalProperties": False}
     for least, required in ((1, []), (2, ["s"]), (3, ["s", "sss"])):
