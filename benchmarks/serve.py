@@ -35,7 +35,7 @@ from tessera.errors import MeasurementError
 from tessera.llm import LLM
 from tessera.sampling import SamplingParams
 from tessera.server.app import create_app
-from tessera.server.backend import Backend
+from tessera.server.backend import LocalBackend
 from tessera.server.run import http_config
 from tessera.server.settings import Settings
 
@@ -50,7 +50,7 @@ class Served:
     """A server in a thread of this process, on the event loop that it has in service too."""
 
     def __init__(self, llm: LLM, settings: Settings) -> None:
-        self._server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings, port=0))
+        self._server = uvicorn.Server(http_config(create_app(LocalBackend(llm), settings), settings, port=0))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         while not self._server.started:

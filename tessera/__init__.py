@@ -9,16 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.chat import Completion, Delta, ToolCall, Usage
+    from tessera.chat import Completion, Delta, ToolCall, Tools, Usage
+    from tessera.client import Client
     from tessera.llm import LLM
     from tessera.messages import Image, Message
     from tessera.sampling import Grammar, SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Delta", "Grammar", "Image", "Message", "SamplingParams", "ToolCall", "Usage"]
+__all__ = [
+    "LLM",
+    "Client",
+    "Completion",
+    "Delta",
+    "Grammar",
+    "Image",
+    "Message",
+    "SamplingParams",
+    "ToolCall",
+    "Tools",
+    "Usage",
+]
 
 _HOMES = dict.fromkeys(__all__, "tessera.chat") | {
     "LLM": "tessera.llm",
+    "Client": "tessera.client",
     "Image": "tessera.messages",
     "Message": "tessera.messages",
     "Grammar": "tessera.sampling",

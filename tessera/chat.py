@@ -1,19 +1,40 @@
 """Replies, and `ChatModel`, the one interface that everything above the engine talks to.
 
-The local engine and the HTTP client both meet it, so evaluation, documents and the server work with either.
+The local engine and the HTTP client both are one, so evaluation and documents work with either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from itertools import repeat
+from types import TracebackType
+from typing import Any, Literal, Self
 
-from tessera.errors import TesseraError
-from tessera.messages import Message
+from tessera.errors import TesseraError, UsageError
+from tessera.messages import Image, ImageSource, Message
 from tessera.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+Conversation = Sequence[Message | Mapping[str, Any]]
+ToolDefinitions = Sequence[Mapping[str, Any]]
+ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type": "function", "function": {"name": ..}}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools of one request, in OpenAI's format; the model sees all, and may call those `allowed`."""
+
+    definitions: ToolDefinitions = ()
+    choice: ToolChoice = "auto"
+    parallel: bool = True
+    allowed: ToolDefinitions | None = None  # None: all
+
+    @classmethod
+    def of(cls, tools: Tools | ToolDefinitions) -> Tools:
+        return tools if isinstance(tools, Tools) else cls(tools)
 
 
 @dataclass(frozen=True)
@@ -111,27 +132,87 @@ class Completion:
         )
 
 
-class ChatModel(Protocol):
-    """Anything that answers conversations: the local engine, or a server far away."""
+class ChatModel(ABC):
+    """Anything that answers conversations: the local engine (`LLM`), or a server far away (`Client`)."""
+
+    model_name: str
+
+    @abstractmethod
+    def stream(
+        self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
+    ) -> Iterator[Delta]:
+        """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request."""
+
+    @abstractmethod
+    def each(
+        self,
+        conversations: Iterable[Conversation],
+        params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        tools: Tools | ToolDefinitions = (),
+    ) -> Iterator[Completion | TesseraError]:
+        """Yield one reply, or the error instead of it, for each conversation, in order.
+
+        Conversations are taken lazily, as many at once as keep the model busy; there may be any number of them.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all requests; may be called twice."""
 
     def chat(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        params: SamplingParams | None = None,
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-    ) -> Completion: ...
+        self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
+    ) -> Completion:
+        """Return the whole reply to a conversation: messages in OpenAI's format, or `Message`s, the user's turn last.
 
-    def stream(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        params: SamplingParams | None = None,
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-    ) -> Iterator[Delta]: ...
+        Without `params` the reply is greedy and as long as the context allows. Raises ReplyError where it fails, and
+        GrammarError where its grammar has no way on. For one question, `ask` is shorter.
+        """
+        return Completion.from_deltas(list(self.stream(messages, params, tools=tools)), self.model_name)
+
+    def ask(self, question: str, *images: ImageSource | Image, params: SamplingParams | None = None) -> Completion:
+        """Return the reply to one question about any number of images: paths, URLs, bytes or PIL images.
+
+        Example: `llm.ask("What is Q3?", "chart.png").text`.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise UsageError(f"the question must be a text that is not empty, not {reprlib.repr(question)}.")
+        given = [image if isinstance(image, Image) else Image(image) for image in images]
+        return self.chat([Message("user", (*given, question))], params)
 
     def batch(
-        self,
-        conversations: Sequence[Sequence[Message | Mapping[str, Any]]],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
-    ) -> list[Completion]: ...
+        self, conversations: Iterable[Conversation], params: SamplingParams | Iterable[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Return all replies, in order; raises the first error, which then names its conversation."""
+        replies: list[Completion] = []
+        for index, reply in enumerate(self.each(conversations, params)):
+            if isinstance(reply, TesseraError):
+                raise type(reply)(f"conversation {index}: {reply}") from reply
+            replies.append(reply)
+        return replies
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def with_params(
+    conversations: Iterable[Conversation], params: SamplingParams | Iterable[SamplingParams] | None
+) -> Iterator[tuple[Conversation, SamplingParams]]:
+    """Pair each conversation with its parameters; raises UsageError where there are not equally many."""
+    if params is None or isinstance(params, SamplingParams):
+        yield from zip(conversations, repeat(params or SamplingParams()))
+        return
+    if isinstance(conversations, Sized) and isinstance(params, Sized) and len(conversations) != len(params):
+        raise UsageError(f"{len(conversations)} conversations came with {len(params)} parameters; give one each.")
+    count, given = 0, iter(params)
+    for count, messages in enumerate(conversations, 1):
+        if (wanted := next(given, None)) is None:
+            raise UsageError(f"conversation {count - 1} has no parameters: there are {count - 1}; give one each.")
+        yield messages, wanted
+    if next(given, None) is not None:
+        raise UsageError(f"{count} conversations came with more parameters than that; give one each.")

@@ -108,6 +108,13 @@ class ReplyError(TesseraError):
     code = "reply_failed"
 
 
+class EndpointError(TesseraError):
+    """A server that cannot be reached, or that does not answer as an OpenAI-shaped API does."""
+
+    http_status = 502
+    code = "endpoint_failed"
+
+
 class NotFiniteError(ReplyError):
     """A reply that has no next token, for the model computed NaN or an infinity; sent again, it will fail again."""
 

@@ -9,32 +9,41 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from tessera.chat import Completion, Delta
+from tessera.chat import (
+    ChatModel,
+    Completion,
+    Conversation,
+    Delta,
+    ToolChoice,
+    ToolDefinitions,
+    Tools,
+    with_params,
+)
 from tessera.engine.admission import check_image_count
 from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.ranks import Ranks, start_ranks
-from tessera.errors import EngineBusyError, PromptTooLongError, TesseraError, UsageError
+from tessera.engine.tally import Stats
+from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
 from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import compute_dtype, load_model, target_device
 from tessera.load import resolve as resolve_folder
-from tessera.messages import Image, ImageSource, Message, parse_messages
+from tessera.messages import Image, Message, parse_messages
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
-from tessera.tools import ToolCallReader, ToolChoice, tool_grammar
+from tessera.tool_calls import ToolCallReader, tool_grammar
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.fill import Progress
 
@@ -42,10 +51,9 @@ MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels t
 # What of a call and of a tool the prompt repeats.
 CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
 MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
-Conversation = Sequence[Message | Mapping[str, Any]]
 
 
-class LLM:
+class LLM(ChatModel):
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
     `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
@@ -126,110 +134,87 @@ class LLM:
             measure=partial(measure_workspace, model.eval()) if measured else None,
         )
         self.vision = model.config.vision_encoder
-        self.loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))
+        self._loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
-        self._finalizer = weakref.finalize(self, self.loop.close)
+        self._finalizer = weakref.finalize(self, self._loop.close)
 
     def __repr__(self) -> str:
         """Example: "LLM('nano', float32 on cpu, 4,096 tokens of context)"."""
-        model = self.loop.engine.model
+        model = self._loop.engine.model
         dtype = str(model.dtype).removeprefix("torch.")
         return f"LLM({self.model_name!r}, {dtype} on {model.device}, {self.config.max_model_len:,} tokens of context)"
-
-    def ask(self, question: str, *pictures: ImageSource | Image, params: SamplingParams | None = None) -> Completion:
-        """The reply to one question about any number of pictures: paths, URLs, bytes or PIL images.
-
-        Example: `llm.ask("What is Q3?", "chart.png").text`.
-        """
-        if not isinstance(question, str) or not question.strip():
-            raise UsageError(f"the question must be a text that is not empty, not {reprlib.repr(question)}.")
-        images = [picture if isinstance(picture, Image) else Image(picture) for picture in pictures]
-        return self.chat([Message("user", (*images, question))], params)
 
     def chat(
         self,
         messages: Conversation,
         params: SamplingParams | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: ToolChoice = "auto",
+        tools: Tools | ToolDefinitions = (),
+        tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
     ) -> Completion:
-        """The whole reply to a conversation: messages in OpenAI's format, or `Message`s, with the user's turn last.
+        return super().chat(messages, params, tools=_tools(tools, tool_choice, parallel_tool_calls))
 
-        Without `params` the reply is greedy and as long as the context allows. Raises ReplyError where it fails, and
-        GrammarError where its grammar has no way on. For one question, `ask` is shorter.
-        """
-        deltas = self.stream(
-            messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
-        )
-        return Completion.from_deltas(list(deltas), self.model_name)
+    chat.__doc__ = ChatModel.chat.__doc__
 
     def stream(
         self,
         messages: Conversation,
         params: SamplingParams | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: ToolChoice = "auto",
+        tools: Tools | ToolDefinitions = (),
+        tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
     ) -> Iterator[Delta]:
-        """The reply in pieces, as they come, tool calls whole. Leaving the iteration early ends the request.
+        """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request.
 
         A reply that fails raises, after the pieces that it had.
         """
-        handle = self.submit(
-            messages, params, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls
-        )
-        reader = ToolCallReader(self.tokenizer) if tools else None
+        offered = _tools(tools, tool_choice, parallel_tool_calls)
+        handle = self.submit(messages, params, tools=offered)
         try:
-            for delta in handle:
+            for delta in self._read(handle, offered):
                 if delta.error is not None:
                     raise delta.error
-                yield delta if reader is None else reader.read(delta)
+                yield delta
         finally:
             handle.close()
 
-    def batch(
+    def each(
         self,
-        conversations: Sequence[Conversation],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
-    ) -> list[Completion]:
-        """All replies, in the order of the conversations; an error names the conversation and ends them all."""
-        each = [params] * len(conversations) if params is None or isinstance(params, SamplingParams) else params
-        if len(each) != len(conversations):
-            raise UsageError(f"{len(conversations)} conversations came with {len(each)} parameters; give one each.")
-        handles: deque[Handle] = deque()
-        replies: list[Completion] = []
+        conversations: Iterable[Conversation],
+        params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        tools: Tools | ToolDefinitions = (),
+    ) -> Iterator[Completion | TesseraError]:
+        """Yield one reply, or the error instead of it, for each conversation, in order; raises EngineDeadError.
+
+        Conversations are taken lazily: as many wait as run, which keeps the engine busy.
+        """
+        offered = Tools.of(tools)
+        pending: deque[Handle | TesseraError] = deque()
         try:
-            for index, (messages, wanted) in enumerate(zip(conversations, each, strict=True)):
-                if len(handles) == 2 * self.config.max_num_seqs:  # as many wait as run: enough to keep it busy
-                    replies.append(self._collect(handles.popleft(), len(replies)))
-                with _naming(index):
-                    prompt = self.prepare(messages)
-                while True:
-                    with _naming(index):
-                        handle = self._try(prompt, wanted, may_wait=bool(handles))
-                    if handle is not None:
-                        break
-                    replies.append(self._collect(handles.popleft(), len(replies)))
-                handles.append(handle)
-            while handles:
-                replies.append(self._collect(handles.popleft(), len(replies)))
+            for messages, wanted in with_params(conversations, params):
+                if len(pending) == 2 * self.config.max_num_seqs:
+                    yield self._collect(pending.popleft(), offered)
+                prepared = self._prepared(messages, wanted, offered)
+                while (started := self._started(prepared, may_wait=bool(pending))) is None:
+                    yield self._collect(pending.popleft(), offered)
+                pending.append(started)
+            while pending:
+                yield self._collect(pending.popleft(), offered)
         finally:
-            for handle in handles:
-                handle.close()
-        return replies
+            for each in pending:
+                if isinstance(each, Handle):
+                    each.close()
 
     def submit(
         self,
         messages: Conversation,
         params: SamplingParams | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
+        tools: Tools | ToolDefinitions = (),
         request_id: str | None = None,
         cache_salt: str = "",
     ) -> Handle:
@@ -237,37 +222,64 @@ class LLM:
 
         With tools, the deltas' text holds the calls as the model writes them; a ToolCallReader takes them out.
         """
-        wanted = self.bind(params, tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls)
-        return self.loop.submit(self.prepare(messages, tools), wanted, request_id=request_id, cache_salt=cache_salt)
+        wanted = self.apply_tools(params, tools)
+        prompt = self.prepare(messages, Tools.of(tools).definitions)
+        return self.start(prompt, wanted, request_id=request_id, cache_salt=cache_salt)
 
-    def bind(
+    def start(
         self,
-        params: SamplingParams | None,
-        tools: Sequence[Mapping[str, Any]] = (),
+        prompt: Prompt,
+        params: SamplingParams,
         *,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-    ) -> SamplingParams:
-        """The parameters under the grammar that the tools need, if any; it is compiled, which may take seconds.
+        request_id: str | None = None,
+        cache_salt: str = "",
+        notify: Callable[[], None] | None = None,
+    ) -> Handle:
+        """Queue a prompt. `notify` is called from the engine's thread after each delta; it must not wait or raise."""
+        return self._loop.submit(prompt, params, request_id=request_id, cache_salt=cache_salt, notify=notify)
+
+    def apply_tools(self, params: SamplingParams | None = None, tools: Tools | ToolDefinitions = ()) -> SamplingParams:
+        """Return the parameters under the grammar that the tools need; compiling it may take seconds.
 
         Raises UsageError and GrammarError.
         """
-        wanted = SamplingParams() if params is None else params
-        if tools or tool_choice not in ("none", "auto"):
-            grammar = tool_grammar(
-                tools,
-                self.tokenizer,
-                tool_choice=tool_choice,
-                parallel_tool_calls=parallel_tool_calls,
-                answer=wanted.grammar,
-            )
-            wanted = dataclasses.replace(wanted, grammar=grammar)
-        self.loop.engine.start_grammar(wanted)
+        wanted, offered = SamplingParams() if params is None else params, Tools.of(tools)
+        if offered.definitions or offered.choice not in ("none", "auto"):
+            wanted = dataclasses.replace(wanted, grammar=tool_grammar(offered, self.tokenizer, answer=wanted.grammar))
+        self._loop.engine.start_grammar(wanted)
         return wanted
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine accepts requests."""
+        return self._loop.alive
+
+    @property
+    def is_sound(self) -> bool:
+        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+        return self._loop.engine.soundness.is_sound
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine's thread last began a step; more than a step takes means that it is stuck."""
+        return time.monotonic() - self._loop.heartbeat_s
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to run."""
+        return self._loop.engine.num_waiting
+
+    @property
+    def model(self) -> Pixtral:
+        return self._loop.engine.model
+
+    def stats(self) -> Stats:
+        """The engine's state now, and its counts since the start."""
+        return self._loop.engine.stats()
 
     def reading(self) -> tuple[int, int, int] | None:
         """Of the oldest prompt that is being read: its pictures, its tokens, and how many are computed; else None."""
-        for request in tuple(self.loop.engine.scheduler.running):
+        for request in tuple(self._loop.engine.scheduler.running):
             if not request.num_output:
                 return len(request.prompt.images), len(request.prompt.ids), request.num_computed
         return None
@@ -276,21 +288,42 @@ class LLM:
         """End all requests and the engine's thread; may be called twice."""
         self._finalizer()
 
-    def __enter__(self) -> LLM:
-        return self
+    def _read(self, handle: Handle, tools: Tools) -> Iterator[Delta]:
+        """The handle's deltas, with tool calls taken out of the text."""
+        reader = ToolCallReader(self.tokenizer) if tools.definitions else None
+        return (delta if reader is None else reader.read(delta) for delta in handle)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _prepared(
+        self, messages: Conversation, params: SamplingParams, tools: Tools
+    ) -> tuple[Prompt, SamplingParams] | TesseraError:
+        try:
+            return self.prepare(messages, tools.definitions), self.apply_tools(params, tools)
+        except TesseraError as error:
+            return error
 
-    def _collect(self, handle: Handle, index: int) -> Completion:
-        """The reply to the conversation of this number; raises the error by which it failed."""
-        deltas = list(handle)
-        if (error := deltas[-1].error) is not None:
-            with _naming(index):
-                raise error
-        return Completion.from_deltas(deltas, self.model_name)
+    def _started(
+        self, prepared: tuple[Prompt, SamplingParams] | TesseraError, *, may_wait: bool
+    ) -> Handle | TesseraError | None:
+        """Start a request; None if the engine is busy and the caller has replies of its own to wait for."""
+        if isinstance(prepared, TesseraError):
+            return prepared
+        try:
+            return self.start(*prepared)
+        except EngineDeadError:
+            raise
+        except TesseraError as error:
+            return None if may_wait and isinstance(error, EngineBusyError) else error
+
+    def _collect(self, started: Handle | TesseraError, tools: Tools) -> Completion | TesseraError:
+        if isinstance(started, TesseraError):
+            return started
+        try:
+            deltas = list(self._read(started, tools))
+        except EngineDeadError:
+            raise
+        except TesseraError as error:
+            return error
+        return deltas[-1].error or Completion.from_deltas(deltas, self.model_name)
 
     def prepare(
         self,
@@ -316,6 +349,31 @@ class LLM:
         self.check_length(_num_written(parsed, tools))
         return parsed
 
+    def prepare_text(self, text: str | Sequence[int]) -> Prompt:
+        """Write a prompt without the chat format, of a text or of token ids.
+
+        Control tokens are written by the chat format only: of them, ids may hold a first BOS.
+        """
+        if isinstance(text, str):
+            return Prompt(tuple(self.encode(text)))
+        tokenizer = self.tokenizer
+        for place, token_id in enumerate(text):
+            if not 0 <= token_id < tokenizer.vocab_size:
+                raise UsageError(
+                    f"token id {token_id} is not in the vocabulary of {tokenizer.vocab_size} ids.", param="prompt"
+                )
+            if token_id in tokenizer.special_ids and (place or token_id != tokenizer.bos_id):
+                raise UsageError(
+                    f"token id {token_id} is a control token; a prompt may only begin with {tokenizer.bos_id}.",
+                    param="prompt",
+                )
+        return Prompt(tuple(text))
+
+    def encode(self, text: str, bos: bool = True) -> list[int]:
+        """Return the token ids of a text; raises PromptTooLongError for one of more than twice the context."""
+        self.check_length(len(text))
+        return self.tokenizer.encode_text(text, bos, self.max_counted)
+
     def _load(self, pictures: Sequence[Image]) -> list[PreparedImage]:
         if not pictures:
             return []
@@ -337,23 +395,12 @@ class LLM:
                 f"{limit:,} (max_model_len); shorten it."
             )
 
-    def _try(self, prompt: Prompt, params: SamplingParams | None, *, may_wait: bool) -> Handle | None:
-        """Submit; None if the engine is busy and the caller has replies of its own to wait for."""
-        try:
-            return self.loop.submit(prompt, SamplingParams() if params is None else params)
-        except EngineBusyError:
-            if may_wait:
-                return None
-            raise
 
-
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Let an error say which conversation it belongs to."""
-    try:
-        yield
-    except TesseraError as error:
-        raise type(error)(f"conversation {index}: {error}") from error
+def _tools(tools: Tools | ToolDefinitions, choice: ToolChoice | None, parallel: bool) -> Tools:
+    """The tools, under OpenAI's two other names where they are given."""
+    if isinstance(tools, Tools):
+        return tools
+    return Tools(tools, "auto" if choice is None else choice, parallel)
 
 
 def _check_parts(messages: Sequence[Message]) -> None:

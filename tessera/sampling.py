@@ -36,7 +36,7 @@ WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logpro
 class Grammar:
     """What a reply must look like. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
     text of a schema; a regular expression; a JSON list of strings, one of which is the reply; a Lark grammar in
-    llguidance's dialect, or GBNF. The kind tool_calls is Lark that may name special tokens; `tessera.tools` writes it.
+    llguidance's dialect, or GBNF. The kind tool_calls is Lark that may name special tokens; `tool_calls` writes it.
     """
 
     kind: GrammarKind

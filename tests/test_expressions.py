@@ -19,7 +19,7 @@ import pytest
 import tessera
 from tessera.engine.grammar import GBNF_RULE, LARK_TEXT, MAX_LINE_CHARS, MAX_PROBLEM_LINES, SPECIAL
 from tessera.engine.grammar_check import GrammarCheck
-from tessera.tools import LISTED_HEAD, LISTED_TAIL, NAMED_HEAD
+from tessera.tool_calls import LISTED_HEAD, LISTED_TAIL, NAMED_HEAD
 
 PACKAGE = Path(tessera.__file__).parent
 MODULES = (

@@ -88,14 +88,14 @@ def test_an_error_in_a_batch_names_the_conversation_and_ends_the_others(llm: LLM
     endless = SamplingParams(ignore_eos=True)
     with pytest.raises(PromptTooLongError, match=r"conversation 1: the text has more than 1,024 tokens"):
         llm.batch([ask("fine"), ask("far too long " * 400)], endless)
-    assert until(lambda: llm.loop.engine.stats().blocks.used == 0)
+    assert until(lambda: llm.stats().blocks.used == 0)
 
 
 def test_a_stream_may_be_left_midway(llm: LLM) -> None:
     for _ in llm.stream(ask("tell me", red()), SamplingParams(ignore_eos=True)):
         break
-    assert until(lambda: llm.loop.engine.stats().finished == {"abort": 1})
-    assert llm.loop.engine.stats().blocks.used == 0
+    assert until(lambda: llm.stats().finished == {"abort": 1})
+    assert llm.stats().blocks.used == 0
 
 
 def test_a_conversation_goes_on_after_an_empty_answer(llm: LLM) -> None:
@@ -128,7 +128,7 @@ def test_a_closed_llm_says_so() -> None:
 
 def test_a_forgotten_llm_ends_its_thread() -> None:
     llm = make()
-    thread = llm.loop._thread
+    thread = llm._loop._thread
     assert thread in threading.enumerate()
     del llm
     gc.collect()

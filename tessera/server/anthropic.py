@@ -11,16 +11,14 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.chat import Completion, Delta, FinishReason, ToolCall, Usage
+from tessera.chat import Completion, Delta, FinishReason, ToolCall, ToolChoice, Tools, Usage
 from tessera.errors import TesseraError
 from tessera.messages import Image, Message
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError, error_object
 from tessera.server.events import Events, json_text
 from tessera.server.schemas import CountTokensRequest, MessagesRequest, StructuredOutputs
-from tessera.server.translate import finish_reason_of, offer_among, sampling_of
-from tessera.tools import ToolChoice
+from tessera.server.translate import finish_reason_of, sampling_of, tools_among
 
 PATH = "/v1/messages"
 _ERROR_TYPES = {
@@ -158,7 +156,7 @@ def _schema(request: MessagesRequest) -> Mapping[str, Any] | None:
     return schema
 
 
-def messages_offer(request: MessagesRequest | CountTokensRequest) -> Offer:
+def messages_tools(request: MessagesRequest | CountTokensRequest) -> Tools:
     """The tools, in the chat's words; a client's own tools alone, since this server runs none."""
     tools = []
     for index, tool in enumerate(request.tools or ()):
@@ -171,7 +169,7 @@ def messages_offer(request: MessagesRequest | CountTokensRequest) -> Offer:
         tools.append({"type": "function", "function": {k: value for k, value in function.items() if value is not None}})
     given = request.tool_choice or {"type": "auto"}
     parallel = None if given.get("disable_parallel_tool_use") is None else not given["disable_parallel_tool_use"]
-    return offer_among(tools, _choice(given), parallel)
+    return tools_among(tools, _choice(given), parallel)
 
 
 def _choice(given: Mapping[str, Any]) -> ToolChoice:

@@ -40,7 +40,7 @@ from tessera.server.schemas import (
 )
 from tessera.server.settings import Settings, api_keys
 from tessera.server.translate import created_now
-from tessera.server.words import describe_mistake
+from tessera.server.validation_words import describe_mistake
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ DEMO = BUNDLED_FOLDER.parent / "demo"  # pictures that the page offers to try
 
 def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None] = lambda: None) -> FastAPI:
     """The server's application over a running engine; `on_death` is called when the engine has ended."""
-    names = settings.served_model_name or (backend.llm.model_name,)
+    names = settings.served_model_name or (backend.model_name,)
     metrics = Metrics(backend, names[0])
     generator = Generator(backend, settings, metrics, names)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend.pictures.start()
+        backend.open()
         watching = asyncio.create_task(_watch(backend, on_death))
         yield
         watching.cancel()
@@ -140,11 +140,9 @@ def _add_routes(app: FastAPI, generator: Generator) -> None:
             with field_named("messages"):
                 ids = list((await unless_left(request, preparing)).ids)
         else:
-            backend.llm.check_length(len(body.prompt or ""))
-            opens = body.add_special_tokens is not False
-            ids = await backend.call(backend.tokenizer.encode_text, body.prompt, opens, backend.llm.max_counted)
+            ids = await backend.encode(body.prompt or "", bos=body.add_special_tokens is not False)
         shown = await backend.call(_shown, backend.tokenizer, ids) if body.return_token_strs else None
-        return {"count": len(ids), "max_model_len": backend.max_model_len, "tokens": ids, "token_strs": shown}
+        return {"count": len(ids), "max_model_len": backend.config.max_model_len, "tokens": ids, "token_strs": shown}
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
@@ -167,7 +165,7 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 def _model(name: str, generator: Generator, started: int) -> dict[str, Any]:
     """What OpenAI's, vLLM's and Mistral's clients look for."""
-    length = generator.backend.max_model_len
+    length = generator.backend.config.max_model_len
     return {
         "id": name,
         "object": "model",
@@ -200,7 +198,7 @@ def _add_operation(app: FastAPI, generator: Generator) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        full = backend.num_waiting >= backend.llm.config.max_queued_requests
+        full = backend.num_waiting >= backend.config.max_queued_requests
         return Response(status_code=200 if healthy() and not full else 503)
 
     @app.get("/version")
@@ -228,7 +226,7 @@ def _add_page(app: FastAPI, generator: Generator) -> None:
             "patch_size": backend.vision.patch_size,
             "spatial_merge_size": backend.vision.spatial_merge_size,
             "image_size": backend.vision.image_size,
-            "max_model_len": backend.max_model_len,
+            "max_model_len": backend.config.max_model_len,
             "max_images": settings.limit_mm_per_prompt,
             "needs_key": bool(api_keys(settings)),
             "max_image_bytes": settings.max_image_bytes,

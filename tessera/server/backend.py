@@ -9,25 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from tessera.chat import Delta
+from tessera.chat import Delta, ToolDefinitions, Tools
+from tessera.engine.config import EngineConfig
 from tessera.engine.loop import Handle
 from tessera.engine.tally import Stats
 from tessera.errors import EngineBusyError
 from tessera.llm import LLM
 from tessera.messages import Message
 from tessera.model.config import VisionConfig
-from tessera.prompt import Prompt, Tokenizer
+from tessera.prompt import Prompt, Tokenizer, reading
 from tessera.sampling import SamplingParams
 from tessera.server.pictures import Load, Pictures
 from tessera.server.truncation import longest_that_fits
-from tessera.tools import ToolChoice
 
 Result = TypeVar("Result")
 
@@ -38,16 +36,6 @@ class DeltaReader(Protocol):
     """Turns one reply's deltas into what the client is to see of them."""
 
     def read(self, delta: Delta) -> Delta: ...
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The tools of one request, as OpenAI's format names them; the model sees all, and may call those `allowed`."""
-
-    tools: Sequence[Mapping[str, Any]] = ()
-    choice: ToolChoice = "auto"
-    parallel: bool = True
-    allowed: Sequence[Mapping[str, Any]] | None = None  # None: all
 
 
 class Replies:
@@ -108,14 +96,90 @@ class Replies:
             self._loop.call_soon_threadsafe(self._arrived.set)
 
 
-class Backend:
-    """`workers` threads write prompts; pictures are prepared beside them. Each is done for `max_preparing` at once.
+class Backend(Protocol):
+    """What answers the server's requests: an engine in this process, or others far away."""
 
+    model_name: str
+    tokenizer: Tokenizer
+    vision: VisionConfig
+    config: EngineConfig
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are accepted."""
+
+    @property
+    def is_sound(self) -> bool:
+        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine last began a step; more than a step takes means that it is stuck."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to run."""
+
+    def stats(self) -> Stats: ...
+
+    def open(self) -> None:
+        """Begin to serve, in the running event loop."""
+
+    def abort(self) -> None:
+        """End all requests now, and accept no more."""
+
+    def close(self) -> None:
+        """Abort, and give back threads and processes; may be called twice."""
+
+    async def prepare(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        tools: Tools,
+        cache_salt: str = "",
+        *,
+        truncate: bool = False,
+    ) -> tuple[Prompt, SamplingParams]:
+        """The conversation's prompt, with its images decoded, and the parameters under its tools' grammar.
+
+        With `truncate` the oldest turns are left out where all do not fit.
+        """
+
+    async def prompt(self, messages: Sequence[Message], tools: ToolDefinitions, cache_salt: str = "") -> Prompt:
+        """The conversation's prompt alone."""
+
+    async def plain(
+        self, texts: Sequence[str | list[int]], params: SamplingParams
+    ) -> tuple[list[Prompt], SamplingParams]:
+        """Prompts without the chat format, of texts or token ids, and the parameters under their grammar."""
+
+    async def encode(self, text: str, *, bos: bool) -> list[int]:
+        """The token ids of a text."""
+
+    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run in a worker thread; raises EngineBusyError where too many wait for one."""
+
+    def start(
+        self,
+        wanted: Sequence[tuple[Prompt, SamplingParams]],
+        *,
+        cache_salt: str = "",
+        reader: Callable[[Prompt], DeltaReader] | None = None,
+    ) -> Replies:
+        """Queue a request for each pair, its deltas seen through a `reader` of its own; if one fails, keep none."""
+
+
+class LocalBackend:
+    """An engine in this process.
+
+    `workers` threads write prompts; images are prepared beside them. Each is done for `max_preparing` at once.
     The threads are many because most only wait, for a hard grammar.
     """
 
     def __init__(self, llm: LLM, *, workers: int = 16, max_preparing: int = 64) -> None:
         self.llm = llm
+        self.model_name, self.config = llm.model_name, llm.config
+        self.tokenizer, self.vision = llm.tokenizer, llm.vision
         self.pictures = Pictures(
             llm.limits, llm.vision, max_bytes=llm.config.max_pixel_bytes, max_waiting=max_preparing
         )
@@ -124,65 +188,51 @@ class Backend:
         self._preparing = 0
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return self.llm.tokenizer
-
-    @property
-    def vision(self) -> VisionConfig:
-        return self.llm.vision
-
-    @property
-    def max_model_len(self) -> int:
-        return self.llm.config.max_model_len
-
-    @property
     def alive(self) -> bool:
-        return self.llm.loop.alive
+        return self.llm.alive
 
     @property
     def is_sound(self) -> bool:
-        """False once the model's own numbers were found to be wrong: no request can be answered then."""
-        return self.llm.loop.engine.soundness.is_sound
+        return self.llm.is_sound
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine's thread last passed its loop; more than a step takes means that it is stuck."""
-        return time.monotonic() - self.llm.loop.heartbeat_s
+        return self.llm.silent_s
 
     @property
     def num_waiting(self) -> int:
-        return self.llm.loop.engine.num_waiting
+        return self.llm.num_waiting
 
     def stats(self) -> Stats:
-        return self.llm.loop.engine.stats()
+        return self.llm.stats()
+
+    def open(self) -> None:
+        self.pictures.start()
+
+    def abort(self) -> None:
+        self.llm.close()
 
     async def prepare(
         self,
         messages: Sequence[Message],
         params: SamplingParams,
-        offer: Offer,
+        tools: Tools,
         cache_salt: str = "",
         *,
         truncate: bool = False,
     ) -> tuple[Prompt, SamplingParams]:
-        """The conversation's prompt, with its pictures decoded, and the parameters under its tools' grammar.
-
-        With `truncate` the oldest turns are left out where all do not fit. Raises what `LLM.bind` and
-        `LLM.prepare` do.
-        """
-        tools = offer.tools if offer.allowed is None else offer.allowed
-        bind = partial(self.llm.bind, params, tools, tool_choice=offer.choice, parallel_tool_calls=offer.parallel)
+        bind = partial(self.llm.apply_tools, params, tools)
         write = partial(self._truncated, params=params) if truncate else self.llm.prepare
         images = [image for message in messages for image in message.images]
         if not images:
-            return await self.call(lambda: (write(messages, offer.tools), bind()))
+            return await self.call(lambda: (write(messages, tools.definitions), bind()))
         if truncate:
-            images = images[-self.llm.config.max_images_per_prompt :]  # more never stay
+            images = images[-self.config.max_images_per_prompt :]  # more never stay
         else:
-            await self.call(self.llm.parse, messages, offer.tools)
+            await self.call(self.llm.parse, messages, tools.definitions)
         bound = await self.call(bind)
         load = await self.pictures.load(images, cache_salt)
-        return await self.call(write, messages, offer.tools, load), bound
+        return await self.call(write, messages, tools.definitions, load), bound
 
     def _truncated(
         self,
@@ -192,20 +242,31 @@ class Backend:
         *,
         params: SamplingParams,
     ) -> Prompt:
-        room = min(params.max_tokens or REPLY_TOKENS, self.max_model_len // 4)
-        return longest_that_fits(messages, lambda kept: self.llm.prepare(kept, tools, load), self.max_model_len - room)
+        limit = self.config.max_model_len
+        room = limit - min(params.max_tokens or REPLY_TOKENS, limit // 4)
+        return longest_that_fits(messages, lambda kept: self.llm.prepare(kept, tools, load), room)
 
     async def prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], cache_salt: str = ""
     ) -> Prompt:
-        """The conversation's prompt alone."""
         await self.call(self.llm.parse, messages, tools)
         load = await self.pictures.load([image for message in messages for image in message.images], cache_salt)
         return await self.call(self.llm.prepare, messages, tools, load)
 
+    async def plain(
+        self, texts: Sequence[str | list[int]], params: SamplingParams
+    ) -> tuple[list[Prompt], SamplingParams]:
+        return await self.call(self._plain, texts, params)
+
+    def _plain(self, texts: Sequence[str | list[int]], params: SamplingParams) -> tuple[list[Prompt], SamplingParams]:
+        with reading():  # for all of them together
+            return [self.llm.prepare_text(text) for text in texts], self.llm.apply_tools(params)
+
+    async def encode(self, text: str, *, bos: bool) -> list[int]:
+        return await self.call(self.llm.encode, text, bos)
+
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run in a worker thread; raises EngineBusyError where too many wait for one."""
-        limit = self.llm.config.max_queued_requests
+        limit = self.config.max_queued_requests
         if self._preparing >= self._max_preparing or self.num_waiting >= limit:
             raise EngineBusyError(
                 f"{self._preparing} requests are being prepared (at most {self._max_preparing}) and {self.num_waiting} "
@@ -224,14 +285,10 @@ class Backend:
         cache_salt: str = "",
         reader: Callable[[Prompt], DeltaReader] | None = None,
     ) -> Replies:
-        """Queue a request for each pair, its deltas seen through a `reader` of its own.
-
-        Raises what `EngineLoop.submit` does, and then keeps none.
-        """
         replies = Replies()
         try:
             for prompt, params in wanted:
-                submit = partial(self.llm.loop.submit, prompt, params, cache_salt=cache_salt)
+                submit = partial(self.llm.start, prompt, params, cache_salt=cache_salt)
                 replies.add(submit, None if reader is None else reader(prompt))
         except BaseException:
             replies.close()

@@ -17,20 +17,20 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tessera.chat import Completion, Delta, Timings, Usage
+from tessera.chat import Completion, Delta, Timings, Tools, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
 from tessera.messages import Message
-from tessera.prompt import Prompt, reading
+from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 from tessera.server.anthropic import (
     MessageEvents,
     message_object,
     messages_from,
-    messages_offer,
     messages_sampling,
+    messages_tools,
     new_message_id,
 )
-from tessera.server.backend import Backend, DeltaReader, Offer, Replies
+from tessera.server.backend import Backend, DeltaReader, Replies
 from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, ChatEvents, Events, TextEvents
@@ -40,8 +40,8 @@ from tessera.server.responses import (
     input_messages,
     new_item_id,
     response_object,
-    response_offer,
     response_sampling,
+    response_tools,
 )
 from tessera.server.schemas import (
     ChatRequest,
@@ -62,13 +62,12 @@ from tessera.server.translate import (
     completion_sampling,
     conversation_of,
     new_id,
-    offer_of,
-    plain_ids,
     prompts_of,
     text_completion,
+    tools_of,
     usage_object,
 )
-from tessera.tools import ToolCallReader
+from tessera.tool_calls import ToolCallReader
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -90,7 +89,7 @@ class Generator:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """POST /v1/chat/completions."""
         self._check(body)
-        wanted = conversation_of(body), chat_sampling(body), offer_of(body)
+        wanted = conversation_of(body), chat_sampling(body), tools_of(body)
         with field_named("messages"):
             num_tokens, replies = await self._start_chat(*wanted, body, request)
         tokenizer = self.backend.tokenizer if body.logprobs else None
@@ -104,7 +103,7 @@ class Generator:
     async def respond(self, body: ResponsesRequest, request: Request) -> Response:
         """POST /v1/responses: a chat in other words, of which nothing is kept."""
         self._check(body)
-        wanted = input_messages(body), response_sampling(body), response_offer(body)
+        wanted = input_messages(body), response_sampling(body), response_tools(body)
         truncate = body.truncation == "auto"
         with field_named("input"):
             num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
@@ -119,7 +118,7 @@ class Generator:
     async def message(self, body: MessagesRequest, request: Request) -> Response:
         """POST /v1/messages: a chat in Anthropic's words."""
         self._check(body)
-        wanted = messages_from(body), messages_sampling(body), messages_offer(body)
+        wanted = messages_from(body), messages_sampling(body), messages_tools(body)
         with field_named("messages"):
             num_tokens, replies = await self._start_chat(*wanted, body, request)
         message_id = new_message_id()
@@ -133,8 +132,7 @@ class Generator:
         """POST /v1/messages/count_tokens: the prompt's length, as a message would report it."""
         body.check_extra_fields()
         self.check_model(body.model)
-        offer = messages_offer(body)
-        preparing = self.backend.prompt(messages_from(body), offer.tools, self.tenant_of(request))
+        preparing = self.backend.prompt(messages_from(body), messages_tools(body).definitions, self.tenant_of(request))
         with field_named("messages"):
             prompt = await unless_left(request, preparing)
         return {"input_tokens": len(prompt.ids)}
@@ -143,7 +141,7 @@ class Generator:
         """POST /v1/completions: plain text continued, without the chat format."""
         self._check(body)
         params, given = completion_sampling(body), prompts_of(body)
-        prompts, params = await unless_left(request, self.backend.call(self._plain_prompts, given, params))
+        prompts, params = await unless_left(request, self.backend.plain(given, params))
         tokenizer = None if body.logprobs is None else self.backend.tokenizer
         replies = self._start(prompts, params, body, request, self._echo(body) if body.echo else None)
         if body.stream:
@@ -177,15 +175,6 @@ class Generator:
             return False
         return True
 
-    def _plain_prompts(
-        self, given: Sequence[str | list[int]], params: SamplingParams
-    ) -> tuple[list[Prompt], SamplingParams]:
-        self.backend.llm.check_length(max(len(prompt) if isinstance(prompt, str) else 0 for prompt in given))
-        bound = self.backend.llm.bind(params)
-        limit = self.backend.llm.max_counted
-        with reading():  # for all of them together
-            return [Prompt(plain_ids(prompt, self.backend.tokenizer, limit)) for prompt in given], bound
-
     def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
         return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
 
@@ -193,16 +182,16 @@ class Generator:
         self,
         messages: Sequence[Message],
         params: SamplingParams,
-        offer: Offer,
+        tools: Tools,
         body: Sampling,
         request: Request,
         *,
         truncate: bool = False,
     ) -> tuple[int, Replies]:
         """The prompt's length, and its replies."""
-        preparing = self.backend.prepare(messages, params, offer, self._salt(body, request), truncate=truncate)
+        preparing = self.backend.prepare(messages, params, tools, self._salt(body, request), truncate=truncate)
         prompt, params = await unless_left(request, preparing)
-        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if offer.tools else None
+        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
         return len(prompt.ids), self._start([prompt], params, body, request, reader)
 
     def _start(

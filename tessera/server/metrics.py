@@ -98,7 +98,7 @@ class _EngineCollector(Collector):
 
     def _shared(self, prefix: str, stats: Stats) -> Iterator[Metric]:
         """What vLLM measures too."""
-        config = self._backend.llm.config
+        config = self._backend.config
         yield self._gauge(prefix, "num_requests_running", "Requests in the running batch.", stats.running)
         yield self._gauge(prefix, "num_requests_waiting", "Requests that wait to run.", stats.waiting)
         used = stats.blocks.used / stats.blocks.total
@@ -149,9 +149,9 @@ class _EngineCollector(Collector):
         for state in ("free", "cached", "used"):
             blocks.add_metric([self._model, state], getattr(stats.blocks, state))
         yield blocks
-        limit = backend.llm.config.max_num_seqs
+        limit = backend.config.max_num_seqs
         yield self._gauge(prefix, "max_num_seqs", "Requests that may run at once.", limit)
-        queue = backend.llm.config.max_queued_requests
+        queue = backend.config.max_queued_requests
         yield self._gauge(prefix, "max_num_queued_reqs", "Requests that may wait.", queue)
 
     def _gauge(self, prefix: str, name: str, text: str, value: float) -> Metric:

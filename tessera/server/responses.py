@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, Delta, FinishReason, TokenLogprob, ToolCall, Usage
+from tessera.chat import Completion, Delta, FinishReason, TokenLogprob, ToolCall, ToolChoice, Tools, Usage
 from tessera.messages import Message, parse_content, parse_message
 from tessera.prompt import Tokenizer
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.events import Events, json_text
 from tessera.server.schemas import ResponsesRequest
@@ -23,10 +22,9 @@ from tessera.server.translate import (
     created_now,
     finish_reason_of,
     logprobs_object,
-    offer_among,
     sampling_of,
+    tools_among,
 )
-from tessera.tools import ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
@@ -77,14 +75,14 @@ def _tells_logprobs(request: ResponsesRequest) -> bool:
     return bool(request.top_logprobs) or LOGPROBS in (request.include or ())
 
 
-def response_offer(request: ResponsesRequest) -> Offer:
+def response_tools(request: ResponsesRequest) -> Tools:
     """The tools, whose description lies flat here."""
     tools = []
     for index, tool in enumerate(request.tools or ()):
         if tool.get("type") != "function":
             raise BadRequestError(f"tools.{index} must be of type function; there are no others.", param="tools")
         tools.append({"type": "function", "function": {key: tool[key] for key in tool if key != "type"}})
-    return offer_among(tools, _choice(request.tool_choice or "auto"), request.parallel_tool_calls)
+    return tools_among(tools, _choice(request.tool_choice or "auto"), request.parallel_tool_calls)
 
 
 def _choice(given: ToolChoice) -> ToolChoice:

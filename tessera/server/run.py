@@ -24,7 +24,7 @@ from tessera.linears.quantized import PLAIN, count_weights
 from tessera.llm import LLM
 from tessera.load import resolve
 from tessera.server.app import create_app
-from tessera.server.backend import Backend
+from tessera.server.backend import Backend, LocalBackend
 from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import Settings, api_keys, check_media_folder, in_settings_words
@@ -57,7 +57,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
         llm = open_model(settings)
         for line in startup_lines(llm, settings, keys):
             logger.info("%s", line)
-        died = run_until_signal(Backend(llm), settings, sockets, began)
+        died = run_until_signal(LocalBackend(llm), settings, sockets, began)
     finally:
         _leave(sockets, settings)
     if died:
@@ -142,7 +142,7 @@ def _open_model(settings: Settings) -> LLM:
 
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
     """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
-    config, model = llm.config, llm.loop.engine.model
+    config, model = llm.config, llm.model
     counts = count_weights(model)
     size = counts.total() / 1e6
     shares = [f"{count / 1e6:,.1f} million in {scheme}" for scheme, count in counts.items() if scheme != PLAIN]
@@ -258,7 +258,7 @@ def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.
 
     app = create_app(backend, settings, on_death)
     config = http_config(app, settings, callback_notify=show_life, timeout_notify=WATCHDOG_S)
-    server = _Server(config, on_ready=on_ready, abort=backend.llm.close, on_end=lambda: _leave(sockets, settings))
+    server = _Server(config, on_ready=on_ready, abort=backend.abort, on_end=lambda: _leave(sockets, settings))
     listen(sockets)
     server.run(sockets)
     return died

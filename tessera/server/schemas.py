@@ -19,7 +19,7 @@ from tessera.sampling import BOUNDS, MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
 from tessera.server.body import MAX_JSON_VALUES
 from tessera.server.dialects import in_our_words
 from tessera.server.errors import BadRequestError
-from tessera.tools import MAX_TOOLS
+from tessera.tool_calls import MAX_TOOLS
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tessera.errors import UsageError
+from tessera.server.validation_words import first_mistake
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, taken_apart
-from tessera.server.words import first_mistake
 
 ENVIRONMENT_PREFIX = "TESSERA_"
 NO_SETTINGS = ("TESSERA_DEBUG", "TESSERA_CONFIG")

@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessera.chat import Completion, FinishReason, TokenLogprob, ToolCall, Usage
+from tessera.chat import Completion, FinishReason, TokenLogprob, ToolCall, ToolChoice, ToolDefinitions, Tools, Usage
 from tessera.errors import EngineDeadError
 from tessera.messages import Message, parse_messages
 from tessera.prompt import Tokenizer
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Offer
 from tessera.server.errors import BadRequestError
 from tessera.server.schemas import ChatRequest, CompletionRequest, Sampling
 from tessera.server.structured import grammar_of
-from tessera.tools import ToolChoice
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, on this route
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
@@ -62,18 +60,18 @@ def sampling_of(request: Sampling) -> SamplingParams:
     )
 
 
-def offer_of(request: ChatRequest) -> Offer:
+def tools_of(request: ChatRequest) -> Tools:
     """The tools that the request offers."""
-    return offer_among(request.tools or (), request.tool_choice or "auto", request.parallel_tool_calls)
+    return tools_among(request.tools or (), request.tool_choice or "auto", request.parallel_tool_calls)
 
 
-def offer_among(tools: Sequence[Mapping[str, Any]], choice: ToolChoice, parallel: bool | None) -> Offer:
+def tools_among(tools: ToolDefinitions, choice: ToolChoice, parallel: bool | None) -> Tools:
     """All tools, and of OpenAI's choice `allowed_tools` those that may be called; raises BadRequestError."""
     if not isinstance(choice, Mapping):
-        return Offer(tuple(tools), choice, parallel is not False)
+        return Tools(tuple(tools), choice, parallel is not False)
     if choice.get("type") != "allowed_tools":
         _only(choice, "tool_choice", ("type", "function"))
-        return Offer(tuple(tools), choice, parallel is not False)
+        return Tools(tuple(tools), choice, parallel is not False)
     _only(choice, "tool_choice", ("type", "allowed_tools"))
     wanted = choice.get("allowed_tools")
     if not isinstance(wanted, Mapping) or wanted.get("mode") not in ("auto", "required"):
@@ -90,7 +88,7 @@ def offer_among(tools: Sequence[Mapping[str, Any]], choice: ToolChoice, parallel
                 param="tool_choice",
             )
     allowed = tuple(tool for name, tool in known.items() if name in names)
-    return Offer(tuple(tools), wanted["mode"], parallel is not False, allowed)
+    return Tools(tuple(tools), wanted["mode"], parallel is not False, allowed)
 
 
 def _tool_name(tool: Any) -> str | None:
@@ -140,23 +138,6 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     if all(isinstance(entry, int) for entry in prompt):
         return [list(prompt)]  # type: ignore[arg-type]
     return list(prompt)  # type: ignore[arg-type]
-
-
-def plain_ids(prompt: str | list[int], tokenizer: Tokenizer, max_tokens: int) -> tuple[int, ...]:
-    """Ids of a prompt without the chat format; control tokens, but a first BOS, are only written by the server."""
-    if isinstance(prompt, str):
-        return tuple(tokenizer.encode_text(prompt, max_tokens=max_tokens))
-    for place, token_id in enumerate(prompt):
-        if not 0 <= token_id < tokenizer.vocab_size:
-            raise BadRequestError(
-                f"token id {token_id} is not in the vocabulary of {tokenizer.vocab_size} ids.", param="prompt"
-            )
-        if token_id in tokenizer.special_ids and (place or token_id != tokenizer.bos_id):
-            raise BadRequestError(
-                f"token id {token_id} is a control token; a prompt may only begin with {tokenizer.bos_id}.",
-                param="prompt",
-            )
-    return tuple(prompt)
 
 
 # Replies -------------------------------------------------------------------------------------

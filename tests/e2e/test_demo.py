@@ -104,9 +104,9 @@ def test_drafts_change_no_reply_and_save_steps(llm: LLM, temperature: float) -> 
     asked = [question(RECEIPT, "Give vendor, date and total as JSON."), question(RECEIPT, "Read the text.")]
     with LLM("nano", num_speculative_tokens=0) as plain:
         expected = [reply.token_ids for reply in plain.batch(asked, wanted)]
-    before = llm.loop.engine.stats().drafts
+    before = llm.stats().drafts
     assert [reply.token_ids for reply in llm.batch(asked, wanted)] == expected
-    assert llm.loop.engine.stats().drafts.accepted > before.accepted + 10
+    assert llm.stats().drafts.accepted > before.accepted + 10
 
 
 def test_a_batch_answers_in_order(llm: LLM) -> None:

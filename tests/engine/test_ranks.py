@@ -32,7 +32,7 @@ def question(picture: str, text: str) -> list[dict[str, object]]:
 def shared() -> Iterator[LLM]:
     with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
         yield llm
-        (child,) = llm.loop.engine.ranks._children
+        (child,) = llm._loop.engine.ranks._children
     assert child.process.poll() == 0  # it ended by itself when it was told to
     llm.close()
 
@@ -58,7 +58,7 @@ def test_two_processes_write_what_one_writes(shared: LLM) -> None:
                 assert max_logprob_error(one, other) < BOUND
                 assert (one.text, one.usage) == (other.text, other.usage)
                 assert len(one.prompt_logprobs) == len(other.prompt_logprobs)
-    stats = shared.loop.engine.stats()
+    stats = shared.stats()
     assert stats.drafts.accepted > 0
     assert stats.image_hits > 0
 
@@ -68,10 +68,10 @@ def test_tenants_share_no_picture_over_two_processes(shared: LLM) -> None:
     asked, params = question("receipt.png", "Which shop is this?"), SamplingParams(max_tokens=8)
     told: list[tuple[str, int, int]] = []
     for salt in ("one", "two", "one", "two"):
-        before = shared.loop.engine.images.hits
+        before = shared._loop.engine.images.hits
         deltas = list(shared.submit(asked, params, cache_salt=salt))
         completion = Completion.from_deltas(deltas, "nano")
-        told.append((completion.text, completion.usage.cached_tokens, shared.loop.engine.images.hits - before))
+        told.append((completion.text, completion.usage.cached_tokens, shared._loop.engine.images.hits - before))
     assert len({text for text, _, _ in told}) == 1
     cached = [tokens for _, tokens, _ in told]
     assert cached[:2] == [0, 0]
@@ -93,7 +93,7 @@ def test_a_fault_before_anything_is_sent_ends_one_request(shared: LLM, monkeypat
 
 def wait_until_dead(llm: LLM) -> None:
     began = time.monotonic()
-    while llm.loop.alive:
+    while llm.alive:
         assert time.monotonic() - began < 20
         time.sleep(0.05)
 
@@ -101,7 +101,7 @@ def wait_until_dead(llm: LLM) -> None:
 @pytest.mark.parametrize("busy", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_when_a_rank_ends_everyone_is_told(busy: bool) -> None:
     with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
-        (child,) = llm.loop.engine.ranks._children
+        (child,) = llm._loop.engine.ranks._children
         params = SamplingParams(max_tokens=2000, ignore_eos=True, temperature=1.0)
         deltas = llm.stream([{"role": "user", "content": "hello"}], params) if busy else iter(())
         if busy:
@@ -118,12 +118,12 @@ def test_when_a_rank_ends_everyone_is_told(busy: bool) -> None:
 @pytest.mark.slow
 def test_a_failure_in_the_midst_of_a_step_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     with LLM("nano", tensor_parallel_size=2, **OPTIONS) as llm:
-        (child,) = llm.loop.engine.ranks._children
+        (child,) = llm._loop.engine.ranks._children
 
         def fail(*arguments: object) -> None:
             raise RuntimeError("a fault")
 
-        monkeypatch.setattr(llm.loop.engine.model.layers[2].attention, "project", fail)
+        monkeypatch.setattr(llm._loop.engine.model.layers[2].attention, "project", fail)
         with pytest.raises(EngineDeadError, match="the engine stopped"):
             llm.chat([{"role": "user", "content": "hello"}])
         wait_until_dead(llm)

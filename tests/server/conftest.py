@@ -16,7 +16,7 @@ import uvicorn
 
 from tessera.llm import LLM
 from tessera.server.app import create_app
-from tessera.server.backend import Backend
+from tessera.server.backend import LocalBackend
 from tessera.server.listen import address_of, bind
 from tessera.server.run import http_config, open_model
 from tessera.server.settings import Settings
@@ -65,7 +65,7 @@ def run_server(**changes: Any) -> Running:
 def start_server(llm: LLM, settings: Settings | None = None) -> Running:
     """Serve a model that is already in memory."""
     settings = settings or Settings(access_log=False, port=0)
-    server = uvicorn.Server(http_config(create_app(Backend(llm), settings), settings))
+    server = uvicorn.Server(http_config(create_app(LocalBackend(llm), settings), settings))
     sockets = bind(settings)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()

@@ -48,7 +48,7 @@ def test_an_engine_that_fails_for_all_ends_and_tells_everybody(
     ):
         lines = r.iter_lines()
         next(line for line in lines if '"content":"' in line and '"content":""' not in line)
-        monkeypatch.setattr(breakable.llm.loop.engine.runner, "run", broken)
+        monkeypatch.setattr(breakable.llm._loop.engine.runner, "run", broken)
         rest = [line for line in lines if line]
     assert "[DONE]" not in rest[-1]
     assert "error" in json.loads(rest[-1].removeprefix("data: "))
@@ -69,7 +69,7 @@ def test_a_slow_reader_delays_nobody(breakable: Running) -> None:
     connection, request = request_bytes(breakable, body)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.sendall(request)
-    wait_until(lambda: breakable.llm.loop.engine.stats().running == 1)
+    wait_until(lambda: breakable.llm.stats().running == 1)
     assert breakable.post("/v1/chat/completions", asking(max_tokens=5)).status_code == 200
     wait_until(lambda: idle(breakable), timeout_s=60)  # the engine waits for no reader
     connection.close()
@@ -80,7 +80,7 @@ class Gate:
 
     def __init__(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         self._permits = threading.Semaphore(0)
-        self.loop = running.llm.loop
+        self.loop = running.llm._loop
         compute = self.loop.engine.runner.run
 
         def gated(batch: Any) -> Any:
@@ -146,7 +146,7 @@ def test_who_leaves_while_a_worker_prepares_is_never_started(
     go_on.set()
     assert breakable.post("/v1/chat/completions", asking(max_tokens=2)).status_code == 200
     wait_until(lambda: idle(breakable))
-    assert sum(breakable.llm.loop.engine.stats().finished.values()) == 1
+    assert sum(breakable.llm.stats().finished.values()) == 1
 
 
 def test_hosts_that_answer_slowly_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def slow_resolver(resolve: Any) -> Any:
 def test_a_half_closed_connection_holds_nothing(breakable: Running) -> None:
     connection, request = request_bytes(breakable, asking("Read the text.", max_tokens=3000, ignore_eos=True))
     connection.sendall(request)
-    wait_until(lambda: breakable.llm.loop.engine.stats().running == 1)
+    wait_until(lambda: breakable.llm.stats().running == 1)
     connection.shutdown(socket.SHUT_WR)
     wait_until(lambda: idle(breakable))
     connection.close()
@@ -302,7 +302,7 @@ def test_a_fault_of_one_request_leaves_the_others_as_they_were(
         assert bad.status_code >= 500
         assert bad.headers["x-request-id"]
     wait_until(lambda: idle(running))
-    assert running.llm.loop.alive
+    assert running.llm.alive
 
 
 # The process ----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def server() -> Iterator[Running]:
     running = start_server(tiny_llm(max_model_len=MAX_LEN))
     yield running
     wait_until(lambda: idle(running))
-    assert running.llm.loop.alive
+    assert running.llm.alive
     running.stop()
 
 

@@ -206,7 +206,7 @@ def test_a_large_body_is_refused_announced_or_not(locked: Running) -> None:
 
 
 def idle(running: Running) -> bool:
-    stats = running.llm.loop.engine.stats()
+    stats = running.llm.stats()
     return stats.running == 0 and stats.waiting == 0 and stats.blocks.used == 0
 
 
@@ -231,7 +231,7 @@ def test_who_leaves_ends_the_request(running: Running, stream: bool) -> None:
     body = asking("Read the text.", stream=stream, max_tokens=3000, ignore_eos=True)
     connection, request = request_bytes(running, body)
     connection.sendall(request)
-    wait_until(lambda: running.llm.loop.engine.stats().running == 1)
+    wait_until(lambda: running.llm.stats().running == 1)
     connection.close()
     wait_until(lambda: idle(running))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from tessera.chat import Tools
 from tessera.decoding import Decoders
 from tessera.errors import EngineBusyError, ImageError
 from tessera.images import load_pixels, prepare
@@ -19,7 +20,7 @@ from tessera.llm import LLM
 from tessera.messages import Image, Message
 from tessera.raster import Pixels
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Backend, Offer
+from tessera.server.backend import LocalBackend
 from tessera.server.pictures import CACHE_BYTES, FETCHERS, PreparedCache
 from tessera.sources import ImageLimits
 from tests.server.conftest import RECEIPT
@@ -46,8 +47,8 @@ def llm() -> Iterator[LLM]:
 
 
 @pytest.fixture
-def backend(llm: LLM) -> Iterator[Backend]:
-    backend = Backend(llm, max_preparing=12)
+def backend(llm: LLM) -> Iterator[LocalBackend]:
+    backend = LocalBackend(llm, max_preparing=12)
     yield backend
     backend._workers.shutdown(wait=False, cancel_futures=True)
     backend.pictures.close()
@@ -75,12 +76,12 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(limited())
 
 
-async def prepared(backend: Backend, messages: list[Message], salt: str = "") -> Any:
-    prompt, _ = await backend.prepare(messages, SamplingParams(), Offer(), salt)
+async def prepared(backend: LocalBackend, messages: list[Message], salt: str = "") -> Any:
+    prompt, _ = await backend.prepare(messages, SamplingParams(), Tools(), salt)
     return prompt
 
 
-def test_a_prompt_is_the_same_as_without_children(backend: Backend, llm: LLM) -> None:
+def test_a_prompt_is_the_same_as_without_children(backend: LocalBackend, llm: LLM) -> None:
     async def work() -> None:
         messages = asking(RECEIPT, url_of(1))
         ours, plain = await prepared(backend, messages), llm.prepare(messages)
@@ -91,7 +92,7 @@ def test_a_prompt_is_the_same_as_without_children(backend: Backend, llm: LLM) ->
     run(work)
 
 
-def test_text_and_cached_pictures_wait_for_no_new_picture(backend: Backend, stuck: threading.Event) -> None:
+def test_text_and_cached_pictures_wait_for_no_new_picture(backend: LocalBackend, stuck: threading.Event) -> None:
     async def work() -> None:
         stuck.set()
         await prepared(backend, asking(RECEIPT))
@@ -113,7 +114,7 @@ def test_text_and_cached_pictures_wait_for_no_new_picture(backend: Backend, stuc
     run(work)
 
 
-def test_slow_hosts_keep_neither_text_nor_other_pictures_waiting(backend: Backend) -> None:
+def test_slow_hosts_keep_neither_text_nor_other_pictures_waiting(backend: LocalBackend) -> None:
     host = Dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x")
 
     async def work() -> None:
@@ -134,7 +135,7 @@ def test_slow_hosts_keep_neither_text_nor_other_pictures_waiting(backend: Backen
     host.close()
 
 
-def test_what_pictures_hold_is_bounded_and_given_back(backend: Backend, stuck: threading.Event) -> None:
+def test_what_pictures_hold_is_bounded_and_given_back(backend: LocalBackend, stuck: threading.Event) -> None:
     url = url_of(3, (400, 300))
     backend.pictures._max_bytes = 2 * len(url)
 
@@ -153,7 +154,7 @@ def test_what_pictures_hold_is_bounded_and_given_back(backend: Backend, stuck: t
     run(work)
 
 
-def test_an_error_says_which_picture(backend: Backend) -> None:
+def test_an_error_says_which_picture(backend: LocalBackend) -> None:
     async def work() -> None:
         large = url_of(5)
         bad = "data:image/png;base64," + base64.b64encode(b"hello").decode()
@@ -165,7 +166,7 @@ def test_an_error_says_which_picture(backend: Backend) -> None:
     run(work)
 
 
-def test_tenants_share_no_prepared_picture(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tenants_share_no_prepared_picture(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     decode = Decoders.decode
 

@@ -172,12 +172,12 @@ def resident_mb() -> float:
 
 def held(running: Running) -> tuple[int, int, int]:
     """Threads, open files and requests that something still waits for."""
-    return threading.active_count(), len(os.listdir("/proc/self/fd")), len(running.llm.loop._handles)
+    return threading.active_count(), len(os.listdir("/proc/self/fd")), len(running.llm._loop._handles)
 
 
 @pytest.mark.parametrize("count", [240, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_nothing_is_held_and_nothing_grows(running: Running, count: int) -> None:
-    traffic, stats = Traffic(running.url, seed=count), running.llm.loop.engine.stats
+    traffic, stats = Traffic(running.url, seed=count), running.llm.stats
     asyncio.run(traffic.run(100))  # all caches are filled, all threads are started
     wait_until(lambda: idle(running))
     before, began, sizes = held(running), time.monotonic(), [resident_mb()]
@@ -193,12 +193,12 @@ def test_nothing_is_held_and_nothing_grows(running: Running, count: int) -> None
         f"resident MB: {' '.join(f'{size:.0f}' for size in sizes)}; slope at the end {slope:+.2f} MB per 1000 requests"
     )
     print(f"blocks {blocks}; sent back {stats().preemptions}; threads, files, waiting {before} -> {after}")
-    print(f"engine: {stats().finished}, grammars kept {len(running.llm.loop.engine.grammars._known)}")
+    print(f"engine: {stats().finished}, grammars kept {len(running.llm._loop.engine.grammars._known)}")
     assert set(traffic.ends) <= {"200", "400", "429", "left"}
     assert (blocks.used, blocks.free + blocks.cached) == (0, blocks.total)
     assert after[2] == 0
     assert after[0] <= before[0] + WORKERS  # they are started one by one, as they are needed
     assert after[1] <= before[1] + 2
-    assert running.llm.loop.alive
+    assert running.llm.alive
     if count >= 10_000:
         assert abs(slope) < MAX_SLOPE

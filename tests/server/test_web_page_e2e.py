@@ -97,14 +97,14 @@ def test_stopping_ends_the_request_in_the_engine(page: Any, running: Running) ->
     set_field(page, "Max tokens", "")
     set_field(page, "JSON schema", json.dumps(long))
     page.get_by_role("button", name="Close").click()
-    aborted = running.llm.loop.engine.stats().finished.get("abort", 0)
+    aborted = running.llm.stats().finished.get("abort", 0)
     ask(page, "Say yes or no, often.")
     expect(page.locator(".answer .body")).to_contain_text("yes", timeout=PATIENCE_S * 1000)
     assert requests_in_engine(running)["running"] == 1
     page.get_by_role("button", name="Stop").click()
     expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("stopped")
     until(lambda: requests_in_engine(running) == {"running": 0, "waiting": 0})
-    assert running.llm.loop.engine.stats().finished["abort"] == aborted + 1
+    assert running.llm.stats().finished["abort"] == aborted + 1
     assert page.locator(".answer .body").inner_text().count(",") < 899
 
 

@@ -16,14 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tessera.chat import Delta, ToolCall
+from tessera.chat import Delta, ToolCall, ToolChoice, Tools
 from tessera.conversation import FUNCTION_NAME, json_depth
 from tessera.engine.grammar import ANY_OBJECT, LOOSE, MAX_DEPTH, json_rule, to_lark
 from tessera.errors import GrammarError, UsageError
 from tessera.prompt import Tokenizer
 from tessera.sampling import Grammar
-
-ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type": "function", "function": {"name": ..}}
 
 MAX_TOOLS = 128
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -59,14 +57,7 @@ class ToolFormat:
         return cls(version, calls_id, args_id, tokenizer.special_id("[CALL_ID]"))
 
 
-def tool_grammar(
-    tools: Sequence[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    *,
-    tool_choice: ToolChoice = "auto",
-    parallel_tool_calls: bool = True,
-    answer: Grammar | None = None,
-) -> Grammar:
+def tool_grammar(tools: Tools, tokenizer: Tokenizer, *, answer: Grammar | None = None) -> Grammar:
     """What a reply may be when tools are offered; raises UsageError or GrammarError.
 
     `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema, to the
@@ -75,8 +66,7 @@ def tool_grammar(
     schema whatever they say.
     """
     form = ToolFormat.of(tokenizer)
-    functions = _functions(tools)
-    choice, functions = _choose(tool_choice, functions)
+    choice, functions = _choose(tools.choice, _functions(tools.definitions if tools.allowed is None else tools.allowed))
     if choice == "none" and answer is not None:
         return answer
     rules = [f"answer: {_answer(answer)}"]
@@ -95,7 +85,7 @@ def tool_grammar(
     else:
         start = "answer? calls?"
     write = _listed_calls if form.args_id is None else _named_calls
-    return Grammar("tool_calls", "\n".join([f"start: {start}", *rules, *write(form, functions, parallel_tool_calls)]))
+    return Grammar("tool_calls", "\n".join([f"start: {start}", *rules, *write(form, functions, tools.parallel)]))
 
 
 class ToolCallReader:

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 import tessera.nano
-from tessera.chat import Delta, ToolCall
+from tessera.chat import Delta, ToolCall, Tools
 from tessera.engine.grammar import GrammarCompiler, unpack
 from tessera.errors import GrammarError, UsageError
 from tessera.llm import LLM
 from tessera.messages import parse_message
 from tessera.prompt import Tokenizer
 from tessera.sampling import Grammar, SamplingParams
-from tessera.tools import ToolCallReader, tool_grammar
+from tessera.tool_calls import ToolCallReader, tool_grammar
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
 NANO = Path(tessera.nano.__file__).parent / "weights" / "tekken.json"
@@ -108,7 +108,7 @@ def read(version: str, ids: list[int]) -> tuple[str, list[ToolCall]]:
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_what_mistral_common_writes_is_allowed_and_read_back(version: str, choice: str) -> None:
     ids = written_by_mistral_common(version)
-    matcher = compiler(version).matcher(tool_grammar(TOOLS, tokenizer(version), tool_choice=choice))
+    matcher = compiler(version).matcher(tool_grammar(Tools(TOOLS, choice), tokenizer(version)))
     words_W = torch.zeros(compiler(version).num_words, dtype=torch.int32)
     for token_id in ids:
         if token_id == tokenizer(version).eos_id and matcher.finished:
@@ -124,9 +124,9 @@ def test_what_mistral_common_writes_is_allowed_and_read_back(version: str, choic
     assert [call.id for call in calls] == [call_id for _, _, call_id in CALLS]
 
 
-def first_choices(version: str, **options: Any) -> set[str]:
+def first_choices(version: str, choice: str = "auto", answer: Grammar | None = None) -> set[str]:
     """The special tokens with which a reply may begin, and "text" if it may begin with letters."""
-    matcher = compiler(version).matcher(tool_grammar(TOOLS, tokenizer(version), **options))
+    matcher = compiler(version).matcher(tool_grammar(Tools(TOOLS, choice), tokenizer(version), answer=answer))
     words_W = torch.zeros(compiler(version).num_words, dtype=torch.int32)
     matcher.fill(words_W)
     ids = set(unpack(words_W, tokenizer(version).vocab_size).nonzero()[:, 0].tolist())
@@ -137,10 +137,10 @@ def first_choices(version: str, **options: Any) -> set[str]:
 @pytest.mark.parametrize("version", ["v3", "v7", "v11"])
 def test_a_choice_of_tools_decides_how_a_reply_may_begin(version: str) -> None:
     assert first_choices(version) == {"[TOOL_CALLS]", "</s>", "text"}
-    assert first_choices(version, tool_choice="none") == {"</s>", "text"}
+    assert first_choices(version, choice="none") == {"</s>", "text"}
     named = {"type": "function", "function": {"name": "get-time"}}
     for choice in ("required", "any", named):
-        assert first_choices(version, tool_choice=choice) == {"[TOOL_CALLS]"}
+        assert first_choices(version, choice=choice) == {"[TOOL_CALLS]"}
     assert first_choices(version, answer=Grammar("json_object")) == {"[TOOL_CALLS]", "text"}
 
 
@@ -254,15 +254,15 @@ def tool(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tools", "options", "words"),
     [
-        ([], {"tool_choice": "required"}, "needs tools"),
-        (TOOLS, {"tool_choice": "sometimes"}, "tool_choice 'sometimes' is unknown"),
-        (TOOLS, {"tool_choice": {"type": "function"}}, "is unknown; use none, auto"),
+        ([], {"choice": "required"}, "needs tools"),
+        (TOOLS, {"choice": "sometimes"}, "tool_choice 'sometimes' is unknown"),
+        (TOOLS, {"choice": {"type": "function"}}, "is unknown; use none, auto"),
         (
             TOOLS,
-            {"tool_choice": {"type": "function", "function": {"name": "fly"}}},
+            {"choice": {"type": "function", "function": {"name": "fly"}}},
             "'fly', which is none of the tools",
         ),
-        (TOOLS, {"tool_choice": "required", "answer": Grammar("json_object")}, "leaves no room for an answer"),
+        (TOOLS, {"choice": "required", "answer": Grammar("json_object")}, "leaves no room for an answer"),
         (TOOLS, {"answer": Grammar("regex", "a")}, "regex grammar cannot be combined with tools"),
         ([TOOLS[0], TOOLS[0]], {}, "two tools are named 'get_price'"),
         ([tool()] * 129, {}, "129 tools and the limit is 128"),
@@ -276,8 +276,10 @@ def tool(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_wrong_tools_are_refused_by_name(tools: Any, options: dict[str, Any], words: str) -> None:
+    answer = options.get("answer")
+    offered = Tools(tools, **{name: value for name, value in options.items() if name != "answer"})
     with pytest.raises(UsageError, match=words):
-        tool_grammar(tools, tokenizer("v3"), **options)
+        tool_grammar(offered, tokenizer("v3"), answer=answer)
 
 
 def test_an_unsupported_schema_names_its_tool_only_where_it_is_strict(llm: LLM) -> None:
@@ -297,7 +299,7 @@ def test_a_tool_that_is_too_much_is_followed_less_and_the_others_as_before(llm: 
     """Its outline where that will do, else any object; a strict one is refused by name before a reply begins."""
     many = tool(name="many", parameters={"properties": {f"p{number}": {"type": "integer"} for number in range(1500)}})
     odd = tool(parameters={"properties": {"a": {"type": "string", "pattern": "[^]"}, "b": {"enum": [1, 2]}}})
-    grammar = tool_grammar([*TOOLS, many, odd], tokenizer("v3"), tool_choice="required")
+    grammar = tool_grammar(Tools([*TOOLS, many, odd], "required"), tokenizer("v3"))
     for opening, allowed in (
         ('[{"name": "many", "arguments": {"p5": "', True),  # any object
         ('[{"name": "look", "arguments": {"a": "\\n', True),  # any text, for the pattern is none
@@ -319,7 +321,7 @@ def test_a_tool_that_is_too_much_is_followed_less_and_the_others_as_before(llm: 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_formats_without_tool_calls_are_refused_by_name(version: str) -> None:
     with pytest.raises(UsageError, match=rf"chat format {version} has no tool calls"):
-        tool_grammar(TOOLS, tokenizer(version))
+        tool_grammar(Tools(TOOLS), tokenizer(version))
 
 
 def test_what_tools_make_impossible_is_refused(llm: LLM) -> None:

@@ -1,0 +1,278 @@
+"""Client: a model behind any server that speaks OpenAI's chat API, as a ChatModel.
+
+It behaves like the engine in this process: the same methods, parameters and errors. What passes by
+itself (a full queue, a server that restarts, a broken connection) is tried again, with pauses that
+grow and that the server may set. A reply that has begun is never asked for twice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from tessera.chat import (
+    ChatModel,
+    Completion,
+    Conversation,
+    Delta,
+    Timings,
+    ToolDefinitions,
+    Tools,
+    with_params,
+)
+from tessera.client_format import (
+    CallParts,
+    error_of,
+    finish_reason_of,
+    logprobs_of,
+    message_object,
+    params_object,
+    tools_object,
+    usage_of,
+)
+from tessera.errors import EndpointError, TesseraError, UsageError
+from tessera.messages import parse_messages
+from tessera.sampling import SamplingParams
+from tessera.sources import ImageLimits
+
+RETRIED = {408, 429, 500, 502, 503, 504}
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+MAX_REPLY_BYTES = 64_000_000
+
+
+class Client(ChatModel):
+    """A model at `base_url` (http://host:port, with or without /v1); without `model`, the first one it serves.
+
+    A wait for the next piece of a reply ends after `timeout_s` seconds. What passes by itself is tried up to
+    `max_retries` times more. `each` and `batch` keep `concurrency` requests in flight. Nothing is asked of the
+    server before the first request.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        max_retries: int = 5,
+        concurrency: int = 8,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        address = urlsplit(base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise UsageError(f"the endpoint {base_url[:80]!r} is no address; write it as http://host:port.")
+        path = address.path.rstrip("/")
+        self.base_url = address._replace(path=path if path.endswith("/v1") else f"{path}/v1", query="").geturl()
+        self.limits = ImageLimits() if limits is None else limits
+        self.max_retries, self.concurrency = max_retries, concurrency
+        self._model = model
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._http = httpx2.Client(headers=headers, timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s)))
+
+    def __repr__(self) -> str:
+        return f"Client({self.base_url!r}, model={self._model!r})"
+
+    @property
+    def model_name(self) -> str:  # type: ignore[override]
+        """The model's name; asks the server where none was given. Raises EndpointError."""
+        if self._model is None:
+            listed = self._json("GET", "/models")
+            names = [entry.get("id") for entry in listed.get("data") or () if isinstance(entry, Mapping)]
+            if not names or not isinstance(names[0], str):
+                raise EndpointError(f"{self.base_url} lists no model; name one.")
+            self._model = names[0]
+        return self._model
+
+    def stream(
+        self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
+    ) -> Iterator[Delta]:
+        """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request."""
+        body = self._body(messages, params, tools) | {"stream": True, "stream_options": {"include_usage": True}}
+        began = time.perf_counter()
+        with self._opened("POST", "/chat/completions", body) as response:
+            yield from _Reply(began, self.base_url).read(self._events(response))
+
+    def each(
+        self,
+        conversations: Iterable[Conversation],
+        params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        tools: Tools | ToolDefinitions = (),
+    ) -> Iterator[Completion | TesseraError]:
+        """Yield one reply, or the error instead of it, for each conversation, in order."""
+        waiting: deque[Future[Completion | TesseraError]] = deque()
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="tessera-client") as threads:
+            try:
+                for messages, wanted in with_params(conversations, params):
+                    if len(waiting) == self.concurrency:
+                        yield waiting.popleft().result()
+                    waiting.append(threads.submit(self._reply, messages, wanted, tools))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _reply(
+        self, messages: Conversation, params: SamplingParams, tools: Tools | ToolDefinitions
+    ) -> Completion | TesseraError:
+        try:
+            return self.chat(messages, params, tools=tools)
+        except TesseraError as error:
+            return error
+
+    def _body(
+        self, messages: Conversation, params: SamplingParams | None, tools: Tools | ToolDefinitions
+    ) -> dict[str, Any]:
+        parsed = parse_messages(messages)
+        return {
+            "model": self.model_name,
+            "messages": [message_object(message, self.limits) for message in parsed],
+            **params_object(params or SamplingParams()),
+            **tools_object(Tools.of(tools)),
+        }
+
+    def _json(self, method: str, path: str) -> dict[str, Any]:
+        with self._opened(method, path) as response:
+            body = _parsed(_whole(response))
+        if not isinstance(body, dict):
+            raise EndpointError(f"{self.base_url}{path} did not answer with a JSON object; check the address.")
+        return body
+
+    @contextmanager
+    def _opened(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[httpx2.Response]:
+        """An answer whose head is good, after as many tries as it takes."""
+        for number in range(self.max_retries + 1):
+            last = number == self.max_retries
+            request = self._http.build_request(method, self.base_url + path, json=body)
+            try:
+                response = self._http.send(request, stream=True)
+            except httpx2.HTTPError as error:
+                if last or not _passes(error):
+                    raise self._unreachable(error) from error
+                _pause(number, None)
+                continue
+            try:
+                if response.status_code < 300:
+                    yield response
+                    return
+                error_text = _whole(response)
+            except httpx2.HTTPError as error:
+                raise self._unreachable(error) from error
+            finally:
+                response.close()
+            may_retry = response.headers.get("x-should-retry") != "false"
+            if last or response.status_code not in RETRIED or not may_retry:
+                raise error_of(response.status_code, _parsed(error_text), self.base_url + path)
+            _pause(number, response.headers.get("retry-after"))
+
+    def _events(self, response: httpx2.Response) -> Iterator[Any]:
+        """The JSON of each event until [DONE], or the one object of a server that does not stream."""
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            yield _parsed(_whole(response))
+            return
+        for line in response.iter_lines():
+            if line.startswith("data:"):
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                yield _parsed(data)
+
+    def _unreachable(self, error: httpx2.HTTPError) -> EndpointError:
+        if isinstance(error, httpx2.TimeoutException):
+            return EndpointError(f"{self.base_url} did not answer in time; is it loading, or is timeout_s too short?")
+        return EndpointError(f"{self.base_url} cannot be reached; start the server, or check the address.")
+
+
+class _Reply:
+    """Makes deltas of one reply's events."""
+
+    def __init__(self, began: float, url: str) -> None:
+        self.began, self.url = began, url
+        self.first: float | None = None
+        self.calls = CallParts()
+
+    def read(self, events: Iterator[Any]) -> Iterator[Delta]:
+        """Deltas, the last with reason, usage and timings; raises for a failure and for an end without a reason."""
+        reason: str | None = None
+        usage: Mapping[str, Any] | None = None
+        for event in events:
+            if not isinstance(event, Mapping):
+                raise EndpointError(f"{self.url} did not send JSON objects; check that it speaks OpenAI's API.")
+            if event.get("error") is not None:
+                raise error_of(500, event, self.url)
+            usage = event.get("usage") or usage
+            for choice in _objects(event.get("choices")):
+                reason = choice.get("finish_reason") or reason
+                piece = choice.get("delta") or choice.get("message") or {}
+                self.calls.add(_objects(piece.get("tool_calls")))
+                text, logprobs = piece.get("content") or "", logprobs_of(choice.get("logprobs"))
+                if text or logprobs:
+                    self.first = self.first or time.perf_counter()
+                    yield Delta(text, logprobs=logprobs)
+        if reason is None:
+            raise EndpointError(f"the reply of {self.url} broke off; ask again.")
+        now = time.perf_counter()
+        first = self.first or now
+        yield Delta(
+            "",
+            finish_reason=finish_reason_of(reason),
+            usage=usage_of(usage),
+            timings=Timings(0.0, first - self.began, now - first),
+            tool_calls=self.calls.take(),
+        )
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """A list of objects, which may be absent; raises EndpointError for anything else."""
+    listed = value or []
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        raise EndpointError("the server did not send what OpenAI's API has; check what it is.")
+    return listed
+
+
+def _whole(response: httpx2.Response) -> str:
+    """The whole body; raises EndpointError for one that does not end."""
+    data = b""
+    for piece in response.iter_bytes():
+        data += piece
+        if len(data) > MAX_REPLY_BYTES:
+            raise EndpointError(f"the answer exceeds {MAX_REPLY_BYTES:,} bytes; check the address.")
+    return data.decode("utf-8", "replace")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _passes(error: httpx2.HTTPError) -> bool:
+    """Whether to try again: not after a wait that was as long as the user allows."""
+    return not isinstance(error, httpx2.ReadTimeout)
+
+
+def _pause(number: int, wanted: str | None) -> None:
+    """Wait before the next try, as long as the server says, or twice as long each time."""
+    try:
+        seconds = float(wanted) if wanted else FIRST_PAUSE_S * 2**number * random.uniform(0.75, 1.25)
+    except ValueError:
+        seconds = FIRST_PAUSE_S * 2**number
+    _pause_for(min(max(seconds, 0.0), LONGEST_PAUSE_S))
+
+
+_pause_for = time.sleep

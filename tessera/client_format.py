@@ -1,0 +1,183 @@
+"""Conversations and parameters as OpenAI's chat format on the wire, and its replies as ours.
+
+What a client sends and reads; the server's own reading and writing is in `server/`. Source of the
+shapes: OpenAI's API reference, and what vLLM adds to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from PIL import Image as PILImage
+
+from tessera import errors
+from tessera.chat import FinishReason, TokenLogprob, ToolCall, Tools, Usage
+from tessera.errors import EndpointError, TesseraError, UsageError
+from tessera.messages import Image, Message
+from tessera.sampling import Grammar, SamplingParams
+from tessera.sources import ImageLimits, is_data_url, is_url, read
+
+NO_ID = -1  # of a token whose id the server does not tell
+# How files of each type begin.
+TYPES = (
+    (b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"), (b"MM\x00*", "image/tiff"), (b"RIFF", "image/webp"),
+)  # fmt: skip
+AT_BOX = {b"ftypavif": "image/avif", b"ftypheic": "image/heic", b"ftypmif1": "image/heif"}
+
+
+def message_object(message: Message, limits: ImageLimits) -> dict[str, Any]:
+    """A message as JSON; files, bytes and PIL images become data URLs. Raises ImageError."""
+    parts = [_part(part, limits) for part in message.content]
+    texts = all(isinstance(part, str) for part in message.content)
+    content: Any = "".join(map(str, message.content)) if texts and len(parts) < 2 else parts
+    made: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        made["tool_calls"] = [{"type": "function", **call} for call in message.tool_calls]
+        made["content"] = content or None
+    return made | {name: value for name in ("tool_call_id", "name") if (value := getattr(message, name)) is not None}
+
+
+def _part(part: str | Image, limits: ImageLimits) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    target = {"url": image_url(part, limits)} | ({"detail": "low"} if part.low_detail else {})
+    return {"type": "image_url", "image_url": target}
+
+
+def image_url(image: Image, limits: ImageLimits) -> str:
+    """The URL of an image: its own, or a data URL."""
+    source = image.source
+    if isinstance(source, str) and (is_url(source) or is_data_url(source)):
+        return source
+    if isinstance(source, PILImage.Image):
+        file = io.BytesIO()
+        source.save(file, "PNG")
+        source = file.getvalue()
+    _, data = read(source, limits)
+    return f"data:{_type_of(data)};base64,{base64.b64encode(data).decode()}"
+
+
+def _type_of(data: bytes) -> str:
+    found = AT_BOX.get(data[4:12]) or next((kind for start, kind in TYPES if data.startswith(start)), None)
+    return found or "application/octet-stream"
+
+
+def params_object(params: SamplingParams) -> dict[str, Any]:
+    """The fields that differ from the defaults; raises UsageError for what no chat request can say."""
+    if params.prompt_logprobs is not None:
+        raise UsageError("prompt_logprobs cannot be asked of a server's chat route; leave it out.")
+    default = SamplingParams()
+    made: dict[str, Any] = {}
+    for name in (field.name for field in fields(SamplingParams)):
+        value = getattr(params, name)
+        if value != getattr(default, name):
+            made[name] = list(value) if isinstance(value, tuple) else value
+    if params.logit_bias:
+        made["logit_bias"] = {str(token_id): bias for token_id, bias in dict(params.logit_bias).items()}
+    if (count := made.pop("logprobs", None)) is not None:
+        made |= {"logprobs": True, "top_logprobs": count}
+    if params.grammar is not None:
+        made.pop("grammar")
+        made |= grammar_object(params.grammar)
+    return made
+
+
+def grammar_object(grammar: Grammar) -> dict[str, Any]:
+    """The field that asks for a grammar: OpenAI's `response_format`, or vLLM's `structured_outputs`."""
+    if grammar.kind == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if grammar.kind == "json_schema":
+        schema = {"name": "reply", "schema": json.loads(grammar.source), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if grammar.kind == "choice":
+        return {"structured_outputs": {"choice": json.loads(grammar.source)}}
+    if grammar.kind == "regex":
+        return {"structured_outputs": {"regex": grammar.source}}
+    if grammar.kind == "lark":
+        return {"structured_outputs": {"grammar": grammar.source}}
+    raise UsageError(f"a {grammar.kind} grammar cannot be sent to a server; give the tools instead.")
+
+
+def tools_object(tools: Tools) -> dict[str, Any]:
+    """The fields that offer tools; none without tools."""
+    if not tools.definitions:
+        return {}
+    choice: Any = tools.choice
+    if tools.allowed is not None:
+        named = [{"type": "function", "function": {"name": tool["function"]["name"]}} for tool in tools.allowed]
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": tools.choice, "tools": named}}
+    made = {"tools": list(tools.definitions), "tool_choice": choice}
+    return made if tools.parallel else made | {"parallel_tool_calls": False}
+
+
+def usage_of(usage: Mapping[str, Any] | None) -> Usage:
+    told = usage or {}
+    details = told.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt_tokens=int(told.get("prompt_tokens") or 0),
+        completion_tokens=int(told.get("completion_tokens") or 0),
+        cached_tokens=int(details.get("cached_tokens") or 0),
+        image_tokens=int(details.get("image_tokens") or 0),
+    )
+
+
+def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    """The tokens' log-probabilities; the wire has their texts, and NO_ID stands for their ids."""
+    return tuple(
+        TokenLogprob(
+            NO_ID,
+            entry["token"],
+            entry["logprob"],
+            tuple((NO_ID, other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ()),
+        )
+        for entry in (logprobs or {}).get("content") or ()
+    )
+
+
+def finish_reason_of(reason: str) -> FinishReason:
+    """ "tool_calls" and whatever else a server ends with is a stop; only a cut reply is not."""
+    return "length" if reason == "length" else "stop"
+
+
+class CallParts:
+    """Joins the pieces of streamed tool calls."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, dict[str, str]] = {}
+
+    def add(self, pieces: Sequence[Mapping[str, Any]]) -> None:
+        for place, piece in enumerate(pieces):
+            call = self._calls.setdefault(piece.get("index", place), {"id": "", "name": "", "arguments": ""})
+            function = piece.get("function") or {}
+            call["id"] = piece.get("id") or call["id"]
+            call["name"] += function.get("name") or ""
+            call["arguments"] += function.get("arguments") or ""
+
+    def take(self) -> tuple[ToolCall, ...]:
+        """All calls, which are whole now."""
+        calls, self._calls = self._calls, {}
+        return tuple(ToolCall(**call) for _, call in sorted(calls.items()))
+
+
+def error_of(status: int, body: Any, url: str) -> TesseraError:
+    """The error that a server's answer stands for: of our own classes where its code or status names one."""
+    told = body.get("error") if isinstance(body, Mapping) else None
+    error = told if isinstance(told, Mapping) else {}
+    text = str(error.get("message") or (told if isinstance(told, str) else "") or f"{url} answered {status}.")
+    code, param = error.get("code"), error.get("param")
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, TesseraError) and kind.code and kind.code == code:
+            return kind(text)
+    if status == 404:
+        return errors.ModelNotFoundError(text)
+    if status in (400, 413, 422):
+        return UsageError(text, param=param if isinstance(param, str) else None)
+    if status == 429:
+        return errors.EngineBusyError(text)
+    return EndpointError(text)

@@ -1,0 +1,255 @@
+"""The HTTP client beside the engine it asks: the same replies, the same errors, and patience with servers that fail."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image as PILImage
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from tessera import client as client_module
+from tessera.chat import ChatModel, Completion, Tools
+from tessera.client import Client
+from tessera.errors import (
+    EndpointError,
+    EngineBusyError,
+    ImageError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    TooManyImagesError,
+    UsageError,
+)
+from tessera.messages import Image, Message
+from tessera.sampling import Grammar, SamplingParams
+from tests.server.conftest import DEMO, Running
+
+CHART = Image((DEMO / "chart.png").read_bytes())
+QUESTION = [Message("user", (CHART, "What is the value of Q3?"))]
+BOOK = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "parameters": {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}},
+    },
+}
+REPLY = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "71"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 2},
+}
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Client]:
+    with Client(running.url) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses are noted and not waited for."""
+    pauses: list[float] = []
+    monkeypatch.setattr(client_module, "_pause_for", pauses.append)
+    return pauses
+
+
+def stub(server: HTTPServer, *answers: Callable[[Request], Response] | Response) -> Client:
+    """A client of a server that gives these answers, one each time, the last again and again."""
+    left = list(answers)
+
+    def answer(request: Request) -> Response:
+        given = left.pop(0) if len(left) > 1 else left[0]
+        return given if isinstance(given, Response) else given(request)
+
+    server.expect_request("/v1/chat/completions").respond_with_handler(answer)
+    return Client(server.url_for("/"), model="m", max_retries=3)
+
+
+def events(*objects: Any) -> Response:
+    text = "".join(f"data: {json.dumps(each)}\n\n" for each in objects) + "data: [DONE]\n\n"
+    return Response(": alive\n\n" + text, content_type="text/event-stream")
+
+
+def failing(status: int, headers: dict[str, str] | None = None, **error: Any) -> Response:
+    return Response(json.dumps({"error": error}), status, headers, content_type="application/json")
+
+
+# Beside the engine ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(max_tokens=3),
+        SamplingParams(temperature=1.0, seed=7, top_k=20, min_p=0.01, max_tokens=8),
+        SamplingParams(grammar=Grammar("regex", "[a-c]{4}")),
+        SamplingParams(grammar=Grammar("choice", '["yes", "no"]')),
+        SamplingParams(grammar=Grammar("json_object"), max_tokens=9),
+        SamplingParams(grammar=Grammar("lark", 'start: "a" "b"')),
+        SamplingParams(stop=("1",), repetition_penalty=1.1, logit_bias={1049: 2.0}),
+    ],
+    ids=["greedy", "cut", "drawn", "regex", "choice", "json", "lark", "stop"],
+)
+def test_replies_are_the_engines(client: Client, running: Running, params: SamplingParams) -> None:
+    ours, theirs = running.llm.chat(QUESTION, params), client.chat(QUESTION, params)
+    assert (theirs.text, theirs.finish_reason) == (ours.text, ours.finish_reason)
+    assert theirs.usage.prompt_tokens == ours.usage.prompt_tokens
+    assert theirs.usage.completion_tokens == ours.usage.completion_tokens
+    assert theirs.usage.image_tokens == ours.usage.image_tokens
+
+
+def test_every_kind_of_source_reaches_the_server(client: Client) -> None:
+    picture = PILImage.open(DEMO / "chart.png")
+    sources = [DEMO / "chart.png", str(DEMO / "chart.png"), (DEMO / "chart.png").read_bytes(), picture]
+    assert {client.ask("What is the value of Q3?", source).text for source in sources} == {client.chat(QUESTION).text}
+
+
+def test_logprobs_and_tools_come_through(client: Client, running: Running) -> None:
+    params = SamplingParams(max_tokens=2, logprobs=2)
+    ours, theirs = running.llm.chat(QUESTION, params), client.chat(QUESTION, params)
+    told = [(entry.token, round(entry.logprob or 0, 3), len(entry.top)) for entry in theirs.logprobs]
+    assert told == [(entry.token, round(entry.logprob or 0, 3), len(entry.top)) for entry in ours.logprobs]
+    made = client.chat(QUESTION, SamplingParams(max_tokens=80), tools=Tools([BOOK], "required", parallel=False))
+    assert [call.name for call in made.tool_calls] == ["book"]
+    assert isinstance(json.loads(made.tool_calls[0].arguments), dict)
+
+
+def test_each_is_lazy_in_order_and_gives_errors_where_they_belong(client: Client, running: Running) -> None:
+    taken = 0
+    unreadable = [Message("user", (Image("/nope.png"), "?"))]
+
+    def conversations() -> Iterator[list[Message]]:
+        nonlocal taken
+        for number in range(40):
+            taken += 1
+            yield unreadable if number == 1 else QUESTION
+
+    models: list[ChatModel] = [client, running.llm]
+    for model in models:
+        taken = 0
+        replies = model.each(conversations(), SamplingParams(max_tokens=2))
+        first = next(replies)
+        assert isinstance(first, Completion)
+        assert taken < 40 or model is running.llm
+        assert isinstance(next(replies), ImageError)
+        assert [reply.text for reply in replies if isinstance(reply, Completion)] == [first.text] * 38
+        with pytest.raises(ImageError, match=r"^conversation 1: .*nope\.png"):
+            model.batch([QUESTION, unreadable], SamplingParams(max_tokens=2))
+
+
+def test_errors_are_of_the_engines_classes(client: Client, running: Running) -> None:
+    models: list[ChatModel] = [client, running.llm]
+    for model in models:
+        with pytest.raises(PromptTooLongError):
+            model.ask("long " * 5000)
+        with pytest.raises(TooManyImagesError):
+            model.chat([Message("user", (*[CHART] * 65, "?"))])
+        with pytest.raises(ImageError):
+            model.ask("?", b"no picture")
+        with pytest.raises(UsageError) as wrong:
+            model.chat([{"role": "robot", "content": "x"}])
+        assert wrong.value.param == "messages.0.role"
+    with Client(running.url, model="other") as other, pytest.raises(ModelNotFoundError):
+        other.ask("hi")
+    assert client.model_name == "nano"
+
+
+def test_a_stream_that_is_left_ends_the_request(client: Client, running: Running) -> None:
+    before = running.llm.stats().finished.get("abort", 0)
+    for _ in client.stream(QUESTION, SamplingParams(ignore_eos=True, max_tokens=2000)):
+        break
+    for _ in range(200):
+        if running.llm.stats().finished.get("abort", 0) > before:
+            return
+        threading.Event().wait(0.05)
+    pytest.fail("the request went on")
+
+
+# Beside a plain server -----------------------------------------------------------------------
+
+
+def test_a_plain_server_needs_neither_streams_nor_usage(httpserver: HTTPServer) -> None:
+    seen: list[Any] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request.json)
+        return Response(json.dumps(REPLY), content_type="application/json")
+
+    with stub(httpserver, answer) as client:
+        reply = client.chat([{"role": "user", "content": "hi"}], SamplingParams(max_tokens=5))
+    assert (reply.text, reply.finish_reason, reply.usage.completion_tokens) == ("71", "stop", 2)
+    assert seen[0] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 5,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_streamed_calls_are_joined(httpserver: HTTPServer) -> None:
+    def piece(**delta: Any) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+    call = {"index": 0, "id": "a", "function": {"name": "book", "arguments": '{"n"'}}
+    rest = {"index": 0, "function": {"arguments": ": 1}"}}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
+    answer = events(piece(content="so"), piece(tool_calls=[call]), piece(tool_calls=[rest]), end)
+    with stub(httpserver, answer) as client:
+        deltas = list(client.stream([{"role": "user", "content": "hi"}], tools=[BOOK]))
+    assert [delta.text for delta in deltas] == ["so", ""]
+    assert [(each.id, each.name, each.arguments) for each in deltas[-1].tool_calls] == [("a", "book", '{"n": 1}')]
+    assert deltas[-1].finish_reason == "stop"
+
+
+def test_what_passes_by_itself_is_tried_again(httpserver: HTTPServer, quick: list[float]) -> None:
+    good = Response(json.dumps(REPLY), content_type="application/json")
+    with stub(httpserver, failing(429, {"retry-after": "7"}, message="full"), failing(503), good) as client:
+        assert client.ask("hi").text == "71"
+    assert quick[0] == 7
+    assert len(quick) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says", "tries"),
+    [
+        (lambda: failing(429, message="full"), EngineBusyError, "full", 4),
+        (lambda: failing(503, message="loading"), EndpointError, "loading", 4),
+        (lambda: failing(503, {"x-should-retry": "false"}, message="dead"), EndpointError, "dead", 1),
+        (lambda: failing(400, message="bad", param="top_p"), UsageError, "bad", 1),
+        (lambda: failing(401, message="no key"), EndpointError, "no key", 1),
+        (lambda: failing(400, message="long", code="context_length_exceeded"), PromptTooLongError, "long", 1),
+        (lambda: Response("<html>", 502), EndpointError, "answered 502", 4),
+        (lambda: Response("<html>", 200, content_type="text/html"), EndpointError, "did not send JSON", 1),
+        (lambda: events({"choices": [{"delta": {"content": "a"}}]}), EndpointError, "broke off", 1),
+        (lambda: events({"error": {"message": "died", "code": 500}}), EndpointError, "died", 1),
+        (lambda: events("text"), EndpointError, "did not send JSON", 1),
+        (lambda: events({"choices": 5}), EndpointError, "did not send", 1),
+    ],
+)
+def test_failures_are_told_and_tried_again_only_where_it_helps(
+    httpserver: HTTPServer,
+    quick: list[float],
+    answer: Callable[[], Response],
+    kind: type[Exception],
+    says: str,
+    tries: int,
+) -> None:
+    with stub(httpserver, lambda _: answer()) as client, pytest.raises(kind, match=says):
+        client.ask("hi")
+    assert len(quick) == tries - 1
+
+
+def test_no_server_and_no_address_are_named(quick: list[float]) -> None:
+    with Client("http://127.0.0.1:9", model="m", max_retries=1) as client, pytest.raises(EndpointError, match="start"):
+        client.ask("hi")
+    assert len(quick) == 1
+    for wrong in ("localhost:8000", "ftp://host", "http://"):
+        with pytest.raises(UsageError, match="is no address"):
+            Client(wrong)
+    assert Client("http://host:1/").base_url == Client("http://host:1/v1").base_url == "http://host:1/v1"
