@@ -14,6 +14,16 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class BadRequestError(UsageError):
@@ -44,3 +54,16 @@ def error_headers(error: TesseraError) -> dict[str, str]:
 def unexpected_error() -> TesseraError:
     """What a client is told about a fault of ours; the log has the rest."""
     return TesseraError("the server failed; its log names this failure by the request id.")
+
+
+def failure_body(error: TesseraError, path: str, request_id: str) -> dict[str, Any]:
+    """A failure as the clients of this path read it: Anthropic's, or OpenAI's."""
+    told = error_object(error)
+    if path != ANTHROPIC_PATH and not path.startswith(ANTHROPIC_PATH + "/"):
+        return told
+    return anthropic_error(error.http_status, told["error"]["message"], request_id)
+
+
+def anthropic_error(status: int, message: str, request_id: str) -> dict[str, Any]:
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}

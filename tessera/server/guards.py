@@ -20,9 +20,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tessera.errors import EngineBusyError, TesseraError
-from tessera.server.anthropic import failure_body
 from tessera.server.bodies import Bodies, Body
-from tessera.server.errors import BadRequestError, error_headers
+from tessera.server.errors import BadRequestError, error_headers, failure_body
 from tessera.server.hosts import ANY, is_allowed
 
 access = logging.getLogger("tessera.access")

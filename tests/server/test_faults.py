@@ -23,7 +23,7 @@ from tessera.engine.sampler import Sampler
 from tessera.engine.text import TextStream
 from tessera.llm import LLM
 from tessera.prompt import Tokenizer
-from tessera.server.events import ChatEvents
+from tessera.server.routes.chat import ChatEvents
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import assert_refused, idle, request_bytes, wait_until
 

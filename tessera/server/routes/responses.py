@@ -11,22 +11,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
 from tessera.chat import Completion, Delta, FinishReason, TokenLogprob, ToolCall, ToolChoice, Tools, Usage
 from tessera.messages import Message, parse_content, parse_message
 from tessera.prompt import Tokenizer
 from tessera.sampling import SamplingParams
 from tessera.server.errors import BadRequestError
-from tessera.server.events import Events, json_text
+from tessera.server.events import Events
+from tessera.server.handlers import Handlers, field_named, notes_on
 from tessera.server.schemas import ResponsesRequest
-from tessera.server.translate import (
-    created_now,
-    finish_reason_of,
-    logprobs_object,
-    sampling_of,
-    tools_among,
-)
+from tessera.server.translate import sampling_of, tools_among
+from tessera.server.wire import created_now, finish_reason_of, json_text, logprobs_object
 
 LOGPROBS = "message.output_text.logprobs"  # of `include`
+
+
+def add(app: FastAPI, handlers: Handlers) -> None:
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        handlers.check(body)
+        asked = input_messages(body), response_sampling(body), response_tools(body)
+        with field_named("input"):
+            num_tokens, replies = await handlers.start_chat(*asked, body, request, truncate=body.truncation == "auto")
+        reply_id, model, tokenizer = new_item_id("resp"), handlers.names[0], handlers.backend.tokenizer
+        if body.stream:
+            events = ResponseEvents(reply_id, model, body, tokenizer)
+            return handlers.stream(replies, events, num_tokens, body, request)
+        (completion,) = await handlers.collect(replies, request)
+        return JSONResponse(response_object(reply_id, model, body, completion, tokenizer), headers=notes_on(body))
 
 
 # Requests ------------------------------------------------------------------------------------

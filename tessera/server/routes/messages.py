@@ -11,28 +11,47 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
 from tessera.chat import Completion, Delta, FinishReason, ToolCall, ToolChoice, Tools, Usage
-from tessera.errors import TesseraError
 from tessera.messages import Image, Message
 from tessera.sampling import SamplingParams
-from tessera.server.errors import BadRequestError, error_object
-from tessera.server.events import Events, json_text
+from tessera.server.errors import BadRequestError, anthropic_error
+from tessera.server.events import Events
+from tessera.server.handlers import Handlers, field_named, notes_on, unless_left
 from tessera.server.schemas import CountTokensRequest, MessagesRequest, StructuredOutputs
-from tessera.server.translate import finish_reason_of, sampling_of, tools_among
+from tessera.server.translate import sampling_of, tools_among
+from tessera.server.wire import finish_reason_of, json_text
 
-PATH = "/v1/messages"
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _KNOWN_BLOCKS = "text, image, tool_use and tool_result"
 _SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # of another model's earlier turns
+
+
+def add(app: FastAPI, handlers: Handlers) -> None:
+    @app.post("/v1/messages")
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        handlers.check(body)
+        asked = messages_from(body), messages_sampling(body), messages_tools(body)
+        with field_named("messages"):
+            num_tokens, replies = await handlers.start_chat(*asked, body, request)
+        message_id, model = new_message_id(), handlers.names[0]
+        if body.stream:
+            events = MessageEvents(message_id, model, num_tokens, request.state.request_id)
+            return handlers.stream(replies, events, num_tokens, body, request)
+        (completion,) = await handlers.collect(replies, request)
+        return JSONResponse(message_object(message_id, model, completion), headers=notes_on(body))
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountTokensRequest, request: Request) -> dict[str, int]:
+        body.check_extra_fields()
+        handlers.check_model(body.model)
+        tools, tenant = messages_tools(body), handlers.tenant_of(request)
+        preparing = handlers.backend.prompt(messages_from(body), tools.definitions, tenant)
+        with field_named("messages"):
+            prompt = await unless_left(request, preparing)
+        return {"input_tokens": len(prompt.ids)}
 
 
 # Requests ------------------------------------------------------------------------------------
@@ -232,19 +251,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def failure_body(error: TesseraError, path: str, request_id: str) -> dict[str, Any]:
-    """A failure as the clients of this path read it: Anthropic's, or OpenAI's."""
-    told = error_object(error)
-    if path != PATH and not path.startswith(PATH + "/"):
-        return told
-    return _error(error.http_status, told["error"]["message"], request_id)
-
-
-def _error(status: int, message: str, request_id: str) -> dict[str, Any]:
-    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
-
-
 class MessageEvents(Events):
     """The typed events of one reply: blocks that open, grow and close, one after the other."""
 
@@ -283,7 +289,7 @@ class MessageEvents(Events):
         return _typed("message_delta", delta=end, usage=_usage(last.usage)) + _typed("message_stop")
 
     def failure(self, error: Mapping[str, Any]) -> bytes:
-        told = _error(500, error["error"]["message"], self._request_id)
+        told = anthropic_error(500, error["error"]["message"], self._request_id)
         return b"event: error\ndata: " + json_text(told) + b"\n\n"
 
     def _open(self, block: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The generating routes: check, prepare, start; then answer whole or in events.
+"""What every generating route does: check, prepare, start; then answer whole or in events.
 
 Whatever the route, a request goes the same way, and a client that leaves ends it at once: while it
 waits for a worker, in the queue, in prefill, or between two tokens.
@@ -11,62 +11,26 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tessera.chat import Completion, Delta, Timings, Tools, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
 from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
-from tessera.server.anthropic import (
-    MessageEvents,
-    message_object,
-    messages_from,
-    messages_sampling,
-    messages_tools,
-    new_message_id,
-)
 from tessera.server.backend import Backend, DeltaReader, Replies
-from tessera.server.echo import EchoReader
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
-from tessera.server.events import KEEP_ALIVE, ChatEvents, Events, TextEvents
+from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.metrics import Metrics
-from tessera.server.responses import (
-    ResponseEvents,
-    input_messages,
-    new_item_id,
-    response_object,
-    response_sampling,
-    response_tools,
-)
-from tessera.server.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    CountTokensRequest,
-    MessagesRequest,
-    ResponsesRequest,
-    Sampling,
-    StreamOptions,
-)
+from tessera.server.schemas import Sampling, StreamOptions
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left
 from tessera.server.structured import uses_deprecated
-from tessera.server.translate import (
-    chat_completion,
-    chat_sampling,
-    choices_of,
-    completion_sampling,
-    conversation_of,
-    new_id,
-    prompts_of,
-    text_completion,
-    tools_of,
-    usage_object,
-)
+from tessera.server.translate import choices_of
+from tessera.server.wire import usage_object
 from tessera.tool_calls import ToolCallReader
 
 logger = logging.getLogger(__name__)
@@ -78,7 +42,7 @@ class ClientLeftError(Exception):
 
 
 @dataclass(frozen=True)
-class Generator:
+class Handlers:
     """Runs requests for the routes; `names` are the model's, the first is what replies say."""
 
     backend: Backend
@@ -86,73 +50,7 @@ class Generator:
     metrics: Metrics
     names: tuple[str, ...]
 
-    async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """POST /v1/chat/completions."""
-        self._check(body)
-        wanted = conversation_of(body), chat_sampling(body), tools_of(body)
-        with field_named("messages"):
-            num_tokens, replies = await self._start_chat(*wanted, body, request)
-        tokenizer = self.backend.tokenizer if body.logprobs else None
-        if body.stream:
-            events = ChatEvents(new_id("chatcmpl"), self.names[0], tokenizer)
-            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
-        completions = await self._collect(replies, request)
-        reply = chat_completion(new_id("chatcmpl"), self.names[0], completions, tokenizer)
-        return JSONResponse(reply, headers=notes_on(body))
-
-    async def respond(self, body: ResponsesRequest, request: Request) -> Response:
-        """POST /v1/responses: a chat in other words, of which nothing is kept."""
-        self._check(body)
-        wanted = input_messages(body), response_sampling(body), response_tools(body)
-        truncate = body.truncation == "auto"
-        with field_named("input"):
-            num_tokens, replies = await self._start_chat(*wanted, body, request, truncate=truncate)
-        reply_id, tokenizer = new_item_id("resp"), self.backend.tokenizer
-        if body.stream:
-            events = ResponseEvents(reply_id, self.names[0], body, tokenizer)
-            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
-        (completion,) = await self._collect(replies, request)
-        reply = response_object(reply_id, self.names[0], body, completion, tokenizer)
-        return JSONResponse(reply, headers=notes_on(body))
-
-    async def message(self, body: MessagesRequest, request: Request) -> Response:
-        """POST /v1/messages: a chat in Anthropic's words."""
-        self._check(body)
-        wanted = messages_from(body), messages_sampling(body), messages_tools(body)
-        with field_named("messages"):
-            num_tokens, replies = await self._start_chat(*wanted, body, request)
-        message_id = new_message_id()
-        if body.stream:
-            events = MessageEvents(message_id, self.names[0], num_tokens, request.state.request_id)
-            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
-        (completion,) = await self._collect(replies, request)
-        return JSONResponse(message_object(message_id, self.names[0], completion), headers=notes_on(body))
-
-    async def count_tokens(self, body: CountTokensRequest, request: Request) -> dict[str, int]:
-        """POST /v1/messages/count_tokens: the prompt's length, as a message would report it."""
-        body.check_extra_fields()
-        self.check_model(body.model)
-        preparing = self.backend.prompt(messages_from(body), messages_tools(body).definitions, self.tenant_of(request))
-        with field_named("messages"):
-            prompt = await unless_left(request, preparing)
-        return {"input_tokens": len(prompt.ids)}
-
-    async def complete(self, body: CompletionRequest, request: Request) -> Response:
-        """POST /v1/completions: plain text continued, without the chat format."""
-        self._check(body)
-        params, given = completion_sampling(body), prompts_of(body)
-        prompts, params = await unless_left(request, self.backend.plain(given, params))
-        tokenizer = None if body.logprobs is None else self.backend.tokenizer
-        replies = self._start(prompts, params, body, request, self._echo(body) if body.echo else None)
-        if body.stream:
-            events = TextEvents(new_id("cmpl"), self.names[0], tokenizer)
-            num_tokens = sum(len(prompt.ids) for prompt in prompts)
-            return EventStream(self._events(replies, events, num_tokens, body, request), notes_on(body))
-        completions = await self._collect(replies, request)
-        reply = text_completion(new_id("cmpl"), self.names[0], completions, tokenizer, len(prompts))
-        return JSONResponse(reply, headers=notes_on(body))
-
-    def _check(self, body: Sampling) -> None:
+    def check(self, body: Sampling) -> None:
         """Raise for what can be refused before any picture is touched."""
         body.check_extra_fields()
         self.check_model(body.model)
@@ -175,10 +73,7 @@ class Generator:
             return False
         return True
 
-    def _echo(self, body: CompletionRequest) -> Callable[[Prompt], DeltaReader]:
-        return partial(EchoReader, tokenizer=self.backend.tokenizer, prompt_only=body.max_tokens == 0)
-
-    async def _start_chat(
+    async def start_chat(
         self,
         messages: Sequence[Message],
         params: SamplingParams,
@@ -192,9 +87,9 @@ class Generator:
         preparing = self.backend.prepare(messages, params, tools, self._salt(body, request), truncate=truncate)
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
-        return len(prompt.ids), self._start([prompt], params, body, request, reader)
+        return len(prompt.ids), self.start([prompt], params, body, request, reader)
 
-    def _start(
+    def start(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams,
@@ -215,7 +110,7 @@ class Generator:
         """What separates the caches of API keys."""
         return "" if self.settings.share_cache else request.state.tenant
 
-    async def _collect(self, replies: Replies, request: Request) -> list[Completion]:
+    async def collect(self, replies: Replies, request: Request) -> list[Completion]:
         deltas: list[list[Delta]] = [[] for _ in range(len(replies))]
 
         async def gather() -> None:
@@ -232,6 +127,12 @@ class Generator:
             if (error := each[-1].error) is not None:
                 raise error
         return [Completion.from_deltas(each, self.names[0]) for each in deltas]
+
+    def stream(
+        self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request
+    ) -> Response:
+        """A reply in events."""
+        return EventStream(self._events(replies, events, prompt_tokens, body, request), notes_on(body))
 
     async def _events(
         self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request

@@ -1,0 +1,83 @@
+"""What replies of several routes have in common: ids, usage, finish reasons, log-probabilities, calls.
+
+Source of the shapes: OpenAI's and Mistral's API references, and what their clients were seen to require.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tessera.chat import FinishReason, TokenLogprob, ToolCall, Usage
+from tessera.errors import EngineDeadError
+from tessera.prompt import Tokenizer
+
+LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
+
+
+def json_text(data: Mapping[str, Any]) -> bytes:
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone surrogate, which a model cannot write but a request may quote, has no UTF-8 form.
+    return text.encode(errors="replace")
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(16)}"
+
+
+def created_now() -> int:
+    return int(time.time())
+
+
+def usage_object(usages: Sequence[Usage], per_prompt: int | None = None) -> dict[str, Any]:
+    """Tokens of all choices; a prompt counts once for all its `per_prompt` choices (None: there is one prompt)."""
+    prompts = usages[:: per_prompt or len(usages)]
+    read, written = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in usages)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(u.cached_tokens for u in prompts),
+            "image_tokens": sum(u.image_tokens for u in prompts),
+        },
+    }
+
+
+def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
+    """OpenAI's word; "abort" and "error" are no ends that a client may take for an answer."""
+    if reason == "stop" and has_called:
+        return "tool_calls"
+    if reason in ("stop", "length"):
+        return reason
+    raise EngineDeadError("the reply was ended by the server before it was complete; send the request again.")
+
+
+def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Each token of the text with its alternatives; `bytes` are its own, which may be half a character."""
+
+    def described(token_id: int, token: str, logprob: float | None) -> dict[str, Any]:
+        return {
+            "token": token,
+            "logprob": finite(logprob),
+            "bytes": list(tokenizer.token_bytes(token_id)),
+        }
+
+    content = [
+        described(entry.token_id, entry.token, entry.logprob)
+        | {"top_logprobs": [described(*alternative) for alternative in entry.top]}
+        for entry in entries
+        if entry.token_id not in tokenizer.special_ids  # the end is none of the text
+    ]
+    return {"content": content, "refusal": None}
+
+
+def finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
