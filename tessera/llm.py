@@ -36,12 +36,13 @@ from tessera.engine.ranks import Ranks, start_ranks
 from tessera.engine.tally import Stats
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
 from tessera.images import PreparedImage, load_all, prepare
-from tessera.load import compute_dtype, load_model, target_device
-from tessera.load import resolve as resolve_folder
+from tessera.load import LoadedModel, compute_dtype, load_model, locate, target_device
 from tessera.messages import Image, Message, parse_messages
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.share import Share
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
+from tessera.shelf import ModelSource, check_alone
 from tessera.sources import ImageLimits
 from tessera.tool_calls import ToolCallReader, tool_grammar
 from tessera.weights.checkpoint import open_checkpoint
@@ -56,6 +57,8 @@ MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time wh
 class LLM(ChatModel):
     """A loaded model with its engine; `engine_options` are the fields of EngineConfig, each may be "auto".
 
+    The first argument may also be a ModelSource, which holds `mmproj` to `tensor_parallel_size` itself, or a whole
+    LoadedModel.
     `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
     `notes` are what the model's user should know of how it was loaded. `progress` hears of each tensor that is read:
@@ -66,7 +69,7 @@ class LLM(ChatModel):
 
     def __init__(
         self,
-        name_or_path: str | Path = "nano",
+        name_or_path: str | Path | ModelSource | LoadedModel = "nano",
         *,
         mmproj: str | Path | None = None,
         dtype: str = "auto",
@@ -78,18 +81,18 @@ class LLM(ChatModel):
         progress: Progress | None = None,
         **engine_options: object,
     ) -> None:
-        folder = resolve_folder(str(name_or_path), revision, download_dir)
-        part = None if mmproj is None else Path(mmproj).expanduser()
         ranks = None
-        check = partial(check_options, engine_options, ranks=tensor_parallel_size)
-        if tensor_parallel_size == 1:
-            loaded = load_model(folder, mmproj=part, dtype=dtype, device=device, progress=progress, check=check)
+        given = {
+            "mmproj": None if mmproj is None else Path(mmproj).expanduser(), "dtype": dtype, "device": device,
+            "revision": revision, "download_dir": download_dir, "tensor_parallel_size": tensor_parallel_size,
+        }  # fmt: skip
+        if isinstance(name_or_path, LoadedModel):
+            check_alone(name_or_path, given)
+            loaded = name_or_path
         else:
-            checkpoint, target = open_checkpoint(folder, part), target_device(device)
-            check(checkpoint.config, compute_dtype(dtype, checkpoint, target), target)
-            loaded, ranks = start_ranks(folder, mmproj=part, dtype=dtype, device=device, size=tensor_parallel_size)
+            loaded, ranks = _loaded(ModelSource.of(name_or_path, **given), engine_options, progress)
         try:
-            self._start(loaded.model, loaded.tokenizer, loaded.name, limits, engine_options, ranks, loaded.notes)
+            self._start(loaded, ranks, limits, engine_options)
         except BaseException:
             if ranks is not None:
                 ranks.close()
@@ -103,25 +106,22 @@ class LLM(ChatModel):
         *,
         name: str,
         limits: ImageLimits | None = None,
-        **engine_options: object,
+        **engine_options: Any,
     ) -> LLM:
         """An LLM over a model that is already in memory."""
-        llm = cls.__new__(cls)
-        llm._start(model, tokenizer, name, limits, engine_options)
-        return llm
+        loaded = LoadedModel(model.eval(), tokenizer, Share(model.config, 0, 1), name)
+        return cls(loaded, limits=limits, **engine_options)
 
     def _start(
         self,
-        model: Pixtral,
-        tokenizer: Tokenizer,
-        name: str,
+        loaded: LoadedModel,
+        ranks: Ranks | None,
         limits: ImageLimits | None,
         engine_options: Mapping[str, object],
-        ranks: Ranks | None = None,
-        notes: Sequence[str] = (),
     ) -> None:
-        self.model_name = name
-        self.notes = tuple(notes)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        self.model_name = loaded.name
+        self.notes = loaded.notes
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         measured = ranks is None and model.device.type == "cuda"
@@ -131,10 +131,10 @@ class LLM(ChatModel):
             dtype=model.dtype,
             device=model.device,
             ranks=1 if ranks is None else ranks.size,
-            measure=partial(measure_workspace, model.eval()) if measured else None,
+            measure=partial(measure_workspace, model) if measured else None,
         )
         self.vision = model.config.vision_encoder
-        self._loop = EngineLoop(Engine(model.eval(), tokenizer, self.config, ranks))
+        self._loop = EngineLoop(Engine(model, tokenizer, self.config, ranks))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
         self._finalizer = weakref.finalize(self, self._loop.close)
@@ -401,6 +401,19 @@ def _tools(tools: Tools | ToolDefinitions, choice: ToolChoice | None, parallel: 
     if isinstance(tools, Tools):
         return tools
     return Tools(tools, "auto" if choice is None else choice, parallel)
+
+
+def _loaded(
+    source: ModelSource, engine_options: Mapping[str, object], progress: Progress | None
+) -> tuple[LoadedModel, Ranks | None]:
+    """The model, and the other ranks where several processes share it; engine options are checked before weights."""
+    check = partial(check_options, engine_options, ranks=source.tensor_parallel_size)
+    if source.tensor_parallel_size == 1:
+        return load_model(source, progress=progress, check=check), None
+    located = locate(source)
+    checkpoint, target = open_checkpoint(Path(located.name), source.mmproj), target_device(source.device)
+    check(checkpoint.config, compute_dtype(source.dtype, checkpoint, target), target)
+    return start_ranks(located)
 
 
 def _check_parts(messages: Sequence[Message]) -> None:

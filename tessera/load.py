@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,13 +23,14 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.prompt import Tokenizer
 from tessera.shelf import ALIASES, SHORT_NAME, how_to_make, made_models
+from tessera.shelf import BUNDLED as BUNDLED
+from tessera.shelf import ModelSource as ModelSource
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
 from tessera.weights.detect import EXAMPLE_ID, hub_id, is_gguf, is_gguf_name, sole_gguf
 from tessera.weights.fill import Progress, empty_model, fill_model
 
 Check = Callable[[ModelConfig, torch.dtype, torch.device], None]
 
-BUNDLED = "nano"
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model this small loses nothing in float32, and is exact: its cost is not the memory.
@@ -44,7 +45,6 @@ class LoadedModel:
     tokenizer: Tokenizer
     share: Share  # of the model that is here; the whole, unless there are several ranks
     name: str
-    folder: Path
     notes: tuple[str, ...] = ()  # what its user should know
 
     @property
@@ -119,42 +119,45 @@ def model_name(folder: Path) -> str:
     return hub_id(folder) or folder.absolute().name
 
 
+def locate(source: ModelSource) -> ModelSource:
+    """The same source by its folder or GGUF file, which stays the same model whatever the hub's cache gets."""
+    folder = resolve(source.name, source.revision, source.download_dir)
+    return replace(source, name=str(folder), revision=None, download_dir=None)
+
+
 def load_model(
-    folder: Path,
+    source: ModelSource,
     *,
-    mmproj: Path | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
     progress: Progress | None = None,
     check: Check | None = None,
     rank: int = 0,
-    size: int = 1,
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
 
-    With `size` above 1 the model has only the share of this rank, whose linears `parallel.join` makes work together.
+    With several processes the model has only the share of this rank, whose linears `linears.parallel.join` makes work
+    together.
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
-    `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
     `check` hears what the model will be before any weight is read, and may raise.
     """
-    checkpoint = open_checkpoint(folder, mmproj)
+    folder = resolve(source.name, source.revision, source.download_dir)
+    checkpoint = open_checkpoint(folder, source.mmproj)
     tokenizer = checkpoint.load_tokenizer()
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
-    target = target_device(device)
+    target = target_device(source.device)
     use_device(target)
     if target.type == "cuda":
         keep_precision()
-    chosen = compute_dtype(dtype, checkpoint, target)
+    chosen = compute_dtype(source.dtype, checkpoint, target)
     if check is not None:
         check(config, chosen, target)
-    _check_memory(folder, checkpoint.weight_bytes(chosen) // size, target)
-    share = Share(config, rank, size)
+    _check_memory(folder, checkpoint.weight_bytes(chosen) // source.tensor_parallel_size, target)
+    share = Share(config, rank, source.tensor_parallel_size)
     model = empty_model(config)
     for name, linear in linears.items():
         place(model, name, share.cut_quantized(name, linear.load()).to(target))
     fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
-    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), folder, checkpoint.notes())
+    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), checkpoint.notes())
 
 
 def target_device(device: str) -> torch.device:

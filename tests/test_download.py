@@ -17,6 +17,7 @@ from werkzeug import Request, Response
 from tessera import load
 from tessera.errors import CheckpointError, FetchError, ModelNotFoundError, UsageError
 from tessera.hub import download
+from tests.loading import load_model
 from tests.weights.checkpoints import write_mistral_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -110,7 +111,7 @@ def test_one_layout_is_fetched_and_loads(whole: Hub) -> None:
     assert whole.fetched == {"params.json", "consolidated.safetensors", "tekken.json"}
     assert load.resolve("ORG/tiny") == folder
     assert load.model_name(folder) == "ORG/tiny"
-    assert load.load_model(folder).name == "ORG/tiny"
+    assert load_model(folder).name == "ORG/tiny"
     whole.requests.clear()
     assert download("ORG/tiny") == folder
     assert whole.fetched == set()  # nothing twice
@@ -207,7 +208,7 @@ def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> No
     folder = download("ORG/tiny")
     (folder / "consolidated.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
-        load.load_model(load.resolve("ORG/tiny"))
+        load_model(load.resolve("ORG/tiny"))
 
 
 def written_below(folder: Path) -> set[str]:

@@ -45,7 +45,8 @@ ROWS = (
     {"fetch", "machine"},
     {"chat", "model.config"},
     {"messages", "sampling"},
-    {"errors", "shelf"},
+    {"shelf"},
+    {"errors"},
 )
 HEIGHT = {part: len(ROWS) - number for number, row in enumerate(ROWS) for part in row}
 FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "typer", "click", "rich", "ray"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tessera import load
+from tessera import LLM, load
 from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
 from tessera.model.config import ModelConfig
 from tessera.prompt import packaged_tokenizer_path
@@ -17,6 +17,7 @@ from tessera.summary import describe
 from tessera.weights import hf_names
 from tessera.weights.convert import convert
 from tessera.weights.fill import empty_model
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, MERGED, write_mistral_folder
 from tests.weights.test_configs import PIXTRAL_12B, PIXTRAL_12B_HF, SMALL_31
 
@@ -96,27 +97,27 @@ def test_a_model_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypa
     with pytest.raises(
         CheckpointError, match=r"Pixtral-12B-2409 needs 25\.37 GB .*16\.00 GB of cpu memory is free; close"
     ):
-        load.load_model(folder, device="cpu")
+        load_model(folder, device="cpu")
     with pytest.raises(CheckpointError, match=r"needs 50\.73 GB"):
-        load.load_model(folder, device="cpu", dtype="float32")
+        load_model(folder, device="cpu", dtype="float32")
 
 
 def test_dtype_and_device_are_chosen_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tiny"
     write_mistral_folder(folder)
-    small = load.load_model(folder, device="cpu")
+    small = load_model(folder, device="cpu")
     assert {p.dtype for p in small.model.parameters()} == {torch.float32}  # small: exact and faster
     assert not small.model.training
     assert not any(p.requires_grad for p in small.model.parameters())
     monkeypatch.setattr(load, "SMALL_BYTES", 1000)
-    assert load.load_model(folder, device="cpu").model.dtype == torch.bfloat16  # the checkpoint's own
-    assert load.load_model(folder, device="cpu", dtype="float16").model.dtype == torch.float16
+    assert load_model(folder, device="cpu").model.dtype == torch.bfloat16  # the checkpoint's own
+    assert load_model(folder, device="cpu", dtype="float16").model.dtype == torch.float16
     with pytest.raises(UsageError, match=r"dtype 'int4' is unknown; use auto, float32, bfloat16, float16"):
-        load.load_model(folder, dtype="int4")
+        load_model(folder, dtype="int4")
     with pytest.raises(UsageError, match=r"device 'tpu' is unknown; use auto, cpu, cuda"):
-        load.load_model(folder, device="tpu")
+        load_model(folder, device="tpu")
     with pytest.raises(UsageError, match=r"device 'cuda:99' is not there: this machine has \d+ CUDA devices"):
-        load.load_model(folder, device="cuda:99")
+        load_model(folder, device="cuda:99")
 
 
 def test_the_tokenizer_must_be_the_models_own(tmp_path: Path) -> None:
@@ -128,15 +129,15 @@ def test_the_tokenizer_must_be_the_models_own(tmp_path: Path) -> None:
         with pytest.raises(
             CheckpointError, match=r"has no tekken\.json.*`tessera download mistralai/Pixtral-12B-2409`"
         ):
-            load.load_model(folder)
+            load_model(folder)
         (folder / "tekken.json").write_text("{")
         with pytest.raises(CheckpointError, match=r"tekken\.json is not "):
-            load.load_model(folder)
+            load_model(folder)
         (folder / "tekken.json").write_bytes(tokenizer)
-        load.load_model(folder)
+        load_model(folder)
     (tmp_path / "hf" / "tekken.json").write_bytes(packaged_tokenizer_path().read_bytes())
     with pytest.raises(CheckpointError, match=r"the tokenizer has 131072 ids and the model 1280"):
-        load.load_model(tmp_path / "hf")
+        load_model(tmp_path / "hf")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,19 @@ def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_is_found_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mistral_folder(tmp_path / "tiny", LLAVA)
     monkeypatch.chdir(tmp_path)
-    assert load.load_model(load.resolve("tiny")).name == "tiny"
+    assert load_model(load.resolve("tiny")).name == "tiny"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load.resolve("~/tiny") == tmp_path / "tiny"
+
+
+def test_options_beside_what_holds_them_are_refused() -> None:
+    source = load.ModelSource(name="nano", dtype="float32")
+    assert load.ModelSource.of(source) is source
+    assert load.ModelSource.of("nano", dtype="float32", device="auto") == source
+    with pytest.raises(UsageError, match=r"^dtype, device came beside a ModelSource; leave out what that decides\.$"):
+        load.ModelSource.of(source, dtype="auto2", device="cpu", revision=None)
+    loaded = load.load_model(source)
+    with pytest.raises(UsageError, match=r"^dtype came beside a LoadedModel"):
+        LLM(loaded, dtype="float32")
+    with LLM(loaded, kv_cache_bytes=2**22) as llm:
+        assert llm.model_name == "nano"

@@ -28,6 +28,7 @@ from tessera.load import LoadedModel, load_model
 from tessera.messages import Image, Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
+from tessera.shelf import ModelSource
 
 CONTEXT_TOKENS = 8192  # or the model's own, where that is less
 MAX_SEQUENCES = 8
@@ -170,7 +171,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    side = SIDES[options.program](load_model(options.model, mmproj=options.mmproj, device="cpu"))
+    source = ModelSource(name=str(options.model), mmproj=options.mmproj, device="cpu")
+    side = SIDES[options.program](load_model(source))
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(getattr(side, request.pop("do"))(**request)), flush=True)

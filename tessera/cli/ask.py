@@ -145,7 +145,7 @@ def _begun(answering: Answering, session: Session) -> tuple[Conversation, Sessio
         raise UsageError("--continue and --no-log exclude each other: the answer would be lost to the conversation.")
     found = last(answering.log)
     model = session.model or found.model
-    return replace(found, model=model), replace(session, model=model)
+    return replace(found, model=model), session.with_model(model)
 
 
 def _written(session: Session, model: Any, messages: list[Any], wanted: Any) -> list[Delta]:

@@ -153,7 +153,7 @@ def _save(talk: Talk, argument: str) -> str:
     file = Path(typed_paths(argument)[0])
     try:
         with file.open("x", encoding="utf-8", errors="surrogateescape") as out:
-            content = {"model": talk.session.model or "nano", "messages": [*talk.opening(), *talk.kept]}
+            content = {"model": talk.session.source.name, "messages": [*talk.opening(), *talk.kept]}
             out.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     except FileExistsError as error:
         raise UsageError(f"{file} exists and is not overwritten; name another file.") from error

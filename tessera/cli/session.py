@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from tessera.chat import ChatModel, Delta
 from tessera.errors import ImageError
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
+from tessera.shelf import BUNDLED, ModelSource
 
 if TYPE_CHECKING:
     from tessera.sources import ImageLimits
@@ -59,25 +60,31 @@ class Picture:
     kept: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
-    """How the user wants the model opened."""
+    """How the user wants the model opened, and pictures read; `cli.options` makes it from a command's options."""
 
-    model: str | None
-    mmproj: Path | None
-    dtype: str
-    device: str
+    source: ModelSource
+    is_default: bool  # no model was named, so it is the bundled one, which is said once
     kv_cache_dtype: str
-    tensor_parallel_size: int
     max_image_pixels: int
     allow_private_addresses: bool
     quiet: bool
+
+    @property
+    def model(self) -> str | None:
+        """The model's name, if one was given."""
+        return None if self.is_default else self.source.name
+
+    def with_model(self, model: str | None) -> Session:
+        """The same with another model; of None, with the bundled one."""
+        return replace(self, source=replace(self.source, name=model or BUNDLED), is_default=model is None)
 
     def open(self) -> ChatModel:
         """Load the model; without a name the bundled one, which is said once."""
         from tessera.llm import LLM
 
-        if self.model is None:
+        if self.is_default:
             self.note(NANO_NOTE)
         with self._status() as status:
             shown = -1
@@ -88,16 +95,7 @@ class Session:
                     shown = percent
                     status(f"loading {percent} %")
 
-            llm = LLM(
-                self.model or "nano",
-                mmproj=self.mmproj,
-                dtype=self.dtype,
-                device=self.device,
-                limits=self.limits(),
-                progress=show,
-                kv_cache_dtype=self.kv_cache_dtype,
-                tensor_parallel_size=self.tensor_parallel_size,
-            )
+            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype)
         for note in llm.notes:
             self.note(note)
         return llm

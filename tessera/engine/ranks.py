@@ -40,9 +40,10 @@ from tessera.engine.runner import Runner
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.linears.parallel import join
-from tessera.load import LoadedModel, load_model
+from tessera.load import LoadedModel, load_model, locate
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group, meet
+from tessera.shelf import ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +54,19 @@ END_S = 10.0  # for a rank that was told to end
 class Start:
     """What a rank is told first."""
 
-    folder: Path
-    mmproj: Path | None
-    dtype: str
-    device: str
+    source: ModelSource  # by its folder, with this rank's own device
     rank: int
-    size: int
     meeting: Path
     threads: int
+
+    @property
+    def size(self) -> int:
+        return self.source.tensor_parallel_size
+
+    def of_rank(self, rank: int) -> Start:
+        """The same for another rank."""
+        device = rank_device(self.source.device, rank)
+        return replace(self, rank=rank, source=replace(self.source, device=device))
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,13 @@ class Ranks:
         self._dead: EngineDeadError | None = None
         self._closing = False
         self._lock = threading.Lock()
-        self._children = [
-            _Child(replace(start, rank=rank, device=rank_device(start.device, rank))) for rank in range(1, start.size)
-        ]
+        self._children = [_Child(start.of_rank(rank)) for rank in range(1, start.size)]
         self.group: Group
 
     def load(self, start: Start) -> LoadedModel:
         """This process's share of the model, once all ranks have theirs; raises what loading does, on any rank."""
         try:
-            loaded = load_share(start)
+            loaded = load_model(start.source)
             for child in self._children:
                 child.expect()
             self.group = meet(start.meeting, 0, start.size, loaded.model.device)
@@ -227,20 +231,12 @@ class LeadingRunner(Runner):
             raise self._ranks.fail(error) from error
 
 
-def load_share(start: Start) -> LoadedModel:
-    """The share of the model that a rank is told to load."""
-    return load_model(
-        start.folder, mmproj=start.mmproj, dtype=start.dtype, device=start.device, rank=start.rank, size=start.size
-    )
-
-
-def start_ranks(
-    folder: Path, *, mmproj: Path | None = None, dtype: str, device: str, size: int
-) -> tuple[LoadedModel, Ranks]:
+def start_ranks(source: ModelSource) -> tuple[LoadedModel, Ranks]:
     """Start the ranks and load all shares, each rank's on a device of its own, or all on the CPU.
 
     Raises UsageError where devices or the model do not divide, and what `load_model` does.
     """
+    size, device = source.tensor_parallel_size, source.device
     if size < 1:
         raise UsageError(f"tensor_parallel_size is {size}; use a whole number of at least 1.")
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -253,7 +249,7 @@ def start_ranks(
     # Ranks on one CPU share its cores.
     threads = max(torch.get_num_threads() // size, 1) if kind == "cpu" else torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="tessera-ranks-") as meeting:
-        start = Start(folder, mmproj, dtype, rank_device(kind, 0), 0, size, Path(meeting), threads)
+        start = Start(replace(locate(source), device=rank_device(kind, 0)), 0, Path(meeting), threads)
         torch.set_num_threads(threads)
         ranks = Ranks(start)
         return ranks.load(start), ranks
@@ -289,7 +285,7 @@ def _end_with(parent: int) -> None:
 def _serve(connection: Connection) -> None:
     start: Start = connection.recv()
     torch.set_num_threads(start.threads)
-    loaded = load_share(start)
+    loaded = load_model(start.source, rank=start.rank)
     connection.send(None)
     model = loaded.model
     group = meet(start.meeting, start.rank, start.size, model.device)

@@ -11,7 +11,9 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,16 +21,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from tessera import __version__
+from tessera.engine.config import OPTIONS, UTILIZATION
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.linears.quantized import PLAIN, count_weights
 from tessera.llm import LLM
-from tessera.load import resolve
+from tessera.load import locate
 from tessera.server.app import create_app
 from tessera.server.backend import Backend, LocalBackend
 from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
-from tessera.server.settings import Settings, api_keys, check_media_folder, in_settings_words
+from tessera.server.settings import OTHER_NAMES, Settings, api_keys, check_media_folder, in_settings_words
 from tessera.server.supervisor import notify
+from tessera.shelf import ModelSource
 from tessera.sources import ImageLimits
 from tessera.weights.detect import detect
 
@@ -40,6 +44,13 @@ MIB = 2**20
 IDLE_CONNECTION_S = 75
 WATCHDOG_S = 10  # between two signs of life to the supervisor
 ABORT_S = 1.0  # for the last events of aborted requests to leave
+# Settings that ModelSource, ImageLimits and the engine know by another name; all others by the settings' own.
+TAKEN_AS = OTHER_NAMES | {
+    "model": "name",
+    "allowed_media_domains": "domains",
+    "allowed_local_media_path": "local_files",
+    "image_proxy": "proxy",
+}
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> None:
@@ -98,46 +109,22 @@ def open_model(settings: Settings) -> LLM:
 
 
 def _open_model(settings: Settings) -> LLM:
-    folder = resolve(settings.model, settings.revision, settings.download_dir)
-    _check_layout(settings, detect(folder))
-    options: dict[str, Any] = {
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
-        "kv_cache_bytes": settings.kv_cache_bytes,
-        "image_cache_bytes": settings.image_cache_bytes,
-        "block_tokens": settings.block_size,
-        "kv_cache_dtype": settings.kv_cache_dtype,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "num_speculative_tokens": settings.num_speculative_tokens,
-        "prompt_lookup_min": settings.prompt_lookup_min,
-        "prompt_lookup_max": settings.prompt_lookup_max,
-        "seed": settings.seed,
-        "cuda_graphs": False if settings.enforce_eager else None,
-    }
-    return LLM(
-        settings.model,
-        mmproj=settings.mmproj,
-        dtype=settings.dtype,
-        device=settings.device,
-        revision=settings.revision,
-        download_dir=settings.download_dir,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        limits=ImageLimits(
-            max_pixels=settings.max_image_pixels,
-            max_bytes=settings.max_image_bytes,
-            fetch_timeout_s=settings.fetch_timeout_s,
-            allow_private_addresses=settings.allow_private_addresses,
-            domains=settings.allowed_media_domains,
-            local_files=settings.allowed_local_media_path,
-            proxy=settings.image_proxy,
-            flags=("max_pixels", "max_bytes"),
-        ),
-        enable_prefix_caching=settings.enable_prefix_caching,
-        max_images_per_prompt=settings.limit_mm_per_prompt,
-        max_queued_requests=settings.max_num_queued_reqs,
-        **{name: value for name, value in options.items() if value is not None},
+    source = ModelSource(**_taken(settings, [each.name for each in fields(ModelSource)]))
+    _check_layout(settings, detect(Path(locate(source).name)))
+    limits = ImageLimits(
+        **_taken(settings, [each.name for each in fields(ImageLimits)]), flags=("max_pixels", "max_bytes")
     )
+    options = {name: value for name, value in _taken(settings, (*OPTIONS, UTILIZATION)).items() if value is not None}
+    if settings.enforce_eager:
+        options["cuda_graphs"] = False
+    return LLM(source, limits=limits, **options)
+
+
+def _taken(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
+    """The settings that others know by these names, which are the settings' own or stand in TAKEN_AS."""
+    own = {other: name for name, other in TAKEN_AS.items()}
+    found = {name: own.get(name, name) for name in names}
+    return {name: getattr(settings, setting) for name, setting in found.items() if setting in Settings.model_fields}
 
 
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:

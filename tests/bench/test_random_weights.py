@@ -15,10 +15,11 @@ from tessera.bench.run_python import Tessera, Transformers
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import dequantize
 from tessera.linears.quantized import QuantizedLinear
-from tessera.load import LoadedModel, load_model
+from tessera.load import LoadedModel
 from tessera.model.attention import DensePlan
 from tessera.model.family import PIXTRAL_12B
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
+from tests.loading import load_model
 
 NANO, TOKENIZER = widths("nano")
 SMALL = with_layers(NANO, 2, 2)

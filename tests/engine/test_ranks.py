@@ -14,7 +14,7 @@ import pytest
 from tessera import LLM, Completion, Grammar, SamplingParams
 from tessera.engine.ranks import Start, _Child, start_ranks
 from tessera.errors import EngineDeadError, ReplyError, UsageError
-from tessera.load import BUNDLED_FOLDER
+from tessera.shelf import ModelSource
 from tests.engine.tiny import max_logprob_error
 
 DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
@@ -133,19 +133,23 @@ def test_a_failure_in_the_midst_of_a_step_ends_all(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"size": 3}, "tensor_parallel_size is 3, and n_heads of this model is 4"),
-        ({"size": 0}, "tensor_parallel_size is 0"),
-        ({"size": 2, "device": "cuda:1"}, "device is 'cuda:1' and tensor_parallel_size=2 takes several"),
-        ({"size": 2000, "device": "cuda"}, "this machine has [0-9]+ CUDA devices"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size is 3, and n_heads of this model is 4"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0"),
+        (
+            {"tensor_parallel_size": 2, "device": "cuda:1"},
+            "device is 'cuda:1' and tensor_parallel_size=2 takes several",
+        ),
+        ({"tensor_parallel_size": 2000, "device": "cuda"}, "this machine has [0-9]+ CUDA devices"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        start_ranks(BUNDLED_FOLDER, **{"dtype": "auto", "device": "cpu"} | options)
+        start_ranks(ModelSource(**{"device": "cpu"} | options))
 
 
 def test_a_rank_that_cannot_load_says_why(tmp_path: Path) -> None:
-    child = _Child(Start(BUNDLED_FOLDER, None, "float99", "cpu", 1, 2, tmp_path, 1))
+    source = ModelSource(dtype="float99", device="cpu", tensor_parallel_size=2)
+    child = _Child(Start(source, rank=1, meeting=tmp_path, threads=1))
     with pytest.raises(UsageError, match="dtype 'float99' is unknown"):
         child.expect()
     assert child.process.wait(20) == 1

@@ -19,11 +19,12 @@ from tessera.engine.sampler import Sampler
 from tessera.engine.soundness import MANY, Soundness, damaged_tensor
 from tessera.errors import GrammarError, NotFiniteError, ReplyError
 from tessera.linears.quantized import place
-from tessera.load import BUNDLED_FOLDER, load_model
+from tessera.load import BUNDLED_FOLDER
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
 from tessera.sampling import Grammar
 from tests.engine.tiny import prompt, tiny_engine, tiny_model
+from tests.loading import load_model
 from tests.server.conftest import Running, asking, start_server
 
 HELLO = [{"role": "user", "content": "Hi"}]

@@ -10,13 +10,14 @@ import torch
 
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import dequantize, pack
-from tessera.load import BUNDLED_FOLDER, load_model
+from tessera.load import BUNDLED_FOLDER
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.share import Share
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tests.engine.tiny import CONFIG, dense_logits, picture, prompt
+from tests.loading import load_model
 from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model, together
 
 GIVEN = prompt("What is ", picture(1, 3, 5), " and ", picture(2, 2, 2), "?")
@@ -53,7 +54,7 @@ def test_nano_read_in_two_shares_writes_what_it_writes_whole(options: Options | 
 
     with torch.no_grad():
         expected, logits_TV = written(load_model(folder, device="cpu").model)
-    parts = [load_model(folder, device="cpu", rank=rank, size=2) for rank in range(2)]
+    parts = [load_model(folder, device="cpu", rank=rank, tensor_parallel_size=2) for rank in range(2)]
     for ids, made_TV in together([(part.model, part.share) for part in parts], written):
         assert ids == expected
         torch.testing.assert_close(made_TV, logits_TV, atol=BOUNDS[None if options is None else "int4"], rtol=0)

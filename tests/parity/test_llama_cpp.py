@@ -26,6 +26,7 @@ from tessera.messages import Image, parse_message
 from tessera.model.attention import DensePlan
 from tessera.weights.convert import convert
 from tessera.weights.gguf.header import read_header
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA
 from tests.weights.gguf.files import write_pair
 
@@ -54,7 +55,7 @@ class Both:
 
 
 def run_both(file: Path, picture: PILImage.Image, folder: Path) -> Both:
-    loaded = load.load_model(file, device="cpu", dtype="float32")
+    loaded = load_model(file, device="cpu", dtype="float32")
     model, vision = loaded.model, loaded.config.vision_encoder
     prepared = prepare(picture, vision)
     question = parse_message({"role": "user", "content": [Image(picture), "What is the value of Q3?"]})

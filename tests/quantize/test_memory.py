@@ -16,7 +16,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from tessera.load import load_model
+from tests.loading import load_model
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 

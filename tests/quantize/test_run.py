@@ -18,12 +18,12 @@ from PIL import Image as PILImage
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
 from tessera.linears.quantized import QuantizedLinear
-from tessera.load import load_model
 from tessera.quantize import run
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
 from tessera.summary import describe
 from tessera.weights.convert import convert
+from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, LLAVA, edit_tensors, write_mistral_folder
 
 WISHES = [Options(), Options("8", vision="8"), Options("fp8", "fp8", "fp8"), Options("8", "16"), Options("4", "4")]

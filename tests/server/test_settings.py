@@ -11,9 +11,12 @@ import pytest
 
 from tessera.cli.serve import run_config_show
 from tessera.errors import ModelNotFoundError, UsageError
+from tessera.server import run
 from tessera.server.run import open_model
-from tessera.server.settings import Settings, api_keys, describe, resolve_settings
+from tessera.server.settings import OTHER_NAMES, Settings, api_keys, describe, resolve_settings
 from tessera.server.vllm_names import FIXED
+from tessera.shelf import ModelSource
+from tessera.sources import ImageLimits
 
 # The command lines that vLLM's own pages and people's guides to Pixtral print.
 VLLM_LINES = (
@@ -180,3 +183,35 @@ def test_what_only_the_model_can_tell_is_checked_with_it(changes: dict[str, Any]
 def test_a_model_is_looked_for_in_the_given_cache(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"HF_HUB_CACHE={tmp_path} tessera download a/b --revision v1"):
         open_model(Settings(model="a/b", revision="v1", download_dir=tmp_path))
+
+
+def test_every_setting_of_the_model_goes_to_where_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(
+        run, "LLM", lambda source, *, limits, **options: told.update(source=source, limits=limits, **options)
+    )
+    named = {"dtype": "float32", "device": "cpu", "mmproj": tmp_path, "tensor_parallel_size": 2}
+    pictures = {"max_image_pixels": 5, "max_image_bytes": 6, "fetch_timeout_s": 7.0, "allow_private_addresses": True}
+    pictures |= {"allowed_media_domains": ("a.org",), "allowed_local_media_path": tmp_path, "image_proxy": "http://p:1"}
+    engine = {"max_model_len": 1, "max_num_seqs": 2, "max_num_batched_tokens": 3, "kv_cache_bytes": 4, "block_size": 16}
+    engine |= {"image_cache_bytes": 5, "kv_cache_dtype": "int8", "gpu_memory_utilization": 0.5, "seed": 6}
+    engine |= {"num_speculative_tokens": 7, "prompt_lookup_min": 8, "prompt_lookup_max": 9, "limit_mm_per_prompt": 10}
+    engine |= {"max_num_queued_reqs": 11, "enable_prefix_caching": False, "enforce_eager": True}
+    open_model(Settings(**named, **pictures, **engine))
+    assert told.pop("source") == ModelSource(name="nano", **named)
+    assert told.pop("limits") == ImageLimits(
+        max_pixels=5, max_bytes=6, fetch_timeout_s=7.0, allow_private_addresses=True, domains=("a.org",),
+        local_files=tmp_path, proxy="http://p:1", flags=("max_pixels", "max_bytes"),
+    )  # fmt: skip
+    own = {OTHER_NAMES.get(name, name): value for name, value in engine.items() if name != "enforce_eager"}
+    assert told == own | {"cuda_graphs": False}
+    told.clear()
+    open_model(Settings())
+    assert told.pop("source") == ModelSource()
+    assert told.pop("limits").local_files is None
+    assert told == {
+        "kv_cache_dtype": "auto",
+        "enable_prefix_caching": True,
+        "max_images_per_prompt": 8,
+        "max_queued_requests": 256,
+    }

@@ -27,8 +27,9 @@ import pytest
 from PIL import Image as PILImage
 
 from tessera.llm import LLM
-from tessera.load import load_model, resolve
+from tessera.load import resolve
 from tests.engine.tiny import tiny_model
+from tests.loading import load_model
 from tests.server.conftest import Running, start_server
 from tests.server.test_hostile import data_url
 from tests.server.test_http import idle, wait_until

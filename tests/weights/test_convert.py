@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tessera.errors import CheckpointError, UsageError
-from tessera.load import load_model
 from tessera.weights.convert import convert
+from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, same_bits, write_mistral_folder
 
 

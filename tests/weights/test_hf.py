@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tessera import load
 from tessera.errors import CheckpointError
 from tessera.summary import describe
 from tessera.weights.convert import convert
+from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, edit_json, edit_tensors, same_bits, write_mistral_folder
 
 HEAD = "language_model.lm_head.weight"
@@ -37,15 +37,15 @@ def test_a_tied_head_is_the_embeddings(kind: str, says: dict[str, object], tmp_p
     folder = hf_folder(tmp_path, kind)
     edit_tensors(folder / "model.safetensors", **{HEAD: None})
     edit_json(folder / "config.json", **says)
-    model = load.load_model(folder, device="cpu").model
+    model = load_model(folder, device="cpu").model
     assert model.output.weight is model.tok_embeddings.weight  # one memory, not two
     stored = (folder / "model.safetensors").stat().st_size
     assert stored - 20_000 < describe(folder).stored_bytes < stored
-    in_memory = sum(parameter.nbytes for parameter in load.load_model(folder, dtype="bfloat16").model.parameters())
+    in_memory = sum(parameter.nbytes for parameter in load_model(folder, dtype="bfloat16").model.parameters())
     assert describe(folder).weight_bytes == in_memory
     # The official layout has no tie: there the head is written out.
     convert(folder, tmp_path / "back", "mistral")
-    untied = load.load_model(tmp_path / "back", device="cpu").model
+    untied = load_model(tmp_path / "back", device="cpu").model
     assert untied.output.weight is not untied.tok_embeddings.weight
     assert same_bits(untied.output.weight.data, model.output.weight.data)
 
@@ -54,13 +54,13 @@ def test_a_missing_head_that_is_not_tied_is_refused(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path, "llava")
     edit_tensors(folder / "model.safetensors", **{HEAD: None})
     with pytest.raises(CheckpointError, match=r"1 of the model's \d+ tensors are missing, first 'output\.weight'"):
-        load.load_model(folder)
+        load_model(folder)
 
 
 def test_a_head_that_is_there_is_used_whatever_the_config_says(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path, "mistral3")
     edit_json(folder / "config.json", tie_word_embeddings=True)
-    model = load.load_model(folder, device="cpu").model
+    model = load_model(folder, device="cpu").model
     assert not torch.equal(model.output.weight, model.tok_embeddings.weight)
 
 
@@ -70,7 +70,7 @@ def test_one_tensor_under_an_old_and_a_new_name(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"under two names, .*'vision_tower\.ln_pre\.weight' in model\.safetensors"
     ):
-        load.load_model(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "base_model.model."])
@@ -79,12 +79,12 @@ def test_what_wrappers_put_before_a_name_is_passed_over(prefix: str, layout: str
     folder = hf_folder(tmp_path, "llava")
     if layout == "mistral":
         folder = tmp_path / "mistral"
-    plain = load.load_model(folder, device="cpu").model
+    plain = load_model(folder, device="cpu").model
     file = next(folder.glob("*.safetensors"))
     tensors = load_file(file)
     more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
     save_file({prefix + name: tensor for name, tensor in (tensors | more).items()}, file)
-    wrapped = load.load_model(folder, device="cpu").model
+    wrapped = load_model(folder, device="cpu").model
     for (name, ours), (_, theirs) in zip(plain.named_parameters(), wrapped.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -94,7 +94,7 @@ def test_an_adapter_is_named_as_one(tmp_path: Path) -> None:
     name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight"
     edit_tensors(folder / "model.safetensors", **{name: torch.ones(2)})
     with pytest.raises(CheckpointError, match=r"q_proj\.lora_A\.weight' .* is of an adapter; merge it into its model"):
-        load.load_model(folder)
+        load_model(folder)
 
 
 def test_an_unknown_name_is_refused_with_its_file(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_an_unknown_name_is_refused_with_its_file(tmp_path: Path) -> None:
     for name in ("foo", "language_model.model.layers.0.self_attn.q_proj.lora_A"):
         edit_tensors(folder / "model.safetensors", **{name: torch.ones(2)})
         with pytest.raises(CheckpointError, match=rf"model\.safetensors holds '{name}'.*use those of one model"):
-            load.load_model(folder)
+            load_model(folder)
         edit_tensors(folder / "model.safetensors", **{name: None})

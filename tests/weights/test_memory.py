@@ -20,7 +20,7 @@ MEASURE = """
 import gc, os, resource, sys
 from pathlib import Path
 import torch
-from tessera.load import load_model
+from tests.loading import load_model
 from tessera.weights.convert import convert
 
 def peak():

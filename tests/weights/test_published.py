@@ -18,13 +18,13 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tessera import load
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
 from tessera.linears.quantized import QuantizedLinear
 from tessera.summary import describe
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.convert import convert
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, edit_json, write_mistral_folder
 
 Writer = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]  # a matrix to its tensors, and what they stand for
@@ -165,7 +165,7 @@ def write_published(tmp_path: Path, name: str) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_linear_stands_for_what_its_library_takes_it_for(name: str, tmp_path: Path) -> None:
     quantized, plain = write_published(tmp_path, name)
-    loaded, expected = (load.load_model(each, device="cpu", dtype="float32").model for each in (quantized, plain))
+    loaded, expected = (load_model(each, device="cpu", dtype="float32").model for each in (quantized, plain))
     for module in LINEARS:
         linear, wanted = loaded.get_submodule(module), expected.get_parameter(f"{module}.weight")
         assert isinstance(linear, QuantizedLinear)
@@ -200,7 +200,7 @@ def test_what_is_not_read_is_refused_by_name(name: str, changes: dict[str, Any],
     quantized, _ = write_published(tmp_path, name)
     edit_json(quantized / "config.json", quantization_config=FORMATS[name][0] | changes)
     with pytest.raises(CheckpointError, match=said):
-        load.load_model(quantized, device="cpu")
+        load_model(quantized, device="cpu")
 
 
 def test_columns_grouped_by_activation_order_are_refused(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_columns_grouped_by_activation_order_are_refused(tmp_path: Path) -> None
     tensors[key] = tensors[key].flip(0).contiguous()
     save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="desc_act"):
-        load.load_model(quantized, device="cpu")
+        load_model(quantized, device="cpu")
 
 
 def test_a_tensor_that_does_not_fit_or_is_missing_is_named(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_tensor_that_does_not_fit_or_is_missing_is_named(tmp_path: Path) -> No
         tensors = {name: tensor for name, tensor in (whole | changed).items() if tensor is not None}
         save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match="q_proj"):
-            load.load_model(quantized, device="cpu")
+            load_model(quantized, device="cpu")
 
 
 def edit_published(tmp_path: Path, name: str, edit: Callable[[str, Tensor], Tensor | None]) -> Path:
@@ -238,7 +238,7 @@ def test_zero_points_that_the_config_promises_must_be_there(tmp_path: Path) -> N
         return None if key.endswith("weight_zero_point") else tensor
 
     with pytest.raises(CheckpointError, match="which this architecture does not have"):
-        load.load_model(edit_published(tmp_path, "w4a16 with zeros", edit), device="cpu")
+        load_model(edit_published(tmp_path, "w4a16 with zeros", edit), device="cpu")
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("w8a16", "weight_scale"), ("fp8", "weight_scale"), ("awq", "scales")])
@@ -248,7 +248,7 @@ def test_scales_that_are_no_numbers_are_refused(name: str, suffix: str, value: f
         return torch.full_like(tensor, value) if key.endswith(f"q_proj.{suffix}") else tensor
 
     with pytest.raises(CheckpointError, match=r"'layers\.0\.attention\.wq' has a scale that is not a finite number"):
-        load.load_model(edit_published(tmp_path, name, edit), device="cpu")
+        load_model(edit_published(tmp_path, name, edit), device="cpu")
 
 
 def test_a_scale_too_large_for_float16_is_refused(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_scale_too_large_for_float16_is_refused(tmp_path: Path) -> None:
         return torch.full_like(tensor, 1e6) if key.endswith("q_proj.weight_scale") else tensor
 
     with pytest.raises(CheckpointError, match="too large for float16"):
-        load.load_model(edit_published(tmp_path, "w4a16", edit), device="cpu")
+        load_model(edit_published(tmp_path, "w4a16", edit), device="cpu")
 
 
 def test_scales_of_blocks_are_refused_though_they_are_as_many_as_rows(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_scales_of_a_cache_are_not_used(tmp_path: Path) -> None:
     tensors |= {f"{attention}.k_scale": torch.ones(1), f"{attention}.v_scale": torch.ones(1)}
     tensors[f"{attention}.q_proj.input_scale"] = torch.ones(1)
     save_file(tensors, quantized / "model.safetensors", {"format": "pt"})
-    load.load_model(quantized, device="cpu")
+    load_model(quantized, device="cpu")
 
 
 def test_a_quantized_checkpoint_is_neither_converted_nor_unpacked(tmp_path: Path) -> None:

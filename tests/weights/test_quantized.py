@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from tessera.errors import CheckpointError
 from tessera.kernels.packed_weight import unpack_codes
-from tessera.load import load_model
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tessera.weights.detect import MANIFEST
+from tests.loading import load_model
 from tests.weights.checkpoints import edit_json, edit_tensors, write_mistral_folder
 
 WQ = "layers.0.attention.wq"

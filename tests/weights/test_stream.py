@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tessera.errors import CheckpointError
-from tessera.load import load_model
 from tessera.weights.convert import convert
 from tessera.weights.safetensors import READ_BYTES, stored_tensors
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, edit_json, edit_tensors, same_bits, write_mistral_folder
 
 WQ = "layers.0.attention.wq.weight"

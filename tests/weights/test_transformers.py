@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.load import load_model
 from tessera.model.attention import DensePlan
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.weights.convert import convert
+from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, edit_json, same_bits, write_mistral_folder, write_tokenizer
 
 GRIDS = ((4, 2), (2, 3))  # of tokens; two pictures of different shapes

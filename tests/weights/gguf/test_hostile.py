@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from tessera import load
 from tessera.errors import CheckpointError
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.gguf.header import MAX_HEADER_BYTES, read_header
+from tests.loading import load_model
 from tests.weights.gguf.files import write_pair
 
 HEAD = b"GGUF" + struct.pack("<I", 3)
@@ -160,7 +160,7 @@ def test_weights_that_are_no_numbers_are_refused(name: str, whole: Path, tmp_pat
     content[entry.start : entry.start + 2] = b"\0\x7c"  # a scale of infinity
     (tmp_path / whole.name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"'{name}' has a scale that is not a finite number"):
-        load.load_model(tmp_path / whole.name, device="cpu")
+        load_model(tmp_path / whole.name, device="cpu")
 
 
 def test_a_file_that_shrinks_while_it_is_read(whole: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tessera.weights.convert import convert
 from tessera.weights.fill import empty_model
 from tessera.weights.gguf.names import to_gguf_name
 from tessera.weights.gguf.read import open_pair, read_config
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, MERGED, tensors_of, write_mistral_folder
 from tests.weights.gguf.files import decode, encode, gguf_name, token_values, write_pair
 
@@ -51,7 +52,7 @@ def test_names_are_those_of_the_packages_tables(config: Any) -> None:
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
 def test_every_value_is_what_the_package_says(kind: Kind, tmp_path: Path) -> None:
     tensors = tensors_of(LLAVA, torch.float32)
-    loaded = load.load_model(write_pair(tmp_path, kind, picture_kind=Kind.F16), device="cpu", dtype="float32")
+    loaded = load_model(write_pair(tmp_path, kind, picture_kind=Kind.F16), device="cpu", dtype="float32")
     values = values_of(loaded.model)
     assert values.keys() == tensors.keys()
     assert loaded.config == dataclasses.replace(LLAVA, max_seq_len=131_072)  # not the file's 1,024,000
@@ -79,7 +80,7 @@ WIDE = dataclasses.replace(LLAVA, dim=256, hidden_dim=512)
 
 def test_a_mixed_model_computes_what_its_values_do(tmp_path: Path) -> None:
     """As Q4_K_M files are: several types, embeddings dequantized, what has no place in 4 or 8 bits rounded."""
-    loaded = load.load_model(write_pair(tmp_path, MIXED, config=WIDE), device="cpu", dtype="float32")
+    loaded = load_model(write_pair(tmp_path, MIXED, config=WIDE), device="cpu", dtype="float32")
     packed = {name for name, module in loaded.model.named_modules() if isinstance(module, QuantizedLinear)}
     assert {f"{name}.weight" for name in packed} == MIXED.keys() - {"tok_embeddings.weight"}
     plain = empty_model(WIDE).to_empty(device="cpu")
@@ -116,7 +117,7 @@ def test_a_rounding_is_measured_and_said(tmp_path: Path) -> None:
     assert summary.notes == (f"3 tensors of IQ4_XS and Q6_K are rounded to 8 bits, off by {error} (root mean square)",)
     assert (summary.quantized, summary.dtype) == ({"int4": 1, "int8": 5}, "float32")
     assert (summary.name, summary.layout) == ("tiny", "gguf")
-    held = load.load_model(file, device="cpu", dtype="float32")
+    held = load_model(file, device="cpu", dtype="float32")
     assert held.notes == summary.notes
     bytes_held = sum(parameter.nbytes for parameter in held.model.parameters())
     bytes_held += sum(module.quantized.nbytes for module in held.model.modules() if isinstance(module, QuantizedLinear))
@@ -163,8 +164,8 @@ def test_a_picture_part_is_found_or_asked_for(names: list[str], says: str, tmp_p
         (tmp_path / name).write_bytes((pictures if "mmproj" in name else text).read_bytes())
     (tmp_path / "tekken.json").write_bytes(text.with_name("tekken.json").read_bytes())
     with pytest.raises(CheckpointError, match=says):
-        load.load_model(tmp_path / "tiny.gguf")
-    load.load_model(tmp_path / "tiny.gguf", mmproj=pictures, device="cpu")
+        load_model(tmp_path / "tiny.gguf")
+    load_model(tmp_path / "tiny.gguf", mmproj=pictures, device="cpu")
 
 
 def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
@@ -173,13 +174,13 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"mmproj-tiny\.gguf is the picture part of a model; give the text model's"
     ):
-        load.load_model(pictures)
+        load_model(pictures)
     with pytest.raises(CheckpointError, match=r"tiny\.gguf is of the architecture 'llama', and the picture part"):
-        load.load_model(text, mmproj=text)
+        load_model(text, mmproj=text)
     with pytest.raises(UsageError, match=r"is no GGUF file and holds its picture part itself; leave out --mmproj"):
-        load.load_model(load.resolve("nano"), mmproj=pictures)
+        load_model(load.resolve("nano"), mmproj=pictures)
     with pytest.raises(CheckpointError, match=r"absent\.gguf could not be read \(No such file or directory\)"):
-        load.load_model(text, mmproj=tmp_path / "absent.gguf")
+        load_model(text, mmproj=tmp_path / "absent.gguf")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
 def test_what_the_text_models_file_may_not_say(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     file = write_pair(tmp_path, text_values=changes)
     with pytest.raises(CheckpointError, match=says) as refused:
-        load.load_model(file)
+        load_model(file)
     assert str(file) in str(refused.value)
 
 
@@ -242,7 +243,7 @@ def test_what_the_text_models_file_may_not_say(changes: dict[str, Any], says: st
 def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     file = write_pair(tmp_path, picture_values=changes)
     with pytest.raises(CheckpointError, match=says):
-        load.load_model(file)
+        load_model(file)
 
 
 @pytest.mark.parametrize(
@@ -261,9 +262,9 @@ def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: 
 )
 def test_a_key_that_changes_nothing_is_read(part: str, changes: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
-    plain = load.load_model(write_pair(tmp_path / "plain"), device="cpu")
+    plain = load_model(write_pair(tmp_path / "plain"), device="cpu")
     values: Any = {f"{part}_values": changes}
-    loaded = load.load_model(write_pair(tmp_path, **values), device="cpu")
+    loaded = load_model(write_pair(tmp_path, **values), device="cpu")
     assert loaded.config == plain.config
 
 
@@ -281,7 +282,7 @@ def test_a_key_that_changes_nothing_is_read(part: str, changes: dict[str, Any], 
 def test_the_same_key_with_another_value_is_refused(part: str, changes: dict[str, Any], tmp_path: Path) -> None:
     values: Any = {f"{part}_values": changes}
     with pytest.raises(CheckpointError, match="which is not known here and may change the computation"):
-        load.load_model(write_pair(tmp_path, **values), device="cpu")
+        load_model(write_pair(tmp_path, **values), device="cpu")
 
 
 def test_numbers_of_64_bits_beyond_float32_are_refused(tmp_path: Path) -> None:
@@ -313,11 +314,11 @@ def test_early_uploads_say_gelu_and_mean_silu(tmp_path: Path) -> None:
     """And a projector type may lie in the vision section, as files for several senses have it."""
     changes = {"clip.use_silu": None, "clip.use_gelu": True, "clip.projector_type": None}
     file = write_pair(tmp_path, picture_values=changes | {"clip.vision.projector_type": "pixtral"})
-    assert load.load_model(file, device="cpu").config.vision_encoder == LLAVA.vision_encoder
+    assert load_model(file, device="cpu").config.vision_encoder == LLAVA.vision_encoder
 
 
 def test_a_model_with_a_merge(tmp_path: Path) -> None:
-    loaded = load.load_model(write_pair(tmp_path, config=MERGED), device="cpu", dtype="float32")
+    loaded = load_model(write_pair(tmp_path, config=MERGED), device="cpu", dtype="float32")
     assert loaded.config.vision_encoder == MERGED.vision_encoder
     for name, tensor in tensors_of(MERGED, torch.float32).items():
         assert torch.equal(values_of(loaded.model)[name], tensor), name
@@ -332,20 +333,20 @@ def test_tokens_must_be_the_tokenizers(tmp_path: Path) -> None:
     for place, token in ((3, "[USER]"), (1270, listed[1271])):
         write_pair(tmp_path, text_values={"tokenizer.ggml.tokens": [*listed[:place], token, *listed[place + 1 :]]})
         with pytest.raises(CheckpointError, match=rf"token {place} is .*; put the tekken\.json of this model beside"):
-            load.load_model(file)
+            load_model(file)
     file.with_name("tekken.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no tekken\.json"):
-        load.load_model(file)
+        load_model(file)
 
 
 def test_tensors_of_another_model(tmp_path: Path) -> None:
     tensors = tensors_of(LLAVA, torch.float32)
     file = write_pair(tmp_path, tensors={name: tensor for name, tensor in tensors.items() if name != "output.weight"})
     with pytest.raises(CheckpointError, match=r"1 of the model's 45 tensors are missing, first 'output\.weight'"):
-        load.load_model(file)
+        load_model(file)
     file = write_pair(tmp_path, tensors=tensors)
     other = write_pair(tmp_path / "other", config=WIDE).with_name("mmproj-tiny.gguf")
     with pytest.raises(
         CheckpointError, match=r"'mm\.1\.weight' has the shape \(256, 64\), the config asks for \(64, 64\)"
     ):
-        load.load_model(file, mmproj=other)
+        load_model(file, mmproj=other)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from tessera import load
 from tessera.errors import UsageError
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 from tessera.weights.convert import convert
 from tessera.weights.gguf.read import PRINTABLE, written_token
 from tessera.weights.gguf.write import merges
+from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, MERGED, VOCAB, edit_json, write_mistral_folder
 from tests.weights.gguf.files import gguf_name
 
@@ -55,7 +55,7 @@ def test_the_package_reads_what_was_written(kind: str, config: Any, tmp_path: Pa
     assert text["general.architecture"] == "llama"
     assert pictures["clip.projector_type"] == "pixtral"
     assert len(text["tokenizer.ggml.tokens"]) == len(text["tokenizer.ggml.token_type"]) == VOCAB
-    loaded = load.load_model(tmp_path / "out" / f"out.{kind.upper()}.gguf", device="cpu")
+    loaded = load_model(tmp_path / "out" / f"out.{kind.upper()}.gguf", device="cpu")
     assert loaded.config == config
 
 

@@ -1,0 +1,152 @@
+"""The commands about models: what is here, getting, rewriting and shrinking them, and what they need."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.cli.completion import model_names
+from tessera.cli.options import DEFAULT_MAX_PIXELS, AsJson, Destination, Device, MaxPixels, Mmproj, Private, Quiet
+
+models = typer.Typer()  # without a name: `cli.app` shows its commands among its own
+
+
+class Layout(StrEnum):
+    """The layouts that `convert` writes."""
+
+    mistral = "mistral"
+    hf = "hf"
+    gguf = "gguf"
+
+
+class MatrixType(StrEnum):
+    """The types of matrices that `convert --to gguf` writes."""
+
+    q8_0 = "q8_0"
+    q4_0 = "q4_0"
+    bf16 = "bf16"
+
+
+@models.command(epilog="Example: tessera info ~/models/Pixtral-12B-2409")
+def info(
+    model: Annotated[str, typer.Argument(help="nano, a folder, a GGUF file, or a hub id.")] = "nano",
+    mmproj: Mmproj = None,
+    json: AsJson = False,
+) -> None:
+    """Show a model's architecture, layout, parameters, bytes, and what it needs to run."""
+    from tessera.cli.info import run_info
+
+    run_info(model, mmproj, as_json=json)
+
+
+@models.command("list", epilog="Example: tessera list")
+def list_models(json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
+    """Show the models on this machine: name, bits, size and path."""
+    from tessera.cli.models import run_list
+
+    run_list(as_json=json)
+
+
+@models.command("rm", epilog="Example: tessera rm pixtral")
+def remove_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `tessera list`.", autocompletion=model_names)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a downloaded or quantized model."""
+    from tessera.cli.models import run_rm
+
+    run_rm(name, yes=yes)
+
+
+@models.command("ps", epilog="Example: tessera ps --url http://127.0.0.1:8000")
+def server_status(
+    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(help="Its key; default: TESSERA_API_KEY.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Show a running server: whether it is healthy, its models, requests and cache."""
+    from tessera.cli.ps import run_ps
+
+    run_ps(url, api_key, as_json=json)
+
+
+@models.command(epilog="Example: tessera doctor")
+def doctor(json: AsJson = False) -> None:
+    """Show what this machine can run, why, and the way there."""
+    from tessera.cli.doctor import run_doctor
+
+    run_doctor(as_json=json)
+
+
+@models.command(epilog="Example: tessera convert ~/models/pixtral-hf ~/models/pixtral --to mistral")
+def convert(
+    source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")],
+    destination: Destination,
+    to: Annotated[Layout, typer.Option(help="The layout to write.")],
+    type: Annotated[MatrixType | None, typer.Option(help="For gguf: the type of matrices; default: q8_0.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite a checkpoint in another layout, bit for bit (but for GGUF's types), one tensor at a time."""
+    from tessera.cli.convert import run_convert
+
+    run_convert(source, destination, to.value, None if type is None else type.value, quiet)
+
+
+@models.command(epilog="Example: tessera quantize pixtral --bits 4    Then: tessera ask QUESTION -m pixtral-4bit")
+def quantize(
+    source: Annotated[str, typer.Argument(help="nano, a folder, a hub id or short name; not quantized yet.")],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="The folder to write; default: the user's own, by a short name."),
+    ] = None,
+    bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
+    head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
+    vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Pictures, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in fewer bits, layer by layer; resumes if interrupted."""
+    from tessera.cli.quantize import run_quantize
+    from tessera.quantize.plan import Options
+
+    run_quantize(source, destination, Options(bits, head, vision), calibrate, device, quiet)
+
+
+@models.command(epilog="Examples: tessera download pixtral   or:  tessera download ORG/NAME --file '*Q4_K_M*'")
+def download(
+    repository: Annotated[str, typer.Argument(help="A hub id, or pixtral.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Of a repository of GGUF files: which one; mmproj comes too.")
+    ] = None,
+) -> None:
+    """Get a model's files into the hub's cache; resumes if interrupted. Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
+    from tessera.hub import download as get
+    from tessera.shelf import ALIASES
+
+    typer.echo(get(ALIASES.get(repository, repository), revision, file))
+
+
+@models.command(epilog="Example: tessera tokens page.png --plot grid.png")
+def tokens(
+    image: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
+    ] = None,
+    mmproj: Mmproj = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) picture into this PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    allow_private_addresses: Private = False,
+) -> None:
+    """Show the grid and the number of tokens a picture takes."""
+    from tessera.cli.tokens import run_tokens
+
+    run_tokens(image, model, mmproj, plot, json, max_image_pixels, allow_private_addresses)

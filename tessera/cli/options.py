@@ -1,0 +1,99 @@
+"""Options that several commands have, each defined once, and those by which a command opens a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from tessera.cli.completion import among, model_names
+from tessera.shelf import BUNDLED, ModelSource
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_MAX_PIXELS = 64_000_000
+
+Images = Annotated[
+    list[str], typer.Option("--image", "-i", metavar="PICTURE", help="Pictures: paths, URLs, or - for standard input.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A folder, GGUF file, hub id or short name; default: nano.", autocompletion=model_names
+    ),
+]
+Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; made when absent.")]
+Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=among("auto", *DTYPES))]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=among("auto", "cpu", "cuda"))]
+KVCacheDtype = Annotated[
+    str,
+    typer.Option(
+        help="Keys and values of the context: auto, or int8 for half the memory.", autocompletion=among("auto", "int8")
+    ),
+]
+Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
+TopP = Annotated[
+    float, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
+]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
+Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
+System = Annotated[str | None, typer.Option(help="A system prompt.")]
+MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
+Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+# What a session is made from, and the defaults. The first stand after a command's pictures, the others last.
+NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None)}
+OPENING: dict[str, tuple[Any, Any]] = {
+    "dtype": (Dtype, "auto"),
+    "device": (Device, "auto"),
+    "kv_cache_dtype": (KVCacheDtype, "auto"),
+    "tensor_parallel_size": (Ranks, 1),
+    "max_image_pixels": (MaxPixels, DEFAULT_MAX_PIXELS),
+    "allow_private_addresses": (Private, False),
+    "quiet": (Quiet, False),
+}
+
+
+def opens_session(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a Session, and their values as one: its first parameter, `session`."""
+    session, *own = inspect.signature(command).parameters.values()
+    hints = get_type_hints(command, localns={session.annotation: object}, include_extras=True)
+    after = 1 + [parameter.name for parameter in own].index("image")
+    own = [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own
+    ]
+    parameters = [*own[:after], *_parameters(NAMING), *own[after:], *_parameters(OPENING)]
+
+    @wraps(command)
+    def with_session(**values: Any) -> None:
+        given = {name: values.pop(name) for name in (*NAMING, *OPENING)}
+        command(_session(**given), **values)
+
+    # Typer reads both, and `wraps` points it to the command that has neither.
+    with_session.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_session.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del with_session.__wrapped__
+    return with_session
+
+
+def _session(model: str | None, **given: Any) -> Any:
+    from tessera.cli.session import Session
+
+    opening = {entry.name: given.pop(entry.name) for entry in fields(ModelSource) if entry.name in given}
+    return Session(source=ModelSource(name=model or BUNDLED, **opening), is_default=model is None, **given)
+
+
+def _parameters(options: dict[str, tuple[Any, Any]]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in options.items()
+    ]
