@@ -31,18 +31,12 @@ MAX_REDIRECTS = 3
 PUBLIC_PORTS = (80, 443)
 MAX_LEFT_ALONE = 64  # look-ups and dials at once: they cannot be ended, only left alone until the system gives up
 SPARE_BYTES = 2**20  # that may come beside twice the body: heads, sizes of chunks, trailers
-# What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out to hosts of the internet
+# What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many. At 192.0.0.192 and
+# 168.63.129.16 clouds keep what they tell their machines.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
-    for network in (
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "2002::/16",
-        "fec0::/10",
-        "192.88.99.0/24",
-        "ff00::/8",
-        "224.0.0.0/4",
-    )
+    for network in ("2002::/16", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "224.0.0.0/4")
 )
 
 
@@ -134,7 +128,7 @@ def fetch(
                 if proxy is not None and not allow_private_addresses:
                     _check_literal(host)
                 with client.stream("GET", url) as response:
-                    if response.is_redirect:
+                    if response.has_redirect_location:
                         url = urljoin(url, response.headers.get("location", ""))
                         continue
                     body = _read_body(response, url, max_bytes)
@@ -155,6 +149,8 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in GLOBAL_UNICAST:
+        return False
     return ip.is_global and not any(ip in network for network in NOT_PUBLIC if network.version == ip.version)
 
 

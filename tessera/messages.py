@@ -136,7 +136,9 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
         source = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
         if detail not in DETAILS:
-            raise UsageError(f"{where}.detail must be one of {_listed(DETAILS[1:])}, not {_show(detail)}.", param=where)
+            raise UsageError(
+                f"{where}.detail must be one of {', '.join(map(str, DETAILS[1:]))}, not {_show(detail)}.", param=where
+            )
         return _image(source, f"{where}.image_url", low_detail=detail == "low")
     if kind == "image":
         return _image(part.get("image"), f"{where}.image")
@@ -155,8 +157,8 @@ def _image(source: Any, where: str, *, low_detail: bool = False) -> Image:
     return Image(source, low_detail=low_detail)
 
 
-def _listed(names: Sequence[str | None]) -> str:
-    *others, last = map(str, names)
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
     return f"{', '.join(others)} and {last}"
 
 

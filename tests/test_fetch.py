@@ -104,11 +104,24 @@ def test_malformed_urls(url: str) -> None:
         get(url)
 
 
+@pytest.mark.parametrize("status", [300, 302, 304])
+def test_a_redirect_to_nowhere_is_told_by_its_status(httpserver: HTTPServer, status: int) -> None:
+    httpserver.expect_request("/a.png").respond_with_data(b"", status=status)
+    with pytest.raises(FetchError, match=f"status {status}"):
+        get(httpserver.url_for("/a.png"))
+
+
 def test_public_addresses() -> None:
     assert is_public("93.184.216.34")
     assert is_public("2606:2800:220:1:248:1893:25c8:1946")
     assert not is_public("::ffff:10.0.0.1")
     assert not is_public("192.88.99.1")
+    inside_or_of_a_cloud = (
+        "192.0.0.192 168.63.129.16 ::127.0.0.1 ::ffff:0:7f00:1 64:ff9b::7f00:1 64:ff9b:1::1 fec0::1 ff02::1 "
+        "2002:7f00:1:: 5f00::1 3fff::1 4000::1 ::1 fe80::1%eth0"
+    )
+    for inside in inside_or_of_a_cloud.split():
+        assert not is_public(inside), inside
 
 
 class Dripping:

@@ -30,6 +30,8 @@ def in_our_words(values: Mapping[str, Any], fields: Container[str]) -> dict[str,
     for other, own in SAME.items():
         if other in told and other not in fields and own in fields:
             _put(told, other, own, told.pop(other))
+        elif other in fields and own in fields:  # the route takes both
+            _check_agreement(told, other, own, told.get(other))
     return told
 
 
@@ -38,5 +40,9 @@ def _put(told: dict[str, Any], other: str, own: str, value: Any) -> None:
         return
     if told.get(own) is None:
         told[own] = value
-    if told[own] != value:
+    _check_agreement(told, other, own, value)
+
+
+def _check_agreement(told: Mapping[str, Any], other: str, own: str, value: Any) -> None:
+    if value is not None and told.get(own) not in (None, value):
         raise BadRequestError(f"{other} and {own} mean the same and differ; keep one.", param=other)

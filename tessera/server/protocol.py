@@ -1,8 +1,9 @@
 """The HTTP parser's limits: what is neither counted head nor counted body is bounded in size and time.
 
 uvicorn's own parser bounds neither: one connection could fill the memory with headers or trailers that
-never end, or be held for ever by a byte now and then. Bodies are `guards`' business, as long as somebody
-reads them; the rest of a request that was answered before its end has a time of its own.
+never end, or be held for ever by a byte now and then, or by an answer that nobody reads. Bodies are `guards`'
+business, as long as somebody reads them; the rest of a request that was answered before its end has a time of
+its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tessera.server.errors import BadRequestError, error_object
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 10.0  # for what a client still sends of a request that is answered
+UNREAD_TIMEOUT_S = 300.0  # without one byte of an answer being taken, though some are ready
 CLOSING_S = 3.0  # for a body that is still on its way when the server ends
 
 
@@ -30,13 +32,16 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
     _rest_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every byte that is not taken
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +89,29 @@ class BoundedProtocol(HttpToolsProtocol):
         super().shutdown()
         if self._in_message and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(CLOSING_S, self.transport.close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    def _await_reader(self, unread: int) -> None:
+        def check() -> None:
+            left = self.transport.get_write_buffer_size()
+            if left < unread:
+                self._await_reader(left)
+            else:
+                self.transport.abort()  # closing would wait for the reader
+
+        self._unread_timer = self.loop.call_later(UNREAD_TIMEOUT_S, check)
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def send_400_response(self, msg: str) -> None:
         self._stop_timers()

@@ -35,7 +35,7 @@ MAX_TEXT = 64_000_000  # characters; what a context holds is checked before it i
 # Fields without an effect on the reply of this server.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "reasoning_effort",
-    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "reasoning",
+    "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "reasoning", "cache_control",
 }  # fmt: skip
 # What a field that changes the output is refused with: its neutral values, which change nothing, and the way out.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -71,7 +71,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": ({},),
     "kv_transfer_params": (),
     "lora": (),
-    "cache_control": (),
+    "mcp_servers": ([],),
     "previous_response_id": (),
     "conversation": (),
     "background": (False,),
@@ -348,6 +348,8 @@ class CountTokensRequest(Request):
     tools: Tools | None = None
     tool_choice: JsonObject | None = None
     thinking: JsonObject | None = None
+    output_config: JsonObject | None = None
+    output_format: JsonObject | None = None
 
 
 class MessagesRequest(Sampling):

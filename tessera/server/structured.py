@@ -1,7 +1,8 @@
 """What a request says a reply must look like, in any of many vocabularies, as the engine's one Grammar.
 
-OpenAI's `response_format`, vLLM's `structured_outputs`, the older `guided_*` fields, which vLLM has dropped
-without a word and which are still sent, and the top-level words of llama.cpp, Ollama, SGLang and TGI.
+OpenAI's `response_format`, Anthropic's `output_config.format`, vLLM's `structured_outputs`, the older `guided_*`
+fields, which vLLM has dropped without a word and which are still sent, and the top-level words of llama.cpp,
+Ollama, SGLang and TGI.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tessera.server.errors import BadRequestError
 from tessera.server.schemas import (
     ChatRequest,
     JsonSchemaFormat,
+    MessagesRequest,
     ResponseFormat,
     ResponsesRequest,
     Sampling,
@@ -39,6 +41,9 @@ def grammar_of(request: Sampling) -> Grammar | None:
         asked["response_format"] = _format("response_format", request.response_format)
     if isinstance(request, ResponsesRequest) and request.text is not None:
         asked["text.format"] = _format("text.format", request.text.format)
+    if isinstance(request, MessagesRequest):
+        asked["output_config.format"] = _anthropic("output_config.format", (request.output_config or {}).get("format"))
+        asked["output_format"] = _anthropic("output_format", request.output_format)
     found = {name: grammar for name, grammar in asked.items() if grammar is not None}
     if len(found) > 1:
         raise BadRequestError(
@@ -60,6 +65,16 @@ def _unwrapped(schema: Any) -> Any:
     """A schema, also in OpenAI's wrapping."""
     is_wrapped = isinstance(schema, dict) and isinstance(schema.get("schema"), dict) and set(schema) <= WRAPPING
     return schema["schema"] if is_wrapped else schema
+
+
+def _anthropic(where: str, wanted: Any) -> Grammar | None:
+    """`output_config.format`, or the older `output_format`."""
+    if wanted is None:
+        return None
+    schema = wanted.get("schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
+    if not isinstance(schema, dict):
+        raise BadRequestError(f"{where} must be of type json_schema, with an object as schema.", param=where)
+    return _wanted("json", schema)
 
 
 def _ollama(wanted: str | dict[str, Any] | None) -> Grammar | None:

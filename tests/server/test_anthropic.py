@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -122,6 +123,23 @@ def test_tokens_are_counted_as_a_message_reports_them(client: anthropic.Anthropi
         assert counted.input_tokens == reply.usage.input_tokens + (reply.usage.cache_read_input_tokens or 0)
 
 
+def test_what_the_client_may_say_beside_is_taken(client: anthropic.Anthropic) -> None:
+    beside: Any = {"cache_control": {"type": "ephemeral"}, "output_config": {"effort": "low"}}
+    reply = client.messages.create(model="nano", max_tokens=1, messages=about(), **beside)
+    counted = client.messages.count_tokens(model="nano", messages=about(), **beside)
+    assert counted.input_tokens == reply.usage.input_tokens + (reply.usage.cache_read_input_tokens or 0)
+
+
+def test_a_failed_call_without_words_is_told_as_failed(client: anthropic.Anthropic) -> None:
+    def counted(**result: Any) -> int:
+        call: Any = {"type": "tool_use", "id": "a", "name": "now", "input": {}}
+        told: Any = [{"type": "tool_result", "tool_use_id": "a", **result}]
+        messages: Any = [*about(), {"role": "assistant", "content": [call]}, {"role": "user", "content": told}]
+        return client.messages.count_tokens(model="nano", messages=messages).input_tokens
+
+    assert counted(is_error=True) > counted()
+
+
 def test_the_system_prompt_is_the_chats(client: anthropic.Anthropic, running: Running) -> None:
     reply = client.messages.create(model="nano", max_tokens=8, system="Be brief.", messages=about())
     messages = [{"role": "system", "content": "Be brief."}, *asking()["messages"]]
@@ -153,6 +171,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a block without a type": ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages.0.content.0"),
     "a tool of the vendor's": ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
     "a choice": ({"tools": [NOW], "tool_choice": {"type": "sometimes"}}, "tool_choice.type"),
+    "a choice of a list": ({"tools": [NOW], "tool_choice": {"type": ["auto"]}}, "tool_choice.type"),
+    "a choice of no name": ({"tools": [NOW], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+    "a schema of text": (
+        {"output_config": {"format": {"type": "json_schema", "schema": "x"}}},
+        "output_config.format",
+    ),
+    "a schema of a list": ({"output_format": {"type": "json_schema", "schema": [1]}}, "output_format"),
+    "servers of tools": ({"mcp_servers": [{"type": "url", "url": "https://x.example", "name": "x"}]}, "mcp_servers"),
     "thinking": ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
     "too hot": ({"temperature": 99}, "temperature"),
     "a result of nothing": (
@@ -172,6 +198,40 @@ def test_mistakes_are_named_in_the_clients_shape(running: Running, name: str) ->
     assert told["error"]["type"] == "invalid_request_error"
     assert words in told["error"]["message"]
     assert told["request_id"] == answer.headers["request-id"]
+
+
+ODD: tuple[Any, ...] = (None, True, 1, -1.5, "x", "", [], {}, [None], {"type": []}, {"type": "x"})
+
+
+@pytest.mark.parametrize("route", ["messages", "messages/count_tokens"])
+def test_no_odd_value_anywhere_is_a_fault_of_the_server(running: Running, route: str) -> None:
+    said = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    call = {"type": "tool_use", "id": "a", "name": "now", "input": {}}
+    told = {"type": "tool_result", "tool_use_id": "a", "is_error": True, "content": [{"type": "text", "text": "x"}]}
+    said += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [told]}]
+    body = {"model": "nano", "max_tokens": 1, "messages": said, "system": [{"type": "text", "text": "x"}]}
+    body |= {"tools": [NOW], "tool_choice": {"type": "tool", "name": "now", "disable_parallel_tool_use": True}}
+    body |= {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"}}
+    body |= {"thinking": {"type": "disabled"}, "stop_sequences": ["x"], "metadata": {"user_id": "x"}}
+    with httpx.Client(timeout=60) as client:
+        for place in places(body):
+            for value in ODD:
+                answer = client.post(f"{running.url}/v1/{route}", json=changed(body, place, value))
+                assert answer.status_code < 500, (place, value, answer.text)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything inside of a body."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*place, key)
+        yield from places(value[key], (*place, key))
+
+
+def changed(body: Any, place: tuple[Any, ...], value: Any) -> Any:
+    key, *rest = place
+    copy = dict(body) if isinstance(body, dict) else list(body)
+    copy[key] = changed(copy[key], tuple(rest), value) if rest else value
+    return copy
 
 
 def test_errors_are_the_clients_own_exceptions(client: anthropic.Anthropic) -> None:

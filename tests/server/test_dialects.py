@@ -142,6 +142,28 @@ def test_the_length_of_a_reply_has_many_names(running: Running, name: str) -> No
         assert usage.get("completion_tokens", usage.get("output_tokens")) == 3, route.path
 
 
+@pytest.mark.parametrize(
+    ("route", "first", "second"),
+    [
+        ("chat", {"max_tokens": 5}, {"max_completion_tokens": 6}), ("chat", {"seed": 1}, {"random_seed": 2}),
+        ("responses", {"max_tokens": 5}, {"max_output_tokens": 6}),
+        ("messages", {"stop": ["a"]}, {"stop_sequences": ["b"]}),
+        ("messages", {"regex": "a"}, {"output_format": {"type": "json_schema", "schema": SCHEMA}}),
+    ],
+)  # fmt: skip
+def test_two_names_for_one_thing_must_agree(
+    running: Running, route: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    path = "/v1/messages" if route == "messages" else ROUTES[route].path
+    talk = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    body = talk if route == "messages" else ROUTES[route].wrap("Hi")
+    refused = running.post(path, body | first | second)
+    assert refused.status_code == 400
+    assert all(name in refused.json()["error"]["message"] for name in (*first, *second))
+    for one in (first, second, first | dict.fromkeys(second)):
+        assert running.post(path, body | one).status_code == 200
+
+
 @pytest.mark.parametrize("name", LENGTHS[:3])
 def test_minus_one_is_as_many_as_fit(running: Running, name: str) -> None:
     """Far more than the 16 of a completion without a length; the end token ends it, as it would without a length."""
@@ -201,7 +223,7 @@ def test_the_original_detail_is_the_whole_picture(running: Running) -> None:
         counts[detail] = running.post("/tokenize", body).json()["count"]
     assert counts["original"] == counts["high"] == counts["auto"] == counts[None]
     body["messages"][0]["content"][0]["image_url"]["detail"] = "best"
-    assert_refused(running.post("/tokenize", body), 400, "auto, low, high, original")
+    assert_refused(running.post("/tokenize", body), 400, "auto, low, high and original")
 
 
 def turns(count: int) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -100,6 +101,38 @@ def test_the_rest_of_an_answered_request_has_a_time(running: Running, monkeypatc
             while more := connection.recv(65536):  # until the server hangs up, though nothing was ended
                 said += more
             assert said.startswith(b"HTTP/1.1 200")
+
+
+def test_who_reads_nothing_of_an_answer_is_left(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is answered than the system keeps; one who reads slowly gets it all."""
+    monkeypatch.setattr("tessera.server.protocol.UNREAD_TIMEOUT_S", 0.6)
+    request, count = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n", 400
+    length = len(running.get("/openapi.json").content)
+    with slow_reader(running) as connection:
+        connection.sendall(request * count)
+        time.sleep(3)
+        assert read_to_end(connection, pause_s=0) < length * count  # it was left, not kept waiting
+    with slow_reader(running) as connection:
+        connection.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert read_to_end(connection, pause_s=0.05) > length
+
+
+def read_to_end(connection: socket.socket, pause_s: float) -> int:
+    num_bytes = 0
+    with contextlib.suppress(ConnectionError):
+        while more := connection.recv(2048 if pause_s else 2**20):
+            num_bytes += len(more)
+            time.sleep(pause_s)
+    return num_bytes
+
+
+def slow_reader(running: Running) -> socket.socket:
+    host, port = running.url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the server's side fills
+    connection.settimeout(20)
+    connection.connect((host, int(port)))
+    return connection
 
 
 def test_a_connection_is_kept_for_the_next_request(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

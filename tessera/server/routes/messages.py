@@ -20,7 +20,7 @@ from tessera.sampling import SamplingParams
 from tessera.server.errors import BadRequestError, anthropic_error
 from tessera.server.events import Events
 from tessera.server.handlers import Handlers, field_named, notes_on, unless_left
-from tessera.server.schemas import CountTokensRequest, MessagesRequest, StructuredOutputs
+from tessera.server.schemas import CountTokensRequest, MessagesRequest
 from tessera.server.translate import sampling_of, tools_among
 from tessera.server.wire import finish_reason_of, json_text
 
@@ -113,7 +113,7 @@ def _user(where: str, message: Mapping[str, Any]) -> list[Message]:
         if not isinstance(block.get("tool_use_id"), str):
             raise BadRequestError(f"{place}.tool_use_id must be a string.", param=f"{place}.tool_use_id")
         told = tuple(_part(*each) for each in _blocks(f"{place}.content", block.get("content")))
-        if block.get("is_error") and told:
+        if block.get("is_error"):
             told = ("Error: ", *told)
         results.append(Message("tool", told, (), block["tool_use_id"], place=place))
     return [*results, Message("user", tuple(parts), place=where)] if parts or not results else results
@@ -158,21 +158,7 @@ def _address(where: str, source: Any) -> str:
 def messages_sampling(request: MessagesRequest) -> SamplingParams:
     if (request.thinking or {}).get("type") == "enabled":
         raise BadRequestError("the model has no thinking of its own; leave thinking out.", param="thinking")
-    wanted = request.model_copy(update={"stop": request.stop_sequences or request.stop})
-    if (schema := _schema(request)) is not None:
-        wanted = wanted.model_copy(update={"structured_outputs": StructuredOutputs(json=dict(schema))})
-    return sampling_of(wanted)
-
-
-def _schema(request: MessagesRequest) -> Mapping[str, Any] | None:
-    """The schema of `output_config.format`, or of the older `output_format`."""
-    wanted = (request.output_config or {}).get("format") or request.output_format
-    if wanted is None:
-        return None
-    if not isinstance(wanted, Mapping) or wanted.get("type") != "json_schema" or "schema" not in wanted:
-        raise BadRequestError("output_config.format must be of type json_schema, with a schema.", param="output_config")
-    schema: Mapping[str, Any] = wanted["schema"]
-    return schema
+    return sampling_of(request.model_copy(update={"stop": request.stop_sequences or request.stop}))
 
 
 def messages_tools(request: MessagesRequest | CountTokensRequest) -> Tools:
@@ -194,8 +180,10 @@ def messages_tools(request: MessagesRequest | CountTokensRequest) -> Tools:
 def _choice(given: Mapping[str, Any]) -> ToolChoice:
     kind = given.get("type")
     if kind == "tool":
-        return {"type": "function", "function": {"name": given.get("name")}}
-    if kind not in _CHOICES:
+        if not isinstance(given.get("name"), str):
+            raise BadRequestError("tool_choice.name must name one of the tools.", param="tool_choice")
+        return {"type": "function", "function": {"name": given["name"]}}
+    if not isinstance(kind, str) or kind not in _CHOICES:
         raise BadRequestError("tool_choice.type must be one of auto, any, tool and none.", param="tool_choice")
     choice: ToolChoice = _CHOICES[kind]
     return choice
