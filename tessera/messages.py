@@ -137,7 +137,8 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
         if detail not in DETAILS:
             raise UsageError(
-                f"{where}.detail must be one of {', '.join(map(str, DETAILS[1:]))}, not {_show(detail)}.", param=where
+                f"{where}.detail must be one of {_listed([detail for detail in DETAILS if detail])}, not {_show(detail)}.",
+                param=where,
             )
         return _image(source, f"{where}.image_url", low_detail=detail == "low")
     if kind == "image":
