@@ -19,7 +19,7 @@ from tessera.errors import UsageError
 Role = Literal["system", "user", "assistant", "tool"]
 ImageSource = str | Path | bytes | PILImage.Image
 ROLES = ("system", "developer", "user", "assistant", "tool")
-DETAILS = (None, "auto", "low", "high", "original")
+DETAILS = ("auto", "low", "high", "original")
 FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "prefix", "function_call")
 # What clients send back of a reply and what says nothing to the model.
 SILENT_FIELDS = ("refusal", "annotations", "audio", "reasoning", "reasoning_content")
@@ -135,9 +135,9 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
         target = part.get("image_url")
         source = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
-        if detail not in DETAILS:
+        if detail is not None and detail not in DETAILS:
             raise UsageError(
-                f"{where}.detail must be one of {_listed([detail for detail in DETAILS if detail])}, not {_show(detail)}.",
+                f"{where}.detail must be one of {_listed(DETAILS)}, not {_show(detail)}.",
                 param=where,
             )
         return _image(source, f"{where}.image_url", low_detail=detail == "low")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tessera.kernels.cache_layer import bytes_per_token
+from tessera.engine.kv_cache import kv_bytes_per_token
+from tessera.engine.memory import max_image_tokens
 from tessera.load import model_name
 from tessera.model.family import family_name
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
@@ -51,11 +52,8 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
         parts[_part(name)] += source.stored.num_parameters
     for name, linear in linears.items():
         parts[_part(name)] += linear.shape[0] * linear.shape[1]
-    kv_bytes, kv_bytes_int8 = (
-        config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, stored) for stored in (dtype, torch.int8)
-    )
+    kv_bytes, kv_bytes_int8 = (kv_bytes_per_token(config, stored) for stored in (dtype, torch.int8))
     rows = -(-min(1024, vision.image_size) // vision.token_size)
-    largest = vision.image_size // vision.token_size
     return ModelSummary(
         name=model_name(folder),
         family=family_name(config),
@@ -72,7 +70,7 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
         stored_bytes=checkpoint.stored_bytes,
         weight_bytes=checkpoint.weight_bytes(dtype),
         max_seq_len=config.max_seq_len,
-        largest_image_tokens=largest * (largest + 1),
+        largest_image_tokens=max_image_tokens(vision),
         kv_bytes_per_token=kv_bytes,
         kv_bytes_per_token_int8=kv_bytes_int8,
         kv_bytes_per_megapixel_image=rows * (rows + 1) * kv_bytes,

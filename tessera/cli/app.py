@@ -19,7 +19,7 @@ from tessera import __version__
 from tessera.cli.app_bench import bench
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
-from tessera.cli.options import Images, MaxTokens, Seed, Stop, System, Temperature, TopP, opens_session
+from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
 from tessera.cli.parser import Group, PicturesCommand, SettingsCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
 
@@ -104,10 +104,8 @@ def ask(
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample only from so many of the most likely tokens; 0: all.")] = 0,
-    min_p: Annotated[
-        float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's probability.")
-    ] = 0.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
     seed: Seed = None,
     stop: Stop = [],  # noqa: B006
     logprobs: Annotated[
@@ -132,7 +130,8 @@ def ask(
         "seed": seed, "stop": tuple(stop), "logprobs": logprobs,
     }  # fmt: skip
     answering = Answering(json, None if no_log else log or default_file(), continues)
-    run_ask(session, words or [], image, system, params, grammar_of(schema, choice, regex), answering)
+    grammar = grammar_of(schema, choice, regex)
+    run_ask(session, words or [], image, system, params, grammar=grammar, answering=answering)
 
 
 @app.command(

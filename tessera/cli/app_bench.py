@@ -33,6 +33,7 @@ class RandomFormat(StrEnum):
 @bench.callback(epilog="Example: tessera bench --peer llama.cpp --layers 8 --plot bench.png")
 def bench_all(
     context: typer.Context,
+    *,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A model to measure; default: random weights of 12B's widths.")
     ] = None,

@@ -102,6 +102,7 @@ def quantize(
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="The folder to write; default: the user's own, by a short name."),
     ] = None,
+    *,
     bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
     head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
     vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
@@ -137,6 +138,7 @@ def download(
 @models.command(epilog="Example: tessera tokens page.png --plot grid.png")
 def tokens(
     image: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.")],
+    *,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
     ] = None,
@@ -149,4 +151,12 @@ def tokens(
     """Show the grid and the number of tokens a picture takes."""
     from tessera.cli.tokens import run_tokens
 
-    run_tokens(image, model, mmproj, plot, json, max_image_pixels, allow_private_addresses)
+    run_tokens(
+        image,
+        model,
+        mmproj,
+        plot=plot,
+        as_json=json,
+        max_pixels=max_image_pixels,
+        allow_private=allow_private_addresses,
+    )

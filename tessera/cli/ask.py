@@ -43,6 +43,7 @@ def run_ask(
     sources: list[str],
     system: str | None,
     params: Mapping[str, Any],
+    *,
     grammar: Grammar | None,
     answering: Answering,
 ) -> None:

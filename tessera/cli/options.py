@@ -43,6 +43,10 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more va
 TopP = Annotated[
     float, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
 ]
+TopK = Annotated[int, typer.Option(help="Sample only from so many of the most likely tokens; 0: all.")]
+MinP = Annotated[
+    float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's probability.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
 Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]

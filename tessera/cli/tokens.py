@@ -24,6 +24,7 @@ def run_tokens(
     sources: list[str],
     model: str | None,
     mmproj: Path | None,
+    *,
     plot: Path | None,
     as_json: bool,
     max_pixels: int,
