@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.errors import ImageError
 
@@ -25,13 +25,14 @@ MAX_TEXT_BYTES = 1_000_000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x112
 PROFILE = 34675
-PHOTOMETRIC, BITS = 262, 258
+PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+UNSIGNED, SIGNED = 1, 2
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 # The tags that say how a TIFF's pixels are stored; all others only describe it.
 TIFF_TAGS = frozenset(
     (256, 257, BITS, 259, PHOTOMETRIC, 266, STRIP_OFFSETS, 277, 278, STRIP_BYTES, 284, 292, 293, 317, 320, 322, 323,
-     TILE_OFFSETS, TILE_BYTES, 338, 339, 347, *range(512, 522), 529, 530, 531, 532)
+     TILE_OFFSETS, TILE_BYTES, 338, SAMPLE_FORMAT, 347, *range(512, 522), 529, 530, 531, 532)
 )  # fmt: skip
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
@@ -44,7 +45,8 @@ class Stored:
     """A file without what does not change its pixels, and what was read there.
 
     `orientation` is numbered as EXIF does; None: the decoder finds it. `depth` is the bits of a grey or
-    colour sample, where that matters; `inverted`: its greys count ink, not light; `size` is known only
+    colour sample, where that matters; `inverted`: its greys count ink, not light; `unsigned`: its 32 bits have no
+    sign; `size` is known only
     where opening alone would take memory for it.
     """
 
@@ -53,6 +55,7 @@ class Stored:
     profile: bytes | None = None
     depth: int | None = None
     inverted: bool = False
+    unsigned: bool = False
     size: tuple[int, int] | None = None
 
 
@@ -292,11 +295,18 @@ def _read_tiff(name: str, data: bytes) -> Stored:
     kept = [entry for tag, entry in sorted(found.items()) if tag in TIFF_TAGS]
     for entry in kept:
         _check_entry(name, entry)
-    numbers = {tag: tiff.first_number(found[tag]) for tag in (ORIENTATION, PHOTOMETRIC, BITS) if tag in found}
+    numbers = {
+        tag: tiff.first_number(found[tag]) for tag in (ORIENTATION, PHOTOMETRIC, BITS, SAMPLE_FORMAT) if tag in found
+    }
     # Pillow inverts greys of up to 8 bits by itself, and reads only some of the wider ones that count ink.
     inverted = numbers.get(PHOTOMETRIC) == WHITE_IS_ZERO and (numbers.get(BITS) or 1) > 8
     if inverted:
         kept = [tiff.changed(entry, BLACK_IS_ZERO) if entry.tag == PHOTOMETRIC else entry for entry in kept]
+    unsigned = numbers.get(BITS) == 32 and numbers.get(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED
+    if unsigned:  # which Pillow reads in one order of bytes alone, and as if they had a sign
+        others = [entry for entry in kept if entry.tag != SAMPLE_FORMAT]
+        signed = tiff.changed(replace(found[BITS], tag=SAMPLE_FORMAT), SIGNED)
+        kept = sorted((*others, signed), key=lambda entry: entry.tag)
     profile = found.get(PROFILE)
     orientation = numbers.get(ORIENTATION) or 1
     return Stored(
@@ -305,6 +315,7 @@ def _read_tiff(name: str, data: bytes) -> Stored:
         None if profile is None or profile.num_bytes > MAX_PROFILE_BYTES else tiff.value(profile),
         numbers.get(BITS),
         inverted,
+        unsigned=unsigned,
     )
 
 

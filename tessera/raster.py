@@ -9,6 +9,7 @@ process that only decodes starts quickly.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,17 @@ OTHERS = (
     (b"<svg", "an SVG drawing; export it as a PNG first"),
     (b"<?xml", "XML, perhaps an SVG drawing; export it as a PNG first"),
 )
+# How files of the known formats begin.
+BEGINNINGS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{8}",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "AVIF": rb"....ftypavi[fs]",
+    "HEIF": rb"....ftyp(?:he[iv]|m[is]f)",
+}
 
 # Our own limits and errors say what matters; Pillow's warnings before them would only be noise.
 warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
@@ -93,6 +105,12 @@ def _unknown(name: str, data: bytes) -> str:
     for signature, what in OTHERS:
         if start.startswith(signature):
             return f"{name} is {what}."
+    for kind, beginning in BEGINNINGS.items():
+        if re.match(beginning, data, re.DOTALL):
+            return (
+                f"{name} ({len(data):,} bytes) begins as {kind} but is damaged, cut short, or of a kind of {kind} that "
+                "cannot be read; send the whole file again, or save it anew as PNG."
+            )
     known = ", ".join((*FORMATS, "HEIF"))
     return f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}."
 
@@ -121,6 +139,7 @@ def _check_size(name: str, size: tuple[int, int], limits: ImageLimits) -> None:
 
 def _pixels(picture: PILImage.Image, stored: Stored | None, allocated: Callable[[int, int], Pixels]) -> Pixels:
     low = _low_bytes(picture, stored)
+    _take_both_bytes(picture, stored)
     if stored is None:
         picture.load()  # which also turns a TIFF that Pillow opened
     orientation = stored.orientation if stored is not None else None
@@ -226,6 +245,25 @@ def _low_bytes(picture: PILImage.Image, stored: Stored | None) -> PILImage.Image
     return low
 
 
+def _take_both_bytes(picture: PILImage.Image, stored: Stored | None) -> None:
+    """Of a TIFF whose colours of 16 bits lie in planes of their own; Pillow takes every byte there for a sample."""
+    if stored is None or stored.depth != 16 or picture.format != "TIFF" or len(picture.getbands()) == 1:
+        return
+    order = "L" if stored.data[:2] == b"II" else "B"
+
+    def corrected(tile: Any) -> Any:
+        if tile.codec_name != "raw" or tile.args[0] not in picture.getbands():
+            return tile
+        if picture.mode not in ("RGB", "RGBA"):
+            raise ImageError(
+                f"the picture is a TIFF whose 16-bit {picture.mode} colours lie in planes of their own, which cannot "
+                "be read; save it with interleaved ones, or as PNG."
+            )
+        return tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+
+    picture.tile = [corrected(tile) for tile in picture.tile]  # type: ignore[attr-defined]
+
+
 def _with_exact_transparency(
     picture: PILImage.Image, low: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage.Image]
 ) -> ToRGB:
@@ -248,16 +286,18 @@ def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDAr
     floats), 255 and 65,535 that no value exceeds, or the largest value.
     """
     inverted = stored is not None and stored.inverted
+    unsigned = stored is not None and stored.unsigned and picture.mode == "I"
     clear = picture.info.get("transparency")
     if picture.mode.startswith("I;16") and (stored is not None or picture.format is not None):
         depth = stored.depth if stored is not None and stored.depth is not None else 16
         white = float(2 ** min(depth, 16) - 1)
     else:
-        largest = _largest(picture)
+        largest = _largest(picture, unsigned=unsigned)
         steps = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
         white = next((step for step in steps if largest <= step), largest)
 
     def to_grey(values: NDArray[Any]) -> Pixels:
+        values = values.view(np.uint32) if unsigned else values
         numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=white, neginf=0.0)
         grey = (numbers.clip(0, white) * (255.0 / white)).round().astype(np.uint8)
         if inverted:
@@ -269,11 +309,12 @@ def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDAr
     return to_grey
 
 
-def _largest(picture: PILImage.Image) -> float:
+def _largest(picture: PILImage.Image, *, unsigned: bool) -> float:
     """The largest finite value."""
     largest = 0.0
     for box in _tiles(*picture.size):
         values = np.asarray(picture.crop(box))
+        values = values.view(np.uint32) if unsigned else values
         largest = max(largest, float(values.max(initial=0, where=np.isfinite(values))))
     return largest
 

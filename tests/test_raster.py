@@ -278,7 +278,7 @@ def test_a_tiff_cannot_name_strips_or_values_without_number() -> None:
         with pytest.raises(ImageError, match=f"tag {tag} has 4,000,000 bytes"):
             loaded(tiff_of(*size, (tag, 3, 2_000_000, 8)) + bytes(4_000_000))
     alike = [(40_000 + number, 7, 5_000_000, 8) for number in range(4000)]
-    with pytest.raises(ImageError, match=r"damaged or cut short|not a picture"):
+    with pytest.raises(ImageError, match="begins as TIFF but is damaged"):
         loaded(tiff_of(*size, *alike) + bytes(5_000_000))
 
 
@@ -334,6 +334,54 @@ def test_twelve_bits_and_floats() -> None:
     floats = np.array([[0, 0.5, 1]], np.float32)
     assert np.asarray(loaded(grey_tiff(32, 1, floats, 3)))[0, :, 0].tolist() == [0, 128, 255]
     assert np.asarray(loaded(grey_tiff(32, 0, floats, 3)))[0, :, 0].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_greys_of_32_bits_without_a_sign(order: str) -> None:
+    full = np.array([[0, 2**30, 2**31, 2**32 - 1]], np.uint32)
+    assert np.asarray(loaded(grey_tiff(32, 1, full, order=order)))[0, :, 0].tolist() == [0, 64, 128, 255]
+    assert np.asarray(loaded(grey_tiff(32, 0, full, order=order)))[0, :, 0].tolist() == [255, 191, 127, 0]
+    small = np.array([[0, 64, 128, 255]], np.uint32)
+    assert np.asarray(loaded(grey_tiff(32, 1, small, order=order)))[0, :, 0].tolist() == [0, 64, 128, 255]
+    signed = np.array([[-5, 0, 2**20, 2**21]], np.int32)
+    assert np.asarray(loaded(grey_tiff(32, 1, signed, 2, order=order)))[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+def planar_tiff(samples: NDArray[np.floating], photometric: int, order: str) -> bytes:
+    """An uncompressed TIFF of 16 bits whose bands, (B, H, W), lie one after the other, in strips of one row."""
+    bands, height, width = samples.shape
+    strips = [row.astype(f"{order}u2").tobytes() for band in samples for row in band]
+    count, size = len(strips), 2 * width
+    tables = 8 + 2 + 12 * 12 + 4
+    body = tables + 2 * bands + 8 * count
+    short = lambda value: struct.pack(f"{order}HH", value, 0)  # noqa: E731
+    long = lambda value: struct.pack(f"{order}I", value)  # noqa: E731
+    entries = [(256, 4, 1, long(width)), (257, 4, 1, long(height)), (258, 3, bands, long(tables)),
+               (259, 3, 1, short(1)), (262, 3, 1, short(photometric)), (273, 4, count, long(tables + 2 * bands)),
+               (277, 3, 1, short(bands)), (278, 4, 1, long(1)), (279, 4, count, long(tables + 2 * bands + 4 * count)),
+               (284, 3, 1, short(2)), (338, 3, 1, short(2)), (339, 3, 1, short(1))]  # fmt: skip
+    entries = entries if bands == 4 and photometric == 2 else [*entries[:10], (300, 3, 1, short(0)), entries[11]]
+    offsets = struct.pack(f"{order}{count}I", *(body + size * number for number in range(count)))
+    lengths = struct.pack(f"{order}{count}I", *[size] * count)
+    return (
+        ifd(*entries, order=order)
+        + struct.pack(f"{order}{bands}H", *[16] * bands)
+        + offsets
+        + lengths
+        + b"".join(strips)
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colours_of_16_bits_in_planes_of_their_own(order: str) -> None:
+    ramp = np.linspace(0, 65535, 12).round().reshape(3, 4)
+    colors = np.stack([ramp, 65535 - ramp, np.full_like(ramp, 0x12FE)])
+    wanted = np.moveaxis(colors // 256, 0, -1)
+    assert (np.asarray(loaded(planar_tiff(colors, 2, order))) == wanted).all()
+    clear = np.concatenate([colors, np.zeros_like(ramp)[None]])
+    assert (np.asarray(loaded(planar_tiff(clear, 2, order))) == 255).all()
+    with pytest.raises(ImageError, match="16-bit CMYK colours lie in planes of their own"):
+        loaded(planar_tiff(clear, 5, order))
 
 
 WIDE = [
@@ -481,6 +529,9 @@ def test_tiles_make_one_picture(monkeypatch: pytest.MonkeyPatch, mode: str) -> N
 SAYS: dict[str, tuple[bytes, str]] = {
     "pdf": (b"%PDF-1.7\n", "pdftoppm -png FILE.pdf page"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "export it as a PNG"),
+    "half a jpeg's head": (JPEG[:200], "begins as JPEG but is damaged"),
+    "a tiff of doubles": (grey_tiff(64, 1, np.zeros((2, 2)), 3), "of a kind of TIFF that cannot be read"),
+    "half an avif": (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "begins as AVIF"),
     "unknown": (b"hello" * 10, "known are JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF"),
 }
 

@@ -34,7 +34,8 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
 
 def test_the_python_page_shows_every_example() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    assert [name for name in EXAMPLES if f"examples/{name}.py" not in page] == []
+    texts = {name: (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8") for name in EXAMPLES}
+    assert [name for name, text in texts.items() if f"```python\n{text}```\n" not in page] == []
 
 
 def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:

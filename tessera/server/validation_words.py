@@ -1,7 +1,8 @@
-"""Pydantic's findings in our own words: one sentence that names the field, and never the value sent."""
+"""Pydantic's findings in our own words: one sentence that names the field, the limit, and a short value."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ _WORDS = {
 # That something is of another kind: of a union, every branch says so but the one that was meant.
 _KINDS = {"string_type", "bool_type", "int_type", "int_parsing", "int_from_float", "float_type", "list_type",
           "dict_type", "model_type", "model_attributes_type", "literal_error"}  # fmt: skip
+PLAIN = re.compile(r"[^\W\d]\w*|-?\d+")  # a field, or a token's id as a key
+MAX_VALUE = 40  # characters of a value that is told
 _BRANCHES = {"str", "int", "float", "bool", "TypedGrammar"}  # in a path they say which branch of a union was tried
 
 
@@ -57,16 +60,30 @@ def describe_mistake(findings: Sequence[Mapping[str, Any] | Any]) -> tuple[str, 
     others = [finding for _, finding in meant if finding.get("type") not in _KINDS]
     if others:
         return _shown(meant[0][0]), _words(others[0])
-    words = dict.fromkeys(_words(finding) for _, finding in meant)
-    told = list(words)[:1] + [each.removeprefix("must be ") for each in list(words)[1:]]
-    return _shown(meant[0][0]), " or ".join(told)
+    words = list(dict.fromkeys(_words(finding) for _, finding in meant))
+    value = _value(meant[0][1].get("input"))
+    told = [each.removesuffix(value) for each in words]
+    told = told[:1] + [each.removeprefix("must be ") for each in told[1:]]
+    return _shown(meant[0][0]), " or ".join(told) + value * words[0].endswith(value)
 
 
 def _words(finding: Mapping[str, Any]) -> str:
-    context = finding.get("ctx") or {}
-    if context.get("min_length") == 1 and finding.get("type") in ("too_short", "string_too_short"):
+    context, kind = finding.get("ctx") or {}, str(finding.get("type"))
+    if context.get("min_length") == 1 and kind in ("too_short", "string_too_short"):
         return "must not be empty"
-    return _WORDS.get(str(finding.get("type")), "is not valid").format_map(context)
+    words = _WORDS.get(kind, "is not valid").format_map(context)
+    return words + _value(finding.get("input")) * words.startswith("must be ")
+
+
+def _value(value: Any) -> str:
+    """A value that says by itself what is wrong with it; a long one, or one of many parts, does not."""
+    if isinstance(value, bool):
+        return f", not {str(value).lower()}"
+    if isinstance(value, int) and value.bit_length() > 100:  # of which Python writes none of thousands of digits
+        return ""
+    if not isinstance(value, str | int | float) or len(shown := repr(value)) > MAX_VALUE:
+        return ""
+    return f", not {shown}"
 
 
 def _rank(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
@@ -76,7 +93,7 @@ def _rank(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
 def _path(location: Sequence[str | int]) -> tuple[str | int, ...]:
     # A union's alternatives stand in the path by their types' names, which say nothing to a client.
     return tuple(
-        part for part in location if isinstance(part, int) or (str(part).isidentifier() and part not in _BRANCHES)
+        part for part in location if isinstance(part, int) or (PLAIN.fullmatch(part) and part not in _BRANCHES)
     )
 
 
