@@ -27,7 +27,7 @@ from tessera.chat import (
     Tools,
     with_params,
 )
-from tessera.engine.admission import check_image_count
+from tessera.engine.admission import check_image_count, check_parts, num_written
 from tessera.engine.config import EngineConfig, check_options, resolve
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
@@ -49,9 +49,6 @@ from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.fill import Progress
 
 MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
-# What of a call and of a tool the prompt repeats.
-CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
-MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 
 
 class LLM(ChatModel):
@@ -345,8 +342,8 @@ class LLM(ChatModel):
             )
         parsed = parse_messages(messages)
         check_image_count(sum(len(message.images) for message in parsed), self.config)
-        _check_parts(parsed)
-        self.check_length(_num_written(parsed, tools))
+        check_parts(parsed)
+        self.check_length(num_written(parsed, tools))
         return parsed
 
     def prepare_text(self, text: str | Sequence[int]) -> Prompt:
@@ -414,34 +411,3 @@ def _loaded(
     checkpoint, target = open_checkpoint(Path(located.name), source.mmproj), target_device(source.device)
     check(checkpoint.config, compute_dtype(source.dtype, checkpoint, target), target)
     return start_ranks(located)
-
-
-def _check_parts(messages: Sequence[Message]) -> None:
-    """Raise PromptTooLongError for more parts than any conversation has."""
-    count = sum(len(message.content) for message in messages)
-    if count > MAX_PARTS:
-        raise PromptTooLongError(
-            f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts."
-        )
-
-
-def _num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
-    """Characters of all that the prompt will hold, whatever field they stand in; each is written at least once."""
-    texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
-    calls = [call.get("function") for message in messages for call in message.tool_calls if isinstance(call, Mapping)]
-    functions = [tool.get("function") for tool in tools if isinstance(tool, Mapping)]
-    return texts + _num_characters(calls, CALL_KEYS) + _num_characters(functions, TOOL_KEYS)
-
-
-def _num_characters(described: Sequence[Any], keys: Sequence[str]) -> int:
-    """Of all strings and keys in these entries of each object."""
-    count, rest = 0, [entry.get(key) for entry in described if isinstance(entry, Mapping) for key in keys]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, str):
-            count += len(value)
-        elif isinstance(value, Mapping):
-            rest += [*value.keys(), *value.values()]
-        elif isinstance(value, (list, tuple)):
-            rest += value
-    return count

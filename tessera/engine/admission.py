@@ -6,15 +6,21 @@ All of it reads only what is given, so any thread may ask.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tessera.engine.config import MIB, EngineConfig
 from tessera.engine.grammar import Matcher
 from tessera.errors import EngineBusyError, PromptTooLongError, TooManyImagesError, UsageError
+from tessera.messages import Message
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
+
+# What of a call and of a tool the prompt repeats.
+CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
+MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
 
 
 @dataclass(frozen=True)
@@ -102,3 +108,34 @@ def _check_images(prompt: Prompt, vision: VisionConfig) -> None:
             raise ValueError(f"a picture of {rows} x {columns} tokens has pixels {span.image.pixels_CHW.shape}")
     if (found := prompt.ids.count(vision.image_token_id)) != expected:
         raise ValueError(f"the prompt has {found} image tokens, its pictures have {expected}")
+
+
+def check_parts(messages: Sequence[Message]) -> None:
+    """Raise PromptTooLongError for more parts than any conversation has."""
+    count = sum(len(message.content) for message in messages)
+    if count > MAX_PARTS:
+        raise PromptTooLongError(
+            f"the conversation has {count:,} parts and the limit is {MAX_PARTS:,}; join its texts."
+        )
+
+
+def num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
+    """Characters of all that the prompt will hold, whatever field they stand in; each is written at least once."""
+    texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
+    calls = [call.get("function") for message in messages for call in message.tool_calls if isinstance(call, Mapping)]
+    functions = [tool.get("function") for tool in tools if isinstance(tool, Mapping)]
+    return texts + _num_characters(calls, CALL_KEYS) + _num_characters(functions, TOOL_KEYS)
+
+
+def _num_characters(described: Sequence[Any], keys: Sequence[str]) -> int:
+    """Of all strings and keys in these entries of each object."""
+    count, rest = 0, [entry.get(key) for entry in described if isinstance(entry, Mapping) for key in keys]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            rest += value
+    return count

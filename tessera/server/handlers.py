@@ -21,10 +21,11 @@ from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, 
 from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Backend, DeltaReader, Replies
+from tessera.server.backend import Backend
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.metrics import Metrics
+from tessera.server.replies import DeltaReader, Replies
 from tessera.server.schemas import Sampling, StreamOptions
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from tessera.errors import PromptTooLongError
-from tessera.llm import MAX_PARTS
+from tessera.engine.admission import MAX_PARTS
 from tessera.messages import Message
 from tessera.server import schemas
 from tessera.server.body import MAX_JSON_VALUES
