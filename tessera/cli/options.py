@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from tessera.cli.completion import among, model_names
+from tessera.errors import UsageError
 from tessera.shelf import BUNDLED, ModelSource
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +38,13 @@ KVCacheDtype = Annotated[
     ),
 ]
 Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask a server that speaks OpenAI's API, with the key in TESSERA_API_KEY, instead of loading a model.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
@@ -61,6 +69,7 @@ OPENING: dict[str, tuple[Any, Any]] = {
     "device": (Device, "auto"),
     "kv_cache_dtype": (KVCacheDtype, "auto"),
     "tensor_parallel_size": (Ranks, 1),
+    "endpoint": (Endpoint, None),
     "max_image_pixels": (MaxPixels, DEFAULT_MAX_PIXELS),
     "allow_private_addresses": (Private, False),
     "quiet": (Quiet, False),
@@ -92,8 +101,19 @@ def opens_session(command: Callable[..., None]) -> Callable[..., None]:
 def _session(model: str | None, **given: Any) -> Any:
     from tessera.cli.session import Session
 
+    if given["endpoint"] is not None:
+        check_options(given)
     opening = {entry.name: given.pop(entry.name) for entry in fields(ModelSource) if entry.name in given}
     return Session(source=ModelSource(name=model or BUNDLED, **opening), is_default=model is None, **given)
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option about a model on this machine, where a server is asked."""
+    local = ("mmproj", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size")
+    defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
+    for name in local:
+        if given[name] != defaults[name]:
+            raise UsageError(f"--{name.replace('_', '-')} and --endpoint exclude each other: the server decides it.")
 
 
 def _parameters(options: dict[str, tuple[Any, Any]]) -> list[inspect.Parameter]:

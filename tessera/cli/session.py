@@ -7,6 +7,7 @@ of the engine's settings are put into the words of this command line.
 from __future__ import annotations
 
 import base64
+import os
 import re
 import signal
 import sys
@@ -65,6 +66,7 @@ class Session:
     """How the user wants the model opened, and pictures read; `cli.options` makes it from a command's options."""
 
     source: ModelSource
+    endpoint: str | None = None  # of a server that is asked instead
     is_default: bool  # no model was named, so it is the bundled one, which is said once
     kv_cache_dtype: str
     max_image_pixels: int
@@ -81,7 +83,13 @@ class Session:
         return replace(self, source=replace(self.source, name=model or BUNDLED), is_default=model is None)
 
     def open(self) -> ChatModel:
-        """Load the model; without a name the bundled one, which is said once."""
+        """Load the model; without a name the bundled one, which is said once. With an endpoint, ask its server."""
+        if self.endpoint is not None:
+            from tessera.client import Client
+
+            return Client(
+                self.endpoint, model=self.model, api_key=os.environ.get("TESSERA_API_KEY"), limits=self.limits()
+            )
         from tessera.llm import LLM
 
         if self.is_default:

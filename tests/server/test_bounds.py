@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from tessera.errors import PromptTooLongError
 from tessera.engine.admission import MAX_PARTS
+from tessera.errors import PromptTooLongError
 from tessera.messages import Message
 from tessera.server import schemas
 from tessera.server.body import MAX_JSON_VALUES

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,3 +256,23 @@ def test_no_server_and_no_address_are_named(quick: list[float]) -> None:
         with pytest.raises(UsageError, match="is no address"):
             Client(wrong)
     assert Client("http://host:1/").base_url == Client("http://host:1/v1").base_url == "http://host:1/v1"
+
+
+def test_the_example_asks_a_server_and_goes_on_after_a_failure(running: Running) -> None:
+    example = [sys.executable, str(Path(__file__).parents[2] / "examples" / "client.py"), running.url]
+    done = subprocess.run(example, cwd=DEMO, capture_output=True, text=True, timeout=120, check=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("answer: ")
+    assert second.startswith("failed: ")
+    assert "missing.png" in second
+
+
+def test_the_command_line_asks_a_server(running: Running) -> None:
+    asked = [sys.executable, "-m", "tessera", "ask", "What is the value of Q3?", "-i", str(DEMO / "chart.png")]
+    asked += ["--no-log", "--endpoint", running.url]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == running.llm.chat(QUESTION).text
+    assert done.stderr == ""
+    both = subprocess.run([*asked, "--dtype", "float32"], capture_output=True, text=True, timeout=120, check=False)
+    assert both.returncode == 2
+    assert "--dtype and --endpoint exclude each other" in both.stderr
