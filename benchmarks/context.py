@@ -18,7 +18,7 @@ import torch
 
 from tessera.bench.peer import WIDTHS, random_model
 from tessera.bench.plot import check_plot, new_figure
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import workspace_bytes
@@ -93,7 +93,7 @@ def _engine(config: ModelConfig, tokens: int, kv_cache_dtype: str) -> Engine:
     }
     model = random_model(config)
     tokenizer = Tokenizer.from_file(BUNDLED_FOLDER / "tekken.json", config.vision_encoder)
-    return Engine(model, tokenizer, resolve(options, config, dtype=model.dtype, device=model.device))
+    return Engine(model, tokenizer, resolve_config(options, config, dtype=model.dtype, device=model.device))
 
 
 def _step_through(

@@ -28,7 +28,7 @@ from tessera.chat import (
     with_params,
 )
 from tessera.engine.admission import check_image_count, check_parts, num_written
-from tessera.engine.config import EngineConfig, check_options, resolve
+from tessera.engine.config import EngineConfig, check_options, resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
@@ -39,7 +39,7 @@ from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import LoadedModel, compute_dtype, load_model, locate, target_device
 from tessera.messages import Image, Message, parse_messages
 from tessera.model.pixtral import Pixtral
-from tessera.parallel.share import Share
+from tessera.parallel.shard import Shard
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
 from tessera.shelf import ModelSource, check_alone
@@ -106,7 +106,7 @@ class LLM(ChatModel):
         **engine_options: Any,
     ) -> LLM:
         """An LLM over a model that is already in memory."""
-        loaded = LoadedModel(model.eval(), tokenizer, Share(model.config, 0, 1), name)
+        loaded = LoadedModel(model.eval(), tokenizer, Shard(model.config, 0, 1), name)
         return cls(loaded, limits=limits, **engine_options)
 
     def _start(
@@ -122,7 +122,7 @@ class LLM(ChatModel):
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         measured = ranks is None and model.device.type == "cuda"
-        self.config: EngineConfig = resolve(
+        self.config: EngineConfig = resolve_config(
             engine_options,
             model.config,
             dtype=model.dtype,

@@ -20,7 +20,7 @@ from tessera.linears.quantized import place
 from tessera.machine import available_bytes, use_device
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.parallel.share import Share
+from tessera.parallel.shard import Shard
 from tessera.prompt import Tokenizer
 from tessera.shelf import ALIASES, SHORT_NAME, how_to_make, made_models
 from tessera.shelf import BUNDLED as BUNDLED
@@ -43,17 +43,17 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    share: Share  # of the model that is here; the whole, unless there are several ranks
+    shard: Shard  # of the model that is here; the whole, unless there are several ranks
     name: str
     notes: tuple[str, ...] = ()  # what its user should know
 
     @property
     def config(self) -> ModelConfig:
         """Of the whole model."""
-        return self.share.config
+        return self.shard.config
 
 
-def resolve(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
+def find_model(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
     """The folder of a model: "nano", a path (to a GGUF file too), or a hub id whose files were downloaded before.
 
     A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
@@ -121,7 +121,7 @@ def model_name(folder: Path) -> str:
 
 def locate(source: ModelSource) -> ModelSource:
     """The same source by its folder or GGUF file, which stays the same model whatever the hub's cache gets."""
-    folder = resolve(source.name, source.revision, source.download_dir)
+    folder = find_model(source.name, source.revision, source.download_dir)
     return replace(source, name=str(folder), revision=None, download_dir=None)
 
 
@@ -134,13 +134,12 @@ def load_model(
 ) -> LoadedModel:
     """Read a checkpoint of any layout; raises CheckpointError for anything incomplete or damaged.
 
-    With several processes the model has only the share of this rank, whose linears `linears.parallel.join` makes work
-    together.
+    With several processes the model has only this rank's shard; `linears.parallel.parallelize` makes the ranks one.
 
     Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
     `check` hears what the model will be before any weight is read, and may raise.
     """
-    folder = resolve(source.name, source.revision, source.download_dir)
+    folder = find_model(source.name, source.revision, source.download_dir)
     checkpoint = open_checkpoint(folder, source.mmproj)
     tokenizer = checkpoint.load_tokenizer()
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
@@ -152,12 +151,12 @@ def load_model(
     if check is not None:
         check(config, chosen, target)
     _check_memory(folder, checkpoint.weight_bytes(chosen) // source.tensor_parallel_size, target)
-    share = Share(config, rank, source.tensor_parallel_size)
+    shard = Shard(config, rank, source.tensor_parallel_size)
     model = empty_model(config)
     for name, linear in linears.items():
-        place(model, name, share.cut_quantized(name, linear.load()).to(target))
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=share.cut)
-    return LoadedModel(model.eval(), tokenizer, share, model_name(folder), checkpoint.notes())
+        place(model, name, shard.shard_quantized(name, linear.load()).to(target))
+    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=shard.shard)
+    return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), checkpoint.notes())
 
 
 def target_device(device: str) -> torch.device:

@@ -109,7 +109,7 @@ def whole(hub: Hub, tmp_path: Path) -> Hub:
 def test_one_layout_is_fetched_and_loads(whole: Hub) -> None:
     folder = download("ORG/tiny")
     assert whole.fetched == {"params.json", "consolidated.safetensors", "tekken.json"}
-    assert load.resolve("ORG/tiny") == folder
+    assert load.find_model("ORG/tiny") == folder
     assert load.model_name(folder) == "ORG/tiny"
     assert load_model(folder).name == "ORG/tiny"
     whole.requests.clear()
@@ -125,13 +125,13 @@ def test_the_other_layout_where_it_is_the_only_one(whole: Hub) -> None:
 
 def test_a_revision_is_kept_apart(whole: Hub) -> None:
     folder = download("ORG/tiny", "v1")
-    assert load.resolve("ORG/tiny", "v1") == folder
+    assert load.find_model("ORG/tiny", "v1") == folder
     with pytest.raises(ModelNotFoundError, match=r"'ORG/tiny'.*`tessera download ORG/tiny`"):
-        load.resolve("ORG/tiny")
+        load.find_model("ORG/tiny")
     with pytest.raises(ModelNotFoundError, match=r"no revision 'v9'"):
         download("ORG/tiny", "v9")
     with pytest.raises(ModelNotFoundError, match=r"`tessera download ORG/tiny --revision v9`"):
-        load.resolve("ORG/tiny", "v9")
+        load.find_model("ORG/tiny", "v9")
 
 
 def test_a_broken_download_goes_on_where_it_stopped(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_an_interrupted_download_is_named_with_its_own_command(whole: Hub) -> No
     folder = download("ORG/tiny")
     (folder / "consolidated.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"half a model: params\.json is there.*`tessera download ORG/tiny`"):
-        load_model(load.resolve("ORG/tiny"))
+        load_model(load.find_model("ORG/tiny"))
 
 
 def written_below(folder: Path) -> set[str]:
@@ -276,6 +276,6 @@ def test_of_gguf_files_one_is_chosen_and_its_picture_part_comes_too(hub: Hub) ->
     assert hub.fetched == {"m-Q4_K_M.gguf", "mmproj-m-f16.gguf"}
     assert file.name == "m-Q4_K_M.gguf"
     assert file.read_bytes() == b"m-Q4_K_M.gguf"
-    assert load.resolve("ORG/tiny") == file
+    assert load.find_model("ORG/tiny") == file
     hub.refuse = (503, "")  # offline, what is there is found again
     assert download("ORG/tiny") == file

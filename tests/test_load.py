@@ -197,13 +197,13 @@ def test_a_folder_with_both_layouts_is_read_as_the_official_one(tmp_path: Path) 
 def test_names_that_lead_nowhere(name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=says):
-        load.resolve(name)
+        load.find_model(name)
 
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_text("x")
     with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file and no GGUF; give the folder"):
-        load.resolve(str(tmp_path / "model.bin"))
+        load.find_model(str(tmp_path / "model.bin"))
     with pytest.raises(ModelNotFoundError, match=r"not a folder"):
         describe(tmp_path / "absent")
 
@@ -212,9 +212,9 @@ def test_a_file_or_folder_has_no_revision(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("x")
     for name in ("nano", str(tmp_path), str(tmp_path / "model.gguf")):
         with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
-            load.resolve(name, "v1")
+            load.find_model(name, "v1")
         with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
-            load.resolve(name, None, tmp_path)
+            load.find_model(name, None, tmp_path)
 
 
 def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +232,9 @@ def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_is_found_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mistral_folder(tmp_path / "tiny", LLAVA)
     monkeypatch.chdir(tmp_path)
-    assert load_model(load.resolve("tiny")).name == "tiny"
+    assert load_model(load.find_model("tiny")).name == "tiny"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load.resolve("~/tiny") == tmp_path / "tiny"
+    assert load.find_model("~/tiny") == tmp_path / "tiny"
 
 
 def test_options_beside_what_holds_them_are_refused() -> None:

@@ -32,11 +32,11 @@ from benchmarks.gpu.weights import quantize_layers
 from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer, quantize_rows
-from tessera.kernels.flash_attention import Stretches
+from tessera.kernels.flash_attention import Segments
 from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.kernels.paged_attention import decode_attention, decode_attention_twin
 from tessera.kernels.quantized_weight import QuantizedWeight, quantized_linear, values_of
-from tessera.model.attention import DensePlan, attend_stretches
+from tessera.model.attention import DensePlan, attend_segments
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
@@ -133,7 +133,7 @@ def _product_distance(inputs: Tensor, weight: QuantizedWeight, device: torch.dev
 
 
 def attention_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
-    """Decoding over scattered blocks, exact and in 8 bits, and stretches of prompts and pictures."""
+    """Decoding over scattered blocks, exact and in 8 bits, and segments of prompts and pictures."""
     for dtype in (torch.bfloat16, torch.int8):
         yield f"paged attention, {_name(dtype)} cache", partial(_decode_distance, config, dtype, device), 1e-2
     for name, lengths, contexts, causal in (
@@ -161,8 +161,8 @@ def _stretch_distance(
     queries = torch.randn(sum(lengths), config.n_heads, config.head_dim, generator=generator).bfloat16()
     keys, values = torch.randn(2, sum(contexts), config.n_kv_heads, config.head_dim, generator=generator).bfloat16()
     found, expected = (
-        attend_stretches(
-            Stretches.of(lengths, contexts, where),
+        attend_segments(
+            Segments.of(lengths, contexts, where),
             *(each.to(where, dtype) for each in (queries, keys, values)),
             causal=causal,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.sizes import Sizes
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.images import PreparedImage
 from tessera.model.config import ModelConfig
@@ -55,7 +55,7 @@ def make_engine(model: Pixtral, sizes: Sizes, **options: object) -> Engine:
         "num_speculative_tokens": 0,
         "image_cache_bytes": 2**28,
     }
-    config = resolve(chosen | options, model.config, dtype=model.dtype, device=model.device)
+    config = resolve_config(chosen | options, model.config, dtype=model.dtype, device=model.device)
     return Engine(model, IdTokenizer(model.config.vocab_size), config)
 
 

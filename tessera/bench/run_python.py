@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 
 from tessera.bench.peer import peer_of
 from tessera.bench.work import step_bytes
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.images import load, prepare
@@ -65,7 +65,7 @@ class Tessera:
             lookup: Engine(
                 loaded.model,
                 loaded.tokenizer,
-                resolve(options | more, loaded.config, dtype=loaded.model.dtype, device=loaded.model.device),
+                resolve_config(options | more, loaded.config, dtype=loaded.model.dtype, device=loaded.model.device),
             )
             for lookup, more in ((True, {}), (False, {"num_speculative_tokens": 0}))
         }

@@ -27,7 +27,7 @@ from tessera.bench.random_gguf import file_names
 from tessera.bench.random_weights import Format, widths, with_layers, write_random
 from tessera.bench.work import decoder_parameters
 from tessera.errors import MissingExtraError, UsageError
-from tessera.load import resolve
+from tessera.load import find_model
 from tessera.machine import processor_name
 from tessera.model.config import ModelConfig
 from tessera.weights.checkpoint import open_checkpoint
@@ -159,7 +159,7 @@ def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
 
 def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]:
     """What our side reads, and what the peer's does: the same."""
-    path = resolve(plan.model or "")
+    path = find_model(plan.model or "")
     checkpoint = open_checkpoint(path, plan.mmproj)
     if peer == "llama.cpp" and checkpoint.layout != "gguf":
         raise UsageError(f"{path} is no GGUF file, and llama.cpp reads nothing else; `tessera convert` makes one.")

@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tessera.load import resolve
+from tessera.load import find_model
 from tessera.summary import ModelSummary, describe
 
 
 def run_info(model: str, mmproj: Path | None, *, as_json: bool) -> None:
-    summary = describe(resolve(model), mmproj)
+    summary = describe(find_model(model), mmproj)
     if as_json:
         print(json.dumps(asdict(summary)))
         return

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tessera.load import resolve
+from tessera.load import find_model
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
 from tessera.shelf import made_models, quantized_name
@@ -23,7 +23,7 @@ def run_quantize(
         if not quiet:
             print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
-    folder = resolve(source)
+    folder = find_model(source)
     name = quantized_name(source, options.bits)
     is_named = destination is None  # by a short name, which -m takes
     destination = made_models() / name if destination is None else destination

@@ -75,10 +75,10 @@ def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConf
 
 def _vision_of(model: str | None, mmproj: Path | None) -> VisionConfig:
     if model is not None:
-        from tessera.load import resolve
+        from tessera.load import find_model
         from tessera.weights.checkpoint import open_checkpoint
 
-        return open_checkpoint(resolve(model), mmproj).config.vision_encoder
+        return open_checkpoint(find_model(model), mmproj).config.vision_encoder
     if mmproj is not None:
         raise UsageError(f"--mmproj {mmproj} is the picture part of a model, and none is named; give it with --model.")
     return PIXTRAL_12B.vision_encoder

@@ -70,7 +70,7 @@ INT8 = "int8"
 SWITCHES = ("enable_prefix_caching", "cuda_graphs")
 
 
-def resolve(
+def resolve_config(
     options: Mapping[str, object],
     model: ModelConfig,
     *,
@@ -122,7 +122,7 @@ def check_options(
     options: Mapping[str, object], model: ModelConfig, dtype: torch.dtype, device: torch.device, *, ranks: int = 1
 ) -> None:
     """Raise UsageError for options that no free memory can make good, before the weights have taken any of it."""
-    resolve(options, model, dtype=dtype, device=device, ranks=ranks, measure=lambda size: 0)
+    resolve_config(options, model, dtype=dtype, device=device, ranks=ranks, measure=lambda size: 0)
 
 
 def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:

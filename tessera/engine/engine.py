@@ -31,7 +31,7 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.ranks import LeadingRunner, Ranks
 from tessera.engine.request import Chunk, Request
 from tessera.engine.runner import Runner
-from tessera.engine.sampler import Choice, Sampler, describe
+from tessera.engine.sampler import Choice, Sampler, with_logprobs
 from tessera.engine.scheduler import Scheduler
 from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Stats, Tally
@@ -255,7 +255,7 @@ class Engine:
             row = rows.row + start
             logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
             target_ids_R = upload(target_ids, torch.int64, logits_RV.device)
-            for choice in describe(logits_RV, target_ids_R, [count] * len(target_ids)):
+            for choice in with_logprobs(logits_RV, target_ids_R, [count] * len(target_ids)):
                 rows.request.prompt_logprobs += self._logprobs(choice)
 
     def _extend(self, request: Request, choice: Choice | None, *, finite: bool) -> Delta:

@@ -17,7 +17,7 @@ from tessera.engine.plans import Decodes, DevicePlan, Prefills
 from tessera.errors import UsageError
 from tessera.kernels import paged_attention
 from tessera.kernels.cache_layer import CacheLayer
-from tessera.kernels.flash_attention import Stretches
+from tessera.kernels.flash_attention import Segments
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.model.pixtral import Pixtral
 
@@ -113,7 +113,7 @@ def run_largest_prefill(model: Pixtral, cache: list[CacheLayer], size: StepSize)
     """Read in the last tokens of the longest context, in a full step."""
     device, tokens = model.device, min(size.step_tokens, size.context)
     slots_C = torch.arange(size.context, device=device)
-    prefills = Prefills(Stretches.of([tokens], [size.context], device), slots_C)
+    prefills = Prefills(Segments.of([tokens], [size.context], device), slots_C)
     plan = DevicePlan(cache, slots_C[-tokens:], slots_C[-tokens:], None, prefills)
     hidden_TD = model(model.embed(torch.zeros(tokens, dtype=torch.int64, device=device), [], 0), plan)
     model.logits(hidden_TD[-1:])

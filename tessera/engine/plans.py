@@ -17,18 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.request import Chunk
 from tessera.kernels.cache_layer import CacheLayer
-from tessera.kernels.flash_attention import Stretches
+from tessera.kernels.flash_attention import Segments
 from tessera.kernels.paged_attention import (
     MOST_FEW_TOKENS,
     PANEL_TOKENS,
-    FewTokens,
+    DecodeRows,
     PagedChunk,
     decode_attention,
     has_kernel,
     paged_attention,
 )
 from tessera.machine import upload
-from tessera.model.attention import AttentionPlan, attend, attend_stretches
+from tessera.model.attention import AttentionPlan, attend, attend_segments
 
 # Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
 # in the CPU's cache (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
@@ -55,7 +55,7 @@ class PagedPlan(AttentionPlan):
         self.cache = cache
         self.positions_T, self.slots_T = positions_T, slots_T
         few = [chunk for chunk in chunks if chunk.length <= MOST_FEW_TOKENS and has_kernel(cache[0])]
-        self.few = FewTokens(few, cache[0].block_tokens) if few else None
+        self.few = DecodeRows(few, cache[0].block_tokens) if few else None
         self.chunks = [chunk for chunk in chunks if chunk not in few]
 
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
@@ -91,13 +91,13 @@ class Decodes:
 class Prefills:
     """Several new tokens in each of some sequences; `slots_C` are the slots of all that each sees, end to end."""
 
-    stretches: Stretches
+    segments: Segments
     slots_C: Tensor
 
     @property
     def are_whole(self) -> bool:
         """Whether the new tokens are all that is seen."""
-        return self.stretches.lengths == self.stretches.contexts
+        return self.segments.lengths == self.segments.contexts
 
 
 class DevicePlan(AttentionPlan):
@@ -129,7 +129,7 @@ class DevicePlan(AttentionPlan):
                 context = keys_TMK[start:], values_TMK[start:]
             else:
                 context = cache.read(self.prefills.slots_C, queries_TNK.dtype)
-            parts.append(attend_stretches(self.prefills.stretches, queries_TNK[start:], *context, causal=True))
+            parts.append(attend_segments(self.prefills.segments, queries_TNK[start:], *context, causal=True))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -191,6 +191,6 @@ def _decodes(decodes: Sequence[PagedChunk], cache: KVCache, device: torch.device
 
 
 def _prefills(prefills: Sequence[PagedChunk], cache: KVCache, device: torch.device) -> Prefills:
-    stretches = Stretches.of([each.length for each in prefills], [each.context for each in prefills], device)
+    segments = Segments.of([each.length for each in prefills], [each.context for each in prefills], device)
     seen = [cache.layers[0].slots(each.blocks, each.context) for each in prefills]
-    return Prefills(stretches, upload(torch.cat(seen), torch.int64, device))
+    return Prefills(segments, upload(torch.cat(seen), torch.int64, device))

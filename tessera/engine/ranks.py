@@ -39,10 +39,10 @@ from tessera.engine.kv_cache import KVCache
 from tessera.engine.runner import Runner
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.kernels.cache_layer import CacheLayer
-from tessera.linears.parallel import join
+from tessera.linears.parallel import parallelize
 from tessera.load import LoadedModel, load_model, locate
 from tessera.model.pixtral import Pixtral
-from tessera.parallel.group import Group, meet
+from tessera.parallel.group import Group, connect
 from tessera.shelf import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Ranks:
             loaded = load_model(start.source)
             for child in self._children:
                 child.expect()
-            self.group = meet(start.meeting, 0, start.size, loaded.model.device)
+            self.group = connect(start.meeting, 0, start.size, loaded.model.device)
             for child in self._children:
                 child.expect()
         except BaseException:
@@ -102,7 +102,7 @@ class Ranks:
             for child in self._children:
                 child.kill()
             raise
-        join(loaded.model, loaded.share, self.group)
+        parallelize(loaded.model, loaded.shard, self.group)
         return loaded
 
     def begin(self, config: EngineConfig) -> None:
@@ -216,7 +216,7 @@ class LeadingRunner(Runner):
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
         with self._together(Logits(len(hidden_RD))):
-            return super().logits(self._ranks.group.hand_out(hidden_RD))
+            return super().logits(self._ranks.group.broadcast(hidden_RD))
 
     @contextmanager
     def _together(self, task: Batch | Logits) -> Iterator[None]:
@@ -288,8 +288,8 @@ def _serve(connection: Connection) -> None:
     loaded = load_model(start.source, rank=start.rank)
     connection.send(None)
     model = loaded.model
-    group = meet(start.meeting, start.rank, start.size, model.device)
-    join(model, loaded.share, group)
+    group = connect(start.meeting, start.rank, start.size, model.device)
+    parallelize(model, loaded.shard, group)
     connection.send(None)
     config: EngineConfig = pickle.loads(connection.recv_bytes())
     cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
@@ -299,7 +299,7 @@ def _serve(connection: Connection) -> None:
         task = _Unpickler(io.BytesIO(message), cache.layers, model.device).load()
         if isinstance(task, Logits):
             like = torch.empty(task.rows, loaded.config.dim, dtype=model.dtype, device=model.device)
-            runner.logits(group.hand_out(like))
+            runner.logits(group.broadcast(like))
         else:
             runner.run(task)
 

@@ -68,7 +68,7 @@ class Sampler:
         if drawn:
             rows = upload(drawn, torch.int64, device)
             chosen_R.index_copy_(0, rows, _draw(logits_RV[rows], [requests[row] for row in drawn]))
-        described = describe(raw_RV, chosen_R, [request.params.logprobs for request in requests])
+        described = with_logprobs(raw_RV, chosen_R, [request.params.logprobs for request in requests])
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
@@ -156,7 +156,7 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return kept_RV
 
 
-def describe(raw_RV: Tensor, chosen_R: Tensor, wanted: Sequence[int | None]) -> list[Choice]:
+def with_logprobs(raw_RV: Tensor, chosen_R: Tensor, wanted: Sequence[int | None]) -> list[Choice]:
     """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside.
 
     All is computed before the first number is read: reading waits for the device.

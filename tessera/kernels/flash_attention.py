@@ -1,10 +1,10 @@
-"""Attention within stretches of tokens of any lengths in one call: FlashAttention, as torch has it.
+"""Attention within segments of tokens of any lengths in one call: FlashAttention, as torch has it.
 
-Nothing is padded and no mask is built: the kernel reads where each stretch begins. Source: arXiv
+Nothing is padded and no mask is built: the kernel reads where each segment begins. Source: arXiv
 2307.08691. torch's paged form of it (`block_table`, from 2.13 on) wants blocks of a multiple of 256
 tokens: a reply would waste 128 of them and a prefix be known in steps of 256, so contexts are
 gathered from the cache first, which at 32,768 tokens costs a hundredth of their attention. The
-twin is `torch.nn.functional.scaled_dot_product_attention`, stretch by stretch.
+twin is `torch.nn.functional.scaled_dot_product_attention`, segment by segment.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FIRST_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """Stretches of queries that lie end to end, and of the contexts that they see, which do too.
+class Segments:
+    """Segments of queries that lie end to end, and of the contexts that they see, which do too.
 
-    With causal attention a stretch's queries are the last of its context. The bounds are int32, one
-    more than there are stretches: where each begins and the last one ends.
+    With causal attention a segment's queries are the last of its context. The bounds are int32, one
+    more than there are segments: where each begins and the last one ends.
     """
 
     lengths: tuple[int, ...]
@@ -39,7 +39,7 @@ class Stretches:
     context_bounds: Tensor
 
     @classmethod
-    def of(cls, lengths: Sequence[int], contexts: Sequence[int], device: torch.device) -> Stretches:
+    def of(cls, lengths: Sequence[int], contexts: Sequence[int], device: torch.device) -> Segments:
         bounds, context_bounds = (upload([0, *accumulate(each)], torch.int32, device) for each in (lengths, contexts))
         return cls(tuple(lengths), tuple(contexts), bounds, context_bounds)
 
@@ -58,17 +58,17 @@ def prefers_flash(queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor) -> 
 
 
 def flash_attention(
-    queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, stretches: Stretches, *, causal: bool
+    queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, segments: Segments, *, causal: bool
 ) -> Tensor:
-    """Attention (T, N, K) of each stretch of queries over its own context; N/M query heads share a key/value head."""
+    """Attention (T, N, K) of each segment of queries over its own context; N/M query heads share a key/value head."""
     out: Tensor = _varlen_attention()(
         queries_TNK.contiguous(),
         keys_CMK.contiguous(),
         values_CMK.contiguous(),
-        stretches.bounds,
-        stretches.context_bounds,
-        max(stretches.lengths),
-        max(stretches.contexts),
+        segments.bounds,
+        segments.context_bounds,
+        max(segments.lengths),
+        max(segments.contexts),
         window_size=(-1, 0) if causal else (-1, -1),
     )
     return out

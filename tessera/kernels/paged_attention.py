@@ -71,7 +71,7 @@ class _Call(ctypes.Structure):
     )
 
 
-class FewTokens:
+class DecodeRows:
     """A step's chunks of few tokens, in the order of their rows, laid out once and attended in every layer."""
 
     def __init__(self, chunks: Sequence[PagedChunk], block_tokens: int) -> None:
@@ -134,7 +134,7 @@ def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | N
 
 
 def has_kernel(cache: CacheLayer) -> bool:
-    """Whether `FewTokens` may be used here: a compiled kernel, and on a CPU a whole cache of a shape that it knows."""
+    """Whether `DecodeRows` may be used here: a compiled kernel, and on a CPU a whole cache of a shape that it knows."""
     _, block_tokens, _, width = cache.keys_BSMK.shape
     return (
         cache.keys_BSMK.is_cpu
@@ -181,7 +181,7 @@ def workspace_bytes(
 ) -> int:
     """Bytes that attending one layer may take at most beside queries, keys and values of the step's own tokens.
 
-    `few_tokens` of the step's are attended a few at a time (`FewTokens`).
+    `few_tokens` of the step's are attended a few at a time (`DecodeRows`).
     """
     number, panel, room = dtype.itemsize, min(context, PANEL_TOKENS), heads * (width + _STATE_NUMBERS)
     # A short context is copied whole, repeated for the query heads, and masked where there is no kernel.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tessera.linears.replace import Wrapper, product, replace
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group
-from tessera.parallel.share import COLUMNS, HEAD, Share
+from tessera.parallel.shard import COLUMNS, HEAD, Shard
 
 
 class RowParallelLinear(Wrapper):
@@ -22,7 +22,7 @@ class RowParallelLinear(Wrapper):
         self.group = group
 
     def product(self, inputs: Tensor) -> Tensor:
-        return self.group.sum(product(self.base, inputs))
+        return self.group.all_reduce(product(self.base, inputs))
 
 
 class VocabularyParallelHead(Wrapper):
@@ -33,14 +33,14 @@ class VocabularyParallelHead(Wrapper):
         self.group = group
 
     def product(self, inputs: Tensor) -> Tensor:
-        return self.group.join(product(self.base, inputs))
+        return self.group.all_gather(product(self.base, inputs))
 
 
-def join(model: Pixtral, share: Share, group: Group) -> None:
+def parallelize(model: Pixtral, shard: Shard, group: Group) -> None:
     """Make a model whose weights are cut to the share compute with the other ranks."""
     for name, module in list(model.named_modules()):
         if COLUMNS.fullmatch(name):
             replace(model, name, RowParallelLinear(module, group))
-        elif name == HEAD and share.splits_head:
+        elif name == HEAD and shard.splits_head:
             replace(model, name, VocabularyParallelHead(module, group))
-    model.config = share.rank_config
+    model.config = shard.rank_config

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rotate
-from tessera.kernels.flash_attention import Stretches, flash_attention, prefers_flash
+from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
 from tessera.kernels.panel_attention import panel_attention, prefers_panels
 from tessera.model.linear import Linear
 from tessera.model.rope import Rotation
@@ -36,11 +36,11 @@ class DensePlan(AttentionPlan):
     """Whole sequences laid end to end, each seeing itself only; nothing is cached."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.stretches = Stretches.of(lengths, lengths, torch.device(device))
+        self.segments = Segments.of(lengths, lengths, torch.device(device))
         self.positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
 
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
-        return attend_stretches(self.stretches, queries_TNK, keys_TMK, values_TMK, causal=True)
+        return attend_segments(self.segments, queries_TNK, keys_TMK, values_TMK, causal=True)
 
 
 class VisionPlan(ABC):
@@ -61,20 +61,20 @@ class DenseVisionPlan(VisionPlan):
 
     def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation) -> None:
         super().__init__(grids, rotation)
-        self.stretches = Stretches.of(self.lengths, self.lengths, rotation.cos.device)
+        self.segments = Segments.of(self.lengths, self.lengths, rotation.cos.device)
 
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
-        return attend_stretches(self.stretches, queries_PNK, keys_PNK, values_PNK, causal=False)
+        return attend_segments(self.segments, queries_PNK, keys_PNK, values_PNK, causal=False)
 
 
-def attend_stretches(
-    stretches: Stretches, queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, *, causal: bool
+def attend_segments(
+    segments: Segments, queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, *, causal: bool
 ) -> Tensor:
-    """Attention of each stretch of queries over its own context; returns (T, N, K)."""
+    """Attention of each segment of queries over its own context; returns (T, N, K)."""
     if prefers_flash(queries_TNK, keys_CMK, values_CMK):
-        return flash_attention(queries_TNK, keys_CMK, values_CMK, stretches, causal=causal)
-    queries = queries_TNK.split(stretches.lengths)
-    keys, values = keys_CMK.split(stretches.contexts), values_CMK.split(stretches.contexts)
+        return flash_attention(queries_TNK, keys_CMK, values_CMK, segments, causal=causal)
+    queries = queries_TNK.split(segments.lengths)
+    keys, values = keys_CMK.split(segments.contexts), values_CMK.split(segments.contexts)
     attended = [attend(*each, causal=causal) for each in zip(queries, keys, values, strict=True)]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 

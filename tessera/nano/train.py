@@ -26,7 +26,7 @@ from tessera.nano.lessons import Example, LessonOrder, Lessons, batches_of, less
 from tessera.nano.pictures.mix import Course
 from tessera.nano.recipe import NANO, SPECIAL_TOKENS, VOCABULARY_RANKS, Recipe, Stage
 from tessera.nano.teacher import Marks, Teacher
-from tessera.parallel.group import Group, meet
+from tessera.parallel.group import Group, connect
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 from tessera.training.average import WeightAverage
 from tessera.training.checkpoint import load_checkpoint, save_checkpoint
@@ -99,7 +99,7 @@ def train(
 
 def _join_and_train(rank: int, ranks: int, folder: Path, *arguments: Any) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    Run(meet(folder, rank, ranks, torch.device("cpu")), rank, *arguments).go()
+    Run(connect(folder, rank, ranks, torch.device("cpu")), rank, *arguments).go()
 
 
 class Run:

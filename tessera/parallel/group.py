@@ -29,19 +29,19 @@ class Group:
         self.size = size
         self._backend = backend  # torch.distributed's ProcessGroupGloo or ProcessGroupNCCL
 
-    def sum(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each; it takes the memory of `partial`."""
         partial = partial.contiguous()
         self._backend.allreduce([partial]).wait()
         return partial
 
-    def join(self, part: Tensor) -> Tensor:
+    def all_gather(self, part: Tensor) -> Tensor:
         """All ranks' tensors, of one shape, side by side along the last dimension."""
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
         self._backend.allgather([parts], [part.contiguous()]).wait()
         return torch.cat(parts, dim=-1)
 
-    def hand_out(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor on every rank; the others give one of its shape, which is written to."""
         tensor = tensor.contiguous()
         options = dist.BroadcastOptions()
@@ -55,7 +55,7 @@ class Group:
             self._backend.abort()
 
 
-def meet(folder: Path, rank: int, size: int, device: torch.device) -> Group:
+def connect(folder: Path, rank: int, size: int, device: torch.device) -> Group:
     """Wait for all ranks that meet in this folder; raises UsageError where torch cannot connect such devices."""
     store = torch._C._distributed_c10d.FileStore(str(folder / "ranks"), size)
     store.set_timeout(MEETING)
@@ -71,5 +71,5 @@ def meet(folder: Path, rank: int, size: int, device: torch.device) -> Group:
         raise UsageError("this PyTorch has no NCCL, which joins GPUs; install one that has, or use one device.")
     options._timeout = TIMEOUT
     group = Group(size, backend(store, rank, size, options))
-    group.sum(torch.zeros(1, device=device))  # connects: the file is not needed after it
+    group.all_reduce(torch.zeros(1, device=device))  # connects: the file is not needed after it
     return group

@@ -99,7 +99,7 @@ class MasterOptimizer:
     def _average_gradients(self, masters: Sequence[Tensor], ranks: Group) -> None:
         gradients = [master.grad for master in masters if master.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        flat = ranks.sum(flat) / ranks.size
+        flat = ranks.all_reduce(flat) / ranks.size
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 

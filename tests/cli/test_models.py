@@ -15,7 +15,7 @@ from pytest_httpserver import HTTPServer
 from tessera.cli import app as cli
 from tessera.cli.completion import model_names
 from tessera.errors import ModelNotFoundError
-from tessera.load import BUNDLED_FOLDER, resolve
+from tessera.load import BUNDLED_FOLDER, find_model
 from tessera.shelf import quantized_name
 
 
@@ -48,7 +48,7 @@ def test_a_quantized_model_has_a_short_name_until_it_is_deleted(
 ) -> None:
     assert run(monkeypatch, "quantize", "nano", "--bits", "8", "-q") == 0
     assert capsys.readouterr().out.strip() == str(homes / "nano-8bit")
-    assert resolve("nano-8bit") == homes / "nano-8bit"
+    assert find_model("nano-8bit") == homes / "nano-8bit"
     assert "nano-8bit" in model_names("nano")
     assert run(monkeypatch, "list") == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("nano-8bit"))
@@ -57,7 +57,7 @@ def test_a_quantized_model_has_a_short_name_until_it_is_deleted(
     assert run(monkeypatch, "rm", "nano-8bit", "--yes") == 0
     assert not (homes / "nano-8bit").exists()
     with pytest.raises(ModelNotFoundError, match="'nano-8bit' is neither"):
-        resolve("nano-8bit")
+        find_model("nano-8bit")
 
 
 def test_only_what_was_put_there_is_deleted(homes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,21 +74,21 @@ def test_short_names_say_how_to_get_them(homes: Path) -> None:
     assert quantized_name("mistralai/Pixtral-12B-2409", "4") == quantized_name("pixtral", "4") == "pixtral-4bit"
     assert quantized_name("/models/mine", "fp8") == "mine-fp8"
     with pytest.raises(ModelNotFoundError, match="`tessera download mistralai/Pixtral-12B-2409`"):
-        resolve("pixtral")
+        find_model("pixtral")
     with pytest.raises(ModelNotFoundError, match="`tessera quantize pixtral --bits 8`"):
-        resolve("pixtral-8bit")
+        find_model("pixtral-8bit")
     with pytest.raises(ModelNotFoundError, match=r"the file no/such\.gguf does not exist"):
-        resolve("no/such.gguf")
+        find_model("no/such.gguf")
     with pytest.raises(ModelNotFoundError, match=r"the file such\.gguf does not exist"):
-        resolve("such.gguf")
+        find_model("such.gguf")
 
 
 def test_a_folder_with_one_gguf_model_is_that_model(tmp_path: Path) -> None:
     for name in ("a.Q8_0.gguf", "mmproj-a.gguf"):
         (tmp_path / name).touch()
-    assert resolve(str(tmp_path)) == tmp_path / "a.Q8_0.gguf"
+    assert find_model(str(tmp_path)) == tmp_path / "a.Q8_0.gguf"
     shutil.copy(tmp_path / "a.Q8_0.gguf", tmp_path / "a.Q4_0.gguf")
-    assert resolve(str(tmp_path)) == tmp_path
+    assert find_model(str(tmp_path)) == tmp_path
 
 
 def test_a_running_server_is_described(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

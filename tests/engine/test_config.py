@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tessera.engine import config as config_module
-from tessera.engine.config import DRAFTED_ON_CPU, OPTIONS, EngineConfig, resolve
+from tessera.engine.config import DRAFTED_ON_CPU, OPTIONS, EngineConfig, resolve_config
 from tessera.engine.kv_cache import KVCache, kv_bytes_per_token
 from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
-from tessera.kernels.paged_attention import MOST_FEW_TOKENS, FewTokens, PagedChunk
+from tessera.kernels.paged_attention import MOST_FEW_TOKENS, DecodeRows, PagedChunk
 from tessera.model.family import PIXTRAL_12B
 from tests.engine.tiny import BLOCK_BYTES, CONFIG
 
@@ -22,7 +22,7 @@ GIB = 2**30
 
 def settle(monkeypatch: pytest.MonkeyPatch, free: int, **options: object) -> EngineConfig:
     monkeypatch.setattr(config_module, "available_bytes", lambda device: free)
-    return resolve(options, PIXTRAL_12B, dtype=torch.bfloat16, device=CPU)
+    return resolve_config(options, PIXTRAL_12B, dtype=torch.bfloat16, device=CPU)
 
 
 def test_the_published_sizes_of_pixtral_12b() -> None:
@@ -38,7 +38,7 @@ def test_what_drafts_need_is_in_the_account() -> None:
 
     def partial_bytes(rows: int) -> int:
         chunk = PagedChunk(0, rows, 131_072, torch.zeros(8192, dtype=torch.int32))
-        few = FewTokens(16 * chunk.cut(MOST_FEW_TOKENS, 16), 16)
+        few = DecodeRows(16 * chunk.cut(MOST_FEW_TOKENS, 16), 16)
         return few._num_partial * 32 * (128 + 16) * 4  # each part's weighted values, and its state
 
     fewer, more = (workspace_bytes(PIXTRAL_12B, 4096, 131_072, 16, torch.bfloat16, drafted=n) for n in (7, 15))
@@ -50,7 +50,7 @@ def test_the_cache_holds_exactly_the_bytes_it_is_given(dtype: str) -> None:
     # 16 tokens, 2 layers, keys and values, 2 heads of 8: float32, or a byte each and a float32 scale for each head.
     block_bytes = 16 * 2 * 2 * 2 * (8 + 4 if dtype == "int8" else 8 * 4)
     options = {"kv_cache_bytes": 5 * block_bytes + 100, "kv_cache_dtype": dtype}
-    config = resolve(options, CONFIG, dtype=torch.float32, device=CPU)
+    config = resolve_config(options, CONFIG, dtype=torch.float32, device=CPU)
     assert (config.num_blocks, config.max_model_len) == (5, 80)
     cache = KVCache(CONFIG, config.num_blocks, config.block_tokens, config.cache_dtype, CPU)
     tensors = [tensor for layer in cache.layers for tensor in vars(layer).values() if tensor is not None]
@@ -102,7 +102,7 @@ def test_a_small_machine_shortens_the_context_and_keeps_room_for_a_step(monkeypa
 )
 def test_wrong_settings_are_refused_by_name(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError) as error:
-        resolve(options, CONFIG, dtype=torch.float32, device=CPU)
+        resolve_config(options, CONFIG, dtype=torch.float32, device=CPU)
     assert sentence in str(error.value)
 
 
@@ -113,7 +113,7 @@ def test_what_the_largest_steps_took_is_kept_free(monkeypatch: pytest.MonkeyPatc
     def settle(took: int) -> EngineConfig:
         options = {"max_num_seqs": 4000, "max_num_batched_tokens": 5000, "kv_cache_dtype": "int8"}
         measure = lambda size: asked.append(size) or took  # noqa: E731
-        return resolve(options, CONFIG, dtype=torch.float32, device=CPU, measure=measure)
+        return resolve_config(options, CONFIG, dtype=torch.float32, device=CPU, measure=measure)
 
     less, more = settle(2**20), settle(2**20 + 4096)
     assert less.kv_cache_bytes - more.kv_cache_bytes == 4096
@@ -127,7 +127,7 @@ def test_processes_that_share_a_model_share_a_computers_memory_and_have_no_graph
     monkeypatch.setattr(config_module, "total_bytes", lambda device: 80 * GIB)
 
     def settle(device: str, ranks: int, **options: object) -> EngineConfig:
-        return resolve(options, PIXTRAL_12B, dtype=torch.bfloat16, device=torch.device(device), ranks=ranks)
+        return resolve_config(options, PIXTRAL_12B, dtype=torch.bfloat16, device=torch.device(device), ranks=ranks)
 
     alone, shared = settle("cpu", 1), settle("cpu", 4)
     assert alone.kv_cache_bytes - shared.kv_cache_bytes + alone.image_cache_bytes - shared.image_cache_bytes == 15 * GIB
@@ -153,7 +153,7 @@ def test_the_share_of_a_gpu_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, object] = {"max_num_seqs": 4000, "max_num_batched_tokens": 4000}
 
     def settle(**others: object) -> EngineConfig:
-        return resolve({**options, **others}, CONFIG, dtype=torch.float32, device=torch.device("cuda"))
+        return resolve_config({**options, **others}, CONFIG, dtype=torch.float32, device=torch.device("cuda"))
 
     half, more = settle(gpu_memory_utilization=0.5), settle(gpu_memory_utilization=0.6)
     assert more.kv_cache_bytes - half.kv_cache_bytes == pytest.approx(0.1 * gib, abs=2)

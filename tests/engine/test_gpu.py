@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.memory import StepSize, measure_workspace
 from tessera.sampling import SamplingParams
@@ -45,7 +45,7 @@ def test_graphs_write_what_plain_steps_write(dtype: torch.dtype) -> None:
     replies = []
     for graphs in (True, False):
         options = {"kv_cache_bytes": 2**20, "max_num_seqs": 5, "cuda_graphs": graphs}
-        engine = Engine(model, ByteTokenizer(), resolve(options, model.config, dtype=dtype, device=model.device))
+        engine = Engine(model, ByteTokenizer(), resolve_config(options, model.config, dtype=dtype, device=model.device))
         replies.append([each.token_ids for each in run(engine, *submit(engine))])
     assert replies[0] == replies[1]
 

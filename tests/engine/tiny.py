@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from tessera.chat import Completion, Delta
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.request import Request
@@ -119,7 +119,7 @@ def tiny_engine(model: Pixtral, *, num_blocks: int = 64, **options: object) -> E
     block_bytes = 16 * kv_bytes_per_token(
         model.config, torch.int8 if options.get("kv_cache_dtype") == "int8" else torch.float32
     )
-    config = resolve(
+    config = resolve_config(
         {"kv_cache_bytes": num_blocks * block_bytes, "max_num_seqs": 8} | options,
         model.config,
         dtype=torch.float32,

@@ -16,7 +16,7 @@ from tessera.kernels.paged_attention import (
     MOST_FEW_TOKENS,
     MOST_SPLITS,
     SPLIT_TOKENS,
-    FewTokens,
+    DecodeRows,
     PagedChunk,
     has_kernel,
     paged_attention_twin,
@@ -98,7 +98,7 @@ def test_the_kernel_attends_what_the_cache_holds(
                 chunks.append(PagedChunk(start, length, context, blocks[: -(-context // block_tokens)]))
                 wanted.append(expected(queries[start : start + length], cache, blocks, context))
                 start += length + 1  # a row between them belongs to none
-        few = FewTokens(chunks, block_tokens)
+        few = DecodeRows(chunks, block_tokens)
         got = few.attend(queries, cache)
     for rows, each in zip(got.split([chunk.length for chunk in chunks]), wanted, strict=True):
         assert relative_error(rows, each) < BOUNDS[dtype]
@@ -121,9 +121,9 @@ def test_a_token_has_the_same_bits_alone_as_with_those_after_it(dtype: torch.dty
     # The last of these contexts are split otherwise than the first.
     for context in (9, 16, 250, 1003, SPLIT_TOKENS * MOST_SPLITS + 4):
         whole = PagedChunk(0, 8, context, blocks[: -(-context // 16)])
-        together = FewTokens([whole], 16).attend(queries, cache)
-        assert torch.equal(FewTokens(whole.cut(1, 16), 16).attend(queries, cache), together)
-        assert torch.equal(FewTokens(whole.cut(3, 16), 16).attend(queries, cache), together)
+        together = DecodeRows([whole], 16).attend(queries, cache)
+        assert torch.equal(DecodeRows(whole.cut(1, 16), 16).attend(queries, cache), together)
+        assert torch.equal(DecodeRows(whole.cut(3, 16), 16).attend(queries, cache), together)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8])

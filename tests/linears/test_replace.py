@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tessera.linears.parallel import join
+from tessera.linears.parallel import parallelize
 from tessera.linears.quantized import PLAIN, QuantizedLinear, count_weights, place
 from tessera.linears.replace import Wrapper, innermost, product, replace
 from tessera.model.pixtral import Pixtral
-from tessera.parallel.share import Share
+from tessera.parallel.shard import Shard
 from tessera.quantize.rounding import round_to
 from tests.parallel.ranks import DIVISIBLE, cut, random_model
 
@@ -35,19 +35,19 @@ class Alone:
 
     size = 2
 
-    def sum(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         return partial
 
-    def join(self, part: Tensor) -> Tensor:
+    def all_gather(self, part: Tensor) -> Tensor:
         return part
 
 
 def parallel(scheme: str | None) -> tuple[Pixtral, Pixtral]:
     """A rank's model before and after it is joined."""
-    share = Share(DIVISIBLE, 0, 2)
-    part = cut(random_model(DIVISIBLE, scheme), share)
+    shard = Shard(DIVISIBLE, 0, 2)
+    part = cut(random_model(DIVISIBLE, scheme), shard)
     joined = copy.deepcopy(part)
-    join(joined, share, Alone())  # type: ignore[arg-type]
+    parallelize(joined, shard, Alone())  # type: ignore[arg-type]
     return part, joined
 
 

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tessera.linears.parallel import join
+from tessera.linears.parallel import parallelize
 from tessera.linears.quantized import QuantizedLinear, place
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.group import Group
-from tessera.parallel.share import Share
+from tessera.parallel.shard import Shard
 from tessera.quantize.rounding import round_to
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
@@ -44,32 +44,32 @@ def random_model(config: ModelConfig = DIVISIBLE, scheme: str | None = None) -> 
     return model.requires_grad_(False)
 
 
-def cut(model: Pixtral, share: Share) -> Pixtral:
+def cut(model: Pixtral, shard: Shard) -> Pixtral:
     """A copy that has only the share, as loading gives it."""
     part = copy.deepcopy(model)
     for name, module in list(part.named_modules()):
         if isinstance(module, QuantizedLinear):
-            module.quantized = share.cut_quantized(name, module.quantized)
+            module.quantized = shard.shard_quantized(name, module.quantized)
     for name, parameter in list(part.named_parameters()):
         owner, _, attribute = name.rpartition(".")
-        kept = nn.Parameter(share.cut(name, parameter.detach()), requires_grad=False)
+        kept = nn.Parameter(shard.shard(name, parameter.detach()), requires_grad=False)
         setattr(part.get_submodule(owner), attribute, kept)
     return part
 
 
 def on_ranks(model: Pixtral, size: int, task: Callable[[Pixtral], Result]) -> list[Result]:
     """What the task gives on each rank of a model shared by `size`."""
-    shares = [Share(model.config, rank, size) for rank in range(size)]
-    return together([(cut(model, share), share) for share in shares], task)
+    shards = [Shard(model.config, rank, size) for rank in range(size)]
+    return together([(cut(model, shard), shard) for shard in shards], task)
 
 
-def together(parts: Sequence[tuple[Pixtral, Share]], task: Callable[[Pixtral], Result]) -> list[Result]:
+def together(parts: Sequence[tuple[Pixtral, Shard]], task: Callable[[Pixtral], Result]) -> list[Result]:
     """What the task gives on each rank, whose part of the model is given."""
     store, size = dist.HashStore(), len(parts)
 
     def work(rank: int) -> Result:
-        part, share = parts[rank]
-        join(part, share, Group(size, dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))))
+        part, shard = parts[rank]
+        parallelize(part, shard, Group(size, dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))))
         with torch.no_grad():
             return task(part)
 

@@ -111,7 +111,7 @@ def test_random_weights_in_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
 def test_nano_as_written_here(kind: str, tmp_path: Path) -> None:
-    convert(load.resolve("nano"), tmp_path / "nano", "gguf", kind=kind)
+    convert(load.find_model("nano"), tmp_path / "nano", "gguf", kind=kind)
     picture = PILImage.open(load.BUNDLED_FOLDER.parent / "demo" / "chart.png").convert("RGB").resize((512, 384))
     both = run_both(tmp_path / "nano" / f"nano.{kind.upper()}.gguf", picture, tmp_path)
     assert both.theirs["tokens"].tolist() == both.tokens

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.engine.config import resolve
+from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.images import PreparedImage
 from tessera.model.attention import DensePlan
@@ -98,7 +98,7 @@ def test_a_batch_of_unequal_conversations(pair: Pair) -> None:
 def test_greedy_generation_of_64_tokens(pair: Pair) -> None:
     """Through the whole engine: chunked prefill, paged cache, batched decode."""
     options = {"max_num_batched_tokens": 16, "kv_cache_bytes": 2**24, "max_model_len": 512}
-    config = resolve(options, pair.ours.config, dtype=torch.float32, device=torch.device("cpu"))
+    config = resolve_config(options, pair.ours.config, dtype=torch.float32, device=torch.device("cpu"))
     engine = Engine(pair.ours, AnyToken(), config)
     wanted, requests = [], []
     for row, grids in enumerate(CONVERSATIONS.values()):

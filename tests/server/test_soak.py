@@ -27,7 +27,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tessera.llm import LLM
-from tessera.load import resolve
+from tessera.load import find_model
 from tests.engine.tiny import tiny_model
 from tests.loading import load_model
 from tests.server.conftest import Running, start_server
@@ -43,7 +43,7 @@ WORKERS = 16  # the server's threads that prepare requests
 
 def tiny_llm(max_model_len: int = 1024) -> LLM:
     """Nano's tokenizer and formats over a random model a hundredth its size."""
-    nano = load_model(resolve("nano"), dtype="float32", device="cpu")
+    nano = load_model(find_model("nano"), dtype="float32", device="cpu")
     eyes = replace(
         nano.model.config.vision_encoder,
         hidden_size=16,

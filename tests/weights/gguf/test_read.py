@@ -137,7 +137,7 @@ def test_a_detour_over_the_other_layout_changes_nothing(kind: str, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [Kind.BF16, Kind.Q8_0], ids=lambda kind: kind.name)
 def test_nano_from_its_files_answers_as_nano(kind: Kind, tmp_path: Path) -> None:
-    nano = open_checkpoint(load.resolve("nano"))
+    nano = open_checkpoint(load.find_model("nano"))
     tensors = {name: source.read() for name, source in nano.sources.items()}
     file = write_pair(tmp_path, kind, config=nano.config, tensors=tensors, tokenizer=nano.tokenizer_file)
     chart = Image(str(load.BUNDLED_FOLDER.parent / "demo" / "chart.png"))
@@ -178,7 +178,7 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tiny\.gguf is of the architecture 'llama', and the picture part"):
         load_model(text, mmproj=text)
     with pytest.raises(UsageError, match=r"is no GGUF file and holds its picture part itself; leave out --mmproj"):
-        load_model(load.resolve("nano"), mmproj=pictures)
+        load_model(load.find_model("nano"), mmproj=pictures)
     with pytest.raises(CheckpointError, match=r"absent\.gguf could not be read \(No such file or directory\)"):
         load_model(text, mmproj=tmp_path / "absent.gguf")
 

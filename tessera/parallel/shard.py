@@ -28,7 +28,7 @@ HEAD = "output"
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Rank `rank` of `size`; raises UsageError for a model that does not divide."""
 
     config: ModelConfig  # of the whole model
@@ -90,7 +90,7 @@ class Share:
         """The inputs that this rank has; None: all."""
         return self._even(total) if self.size > 1 and COLUMNS.fullmatch(linear) else None
 
-    def cut(self, name: str, tensor: Tensor) -> Tensor:
+    def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of the parameter `name` ("layers.0.attention.wq.weight"), in memory of its own."""
         linear, _, kind = name.rpartition(".")
         rows = self.rows(linear, len(tensor)) if kind in ("weight", "bias") else None
@@ -99,7 +99,7 @@ class Share:
         columns = self.columns(linear, tensor.shape[-1]) if kind == "weight" else None
         return tensor if columns is None else tensor[:, columns.start : columns.stop].clone()
 
-    def cut_quantized(self, linear: str, weight: QuantizedWeight) -> QuantizedWeight:
+    def shard_quantized(self, linear: str, weight: QuantizedWeight) -> QuantizedWeight:
         """This rank's part of a linear's quantized weight; raises UsageError where tiles or groups do not divide."""
         rows, columns = self.rows(linear, weight.shape[0]), self.columns(linear, weight.shape[1])
         if isinstance(weight, PackedWeight):

@@ -13,7 +13,7 @@ from tessera.kernels.packed_weight import dequantize, pack
 from tessera.load import BUNDLED_FOLDER
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
-from tessera.parallel.share import Share
+from tessera.parallel.shard import Shard
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tests.engine.tiny import CONFIG, dense_logits, picture, prompt
@@ -55,7 +55,7 @@ def test_nano_read_in_two_shares_writes_what_it_writes_whole(options: Options | 
     with torch.no_grad():
         expected, logits_TV = written(load_model(folder, device="cpu").model)
     parts = [load_model(folder, device="cpu", rank=rank, tensor_parallel_size=2) for rank in range(2)]
-    for ids, made_TV in together([(part.model, part.share) for part in parts], written):
+    for ids, made_TV in together([(part.model, part.shard) for part in parts], written):
         assert ids == expected
         torch.testing.assert_close(made_TV, logits_TV, atol=BOUNDS[None if options is None else "int4"], rtol=0)
 
@@ -74,19 +74,19 @@ def test_heads_that_are_fewer_than_ranks_and_vocabularies_that_do_not_divide_are
 
 
 def test_one_rank_has_the_very_weights() -> None:
-    share = Share(DIVISIBLE, 0, 1)
+    shard = Shard(DIVISIBLE, 0, 1)
     weight, name = torch.zeros(64, 64), "layers.0.attention.wo"
     packed = pack(torch.zeros(64, 64, dtype=torch.uint8), torch.ones(64, 2).half(), bits=8)
-    assert share.cut(f"{name}.weight", weight) is weight
-    assert share.cut_quantized(name, packed) is packed
+    assert shard.shard(f"{name}.weight", weight) is weight
+    assert shard.shard_quantized(name, packed) is packed
 
 
 def test_the_example_of_the_docstring() -> None:
     config = replace(DIVISIBLE, n_heads=32, n_kv_heads=8, head_dim=128, vision_encoder=replace(
         DIVISIBLE.vision_encoder, num_attention_heads=16))  # fmt: skip
-    assert Share(config, 1, 2).rows("layers.0.attention.wk", 1024) == range(512, 1024)
+    assert Shard(config, 1, 2).rows("layers.0.attention.wk", 1024) == range(512, 1024)
     for rank in (2, 3):
-        assert Share(config, rank, 16).rows("layers.3.attention.wv", 1024) == range(128, 256)
+        assert Shard(config, rank, 16).rows("layers.3.attention.wv", 1024) == range(128, 256)
 
 
 @pytest.mark.parametrize("supers", [False, True])
@@ -103,12 +103,12 @@ def test_parts_of_a_packed_weight_are_parts_of_its_matrix(supers: bool) -> None:
     whole = pack(codes, scales, minimums, bits=4, **over)
     matrix = dequantize(whole)
     for rank in range(2):
-        share = Share(config, rank, 2)
-        w2 = share.cut_quantized("layers.0.feed_forward.w2", whole)
+        shard = Shard(config, rank, 2)
+        w2 = shard.shard_quantized("layers.0.feed_forward.w2", whole)
         assert torch.equal(dequantize(w2), matrix[:, rank * 256 : (rank + 1) * 256])
-        w1 = share.cut_quantized("layers.0.feed_forward.w1", whole)
+        w1 = shard.shard_quantized("layers.0.feed_forward.w1", whole)
         assert torch.equal(dequantize(w1), matrix[rank * 32 : (rank + 1) * 32])
-        assert share.cut_quantized("patch_merger.merging_layer", whole) is whole
+        assert shard.shard_quantized("patch_merger.merging_layer", whole) is whole
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_parts_of_a_packed_weight_are_parts_of_its_matrix(supers: bool) -> None:
 )
 def test_a_model_that_does_not_divide_is_refused(changes: dict[str, int], size: int, says: str) -> None:
     with pytest.raises(UsageError, match=f"tensor_parallel_size is {size}.*{says}"):
-        Share(replace(DIVISIBLE, **changes), 0, size)
+        Shard(replace(DIVISIBLE, **changes), 0, size)
 
 
 def test_a_packed_weight_that_does_not_divide_is_refused_by_name() -> None:
     model = random_model(CONFIG)
-    share = Share(model.config, 0, 2)
+    shard = Shard(model.config, 0, 2)
     weight = pack(torch.zeros(32, 32, dtype=torch.uint8), torch.ones(32, 1).half(), bits=8)
     with pytest.raises(UsageError, match=r"layers.0.attention.wo is packed in 32 columns .* 16 of its columns"):
-        share.cut_quantized("layers.0.attention.wo", weight)
+        shard.shard_quantized("layers.0.attention.wo", weight)
     with pytest.raises(UsageError, match=r"layers.1.attention.wk is packed in 16 rows .* 8 of its rows"):
-        share.cut_quantized("layers.1.attention.wk", weight)
+        shard.shard_quantized("layers.1.attention.wk", weight)
