@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from tessera.errors import ConversationError
+from tessera.errors import ConversationError, UsageError
 from tessera.messages import Message
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # OpenAI's rule, and the formats'
+NAME_RULE = "a tool's name is 1 to 64 letters, digits, _ or -."
 MAX_JSON_DEPTH = 256  # of a call's arguments and of a result: Python's own reader ends before 1,000
 TOOLS_SINCE, PICTURES_SINCE = 2, 3
+NAMED_RESULTS_BEFORE = 3  # since then the name that a client may give beside a result is not written
 TEXT_BESIDE_CALLS_SINCE = 7  # before, a turn either speaks or calls
 RESULTS_AS_THEY_ARE_SINCE = 7  # before, one that is JSON is written as JSON
 PAIRED_BY_ID_SINCE = 11  # before, calls and results are only counted
@@ -71,12 +73,29 @@ def arrange(messages: Sequence[Message], version: int) -> list[Message]:
         turns = list(_move_pictures(turns))
     if not turns or _opens_without_user(turns):
         turns.insert(0, _added())
-    return [turn.message for turn in turns]
+    named = version < NAMED_RESULTS_BEFORE
+    return [turn.message if named else replace(turn.message, name=None) for turn in turns]
 
 
 def arguments_of(call: Mapping[str, Any]) -> str | Mapping[str, Any]:
     """What a checked call passes: JSON text, or an object; none is an empty object."""
     return call["function"].get("arguments") or "{}"
+
+
+def function_of(index: int, tool: Any) -> tuple[str, Mapping[str, Any]]:
+    """The name and the function of a tool in OpenAI's form, of which `index` is the place; raises UsageError."""
+    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str):
+        raise UsageError(
+            f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
+            "_ or -, 'parameters': JSON schema}}.",
+            param="tools",
+        )
+    if not FUNCTION_NAME.fullmatch(name):
+        shown = name if len(name) <= 80 else name[:77] + "..."
+        raise UsageError(f"tool {index} is named {shown!r}; {NAME_RULE}", param="tools")
+    return name, function
 
 
 def _added() -> _Turn:
@@ -130,7 +149,7 @@ def _check_call(turn: _Turn, number: int, call: Mapping[str, Any]) -> None:
 def _check_result(turn: _Turn, version: int) -> None:
     if turn.message.tool_call_id is None:
         raise turn.refuse("has no tool_call_id; name the call that it answers.")
-    if turn.message.name is not None:
+    if turn.message.name is not None and version < NAMED_RESULTS_BEFORE:
         _check_name(turn, turn.message.name, "is named")
     if version < RESULTS_AS_THEY_ARE_SINCE:
         texts = [part for part in turn.message.content if isinstance(part, str) and part]
@@ -140,7 +159,7 @@ def _check_result(turn: _Turn, version: int) -> None:
 def _check_name(turn: _Turn, name: str, verb: str) -> None:
     if not FUNCTION_NAME.fullmatch(name):
         shown = name if len(name) <= 80 else name[:77] + "..."
-        raise turn.refuse(f"{verb} {shown!r}; a tool's name is 1 to 64 letters, digits, _ or -.")
+        raise turn.refuse(f"{verb} {shown!r}; {NAME_RULE}")
 
 
 def _check_json(turn: _Turn, value: Any, what: str) -> None:

@@ -131,6 +131,8 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
+    if kind in TEXT_PARTS:
+        raise UsageError(f"{where}.text must be a string, not {_show(part.get('text'))}.", param=f"{where}.text")
     if kind in IMAGE_PARTS:
         target = part.get("image_url")
         source = target.get("url") if isinstance(target, Mapping) else target

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from tessera.conversation import FUNCTION_NAME, PICTURES_SINCE, arguments_of, arrange
+from tessera.conversation import PICTURES_SINCE, arguments_of, arrange, function_of
 from tessera.errors import CheckpointError, MissingExtraError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.messages import Image, Message
@@ -425,16 +425,9 @@ def _tool(index: int, tool: Mapping[str, Any]) -> Any:
     """A tool as the format has it: keys beyond OpenAI's own are left out, and null is as if it were not there."""
     from mistral_common.protocol.instruct.tool_calls import Function, Tool
 
-    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-    given = (
-        {key: value for key, value in function.items() if value is not None} if isinstance(function, Mapping) else {}
-    )
-    name, description, parameters = given.get("name"), given.get("description", ""), given.get("parameters", {})
-    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
-        raise UsageError(
-            f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
-            "_ or -, 'parameters': JSON schema}}."
-        )
+    name, function = function_of(index, tool)
+    given = {key: value for key, value in function.items() if value is not None}
+    description, parameters = given.get("description", ""), given.get("parameters", {})
     if not isinstance(description, str) or not isinstance(parameters, Mapping):
         raise UsageError(f"tool {name!r} must have a text as description and a JSON schema as parameters.")
     return Tool(function=Function(name=name, description=description, parameters=dict(parameters)))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.chat import Delta, ToolCall, ToolChoice, Tools
-from tessera.conversation import FUNCTION_NAME, json_depth
+from tessera.conversation import function_of, json_depth
 from tessera.engine.grammar import ANY_OBJECT, LOOSE, MAX_DEPTH, json_rule, to_lark
 from tessera.errors import GrammarError, UsageError
 from tessera.prompt import Tokenizer
@@ -152,20 +152,14 @@ class ToolCallReader:
 def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The tools' functions by name; raises UsageError that names the tool."""
     if not tools:
-        raise UsageError("a tool_choice other than none and auto needs tools; give at least one.")
+        raise UsageError("a tool_choice other than none and auto needs tools; give at least one.", param="tools")
     if len(tools) > MAX_TOOLS:
         raise UsageError(f"there are {len(tools)} tools and the limit is {MAX_TOOLS}; offer fewer.")
     functions: dict[str, Mapping[str, Any]] = {}
     for index, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
-            raise UsageError(
-                f"tool {index} must have the form {{'type': 'function', 'function': {{'name': 1 to 64 letters, digits, "
-                "_ or -, 'parameters': JSON schema}}."
-            )
+        name, function = function_of(index, tool)
         if name in functions:
-            raise UsageError(f"two tools are named {name!r}; rename one.")
+            raise UsageError(f"two tools are named {name!r}; rename one.", param="tools")
         functions[name] = function
     return functions
 
@@ -184,7 +178,8 @@ def _choose(
             "{'type': 'function', 'function': {'name': ...}}."
         )
     if name not in functions:
-        raise UsageError(f"tool_choice names {name[:64]!r}, which is none of the tools: {', '.join(functions)}.")
+        known = ", ".join(functions)
+        raise UsageError(f"tool_choice names {name[:64]!r}, which is none of the tools: {known}.", param="tool_choice")
     return "required", {name: functions[name]}
 
 

@@ -390,6 +390,8 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
             f"the {what} is too complex; use fewer alternatives and optional properties, shorter repetitions and "
             "less allOf."
         )
+    if kind != "lark":  # places in the text that is made of it here say nothing
+        problem = re.sub(r"^(?:at )?\d+\(\d+\): ", "", problem)
     raise GrammarError(f"the {what} is not valid: {_first_line(problem)}; correct it.")
 
 

@@ -8,6 +8,7 @@ so these are counted while the body arrives, by the signs that stand before each
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -52,7 +53,8 @@ class JsonRequest(Request):
         try:
             value = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
-            raise json.JSONDecodeError("the body is not JSON", "", 0) from error
+            place = re.search(r"at line (\d+) column (\d+)", str(error))
+            raise json.JSONDecodeError(f"at line {place[1]}, column {place[2]}" if place else "", "", 0) from error
         if not _is_finite(value):
             raise BadRequestError("the body holds a number that is too large, such as 1e999; JSON has no infinity.")
         return value

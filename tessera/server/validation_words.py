@@ -34,7 +34,7 @@ _WORDS = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
-    "json_invalid": "is not valid JSON",
+    "json_invalid": "is not valid JSON {error}",
     "too_many_keys": "has more than the allowed {max_length} entries",
 }
 # That something is of another kind: of a union, every branch says so but the one that was meant.

@@ -271,6 +271,32 @@ def test_a_mistake_is_told_by_the_branch_that_was_meant(
     assert error["param"].split(".")[0] == field
 
 
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [('{"prompt": "Hi",}', "at line 1, column 17"), ('{"prompt":\n "Hi"', "at line 2, column 5")],
+)
+def test_what_is_no_json_is_told_by_its_place(running: Running, body: str, place: str) -> None:
+    headers = {"content-type": "application/json"}
+    error = running.post("/v1/completions", None, content=body.encode(), headers=headers).json()["error"]
+    assert error["message"] == f"the body is not valid JSON {place}."
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ({"input": [{"type": None, "role": "user", "content": "Hi"}]}, None),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input.0.call_id must be a string"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0 is of type 'web_search'"),
+        ({"tools": [{"type": "function", "name": "a.b"}]}, "tool 0 is named 'a.b'"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "str"}}}}, "valid: Invalid type"),
+    ],
+)
+def test_what_is_wrong_in_a_response_is_named(running: Running, field: dict[str, Any], says: str | None) -> None:
+    answer = running.post("/v1/responses", {"input": "Hi", "max_output_tokens": 1} | field)
+    assert answer.status_code == (200 if says is None else 400), answer.text
+    assert says is None or says in answer.json()["error"]["message"]
+
+
 def test_json_must_say_that_it_is_json(running: Running) -> None:
     content = json.dumps(ROUTES["chat"].body())
     for kind in ("text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"):

@@ -59,10 +59,12 @@ def input_messages(request: ResponsesRequest) -> list[Message]:
 
 
 def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> None:
-    kind = item.get("type", "message")
+    kind = "message" if item.get("type") is None else item["type"]
     if kind == "message":
         messages.append(parse_message(item, where, lenient=True))
     elif kind == "function_call":
+        if not isinstance(item.get("call_id"), str):
+            raise BadRequestError(f"{where}.call_id must be a string.", param=f"{where}.call_id")
         call = {"id": item.get("call_id"), "function": {key: item.get(key) for key in ("name", "arguments")}}
         messages.append(Message("assistant", (), (call,), place=where))
     elif kind == "function_call_output":
@@ -94,7 +96,11 @@ def response_tools(request: ResponsesRequest) -> Tools:
     tools = []
     for index, tool in enumerate(request.tools or ()):
         if tool.get("type") != "function":
-            raise BadRequestError(f"tools.{index} must be of type function; there are no others.", param="tools")
+            shown = str(tool.get("type"))[:40]
+            raise BadRequestError(
+                f"tools.{index} is of type {shown!r}; this server runs no tools itself, send those of type function.",
+                param=f"tools.{index}.type",
+            )
         tools.append({"type": "function", "function": {key: tool[key] for key in tool if key != "type"}})
     return tools_among(tools, _choice(request.tool_choice or "auto"), request.parallel_tool_calls)
 
