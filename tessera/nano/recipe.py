@@ -66,9 +66,9 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage("first letters", 500, CLEAN, 6, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.0),
         Stage("letters", 4500, DENSE, 8, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.25),
-        Stage("answers", 3000, SMALL, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
+        Stage("answers", 2000, SMALL, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
         Stage(
-            "together", 8000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
+            "together", 6000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
             dense_weight=0.5, pointer_weight=0.3, average_steps=600,
         ),
     )  # fmt: skip
