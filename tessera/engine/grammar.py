@@ -44,7 +44,7 @@ WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # in a schema's own text: what ca
 # Read over what anybody sends, so each is linear: nothing is tried again at a place that was read already.
 GBNF_RULE = re.compile(r"^[ \t]*+[\w-]++[ \t]*+::=", re.MULTILINE)
 LARK_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|//[^\n]*+|/(?:[^/\\\n]|\\.)++/?')
-SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance")
+SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance|\btemperature[ \t]*+=")
 LOOSE = ", followed as far as it can be"  # after a tool's name, in the comment above its rule
 ANY_OBJECT = {"type": "object"}
 LARGE_RULE = 5_000  # characters: a shorter one has not the hundreds of optional properties that are too many

@@ -313,6 +313,7 @@ def deep(levels: int) -> dict[str, Any]:
         (Grammar("lark", "start: " + "(" * 2000 + '"a"' + ")" * 2000), "too complex"),
         (Grammar("lark", "start: <[9]>"), r"uses '<\[9\]>'"),
         (Grammar("lark", 'start: "//" <special_9>'), "uses '<special_9>'"),
+        (Grammar("lark", "start: a\na[temperature=2]: /[a-z]+/"), "uses 'temperature='"),
         (Grammar("lark", '%llguidance {"no_forcing": false}\nstart: "a"'), "uses '%llguidance'"),
     ],
     ids=lambda value: value.source[:30] if isinstance(value, Grammar) else "",
