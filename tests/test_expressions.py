@@ -23,8 +23,9 @@ from tessera.tool_calls import LISTED_HEAD, LISTED_TAIL, NAMED_HEAD
 
 PACKAGE = Path(tessera.__file__).parent
 MODULES = (
-    "conversation.py", "prompt.py", "tools.py", "engine/grammar.py", "engine/grammar_check.py", "engine/schema.py",
-    "engine/patterns.py", "server/translate.py", "server/structured.py", "server/responses.py",
+    "conversation.py", "prompt.py", "tool_calls.py", "engine/grammar.py", "engine/grammar_check.py", "engine/schema.py",
+    "engine/patterns.py", "messages.py", "server/translate.py", "server/structured.py", "server/wire.py",
+    *(f"server/routes/{path.name}" for path in sorted((PACKAGE / "server" / "routes").glob("*.py"))),
 )  # fmt: skip
 # These read the library's words, of which a few short lines are left.
 OVER_SHORT_TEXT = {"_refuse", "_name_part", "_loosen"}
