@@ -44,7 +44,8 @@ WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # in a schema's own text: what ca
 # Read over what anybody sends, so each is linear: nothing is tried again at a place that was read already.
 GBNF_RULE = re.compile(r"^[ \t]*+[\w-]++[ \t]*+::=", re.MULTILINE)
 LARK_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|//[^\n]*+|/(?:[^/\\\n]|\\.)++/?')
-SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance|\btemperature[ \t]*+=")
+SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance")
+TEMPERATURE = re.compile(r"\btemperature[ \t]*+=")
 LOOSE = ", followed as far as it can be"  # after a tool's name, in the comment above its rule
 ANY_OBJECT = {"type": "object"}
 LARGE_RULE = 5_000  # characters: a shorter one has not the hundreds of optional properties that are too many
@@ -276,7 +277,8 @@ def _check_source(grammar: Grammar) -> None:
 
 def _without_special(lark: str) -> str:
     """The grammar itself; raises GrammarError where it names special tokens or sets options."""
-    if found := SPECIAL.search(LARK_TEXT.sub("", lark)):
+    rules = LARK_TEXT.sub("", lark)
+    if found := SPECIAL.search(rules) or TEMPERATURE.search(rules):
         raise GrammarError(
             f"the lark grammar uses {found[0][:40]!r}; special tokens and options may not be used in it."
         )
