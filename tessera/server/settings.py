@@ -75,7 +75,7 @@ def _image_limit(value: Any) -> Any:
 
 
 def _unless_empty(value: Any) -> Any:
-    """Refuse an empty string: as a path it would mean the current folder."""
+    """Turn an empty string into None: as a path it would mean the current folder."""
     return None if value == "" else value
 
 
@@ -345,7 +345,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def check_media_folder(settings: Settings) -> None:
-    """Raise UsageError if the folder from which requests may name files does not exist."""
+    """Raise UsageError if the folder from which requests may name files is not a folder."""
     folder = settings.allowed_local_media_path
     if folder is not None and not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
