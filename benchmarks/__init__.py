@@ -1,1 +1,1 @@
-"""Programs for who works on Tessera: what they measure is written down in BENCHMARKS.md."""
+"""Benchmark programs for Tessera's developers; BENCHMARKS.md records their results."""

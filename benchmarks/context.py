@@ -1,8 +1,8 @@
-"""`python -m benchmarks.context`: what a token costs as its context grows, and what memory a long request takes.
+"""`python -m benchmarks.context`: the cost of a token as its context grows, and the memory of a long request.
 
-One request of random tokens goes through the engine in chunks, each timed; then its beginnings are asked for again,
-found in the cache, and a few tokens decoded after each. Weights are random, which changes no cost. Peak memory is the
-process's own, of which the key/value cache is known to the byte: what remains is compared with the engine's estimate.
+One request of random tokens runs in timed chunks; then its prefixes are requested again,
+found in the cache, and a few tokens are decoded after each. Random weights change no cost. Peak memory is the
+process's own; the key/value cache is known to the byte, and the rest is compared with the engine's estimate.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Point:
-    """At one length of context: seconds for a token of a chunk, and for a decoded one; peak memory up to there."""
+    """Costs at one context length: seconds per token in a chunk and decoded, and peak memory so far."""
 
     context: int
     prefill_s: float
     decode_s: float
-    peak_bytes: int  # of the process, beyond what it had before the request
+    peak_bytes: int  # of the process, beyond its memory before the request
     cache_bytes: int  # of that, keys and values
 
 
 @dataclass(frozen=True)
 class Run:
-    """A request of some shape, and what its steps were promised beside weights and cache."""
+    """A request of some shape, and the memory promised to its steps beyond weights and cache."""
 
     shape: str
     kv_cache_dtype: str
@@ -62,14 +62,14 @@ class Run:
 
 
 def measure(shape: str, tokens: int, kv_cache_dtype: str = "auto") -> Run:
-    """One request of `tokens` tokens, with a point at each power of two up to it."""
+    """Run one request of `tokens` tokens, with a point at each power of two up to it."""
     config = SHAPES[shape]
     engine = _engine(config, tokens, kv_cache_dtype)
     ids = torch.randint(1000, config.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
     marks = [SHORTEST << n for n in range((tokens // SHORTEST).bit_length())]
-    _step_through(engine, ids[:SHORTEST])  # what the libraries take once is not the question
+    _step_through(engine, ids[:SHORTEST])  # one-time allocations of libraries do not count
     before, token_bytes = _reset_peak(), kv_bytes_per_token(config, engine.config.cache_dtype)
-    # Another beginning than that of the warm-up, or it would be found in the cache.
+    # Different from the warm-up's prefix, or it would be found in the cache.
     ids = ids[::-1]
     chunks, peaks = _step_through(engine, ids[: tokens - 1], marks)
     points = []
@@ -87,7 +87,7 @@ def _engine(config: ModelConfig, tokens: int, kv_cache_dtype: str) -> Engine:
         "max_num_seqs": 1,
         "max_num_batched_tokens": CHUNK_TOKENS,
         "kv_cache_dtype": kv_cache_dtype,
-        # The request, and the beginning that warms up.
+        # The request, and the warm-up's prefix.
         "kv_cache_bytes": (tokens + 2 * SHORTEST) * kv_bytes_per_token(config, torch.bfloat16),
         "num_speculative_tokens": 0,
     }
@@ -99,7 +99,7 @@ def _engine(config: ModelConfig, tokens: int, kv_cache_dtype: str) -> Engine:
 def _step_through(
     engine: Engine, ids: Sequence[int], marks: Sequence[int] = (), *, new_tokens: int = 1
 ) -> tuple[list[float], dict[int, int]]:
-    """Seconds of each step of a request, and the peak memory when it had computed as much as each mark says."""
+    """Return the seconds of each step of a request, and the peak memory at each mark of computed tokens."""
     request = engine.add(Prompt(tuple(ids)), SamplingParams(max_tokens=new_tokens, ignore_eos=True))
     seconds: list[float] = []
     peaks: dict[int, int] = {}
@@ -113,18 +113,18 @@ def _step_through(
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had since the last reset, as Linux counts it."""
+    """Return this process's peak memory since the last reset, as Linux counts it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 def _reset_peak() -> int:
-    Path("/proc/self/clear_refs").write_text("5")  # see proc(5): the peak falls to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the peak to the current value
     return peak_bytes()
 
 
 def table(run: Run) -> str:
-    """The points as a Markdown table."""
+    """Format the points as a Markdown table."""
     lines = ["| context | prefill, ms a token | decode, ms a token | peak MiB | of it cache |", "|" + " --- |" * 5]
     for p in run.points:
         lines.append(
@@ -135,7 +135,7 @@ def table(run: Run) -> str:
 
 
 def plot(runs: Sequence[Run], file: Path) -> None:
-    """Cost of a token over the length of its context, both on logarithmic scales."""
+    """Plot the cost of a token over its context length, both on logarithmic scales."""
     figure = new_figure(11, 4.5)
     axes = figure.subplots(1, 2, sharex=True)
     for run in runs:

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.kernels`: products with packed weights beside what this machine can do at most.
+"""`python -m benchmarks.kernels`: products with packed weights, compared with this machine's limits.
 
 The seven matrices of one layer of Pixtral 12B, which no cache holds, are multiplied with 1 to 512 tokens. A
-step of few tokens is bound by reading the weights: the measure is a plain sum over memory. Prefill is bound
-by multiplications: the measure is VNNI on registers alone. Both are taken anew beside each row, since a
-shared machine drifts. TESSERA_KERNELS chooses another path than the best.
+step of few tokens is bound by reading the weights: the reference is a plain sum over memory. Prefill is bound
+by multiplications: the reference is VNNI on registers alone. Both are measured again for each row, since a
+shared machine drifts. TESSERA_KERNELS selects another path than the best.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DISPATCHES = 1000
 
 
 def int8_peak() -> float | None:
-    """Operations a second of the processor's 8-bit products on all threads; None without VNNI."""
+    """Operations per second of the processor's 8-bit products on all threads; None without VNNI."""
     function, threads = kernel("int8_peak", WHOLE, WHOLE), torch.get_num_threads()
     if function is None:
         return None
@@ -34,7 +34,7 @@ def int8_peak() -> float | None:
 
 
 def dispatch_s() -> float:
-    """What a call costs beside its work: a product so small that it has none."""
+    """Overhead of a call, measured with a negligibly small product."""
     inputs, weight = torch.ones(1, GROUP_COLUMNS), random_packed(TILE_ROWS, GROUP_COLUMNS, 4)
 
     def calls() -> None:
@@ -45,7 +45,7 @@ def dispatch_s() -> float:
 
 
 def row(layer: list[PackedWeight], tokens: int, numbers: Tensor) -> str:
-    """One line of the table: how fast, and how near to both limits, beside the twin."""
+    """Format one line of the table: speed, share of both limits, and comparison with the twin."""
     inputs = {columns: torch.randn(tokens, columns).bfloat16() for _, columns in LAYER}
 
     def run() -> None:

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.serve`: the server under load, and what it adds to the bare engine.
+"""`python -m benchmarks.serve`: the server under load, and its overhead over the bare engine.
 
-Server and engine run in this process, the client in another, so that its work is not counted as the
-server's. Every picture is new (a few pixels differ), so that no cache helps but where the cache is
-what is measured. One core is left to the client. Run it on a machine that does nothing else.
+Server and engine run in this process, the client in another, so that its work does not count as the
+server's. Every picture is new (a few pixels differ), so that no cache helps unless the cache is
+being measured. One core is left to the client. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ QUESTIONS = 10
 
 
 class Served:
-    """A server in a thread of this process, on the event loop that it has in service too."""
+    """A server in a thread of this process, on the same event loop as in production."""
 
     def __init__(self, llm: LLM, settings: Settings) -> None:
         self._server = uvicorn.Server(http_config(create_app(LocalBackend(llm), settings), settings, port=0))
@@ -64,7 +64,7 @@ class Served:
         self._thread.join()
 
     def longest_stall_s(self, during: Callable[[], object]) -> float:
-        """The longest that the event loop was late while something is done."""
+        """Return the longest delay of the event loop while work runs."""
         ticking = asyncio.run_coroutine_threadsafe(self._tick(over := threading.Event()), self._loop)
         try:
             during()
@@ -87,7 +87,7 @@ class Served:
 
 
 class Bodies:
-    """Chats about pictures that were never seen before."""
+    """Chats about pictures never seen before."""
 
     def __init__(self) -> None:
         self._receipt = np.array(PILImage.open(RECEIPT).convert("RGB"))
@@ -115,7 +115,7 @@ def as_url(pixels: np.ndarray[Any, Any], kind: str) -> str:
 
 
 def photos(count: int) -> list[str]:
-    """Pictures of a phone's size, noisy enough to be megabytes as JPEG."""
+    """Make pictures of a phone's size, noisy enough to be megabytes as JPEG."""
     made = []
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 255, (PHOTO[1] // 4, PHOTO[0] // 4, 3), dtype=np.uint8)
@@ -124,7 +124,7 @@ def photos(count: int) -> list[str]:
 
 
 def bare(llm: LLM, bodies: Sequence[dict[str, Any]], concurrency: int) -> float:
-    """Seconds for the same chats without a server, asked from as many threads."""
+    """Measure the seconds for the same chats without a server, from as many threads."""
     params = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
     with ThreadPoolExecutor(concurrency) as threads:
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def bare(llm: LLM, bodies: Sequence[dict[str, Any]], concurrency: int) -> float:
 
 
 def overhead(client: Client, bodies: Bodies, concurrency: int, repeats: int, count: int) -> tuple[float, float]:
-    """Median seconds of the bare engine and of the server for `count` chats, measured in turn."""
+    """Measure median seconds of the bare engine and of the server for `count` chats, in turn."""
     engine_s, server_s = [], []
     for _ in range(repeats):
         engine_s.append(bare(client.llm, bodies.chats(count), concurrency))
@@ -142,7 +142,7 @@ def overhead(client: Client, bodies: Bodies, concurrency: int, repeats: int, cou
 
 
 class Client:
-    """The process that asks, and the server that it asks."""
+    """The client process, and the server it queries."""
 
     def __init__(self, llm: LLM, served: Served, process: ProcessPoolExecutor) -> None:
         self.llm = llm
@@ -206,7 +206,7 @@ def report_stall(client: Client) -> None:
 
 
 def report_prefix(client: Client, bodies: Bodies) -> None:
-    """Ten questions about one picture: what the metrics and the clock say."""
+    """Ask ten questions about one picture, and report metrics and times."""
     body = bodies.chats(1)[0]
     before = count_encoded(client.served.url)
     replies: list[Reply] = []
@@ -225,7 +225,7 @@ def report_prefix(client: Client, bodies: Bodies) -> None:
 
 
 def count_encoded(url: str) -> float:
-    """Pictures encoded so far, as the server's metrics tell."""
+    """Return the pictures encoded so far, from the server's metrics."""
     text = httpx2.get(url + "/metrics").text
     return float(next(line.split()[-1] for line in text.splitlines() if line.startswith("tessera:images_encoded")))
 

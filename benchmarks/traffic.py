@@ -1,7 +1,7 @@
-"""A client under load: streamed chats, each token's arrival noted, from a process of its own.
+"""A load generator: streamed chats from a separate process, recording each token's arrival.
 
-Closed loop: a fixed number is always under way, the next begins when one ends. Open loop: requests
-come at random times of a given rate (Poisson), whatever has become of those before, as people do.
+Closed loop: a fixed number is always running, and the next begins when one ends. Open loop: requests
+arrive at random times at a given rate (Poisson), regardless of earlier ones, as with people.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """Seconds since the request was sent: of each piece of text, and of the end."""
+    """Seconds from sending the request to each piece of text, and to the end."""
 
     pieces_s: tuple[float, ...]
     end_s: float
@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """What one run gave; `seconds` are those of the whole run."""
+    """The result of one run; `seconds` covers the whole run."""
 
     replies: tuple[Reply, ...]
     seconds: float
@@ -49,7 +49,7 @@ class Load:
         return len(self.replies) / self.seconds
 
     def first_s(self, share: float) -> float:
-        """The time to the first token within which this share of the replies began."""
+        """Return the time to the first token within which this share of the replies began."""
         return quantile([reply.first_s for reply in self.replies], share)
 
     def gap_s(self, share: float) -> float:
@@ -57,12 +57,12 @@ class Load:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that is not exceeded by at least this share; the median for a half."""
+    """Return the smallest value not exceeded by at least this share; the median for a half."""
     return median(values) if share == 0.5 else sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
 def drive(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: int = 0, rate: float = 0.0) -> Load:
-    """Send all, `concurrency` at a time or `rate` a second; raises RuntimeError for a reply that is none."""
+    """Send all, `concurrency` at a time or `rate` per second; raises RuntimeError for an invalid reply."""
     return asyncio.run(_drive(url, bodies, concurrency, rate))
 
 

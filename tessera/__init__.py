@@ -47,5 +47,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What Tab offers: the public names, loaded or not."""
+    """List the public names, loaded or not, for completion."""
     return [*__all__, "__version__"]

@@ -1,6 +1,6 @@
-"""Replies, and `ChatModel`, the one interface that everything above the engine talks to.
+"""Replies, and `ChatModel`, the interface that everything above the engine uses.
 
-The local engine and the HTTP client both are one, so evaluation and documents work with either.
+The local engine and the HTTP client both implement it, so evaluation and documents work with either.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ToolChoice = str | Mapping[str, Any]  # none, auto, required (or any), or {"type
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools of one request, in OpenAI's format; the model sees all, and may call those `allowed`."""
+    """The tools of one request, in OpenAI's format; the model sees all and may call the `allowed` ones."""
 
     definitions: ToolDefinitions = ()
     choice: ToolChoice = "auto"
@@ -49,7 +49,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds a request spent: waiting, until its first token, and from that to its last."""
+    """Seconds a request spent waiting, until its first token, and from first to last token."""
 
     queue_s: float = 0.0
     first_token_s: float = 0.0
@@ -60,7 +60,7 @@ class Timings:
 class TokenLogprob:
     """A token, its natural log-probability, and the likeliest alternatives (id, text, logprob).
 
-    A prompt's first token follows nothing: its log-probability is None.
+    The log-probability of a prompt's first token is None.
     """
 
     token_id: int
@@ -71,7 +71,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that the model makes: nine letters or digits, the tool's name, and a JSON object as it wrote it."""
+    """A tool call by the model: an id of nine letters or digits, the tool's name, and the JSON object as written."""
 
     id: str
     name: str
@@ -80,7 +80,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one step adds to a reply: whole characters only; the last one carries the finish reason."""
+    """The addition of one step to a reply, in whole characters; the last one carries the finish reason."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -88,8 +88,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
-    tool_calls: tuple[ToolCall, ...] = ()  # those that became whole
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all the prompt's tokens, if asked for
+    tool_calls: tuple[ToolCall, ...] = ()  # those completed by this step
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # for all the prompt's tokens, if requested
     error: TesseraError | None = None  # why the reply failed, with the finish reason "error"
     stop_string: str | None = None  # the one that ended the reply
 
@@ -114,7 +114,7 @@ class Completion:
 
     @classmethod
     def from_deltas(cls, deltas: Sequence[Delta], model: str) -> Completion:
-        """Join all deltas of one reply; the last must be its end."""
+        """Join all deltas of one reply; the last must end it."""
         last = deltas[-1]
         if last.finish_reason is None or last.usage is None or last.timings is None:
             raise ValueError("the last delta of a reply must carry finish reason, usage and timings")
@@ -133,7 +133,7 @@ class Completion:
 
 
 class ChatModel(ABC):
-    """Anything that answers conversations: the local engine (`LLM`), or a server far away (`Client`)."""
+    """Anything that answers conversations: the local engine (`LLM`), or a remote server (`Client`)."""
 
     model_name: str
 
@@ -153,7 +153,7 @@ class ChatModel(ABC):
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order.
 
-        Conversations are taken lazily, as many at once as keep the model busy; there may be any number of them.
+        Conversations are read lazily, as many at once as keep the model busy; there may be any number.
         """
 
     @abstractmethod
@@ -165,8 +165,8 @@ class ChatModel(ABC):
     ) -> Completion:
         """Return the whole reply to a conversation: messages in OpenAI's format, or `Message`s, the user's turn last.
 
-        Without `params` the reply is greedy and as long as the context allows. Raises ReplyError where it fails, and
-        GrammarError where its grammar has no way on. For one question, `ask` is shorter.
+        Without `params` the reply is greedy and as long as the context allows. Raises ReplyError if it fails, and
+        GrammarError if its grammar reaches a dead end. For one question, `ask` is shorter.
         """
         return Completion.from_deltas(list(self.stream(messages, params, tools=tools)), self.model_name)
 
@@ -183,7 +183,7 @@ class ChatModel(ABC):
     def batch(
         self, conversations: Iterable[Conversation], params: SamplingParams | Iterable[SamplingParams] | None = None
     ) -> list[Completion]:
-        """Return all replies, in order; raises the first error, which then names its conversation."""
+        """Return all replies, in order; raises the first error, with its conversation named."""
         replies: list[Completion] = []
         for index, reply in enumerate(self.each(conversations, params)):
             if isinstance(reply, TesseraError):
@@ -203,7 +203,7 @@ class ChatModel(ABC):
 def with_params(
     conversations: Iterable[Conversation], params: SamplingParams | Iterable[SamplingParams] | None
 ) -> Iterator[tuple[Conversation, SamplingParams]]:
-    """Pair each conversation with its parameters; raises UsageError where there are not equally many."""
+    """Pair each conversation with its parameters; raises UsageError if the counts differ."""
     if params is None or isinstance(params, SamplingParams):
         yield from zip(conversations, repeat(params or SamplingParams()))
         return

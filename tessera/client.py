@@ -1,8 +1,8 @@
-"""Client: a model behind any server that speaks OpenAI's chat API, as a ChatModel.
+"""Client: a ChatModel for any server with OpenAI's chat API.
 
-It behaves like the engine in this process: the same methods, parameters and errors. What passes by
-itself (a full queue, a server that restarts, a broken connection) is tried again, with pauses that
-grow and that the server may set. A reply that has begun is never asked for twice.
+It behaves like the engine in this process: the same methods, parameters and errors. Temporary failures
+(a full queue, a restarting server, a broken connection) are retried, with growing pauses that
+the server may set. A reply that has begun is never requested twice.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ MAX_REPLY_BYTES = 64_000_000
 class Client(ChatModel):
     """A model at `base_url` (http://host:port, with or without /v1); without `model`, the first one it serves.
 
-    A wait for the next piece of a reply ends after `timeout_s` seconds. What passes by itself is tried up to
-    `max_retries` times more. `each` and `batch` keep `concurrency` requests in flight. Nothing is asked of the
+    A wait for the next piece of a reply ends after `timeout_s` seconds. Temporary failures are retried up to
+    `max_retries` times. `each` and `batch` keep `concurrency` requests in flight. Nothing is sent to the
     server before the first request.
     """
 
@@ -84,7 +84,7 @@ class Client(ChatModel):
 
     @property
     def model_name(self) -> str:  # type: ignore[override]
-        """The model's name; asks the server where none was given. Raises EndpointError."""
+        """The model's name; asks the server if none was given. Raises EndpointError."""
         if self._model is None:
             listed = self._json("GET", "/models")
             names = [entry.get("id") for entry in listed.get("data") or () if isinstance(entry, Mapping)]
@@ -154,7 +154,7 @@ class Client(ChatModel):
 
     @contextmanager
     def _opened(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[httpx2.Response]:
-        """An answer whose head is good, after as many tries as it takes."""
+        """Open a response with a successful status, retrying as often as allowed."""
         for number in range(self.max_retries + 1):
             last = number == self.max_retries
             request = self._http.build_request(method, self.base_url + path, json=body)
@@ -180,7 +180,7 @@ class Client(ChatModel):
             _pause(number, response.headers.get("retry-after"))
 
     def _events(self, response: httpx2.Response) -> Iterator[Any]:
-        """The JSON of each event until [DONE], or the one object of a server that does not stream."""
+        """Yield the JSON of each event until [DONE], or the one object of a server that does not stream."""
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             yield _parsed(_whole(response))
             return
@@ -198,7 +198,7 @@ class Client(ChatModel):
 
 
 class _Reply:
-    """Makes deltas of one reply's events."""
+    """Turns one reply's events into deltas."""
 
     def __init__(self, began: float, url: str) -> None:
         self.began, self.url = began, url
@@ -206,7 +206,7 @@ class _Reply:
         self.calls = CallParts()
 
     def read(self, events: Iterator[Any]) -> Iterator[Delta]:
-        """Deltas, the last with reason, usage and timings; raises for a failure and for an end without a reason."""
+        """Yield deltas, the last with reason, usage and timings; raises for a failure or an end without a reason."""
         reason: str | None = None
         usage: Mapping[str, Any] | None = None
         for event in events:
@@ -237,7 +237,7 @@ class _Reply:
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
-    """A list of objects, which may be absent; raises EndpointError for anything else."""
+    """Check a list of objects, which may be absent; raises EndpointError for anything else."""
     listed = value or []
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
         raise EndpointError("the server did not send what OpenAI's API has; check what it is.")
@@ -245,7 +245,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _whole(response: httpx2.Response) -> str:
-    """The whole body; raises EndpointError for one that does not end."""
+    """Read the whole body; raises EndpointError if it does not end."""
     data = b""
     for piece in response.iter_bytes():
         data += piece
@@ -262,12 +262,12 @@ def _parsed(text: str) -> Any:
 
 
 def _passes(error: httpx2.HTTPError) -> bool:
-    """Whether to try again: not after a wait that was as long as the user allows."""
+    """Return True for errors worth a retry: not for a wait of the full timeout."""
     return not isinstance(error, httpx2.ReadTimeout)
 
 
 def _pause(number: int, wanted: str | None) -> None:
-    """Wait before the next try, as long as the server says, or twice as long each time."""
+    """Wait before the next try, as long as the server says, or with doubling pauses."""
     try:
         seconds = float(wanted) if wanted else FIRST_PAUSE_S * 2**number * random.uniform(0.75, 1.25)
     except ValueError:

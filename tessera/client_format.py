@@ -1,6 +1,6 @@
-"""Conversations and parameters as OpenAI's chat format on the wire, and its replies as ours.
+"""Conversion between our conversations, parameters and replies and OpenAI's chat format.
 
-What a client sends and reads; the server's own reading and writing is in `server/`. Source of the
+This is the client's side; the server's is in `server/`. Source of the
 shapes: OpenAI's API reference, and what vLLM adds to it.
 """
 
@@ -22,8 +22,8 @@ from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 from tessera.sources import ImageLimits, is_data_url, is_url, read
 
-NO_ID = -1  # of a token whose id the server does not tell
-# How files of each type begin.
+NO_ID = -1  # for a token whose id the server does not send
+# The first bytes of each file type.
 TYPES = (
     (b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"),
     (b"II*\x00", "image/tiff"), (b"MM\x00*", "image/tiff"), (b"RIFF", "image/webp"),
@@ -32,7 +32,7 @@ AT_BOX = {b"ftypavif": "image/avif", b"ftypheic": "image/heic", b"ftypmif1": "im
 
 
 def message_object(message: Message, limits: ImageLimits) -> dict[str, Any]:
-    """A message as JSON; files, bytes and PIL images become data URLs. Raises ImageError."""
+    """Convert a message to JSON; files, bytes and PIL images become data URLs. Raises ImageError."""
     parts = [_part(part, limits) for part in message.content]
     texts = all(isinstance(part, str) for part in message.content)
     content: Any = "".join(map(str, message.content)) if texts and len(parts) < 2 else parts
@@ -51,7 +51,7 @@ def _part(part: str | Image, limits: ImageLimits) -> dict[str, Any]:
 
 
 def image_url(image: Image, limits: ImageLimits) -> str:
-    """The URL of an image: its own, or a data URL."""
+    """Return an image's own URL, or a data URL."""
     source = image.source
     if isinstance(source, str) and (is_url(source) or is_data_url(source)):
         return source
@@ -69,7 +69,7 @@ def _type_of(data: bytes) -> str:
 
 
 def params_object(params: SamplingParams) -> dict[str, Any]:
-    """The fields that differ from the defaults; raises UsageError for what no chat request can say."""
+    """Return the fields that differ from the defaults; raises UsageError for those a chat request cannot express."""
     if params.prompt_logprobs is not None:
         raise UsageError("prompt_logprobs cannot be asked of a server's chat route; leave it out.")
     default = SamplingParams()
@@ -89,7 +89,7 @@ def params_object(params: SamplingParams) -> dict[str, Any]:
 
 
 def grammar_object(grammar: Grammar) -> dict[str, Any]:
-    """The field that asks for a grammar: OpenAI's `response_format`, or vLLM's `structured_outputs`."""
+    """Return the field for a grammar: OpenAI's `response_format`, or vLLM's `structured_outputs`."""
     if grammar.kind == "json_object":
         return {"response_format": {"type": "json_object"}}
     if grammar.kind == "json_schema":
@@ -105,7 +105,7 @@ def grammar_object(grammar: Grammar) -> dict[str, Any]:
 
 
 def tools_object(tools: Tools) -> dict[str, Any]:
-    """The fields that offer tools; none without tools."""
+    """Return the fields that offer tools; none without tools."""
     if not tools.definitions:
         return {}
     choice: Any = tools.choice
@@ -128,7 +128,7 @@ def usage_of(usage: Mapping[str, Any] | None) -> Usage:
 
 
 def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """The tokens' log-probabilities; the wire has their texts, and NO_ID stands for their ids."""
+    """Read the tokens' log-probabilities; the wire has only their texts, so their ids are NO_ID."""
     return tuple(
         TokenLogprob(
             NO_ID,
@@ -141,7 +141,7 @@ def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
 
 
 def finish_reason_of(reason: str) -> FinishReason:
-    """ "tool_calls" and whatever else a server ends with is a stop; only a cut reply is not."""
+    """Read the finish reason: "length" for a cut reply; "tool_calls" and all others mean "stop"."""
     return "length" if reason == "length" else "stop"
 
 
@@ -160,13 +160,13 @@ class CallParts:
             call["arguments"] += function.get("arguments") or ""
 
     def take(self) -> tuple[ToolCall, ...]:
-        """All calls, which are whole now."""
+        """Return all calls, now complete."""
         calls, self._calls = self._calls, {}
         return tuple(ToolCall(**call) for _, call in sorted(calls.items()))
 
 
 def error_of(status: int, body: Any, url: str) -> TesseraError:
-    """The error that a server's answer stands for: of our own classes where its code or status names one."""
+    """Convert a server's error response, to our own class if its code or status names one."""
     told = body.get("error") if isinstance(body, Mapping) else None
     error = told if isinstance(told, Mapping) else {}
     text = str(error.get("message") or (told if isinstance(told, str) else "") or f"{url} answered {status}.")

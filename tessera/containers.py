@@ -1,7 +1,7 @@
-"""Picture files as they are stored: what the decoder gets to see of one, and what it is told beside the pixels.
+"""Image file containers: strips a file to what its decoder needs, and reads the metadata that affects pixels.
 
-Orientation and colour profile are read here, each under a guard; whatever else does not change a pixel
-(texts, thumbnails, camera data) is left out, so that none of it can refuse a picture or cost more than
+Orientation and colour profile are read here, each under a guard; everything else that does not change a pixel
+(texts, thumbnails, camera data) is removed, so that none of it can make a picture fail or cost more than
 its bytes. Sources: the specifications of JPEG (T.81), PNG, TIFF 6.0, EXIF 2.3 and ISO/IEC 23008-12.
 """
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 from tessera.errors import ImageError
 
-MAX_SCANS = 100  # of a JPEG: each passes over the whole picture once more; encoders write about 10
-MAX_PARTS = 100_000  # segments or chunks of one file
-MAX_STRIPS = 100_000  # of a TIFF: more rows than that no picture has within the usual limits
+MAX_SCANS = 100  # in a JPEG: each is another pass over the whole picture; encoders write about 10
+MAX_PARTS = 100_000  # segments or chunks in one file
+MAX_STRIPS = 100_000  # in a TIFF: no picture within the usual limits has more rows
 MAX_PROFILE_BYTES = 8_000_000
-MAX_TIFF_VALUE_BYTES = 2_000_000  # of one tag beside the strips: a palette, or JPEG tables
+MAX_TIFF_VALUE_BYTES = 2_000_000  # in one tag other than the strips: a palette, or JPEG tables
 MAX_TEXT_BYTES = 1_000_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -29,25 +29,24 @@ PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
 UNSIGNED, SIGNED = 1, 2
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
-# The tags that say how a TIFF's pixels are stored; all others only describe it.
+# The tags that define how a TIFF's pixels are stored; all others only describe it.
 TIFF_TAGS = frozenset(
     (256, 257, BITS, 259, PHOTOMETRIC, 266, STRIP_OFFSETS, 277, 278, STRIP_BYTES, 284, 292, 293, 317, 320, 322, 323,
      TILE_OFFSETS, TILE_BYTES, 338, SAMPLE_FORMAT, 347, *range(512, 522), 529, 530, 531, 532)
 )  # fmt: skip
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
-# The next marker in a JPEG's coded data: FF 00 is a stored FF, FF D0 to FF D7 are restarts, FF FF is filling.
+# The next marker in a JPEG's coded data: FF 00 is a stored FF, FF D0 to FF D7 are restarts, FF FF is padding.
 NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file without what does not change its pixels, and what was read there.
+    """A file without the parts that do not affect pixels, and the metadata read from it.
 
-    `orientation` is numbered as EXIF does; None: the decoder finds it. `depth` is the bits of a grey or
-    colour sample, where that matters; `inverted`: its greys count ink, not light; `unsigned`: its 32 bits have no
-    sign; `size` is known only
-    where opening alone would take memory for it.
+    `orientation` is EXIF's number; None: the decoder finds it. `depth` is the bits of a grey or
+    colour sample, if that matters; `inverted`: greys count ink, not light; `unsigned`: its 32 bits have no
+    sign; `size` is known only if opening alone would take memory for it.
     """
 
     data: bytes
@@ -60,7 +59,7 @@ class Stored:
 
 
 def read_container(name: str, data: bytes) -> Stored:
-    """The picture's file as its decoder may see it; raises ImageError for one that is built to cost time."""
+    """Strip a picture's file for its decoder; raises ImageError for one built to waste time."""
     if data[:3] == b"\xff\xd8\xff":
         return _read_jpeg(name, data)
     if data[:8] == PNG_SIGNATURE:
@@ -73,8 +72,8 @@ def read_container(name: str, data: bytes) -> Stored:
 
 
 def exif_orientation(raw: bytes) -> int:
-    """The orientation, 1 to 8, in a block of EXIF data; 1 where there is none or it makes no sense."""
-    while raw[:6] == b"Exif\0\0":  # some writers put it twice
+    """Read the orientation, 1 to 8, from a block of EXIF data; 1 if it is absent or invalid."""
+    while raw[:6] == b"Exif\0\0":  # some writers store it twice
         raw = raw[6:]
     try:
         tiff = _Tiff(raw)
@@ -88,7 +87,7 @@ def exif_orientation(raw: bytes) -> int:
 
 
 def _read_jpeg(name: str, data: bytes) -> Stored:
-    """The segments before the first scan that are needed, and everything from there on."""
+    """Keep the needed segments before the first scan, and everything from there on."""
     kept, exif, profile, first_scan, scans = [data[:2]], b"", {}, len(data), 0
     for marker, start, stop in _segments(name, data):
         body = data[start + 4 : stop] if scans == 0 else b""
@@ -110,7 +109,7 @@ def _read_jpeg(name: str, data: bytes) -> Stored:
 
 
 def _is_needed(marker: int, body: bytes) -> bool:
-    """Whether a segment before the first scan says how to decode; applications' and comments do not, but for two."""
+    """Return True if a segment affects decoding; application segments and comments do not, with two exceptions."""
     if marker == 0xE0:
         return body[:5] == b"JFIF\0" and len(body) >= 14
     if marker == 0xEE:
@@ -119,7 +118,7 @@ def _is_needed(marker: int, body: bytes) -> bool:
 
 
 def _segments(name: str, data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, begin and end of each segment up to the picture's end or the file's."""
+    """Yield marker, begin and end of each segment up to the end of the picture or file."""
     position = 2
     for _ in range(MAX_PARTS):
         found = NEXT_MARKER.search(data, position)
@@ -141,7 +140,7 @@ def _segments(name: str, data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_png(name: str, data: bytes) -> Stored:
-    """Critical chunks and the transparency stay; the rest is dropped, whatever is in it."""
+    """Keep critical chunks and transparency; drop the rest unread."""
     spans, exif, profile, depth = [(0, 8)], b"", None, None
     for kind, start, stop in _chunks(name, data):
         body_start, body_stop = start + 8, stop - 4
@@ -163,7 +162,7 @@ def _read_png(name: str, data: bytes) -> Stored:
 
 
 def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of each chunk up to the picture's end; the last may be cut short."""
+    """Yield kind, begin and end of each chunk up to the picture's end; the last may be truncated."""
     position = 8
     for _ in range(MAX_PARTS):
         if position + 8 > len(data):
@@ -178,7 +177,7 @@ def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _raw_profile(text: bytes, compressed: bool) -> bytes:
-    """EXIF as ImageMagick keeps it in a text: a name, a length, then hexadecimal digits."""
+    """Read EXIF as ImageMagick stores it in a text: a name, a length, then hexadecimal digits."""
     try:
         content = _unzip(text[1:], MAX_TEXT_BYTES) if compressed else text[:MAX_TEXT_BYTES]
         return bytes.fromhex(b"".join(content.split(b"\n")[3:]).decode("ascii"))
@@ -215,7 +214,7 @@ class _Entry:
     tag: int
     kind: int
     count: int
-    at: int  # where the value, or the offset of the value, stands
+    at: int  # position of the value, or of its offset
     raw: bytes
 
     @property
@@ -254,7 +253,7 @@ class _Tiff:
             position += size
 
     def value(self, entry: _Entry) -> bytes:
-        """An entry's bytes, as many as the file has."""
+        """Return an entry's bytes, as many as the file has."""
         if entry.num_bytes <= self.offset_size:
             return self.data[entry.at : entry.at + entry.num_bytes]
         (offset,) = struct.unpack_from(self._offset, self.data, entry.at)
@@ -265,17 +264,17 @@ class _Tiff:
             return None
         try:
             return int(struct.unpack_from(f"{self.order}{WHOLE_NUMBERS[entry.kind]}", self.value(entry))[0])
-        except struct.error:  # it points out of the file
+        except struct.error:  # it points outside the file
             return None
 
     def changed(self, entry: _Entry, number: int) -> _Entry:
-        """The same entry with one short number as its value."""
+        """Return the entry with one short number as its value."""
         size = self.offset_size
         head = struct.pack(f"{self.order}HH{'Q' if self.big else 'I'}", entry.tag, 3, 1)
         return _Entry(entry.tag, 3, 1, entry.at, head + struct.pack(f"{self.order}H", number).ljust(size, b"\0"))
 
     def with_directory(self, entries: list[_Entry]) -> bytes:
-        """The file with these entries alone as its only directory, put behind everything else."""
+        """Return the file with a single directory of these entries, appended at the end."""
         count = struct.pack(f"{self.order}{'Q' if self.big else 'H'}", len(entries))
         directory = count + b"".join(entry.raw for entry in entries) + bytes(self.offset_size)
         padding = bytes(-len(self.data) % 8)
@@ -284,7 +283,7 @@ class _Tiff:
 
 
 def _read_tiff(name: str, data: bytes) -> Stored:
-    """The first directory with the tags of `TIFF_TAGS` alone; the decoder would read all of every directory."""
+    """Keep only the first directory and the tags in `TIFF_TAGS`; the decoder would read every directory whole."""
     found: dict[int, _Entry] = {}
     try:
         tiff = _Tiff(data)
@@ -298,12 +297,12 @@ def _read_tiff(name: str, data: bytes) -> Stored:
     numbers = {
         tag: tiff.first_number(found[tag]) for tag in (ORIENTATION, PHOTOMETRIC, BITS, SAMPLE_FORMAT) if tag in found
     }
-    # Pillow inverts greys of up to 8 bits by itself, and reads only some of the wider ones that count ink.
+    # Pillow inverts greys of up to 8 bits itself, and reads only some of the wider ones that count ink.
     inverted = numbers.get(PHOTOMETRIC) == WHITE_IS_ZERO and (numbers.get(BITS) or 1) > 8
     if inverted:
         kept = [tiff.changed(entry, BLACK_IS_ZERO) if entry.tag == PHOTOMETRIC else entry for entry in kept]
     unsigned = numbers.get(BITS) == 32 and numbers.get(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED
-    if unsigned:  # which Pillow reads in one order of bytes alone, and as if they had a sign
+    if unsigned:  # Pillow reads these in one byte order only, and as signed
         others = [entry for entry in kept if entry.tag != SAMPLE_FORMAT]
         signed = tiff.changed(replace(found[BITS], tag=SAMPLE_FORMAT), SIGNED)
         kept = sorted((*others, signed), key=lambda entry: entry.tag)
@@ -336,7 +335,7 @@ def _check_entry(name: str, entry: _Entry) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as the first chunk has them."""
+    """Read width and height from the first chunk."""
     kind, body = data[12:16], data[20:30]
     if len(body) < 10:
         return None
@@ -355,7 +354,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _without_exif_item(data: bytes) -> bytes:
-    """The file with its EXIF item hidden under another type: its own boxes say how it is turned, as the format asks."""
+    """Hide the EXIF item under another type: the file's own boxes hold its orientation, as the format requires."""
     position = 0
     for _ in range(1000):
         if position + 16 > len(data):

@@ -1,9 +1,9 @@
-"""Conversations as the chat formats allow them: what is moved, what is left out, and what is refused by its message.
+"""Fitting conversations to the chat formats: messages are moved or dropped, or refused with their number.
 
-OpenAI's histories are freer than the model's formats. Here messages become turns that every format takes: a
-turn of the assistant that says nothing is left out, a system message among answers moves up before them,
-pictures of a tool's result follow it as a turn of the user. Whatever else a format lacks is refused, with the
-number of the message and the true cause. Tokens and mistral-common are unknown here.
+OpenAI's histories are freer than the model's formats. Here messages become turns that every format accepts: an
+empty assistant turn is dropped, a system message among answers moves up before them, and
+pictures in a tool's result follow it as a user turn. Everything else that a format lacks is refused, with the
+message's number and the true cause. Tokens and mistral-common are unknown here.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from tessera.messages import Message
 
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # OpenAI's rule, and the formats'
 NAME_RULE = "a tool's name is 1 to 64 letters, digits, _ or -."
-MAX_JSON_DEPTH = 256  # of a call's arguments and of a result: Python's own reader ends before 1,000
+MAX_JSON_DEPTH = 256  # for a call's arguments and for results: Python's own parser fails before 1,000
 TOOLS_SINCE, PICTURES_SINCE = 2, 3
-NAMED_RESULTS_BEFORE = 3  # since then the name that a client may give beside a result is not written
-TEXT_BESIDE_CALLS_SINCE = 7  # before, a turn either speaks or calls
-RESULTS_AS_THEY_ARE_SINCE = 7  # before, one that is JSON is written as JSON
+NAMED_RESULTS_BEFORE = 3  # from this version on, the name that a client may send with a result is not written
+TEXT_BESIDE_CALLS_SINCE = 7  # before, a turn has either text or calls
+RESULTS_AS_THEY_ARE_SINCE = 7  # before, a JSON result is written as JSON
 PAIRED_BY_ID_SINCE = 11  # before, calls and results are only counted
 PICTURES_IN_RESULTS_SINCE = 15
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """A message and where it stands in the conversation as it was given; None if it was added here."""
+    """A message and its index in the given conversation; None if it was added here."""
 
     message: Message
     index: int | None
-    joined: tuple[_Turn, ...] = ()  # those that it was made of, where it was made of several
+    joined: tuple[_Turn, ...] = ()  # its parts, if it was joined from several
 
     @property
     def role(self) -> str:
@@ -43,16 +43,16 @@ class _Turn:
 
     @property
     def called(self) -> list[str]:
-        """The ids of its calls."""
+        """Ids of its calls."""
         return [str(call["id"]) for call in self.message.tool_calls]
 
     def caller(self, call_id: str) -> _Turn:
-        """The turn, as it was given, that makes this call."""
+        """Return the given turn that makes this call."""
         return next((turn for turn in self.joined if call_id in turn.called), self)
 
     @property
     def where(self) -> str:
-        """How errors name it."""
+        """Its name in errors."""
         return self.message.place or f"message {self.index}"
 
     def refuse(self, problem: str) -> ConversationError:
@@ -60,7 +60,7 @@ class _Turn:
 
 
 def arrange(messages: Sequence[Message], version: int) -> list[Message]:
-    """The turns that the format of this version writes; raises ConversationError that names the message."""
+    """Arrange messages as turns for this version's format; raises ConversationError that names the message."""
     if not messages:
         raise ConversationError("the conversation has no message; send at least one of the user.")
     turns = [_Turn(message, index) for index, message in enumerate(messages)]
@@ -78,12 +78,12 @@ def arrange(messages: Sequence[Message], version: int) -> list[Message]:
 
 
 def arguments_of(call: Mapping[str, Any]) -> str | Mapping[str, Any]:
-    """What a checked call passes: JSON text, or an object; none is an empty object."""
+    """Return a checked call's arguments: JSON text or an object; empty means an empty object."""
     return call["function"].get("arguments") or "{}"
 
 
 def function_of(index: int, tool: Any) -> tuple[str, Mapping[str, Any]]:
-    """The name and the function of a tool in OpenAI's form, of which `index` is the place; raises UsageError."""
+    """Return the name and function of a tool in OpenAI's format at `index`; raises UsageError."""
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str):
@@ -107,7 +107,7 @@ def _is_silent(message: Message) -> bool:
 
 
 def _opens_without_user(turns: Sequence[_Turn]) -> bool:
-    """Whether the formats' rules, which do not look at a first call, would refuse how it begins."""
+    """Return True if the formats' rules, which ignore a first call, would refuse its beginning."""
     first = turns[0].message
     return first.role == "assistant" and (len(turns) == 1 or bool(first.tool_calls))
 
@@ -163,7 +163,7 @@ def _check_name(turn: _Turn, name: str, verb: str) -> None:
 
 
 def _check_json(turn: _Turn, value: Any, what: str) -> None:
-    """Refuse what the formats' writer, which reads JSON wherever it finds some, cannot read or write."""
+    """Refuse JSON that the formats' writer, which parses any JSON it finds, cannot read or write."""
     try:
         parsed = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
@@ -177,7 +177,7 @@ def _check_json(turn: _Turn, value: Any, what: str) -> None:
 
 
 def json_depth(value: Any) -> int:
-    """How deeply objects and lists are nested; without recursion, for the caller decides what is too deep."""
+    """Return the nesting depth of objects and lists, without recursion, since any depth may come."""
     depth, level = 0, [value]
     while level := [
         child
@@ -193,7 +193,7 @@ def json_depth(value: Any) -> int:
 
 
 def _answer_system(turns: Sequence[_Turn]) -> list[_Turn]:
-    """System messages that end the conversation after an answer ask for another: of an empty turn of the user."""
+    """Insert an empty user turn if the conversation ends with system messages after an answer."""
     end = len(turns)
     while end and turns[end - 1].role == "system":
         end -= 1
@@ -202,7 +202,7 @@ def _answer_system(turns: Sequence[_Turn]) -> list[_Turn]:
 
 
 def _raise_system(turns: Sequence[_Turn]) -> list[_Turn]:
-    """System messages that follow an answer, a call or a result are put before it, in their order."""
+    """Move system messages that follow an answer, a call or a result before it, in their order."""
     placed: list[_Turn] = []
     for turn in turns:
         place = len(placed)
@@ -213,7 +213,7 @@ def _raise_system(turns: Sequence[_Turn]) -> list[_Turn]:
 
 
 def _gather_calls(turns: Sequence[_Turn], version: int) -> list[_Turn]:
-    """Turns of the assistant in a row are one turn: its calls come last, together, beside text where that may be."""
+    """Join consecutive assistant turns into one: calls come last, together, after text if the format allows it."""
     gathered: list[_Turn] = []
     for role, group in groupby(turns, key=lambda turn: turn.role):
         run = list(group)
@@ -238,7 +238,7 @@ def _with_calls(run: Sequence[_Turn], calls: tuple[Mapping[str, Any], ...], *, k
 
 
 def _move_pictures(turns: Sequence[_Turn]) -> Iterator[_Turn]:
-    """Pictures of results follow the results they came with, in their order, as the user's turn."""
+    """Move pictures in results after those results, in order, as a user turn."""
     for role, group in groupby(turns, key=lambda turn: turn.role):
         run = list(group)
         if role != "tool":
@@ -255,8 +255,8 @@ def _move_pictures(turns: Sequence[_Turn]) -> Iterator[_Turn]:
 
 
 def _check_results(turns: Sequence[_Turn], version: int) -> None:
-    """Each call is answered, in the messages that follow it, and nothing else is."""
-    calling: _Turn | None = None  # the turn whose results may stand here
+    """Check that each call, and nothing else, is answered by the messages after it."""
+    calling: _Turn | None = None  # the turn whose results may come here
     results: list[_Turn] = []
     for turn in turns:
         if turn.role == "tool":

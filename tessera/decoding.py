@@ -1,7 +1,7 @@
-"""Decodes pictures in processes of their own, which can be ended: a decoder inside a library cannot.
+"""Picture decoding in child processes, which can be killed; a decoder inside a library cannot be interrupted.
 
-A small file may describe hours of work or gigabytes (scans without number, runs that lead nowhere). So a
-server decodes in children, each with a deadline by the picture's pixels and a bound on its memory; one
+A small file may demand hours of work or gigabytes (countless scans, endless runs). So a
+server decodes in children, each with a deadline set by the picture's pixels and a memory limit; one
 that exceeds them is killed and replaced, and the server itself never holds more than the result. Pixels
 come back as a file in memory, whose descriptor is passed, so that they are not copied. Run by `_start`,
 this file is the child too: it imports neither torch nor a model, so that it starts quickly.
@@ -35,11 +35,11 @@ from tessera.fetch import Stop
 from tessera.raster import Pixels, decode
 from tessera.sources import ImageLimits
 
-MAX_DECODING = 2  # children, which is pictures decoded at once
-BASE_S = 5.0  # of the processor's time, for a picture of any size
-PIXELS_PER_S = 8_000_000  # slower than the slowest format of the list decodes on one old core
-PATIENCE = 4  # times as long by the clock, on a machine with other work
-BASE_BYTES = 256 << 20  # beside what a fresh child has
+MAX_DECODING = 2  # children, hence pictures decoded at once
+BASE_S = 5.0  # processor time for a picture of any size
+PIXELS_PER_S = 8_000_000  # below the speed of the slowest format on one old core
+PATIENCE = 4  # times as long by the clock, for a busy machine
+BASE_BYTES = 256 << 20  # beyond what a fresh child has
 BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's picture and the result
 START_S = 30.0
 ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
@@ -48,17 +48,17 @@ _HEADER = struct.Struct("!I")
 
 
 def processor_s(num_pixels: int) -> float:
-    """Seconds of the processor's time that decoding a picture may take."""
+    """Processor seconds that decoding a picture may take."""
     return BASE_S + num_pixels / PIXELS_PER_S
 
 
 def deadline_s(num_pixels: int) -> float:
-    """Seconds until it is given up, whatever the processor was busy with."""
+    """Seconds by the clock until decoding is abandoned."""
     return PATIENCE * processor_s(num_pixels)
 
 
 class Decoders:
-    """Children that decode, started when first needed and again after one had to be stopped."""
+    """Decoding child processes, started when first needed and restarted after one was killed."""
 
     def __init__(self, count: int = MAX_DECODING, limit_s: Callable[[int], float] = deadline_s) -> None:
         self._limit_s = limit_s
@@ -72,7 +72,7 @@ class Decoders:
         self._give_back(_start())
 
     def decode(self, name: str, data: bytes, limits: ImageLimits, stop: Stop | None = None) -> Pixels:
-        """What `raster.decode` gives; raises ImageError also for a picture that takes too long or too much memory."""
+        """Decode like `raster.decode`; raises ImageError also for a picture that takes too long or too much memory."""
         with self._free:
             child = self._take()
             try:
@@ -94,7 +94,7 @@ class Decoders:
             return pixels
 
     def close(self) -> None:
-        """End the children that are idle; one at work ends when its picture is done."""
+        """Stop idle children; a busy one stops when its picture is done."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -127,7 +127,7 @@ class _Child:
     is_over: bool = False
 
     def ask(self, name: str, data: bytes, limits: ImageLimits, limit_s: Callable[[int], float]) -> Pixels:
-        """One picture there and back. Raises TimeoutError, and OSError or ValueError if the child ended instead."""
+        """Have the child decode one picture. Raises TimeoutError, and OSError or ValueError if the child died."""
         if not self.is_ready:
             self.channel.settimeout(START_S)
             _receive(self.channel)
@@ -163,7 +163,7 @@ def _start() -> _Child:
         f"import sys; sys.path.insert(0, {root!r}); {BEFORE_SERVING}"
         f"from tessera.decoding import _serve; _serve({theirs.fileno()})"
     )
-    # Threads' own pools of memory would count against the bound, with every core that a machine has.
+    # Per-thread memory pools, one for every core, would count against the limit.
     few = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with theirs:
         process = subprocess.Popen(
@@ -188,7 +188,7 @@ def _send(channel: socket.socket, message: dict[str, Any], descriptor: int | Non
 
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], int]:
-    """An object, and the descriptor that came with it or -1; raises EOFError's parent OSError at the end."""
+    """Receive an object and its descriptor, or -1 without one; raises OSError at the end."""
     head, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 1)
     if len(head) < _HEADER.size:
         head += _exactly(channel, _HEADER.size - len(head))
@@ -210,7 +210,7 @@ def _exactly(channel: socket.socket, count: int) -> bytes:
 
 
 def _serve(descriptor: int) -> None:
-    """Decode what comes, until the channel ends."""
+    """Decode incoming pictures until the channel closes."""
     channel = socket.socket(fileno=descriptor)
     _prepare()
     bound = _MemoryBound()
@@ -218,7 +218,7 @@ def _serve(descriptor: int) -> None:
     with suppress(ConnectionError):
         while True:
             question, _ = _receive(channel)
-            # Ends this process when its parent is no more, which would have done it earlier.
+            # Ends this process if its parent, which would have killed it earlier, is gone.
             signal.alarm(math.ceil(2 * deadline_s(question["max_pixels"])))
             if not _answer(channel, question, _exactly(channel, question["size"]), bound):
                 return
@@ -226,7 +226,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound: _MemoryBound) -> bool:
-    """Whether this process can go on."""
+    """Answer one request; return True if this process can continue."""
     files: list[int] = []
 
     def allocated(height: int, width: int) -> Pixels:
@@ -238,7 +238,7 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
 
     limits = ImageLimits(max_pixels=question["max_pixels"], flags=tuple(question["flags"]))
     try:
-        # WebP takes room for its pixels while it is opened, before their number is known here.
+        # WebP allocates its pixels on opening, before their number is known here.
         bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * limits.max_pixels)
         _allow_seconds(processor_s(0))
         decode(question["name"], data, limits, allocated)
@@ -256,7 +256,7 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
 
 
 def _memory_file(size: int) -> int:
-    """A file that is nowhere but in memory; where the system has none such, one without a name."""
+    """Create a file in memory or, if the system lacks those, a temporary one without a name."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("tessera-pixels")
     else:
@@ -267,7 +267,7 @@ def _memory_file(size: int) -> int:
 
 
 def _prepare() -> None:
-    """What each picture would otherwise wait for, and who goes first when a machine runs out of memory."""
+    """Import decoders ahead, and make this process the first to be killed if memory runs out."""
     from PIL import AvifImagePlugin
     from PIL import Image as PILImage
 
@@ -281,7 +281,7 @@ def _prepare() -> None:
 
 
 class _MemoryBound:
-    """Limits the address space that this process may take beside what it has now, where the system can."""
+    """Limits the address space that this process may add to its current one, on systems that can."""
 
     def __init__(self) -> None:
         status = Path("/proc/self/statm")
@@ -293,7 +293,7 @@ class _MemoryBound:
 
 
 def _allow_seconds(seconds: float) -> None:
-    """Let this process compute for so long from now on; the system ends it when it goes on."""
+    """Limit this process's processor time from now on; the system kills it when it exceeds that."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
 

@@ -1,31 +1,31 @@
-"""The error tree: what can go wrong for a user, with its HTTP status and its exit code.
+"""The error classes that users may see, with their HTTP statuses and exit codes.
 
-Every error that a person may see derives from `TesseraError`. Its text is one sentence (or two)
+All of them derive from `TesseraError`. The text is one sentence (or two)
 that names the value, the limit and the way out; it never carries a library's own exception text.
 A class decides only the codes, so a new kind of failure needs no new handler anywhere.
 """
 
 from __future__ import annotations
 
-MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters of an error's text
+MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters in an error's text
 
 
 class TesseraError(Exception):
     """Base of all expected failures; anything else that escapes is a bug.
 
-    A text that quotes what a file or a client said at length keeps its beginning and its way out.
+    A text that quotes a file or client at length is shortened to its beginning and its way out.
     """
 
     http_status = 500
     exit_code = 1
-    code: str | None = None  # what programs tell failures apart by, in OpenAI's words where it has one
+    code: str | None = None  # identifies the failure for programs, in OpenAI's terms if one fits
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text if len(text) <= MAX_WORDS else f"{text[:KEPT_HEAD]} [...] {text[-KEPT_TAIL:]}")
 
 
 class UsageError(TesseraError):
-    """A malformed request: a bad option, field, message list or JSON; `param` names the field, where there is one."""
+    """A malformed request: a bad option, field, message list or JSON; `param` names the field, if there is one."""
 
     http_status = 400
     exit_code = 2
@@ -38,7 +38,7 @@ class UsageError(TesseraError):
 class ConversationError(UsageError):
     """A conversation that the model's chat format does not allow.
 
-    `index` is that of the message at fault, and `param` its place in a request, where there is one.
+    `index` is the number of the message at fault, and `param` its place in a request, if there is one.
     """
 
     def __init__(self, text: str, index: int | None = None, param: str | None = None) -> None:
@@ -47,24 +47,24 @@ class ConversationError(UsageError):
 
 
 class TooManyImagesError(UsageError):
-    """More pictures than one request may have."""
+    """A request with too many pictures."""
 
     code = "too_many_images"
 
 
 class GrammarError(UsageError):
-    """A grammar or schema that is not valid, not supported, or too complex to follow."""
+    """A grammar or schema that is invalid, unsupported, or too complex to follow."""
 
 
 class ImageError(TesseraError):
-    """A picture that cannot be read, or that exceeds a limit."""
+    """A picture that cannot be read or exceeds a limit."""
 
     http_status = 400
     code = "invalid_image"
 
 
 class FetchError(TesseraError):
-    """A URL that may not be fetched, or that could not be."""
+    """A URL that may not or could not be fetched."""
 
     http_status = 400
     code = "image_fetch_failed"
@@ -89,7 +89,7 @@ class CheckpointError(TesseraError):
 
 
 class EngineBusyError(TesseraError):
-    """The waiting queue is full; the request may be sent again later."""
+    """The waiting queue is full; the request may be retried later."""
 
     http_status = 429
     code = "queue_full"
@@ -109,25 +109,25 @@ class ReplyError(TesseraError):
 
 
 class EndpointError(TesseraError):
-    """A server that cannot be reached, or that does not answer as an OpenAI-shaped API does."""
+    """A server that cannot be reached, or that does not answer like OpenAI's API."""
 
     http_status = 502
     code = "endpoint_failed"
 
 
 class NotFiniteError(ReplyError):
-    """A reply that has no next token, for the model computed NaN or an infinity; sent again, it will fail again."""
+    """A reply without a next token, because the model computed NaN or an infinity; a retry will fail too."""
 
     http_status = 500
     code = "model_not_finite"
 
 
 class DiskFullError(TesseraError):
-    """A file that found no room: the disk, a quota or a limit on files is at its end."""
+    """A file that could not be written because the disk, a quota or a file size limit is full."""
 
 
 class MeasurementError(TesseraError):
-    """A measurement that could not be made, or whose sides did not compute the same."""
+    """A measurement that failed, or whose sides did not compute the same."""
 
 
 class MissingExtraError(TesseraError):

@@ -1,9 +1,9 @@
-"""Fetching a URL without being turned against the own network (server-side request forgery).
+"""Fetching a URL without letting it reach our own network (server-side request forgery).
 
 Every connection resolves the name once, checks EVERY answer, and dials the address it checked, so
-a name that changes its answer in between (rebinding) gains nothing. Redirects are followed by hand,
-each checked anew. Sizes are counted as the bytes arrive, and one deadline covers the whole fetch: it
-bounds each single wait, for the name, the connection, and whatever part of an answer.
+a name that changes its answer in between (rebinding) gains nothing. Redirects are followed one by one,
+each checked again. Bytes are counted as they arrive, and one deadline covers the whole fetch: it
+bounds each wait, for the name, the connection, and every part of a response.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 MAX_REDIRECTS = 3
 PUBLIC_PORTS = (80, 443)
-MAX_LEFT_ALONE = 64  # look-ups and dials at once: they cannot be ended, only left alone until the system gives up
-SPARE_BYTES = 2**20  # that may come beside twice the body: heads, sizes of chunks, trailers
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out to hosts of the internet
-# What `ipaddress.is_global` lets pass on Python 3.11, though it leads inside or to many. At 192.0.0.192 and
-# 168.63.129.16 clouds keep what they tell their machines.
+MAX_LEFT_ALONE = 64  # look-ups and dials at once: they cannot be cancelled, only abandoned until the system gives up
+SPARE_BYTES = 2**20  # allowed beyond twice the body: heads, chunk sizes, trailers
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all IPv6 addresses assigned to internet hosts
+# Networks that `ipaddress.is_global` accepts on Python 3.11, though they are internal or multicast. At 192.0.0.192 and
+# 168.63.129.16 clouds serve metadata to their machines.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in ("2002::/16", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "224.0.0.0/4")
@@ -41,7 +41,7 @@ NOT_PUBLIC = tuple(
 
 
 class Stop:
-    """Told when nobody waits for a piece of work any more; what the work waits for is then ended at once."""
+    """A cancellation signal: ends at once whatever abandoned work is waiting for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class Stop:
 
     @contextmanager
     def ending(self, action: Callable[[], object]) -> Iterator[None]:
-        """Call `action`, which must not wait, when told within this block; after it `action` does no more harm."""
+        """Call `action`, which must not block, if stopped within this block; never after it."""
         with self._lock:
             self._actions.append(action)
             if self.is_set:
@@ -69,7 +69,7 @@ class Stop:
 
 
 class _Limit:
-    """What one fetch may still take: seconds and bytes."""
+    """The seconds and bytes that one fetch has left."""
 
     def __init__(self, timeout_s: float, max_wire_bytes: int) -> None:
         self._deadline = time.monotonic() + timeout_s
@@ -99,17 +99,17 @@ def fetch(
     proxy: str | None = None,
     stop: Stop | None = None,
 ) -> bytes:
-    """The body behind an http(s) URL; raises FetchError in our own words, never with an address.
+    """Fetch the body of an http(s) URL; raises FetchError in our own words, never with an address.
 
     `check_host` may refuse the host of the URL, and of every redirect, by raising. With a `proxy` names are
-    resolved there, so that what is private is the proxy's to know; only literal addresses are checked here.
+    resolved there, so the proxy decides what is private; only literal addresses are checked here.
     """
     import httpx2
 
     stop = stop or Stop()
     limit = _Limit(timeout_s, 2 * max_bytes + SPARE_BYTES)
     open_connections = _Connections()
-    # A connection of its own for each redirect: whether an idle one still stands is a question less.
+    # A new connection for each redirect, so that an idle one need not be checked.
     transport = httpx2.HTTPTransport(trust_env=False, proxy=proxy, limits=httpx2.Limits(max_keepalive_connections=0))
     # httpx2 has no public argument for the network backend; a test fails if this stops working.
     transport._pool._network_backend = _guarded_backend(
@@ -132,7 +132,7 @@ def fetch(
                         url = urljoin(url, response.headers.get("location", ""))
                         continue
                     body = _read_body(response, url, max_bytes)
-                    if stop.is_set:  # a body without a length seems whole when its connection is shut
+                    if stop.is_set:  # a body without a length seems complete when its connection is shut
                         raise FetchError(f"{_show(url)} was not read to its end: nobody waits for it any more.")
                     return body
     except OverflowError as error:
@@ -145,7 +145,7 @@ def fetch(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the public internet, seen through IPv4-mapped forms."""
+    """Return True for a public internet address, also in IPv4-mapped form."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -155,7 +155,7 @@ def is_public(address: str) -> bool:
 
 
 def _check_url(url: str, allow_private_addresses: bool) -> str:
-    """The host of a URL that may be tried."""
+    """Check a URL and return its host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -173,12 +173,12 @@ def _check_url(url: str, allow_private_addresses: bool) -> str:
 
 
 def _check_literal(host: str) -> None:
-    """Raise for an address, or a name of this machine, that a proxy would be sent to on our behalf."""
+    """Refuse a private address, or a name of this machine, before a proxy is sent to it."""
     name = host.rstrip(".").lower()
     try:
         private = not is_public(name)
-    except ValueError:  # a name; whether it is private only the proxy can know
-        # What the resolver would read as an address: 127.1, 2130706433, 0x7f000001.
+    except ValueError:  # a name; only the proxy can know if it is private
+        # Forms that the resolver reads as an address: 127.1, 2130706433, 0x7f000001.
         private = name == "localhost" or name.endswith(".localhost") or name.rpartition(".")[2][:1].isdigit()
     if private:
         raise _private(host)
@@ -192,7 +192,7 @@ def _private(host: str) -> FetchError:
 
 
 class _Connections:
-    """The sockets of one fetch; shutting them ends whatever waits for one, in another thread too."""
+    """The sockets of one fetch; shutting them ends every wait for one, in other threads too."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -207,7 +207,7 @@ class _Connections:
                 _shut(connection)
 
     def wait(self, answer: queue.SimpleQueue[Any], timeout_s: float) -> Any:
-        """What is put into `answer`; raises TimeoutError, at once when shut."""
+        """Wait for `answer` to be filled; raises TimeoutError, at once when shut."""
         with self._lock:
             self._answers.append(answer)
             if self._is_shut.is_set():
@@ -235,7 +235,7 @@ _left_alone = threading.BoundedSemaphore(MAX_LEFT_ALONE)
 
 
 def _ask_system(call: Callable[[], Result], limit: _Limit, connections: _Connections) -> Result:
-    """What a call of the system gives, within the limit. Nothing can end it, so its thread may stay behind a while."""
+    """Make a system call within the limit. It cannot be cancelled, so its thread may outlive it for a while."""
     if not _left_alone.acquire(timeout=limit.left_s()):
         raise TimeoutError
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -293,7 +293,7 @@ def _guarded_backend(any_address: bool, limit: _Limit, connections: _Connections
             return LimitedStream(connection)
 
     class LimitedStream(httpcore2.NetworkStream):
-        """A connection each of whose waits ends with the fetch's deadline, and whose bytes are counted."""
+        """A connection that counts its bytes and ends each wait at the fetch's deadline."""
 
         def __init__(self, connection: socket.socket) -> None:
             self._connection = connection

@@ -1,6 +1,6 @@
-"""What fits a machine, and how fast it could run: a model of memory and speed, before anything is downloaded.
+"""Estimates of memory and speed: which models fit a machine and how fast they could run, before any download.
 
-What a model needs is counted tensor by tensor, as `tessera quantize` would hold it. Decoding one sequence
+A model's bytes are counted tensor by tensor, as `tessera quantize` would store it. Decoding one sequence
 reads every weight of the decoder and the keys and values of its context once a token, so bandwidth over
 these bytes bounds its speed. How long quantizing takes is estimated from rounding a few rows here.
 """
@@ -28,16 +28,16 @@ from tessera.weights.quantized import fields_of
 PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
-STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # that the engine computes at once by default
-PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # of the picture whose reading is told of: the largest that stays as it is
-SAMPLE = (256, 5120)  # rows and columns that are rounded to estimate how long a model takes
+STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # computed at once by the engine by default
+PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # the reported picture: the largest that is not resized
+SAMPLE = (256, 5120)  # rows and columns rounded to estimate a model's time
 BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
-QUANTIZING_BYTES = 670_000_000  # beside a file's packed weights; 1.38 GB were measured with them
+QUANTIZING_BYTES = 670_000_000  # beyond a file's packed weights; 1.38 GB were measured with them
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a model would run: its free bytes, and the bytes that it reads a second."""
+    """A device to run a model on: its free bytes, and the bytes it reads per second."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of a model's weights: all of them, and those of the decoder and the head, which each token reads."""
+    """Bytes of a model's weights: all, and those of decoder and head, which each token reads."""
 
     total_bytes: int
     step_bytes: int
@@ -56,16 +56,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Chat:
-    """What one chat needs in all, what of that is missing, and how fast a device can write its reply at most."""
+    """The bytes one chat needs, how many are lacking, and the highest possible speed of its reply on a device."""
 
     total_bytes: int
-    lacking_bytes: int  # at most 0 where it fits
+    lacking_bytes: int  # at most 0 if it fits
     tokens_per_s: float
 
 
 @dataclass(frozen=True)
 class Best:
-    """The most exact form of a model that fits a device, and the longest chat that it then has room for."""
+    """The most exact form of a model that fits a device, and the longest chat that then fits."""
 
     device: Device
     precision: str
@@ -76,14 +76,14 @@ class Best:
 
 @dataclass(frozen=True)
 class Quantizing:
-    """What `tessera quantize` is estimated to take, without calibration and without waiting for a slow disk."""
+    """The estimated cost of `tessera quantize`, without calibration or a slow disk."""
 
     seconds: float
     memory_bytes: int
 
 
 def best(config: ModelConfig, devices: Sequence[Device]) -> Best | None:
-    """On the last device that holds the model, so a GPU where there is one: most bits first, then the longest chat."""
+    """Best form on the last device that holds the model, so a GPU if any: most bits first, then the longest chat."""
     for device in reversed(devices):
         for precision, bits in precisions(device).items():
             weights = weights_of(config, bits)
@@ -95,26 +95,26 @@ def best(config: ModelConfig, devices: Sequence[Device]) -> Best | None:
 
 
 def least_bytes(config: ModelConfig, devices: Sequence[Device]) -> int:
-    """The least that any of the devices needs: 4 bits, 4k tokens, keys and values in 8 bits."""
+    """The least bytes that any device needs: 4 bits, 4k tokens, keys and values in 8 bits."""
     weights, context = weights_of(config, "4"), CONTEXTS["4k"]
     return min(chat(config, weights, context, torch.int8, device).total_bytes for device in devices)
 
 
 def chat(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype, device: Device) -> Chat:
-    """One chat of `context` tokens, whose keys and values are kept as `cache`."""
+    """Estimate one chat of `context` tokens, with keys and values stored as `cache`."""
     cache_bytes = context * kv_bytes_per_token(config, cache)
     total = weights.total_bytes + cache_bytes + beside_bytes(config, context, device.kind)
     return Chat(total, total - device.free_bytes, device.bytes_per_s / (weights.step_bytes + cache_bytes))
 
 
 def precisions(device: Device) -> dict[str, str | None]:
-    """The forms worth telling of: on a CPU fp8 has no kernel, so its speed would be false; 8 bits serve instead."""
+    """The precisions to report: fp8 has no CPU kernel, so its estimate would be wrong; 8 bits serve instead."""
     return {name: bits for name, bits in PRECISIONS.items() if not (device.kind == "cpu" and bits == "fp8")}
 
 
 @cache
 def weights_of(config: ModelConfig, bits: str | None) -> Weights:
-    """The bytes that `tessera quantize --bits` makes of a model; of None, in bfloat16."""
+    """Bytes of a model after `tessera quantize --bits`; None means bfloat16."""
     schemes = {} if bits is None else schemes_of(config, Options(bits=bits))
     shapes = linear_shapes(config)
     total = step = 0
@@ -129,14 +129,14 @@ def weights_of(config: ModelConfig, bits: str | None) -> Weights:
 
 
 def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
-    """What one chat takes beside weights and cache: a step's work, one picture's embeddings, CUDA itself."""
+    """Bytes that one chat takes beyond weights and cache: a step's work, one picture's embeddings, CUDA itself."""
     work = workspace_bytes(config, STEP_TOKENS[kind], context, 1, torch.bfloat16)
     picture = max_image_tokens(config.vision_encoder) * config.dim * torch.bfloat16.itemsize
     return work + picture + (CUDA_BYTES if kind == "cuda" else 0)
 
 
 def picture_seconds(config: ModelConfig, device: Device) -> float | None:
-    """How long a picture takes until the first word of its answer, at the device's rate of products."""
+    """Seconds from a picture to the first word of its answer, at the device's matrix product rate."""
     if device.flops is None:
         return None
     vision = config.vision_encoder
@@ -146,7 +146,7 @@ def picture_seconds(config: ModelConfig, device: Device) -> float | None:
 
 
 def rounding_rates(device: torch.device) -> dict[str, float]:
-    """Weights that this device rounds a second, by scheme; measured now."""
+    """Weights that this device rounds per second, by scheme; measured now."""
     matrix_NK = torch.randn(SAMPLE, device=device).bfloat16()
 
     def rounded(scheme: str) -> None:
@@ -156,7 +156,7 @@ def rounding_rates(device: torch.device) -> dict[str, float]:
 
 
 def quantizing(config: ModelConfig, bits: str, rates: Mapping[str, float]) -> Quantizing:
-    """The time of all its linears at these rates, and the memory of its largest file's packed weights."""
+    """Estimate the time of all linears at these rates, and the memory of the largest file's packed weights."""
     schemes, shapes = schemes_of(config, Options(bits=bits)), linear_shapes(config)
     seconds = BESIDE_ROUNDING * sum(math.prod(shapes[name]) / rates[scheme] for name, scheme in schemes.items())
     names = [name for name, _ in empty_model(config).named_parameters()]

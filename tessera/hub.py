@@ -1,6 +1,6 @@
-"""The hub: which of a repository's files make a model, getting them, and finding them again.
+"""The Hugging Face hub: choosing a repository's model files, downloading them, and finding them in the cache.
 
-Only what a download needs is here; huggingface_hub talks to the hub and keeps its cache.
+Only the choice of files is ours; huggingface_hub talks to the hub and keeps its cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import httpx2
 
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9A-Za-z_-]+")
-RESUMED_BYTES = 50_000_000  # smaller files are begun anew when their download breaks
+RESUMED_BYTES = 50_000_000  # smaller files start over if their download breaks
 
 
 def download(repository: str, revision: str | None = None, file: str | None = None) -> Path:
@@ -77,7 +77,7 @@ def download(repository: str, revision: str | None = None, file: str | None = No
                 "connection and run the same command again, it resumes."
             ) from error
     except OSError as error:
-        if error.errno is None:  # the client's own: fewer bytes came than were announced
+        if error.errno is None:  # the client's own: fewer bytes arrived than announced
             raise FetchError(
                 f"{repository} came incompletely from {constants.ENDPOINT}; run the same command again, it goes on "
                 "where it stopped."
@@ -90,13 +90,13 @@ def download(repository: str, revision: str | None = None, file: str | None = No
         return folder / texts[0]
     if (text := sole_gguf(folder)) is not None:
         return text
-    weight_files(folder, detect(folder))  # an error that names what is not there
+    weight_files(folder, detect(folder))  # raises an error that names the missing files
     return folder
 
 
 @contextmanager
 def _checked_answers() -> Iterator[None]:
-    """Refuse a hub whose answers would name files outside of the cache, before huggingface_hub makes paths of them."""
+    """Refuse a hub whose answers would name files outside the cache, before huggingface_hub turns them into paths."""
     from huggingface_hub import get_session
 
     session = get_session()
@@ -109,7 +109,7 @@ def _checked_answers() -> Iterator[None]:
 
 
 def _check_answer(response: httpx2.Response) -> None:
-    """Raise FetchError for a commit or an ETag that is none: they become names of folders and files."""
+    """Raise FetchError for an invalid commit or ETag: they become names of folders and files."""
     commits, etags = [response.headers.get("x-repo-commit")], []
     if response.request.method == "HEAD":
         found = [response.headers.get(name) for name in ("x-linked-etag", "etag")]
@@ -139,7 +139,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def cached_folder(repository: str, revision: str | None, cache: Path | None = None) -> Path | None:
-    """The repository's folder in the hub's cache, if the config file of a layout is there."""
+    """Return a repository's folder in the hub's cache, if it holds a layout's config file."""
     from huggingface_hub import try_to_load_from_cache
 
     for form in FORMATS.values():
@@ -151,7 +151,7 @@ def cached_folder(repository: str, revision: str | None, cache: Path | None = No
 
 
 def repository_folder(repository: str, cache: Path | None = None) -> Path:
-    """Where the hub's cache keeps a repository, whether or not it is there."""
+    """Return the path of a repository in the hub's cache, present or not."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -159,7 +159,7 @@ def repository_folder(repository: str, cache: Path | None = None) -> Path:
 
 
 def _cached_gguf(folder: Path, revision: str) -> Path | None:
-    """The snapshot of a revision, if it holds GGUF files."""
+    """Return a revision's snapshot, if it holds GGUF files."""
     reference = folder / "refs" / revision
     snapshot = folder / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
     return snapshot if any(snapshot.glob("*.gguf")) else None
@@ -176,7 +176,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _files_to_get(repository: str, revision: str | None, file: str | None) -> tuple[str, dict[str, int]]:
-    """The commit, and its files of one layout with their sizes; raises when it has none, or the disk no room."""
+    """Return the commit and one layout's files with sizes; raises if there are none or the disk lacks room."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
@@ -200,7 +200,7 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
 
 
 def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -> list[str]:
-    """A GGUF text model and its picture part, where a repository has such; else UsageError lists the choice."""
+    """Choose a GGUF text model and its picture part; raises UsageError that lists the choices."""
     texts = sorted(name for name in sizes if _is_gguf_text(name))
     if not texts and pattern is None:
         return []
@@ -210,7 +210,7 @@ def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -
         asked = f"--file {pattern!r} fits {len(fitting)} of them" if pattern else "one must be chosen"
         raise UsageError(f"{repository} holds {shown}, and {asked}; give --file with one's name, or with a pattern.")
     pictures = sorted(name for name in sizes if name.lower().endswith(".gguf") and "mmproj" in name.lower())
-    # The encoder is small: where it comes in several precisions, 16 bits are what it was trained in.
+    # The encoder is small: among several precisions, take 16 bits, in which it was trained.
     pictures.sort(key=lambda name: "f16" not in name.lower())
     return [*fitting, *pictures[:1]]
 
@@ -220,9 +220,9 @@ def _is_gguf_text(name: str) -> bool:
 
 
 def _fetch_resumably(repository: str, commit: str, name: str) -> None:
-    """Put one large file among the cache's blobs, going on from what an earlier, broken run left there.
+    """Put one large file among the cache's blobs, resuming an earlier, broken download.
 
-    huggingface_hub 2 begins a broken file anew, all 25 GB of it; a blob that is there it takes as it is.
+    huggingface_hub 2 restarts a broken file, all 25 GB of it, but accepts an existing blob.
     """
     from filelock import FileLock
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -237,7 +237,7 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
     blob = blobs / metadata.etag
     headers = build_hf_headers()
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
-        headers.pop("authorization", None)  # the token is for the hub, not for where it stores files
+        headers.pop("authorization", None)  # the token is for the hub, not for its file storage
     blobs.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{blob}{PARTIAL}.lock"):
         if blob.exists():
@@ -254,7 +254,7 @@ def _fetch_resumably(repository: str, commit: str, name: str) -> None:
 
 
 def _blobs(repository: str) -> Path:
-    """Where the hub's cache keeps a repository's files, by their contents."""
+    """Return the folder of a repository's files by content hash in the hub's cache."""
     return repository_folder(repository) / "blobs"
 
 

@@ -1,8 +1,8 @@
-"""Pictures in: whatever a user gives becomes upright RGB, then normalised pixels of whole tokens.
+"""Image preprocessing: any given picture becomes upright RGB, then normalised pixels in whole tokens.
 
 Decoding is `raster`'s. Preparing is exactly mistral-common's preprocessing (the model's own reference),
-with its OpenCV resize done in NumPy, in stretches, so that no intermediate result grows with a picture's
-longer side. The EXIF rotation, which the reference leaves out, is applied first: people mean the picture
+with its OpenCV resize done in NumPy, in bands, so that no intermediate result grows with a picture's
+longer side. The EXIF rotation, which the reference omits, is applied first: people mean the picture
 they see.
 """
 
@@ -33,12 +33,12 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, as th
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
 DIGEST_VERSION = b"tessera-pixels-1"
-STRETCH_VALUES = 2**19  # numbers of one intermediate result: 2 MiB stay in a core's cache, which is twice as fast
+STRETCH_VALUES = 2**19  # numbers in one intermediate result: 2 MiB stay in a core's cache, which is twice as fast
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """What the model sees of one picture.
+    """One picture as the model sees it.
 
     `pixels_CHW` is float32 and normalised, `grid` its (rows, columns) in tokens, `digest` 32 bytes
     that differ whenever pixels, size or preprocessing differ; width and height are the original's.
@@ -52,19 +52,19 @@ class PreparedImage:
 
 
 def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
-    """The picture as upright RGB on white; raises ImageError or FetchError with the way out."""
+    """Load a picture as upright RGB on white; raises ImageError or FetchError with the way out."""
     return PILImage.fromarray(load_pixels(image, limits or ImageLimits()))
 
 
 def load_pixels(image: Image, limits: ImageLimits) -> Pixels:
-    """The same as an array of (height, width, 3)."""
+    """Load a picture as an array of (height, width, 3)."""
     if isinstance(image.source, PILImage.Image):
         return convert("the picture", image.source, limits)
     return decode(*read(image.source, limits), limits)
 
 
 def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[Pixels]:
-    """Every picture as `load_pixels` gives it, one at a time; an error says which of them it is about."""
+    """Load pictures with `load_pixels`, one at a time; an error names the picture."""
     for number, image in enumerate(images, 1):
         try:
             yield load_pixels(image, limits)
@@ -73,25 +73,25 @@ def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[Pixels]:
 
 
 def place_of(number: int, count: int) -> str:
-    """How an error begins that is about one of several pictures."""
+    """Return the beginning of an error about one of several pictures."""
     return f"picture {number} of {count}: " if count > 1 else ""
 
 
 def grid_of(width: int, height: int, vision: VisionConfig, *, low_detail: bool = False) -> tuple[int, int]:
-    """Rows and columns of tokens for a picture of this size.
+    """Return the rows and columns of tokens for a picture of this size.
 
     Example for Pixtral 12B: 1920 x 1080 is scaled by 1024/1920 to 1024 x 576, so (36, 64).
     """
     longest = min(vision.image_size, LOW_DETAIL_SIDE) if low_detail else vision.image_size
     scale = max(width, height) / longest
     if scale > 1:
-        # An extreme shape would round its short side to nothing: one pixel is the least.
+        # An extreme shape would round its short side to zero: keep at least one pixel.
         width, height = max(round(width / scale), 1), max(round(height / scale), 1)
     return math.ceil(height / vision.token_size), math.ceil(width / vision.token_size)
 
 
 def token_count(grid: tuple[int, int]) -> int:
-    """Tokens of a picture in the prompt: a break ends each row, an end token the last."""
+    """Return a picture's tokens in the prompt: a break ends each row, an end token the last."""
     rows, columns = grid
     return rows * (columns + 1)
 
@@ -116,7 +116,7 @@ def prepare(picture: PILImage.Image | Pixels, vision: VisionConfig, *, low_detai
 def resize_cubic(pixels_HWC: Pixels, height: int, width: int) -> Floats:
     """OpenCV's INTER_CUBIC in float32: four taps an axis, no antialiasing, edges repeated.
 
-    Rows of the result are made a stretch at a time, in some 10 MB beside it whatever the picture's size:
+    The result is computed in bands of rows, with some 10 MB of extra memory for any picture:
     first the source rows they need are weighed, then the columns. Where that would make more values than
     the other order, as it does of a long picture of few rows, it goes by columns. NumPy computes it in the
     caller's thread alone: torch's threads are the engine's, and would be waited for. Source: OpenCV's
@@ -135,7 +135,7 @@ def resize_cubic(pixels_HWC: Pixels, height: int, width: int) -> Floats:
 
 
 def _taps(old: int, size: int) -> tuple[Indices, Floats] | None:
-    """For each pixel of a resized axis the four that it is made of, and their weights; None: it stays as it is."""
+    """Return the four source pixels and weights for each pixel of a resized axis; None: the axis is unchanged."""
     if old == size:
         return None
     # Pixel centres are aligned: output i lies at (i + 0.5) * old / size - 0.5 of the input.
@@ -149,7 +149,7 @@ def _taps(old: int, size: int) -> tuple[Indices, Floats] | None:
 def _weigh(
     values_HWC: Pixels | Floats, axis: int, taps: tuple[Indices, Floats] | None, wanted: slice = slice(None)
 ) -> Pixels | Floats:
-    """The wanted stretch of one axis."""
+    """Compute a band along one axis."""
     if taps is None:
         return values_HWC[wanted] if axis == 0 else values_HWC[:, wanted]
     indices, weights = taps[0][wanted], taps[1][wanted]

@@ -1,7 +1,7 @@
 """LLM: conversations in, replies out, over an engine in this process.
 
-It joins the parts: load the pictures, write the prompt, submit, collect. It meets the ChatModel
-interface, so whatever works with it works with a server too.
+It joins the parts: load the pictures, build the prompt, submit, collect. It implements the ChatModel
+interface, so code written for it works with a server too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tessera.tool_calls import ToolCallReader, tool_grammar
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.fill import Progress
 
-MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels takes half a gigabyte for a moment
+MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels briefly takes half a gigabyte
 
 
 class LLM(ChatModel):
@@ -105,7 +105,7 @@ class LLM(ChatModel):
         limits: ImageLimits | None = None,
         **engine_options: Any,
     ) -> LLM:
-        """An LLM over a model that is already in memory."""
+        """Make an LLM from a model that is already in memory."""
         loaded = LoadedModel(model.eval(), tokenizer, Shard(model.config, 0, 1), name)
         return cls(loaded, limits=limits, **engine_options)
 
@@ -133,7 +133,7 @@ class LLM(ChatModel):
         self.vision = model.config.vision_encoder
         self._loop = EngineLoop(Engine(model, tokenizer, self.config, ranks))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
-        # Also ends the thread when the LLM is forgotten, or at exit in the midst of a step.
+        # Also stops the thread when the LLM is garbage-collected or the interpreter exits mid-step.
         self._finalizer = weakref.finalize(self, self._loop.close)
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class LLM(ChatModel):
     ) -> Iterator[Delta]:
         """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request.
 
-        A reply that fails raises, after the pieces that it had.
+        A failed reply raises after yielding its pieces.
         """
         offered = _tools(tools, tool_choice, parallel_tool_calls)
         handle = self.submit(messages, params, tools=offered)
@@ -187,7 +187,7 @@ class LLM(ChatModel):
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order; raises EngineDeadError.
 
-        Conversations are taken lazily: as many wait as run, which keeps the engine busy.
+        Conversations are read lazily: as many wait as run, which keeps the engine busy.
         """
         offered = Tools.of(tools)
         pending: deque[Handle | TesseraError] = deque()
@@ -248,22 +248,22 @@ class LLM(ChatModel):
 
     @property
     def alive(self) -> bool:
-        """Whether the engine accepts requests."""
+        """Return True while the engine accepts requests."""
         return self._loop.alive
 
     @property
     def is_sound(self) -> bool:
-        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+        """Return False once the model has computed invalid numbers: no request can be answered then."""
         return self._loop.engine.soundness.is_sound
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine's thread last began a step; more than a step takes means that it is stuck."""
+        """Seconds since the engine's thread last began a step; far more than one step takes means it is stuck."""
         return time.monotonic() - self._loop.heartbeat_s
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait to run."""
+        """Number of waiting requests."""
         return self._loop.engine.num_waiting
 
     @property
@@ -275,7 +275,7 @@ class LLM(ChatModel):
         return self._loop.engine.stats()
 
     def reading(self) -> tuple[int, int, int] | None:
-        """Of the oldest prompt that is being read: its pictures, its tokens, and how many are computed; else None."""
+        """The pictures, tokens and computed tokens of the oldest prompt in prefill; None if there is none."""
         for request in tuple(self._loop.engine.scheduler.running):
             if not request.num_output:
                 return len(request.prompt.images), len(request.prompt.ids), request.num_computed
@@ -286,7 +286,7 @@ class LLM(ChatModel):
         self._finalizer()
 
     def _read(self, handle: Handle, tools: Tools) -> Iterator[Delta]:
-        """The handle's deltas, with tool calls taken out of the text."""
+        """Yield the handle's deltas, with tool calls separated from the text."""
         reader = ToolCallReader(self.tokenizer) if tools.definitions else None
         return (delta if reader is None else reader.read(delta) for delta in handle)
 
@@ -301,7 +301,7 @@ class LLM(ChatModel):
     def _started(
         self, prepared: tuple[Prompt, SamplingParams] | TesseraError, *, may_wait: bool
     ) -> Handle | TesseraError | None:
-        """Start a request; None if the engine is busy and the caller has replies of its own to wait for."""
+        """Start a request; None if the engine is busy while the caller has running replies to wait for."""
         if isinstance(prepared, TesseraError):
             return prepared
         try:
@@ -328,13 +328,13 @@ class LLM(ChatModel):
         tools: Sequence[Mapping[str, Any]] = (),
         load: Callable[[Sequence[Image]], Sequence[PreparedImage]] | None = None,
     ) -> Prompt:
-        """Load the pictures, in the caller's thread unless `load` has them ready, and write the prompt."""
+        """Load the pictures, in the caller's thread unless `load` has them ready, and build the prompt."""
         parsed = self.parse(messages, tools)
         images = (load or self._load)([image for message in parsed for image in message.images])
         return self.tokenizer.encode_chat(parsed, images, tools, self.max_counted)
 
     def parse(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> list[Message]:
-        """The messages, checked in what takes no time: how many pictures they have, and how much text."""
+        """Parse the messages, and check what takes no time: the number of pictures and the length of the text."""
         if isinstance(messages, (str, bytes, Mapping, Message)):
             raise UsageError(
                 f"a conversation is a list of messages, not {reprlib.repr(messages)}; write "
@@ -347,9 +347,9 @@ class LLM(ChatModel):
         return parsed
 
     def prepare_text(self, text: str | Sequence[int]) -> Prompt:
-        """Write a prompt without the chat format, of a text or of token ids.
+        """Build a prompt without the chat format from a text or token ids.
 
-        Control tokens are written by the chat format only: of them, ids may hold a first BOS.
+        Only the chat format writes control tokens; ids may hold just a leading BOS.
         """
         if isinstance(text, str):
             return Prompt(tuple(self.encode(text)))
@@ -367,7 +367,7 @@ class LLM(ChatModel):
         return Prompt(tuple(text))
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
-        """Return the token ids of a text; raises PromptTooLongError for one of more than twice the context."""
+        """Return the token ids of a text; raises PromptTooLongError if it exceeds twice the context."""
         self.check_length(len(text))
         return self.tokenizer.encode_text(text, bos, self.max_counted)
 
@@ -380,11 +380,11 @@ class LLM(ChatModel):
 
     @property
     def max_counted(self) -> int:
-        """Tokens of a text after which it is tokenized no further: up to there its exact length can be told."""
+        """The number of tokens after which tokenizing stops: up to there an error can state the exact length."""
         return 2 * self.config.max_model_len
 
     def check_length(self, num_characters: int) -> None:
-        """Raise PromptTooLongError for text that cannot fit; tokenizing all of it, to know, could take a minute."""
+        """Raise PromptTooLongError for text that cannot fit; tokenizing it all to find out could take a minute."""
         least, limit = self.tokenizer.least_tokens(num_characters), self.config.max_model_len
         if least > limit:
             raise PromptTooLongError(
@@ -394,7 +394,7 @@ class LLM(ChatModel):
 
 
 def _tools(tools: Tools | ToolDefinitions, choice: ToolChoice | None, parallel: bool) -> Tools:
-    """The tools, under OpenAI's two other names where they are given."""
+    """Return the tools, also from OpenAI's two other parameters."""
     if isinstance(tools, Tools):
         return tools
     return Tools(tools, "auto" if choice is None else choice, parallel)
@@ -403,7 +403,7 @@ def _tools(tools: Tools | ToolDefinitions, choice: ToolChoice | None, parallel: 
 def _loaded(
     source: ModelSource, engine_options: Mapping[str, object], progress: Progress | None
 ) -> tuple[LoadedModel, Ranks | None]:
-    """The model, and the other ranks where several processes share it; engine options are checked before weights."""
+    """Load the model, and start the other ranks if several processes share it; checks engine options before weights."""
     check = partial(check_options, engine_options, ranks=source.tensor_parallel_size)
     if source.tensor_parallel_size == 1:
         return load_model(source, progress=progress, check=check), None

@@ -1,6 +1,6 @@
-"""From a name to a model that is ready: the one place that knows the order of the steps.
+"""Loading a model by name: the one place that knows the order of the steps.
 
-Find the folder, tell its layout, read the config, make the model without memory, stream the weights
+Find the folder, detect its layout, read the config, make the model without memory, stream the weights
 into it, open the tokenizer. Describing a model from its headers (`summary`) begins the same way.
 """
 
@@ -33,7 +33,7 @@ Check = Callable[[ModelConfig, torch.dtype, torch.device], None]
 
 BUNDLED_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A model this small loses nothing in float32, and is exact: its cost is not the memory.
+# A model this small is exact in float32 at no real cost in memory.
 SMALL_BYTES = 1_000_000_000
 
 
@@ -43,18 +43,18 @@ class LoadedModel:
 
     model: Pixtral
     tokenizer: Tokenizer
-    shard: Shard  # of the model that is here; the whole, unless there are several ranks
+    shard: Shard  # the part of the model in this process (all of it with one rank)
     name: str
-    notes: tuple[str, ...] = ()  # what its user should know
+    notes: tuple[str, ...] = ()  # messages for its user
 
     @property
     def config(self) -> ModelConfig:
-        """Of the whole model."""
+        """The config of the whole model."""
         return self.shard.config
 
 
 def find_model(name: str, revision: str | None = None, cache: Path | None = None) -> Path:
-    """The folder of a model: "nano", a path (to a GGUF file too), or a hub id whose files were downloaded before.
+    """Find a model's folder by "nano", a path (also to a GGUF file), or a hub id that was downloaded before.
 
     A hub id is looked for in the folder `cache`, or in the hub's usual one. Never touches the network.
     Raises ModelNotFoundError that says how to get the model.
@@ -84,7 +84,7 @@ def find_model(name: str, revision: str | None = None, cache: Path | None = None
 
 
 def _downloaded(repository: str, revision: str | None, cache: Path | None) -> Path:
-    """A repository's folder in the hub's cache, or its GGUF file; raises ModelNotFoundError with the command."""
+    """Find a repository's folder or GGUF file in the hub's cache; raises ModelNotFoundError with the command."""
     if (cached := cached_folder(repository, revision, cache)) is None:
         at = "" if revision is None else f" --revision {revision}"
         where = "" if cache is None else f"HF_HUB_CACHE={cache} "
@@ -96,7 +96,7 @@ def _downloaded(repository: str, revision: str | None, cache: Path | None) -> Pa
 
 
 def _by_short_name(name: str, revision: str | None, cache: Path | None) -> Path:
-    """The model of a name without slashes: one of the known repositories, or what `quantize` made here."""
+    """Find a model by a name without slashes: a known repository, or one made here by `quantize`."""
     if name in ALIASES:
         return _downloaded(ALIASES[name], revision, cache)
     made = made_models() / name
@@ -111,7 +111,7 @@ def _by_short_name(name: str, revision: str | None, cache: Path | None) -> Path:
 
 
 def model_name(folder: Path) -> str:
-    """What a model is called: "nano", its hub id, or the name of its folder or GGUF file."""
+    """Return a model's name: "nano", its hub id, or the name of its folder or GGUF file."""
     if is_gguf(folder):
         return folder.stem
     if folder == BUNDLED_FOLDER:
@@ -120,7 +120,7 @@ def model_name(folder: Path) -> str:
 
 
 def locate(source: ModelSource) -> ModelSource:
-    """The same source by its folder or GGUF file, which stays the same model whatever the hub's cache gets."""
+    """Return the source by folder or GGUF file, so that it stays the same model if the hub's cache changes."""
     folder = find_model(source.name, source.revision, source.download_dir)
     return replace(source, name=str(folder), revision=None, download_dir=None)
 
@@ -136,8 +136,8 @@ def load_model(
 
     With several processes the model has only this rank's shard; `linears.parallel.parallelize` makes the ranks one.
 
-    Quantized weights stay in their few bits, and those of our own folders where they are: their files are mapped.
-    `check` hears what the model will be before any weight is read, and may raise.
+    Quantized weights stay quantized, and those of our own folders stay on disk: their files are memory-mapped.
+    `check` is called before any weight is read with what the model will be, and may raise.
     """
     folder = find_model(source.name, source.revision, source.download_dir)
     checkpoint = open_checkpoint(folder, source.mmproj)
@@ -160,7 +160,7 @@ def load_model(
 
 
 def target_device(device: str) -> torch.device:
-    """The device of a name, a GPU with its number; "auto" is a GPU where there is one. Raises UsageError."""
+    """Return the device of a name, a GPU with its number; "auto" is a GPU if there is one. Raises UsageError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -177,7 +177,7 @@ def target_device(device: str) -> torch.device:
 
 
 def compute_dtype(dtype: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
+    """Return the dtype of a name; "auto" is the stored one, and float32 for a small model. Raises UsageError."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")

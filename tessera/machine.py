@@ -1,6 +1,6 @@
-"""This machine: how many bytes it can still give, how host values come to its devices, and files whole to its disk.
+"""This machine: free memory and disk, uploads to its devices, and atomic writes to its disk.
 
-Bytes are asked for before weights are read or written and caches are made.
+Free bytes are checked before weights are read or written and caches are made.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 from tessera.errors import DiskFullError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-PARTIAL = ".partial"  # ends the name of what is not written whole yet
+PARTIAL = ".partial"  # suffix of anything not completely written yet
 CGROUP = Path("/sys/fs/cgroup")
 HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14  # see madvise(2)
 
 
 def upload(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Host values as a tensor on the device, without waiting for what the device still computes.
+    """Copy host values to a tensor on the device, without waiting for its running work.
 
     A copy from ordinary memory would wait; one from pinned memory is queued, and torch keeps that
     memory until it is done.
@@ -43,9 +43,9 @@ def use_device(device: torch.device) -> None:
 
 
 def prefer_huge_pages(tensor: Tensor) -> Tensor:
-    """Ask Linux for pages of 2 MiB under a CPU tensor before it is written; advice, which may be without effect.
+    """Ask Linux for 2 MiB pages under a CPU tensor before it is written; advice that may have no effect.
 
-    Memory that is read from end to end for each token then needs far fewer translations of addresses.
+    Memory that is read end to end for each token then needs far fewer address translations.
     """
     if tensor.device.type != "cpu" or sys.platform != "linux":
         return tensor
@@ -57,26 +57,26 @@ def prefer_huge_pages(tensor: Tensor) -> Tensor:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken: the GPU's free memory, or the system's within its cgroup."""
+    """Bytes still available: the GPU's free memory, or the system's within its cgroup."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     found = [limit for limit in (_meminfo_bytes(), _cgroup_bytes()) if limit is not None]
-    # Where neither file exists (macOS), half of the physical memory is a careful guess.
+    # Without either file (macOS), half of the physical memory is a cautious guess.
     return min(found) if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def total_bytes(device: torch.device) -> int:
-    """Bytes that a GPU has, taken or not."""
+    """Total bytes of a GPU."""
     return int(torch.cuda.mem_get_info(device)[1])
 
 
 def taken_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that this process has taken for its tensors; none of a CPU."""
+    """Bytes of a GPU that this process uses for tensors; 0 on a CPU."""
     return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else 0
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Bytes free where `folder` is, or would be made."""
+    """Free bytes on the disk of `folder`, which need not exist."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -85,9 +85,9 @@ def free_disk_bytes(folder: Path) -> int:
 
 @contextmanager
 def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
-    """Give the path to write a file or a folder to; at the end it is on the disk under its own name, or not at all.
+    """Yield a path to write a file or folder to; at the end it is on disk under its own name, or not at all.
 
-    Where writing breaks, what was written is removed. With `resume` it stays, for the next attempt to go on with.
+    If writing fails, the written part is removed. With `resume` it stays for the next attempt.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     if not resume:
@@ -122,9 +122,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def disk_room(folder: Path) -> Iterator[None]:
-    """Where a file of `folder` finds no room while it is written, raise DiskFullError, which says so.
+    """Raise DiskFullError if a file in `folder` runs out of room while it is written.
 
-    Free bytes were compared before; a quota, a limit on files or another program is met only then.
+    Free bytes were checked before; a quota, a file size limit or another program shows only then.
     """
     try:
         yield
@@ -138,7 +138,7 @@ def disk_room(folder: Path) -> Iterator[None]:
 
 
 def processor_name() -> str:
-    """What the system calls its processor, or only its architecture."""
+    """Return the processor's name, or only its architecture."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -157,8 +157,8 @@ def _cgroup_bytes() -> int | None:
     limit, used, stat = CGROUP / "memory.max", CGROUP / "memory.current", CGROUP / "memory.stat"
     if not limit.exists() or (text := limit.read_text().strip()) == "max":
         return None
-    # Cached file pages count as used and are given back on demand: a model just downloaded would
-    # otherwise take its own size twice.
+    # Cached file pages count as used but are freed on demand: a model just downloaded would
+    # otherwise count twice.
     fields = dict(line.split() for line in stat.read_text().splitlines())
     cached = int(fields["active_file"]) + int(fields["inactive_file"])
     return max(int(text) - int(used.read_text()) + cached, 0)

@@ -1,4 +1,4 @@
-"""Messages of a conversation: text and images by turns, read from OpenAI's chat format.
+"""Messages of a conversation: text and images in turns, parsed from OpenAI's chat format.
 
 `parse_message` is the one reader of messages, for the library, the server and samples alike. Tokens,
 pixels and HTTP are unknown here.
@@ -21,7 +21,7 @@ ImageSource = str | Path | bytes | PILImage.Image
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DETAILS = ("auto", "low", "high", "original")
 FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "prefix", "function_call")
-# What clients send back of a reply and what says nothing to the model.
+# Reply fields that clients send back and that mean nothing to the model.
 SILENT_FIELDS = ("refusal", "annotations", "audio", "reasoning", "reasoning_content")
 SILENT_PARTS = ("refusal", "thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
 TEXT_PARTS = ("text", "input_text", "output_text")

@@ -1,8 +1,8 @@
-"""Messages to token ids and back, by mistral-common, the model's own tokenizer library.
+"""Messages to token ids and back, with mistral-common, the model's own tokenizer library.
 
 The chat format of every version (v3 for Pixtral 12B, v7 and later for its relatives) is
 mistral-common's; only the image encoder is ours, because pixels are prepared elsewhere and never
-fetched here. User text cannot become a control token. Ids go back to text whole characters at a time.
+fetched here. User text cannot become a control token. Ids are decoded in whole characters.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ WRITTEN_BY_MODELS = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}  # the latter two si
 VISIBLE_SPACE = "▁"  # how SentencePiece writes a space
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 WHITESPACE = re.compile(r"\s++")
-# Long texts are tokenized in pieces, and no further than a limit. Tekken reads its words by a pattern of its own, and
-# there at least one of them ends, whatever is beside: before a space, after a digit, a word or a line.
-PIECE, MAX_RUN = 2**15, 2**17  # characters: of a piece at least, and beyond it until such an end comes
-MAX_READING_S = 2.0  # of the processor, for all texts of a request; 131,072 tokens of prose take 0.1
+# Long texts are tokenized in pieces, up to a limit. Tekken splits words by its own pattern, and
+# a word always ends here, in any context: before a space, after a digit, a word or a line.
+PIECE, MAX_RUN = 2**15, 2**17  # characters: at least in a piece, and at most beyond it before such an end
+MAX_READING_S = 2.0  # processor time for all texts of a request; 131,072 tokens of prose take 0.1
 WORD_END = re.compile(
     r"(?<=\S)(?=[ \t])|(?<=[0-9])|(?<=[A-Za-z])(?=[!-@\[-`{-~\r\n])|(?<=[\r\n])(?=[^\s/])|(?<=[^\W\d_])(?=[。、，！？])"
 )
@@ -79,7 +79,7 @@ class Tokenizer:
         self._validator = get_validator(self._base.version, ValidationMode.serving)
         self._normalizer = get_normalizer(self._base.version, self._base.model_settings_builder)
         if self.version_number >= PICTURES_SINCE:
-            # Ours stands in for the encoder that would need OpenCV and could fetch.
+            # Ours replaces the encoder that would need OpenCV and could fetch.
             mistral.instruct_tokenizer.image_encoder = self._encode_image
         is_known = getattr(getattr(self._base, "_model", None), "_pat_str", None) == TEKKEN_PATTERN
         self._base.encode = _bounded(_named_failures(self._base.encode), _pieces if is_known else _whole)
@@ -98,13 +98,13 @@ class Tokenizer:
             raise CheckpointError(f"{path} is missing; it is the tokenizer, download it with the model.")
         try:
             return cls(MistralTokenizer.from_file(path, mode=ValidationMode.serving), vision, path)
-        except Exception as error:  # a damaged file raises whatever its parser meets first
+        except Exception as error:  # a damaged file raises many types of error
             raise CheckpointError(
                 f"{path} is not a tokenizer that mistral-common can read; download it again."
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # mistral-common's pickle would come back with its own image encoder.
+        # mistral-common's pickle would restore its own image encoder.
         return Tokenizer.from_file, (self._path, self._vision)
 
     @property
@@ -121,7 +121,7 @@ class Tokenizer:
 
     @property
     def version(self) -> str:
-        """The chat format's version as its file names it, for example "v3"."""
+        """The chat format's version in its file, for example "v3"."""
         return str(self._base.version.value)
 
     @property
@@ -149,18 +149,18 @@ class Tokenizer:
         return {str(self._base.id_to_piece(token)): token for token in self.special_ids}
 
     def least_tokens(self, num_characters: int) -> int:
-        """Fewer tokens than this no text of that many characters has, whatever it says; needs no tokenizing."""
+        """Return a lower bound on the tokens of any text of that many characters, without tokenizing."""
         return num_characters // self._longest_token
 
     @cached_property
     def _longest_token(self) -> int:
-        """In bytes, of which a character has at least one."""
+        """The longest token in bytes; a character has at least one."""
         return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
 
     def encode_text(self, text: str, bos: bool = True, max_tokens: int | None = None) -> list[int]:
-        """Ids of plain text; nothing in it is read as a control token.
+        """Encode plain text; nothing in it is read as a control token.
 
-        Raises PromptTooLongError where they are more than `max_tokens`, as soon as that is known.
+        Raises PromptTooLongError as soon as the ids exceed `max_tokens`.
         """
         with contextlib.nullcontext() if max_tokens is None else reading(max_tokens):
             return list(self._base.encode(text, bos=bos, eos=False))
@@ -172,11 +172,11 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
     ) -> Prompt:
-        """The whole conversation as the model expects it; `images` are the messages' pictures in order.
+        """Encode a whole conversation; `images` are the messages' pictures in order.
 
-        A last message of the assistant is continued, unless it is empty. Raises ConversationError, which
+        A last assistant message is continued, unless it is empty. Raises ConversationError, which
         names the message, for a conversation that the format does not allow, UsageError for wrong tools, and
-        PromptTooLongError where its text alone has more than `max_tokens`, as soon as that is known.
+        PromptTooLongError as soon as its text alone exceeds `max_tokens`.
         """
         count = sum(len(message.images) for message in messages)
         if count != len(images):
@@ -190,7 +190,7 @@ class Tokenizer:
         from mistral_common.exceptions import MistralCommonException
 
         try:
-            # What tools say beyond their form is no matter of the format: their schemas are not judged here.
+            # The format does not depend on the tools' schemas, so they are not checked here.
             self._validator.validate_messages(request.messages)
             return self._mistral.instruct_tokenizer.encode_instruct(
                 self._normalizer.from_chat_completion_request(request)
@@ -203,7 +203,7 @@ class Tokenizer:
             raise UsageError(f"the model's chat format {self.version} cannot write this conversation.") from error
 
     def _encode_image(self, chunk: Any) -> Any:
-        """mistral-common's image encoder interface: ids, and in the pixels' place the picture's number."""
+        """Implement mistral-common's image encoder interface: ids, and the picture's number in place of pixels."""
         from mistral_common.tokens.tokenizers.image import ImageEncoding
 
         number, rows, columns = (int(value) for value in np.asarray(chunk.image).flatten())
@@ -237,28 +237,28 @@ class Tokenizer:
         return piece.replace(VISIBLE_SPACE, " ").encode()
 
     def token_text(self, token_id: int) -> str:
-        """How a single token shows in a listing; a control token by its name, half a character as U+FFFD."""
+        """Return a single token's text for listings; a control token's name, half a character as U+FFFD."""
         if token_id in self.special_ids:
             return str(self._base.id_to_piece(token_id))
         return self.token_bytes(token_id).decode(errors="replace")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens left out, broken UTF-8 as U+FFFD."""
+        """Decode ids to text, without control tokens, broken UTF-8 as U+FFFD."""
         text = b"".join(map(self.token_bytes, ids)).decode(errors="replace")
         return text.removeprefix(" ") if self.opens_with_space else text
 
     @property
     def opens_with_space(self) -> bool:
-        """Whether a text's first token carries a space that is not part of it, as in SentencePiece."""
+        """Return True if a text's first token carries a space that is not part of it, as in SentencePiece."""
         return type(self._base).__name__ == "SentencePieceTokenizer"
 
     def detokenizer(self) -> Detokenizer:
-        """A fresh decoder for one reply."""
+        """Return a new decoder for one reply."""
         return Detokenizer(self)
 
 
 class Detokenizer:
-    """Token by token to text; at most three bytes wait for the rest of their character."""
+    """Decodes token by token; at most three bytes wait for the rest of their character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -266,7 +266,7 @@ class Detokenizer:
         self._drop_space = tokenizer.opens_with_space
 
     def add(self, token_id: int) -> str:
-        """The characters that this token completes, often none."""
+        """Return the characters that this token completes, often none."""
         text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
         if text and self._drop_space:
             self._drop_space = False
@@ -274,12 +274,12 @@ class Detokenizer:
         return text
 
     def finish(self) -> str:
-        """What is left at the end: nothing, or U+FFFD for half a character."""
+        """Return the rest at the end: nothing, or U+FFFD for half a character."""
         return self._decoder.decode(b"", final=True)
 
 
 def packaged_tokenizer_path() -> Path:
-    """Pixtral 12B's tokenizer as it ships inside mistral-common, for checkpoints that lack their own."""
+    """Return Pixtral 12B's tokenizer as shipped in mistral-common, for checkpoints that lack their own."""
     import mistral_common
 
     return Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
@@ -287,7 +287,7 @@ def packaged_tokenizer_path() -> Path:
 
 @dataclass
 class _Room:
-    """How many tokens the texts of one prompt may have together, and how long they, or those of several, may take."""
+    """Tokens that one prompt's texts may have together, and the time they, or those of several prompts, may take."""
 
     limit: int | None
     used: int = 0
@@ -310,7 +310,7 @@ _ROOM: ContextVar[_Room | None] = ContextVar("room", default=None)
 
 @contextlib.contextmanager
 def reading(max_tokens: int | None = None) -> Iterator[None]:
-    """What is tokenized meanwhile, in this thread, has so many tokens at most; within another, it shares its time."""
+    """Limit the tokens tokenized in this thread within the block; a nested block shares the outer time."""
     around = _ROOM.get()
     before = _ROOM.set(_Room(max_tokens) if around is None else _Room(max_tokens, began_s=around.began_s))
     try:
@@ -322,7 +322,7 @@ def reading(max_tokens: int | None = None) -> Iterator[None]:
 def _bounded(
     encode: Callable[..., list[int]], pieces: Callable[[str], Iterator[str]]
 ) -> Callable[[str, bool, bool], list[int]]:
-    """The tokenizer's own encode, of one piece after the other, until there is no room."""
+    """Wrap the tokenizer's own encode to take one piece after the other until there is no room."""
 
     def encode_pieces(s: str, bos: bool, eos: bool) -> list[int]:
         room = _ROOM.get()
@@ -342,7 +342,7 @@ def _whole(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text cut where a word of Tekken ends, so that the pieces' tokens are the text's; raises UsageError."""
+    """Cut a text where a Tekken word ends, so that the pieces' tokens are the text's; raises UsageError."""
     start = 0
     while len(text) - start > PIECE + MAX_RUN:
         found = WORD_END.search(text, start + PIECE, start + PIECE + MAX_RUN)
@@ -359,7 +359,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
-    """The tokenizer's own encode, which fails for a huge run of spaces in words that name nothing of the text."""
+    """Wrap the tokenizer's own encode, whose error for a huge run of spaces says nothing about the text."""
 
     def encode_or_say(text: str, *args: bool, **options: bool) -> list[int]:
         try:
@@ -377,7 +377,7 @@ def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]
 
 
 def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]]) -> Any:
-    """mistral-common's request; each picture is stood in for by its number and grid."""
+    """Build mistral-common's request; a number and grid stand for each picture."""
     from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
@@ -405,7 +405,7 @@ def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: S
 
 
 def _chunks(turn: Message, images: Sequence[PreparedImage], numbers: Iterator[int]) -> Any:
-    """A turn's content; how its parts are joined is the format's matter."""
+    """Convert a turn's content; the format decides how its parts are joined."""
     from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
 
     if not turn.content:
@@ -422,7 +422,7 @@ def _chunks(turn: Message, images: Sequence[PreparedImage], numbers: Iterator[in
 
 
 def _tool(index: int, tool: Mapping[str, Any]) -> Any:
-    """A tool as the format has it: keys beyond OpenAI's own are left out, and null is as if it were not there."""
+    """Convert a tool to the format: keys beyond OpenAI's are dropped, and null counts as absent."""
     from mistral_common.protocol.instruct.tool_calls import Function, Tool
 
     name, function = function_of(index, tool)
@@ -441,7 +441,7 @@ def _tool_call(call: Mapping[str, Any], names: dict[str, str]) -> Any:
 
 
 def _short_id(call_id: str, names: dict[str, str]) -> str:
-    """The format allows ids of nine letters or digits: others are replaced by a stable digest."""
+    """Return an id of nine letters or digits, as the format requires: others are replaced by a stable digest."""
     if TOOL_CALL_ID.fullmatch(call_id):
         return call_id
     return names.setdefault(call_id, hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:9])

@@ -1,9 +1,9 @@
-"""Encoded bytes or a PIL picture -> upright RGB on white, in memory of a stated size.
+"""Image decoding: encoded bytes or a PIL picture to upright RGB on white, in bounded memory.
 
-The format is checked against a list and the size against its limit before a pixel is decoded; then the
-picture goes over to its result in tiles, so that no second copy of it is ever made: what Pillow holds (at
-most 4 bytes a pixel in its own memory) and 3 bytes of the result are all. Knows no torch and no model: a
-process that only decodes starts quickly.
+Format and size are checked before a pixel is decoded; then the
+picture is converted in tiles, so that no second copy is ever made: memory holds Pillow's picture (at
+most 4 bytes a pixel) and 3 bytes a pixel of the result. Imports no torch and no model, so that a
+decoding process starts quickly.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tessera.sources import ImageLimits
 Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-TILE_PIXELS = 2**20  # some 30 MB of intermediate results, whatever the picture's shape
-SAME_COLORS = 2  # of 255: a profile that moves no colour further is taken for sRGB itself
-# Modes that Pillow turns into RGB as they are; all others go by way of RGBA, for their transparency.
+TILE_PIXELS = 2**20  # some 30 MB of intermediate results for any shape
+SAME_COLORS = 2  # of 255: a profile that moves no colour further counts as sRGB
+# Modes that Pillow converts directly to RGB; all others go through RGBA for their transparency.
 OPAQUE = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 OTHERS = (
     (b"%PDF", "a PDF; convert its pages to pictures first: pdftoppm -png FILE.pdf page"),
     (b"<svg", "an SVG drawing; export it as a PNG first"),
     (b"<?xml", "XML, perhaps an SVG drawing; export it as a PNG first"),
 )
-# How files of the known formats begin.
+# The first bytes of the known formats.
 BEGINNINGS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -46,7 +46,7 @@ BEGINNINGS = {
     "HEIF": rb"....ftyp(?:he[iv]|m[is]f)",
 }
 
-# Our own limits and errors say what matters; Pillow's warnings before them would only be noise.
+# Our own limits and errors suffice; Pillow's warnings would only be noise.
 warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -56,7 +56,7 @@ def allocate(height: int, width: int) -> Pixels:
 
 
 def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate) -> Pixels:
-    """An encoded picture's pixels, (H, W, 3), in what `allocated` gives once its size is known and allowed."""
+    """Decode a picture to pixels (H, W, 3), in memory from `allocated`, called once the size is known and allowed."""
     stored = read_container(name, data)
     if stored.size is not None:
         _check_size(name, stored.size, limits)
@@ -66,7 +66,7 @@ def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int
 
 
 def convert(name: str, picture: PILImage.Image, limits: ImageLimits) -> Pixels:
-    """The same of a picture that Pillow opened or made."""
+    """Convert a picture that Pillow opened or made, like `decode`."""
     _check_size(name, picture.size, limits)
     return _guarded(name, lambda: _pixels(picture, None, allocate))
 
@@ -77,13 +77,13 @@ def _guarded(name: str, work: Callable[[], Pixels]) -> Pixels:
     except (MemoryError, ImageError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types for damaged data
-        if "memory" in str(error):  # which some of them say in a type of its own
+        if "memory" in str(error):  # some have their own type for that
             raise MemoryError from error
         raise ImageError(f"{name} is damaged or cut short after its header; send the whole file again.") from error
 
 
 def _open(name: str, data: bytes, limits: ImageLimits) -> PILImage.Image:
-    """Read the header only; the pixels are decoded after the size is known to be allowed."""
+    """Read only the header; pixels are decoded after the size is checked."""
     formats = list(FORMATS)
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         formats.append(_register_heif())
@@ -96,7 +96,7 @@ def _open(name: str, data: bytes, limits: ImageLimits) -> PILImage.Image:
             f"{name} has more than {2 * (PILImage.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, and the limit is "
             f"{limits.max_pixels / 1e6:.0f}; scale it down."
         ) from error
-    except Exception as error:  # a damaged header raises many types, none of them worth showing
+    except Exception as error:  # a damaged header raises many types, none worth showing
         raise ImageError(_unknown(name, data)) from error
 
 
@@ -141,7 +141,7 @@ def _pixels(picture: PILImage.Image, stored: Stored | None, allocated: Callable[
     low = _low_bytes(picture, stored)
     _take_both_bytes(picture, stored)
     if stored is None:
-        picture.load()  # which also turns a TIFF that Pillow opened
+        picture.load()  # also rotates a TIFF that Pillow opened
     orientation = stored.orientation if stored is not None else None
     if orientation is None:
         orientation = _orientation_of(picture)
@@ -169,20 +169,20 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _orientation_of(picture: PILImage.Image) -> int:
-    """What Pillow knows of it. It is asked for that tag alone: other tags of the same data may be damaged."""
+    """Read the orientation from Pillow, that tag alone: other tags may be damaged."""
     if isinstance(raw := picture.info.get("exif"), bytes):
         return exif_orientation(raw)
     if "xmp" in picture.info or "XML:com.adobe.xmp" in picture.info:
-        return 1  # Pillow would take it from there, which no browser does
+        return 1  # Pillow would read it from there, but no browser does
     try:
         number = picture.getexif().get(0x112)
-    except Exception:  # damaged EXIF data raises many types, and is no reason to refuse the pixels
+    except Exception:  # damaged EXIF data raises many types and is no reason to refuse the pixels
         return 1
     return number if isinstance(number, int) and 1 <= number <= 8 else 1
 
 
 def _as_stored(upright: Pixels, orientation: int) -> Pixels:
-    """A view of the upright result that is laid out as the file is: what is written through it stands upright."""
+    """View the upright result in the file's orientation, so that rows written through it come out upright."""
     view = upright.transpose(1, 0, 2) if orientation >= 5 else upright
     if orientation in (3, 4, 6, 7):
         view = view[::-1]
@@ -197,7 +197,7 @@ ToRGB = Callable[[tuple[int, int, int, int]], Any]
 
 
 def _conversion(picture: PILImage.Image, stored: Stored | None, low: PILImage.Image | None) -> ToRGB:
-    """What turns a box of the picture into RGB on white; decided once, from its mode."""
+    """Choose, once by mode, the function that converts a box of the picture to RGB on white."""
     whole = (0, 0, *picture.size)
 
     def tile(box: tuple[int, int, int, int]) -> PILImage.Image:
@@ -229,24 +229,24 @@ def _on_white(tile: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage
 
 
 def _scale_transparency(picture: PILImage.Image, stored: Stored | None) -> None:
-    """The transparent grey of a PNG of 2 or 4 bits in the 8 bits that Pillow makes of them."""
+    """Scale the transparent grey of a 2- or 4-bit PNG to the 8 bits that Pillow decodes to."""
     value = picture.info.get("transparency")
     if stored is not None and stored.depth in (2, 4) and picture.mode == "L" and isinstance(value, int):
         picture.info["transparency"] = value * 255 // (2**stored.depth - 1)
 
 
 def _low_bytes(picture: PILImage.Image, stored: Stored | None) -> PILImage.Image | None:
-    """The lower halves of a 16-bit RGB PNG with one transparent colour, which is told apart by all 16 bits."""
+    """Read the low bytes of a 16-bit RGB PNG with one transparent colour, which all 16 bits define."""
     if stored is None or stored.depth != 16 or picture.mode != "RGB" or "transparency" not in picture.info:
         return None
     low = PILImage.open(io.BytesIO(stored.data), formats=["PNG"])
-    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # which takes the other byte of each pair
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # takes the other byte of each pair
     low.load()
     return low
 
 
 def _take_both_bytes(picture: PILImage.Image, stored: Stored | None) -> None:
-    """Of a TIFF whose colours of 16 bits lie in planes of their own; Pillow takes every byte there for a sample."""
+    """Fix a TIFF with 16-bit colours in separate planes, where Pillow reads every byte as a sample."""
     if stored is None or stored.depth != 16 or picture.format != "TIFF" or len(picture.getbands()) == 1:
         return
     order = "L" if stored.data[:2] == b"II" else "B"
@@ -280,7 +280,7 @@ def _with_exact_transparency(
 
 
 def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDArray[Any]], Pixels]:
-    """How 16-bit, 32-bit and float greys become 8 bits; Pillow's own conversion cuts them off at 255.
+    """Choose the conversion of 16-bit, 32-bit and float greys to 8 bits; Pillow's own clips them at 255.
 
     White is the largest value of the sample's width where a file says it. Else it is the least of 1 (of
     floats), 255 and 65,535 that no value exceeds, or the largest value.
@@ -320,7 +320,7 @@ def _largest(picture: PILImage.Image, *, unsigned: bool) -> float:
 
 
 def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.Image]:
-    """A conversion to RGB that follows the picture's colour profile, if it has one that fits its mode."""
+    """Choose a conversion to RGB that follows the picture's colour profile, if it has one that fits its mode."""
 
     def plain(tile: PILImage.Image) -> PILImage.Image:
         return tile if tile.mode == "RGB" else tile.convert("RGB")
@@ -337,10 +337,10 @@ def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         intent = ImageCms.Intent(ImageCms.getDefaultIntent(given))
-        # The library's own short cut for grey is off by up to 10 of 255 where a profile is steep, and not needed here.
+        # The library's shortcut for grey is off by up to 10 of 255 for a steep profile, and not needed here.
         flags = ImageCms.Flags.NOOPTIMIZE if grey else ImageCms.Flags.NONE
         transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), source, "RGB", intent, flags)
-    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # a damaged profile: the colours as they are stored
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # a damaged profile: use the stored colours
         return plain
 
     def managed(tile: PILImage.Image) -> PILImage.Image:
@@ -355,7 +355,7 @@ def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.
 
 
 def _by_table(convert: Callable[[PILImage.Image], PILImage.Image]) -> Callable[[PILImage.Image], PILImage.Image]:
-    """The same conversion of greys, of which there are 256."""
+    """Tabulate a conversion for the 256 greys."""
     table = np.asarray(convert(PILImage.frombytes("L", (256, 1), bytes(range(256)))))[0]
 
     def converted(tile: PILImage.Image) -> PILImage.Image:
@@ -365,7 +365,7 @@ def _by_table(convert: Callable[[PILImage.Image], PILImage.Image]) -> Callable[[
 
 
 def _samples(mode: str) -> PILImage.Image:
-    """Colours from all over the mode's space, in one picture."""
+    """Make one picture of colours from all over the mode's space."""
     bands = PILImage.getmodebands(mode)
     steps = np.linspace(0, 255, 33 if bands == 1 else 7).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * bands), axis=-1).reshape(1, -1, bands)

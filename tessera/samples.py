@@ -1,6 +1,6 @@
-"""Folders of samples: images with questions, and answers where they are known.
+"""Folders of samples: images with questions, and answers if known.
 
-A folder with a `labels.jsonl` has a sample a line: {"image": ..., "question": ..., "answer": ...}, as
+A folder with a `labels.jsonl` has one sample per line: {"image": ..., "question": ..., "answer": ...}, as
 `tessera nano draw` writes them; the answer may be left out. Any other folder is its images.
 """
 
@@ -21,14 +21,14 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".a
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation that asks, and the answer; None where nobody knows it."""
+    """A conversation that asks, and its answer; None if unknown."""
 
     messages: tuple[Message, ...]
     answer: str | None = None
 
     @property
     def turns(self) -> list[Message]:
-        """The messages, and the answer as the assistant's."""
+        """Return the messages, with the answer as the assistant's."""
         return [*self.messages, *(() if self.answer is None else (Message("assistant", (self.answer,)),))]
 
 

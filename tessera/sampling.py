@@ -34,7 +34,7 @@ WHOLE = {"max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logpro
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a reply must look like. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
+    """A constraint on a reply. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
     text of a schema; a regular expression; a JSON list of strings, one of which is the reply; a Lark grammar in
     llguidance's dialect, or GBNF. The kind tool_calls is Lark that may name special tokens; `tool_calls` writes it.
     """
@@ -53,7 +53,7 @@ class Grammar:
 
 
 class _NamedFields(type):
-    """Of classes whose values are given by name: a name that is not known is answered with the nearest one."""
+    """Base of classes with values given by name: the error for an unknown name suggests the nearest one."""
 
     def __call__(cls, *values: Any, **named: Any) -> Any:
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
@@ -87,10 +87,10 @@ class SamplingParams(metaclass=_NamedFields):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; n: the chosen token's and the n likeliest
-    prompt_logprobs: int | None = None  # the same of the prompt's own tokens, which come with the first delta
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens, sent with the first delta
     # Added to these ids' logits; a mapping is kept as a tuple of pairs.
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
-    # The reply follows it and ends where it ends. A stop string still cuts the reply, as max_tokens does.
+    # The reply follows it and ends with it. A stop string still cuts the reply, as max_tokens does.
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
@@ -123,12 +123,12 @@ class SamplingParams(metaclass=_NamedFields):
 
 
 def sampling_params_from_dict(values: Mapping[str, Any]) -> SamplingParams:
-    """Build the parameters from names and values; an unknown name is an error that tells the nearest."""
+    """Build the parameters from names and values; the error for an unknown name suggests the nearest."""
     return SamplingParams(**values)
 
 
 def _parse_logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
-    """Pairs of id and bias; raises UsageError that names the pair."""
+    """Parse pairs of id and bias; raises UsageError that names the pair."""
     if isinstance(given, (str, bytes)) or not isinstance(given, (Mapping, Sequence)):
         raise UsageError(f"logit_bias must map token ids to numbers, not {_show(given)}.")
     if len(given) > MAX_BIASED_IDS:

@@ -1,6 +1,6 @@
-"""Models by name: how one is opened, the short names such as `pixtral-4bit`, and the folder of those made here.
+"""Model sources: how a model is opened, short names such as `pixtral-4bit`, and the folder of models made here.
 
-A short name means a repository of the hub, or a folder that `tessera quantize` wrote where no other was named.
+A short name means a repository on the hub, or a folder that `tessera quantize` wrote by default.
 Nothing here reads a model: the command line imports this file before it imports torch.
 """
 
@@ -23,7 +23,7 @@ SHORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Which model is opened, and how; `tessera.load` opens it."""
+    """A model to open, and how; `tessera.load` opens it."""
 
     name: str = BUNDLED  # or a folder, a GGUF file, a hub id or a short name
     mmproj: Path | None = None  # a GGUF model's picture part; None: looked for beside the text model's file
@@ -35,7 +35,7 @@ class ModelSource:
 
     @classmethod
     def of(cls, named: str | Path | ModelSource, **given: Any) -> ModelSource:
-        """A source from a name and its options, or a whole one; raises UsageError where options come beside that."""
+        """Make a source from a name and options, or pass one through; raises UsageError for options with the latter."""
         if not isinstance(named, ModelSource):
             return cls(name=str(named), **given)
         check_alone(named, given)
@@ -43,32 +43,32 @@ class ModelSource:
 
 
 def check_alone(opened: object, given: Mapping[str, Any]) -> None:
-    """Raise UsageError for options of a ModelSource beside what holds them already."""
+    """Raise UsageError for ModelSource options given along with an object that already holds them."""
     defaults = {entry.name: entry.default for entry in fields(ModelSource)}
     if beside := [name for name, value in given.items() if value != defaults[name]]:
         raise UsageError(f"{', '.join(beside)} came beside a {type(opened).__name__}; leave out what that decides.")
 
 
 def data_folder() -> Path:
-    """Where what is made for the user lies: models and conversations; XDG_DATA_HOME moves it."""
+    """Return the folder for the user's models and conversations; XDG_DATA_HOME moves it."""
     home = os.environ.get("XDG_DATA_HOME")
     return (Path(home) if home else Path("~/.local/share").expanduser()) / "tessera"
 
 
 def made_models() -> Path:
-    """The folder of quantized models that have no place of their own."""
+    """Return the default folder for quantized models."""
     return data_folder() / "models"
 
 
 def quantized_name(model: str, bits: str) -> str:
-    """What `quantize` calls its result by default. Example: "pixtral-4bit"."""
+    """Return the default name of a `quantize` result. Example: "pixtral-4bit"."""
     known = {repository: alias for alias, repository in ALIASES.items()}
     short = known.get(model, Path(model).name)
     return f"{short}-{bits}bit" if bits.isdigit() else f"{short}-{bits}"
 
 
 def how_to_make(name: str) -> str | None:
-    """The command that makes the model of a short name; None where none is known to."""
+    """Return the command that makes the model of a short name; None if there is none."""
     if name in ALIASES:
         return f"tessera download {name}"
     found = QUANTIZED.fullmatch(name)

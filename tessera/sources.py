@@ -1,7 +1,7 @@
-"""Where a picture's bytes come from: a path, bytes, a data URL or an http(s) URL, and what is allowed.
+"""Image sources: reading a picture's bytes from a path, bytes, a data URL or an http(s) URL, if allowed.
 
-Every way in, of the library, the command line and the server, passes here. A program on one's own
-machine may read any file; a server reads none, or those of one folder (`local_files`).
+The library, the command line and the server all read pictures through here. A program on one's own
+machine may read any file; a server reads none, or those in one folder (`local_files`).
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from tessera.errors import FetchError, ImageError
 from tessera.fetch import Stop, fetch
 
 SCHEME = re.compile(r"(blob:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
-# How the base64 of a JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF or HEIF begins.
+# First base64 characters of JPEG, PNG, GIF, WebP, TIFF, BMP, AVIF and HEIF.
 BARE_BASE64 = re.compile(
     r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{2}|AAAA[A-Z])[A-Za-z0-9+/=\s]{40,}"
 )
-CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: between calls other threads may run
+CHARS_PER_CALL = 2**20  # of base64, in whole groups of four: other threads may run between calls
 
-SHOWN = 80  # characters of a source that an error tells
+SHOWN = 80  # characters of a source in an error
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What a picture may cost before it is refused."""
+    """Limits beyond which a picture is refused."""
 
     max_pixels: int = 64_000_000
     max_bytes: int = 50_000_000
     fetch_timeout_s: float = 10.0
     allow_private_addresses: bool = False
     domains: tuple[str, ...] | None = None  # hosts that may be fetched from; None: any public one
-    local_files: Path | Literal["any"] | None = "any"  # which may be read: those below a folder, all, or none
-    proxy: str | None = None  # through which URLs are fetched
-    flags: tuple[str, ...] = ()  # limits that the user knows as flags of the command line
+    local_files: Path | Literal["any"] | None = "any"  # readable files: those below a folder, any, or none
+    proxy: str | None = None  # URLs are fetched through it
+    flags: tuple[str, ...] = ()  # limits that the user knows as command-line flags
 
     def name_of(self, limit: Literal["max_pixels", "max_bytes"]) -> str:
-        """What the user knows a limit as."""
+        """Return the user's name for a limit."""
         return f"--{limit.replace('max_', 'max-image-')}" if limit in self.flags else limit
 
 
@@ -51,12 +51,12 @@ def is_data_url(source: object) -> bool:
 
 
 def is_url(source: object) -> bool:
-    """Whether reading the source means asking another machine."""
+    """Return True if reading the source means contacting another machine."""
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
 def read(source: str | Path | bytes, limits: ImageLimits, stop: Stop | None = None) -> tuple[str, bytes]:
-    """A name for messages, and the encoded bytes; raises ImageError or FetchError with the way out."""
+    """Return a name for messages and the encoded bytes; raises ImageError or FetchError with the way out."""
     if isinstance(source, bytes):
         name, data = "the picture", source
     elif isinstance(source, str) and is_data_url(source):
@@ -108,7 +108,7 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
             raise ImageError(f"{name} is a folder, not a regular file; name a picture in it.")
         if not resolved.is_file():
             raise ImageError(f"{name} is not a regular file; give the path of a picture.")
-        # What took the file's place since then may be a pipe, which would hang, or a link that leads elsewhere.
+        # The file may have been replaced by a pipe, which would hang, or by a link that leads elsewhere.
         with open(os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > limits.max_bytes:
                 raise _too_many_bytes(name, size, limits)
@@ -120,7 +120,7 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
 
 
 def _check_is_path(source: str, name: str) -> None:
-    """Raise for what was meant as something else: the words about files would be beside the point."""
+    """Raise for a string not meant as a path: an error about files would be misleading."""
     if not source:
         raise ImageError("the picture's name is empty; give a path, an http(s) URL or a data URL.")
     if BARE_BASE64.match(source):
@@ -136,7 +136,7 @@ def _check_is_path(source: str, name: str) -> None:
 
 
 def _path_of(source: str | Path) -> Path:
-    """A path, or the path in a file URL of this machine."""
+    """Return a path, also from a file URL of this machine."""
     if isinstance(source, str) and re.match("file:/", source, re.IGNORECASE):
         parts = urlsplit(source)
         if parts.netloc not in ("", "localhost"):
@@ -146,9 +146,9 @@ def _path_of(source: str | Path) -> Path:
 
 
 def _show(text: str) -> str:
-    """A name for messages: short, and without signs that would break a line or a terminal.
+    """Make a name for messages: short, and without characters that would break a line or a terminal.
 
-    Of an address the beginning says most, of a path the end.
+    The beginning of a URL says most, and the end of a path.
     """
     if len(text) > SHOWN:
         text = f"{text[: SHOWN - 3]}..." if ADDRESS.match(text) else f"...{text[3 - SHOWN :]}"

@@ -1,4 +1,4 @@
-"""What a model is and what it needs, told from headers and side files before anything is loaded."""
+"""Model summaries: architecture and requirements, from headers and side files before anything is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tessera.weights.detect import Layout, read_json
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a folder holds and what it needs to run, from its headers and side files only."""
+    """A folder's contents and requirements, from its headers and side files only."""
 
     name: str
     family: str
@@ -43,7 +43,7 @@ class ModelSummary:
 
 
 def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
-    """A summary of a model, without reading its weights; raises CheckpointError for an incomplete one."""
+    """Summarize a model without reading its weights; raises CheckpointError if it is incomplete."""
     checkpoint = open_checkpoint(folder, mmproj)
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     dtype, vision = checkpoint.dtype, config.vision_encoder

@@ -1,8 +1,8 @@
-"""Tool calls in the model's own format: the grammar that binds them, and their reading from a reply.
+"""Tool calls in the model's own format: their grammar, and parsing them from a reply.
 
 Since v3 a reply either speaks or calls, `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`; since v7 it
 may speak first; since v11 each call is `[TOOL_CALLS]name[ARGS]{...}`. Earlier formats have no calls that
-can be told from text. An "id" that the model adds by itself, as it sees them in a conversation, is
+can be told from text. An "id" that the model adds itself, as seen in conversations, is
 allowed. What a tool does, and how a server writes a call, is unknown here.
 """
 
@@ -27,9 +27,9 @@ MAX_TOOLS = 128
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 TEXT = "/(.|\\n)+/"  # no special token is text
 ID_CHARACTERS = string.ascii_letters + string.digits
-# How the special tokens inside a call are noted in its text, where no control character can stand.
+# Marks for the special tokens in a call's text, which itself can hold no control characters.
 CALL_ID_MARK, ARGS_MARK = "\x02", "\x03"
-# Possessive, so that nothing is read twice where a reply does not go on as a call.
+# Possessive, so that nothing is read twice if a reply does not continue as a call.
 LISTED_HEAD = re.compile(r'\s*+[\[,]?+\s*+\{\s*+"name"\s*+:\s*+"(?P<name>[^"]*+)"\s*+,\s*+"arguments"\s*+:\s*+')
 LISTED_TAIL = re.compile(r'\s*+(?:,\s*+"id"\s*+:\s*+"(?P<id>[^"]*+)"\s*+)?+\}')
 NAMED_HEAD = re.compile(r"\s*+(?P<name>[^\x02\x03]*+)(?:\x02(?P<id>[^\x03]*+))?+\x03\s*+")
@@ -37,16 +37,16 @@ NAMED_HEAD = re.compile(r"\s*+(?P<name>[^\x02\x03]*+)(?:\x02(?P<id>[^\x03]*+))?+
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """How one tokenizer's version writes calls."""
+    """The call format of a tokenizer version."""
 
     version: int
     calls_id: int
-    args_id: int | None  # since v11, when each call is introduced by its own special token
+    args_id: int | None  # since v11, where a special token introduces each call
     call_id_id: int | None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> ToolFormat:
-        """The format of a tokenizer; raises UsageError where it has none."""
+        """Return a tokenizer's format; raises UsageError if it has none."""
         number = re.match(r"v(\d+)", tokenizer.version)
         version = int(number[1]) if number else 0
         calls_id, args_id = tokenizer.special_id("[TOOL_CALLS]"), tokenizer.special_id("[ARGS]")
@@ -58,7 +58,7 @@ class ToolFormat:
 
 
 def tool_grammar(tools: Tools, tokenizer: Tokenizer, *, answer: Grammar | None = None) -> Grammar:
-    """What a reply may be when tools are offered; raises UsageError or GrammarError.
+    """Build the grammar of a reply with tools offered; raises UsageError or GrammarError.
 
     `answer` is what it must look like when it is no call. A tool's arguments follow its parameters' schema, to the
     letter with "strict": true, else as far as it can be followed; with "strict": false they are any JSON object where
@@ -89,9 +89,9 @@ def tool_grammar(tools: Tools, tokenizer: Tokenizer, *, answer: Grammar | None =
 
 
 class ToolCallReader:
-    """Turns one reply's deltas into such with text and calls apart; text goes on at once, a call when it is whole.
+    """Separates a reply's text from its tool calls; text is passed on at once, a call when complete.
 
-    A call that the reply's end cut off is left out: the finish reason says why it ended.
+    A call cut off by the reply's end is dropped: the finish reason says why it ended.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -104,11 +104,11 @@ class ToolCallReader:
         self._num_before = 0  # characters before the first call
         self._num_shown = 0
         self._calling = False
-        self._written = ""  # of calls that are not whole yet
+        self._written = ""  # of incomplete calls
         self._ids: set[str] = set()
 
     def read(self, delta: Delta) -> Delta:
-        """The delta with only the text that is no call, and with the calls that it completes."""
+        """Return the delta with only its text outside calls, and with the calls that it completes."""
         calls: list[ToolCall] = []
         for token_id in delta.token_ids:
             if token_id == self._form.calls_id:
@@ -119,9 +119,9 @@ class ToolCallReader:
                 self._num_before += len(piece)
                 continue
             self._written += piece
-            if "}" in piece:  # else nothing can be complete, and decoding again would be in vain
+            if "}" in piece:  # otherwise no call can be complete, and decoding again would be wasted
                 calls += self._take_calls()
-        # The engine may hold text back while it could begin a stop string: it comes later, among that of calls.
+        # The engine holds back text that may begin a stop string: it arrives later, mixed with that of calls.
         text = delta.text[: max(self._num_before - self._num_shown, 0)] if self._calling else delta.text
         self._num_shown += len(text)
         return replace(delta, text=text, tool_calls=tuple(calls))
@@ -141,7 +141,7 @@ class ToolCallReader:
         return calls
 
     def _new_id(self, given: str | None) -> str:
-        """The model's own id if it is one and new, else a random one; nine letters or digits."""
+        """Return the model's own id if valid and new, else a random one of nine letters or digits."""
         call_id = given or ""
         while not re.fullmatch(r"[a-zA-Z0-9]{9}", call_id) or call_id in self._ids:
             call_id = "".join(secrets.choice(ID_CHARACTERS) for _ in range(9))
@@ -150,7 +150,7 @@ class ToolCallReader:
 
 
 def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tools' functions by name; raises UsageError that names the tool."""
+    """Return the tools' functions by name; raises UsageError that names the tool."""
     if not tools:
         raise UsageError("a tool_choice other than none and auto needs tools; give at least one.", param="tools")
     if len(tools) > MAX_TOOLS:
@@ -167,7 +167,7 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any
 def _choose(
     tool_choice: ToolChoice, functions: dict[str, Mapping[str, Any]]
 ) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """none, auto or required, and the functions that may be called."""
+    """Return none, auto or required, and the functions that may be called."""
     if isinstance(tool_choice, str) and tool_choice in ("none", "auto", "required", "any"):
         return ("required" if tool_choice == "any" else tool_choice), functions
     named = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
@@ -184,7 +184,7 @@ def _choose(
 
 
 def _answer(answer: Grammar | None) -> str:
-    """The rule of a reply that is no call."""
+    """Return the rule of a reply without calls."""
     if answer is None:
         return TEXT
     if answer.kind not in ("json_object", "json_schema"):
@@ -193,9 +193,9 @@ def _answer(answer: Grammar | None) -> str:
 
 
 def _arguments(function: Mapping[str, Any]) -> list[str]:
-    """The rule of one function's arguments, from its colon on, and before it the comment that belongs above it.
+    """Return the rule of one function's arguments, from its colon on, preceded by the comment above it.
 
-    By the comment an error finds the tool's name, and the compiler whether the rule may be loosened.
+    The comment gives errors the tool's name, and tells the compiler if the rule may be loosened.
     """
     name, schema, strict = function["name"], function.get("parameters"), function.get("strict")
     if strict is not None and not isinstance(strict, bool):
@@ -215,7 +215,7 @@ def _arguments(function: Mapping[str, Any]) -> list[str]:
 
 
 def _listed_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> list[str]:
-    """Rules for one list of calls, spaced as in training."""
+    """Return the rules for one list of calls, spaced as in training."""
     # SentencePiece writes a space first.
     rules = [
         f'calls: <[{form.calls_id}]> " "? "[" call {"(json_comma call)*" if parallel else ""} "]"',
@@ -232,7 +232,7 @@ def _listed_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], 
 
 
 def _named_calls(form: ToolFormat, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> list[str]:
-    """Rules for calls that are introduced one by one."""
+    """Return the rules for calls that are each introduced by a token."""
     call_id = "" if form.call_id_id is None else f"(<[{form.call_id_id}]> /[a-zA-Z0-9]{{9}}/)?"
     rules = [f"calls: call{'+' if parallel else ''}"]
     rules += [f"call: <[{form.calls_id}]> ({' | '.join(f'call_{index}' for index in range(len(functions)))})"]

@@ -1,1 +1,1 @@
-"""A GPU at true shapes: whether it computes right, and how fast, beside its own limits and transformers."""
+"""GPU checks at true shapes: correctness, and speed compared with the GPU's limits and transformers."""

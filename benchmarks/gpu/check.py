@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gpu.check`: is the GPU path right, and how fast is it; one script, one table.
+"""`python -m benchmarks.gpu.check`: the GPU path's correctness and speed in one script and one table.
 
-First everything it computes is compared with the CPU in float32, by the distance in norm; then the
-tests that only a GPU can run; then the measurements of `table`. Whatever fails says so, the rest
-goes on, and the exit code is 1. Needed are torch, Triton, numpy, Pillow, transformers for its
+First everything it computes is compared with the CPU in float32, by distance in norm; then the
+tests that only a GPU can run; then the measurements of `table`. Failures are reported, the rest
+continues, and the exit code is 1. It needs torch, Triton, numpy, Pillow, transformers for its
 columns, and pytest with hypothesis for the tests. With `--device cpu --tiny` every line of it runs on
 a CPU in a minute, which shows that it works and nothing else.
 """
@@ -40,7 +40,7 @@ from tessera.model.attention import DensePlan, attend_segments
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 
-SECONDS = 520  # for all; rows that have not begun by then are left out, and count as failed
+SECONDS = 520  # for everything; rows not begun by then are skipped, and count as failed
 TESTS_S = 300  # for the tests, of these
 CPU = torch.device("cpu")
 GPU_TESTS = ("tests/kernels/test_triton.py", "tests/engine/test_gpu.py")
@@ -54,14 +54,14 @@ Check = tuple[str, Callable[[], float], float]
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Relative, in norm; NaN where either holds one, which no bound admits."""
+    """Return the relative distance in norm; NaN if either holds one, which fails every bound."""
     difference = found.double().cpu() - expected.double().cpu()
     return float(difference.norm() / expected.double().cpu().norm())
 
 
 @torch.inference_mode()
 def logits_of(model: Pixtral) -> Tensor:
-    """Logits of a prompt with two pictures, on the CPU in float32."""
+    """Compute the logits of a prompt with two pictures, on the CPU in float32."""
     vision = model.config.vision_encoder
     size = vision.token_size
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def logits_of(model: Pixtral) -> Tensor:
 
 
 def quantized(model: Pixtral, scheme: str) -> Pixtral:
-    """A copy whose layers' linears are random packed ones, or its own in 8-bit floating point."""
+    """Copy a model with its layers' linears replaced by random packed ones, or its own in 8-bit floating point."""
     model = copy.deepcopy(model)
     torch.manual_seed(5)
     quantize_layers(model, scheme)
@@ -85,7 +85,7 @@ def quantized(model: Pixtral, scheme: str) -> Pixtral:
 
 
 def checks(config: ModelConfig, device: torch.device, sizes: Sizes) -> Iterator[Check]:
-    """Names, how far off the device is, and how far it may be."""
+    """Yield each check's name, the device's distance, and its bound."""
     reference = random_model(config).float()
     expected = logits_of(reference)
     for dtype, bound in BOUNDS.items():
@@ -172,7 +172,7 @@ def _stretch_distance(
 
 
 def _filled_cache(kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> CacheLayer:
-    """Blocks of 16 slots all written, by the device's own way of storing them."""
+    """Blocks of 16 slots, all written by the device's own store."""
     layer = CacheLayer.zeros(40, 16, kv_heads, width, dtype, device)
     keys, values = torch.randn(2, 640, kv_heads, width, generator=torch.Generator().manual_seed(3)).bfloat16()
     with torch.inference_mode():
@@ -214,13 +214,13 @@ def engine_checks(reference: Pixtral, device: torch.device, sizes: Sizes) -> Ite
 
 
 def check_all(config: ModelConfig, device: torch.device, sizes: Sizes) -> bool:
-    """Run and print every check; whether one is out of bounds or broke."""
+    """Run and print every check; return True if one is out of bounds or broke."""
     failed = False
     for name, measure, bound in checks(config, device, sizes):
         try:
             found = measure()
             good, said = found <= bound, f"{found:.2e}, bound {bound:.0e}"
-        except Exception as error:  # whatever it is, the other checks are wanted
+        except Exception as error:  # continue with the other checks after any error
             good, said = False, f"{type(error).__name__}: {error}".split("\n", 1)[0]
         failed |= not good
         print(f"{'ok    ' if good else 'FAILED'} {name}: {said}", flush=True)
@@ -228,7 +228,7 @@ def check_all(config: ModelConfig, device: torch.device, sizes: Sizes) -> bool:
 
 
 def run_tests() -> bool:
-    """The tests that a GPU is needed for, and the kernels' own; whether one failed or none could be run."""
+    """Run the tests that need a GPU, and the kernels' own; return True if one failed or none could run."""
     root = Path(__file__).parents[3]
     missing = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
     if missing or not (root / GPU_TESTS[0]).exists():
@@ -253,7 +253,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run all; the exit code is 1 when a distance is out of bounds, or a test, a kernel or a row of the table fails."""
+    """Run all; the exit code is 1 if a distance is out of bounds, or a test, a kernel or a table row fails."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.check", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")

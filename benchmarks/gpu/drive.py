@@ -1,4 +1,4 @@
-"""Prompts without meaning, and replies to them by our engine and by transformers."""
+"""Meaningless prompts, and replies to them by our engine and by transformers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_TEXT_ID = 1000  # below are special tokens
 
 
 class IdTokenizer:
-    """Ids without texts: what the engine asks of a tokenizer when only speed is measured."""
+    """A tokenizer of ids without texts, with what the engine needs when only speed is measured."""
 
     bos_id, eos_id, opens_with_space = 1, 2, False
 
@@ -78,7 +78,7 @@ def picture_prompt(side: int, seed: int, config: ModelConfig) -> Prompt:
 
 
 def with_new_digests(prompts: list[Prompt], run: int) -> list[Prompt]:
-    """The same prompts as if their pictures had never been seen, so that each run encodes them."""
+    """Return the same prompts with new picture digests, so that each run encodes them."""
     fresh = []
     for number, prompt in enumerate(prompts):
         (span,) = prompt.images
@@ -88,7 +88,7 @@ def with_new_digests(prompts: list[Prompt], run: int) -> list[Prompt]:
 
 
 def generate(engine: Engine, prompts: list[Prompt], count: int) -> list[tuple[int, ...]]:
-    """Greedy replies of exactly `count` tokens to all prompts at once."""
+    """Generate greedy replies of exactly `count` tokens to all prompts at once."""
     params = SamplingParams(max_tokens=count, ignore_eos=True, temperature=0)
     requests = [engine.add(prompt, params) for prompt in prompts]
     while engine.has_work:
@@ -99,7 +99,7 @@ def generate(engine: Engine, prompts: list[Prompt], count: int) -> list[tuple[in
 
 
 def peer_generate(peer: Any, prompts: list[Prompt], count: int) -> None:
-    """The same by transformers; prompts are of one length."""
+    """Generate the same with transformers; prompts must have equal length."""
     ids = torch.tensor([prompt.ids for prompt in prompts], device=peer.device)
     pictures = [span.image for prompt in prompts for span in prompt.images]
     extra: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The decoding kernels alone, at true shapes: microseconds, and the part of the device's bandwidth that they reach."""
+"""The decoding kernels alone, at true shapes: microseconds, and the share of the device's bandwidth they reach."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tessera.kernels.paged_attention import decode_attention
 
 @torch.inference_mode()
 def kernel_lines(device: torch.device, sizes: Sizes, rates: Rates) -> Iterator[str]:
-    """The decoding kernels alone: microseconds and part of the bandwidth; weights in turns, so that none is cached."""
+    """Yield the decoding kernels' microseconds and share of bandwidth; weights rotate, so that none is cached."""
     config = sizes.config
     shapes = (
         (config.hidden_dim, config.dim),
@@ -58,7 +58,7 @@ def _kernel_line(
         weights = [first, *[make() for _ in range(number - 1)]]
         run = _graphed(lambda: [product(inputs, weight) for weight in weights], device)
         each_s = seconds_of(run, device, 5) / number
-    except Exception as error:  # the other kernels are wanted
+    except Exception as error:  # continue with the other kernels
         return f"{name}: FAILED {type(error).__name__}: {error}".split("\n", 1)[0]
     return f"{name}: {each_s * 1e6:.1f} us, {first.nbytes / each_s / rates.copy_bytes_per_s:.0%} of bandwidth"
 
@@ -80,7 +80,7 @@ def _attention_line(
 
 
 def _graphed(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The work as a CUDA graph, so that launches are not what is timed; on a CPU as it is."""
+    """Return the work as a CUDA graph, so that launches are not timed; on a CPU unchanged."""
     if device.type != "cuda":
         return work
     from tessera.engine.decode_graphs import CudaCapture

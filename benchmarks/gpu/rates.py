@@ -1,4 +1,4 @@
-"""Time on a device, and what the device can do: the limits that everything else is held against."""
+"""Timing on a device, and the device's limits, the reference for everything else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.gpu.sizes import Sizes
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device can do, measured in this run."""
+    """The device's limits, measured in this run."""
 
     copy_bytes_per_s: float  # read and written together
     matmul_flops: float  # bfloat16, random numbers
@@ -26,7 +26,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, rounds: int, repeats: int = 1) -> float:
-    """The median over rounds of the time of one call, after a warm-up; calls are queued together, then waited for."""
+    """Return the median time of a call over rounds, after a warm-up; calls are queued together, then awaited."""
     work()
     synchronize(device)
     found = []

@@ -1,4 +1,4 @@
-"""How much of everything is measured on a GPU: at true shapes, and at tiny ones to try the script itself."""
+"""Sizes of the GPU measurements: true shapes, and tiny ones to try the script itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tessera.model.family import PIXTRAL_12B
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything is measured."""
+    """The sizes of all measurements."""
 
     config: ModelConfig
     kv_cache_bytes: int
@@ -26,7 +26,7 @@ class Sizes:
     pictures: int  # in one call
     chat_picture: int
     chats: int
-    peer_chats: int  # of these transformers computes so many at once, which together need one mask
+    peer_chats: int  # chats that transformers computes at once, with a common mask
     kernel_rows: tuple[int, ...]
     rounds: int
 

@@ -1,9 +1,9 @@
-"""The speed of a GPU at Pixtral 12B's true shapes, beside its own limits and transformers, in one run.
+"""The speed of a GPU at Pixtral 12B's true shapes, compared with its limits and transformers in one run.
 
-Weights are random and made on the device. A decoding step is held against the copy bandwidth (bytes
+Weights are random and made on the device. A decoding step is compared with the copy bandwidth (bytes
 of the weights and of the keys and values that it must read), prefill and pictures against the rate of
-a large matrix product (operations counted from the shapes), both measured first. A row that fails
-says so in its place and the others go on.
+a large matrix product (operations counted from the shapes), both measured first. A failed row
+is reported in its place, and the others continue.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tessera.model.pixtral import Pixtral
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: seconds of ours and of the peer, and which part of a limit ours reaches."""
+    """One measurement: our seconds and the peer's, and the share of a limit that ours reach."""
 
     name: str
     ours_s: float | None = None
@@ -62,7 +62,7 @@ def _ms(seconds: float | None) -> str:
 
 
 class Table:
-    """Measures row after row and prints each as it comes; `failed` says whether any went wrong."""
+    """Measures row after row and prints each at once; `failed` is True if any went wrong."""
 
     def __init__(
         self, device: torch.device, sizes: Sizes, rates: Rates, deadline_s: float, *, with_peer: bool = True
@@ -81,7 +81,7 @@ class Table:
         theirs: Callable[[], float] | None = None,
         theirs_s: float | None = None,
     ) -> Row:
-        """One row; each side in its own try, and its memory given back."""
+        """Add one row; each side runs in its own try, and its memory is released."""
         ours_s, problem = self._try(ours)
         notes = [] if problem is None else [f"ours FAILED: {problem}"]
         self.failed |= problem is not None
@@ -102,7 +102,7 @@ class Table:
             return None, "no time left"
         try:
             return work(), None
-        except Exception as error:  # whatever it is, the other rows are wanted
+        except Exception as error:  # continue with the other rows after any error
             return None, f"{type(error).__name__}: {error}".split("\n", 1)[0][:160].replace("|", "/")
         finally:
             if self.device.type == "cuda":
@@ -110,14 +110,14 @@ class Table:
                 torch.cuda.empty_cache()
 
     def decode_s(self, run: Callable[[int], object]) -> float:
-        """Seconds of one decoding step: a run of many tokens less a run of one."""
+        """Measure the seconds of one decoding step: a run of many tokens minus a run of one."""
         decoded, rounds = self.sizes.decoded, self.sizes.rounds
         long_s = seconds_of(lambda: run(decoded + 1), self.device, rounds)
         return max(long_s - seconds_of(lambda: run(1), self.device, rounds), 1e-9) / decoded
 
     @torch.inference_mode()
     def measure(self) -> None:
-        """All rows: bfloat16 beside the peer, then 8 and 4 bits in place of the same weights."""
+        """Measure all rows: bfloat16 against the peer, then 8 and 4 bits in place of the same weights."""
         model = random_model(self.sizes.config, str(self.device))
         self._report_workspace(model)
         print(HEADER, flush=True)
@@ -126,7 +126,7 @@ class Table:
             self._add_quantized(model, scheme, theirs_s)
 
     def _report_workspace(self, model: Pixtral) -> None:
-        """What an engine would keep free of the key/value cache, measured as it does at its start."""
+        """Report the memory that an engine keeps free of the key/value cache, measured as at its start."""
         if self.device.type != "cuda":
             return
         size = StepSize(8192, self.sizes.max_model_len, self.sizes.sequences, 0, 16, model.dtype)
@@ -139,13 +139,13 @@ class Table:
     def _peer(self, model: Pixtral) -> Any:
         try:
             return peer_of(model) if self.with_peer else None
-        except Exception as error:  # whatever it is, only its column stays empty
+        except Exception as error:  # after any error, only its column stays empty
             print(f"transformers is left out: {type(error).__name__}: {error}", flush=True)
             self.with_peer = False
             return None
 
     def _add_bfloat16(self, model: Pixtral) -> float | None:
-        """The rows of the plain model; returns the peer's seconds for a decoding step of one sequence."""
+        """Add the plain model's rows; returns the peer's seconds for a decoding step of one sequence."""
         sizes, config = self.sizes, self.sizes.config
         engine, peer = make_engine(model, sizes), self._peer(model)
         one = [text_prompt(sizes.prompt, 1, config)]
@@ -241,5 +241,5 @@ class Table:
 
 
 def _read_bytes(model: Pixtral, contexts: int) -> int:
-    """Bytes that one decoding step reads: weights, and `contexts` tokens of keys and values."""
+    """Return the bytes that one decoding step reads: weights, and `contexts` tokens of keys and values."""
     return step_bytes(model) + contexts * kv_bytes_per_token(model.config, model.dtype)

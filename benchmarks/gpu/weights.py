@@ -1,4 +1,4 @@
-"""Weights in few bits in place of a model's own, made on the device."""
+"""Low-bit weights in place of a model's own, made on the device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measurements with their conditions: this machine's limits, ours, a peer's, in the same run."""
+"""Benchmarks with their conditions: this machine's limits, our speed and a peer's, in the same run."""

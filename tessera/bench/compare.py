@@ -1,7 +1,7 @@
-"""What is measured, and how: the sides in turns, each beside the machine's limits of the same moments.
+"""Comparison of sides: each is measured in turn, along with the machine's limits at the same moment.
 
-The machines are noisy. So every round measures the limits and then each side once, in an order that
-turns from round to round; a ratio is the median over the rounds, with the lowest and highest beside
+Machines are noisy. So every round measures the limits and then each side once, in an order that
+rotates from round to round; a ratio is the median over the rounds, with the lowest and highest beside
 it. Every side must see as many picture tokens as the model does, and where the weights are random say the
 ids that these weights say, or nothing is reported: two programs that compute different things are not compared.
 """
@@ -24,10 +24,10 @@ from tessera.errors import MeasurementError
 from tessera.model.config import ModelConfig
 
 PROMPT_TOKENS = 512
-SHORT_PROMPT_TOKENS = 32  # of what is decoded after: little context, so that the weights are what is read
+SHORT_PROMPT_TOKENS = 32  # before decoding: little context, so that mainly weights are read
 SEQUENCES = 8
-NEW_TOKENS = 33  # of each reply; the first comes with the prompt, so 32 are decoded
-# A transcription: the prompt holds the reply but for one token in so many.
+NEW_TOKENS = 33  # in each reply; the first comes with the prompt, so 32 are decoded
+# A transcription: the prompt holds the reply except for one token in this many.
 REPEATED_TOKENS, REPEATED_RUN = 129, 32
 
 Phase = Literal["seconds", "prefill_s", "decode_s"]
@@ -35,20 +35,20 @@ Phase = Literal["seconds", "prefill_s", "decode_s"]
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: what each side is asked, which of the answer's times counts, and the least work it is."""
+    """One measurement: the request to each side, the time in the answer that counts, and the minimum work."""
 
     name: str
     what: str
     arguments: Mapping[str, Any]
     phase: Phase
-    tokens: int  # that the time is for; 0 where the time itself is shown
+    tokens: int  # covered by the time; 0 to show the time itself
     flops: float
     read_bytes: float
-    expected: Mapping[str, Any] = field(default_factory=dict)  # what of the answer is known beforehand
-    peer_arguments: Mapping[str, Any] = field(default_factory=dict)  # what a peer is asked differently
+    expected: Mapping[str, Any] = field(default_factory=dict)  # parts of the answer known in advance
+    peer_arguments: Mapping[str, Any] = field(default_factory=dict)  # changes to the request for a peer
 
     def seconds(self, side: Side, *, is_peer: bool) -> float:
-        """Have one side do it; raises MeasurementError when it did something else."""
+        """Have one side run it; raises MeasurementError if it did something else."""
         answer = side.ask(self.what, **{**self.arguments, **(self.peer_arguments if is_peer else {})})
         for name, known in self.expected.items():
             if answer[name] != known:
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A row's seconds by side, round by round, and the least seconds that the machine's limits allowed then."""
+    """A row's seconds by side and round, and the least seconds that the machine's limits allowed then."""
 
     row: Row
     seconds: dict[str, tuple[float, ...]]
@@ -74,11 +74,11 @@ class Result:
         return median(self.seconds[side])
 
     def fraction(self, side: str) -> float:
-        """Of the limit: 1 would be the machine's own speed."""
+        """The fraction of the limit: 1 would be the machine's own speed."""
         return median(least / taken for least, taken in zip(self.least_s, self.seconds[side], strict=True))
 
     def ratio(self, ours: str, theirs: str) -> tuple[float, float, float]:
-        """How many times faster we are: the median, the lowest and the highest of the rounds."""
+        """Our speed-up: the median, lowest and highest over the rounds."""
         ratios = [b / a for a, b in zip(self.seconds[ours], self.seconds[theirs], strict=True)]
         return median(ratios), min(ratios), max(ratios)
 
@@ -86,7 +86,7 @@ class Result:
 def measure(
     rows: Sequence[Row], sides: Sequence[Side], rounds: int, limits: Callable[[], Limits], note: Callable[[str], None]
 ) -> list[Result]:
-    """Measure every row on every side, ours the first of them; `note` is told what is done."""
+    """Measure every row on every side, ours first; `note` receives progress messages."""
     results = []
     for row in rows:
         note(f"{row.name}: warming up")
@@ -104,17 +104,17 @@ def measure(
 
 
 def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) -> list[Row]:
-    """The measurements of a model, of whose weights a step reads `step_bytes`.
+    """The rows to measure; one decoding step reads `step_bytes` of weights.
 
-    `known`: they are those of `random_weights`, so its replies are known too. Text that repeats its context
-    is measured on those only: with them, what repeats can be chosen.
+    `known`: the weights are those of `random_weights`, so the replies are known too. Text that repeats its context
+    is measured with these only, since they allow choosing what repeats.
     """
     side = config.vision_encoder.image_size
     first = first_id(config)
     token_bytes = kv_bytes_per_token(config, torch.bfloat16)
 
     def generate(name: str, prompts: list[list[int]], new_tokens: int, **peer_arguments: Any) -> Row:
-        """Of one new token the prompt is what is measured; of more, what comes after the first."""
+        """A row of generation: with one new token it measures the prompt; with more, the tokens after the first."""
         replies = [next_ids(prompt[-1], new_tokens, config.vocab_size) for prompt in prompts]
         lengths = [len(prompt) for prompt in prompts]
         steps = new_tokens - 1
@@ -155,19 +155,19 @@ def rows_of(config: ModelConfig, step_bytes: int, *, known: bool, peer: bool) ->
 
 
 def first_id(config: ModelConfig) -> int:
-    """The first id of a cycle without special tokens."""
+    """Return the first id of a cycle without special tokens."""
     return min(CYCLE, config.vocab_size // CYCLE * CYCLE)
 
 
 def unrelated(last: int, length: int, config: ModelConfig) -> list[int]:
-    """A prompt that counts down to `last`: nothing in it is what a reply that counts up says."""
+    """Make a prompt that counts down to `last`: nothing in it predicts a reply that counts up."""
     first = first_id(config)
     span = min(CYCLE, config.vocab_size - first)
     return [1, *(first + (last - first + place) % span for place in reversed(range(length - 1)))]
 
 
 def transcription(first: int, config: ModelConfig) -> list[int]:
-    """A prompt that holds its own reply, but for one token in REPEATED_RUN."""
+    """Make a prompt that holds its own reply, except for one token in REPEATED_RUN."""
     reply = next_ids(first, REPEATED_TOKENS, config.vocab_size)
     other = first + min(CYCLE, config.vocab_size - first) - 1
     held = [other if place % REPEATED_RUN == 0 else id_ for place, id_ in enumerate(reply, 1)]
@@ -175,7 +175,7 @@ def transcription(first: int, config: ModelConfig) -> list[int]:
 
 
 def table(results: Sequence[Result], sides: Sequence[str]) -> str:
-    """The results as a Markdown table: ours first, of the limit, and each peer's."""
+    """Format the results as a Markdown table: ours first with its fraction of the limit, then each peer's."""
     ours, *peers = sides
     head = [
         "what",

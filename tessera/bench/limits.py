@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes read a second and operations a second, as measured now."""
+"""The machine's limits: bytes read and operations per second, as measured now."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ READ_NUMBERS = 2**26  # 256 MiB in float32: far beyond any cache
 
 @dataclass(frozen=True)
 class Limits:
-    """Ceilings of one device, in units a second; int8 is None where torch has no such product."""
+    """Limits of one device, in units per second; int8 is None if torch has no such product."""
 
     read_bytes_per_s: float
     bfloat16_flops: float
     int8_ops: float | None = None
 
     def seconds(self, flops: float, read_bytes: float) -> float:
-        """The least time for this much work, both kinds going on at once (the roofline model)."""
+        """Return the least time for this much work, with both kinds overlapping (the roofline model)."""
         return max(flops / self.bfloat16_flops, read_bytes / self.read_bytes_per_s)
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Limits:
 
 
 def measure_limits(device: str = "cpu") -> Limits:
-    """The best of several sums over memory and of several square products of random numbers."""
+    """Measure the best of several sums over memory and of several square products of random numbers."""
     numbers = torch.ones(READ_NUMBERS, device=device)
     read_s = best_seconds(lambda: numbers.sum().item())
     left, right = (torch.randn(MATRIX, MATRIX, device=device).bfloat16() for _ in range(2))
@@ -48,7 +48,7 @@ def _int8_ops(device: str, operations: int) -> float | None:
 
 
 def best_seconds(work: Callable[[], object], rounds: int = 7) -> float:
-    """The shortest of several runs after a warm-up; `work` must wait for its result."""
+    """Return the shortest of several runs after a warm-up; `work` must wait for its result."""
     work()
     seconds = []
     for _ in range(rounds):

@@ -1,6 +1,6 @@
-"""llama.cpp as a peer: built from llama-cpp-python's source package, in an environment of its own.
+"""llama.cpp as a peer: built from llama-cpp-python's source package, in a separate environment.
 
-`python -m tessera.bench.llama_cpp` makes it. It is compiled here, for this processor; nothing of it
+`python -m tessera.bench.llama_cpp` builds it. It is compiled here, for this processor; none of it
 enters Tessera or its environment.
 """
 
@@ -20,13 +20,13 @@ PROGRAM = Path(__file__).parent / "run_llama_cpp.py"
 
 
 def llama_cpp_command(text: Path, pictures: Path) -> list[str]:
-    """The command that measures these two files; raises MissingExtraError where llama.cpp was not built."""
+    """Return the command that measures these two files; raises MissingExtraError if llama.cpp was not built."""
     # Isolated, since this folder has modules of other names and the environment may point to our own packages.
     return [str(interpreter()), "-I", str(PROGRAM), str(text), str(pictures)]
 
 
 def interpreter() -> Path:
-    """The Python that has llama.cpp; raises MissingExtraError where it was not built."""
+    """Return the Python that has llama.cpp; raises MissingExtraError if it was not built."""
     if not (FOLDER / "built").exists():
         raise MissingExtraError(
             f"llama.cpp is not in {FOLDER}; build it there with `python -m tessera.bench.llama_cpp` "
@@ -36,7 +36,7 @@ def interpreter() -> Path:
 
 
 def build(folder: Path = FOLDER) -> None:
-    """Make the environment and compile into it; the mark at the end says that it is whole."""
+    """Make the environment and compile into it; a final marker shows that it is complete."""
     venv.create(folder, with_pip=True, clear=True)
     package = f"llama-cpp-python=={VERSION}"
     subprocess.run(

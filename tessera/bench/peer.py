@@ -1,4 +1,4 @@
-"""transformers with our weights, and random weights in memory: what measurements on one device compare.
+"""transformers with our weights, and random models in memory, for comparisons on one device.
 
 Widths are Pixtral 12B's; layers are few, so that two models fit in memory.
 """
@@ -27,7 +27,7 @@ WIDTHS = dataclasses.replace(
 
 
 def random_model(config: ModelConfig, device: str = "cpu") -> Pixtral:
-    """A bfloat16 model with random weights, small enough that nothing overflows."""
+    """Make a bfloat16 model with random weights, small enough that nothing overflows."""
     model = empty_model(config).to_empty(device=device).to(torch.bfloat16)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -50,7 +50,7 @@ def random_packed(rows: int, columns: int, bits: int, device: torch.device | str
 
 
 def peer_of(model: Pixtral) -> Any:
-    """The same model in transformers; raises MissingExtraError where it is not installed."""
+    """Build the same model in transformers; raises MissingExtraError if it is not installed."""
     try:
         from transformers import LlavaConfig, LlavaForConditionalGeneration
     except ImportError as error:
@@ -63,7 +63,7 @@ def peer_of(model: Pixtral) -> Any:
         heads = permuted_heads(name, model.config)
         state[_newer_name(to_hf_name(name))] = parameter if heads is None else to_hf_rows(parameter, heads)
     peer.load_state_dict(state, assign=True, strict=False)
-    # Rotary tables are buffers, which no checkpoint holds: made again on the real device.
+    # Rotary tables are buffers that no checkpoint holds: rebuilt on the real device.
     fresh = LlavaForConditionalGeneration._from_config(LlavaConfig.from_dict(_one_layer(settings)))
     buffers = dict(fresh.named_buffers())
     for name, _ in list(peer.named_buffers()):

@@ -1,7 +1,7 @@
-"""A bench as a picture: for each row how near every side comes to the machine's limit, and the ratio in words.
+"""Plot of a bench: each side's share of the machine's limit in every row, with the ratio as text.
 
-Rows differ in kind (seconds of a picture, tokens a second), so what they share is drawn: the share of
-the limit. A bar past 1 means fewer steps than one a token, which look-up can do.
+Rows differ in kind (seconds per picture, tokens per second), so bars show what they share: the share of
+the limit. A bar past 1 means less than one step per token, which look-up can reach.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 COLOURS = ("#1f5fa8", "#e08214", "#7b7b7b")
 BAR = 0.38
-NAME_WIDTH = 34  # characters of a row's name before it is broken
+NAME_WIDTH = 34  # characters of a row's name in one line
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty picture, in inches; raises MissingExtraError without matplotlib."""
+    """Make an empty figure, in inches; raises MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -33,13 +33,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_plot(file: Path) -> None:
-    """To be asked before anything is measured: raises UsageError for a name that tells no format of pictures."""
+    """Check before measuring: raises UsageError for a file name without a picture format."""
     if file.suffix.removeprefix(".") not in new_figure(1, 1).canvas.get_supported_filetypes():
         raise UsageError(f"--plot {file} ends in {file.suffix!r}, which is no picture format; name a .png file.")
 
 
 def plot(report: Report, file: Path) -> None:
-    """Draw into a PNG or whatever the name says; raises MissingExtraError without matplotlib."""
+    """Draw into a PNG or the format in the name; raises MissingExtraError without matplotlib."""
     rows = [len(contest.results) for contest in report.contests]
     figure = new_figure(10, 1.6 + 0.75 * sum(rows))
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)

@@ -1,7 +1,7 @@
-"""One side of a comparison, in a process of its own: asked by a line of JSON, it answers by another.
+"""One side of a comparison in its own process: each line of JSON is answered by another.
 
-While one side is measured the others wait for input, so that nothing of theirs runs. All have the
-same number of threads. It knows neither what is measured nor what the programs do.
+While one side is measured, the others wait for input and run nothing. All have the
+same number of threads. Nothing here depends on what is measured or what the programs do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Side:
         )
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """Have the program do something and return its answer; raises MeasurementError when it ends instead."""
+        """Send the program a request and return its answer; raises MeasurementError if it exits instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = ""
@@ -51,9 +51,9 @@ class Side:
         return answer
 
     def _end(self) -> int:
-        """Close its input, at which it ends, or kill it; the exit code."""
+        """Close its input, which ends it, or kill it; return the exit code."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended before it had read all
+        with suppress(BrokenPipeError):  # it exited before reading everything
             self._process.stdin.close()
         try:
             return self._process.wait(timeout=10)
@@ -76,5 +76,5 @@ class Side:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs one of our modules with this interpreter."""
+    """Return the command that runs one of our modules with this interpreter."""
     return [sys.executable, "-m", module, *arguments]

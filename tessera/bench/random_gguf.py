@@ -22,7 +22,7 @@ BLOCK = 32
 
 
 def file_names(bits: int) -> tuple[str, str]:
-    """What the text model's and the picture part's files are called."""
+    """Return the names of the text model's and the picture part's files."""
     return f"{NAME}.{KINDS[bits].upper()}.gguf", f"mmproj-{NAME}.gguf"
 
 
@@ -55,12 +55,12 @@ def _data(name: str, shape: tuple[int, ...], kind: Kind) -> Iterator[bytes]:
             yield _blocks(band.reshape(len(band), -1, BLOCK), scale(name, shape, bits), bits).tobytes()
             continue
         values = band * np.float32(scale(name, shape, bits))
-        # The upper half of a float32 that has so few digits is the same number in bfloat16.
+        # The upper half of a float32 with this few digits is the same number in bfloat16.
         yield values.tobytes() if kind == Kind.F32 else (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
 def _row(shape: tuple[int, ...], number: int) -> Iterator[bytes]:
-    """One of the embeddings, which llama.cpp reads from the picture part; it is in the first band."""
+    """Yield one embedding, which llama.cpp reads from the picture part; it is in the first band."""
     name = "tok_embeddings.weight"
     yield (next(codes(name, shape, 8))[number] * np.float32(scale(name, shape, 8))).tobytes()
 

@@ -1,9 +1,9 @@
 """The numbers of random models: whole numbers times a power of two, drawn a band of rows at a time.
 
-So every format holds them exactly, and one of any size is written in little memory. They are as large
-as the widths ask for: hidden states keep their size through any number of layers. The row of the head
+So every format holds them exactly, and a model of any size is written in little memory. They are as large
+as the widths require: hidden states keep their size through any number of layers. The row of the head
 for one id is the embedding of the id before it. So greedy decoding counts up, in every program that
-reads the model, and comes round after CYCLE ids: a text known beforehand, which a prompt may hold
+reads the model, and wraps around after CYCLE ids: a text known in advance, which a prompt may hold
 already (look-up then finds it) or not.
 """
 
@@ -16,24 +16,24 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-CYCLE = 1024  # ids; also the rows of one band
+CYCLE = 1024  # ids; also rows in a band
 EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
-# The largest code of each number of bits; the lowest is its negative, so that no mean adds up over a row.
+# The largest code for each number of bits; the lowest is its negative, so that no mean builds up over a row.
 LARGEST = {4: 7, 8: 127}
-# What a layer adds to the hidden state, beside the embedding's 1: small enough that 40 layers leave it readable.
+# A layer's addition to the hidden state, relative to the embedding's 1: readable even after 40 layers.
 RESIDUAL_GAIN = 0.25
 RESIDUAL_OUTPUTS = ("attention.wo.weight", "feed_forward.w2.weight")
 
 
 def next_ids(last: int, count: int, vocab_size: int) -> list[int]:
-    """What greedy decoding says after the id `last`; the vocabulary's last cycle may be shorter."""
+    """Return the ids that greedy decoding generates after `last`; the vocabulary's last cycle may be shorter."""
     first = last - last % CYCLE
     span = min(CYCLE, vocab_size - first)
     return [first + (last - first + step) % span for step in range(1, count + 1)]
 
 
 def codes(name: str, shape: tuple[int, ...], bits: int) -> Iterator[NDArray[np.int8]]:
-    """A matrix's codes, uniform, band by band; the head's are the embeddings' turned by a row."""
+    """Yield a matrix's uniform codes band by band; the head's are the embeddings' rotated by a row."""
     seed, largest = zlib.crc32((EMBEDDINGS if name == HEAD else name).encode()), LARGEST[bits]
     for first in range(0, shape[0], CYCLE):
         numbers = np.random.default_rng([seed, first])
@@ -43,7 +43,7 @@ def codes(name: str, shape: tuple[int, ...], bits: int) -> Iterator[NDArray[np.i
 
 
 def scale(name: str, shape: tuple[int, ...], bits: int) -> float:
-    """What the codes are multiplied by: the power of two next to what gives the values their size."""
+    """Return the factor of the codes: the power of two closest to the one for the desired size."""
     if name == EMBEDDINGS:
         size = 1.0
     else:
@@ -53,5 +53,5 @@ def scale(name: str, shape: tuple[int, ...], bits: int) -> float:
 
 
 def vector(name: str) -> float:
-    """The one number that a vector consists of: norms are ones, biases zeros."""
+    """Return the one value that fills a vector: norms are ones, biases zeros."""
     return 0.0 if name.endswith("bias") else 1.0

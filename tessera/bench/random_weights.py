@@ -39,7 +39,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def widths(name: str) -> tuple[ModelConfig, Path]:
-    """The shapes of "12b" or "nano", and the tokenizer's file; raises UsageError for another name."""
+    """Return the shapes of "12b" or "nano" and the tokenizer's file; raises UsageError for another name."""
     if name == "12b":
         return PIXTRAL_12B, packaged_tokenizer_path()
     if name == "nano":
@@ -48,7 +48,7 @@ def widths(name: str) -> tuple[ModelConfig, Path]:
 
 
 def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | None) -> ModelConfig:
-    """The same widths with another number of layers; None leaves a number as it is."""
+    """Return the same widths with other numbers of layers; None keeps a number."""
     vision = config.vision_encoder
     return dataclasses.replace(
         config,
@@ -58,7 +58,7 @@ def with_layers(config: ModelConfig, layers: int | None, vision_layers: int | No
 
 
 def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Format, bits: int) -> None:
-    """Write a model of random weights into a new folder, or nothing; raises UsageError."""
+    """Write a model of random weights to a new folder, completely or not at all; raises UsageError."""
     if bits not in FORMAT_BITS[form]:
         known = " or ".join(map(str, FORMAT_BITS[form]))
         raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
@@ -73,7 +73,7 @@ def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
         raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
     needed = 0.0
     for name, shape in shapes.items():
-        stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales beside 4 bits
+        stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales added to 4 bits
         needed += math.prod(shape) * stored_bits / 8
     free = free_disk_bytes(folder)
     if needed > free:
@@ -93,7 +93,7 @@ def _write(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, f
 
 
 def _write_quantized(folder: Path, config: ModelConfig, shapes: Shapes, tokenizer: Path, bits: int) -> None:
-    """What `tessera quantize --bits` would write, without anything to round."""
+    """Write what `tessera quantize --bits` would, without rounding anything."""
     options = Options(bits=str(bits))
     schemes, units = schemes_of(config, options), units_of(shapes, config.n_layers)
     folder.mkdir(parents=True)
@@ -130,7 +130,7 @@ def _plain(name: str, shape: tuple[int, ...]) -> Piece:
 
 
 def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
-    """The fields of a packed linear: its codes, and their scales, which are all alike."""
+    """The fields of a packed linear: its codes, and their scales, which are all equal."""
     fields, bits = fields_of(scheme, (shape[0], shape[1])), BITS[scheme]
     one = scale(name, shape, bits)
 

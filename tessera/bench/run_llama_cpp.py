@@ -1,7 +1,7 @@
-"""The program that measures llama.cpp, in an environment of its own, through llama-cpp-python's bindings.
+"""The program that measures llama.cpp, in a separate environment, through llama-cpp-python's bindings.
 
-It imports nothing of Tessera, and is asked as `run_python` is, whose `Measured` says what is meant. What takes
-the time is llama.cpp's C interface itself.
+It imports nothing from Tessera and takes the requests of `run_python`, documented in its `Measured`. The measured
+time is spent in llama.cpp's C interface itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 CONTEXT_TOKENS, MAX_SEQUENCES = 8192, 8  # as in run_python
 BATCH_TOKENS = 512
-# Of a picture. By default llama.cpp shrinks Pixtral's pictures to 1024 tokens, a quarter of the model's own limit.
+# Per picture. By default llama.cpp shrinks Pixtral's pictures to 1024 tokens, a quarter of the model's own limit.
 IMAGE_TOKENS = 4096
 
-Row = tuple[int, int, int, bool]  # token id, position, sequence, whether its logits are wanted
+Row = tuple[int, int, int, bool]  # token id, position, sequence, True to get its logits
 
 
 class LlamaCpp:
-    """A text model and its part for pictures, with one context for all measurements."""
+    """A text model and its picture part, with one context for all measurements."""
 
     def __init__(self, text: str, pictures: str, threads: int) -> None:
         llama_cpp.llama_backend_init()
@@ -103,7 +103,7 @@ class LlamaCpp:
                 reply.append(self._best(number))
 
     def _continue_by_lookup(self, prompt: list[int], reply: list[int], new_tokens: int) -> None:
-        """The bindings' own prompt look-up, with its own settings; what it guesses wrong is taken back."""
+        """Decode with the bindings' own prompt look-up and its settings; wrong guesses are rolled back."""
         guess = LlamaPromptLookupDecoding()
         while len(reply) < new_tokens:
             guesses = guess(np.array([*prompt, *reply], dtype=np.intc)).tolist()[: new_tokens - len(reply) - 1]

@@ -1,6 +1,6 @@
 """The program that measures a model in PyTorch: Tessera's engine, or transformers with the same weights.
 
-Each line of JSON on standard input names what to do, and is answered by one line of JSON on standard
+Each line of JSON on standard input is a request, answered by one line of JSON on standard
 output; `run_llama_cpp` is its counterpart.
 """
 
@@ -30,15 +30,15 @@ from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 from tessera.shelf import ModelSource
 
-CONTEXT_TOKENS = 8192  # or the model's own, where that is less
+CONTEXT_TOKENS = 8192  # or the model's own, if less
 MAX_SEQUENCES = 8
 PAD_ID = 11
-TRANSFORMERS_GUESSES = 10  # the number that its documentation uses
+TRANSFORMERS_GUESSES = 10  # as in its documentation
 QUESTION = "What is in the picture?"
 
 
 class Measured(Protocol):
-    """What each side can be asked to do."""
+    """The requests that each side answers."""
 
     def encode(self, side: int) -> dict[str, Any]:
         """Encode one grey square picture: seconds, and its tokens without the breaks between rows."""
@@ -50,7 +50,7 @@ class Measured(Protocol):
 
 
 class Tessera:
-    """The engine as it is in service, stepped by hand; and another, without look-up, over the same model."""
+    """The engine as in production, stepped by hand, and another without look-up over the same model."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         context = min(CONTEXT_TOKENS, loaded.config.max_seq_len)
@@ -58,7 +58,7 @@ class Tessera:
             "max_model_len": context,
             "max_num_seqs": MAX_SEQUENCES,
             "kv_cache_bytes": context * kv_bytes_per_token(loaded.config, loaded.model.dtype),
-            "enable_prefix_caching": False,  # every round asks the same; what the round before left must not help
+            "enable_prefix_caching": False,  # rounds repeat requests, and must not profit from the last one
         }
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._engines = {
@@ -71,7 +71,7 @@ class Tessera:
         }
 
     def facts(self) -> dict[str, Any]:
-        """The model's config, and what of its weights a step of the decoder reads."""
+        """Return the model's config, and the bytes of weights that a decoder step reads."""
         return {"config": self._model.config.to_params(), "step_bytes": step_bytes(self._model)}
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ class Tessera:
         return self._run([Prompt(tuple(prompt)) for prompt in prompts], new_tokens, lookup)
 
     def answer(self, side: int, new_tokens: int) -> dict[str, Any]:
-        """A whole chat about one picture, from the picture on; and the most memory that the process ever had."""
+        """Run a whole chat about one picture, starting from the picture; also returns the process's peak memory."""
         start = time.perf_counter()
         picture = Image(PILImage.new("RGB", (side, side), "grey"))
         image = prepare(load(picture), self._model.config.vision_encoder)
@@ -112,7 +112,7 @@ class Tessera:
 
 
 class Transformers:
-    """The same weights in the implementation that most people have."""
+    """The same weights in the most widely used implementation."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = peer_of(loaded.model)
@@ -145,7 +145,7 @@ class Transformers:
 
 
 class _Clock:
-    """Asked by transformers after each token whether to stop; it only notes the time."""
+    """A stopping criterion for transformers that only records the time of each token."""
 
     def __init__(self) -> None:
         self.times_s = [time.perf_counter()]

@@ -1,8 +1,8 @@
-"""`tessera bench`: from a model, or none, and the names of peers to tables.
+"""`tessera bench`: turns an optional model and the names of peers into tables.
 
-Without a model, random ones of true widths are written, of as many layers as asked for: for transformers in
+Without a model, random ones of true widths and the requested layers are written: for transformers in
 bfloat16, for llama.cpp the same numbers in our packed folder and in its own files. A given model is one
-that both read: a folder in bfloat16, or a GGUF file.
+readable by both: a folder in bfloat16, or a GGUF file.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ ANSWER_TOKENS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a bench is to do."""
+    """The options of a bench."""
 
     model: str | None = None  # None: random weights
-    mmproj: Path | None = None  # of a model that is a GGUF file
+    mmproj: Path | None = None  # for a GGUF model
     peers: tuple[Peer, ...] = ()
     widths: str = "12b"
     layers: int = 4
     vision_layers: int = 4
-    bits: int = 4  # of random weights; beside transformers always 16
+    bits: int = 4  # of random weights; always 16 against transformers
     rounds: int = 3
     threads: int = field(default_factory=torch.get_num_threads)
-    folder: Path | None = None  # where random weights are kept for another time; None: nowhere
+    folder: Path | None = None  # keeps random weights for later runs; None: nowhere
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One chat about one picture, in a process that did nothing before."""
+    """One chat about one picture, in a fresh process."""
 
     side: int
     prompt_tokens: int
     seconds: float
-    peak_bytes: int  # of the process, its libraries included
+    peak_bytes: int  # of the process, including its libraries
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Sides, ours first, that were measured on the same weights."""
+    """Sides measured on the same weights, ours first."""
 
     title: str
     sides: tuple[str, ...]
@@ -84,7 +84,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a bench: the machine, its limits at the start and at the end, the contests."""
+    """A whole bench: the machine, its limits at the start and end, and the contests."""
 
     machine: str
     limits: tuple[Limits, Limits]
@@ -101,14 +101,14 @@ class Report:
 
 
 def run(plan: Plan, note: Callable[[str], None]) -> Report:
-    """Measure, in minutes to an hour; `note` is told what is done.
+    """Measure, in minutes to an hour; `note` receives progress messages.
 
-    Raises UsageError, and MissingExtraError before anything is written for a peer that is not installed.
+    Raises UsageError, and MissingExtraError for a peer that is not installed before anything is written.
     """
     for peer in plan.peers:
         _check_installed(peer)
         if plan.model:
-            _given_files(plan, peer)  # refused before another peer was measured for an hour
+            _given_files(plan, peer)  # refused before another peer is measured for an hour
     torch.set_num_threads(plan.threads)
     before = measure_limits()
     with ExitStack() as stack:
@@ -158,7 +158,7 @@ def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
 
 
 def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]:
-    """What our side reads, and what the peer's does: the same."""
+    """The same given files for our side and the peer's."""
     path = find_model(plan.model or "")
     checkpoint = open_checkpoint(path, plan.mmproj)
     if peer == "llama.cpp" and checkpoint.layout != "gguf":
@@ -172,7 +172,7 @@ def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]
 def _random_files(
     plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], None]
 ) -> tuple[list[Path], list[Path]]:
-    """The same of random weights, written where they are not there yet."""
+    """The files of random weights for both sides, written if missing."""
     bits = 16 if peer == "transformers" else plan.bits
     config, tokenizer = widths(plan.widths)
     config = with_layers(config, plan.layers, plan.vision_layers)

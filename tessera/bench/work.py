@@ -1,4 +1,4 @@
-"""The least that a piece of work takes, counted from the shapes: operations, and bytes that are read."""
+"""Minimum work of a computation, counted from the shapes: operations, and bytes read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def layer_parameters(config: ModelConfig) -> int:
 
 
 def decoder_flops(config: ModelConfig, tokens: int, pairs: int, logits: int) -> float:
-    """Operations of `tokens` in `pairs` of a token and one that it sees, and of `logits` rows of logits."""
+    """Operations for `tokens`, `pairs` of a token and one that it sees, and `logits` rows of logits."""
     attention = 4 * config.n_layers * config.n_heads * config.head_dim * pairs
     return 2.0 * (layer_parameters(config) * tokens + config.vocab_size * config.dim * logits) + attention
 
 
 def encode_flops(config: ModelConfig, side: int, pictures: int = 1) -> float:
-    """Operations of square pictures of `side` pixels through encoder and adapter; each attends to itself."""
+    """Operations for square pictures of `side` pixels in encoder and adapter; each attends to itself."""
     vision = config.vision_encoder
     patches = (side // vision.patch_size) ** 2
     width, hidden = vision.hidden_size, vision.intermediate_size
@@ -35,7 +35,7 @@ def encode_flops(config: ModelConfig, side: int, pictures: int = 1) -> float:
 
 
 def prefill_flops(config: ModelConfig, tokens: int) -> float:
-    """Operations of a prompt whose last token alone has logits; each token sees half of it on average."""
+    """Operations for a prompt with logits for the last token only; each token sees half of it on average."""
     return decoder_flops(config, tokens, tokens * tokens // 2, 1)
 
 

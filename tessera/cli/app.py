@@ -1,4 +1,4 @@
-"""The commands' names, options and help; what they do is in a file of each, imported on use.
+"""Command names, options and help; each command's work is in its own file, imported on use.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
 2 wrong usage, 130 interrupted. `--help` imports neither torch nor any model code.
@@ -58,7 +58,7 @@ def root(
     """Ask questions about pictures with Pixtral, on your own machine."""
 
 
-# The server's flags are made from its settings, which are imported only when they are wanted.
+# The server's flags are made from its settings, which are imported only when needed.
 LATE = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -159,7 +159,7 @@ def chat(
     run_chat(session, image, system, params)
 
 
-# After this file's commands, in this order, as `tessera --help` shows them.
+# Listed after this file's commands, in this order, in `tessera --help`.
 app.add_typer(models)
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")
@@ -168,19 +168,19 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line and end the process with the right exit code."""
-    if sys.stdout is None and sys.argv[1:2] != ["serve"]:  # a server needs none, and elsewhere the result would be lost
+    if sys.stdout is None and sys.argv[1:2] != ["serve"]:  # a server needs none; others would lose their result
         _fail(CLOSED, 1)
     try:
         code = app(prog_name="tessera", standalone_mode=False)
         if sys.stdout is not None:
-            sys.stdout.flush()  # now, where a full disk or a reader that has gone is told of
+            sys.stdout.flush()  # now, while a full disk or a closed pipe can still be reported
         sys.exit(code if isinstance(code, int) else 0)
     except TesseraError as error:
         _fail(_in_flags(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader has what it wanted; keep Python from complaining about the rest at exit.
+        # The reader has closed the pipe; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
@@ -199,7 +199,7 @@ def _fail_parsing(error: Any) -> NoReturn:
 
 
 def _in_flags(error: TesseraError) -> str:
-    if sys.argv[1:2] and sys.argv[1] in ("serve", "config"):  # their settings' names are their flags'
+    if sys.argv[1:2] and sys.argv[1] in ("serve", "config"):  # their settings and flags share names
         return str(error)
     from tessera.cli.session import in_flags
 
@@ -210,7 +210,7 @@ def _in_file_words(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else "the output could not be written: "
         with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the rest is tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes the rest again at exit
         return f"{where}no space is left on the disk; free some, or write elsewhere."
     if error.filename is None or not error.strerror:
         return _unexpected(error)
@@ -222,7 +222,7 @@ def _in_file_words(error: OSError) -> str:
 
 
 def _file_in(path: str) -> Path | None:
-    """What of a path is there already and no folder."""
+    """The first part of a path that exists and is not a folder."""
     return next((each for each in (Path(path), *Path(path).parents) if each.exists() and not each.is_dir()), None)
 
 

@@ -1,4 +1,4 @@
-"""The commands of `tessera bench`; what they do is in `cli.bench`."""
+"""The commands of `tessera bench`; `cli.bench` does the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ bench = typer.Typer(cls=Group, help="Measure this machine, Tessera on it, and pe
 
 
 class Peer(StrEnum):
-    """What `bench` measures beside Tessera."""
+    """Programs that `bench` compares with Tessera."""
 
     transformers = "transformers"
     llama_cpp = "llama.cpp"

@@ -1,4 +1,4 @@
-"""The commands about models: what is here, getting, rewriting and shrinking them, and what they need."""
+"""The commands about models: list, download, convert and quantize them, and show what they need."""
 
 from __future__ import annotations
 

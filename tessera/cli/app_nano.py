@@ -1,4 +1,4 @@
-"""The commands of `tessera nano`; what they do is in `cli.nano`."""
+"""The commands of `tessera nano`; `cli.nano` does the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ nano = typer.Typer(
 
 
 class Reader(StrEnum):
-    """Whom `nano eval` measures beside nano."""
+    """Programs that `nano eval` compares with nano."""
 
     tesseract = "tesseract"
 

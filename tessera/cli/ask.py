@@ -1,6 +1,6 @@
-"""`tessera ask`: one question, one streamed answer or one JSON object; the exchange is kept, so that it may go on.
+"""`tessera ask`: one question, one streamed answer or JSON object; the exchange is saved, so it can be resumed.
 
-Words that name pictures are pictures wherever they stand, and the one other word is the question.
+Arguments that name pictures are pictures wherever they stand; the one other argument is the question.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPLICE_F_NONBLOCK = 2
 
 @dataclass(frozen=True)
 class Answering:
-    """How the answer is shown, and where the exchange is kept; no file: nowhere."""
+    """How the answer is shown, and where the exchange is saved (no file: nowhere)."""
 
     as_json: bool
     log: Path | None
@@ -78,7 +78,7 @@ def run_ask(
 
 
 def question_and_pictures(words: Sequence[str], sources: Sequence[str]) -> tuple[str, list[str]]:
-    """The question, from the words or from standard input, and the pictures in their order; raises UsageError."""
+    """Return the question, from the arguments or standard input, and the pictures in order; raises UsageError."""
     pictures = [*sources, *(word for word in words if word != "-" and names_picture(word))]
     rest = [word for word in words if word == "-" or not names_picture(word)]
     if len(rest) > 1:
@@ -104,12 +104,12 @@ def question_and_pictures(words: Sequence[str], sources: Sequence[str]) -> tuple
 def _is_folder(word: str) -> bool:
     try:
         return Path(word).is_dir()
-    except (OSError, ValueError):  # too long for a path, or with a NUL in it
+    except (OSError, ValueError):  # too long for a path, or contains NUL
         return False
 
 
 def grammar_of(schema: str | None, choices: Sequence[str], regex: str | None) -> Grammar | None:
-    """What --schema, --choice or --regex ask for; raises UsageError."""
+    """Build the grammar for --schema, --choice or --regex; raises UsageError."""
     given = [f"--{name}" for name, value in (("schema", schema), ("choice", choices), ("regex", regex)) if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} both say what the reply must look like; keep one.")
@@ -139,7 +139,7 @@ def _schema_text(schema: str) -> str:
 
 
 def _begun(answering: Answering, session: Session) -> tuple[Conversation, Session]:
-    """The conversation, and the session with its model; an earlier one goes on with the model that it had."""
+    """Return the conversation and the session with its model; a resumed one keeps its model."""
     if not answering.continues:
         return Conversation(session.model), session
     if answering.log is None:
@@ -150,7 +150,7 @@ def _begun(answering: Answering, session: Session) -> tuple[Conversation, Sessio
 
 
 def _written(session: Session, model: Any, messages: list[Any], wanted: Any) -> list[Delta]:
-    """Write the reply as it comes, and end its line whatever happens; returns its pieces."""
+    """Write the reply as it arrives, and always end its line; returns its pieces."""
     deltas: list[Delta] = []
     try:
         for delta in session.stream(model, messages, wanted):
@@ -164,7 +164,7 @@ def _written(session: Session, model: Any, messages: list[Any], wanted: Any) -> 
 
 
 def _keep(session: Session, file: Path, conversation: Conversation, exchange: list[dict[str, Any]]) -> None:
-    """Keep the exchange; where nobody asked for it, a disk that refuses is worth a note only."""
+    """Save the exchange; unless it was requested, a failing disk is worth only a note."""
     try:
         keep(file, conversation, exchange)
     except HistoryError as error:
@@ -183,9 +183,9 @@ def _read_question() -> str:
 
 
 def _holds_unread_picture() -> bool:
-    """Whether a pipe or file on standard input begins like a picture; takes no byte from it.
+    """Return True if a pipe or file on standard input begins like a picture; consumes no byte.
 
-    A loop may feed several commands from one standard input, so it is looked at and never read.
+    A loop may feed several commands from one standard input, so it is peeked at and never read.
     """
     try:
         number = sys.stdin.fileno()
@@ -200,7 +200,7 @@ def _holds_unread_picture() -> bool:
 
 
 def _peek(pipe: int) -> bytes:
-    """The first bytes that wait in a pipe, on Linux, which can copy them into another pipe; elsewhere none."""
+    """Return a pipe's first bytes on Linux, which can copy them into another pipe; elsewhere none."""
     tee = getattr(ctypes.CDLL(None), "tee", None)
     if tee is None:
         return b""
@@ -229,7 +229,7 @@ def _share(logprob: float | None) -> str:
 
 
 def completion_to_dict(completion: Completion) -> dict[str, Any]:
-    """The fields of `--json`; log-probabilities only where they were asked for."""
+    """Build the fields of `--json`; log-probabilities only if requested."""
     fields: dict[str, Any] = {
         "text": completion.text,
         "usage": asdict(completion.usage),

@@ -1,4 +1,4 @@
-"""`tessera bench`: measurements on standard output, what is going on meanwhile on standard error."""
+"""`tessera bench`: measurements on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tessera.bench.suite import Peer, Plan, run
 from tessera.cli.parser import check_target
 from tessera.errors import UsageError
 
-# What of a Plan says which random weights are measured.
+# The fields of a Plan that choose the random weights.
 OF_RANDOM_WEIGHTS = ("layers", "vision_layers", "bits", "widths", "folder")
 
 
 def run_bench(
     options: Mapping[str, Any], peers: Sequence[Peer], json_file: Path | None, plot_file: Path | None, *, quiet: bool
 ) -> None:
-    """Measure by a Plan's fields, of which None leaves the default."""
+    """Measure by a Plan's fields; None leaves the default."""
     _check(options, json_file, plot_file)
     plan = Plan(peers=tuple(peers), **{name: value for name, value in options.items() if value is not None})
 
@@ -38,7 +38,7 @@ def run_bench(
 
 
 def _check(options: Mapping[str, Any], json_file: Path | None, plot_file: Path | None) -> None:
-    """Refuse what would be ignored, or fail only when all is measured."""
+    """Refuse options that would be ignored, or would fail only after measuring."""
     model, random = options["model"], [name for name in OF_RANDOM_WEIGHTS if options[name] is not None]
     if model is not None and random:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in random)

@@ -1,7 +1,7 @@
 """`tessera chat`: a conversation in the terminal; every turn sees all pictures and turns before it.
 
-A line that begins with a slash is a command, and what answers it is said whatever --quiet says. Nothing is
-dropped to make room: a full context is told of, with the commands that make room.
+A line that begins with a slash is a command, answered even with --quiet. Nothing is
+dropped to make room: a full context is reported, with the commands that free some.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOM = "/drop takes back a waiting picture, /reset starts over; nothing was drop
 
 @dataclass
 class Talk:
-    """What has been said, and the pictures that wait for the next question."""
+    """The conversation so far, and the pictures for the next question."""
 
     session: Session
     model: ChatModel
@@ -76,7 +76,7 @@ def run_chat(session: Session, sources: list[str], system: str | None, params: M
 
 
 def _obey(talk: Talk, line: str) -> None:
-    """Do what a line with a slash says; a mistake in it is told and ends nothing."""
+    """Run a slash command; a mistake in it is reported and ends nothing."""
     name, _, argument = line.partition(" ")
     actions: dict[str, Callable[[Talk, str], str]] = {
         "/image": _add, "/drop": _drop, "/system": _set_system, "/save": _save,
@@ -96,7 +96,7 @@ def _add(talk: Talk, argument: str) -> str:
         return f"waiting: {', '.join(names)}" if names else "no pictures wait; /image PATH adds one"
     added = []
     for source in typed_paths(argument):
-        # A wrong path must not fail every turn after it: only what could be read waits.
+        # A wrong path must not fail every later turn: only readable pictures are kept.
         picture = talk.session.picture(source)
         talk.pending.append(picture)
         added.append(f"{_name(picture)}{_cost(talk.model, picture)}")
@@ -104,12 +104,12 @@ def _add(talk: Talk, argument: str) -> str:
 
 
 def typed_paths(text: str) -> list[str]:
-    """Paths as they are typed, or dropped on a terminal: quoted, escaped, below ~, or plain with spaces in them."""
+    """Parse paths typed or dropped on a terminal: quoted, escaped, below ~, or plain with spaces."""
     if Path(text).expanduser().is_file():
         return [str(Path(text).expanduser())]
     try:
         words = shlex.split(text)
-    except ValueError:  # a quote without its partner belongs to the name
+    except ValueError:  # an unmatched quote is part of the name
         words = [text]
     if len(words) > 1 and not any(sign in text for sign in "'\"\\") and not all(map(_is_source, words)):
         words = [text]
@@ -172,7 +172,7 @@ def _name(picture: Picture) -> str:
 
 
 def _cost(model: ChatModel, picture: Picture) -> str:
-    """Example: ", 234 tokens"; nothing for a model that is not in this process."""
+    """Example: ", 234 tokens"; empty for a model outside this process."""
     from tessera.images import grid_of, token_count
     from tessera.llm import LLM
 
@@ -188,11 +188,11 @@ def _count(pictures: int) -> str:
 
 
 def _read_line(session: Session, again: bool = False) -> str | None:
-    """The next line, None at the end. To a person the prompt shows, and the first Ctrl-C drops the line only."""
+    """Read the next line, None at the end. A terminal shows a prompt, and the first Ctrl-C only drops the line."""
     person = sys.stdin.isatty()
     try:
         if person and sys.stdout.isatty():
-            return input(PROMPT)  # readline must know where the line begins, or its editing overwrites the prompt
+            return input(PROMPT)  # readline must know the prompt, or editing overwrites it
         if person:
             print(PROMPT, end="", file=sys.stderr, flush=True)
         return input()
@@ -209,10 +209,10 @@ def _read_line(session: Session, again: bool = False) -> str | None:
 
 
 def _edit_lines() -> None:
-    """Editing, history, and Tab for commands and paths, where this Python has readline."""
+    """Enable editing, history, and Tab for commands and paths if this Python has readline."""
     try:
         import readline
-    except ImportError:  # Python on Windows has none; lines can be typed without
+    except ImportError:  # Python on Windows has none; plain input works without it
         return
 
     def complete(text: str, state: int) -> str | None:
@@ -225,7 +225,7 @@ def _edit_lines() -> None:
 
 
 def completions(line: str, word: str) -> list[str]:
-    """What Tab offers for the word at the end of a line: commands at its beginning, paths after /image and /save."""
+    """Complete the last word of a line: commands at its beginning, paths after /image and /save."""
     if line == word:
         return [f"{name} " for name in COMMANDS if name.startswith(word)] if word.startswith("/") else []
     if not line.startswith(("/image ", "/save ")):
@@ -245,7 +245,7 @@ def _escaped(name: str) -> str:
 
 
 def _answer(talk: Talk, question: str) -> None:
-    """Stream one reply and keep the turn; a turn that fails is not kept, so it can be tried again."""
+    """Stream one reply and keep the turn; a failed turn is not kept, so it can be retried."""
     asked = [*talk.messages, user_message(question, talk.pending)]
     reply = ""
     try:

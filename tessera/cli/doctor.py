@@ -1,6 +1,6 @@
-"""`tessera doctor`: this machine, and what of the Pixtral family it can run, before anything is downloaded.
+"""`tessera doctor`: this machine, and the Pixtral models it can run, before anything is downloaded.
 
-The numbers are those of `tessera.fit`; here they become tables, the way to the best model, and a report for programs.
+`tessera.fit` computes the numbers; here they become tables, the way to the best model, and a report for programs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from tessera.quantize.plan import SCHEMES
 from tessera.shelf import quantized_name
 
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-LABEL, CELL = 31, 16  # characters of a table's first column and of each other: 79 in all
-TESTED_TORCH = (2, 13)  # as constraints.txt pins it
+LABEL, CELL = 31, 16  # characters in a table's first column and in each other one: 79 in all
+TESTED_TORCH = (2, 13)  # as pinned in constraints.txt
 LEGEND = (
     "For one chat of each length on {}: total memory and the highest possible speed (memory bandwidth / bytes read per "
     "token), or how much memory is missing. KV is the key/value cache. Nano, which is bundled, runs anywhere."
@@ -90,7 +90,7 @@ def run_doctor(*, as_json: bool = False) -> None:
 
 
 def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[str]:
-    """What runs best here, and the commands that lead there; the last lines."""
+    """The last lines: what runs best here, and the commands to get it."""
     config = FAMILY[RECOMMENDED]
     found = best(config, devices)
     if found is None:
@@ -133,7 +133,7 @@ def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[st
 
 
 def report(devices: Sequence[Device], rates: Mapping[str, float]) -> dict[str, Any]:
-    """The tables and the conclusion, for programs."""
+    """Build the tables and the conclusion for programs."""
     costs = {bits: quantizing(FAMILY[RECOMMENDED], bits, rates) for bits in SCHEMES}
     found = best(FAMILY[RECOMMENDED], devices)
     return {
@@ -190,7 +190,7 @@ def _duration(seconds: float) -> str:
 
 
 def table(name: str, config: ModelConfig, device: Device) -> list[str]:
-    """The lines about one model: a row for each precision of weights and cache, a column for each context."""
+    """The table of one model: a row for each precision of weights and cache, a column for each context."""
     lines = [f"{name:<{LABEL}}" + "".join(f"{label + ' tokens':>{CELL}}" for label in CONTEXTS)]
     for precision, bits in precisions(device).items():
         weights = weights_of(config, bits)
@@ -210,7 +210,7 @@ def cell(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype
 
 
 def slowdowns(path: str, torch_version: str, without_kernels: Mapping[str, str]) -> list[str]:
-    """What makes this machine slower than it could be, a line each; of GPUs `without_kernels`, by name, why."""
+    """Reasons why this machine is slower than it could be, one per line; `without_kernels` maps GPUs to reasons."""
     found = []
     if path == "torch":
         found.append("many times with weights of 4 and 8 bits: without kernels they are dequantized for every product")
@@ -237,7 +237,7 @@ def _threads() -> str:
 
 
 def _cores() -> int:
-    # Not every system tells which of its cores a process may use.
+    # Not every system reports which cores a process may use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

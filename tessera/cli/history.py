@@ -1,7 +1,7 @@
-"""Conversations that outlive the process: JSON lines in the user's data folder, or in a file of the user's choice.
+"""Saved conversations: JSON lines in the user's data folder or in a chosen file.
 
-Each line is one exchange, with the number of its conversation, the model, and the messages in OpenAI's shape.
-Pictures are kept by their paths and URLs, and only those of standard input by their data.
+Each line is one exchange, with its conversation's number, the model, and the messages in OpenAI's format.
+Pictures are stored as paths and URLs, and only those from standard input as data.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NAME = "conversations.jsonl"
 
 
 class HistoryError(TesseraError):
-    """A conversation that could not be kept, or is not there."""
+    """A conversation that could not be saved or found."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What has been said so far, and to which model; `model` is None for the bundled one."""
+    """A conversation so far, and its model; `model` is None for the bundled one."""
 
     model: str | None = None
     messages: tuple[dict[str, Any], ...] = ()
@@ -40,13 +40,13 @@ def default_file() -> Path:
 
 
 def kept_turn(text: str, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """A turn of the user as it is kept."""
+    """A user turn in stored form."""
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture.kept}} for picture in pictures]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
 def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, Any]]) -> None:
-    """Add an exchange to the file, which only its owner may read; raises HistoryError."""
+    """Append an exchange to the file, which only its owner may read; raises HistoryError."""
     line = {
         "conversation": conversation.id,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -66,7 +66,7 @@ def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, An
 
 
 def last(file: Path) -> Conversation:
-    """The conversation of the file's last exchange; raises HistoryError."""
+    """Load the conversation of the file's last exchange; raises HistoryError."""
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError as error:

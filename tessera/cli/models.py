@@ -1,6 +1,6 @@
-"""`tessera list` and `tessera rm`: the models on this machine, wherever they came from.
+"""`tessera list` and `tessera rm`: the models on this machine, from any source.
 
-Nano is bundled, the hub's cache holds what was downloaded, and the data folder what `quantize` made.
+Nano is bundled, the hub's cache holds downloaded models, and the data folder those made by `quantize`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DTYPE_BITS = {"float32": "32", "bfloat16": "16", "float16": "16"}
 
 @dataclass(frozen=True)
 class Listed:
-    """A model on this machine; one that is not whole has no bits, and `problem` says why."""
+    """A model on this machine; an incomplete one has no bits, and `problem` says why."""
 
     name: str
     bits: str
@@ -49,7 +49,7 @@ def run_list(*, as_json: bool) -> None:
 
 
 def listed() -> Iterator[Listed]:
-    """Nano, what was made here, and what was downloaded, each in the order of names."""
+    """Yield nano, models made here, and downloaded ones, each group sorted by name."""
     yield _look(BUNDLED, BUNDLED_FOLDER)
     for folder in sorted(made_models().glob("*")):
         if folder.is_dir():
@@ -65,7 +65,7 @@ def listed() -> Iterator[Listed]:
 
 
 def run_rm(name: str, *, yes: bool) -> None:
-    """Delete a model that `download` or `quantize` put in its own place, after a question."""
+    """Delete a model that `download` or `quantize` put in its default place, after confirmation."""
     folder = _deletable(name)
     size = _size(_bytes_below(folder))
     if not yes:
@@ -102,7 +102,7 @@ def _look(name: str, path: Path) -> Listed:
 
 
 def _bits(summary: ModelSummary) -> str:
-    """Of most of its matrices."""
+    """The bits of most of its matrices."""
     if not summary.quantized:
         return DTYPE_BITS.get(summary.dtype, summary.dtype)
     scheme = max(summary.quantized, key=lambda name: summary.quantized[name])
@@ -110,7 +110,7 @@ def _bits(summary: ModelSummary) -> str:
 
 
 def _bytes_below(path: Path) -> int:
-    """Of all files; the hub's cache has each once, and links to it."""
+    """The total size of all files; the hub's cache stores each once, with links to it."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

@@ -32,7 +32,7 @@ def run_fonts(out: Path | None, debs: Path | None) -> None:
 
 
 def run_draw(out: Path, count: int, seed: int) -> None:
-    """Pages of one picture, each with one of its questions."""
+    """Write pages of one picture, each with one of its questions."""
     from random import Random
 
     from tessera.nano.pictures.mix import MIXED, draw_page
@@ -57,7 +57,7 @@ def run_train(out: Path, seconds: float | None, workers: int, processes: int, de
     from tessera.nano.recipe import Recipe
     from tessera.nano.train import train
 
-    faces()  # What is missing is told here, before any worker draws.
+    faces()  # Report missing typefaces here, before any worker draws.
     check_icons()
     limit = float("inf") if seconds is None else seconds
     train(out, Recipe(), device=device, workers=workers, processes=processes, seconds=limit, log=_log)
@@ -65,7 +65,7 @@ def run_train(out: Path, seconds: float | None, workers: int, processes: int, de
 
 
 def _log(line: str) -> None:
-    # A function of the module, because training in several processes sends it to them.
+    # At module level, because training pickles it for several processes.
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, each defined once, and those by which a command opens a model."""
+"""Options shared by several commands, each defined once, and the options that open a model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
-# What a session is made from, and the defaults. The first stand after a command's pictures, the others last.
+# A Session's options and defaults. The first group follows a command's pictures, the other comes last.
 NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None)}
 OPENING: dict[str, tuple[Any, Any]] = {
     "dtype": (Dtype, "auto"),
@@ -77,7 +77,7 @@ OPENING: dict[str, tuple[Any, Any]] = {
 
 
 def opens_session(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a Session, and their values as one: its first parameter, `session`."""
+    """Add a Session's options to a command, which gets them as its first parameter, `session`."""
     session, *own = inspect.signature(command).parameters.values()
     hints = get_type_hints(command, localns={session.annotation: object}, include_extras=True)
     after = 1 + [parameter.name for parameter in own].index("image")
@@ -91,7 +91,7 @@ def opens_session(command: Callable[..., None]) -> Callable[..., None]:
         given = {name: values.pop(name) for name in (*NAMING, *OPENING)}
         command(_session(**given), **values)
 
-    # Typer reads both, and `wraps` points it to the command that has neither.
+    # Typer reads both, and `wraps` would point it to the command, which has neither.
     with_session.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_session.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del with_session.__wrapped__
@@ -108,7 +108,7 @@ def _session(model: str | None, **given: Any) -> Any:
 
 
 def check_options(given: Mapping[str, Any]) -> None:
-    """Raise UsageError for an option about a model on this machine, where a server is asked."""
+    """Raise UsageError for a local model's option if a server is used."""
     local = ("mmproj", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size")
     defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
     for name in local:

@@ -1,6 +1,6 @@
-"""How this command line reads its words, and what it says of those that it cannot take: one sentence, as elsewhere.
+"""Command-line parsing and its error messages: one sentence each, as elsewhere.
 
-Typer's own parser does the work. Here several pictures may follow one -i, values are called TEXT, NUMBER and PATH,
+Typer's own parser does the work. Here one -i takes several pictures, values are called TEXT, NUMBER and PATH,
 and its errors name the value and the way out.
 """
 
@@ -20,7 +20,7 @@ PICTURE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".pdf"
 }  # fmt: skip
 PICTURE_SCHEMES = ("http://", "https://", "file://", "data:")
-# What people type who come from elsewhere, and what does it here.
+# Commands of other programs, and their equivalents here.
 ELSEWHERE = {
     "run": "`tessera ask QUESTION -i PICTURE` answers once, `tessera chat` talks, `tessera serve` serves",
     "pull": "`tessera download NAME` gets a model",
@@ -40,17 +40,17 @@ KINDS = {"NUMBER": "a number", "COUNT": "a whole number", "PATH": "a path"}
 
 
 def names_picture(word: str) -> bool:
-    """Whether a word on the command line is a picture: a file, a URL, or a name that ends like a picture's."""
+    """Return True if an argument is a picture: a file, a URL, or a name with a picture's suffix."""
     if word.startswith(PICTURE_SCHEMES):
         return not any(sign.isspace() for sign in word)
     try:
         return Path(word).is_file() or (Path(word).suffix.lower() in PICTURE_SUFFIXES and " " not in word)
-    except (OSError, ValueError):  # too long for a path, or with a NUL in it
+    except (OSError, ValueError):  # too long for a path, or contains NUL
         return False
 
 
 def spread(words: Sequence[str]) -> Iterator[str]:
-    """The words with -i before each picture. Example: -i a.png b.png becomes -i a.png -i b.png."""
+    """Put -i before each picture. Example: -i a.png b.png becomes -i a.png -i b.png."""
     follows = expected = False
     for word in words:
         if expected:
@@ -65,7 +65,7 @@ def spread(words: Sequence[str]) -> Iterator[str]:
 
 
 def check_target(option: str, file: Path) -> None:
-    """Refuse a file that could not be written, before the work whose result it is to hold; raises UsageError."""
+    """Refuse an unwritable output file before the work begins; raises UsageError."""
     if file.is_dir():
         raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
     if not file.absolute().parent.is_dir():
@@ -80,10 +80,10 @@ class PicturesCommand(TyperCommand):
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose flags are made from the server's settings, which are imported when they run or are completed."""
+    """A command with flags made from the server's settings, which are imported when it runs or is completed."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        if not extra.get("resilient_parsing"):  # which is how a completion reads the words before it
+        if not extra.get("resilient_parsing"):  # set while completion parses the preceding words
             return super().make_context(info_name, args, parent, **extra)
         from tessera.cli.serve import made_command, spelled_out
 
@@ -91,7 +91,7 @@ class SettingsCommand(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group that knows other programs' commands by their names, and lets its main function tell of errors."""
+    """A group that recognizes other programs' commands, and leaves errors to its main function."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -106,7 +106,7 @@ class Group(TyperGroup):
 
 
 def name_values(parameters: Sequence[Any]) -> None:
-    """Call what an option takes TEXT, NUMBER, COUNT or PATH; a flag takes nothing, and an argument has its own name."""
+    """Name an option's value TEXT, NUMBER, COUNT or PATH; a flag has none, and an argument has its own name."""
     for parameter in parameters:
         if parameter.param_type_name == "argument":
             parameter.display_type_rich = lambda ctx: None
@@ -132,9 +132,9 @@ def _choices(parameter: Any) -> Sequence[str]:
 
 
 def in_our_words(error: Any, arguments: Sequence[str]) -> str:
-    """A parser's error as one sentence with the value in it and the way out.
+    """Reword a parser error as one sentence with the value and the way out.
 
-    The parser's classes are told by their names: Typer has them in one place or another, by its version.
+    The parser's classes are matched by name: their module depends on Typer's version.
     """
     kind, path = type(error).__name__, getattr(getattr(error, "ctx", None), "command_path", "tessera")
     help_text = f"`{path} --help` lists what there is"
@@ -179,7 +179,7 @@ def _wrong_value(error: Any, arguments: Sequence[str]) -> str:
 
 
 def _given(parameter: Any, arguments: Sequence[str]) -> str | None:
-    """The last value that the command line gives an option."""
+    """The last value of an option on the command line."""
     found = None
     for place, word in enumerate(arguments):
         flag, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""`tessera ps`: how a running server is, from the addresses that it has for programs: /health, /v1/models, /metrics."""
+"""`tessera ps`: the state of a running server, from /health, /v1/models and /metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_ps(url: str, api_key: str | None, *, as_json: bool) -> None:
 
 
 def server_state(url: str, api_key: str) -> dict[str, Any]:
-    """What the server says of itself; raises FetchError where there is none, or it wants a key."""
+    """Query the server's state; raises FetchError if there is no server, or it requires a key."""
     health, _ = _get(f"{url}/health", "")
     status, models = _get(f"{url}/v1/models", api_key)
     if status in (401, 403):
@@ -46,7 +46,7 @@ def server_state(url: str, api_key: str) -> dict[str, Any]:
 
 
 def gauges(metrics: str) -> Mapping[str, float]:
-    """The values that are shown, from Prometheus' text."""
+    """Parse the displayed values from Prometheus' text."""
     found = {}
     for name in GAUGES:
         if match := re.search(rf"^tessera:{name}(?:\{{[^}}]*\}})? (\S+)$", metrics, re.MULTILINE):

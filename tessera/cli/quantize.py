@@ -1,4 +1,4 @@
-"""`tessera quantize`: write a model in fewer bits, and say for every layer what that changed."""
+"""`tessera quantize`: write a model in fewer bits, and report the error of every layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_quantize(
 
     folder = find_model(source)
     name = quantized_name(source, options.bits)
-    is_named = destination is None  # by a short name, which -m takes
+    is_named = destination is None  # by a short name that -m accepts
     destination = made_models() / name if destination is None else destination
     destination.parent.mkdir(parents=True, exist_ok=True)
     quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)

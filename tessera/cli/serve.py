@@ -28,7 +28,7 @@ def run_serve(arguments: list[str]) -> None:
     def serve(settings: Settings, origins: Mapping[str, str]) -> None:
         from tessera.server.listen import bind
 
-        sockets = bind(settings)  # a taken port shows at once, not after the seconds that the next import takes
+        sockets = bind(settings)  # report a port in use at once, not after the seconds of the next import
         from tessera.server.run import serve
 
         if origins["model"] == "default":
@@ -53,7 +53,7 @@ def run_config_show(arguments: list[str]) -> None:
 
 
 def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
-    """Parse the flags as the rest of the command line is parsed, resolve the settings, and act on them."""
+    """Parse the flags like the rest of the command line, resolve the settings, and act on them."""
     topics = [each.removeprefix(TOPIC) for each in arguments if each.startswith(TOPIC)]
     if topics:
         print("\n\n".join(help_on(topic) for topic in topics))
@@ -62,7 +62,7 @@ def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
 
 
 def made_command() -> Any:
-    """The command with every flag, for the shell to complete; it does nothing."""
+    """Build a no-op command with every flag, for shell completion."""
     return typer.main.get_command(_app("", lambda settings, origins: None))
 
 
@@ -98,7 +98,7 @@ def _app(text: str, action: Action) -> typer.Typer:
 
 
 def help_on(topic: str) -> str:
-    """The settings whose name, heading or description has the word; raises UsageError where none has."""
+    """Show the settings whose name, heading or description contains the word; raises UsageError if none does."""
     word = topic.strip().lower().lstrip("-").replace("-", "_")
     found = [
         (key, f"{field.description}{_default(field)}")
@@ -115,7 +115,7 @@ def help_on(topic: str) -> str:
 
 
 def spelled_out(arguments: Sequence[str]) -> Iterator[str]:
-    """Arguments as Typer takes them: dashes in names, and one value after each flag.
+    """Rewrite arguments for Typer: dashes in names, and one value after each flag.
 
     Example: --limit_mm_per_prompt 8 --api-key a b becomes --limit-mm-per-prompt 8 --api-key a --api-key b.
     """
@@ -141,7 +141,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _option(name: str, field: FieldInfo) -> Any:
-    """A flag that is None unless it is given; its text is checked where the settings are."""
+    """Make a flag that defaults to None; its text is checked with the settings."""
     details: dict[str, Any] = {
         "help": f"{field.description}{_default(field)}",
         "rich_help_panel": panel_of(name),
@@ -155,14 +155,14 @@ def _option(name: str, field: FieldInfo) -> Any:
 
 
 def _foreign(name: str, text: str) -> Any:
-    details: dict[str, Any] = {"help": text, "hidden": True}  # there are many, and `--help=vllm` shows them
+    details: dict[str, Any] = {"help": text, "hidden": True}  # there are many; `--help=vllm` shows them
     if name in OPPOSITES or (name in FIXED and FIXED[name].is_switch):
         return _switch(name, details)
     return Annotated[str | None, typer.Option(*_names(name), metavar="VALUE", **details)]
 
 
 def foreign_names() -> Iterator[tuple[str, str]]:
-    """vLLM's names that are no settings here, and what they do."""
+    """Yield vLLM's names that are not settings here, and what they do."""
     for name, own in ALIASES.items():
         yield name, f"The same as {_flag(own)}."
     for name, own in OPPOSITES.items():

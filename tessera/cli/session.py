@@ -1,7 +1,7 @@
-"""What `ask` and `chat` share: the model behind the conversation, its pictures, and what is said on standard error.
+"""The session shared by `ask` and `chat`: the model, its pictures, and messages on standard error.
 
-A terminal also sees a line about loading and reading, which vanishes; a pipe never does. Errors that speak
-of the engine's settings are put into the words of this command line.
+A terminal also shows a transient line about loading and reading; a pipe never does. Errors that mention
+the engine's settings are reworded with this command line's flags.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ NANO_NOTE = (
     "using nano, the small bundled demo model (5M parameters): it reads charts, simple receipts and short "
     "printed text; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
 )
-TICK_S = 0.5  # between two looks at how far the reading is
+TICK_S = 0.5  # between two updates of the reading progress
 ERASE_LINE = "\r\x1b[K"
-# What the engine says of its settings, as a person says it who has this command line's flags.
+# The engine's wording about settings, and the wording with this command line's flags.
 FLAG_WORDS = (
     (r", use fewer or smaller pictures, or raise max_model_len", ", or use fewer or smaller pictures"),
     (r" \(max_model_len\)", ""),
@@ -47,7 +47,7 @@ FLAG_WORDS = (
 
 
 def in_flags(text: str) -> str:
-    """A sentence of the library's with this command line's flags in it."""
+    """Reword a library message with this command line's flags."""
     for pattern, flag in FLAG_WORDS:
         text = re.sub(pattern, flag, text)
     return re.sub(r"--(max|top|min)_([a-z]+)", r"--\1-\2", text)
@@ -55,7 +55,7 @@ def in_flags(text: str) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, read, and what names it once the process has ended: an absolute path, a URL, or its data."""
+    """A picture that was read, and its lasting name: an absolute path, a URL, or its data."""
 
     image: Image
     kept: str
@@ -63,11 +63,11 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How the user wants the model opened, and pictures read; `cli.options` makes it from a command's options."""
+    """How to open the model and read pictures; `cli.options` makes it from a command's options."""
 
     source: ModelSource
-    endpoint: str | None = None  # of a server that is asked instead
-    is_default: bool  # no model was named, so it is the bundled one, which is said once
+    endpoint: str | None = None  # of a server to use instead
+    is_default: bool  # no model was named, so the bundled one is used; reported once
     kv_cache_dtype: str
     max_image_pixels: int
     allow_private_addresses: bool
@@ -75,15 +75,15 @@ class Session:
 
     @property
     def model(self) -> str | None:
-        """The model's name, if one was given."""
+        """Return the model's name, if one was given."""
         return None if self.is_default else self.source.name
 
     def with_model(self, model: str | None) -> Session:
-        """The same with another model; of None, with the bundled one."""
+        """The same session with another model; None means the bundled one."""
         return replace(self, source=replace(self.source, name=model or BUNDLED), is_default=model is None)
 
     def open(self) -> ChatModel:
-        """Load the model; without a name the bundled one, which is said once. With an endpoint, ask its server."""
+        """Load the model; without a name, the bundled one, reported once. With an endpoint, use its server."""
         if self.endpoint is not None:
             from tessera.client import Client
 
@@ -109,7 +109,7 @@ class Session:
         return llm
 
     def picture(self, source: str) -> Picture:
-        """A picture as named on the command line, read now: a mistake shows before a large model is loaded.
+        """Read a picture named on the command line now, so that a mistake shows before a large model is loaded.
 
         `-` is standard input. Later turns see the same picture even if its file changes.
         """
@@ -125,7 +125,7 @@ class Session:
         return Picture(Image(load(Image(source), self.limits())), source if is_url else str(Path(source).absolute()))
 
     def stream(self, model: ChatModel, messages: list[Any], params: SamplingParams) -> Iterator[Delta]:
-        """The reply as it comes; until its first piece a terminal sees how much of the prompt is read."""
+        """Stream the reply; until its first piece a terminal shows how much of the prompt is read."""
         deltas = model.stream(messages, params)
         with self._status() as status, _watching(model, status):
             first = next(deltas, None)
@@ -156,7 +156,7 @@ class Session:
 
 
 class _Status:
-    """One line on a terminal that is written over, and gone at the end."""
+    """One terminal line that is overwritten, and cleared at the end."""
 
     def __init__(self, *, shows: bool) -> None:
         self.shows = shows
@@ -177,7 +177,7 @@ class _Status:
 
 @contextmanager
 def _watching(model: ChatModel, status: _Status) -> Iterator[None]:
-    """Show every while how far the model has read, from a thread of its own, as the caller waits for the reply."""
+    """Show the reading progress from a separate thread while the caller waits for the reply."""
     from tessera.llm import LLM
 
     if not status.shows or not isinstance(model, LLM):
@@ -211,7 +211,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def stopping_is_said() -> Iterator[None]:
-    """Answer Ctrl-C at once: what it interrupts may take seconds to come to its end."""
+    """Acknowledge Ctrl-C at once: the interrupted work may take seconds to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -231,5 +231,5 @@ def stopping_is_said() -> Iterator[None]:
 
 
 def user_message(text: str, pictures: list[Picture]) -> dict[str, Any]:
-    """One turn of the user: the pictures in order, then the text."""
+    """Build one user turn: the pictures in order, then the text."""
     return {"role": "user", "content": [*(picture.image for picture in pictures), text]}

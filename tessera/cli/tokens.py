@@ -1,4 +1,4 @@
-"""`tessera tokens`: what a picture costs, and the patch grid drawn over it."""
+"""`tessera tokens`: a picture's token count, and its patch grid drawn over it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run_tokens(
 
 
 def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConfig) -> PILImage.Image:
-    """The picture as the model sees it, resized to whole tokens, their borders drawn, the count below."""
+    """Draw the picture as the model sees it, resized to whole tokens, with their borders and the count below."""
     rows, columns = grid
     size = vision.token_size
     resized = picture.resize((columns * size, rows * size), PILImage.Resampling.BICUBIC).convert("RGBA")

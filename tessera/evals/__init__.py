@@ -1,1 +1,1 @@
-"""Evaluation: what a reply is worth beside the right answer."""
+"""Evaluation: scoring replies against the right answers."""

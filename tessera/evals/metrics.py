@@ -1,4 +1,4 @@
-"""Measures of replies: edit distance, equal values, and how sure a share of few samples is."""
+"""Metrics of replies: edit distance, equal values, and the confidence interval of a proportion."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NUMBER = re.compile(r"-?\d[\d,' ]*(?:\.\d+)?|-?\.\d+")
 
 
 def is_same_text(reply: str, answer: str) -> bool:
-    """Whether the words are equal to the letter; line breaks may differ."""
+    """Return True if the words are identical; line breaks may differ."""
     return reply.split() == answer.split()
 
 
 def is_same_json(reply: str, answer: str) -> bool:
-    """Whether both are JSON of equal values."""
+    """Return True if both are JSON with equal values."""
     try:
         return bool(json.loads(reply) == json.loads(answer))
     except ValueError:
@@ -26,13 +26,13 @@ def is_same_json(reply: str, answer: str) -> bool:
 
 
 def is_near(reply: str, answer: str, tolerance: float) -> bool:
-    """Whether the numbers in two short texts differ by at most `tolerance` times the answer's."""
+    """Return True if the numbers in two short texts differ by at most `tolerance` times the answer's."""
     one, other = number_in(reply), number_in(answer)
     return one is not None and other is not None and abs(one - other) <= tolerance * abs(other) + 1e-9
 
 
 def number_in(text: str) -> float | None:
-    """The number in a short text: "$1,200" is 1200; None where there is none, or more than one."""
+    """Return the number in a short text: "$1,200" is 1200; None if there is none or more than one."""
     found = NUMBER.findall(text)
     return float(re.sub(r"[,' ]", "", found[0])) if len(found) == 1 else None
 
@@ -47,7 +47,7 @@ def edit_distance(reply: str, answer: str) -> int:
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, 1927); (0, 1) of no samples."""
+    """Return the 95 % score interval of a proportion (Wilson, 1927); (0, 1) without samples."""
     if count == 0:
         return 0.0, 1.0
     share, square = right / count, CONFIDENCE**2

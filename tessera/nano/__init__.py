@@ -1,1 +1,1 @@
-"""The small model that ships with Tessera: how its pictures are drawn, how it is taught and measured."""
+"""Nano, the small model that ships with Tessera: drawing its pictures, training it, and evaluating it."""

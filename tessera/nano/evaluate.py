@@ -1,6 +1,6 @@
-"""Nano's tables: right answers by skill, with 95 % intervals, on what it was never trained on.
+"""Nano's evaluation: right answers by skill, with 95 % intervals, on held-out pictures.
 
-Five groups of pictures: training's own drawers from other seeds, in typefaces and in layouts held out;
+Five groups of pictures: training's own drawers with other seeds, with held-out typefaces and layouts;
 charts and papers by other programs; pieces of real manuals. `measure` draws and scores them.
 """
 
@@ -24,7 +24,7 @@ from tessera.nano.measure.web_papers import web_trials
 from tessera.sampling import SamplingParams
 
 BATCH = 64
-SPARE_TOKENS = 48  # beyond twice the right answer: a reply that runs on is wrong, however far
+SPARE_TOKENS = 48  # beyond twice the right answer: a longer reply is wrong at any length
 TYPE_SIZES = (9, 11, 15, 20)  # pixels: the largest of each column
 SIDES = (128, 256, 512)  # pixels of a picture's longest side
 NANO = "nano"
@@ -33,7 +33,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """A reader's reply to a trial; `edits` are counted where text was to be transcribed."""
+    """A reader's reply to a trial; `edits` are counted for transcriptions."""
 
     trial: Trial
     reply: str
@@ -47,7 +47,7 @@ def result_of(trial: Trial, reply: str) -> Result:
 
 
 def trials_in(group: str, samples: int) -> Iterator[Trial]:
-    """The group's trials; `samples` pages of each kind, some more of what is quickly drawn."""
+    """Yield a group's trials: `samples` pages of each kind, more of the kinds that draw quickly."""
     if group == RENDERERS:
         yield from plot_trials(3 * samples)
         yield from pygal_trials(2 * samples)
@@ -59,7 +59,7 @@ def trials_in(group: str, samples: int) -> Iterator[Trial]:
 
 
 def evaluate(model: ChatModel, samples: int, groups: Sequence[str] = GROUPS, log: Log = lambda line: None) -> list[Result]:  # fmt: skip # noqa: E501
-    """Ask the model everything in the groups; `log` is told how far it is."""
+    """Ask the model everything in the groups; `log` receives the progress."""
     results: list[Result] = []
     for group in groups:
         first = len(results)
@@ -77,7 +77,7 @@ def _chunks(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
 
 
 def ask(model: ChatModel, trials: Sequence[Trial]) -> list[str]:
-    """The model's greedy answers, in order."""
+    """Return the model's greedy answers, in order."""
     conversations = [
         [Message("user", (*(Image(picture) for picture in trial.pictures), trial.question))] for trial in trials
     ]
@@ -86,7 +86,7 @@ def ask(model: ChatModel, trials: Sequence[Trial]) -> list[str]:
 
 
 def read_with_tesseract(results: Sequence[Result], log: Log = lambda line: None) -> list[Result]:
-    """Tesseract's readings of the transcription trials."""
+    """Run Tesseract on the transcription trials."""
     trials = [result.trial for result in results if result.trial.skill == "transcribe"]
     read = []
     for number, trial in enumerate(trials, 1):
@@ -101,7 +101,7 @@ def read_with_tesseract(results: Sequence[Result], log: Log = lambda line: None)
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in columns under a head."""
+    """Columns of text under a header."""
 
     title: str
     head: tuple[str, ...]
@@ -130,7 +130,7 @@ def error_rate(results: Sequence[Result]) -> str:
 
 
 def tables(results: Sequence[Result], others: Sequence[Result] = ()) -> list[Table]:
-    """All that is told of the results; `others` are Tesseract's."""
+    """Build all tables of the results; `others` are Tesseract's."""
     texts = [result for result in results if result.trial.skill == "transcribe"]
     made = [
         _crossed("Right answers by skill", results, _group, _skill, share),
@@ -189,7 +189,7 @@ def _groups(results: Sequence[Result]) -> list[str]:
 
 
 def _crossed(title: str, results: Sequence[Result], across: Key, down: Key, cell: Callable[[Sequence[Result]], str]) -> Table:  # fmt: skip # noqa: E501
-    """A table of cells; columns and rows by their keys, sizes in rising order."""
+    """Build a table of cells; columns and rows by their keys, sizes in ascending order."""
     columns, rows = (sorted({key(result) for result in results}, key=_order) for key in (across, down))
     return Table(
         title,
@@ -202,7 +202,7 @@ def _crossed(title: str, results: Sequence[Result], across: Key, down: Key, cell
 
 
 def _order(name: str) -> tuple[int, float, str]:
-    """Groups in their own order, sizes by number, other names by the alphabet."""
+    """Sort key: groups in their own order, sizes by number, other names alphabetically."""
     if name in GROUPS:
         return 0, GROUPS.index(name), ""
     number = next((word for word in name.split() if word.isdigit()), None)

@@ -1,7 +1,7 @@
-"""Pages as training batches: tokens, patches, and for each what is printed where.
+"""Training batches from pages: tokens, patches, and the characters printed in each patch.
 
-All questions of a page stand in one sequence behind its pictures, which are so paid for once. Each
-question sees the pictures and itself, and its positions go on from the pictures': to the model every
+All questions of a page follow its pictures in one sequence, so the pictures are computed once. Each
+question sees the pictures and itself, and its positions continue from the pictures': to the model every
 question is the only one. Pages are drawn by worker processes from their seeds.
 """
 
@@ -26,13 +26,13 @@ from tessera.nano.pictures.mix import Course, draw_page
 from tessera.nano.pictures.page import MARK, Glyph, Page, Question, Written
 from tessera.prompt import Tokenizer
 
-CHARACTERS_PER_PATCH = 6  # of 9 px type up to three narrow letters stand beside each other, in one line or two
+CHARACTERS_PER_PATCH = 6  # in 9 px type up to three narrow letters stand side by side, in one line or two
 PRINTABLE = "".join(chr(code) for code in range(33, 127)) + "£€"
 NOTHING = len(PRINTABLE)  # the class that ends the list of a patch's characters
 CHARACTER_CLASSES = NOTHING + 1
 IGNORED = -100
-SHARED = 0  # the segment of a page's pictures, which all questions see
-RUN_TOKENS = 512  # of questions attended at once: more would be mostly products that the mask throws away
+SHARED = 0  # the segment of a page's pictures, seen by all questions
+RUN_TOKENS = 512  # of questions attended at once: more would mostly compute masked products
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Example:
 
 
 def example_of(page: Page, tokenizer: Tokenizer, config: ModelConfig) -> Example:
-    """Tokenize a page exactly as the engine would and attach its dense targets."""
+    """Tokenize a page exactly as the engine would, and attach its dense targets."""
     pictures = [prepare(picture, config.vision_encoder) for picture in page.pictures]
     asked = page.questions or (Question(Written("", ()), Written("", ()), "dense"),)
     contents = [Image(picture) for picture in page.pictures]
@@ -71,7 +71,7 @@ def example_of(page: Page, tokenizer: Tokenizer, config: ModelConfig) -> Example
         segments += [number] * len(tokens)
         positions += range(shared, shared + len(tokens))
         taught = len(answers) + 1
-        # Halfway between equal tokens and equal answers: else long texts would drown the short ones.
+        # Halfway between equal tokens and equal answers: otherwise long texts would drown the short ones.
         weights += [0.0] * len(asks) + [taught**-0.5] * taught + [0.0]
         clue = next((g for g in question.clue.glyphs if g is not None), None) if question.clue else None
         sources += [
@@ -95,7 +95,7 @@ def example_of(page: Page, tokenizer: Tokenizer, config: ModelConfig) -> Example
 
 
 class _Places:
-    """Where each printed character of a page lies: its patch, and its patch's token."""
+    """The patch of each printed character on a page, and that patch's token."""
 
     def __init__(self, page: Page, grids: Sequence[tuple[int, int]], starts: Sequence[int]) -> None:
         self.glyphs = page.glyphs
@@ -115,7 +115,7 @@ class _Places:
         return self.token_of_glyph[glyph]
 
     def of_bytes(self, written: Written) -> list[int]:
-        """The image token of each byte's character, on its first byte; -1 where nothing is printed."""
+        """Return the image token of each byte's character, on its first byte; -1 for characters not printed."""
         tokens: list[int] = []
         for character, glyph in zip(written.text, written.glyphs, strict=True):
             tokens.append(-1 if glyph is None else self.token_of_glyph[glyph])
@@ -123,7 +123,7 @@ class _Places:
         return tokens
 
     def characters(self) -> Tensor:
-        """Each patch's characters in reading order, ended by NOTHING where there is room."""
+        """Return each patch's characters in reading order, ended by NOTHING if there is room."""
         lists: list[list[int]] = [[] for _ in range(self.patches)]
         for index, patch in enumerate(self.patch_of_glyph):
             if self.glyphs[index].char != MARK:
@@ -137,7 +137,7 @@ class _Places:
 
 
 def _in_reading_order(indices: list[int], glyphs: Sequence[Glyph]) -> list[int]:
-    """Line by line, where half a type size down begins a new line, and from left to right in each."""
+    """Sort line by line (half a type size down begins a new one), and from left to right in each."""
     if len(indices) < 2:
         return indices
     lines: list[list[int]] = []
@@ -203,7 +203,7 @@ def join(examples: Sequence[Example]) -> Batch:
 
 
 def _runs(lengths: Sequence[int], start: int) -> Iterator[slice]:
-    """Questions of these lengths in runs of up to RUN_TOKENS, or of one that is longer."""
+    """Group questions of these lengths in runs of up to RUN_TOKENS, or of a single longer one."""
     end = start
     for length in lengths:
         if end > start and end + length - start > RUN_TOKENS:
@@ -215,7 +215,7 @@ def _runs(lengths: Sequence[int], start: int) -> Iterator[slice]:
 
 
 def batches_of(examples: Sequence[Example], tokens: int) -> list[Batch]:
-    """Batches of at most about `tokens` tokens."""
+    """Make batches of at most about `tokens` tokens."""
     batches: list[list[Example]] = []
     room = 0
     for example in examples:
@@ -241,7 +241,7 @@ class Lessons(Dataset[Any]):
 
 
 class LessonOrder:
-    """The lessons of each step from `start` on; what makes a resumed run the run that never stopped."""
+    """The lessons of each step from `start` on; makes a resumed run identical to an uninterrupted one."""
 
     def __init__(self, course: Course, steps: range, pages: int, first_seed: int, rank: int = 0, ranks: int = 1):
         self.course, self.steps, self.pages, self.first_seed = course, steps, pages, first_seed

@@ -1,4 +1,4 @@
-"""Everything that decides what nano becomes: its shape, its vocabulary and its stages of training.
+"""Nano's recipe: its shape, its vocabulary and its training stages.
 
 Nano is a Pixtral in every respect but size. Its vocabulary is the official one cut after the 256
 single bytes, so it writes letter by letter; ids below 1000 are the official special tokens.
@@ -40,9 +40,9 @@ NANO = ModelConfig(
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run: what is drawn, what is trained, and how fast.
+    """A part of the run: the pages drawn, the parts trained, and their learning rates.
 
-    A rate of 0 leaves that part of the model as it is. The rates rise over `warmup` steps, stay, and
+    A rate of 0 freezes that part of the model. The rates rise over `warmup` steps, stay, and
     fall over the last `fall` of the stage.
     """
 
@@ -52,8 +52,8 @@ class Stage:
     pages: int  # in a step
     encoder_rate: float  # of encoder, adapter and character head
     decoder_rate: float
-    dense_weight: float = 0.0  # of the loss that names each patch's characters
-    pointer_weight: float = 0.0  # of the loss that guides two attention heads along the text
+    dense_weight: float = 0.0  # weight of the loss that names each patch's characters
+    pointer_weight: float = 0.0  # weight of the loss that guides two attention heads along the text
     warmup: int = 50
     fall: float = 0.3
     average_steps: int = 0  # the last steps, over which the weights are averaged
@@ -78,7 +78,7 @@ class Recipe:
 
     @property
     def ends(self) -> list[int]:
-        """The step at which each stage has ended."""
+        """Return the step at which each stage ends."""
         return list(accumulate(stage.steps for stage in self.stages))
 
     @property

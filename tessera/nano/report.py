@@ -1,6 +1,6 @@
-"""One HTML page that shows how well nano does: its tables, and a gallery of what it gets wrong.
+"""An HTML report on nano: its tables, and a gallery of wrong answers.
 
-Everything is in the one file, pictures too, so that it can be sent to somebody.
+Everything is in one file, pictures included, so that it can be shared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from tessera.nano.evaluate import Result, Table
 from tessera.nano.measure.trial import GROUPS
 
-EXAMPLES = 6  # wrong answers shown of each skill in each group
+EXAMPLES = 6  # wrong answers shown for each skill in each group
 WIDEST = 640  # pixels; a larger picture is shown smaller
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 2em auto;
@@ -37,7 +37,7 @@ del { background: #ffd7d5; text-decoration: none } ins { background: #ccf2d2; te
 
 
 def report(results: Sequence[Result], tables: Sequence[Table], model: str) -> str:
-    """The page. Passages that the reply lacks are green in the right answer, those it adds red in the reply."""
+    """Build the page. Passages missing from the reply are green in the right answer, added ones red in the reply."""
     title = f"What {model} reads"
     parts = [f"<h1>{escape(title)}</h1>", *(_table(table) for table in tables)]
     for group in GROUPS:
@@ -84,7 +84,7 @@ def _data_uri(picture: Image.Image) -> str:
 
 
 def _marked(wanted: str, reply: str) -> tuple[str, str]:
-    """Both texts as HTML with their differences marked."""
+    """Return both texts as HTML with their differences marked."""
     right, given = [], []
     for kind, a, b, c, d in SequenceMatcher(None, wanted, reply, autojunk=False).get_opcodes():
         lacking, added = escape(wanted[a:b]), escape(reply[c:d])

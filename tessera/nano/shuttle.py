@@ -1,7 +1,7 @@
-"""A part of nano's run on a machine that is lent for minutes: what goes there, and what comes back.
+"""Moving part of nano's training run to a machine that is available for minutes, and back.
 
-`pack` makes two files of a run and the cut typefaces, small enough to travel; `go` trains from them on the
-other machine, drawing on its cores, and leaves the run in pieces; `unpack` puts them together here.
+`pack` makes two small files of a run and the cut typefaces; `go` trains from them on the
+other machine, drawing on its cores, and writes the run in pieces; `unpack` joins them here.
 The run is the same one: it continues from the checkpoint, there and back.
 """
 
@@ -27,7 +27,7 @@ MOMENTUM = "momentum_buffer"
 
 
 def pack(run: Path, out: Path) -> None:
-    """Write what the other machine needs; momentum travels in bfloat16, which moves it by 0.4 % at most."""
+    """Write the files for the other machine; momentum is stored in bfloat16, which changes it by 0.4 % at most."""
     out.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(out / FACES, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for face in typefaces():

@@ -1,4 +1,4 @@
-"""The losses that teach nano, and attention that can be watched while it learns.
+"""The losses that train nano, and attention whose weights can be read during training.
 
 On a CPU plain products and softmax train several times faster than the fused attention with small
 heads, and they give the attention weights that the pointer loss guides: one head of one layer is
@@ -53,7 +53,7 @@ class WatchedPlan(AttentionPlan):
         self.shared, self.runs = batch.shared, batch.runs
         self.causal = [_closed(_past(part.stop - part.start, batch.ids.device), dtype) for part in batch.shared]
         self.masks = [_closed(_seen(batch, run), dtype) for run in batch.runs]
-        # Of each guided layer: for every run, the weights (L, S) of head 0 over the shared tokens.
+        # For each guided layer and run, the weights (L, S) of head 0 over the shared tokens.
         self.watched: dict[int, list[Tensor]] = {HERE_LAYER: [], NEXT_LAYER: []}
 
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _past(length: int, device: torch.device) -> Tensor:
 
 
 def _seen(batch: Batch, run: Run) -> Tensor:
-    """What the run's tokens see: all shared tokens, and the past of their own question."""
+    """The mask of a run's tokens: they see all shared tokens, and the past of their own question."""
     own = batch.answers[run.own]
     past = _past(len(own), own.device) & (own[:, None] == own)
     return torch.cat([past.new_ones(len(own), run.shared.stop - run.shared.start), past], dim=1)
@@ -95,14 +95,14 @@ class PlainVisionPlan(VisionPlan):
 
 @dataclass(frozen=True)
 class Marks:
-    """The loss of a batch, and counts that add up over batches of any sizes."""
+    """The loss of a batch, and counts that can be summed over batches of any size."""
 
     loss: Tensor
     token_loss: float = 0.0
     tokens: int = 0
     tokens_right: int = 0
     answers: int = 0
-    answers_right: int = 0  # each of whose tokens is the likeliest: what greedy decoding would write
+    answers_right: int = 0  # answers whose every token is the likeliest, as greedy decoding would write
     characters: int = 0
     characters_right: int = 0
     pointed: int = 0
@@ -112,7 +112,7 @@ class Marks:
 
 
 class Teacher(nn.Module):
-    """The student and the head that names each patch's characters; gives the loss of a batch."""
+    """The student and the head that names each patch's characters; computes the loss of a batch."""
 
     def __init__(self, student: Pixtral) -> None:
         super().__init__()
@@ -176,14 +176,14 @@ class Teacher(nn.Module):
 
 
 def _whole_answers(batch: Batch, right: Tensor) -> tuple[int, int]:
-    """How many answers there are, and how many have no wrong token."""
+    """Count the answers, and those without a wrong token."""
     numbers = batch.answers[batch.weights > 0]
     every, wrong = len(numbers.unique()), len(numbers[~right].unique())
     return every, every - wrong
 
 
 def _pointer_loss(plan: WatchedPlan, batch: Batch) -> tuple[Tensor, int, int]:
-    """Cross-entropy of both guided heads, and how often the later one looks at the right patch."""
+    """Compute the cross-entropy of both guided heads, and count how often the later one looks at the right patch."""
     losses, right, count = [], 0, 0
     # At token t, "here" is where token t is printed, in the question too; "next" where token t + 1 of
     # the answer will be read.

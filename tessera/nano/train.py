@@ -1,7 +1,7 @@
-"""One command that makes nano: builds it, teaches it stage by stage, writes it in the official layout.
+"""Training nano: builds the model, trains it stage by stage, and writes it in the official layout.
 
-The run keeps a checkpoint in its folder and continues from it when started again, also elsewhere. It
-computes in bfloat16 over float32 master weights, on a GPU or a CPU alike.
+The run keeps a checkpoint in its folder and resumes from it when restarted, also elsewhere. It
+computes in bfloat16 with float32 master weights, on GPU and CPU alike.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cut_tokenizer(path: Path) -> None:
 
 
 def new_student(config: ModelConfig, seed: int) -> Pixtral:
-    """A freshly drawn model; the outputs of each layer start small, as its depth asks for."""
+    """Make a newly initialized model; the outputs of each layer start small, scaled by depth."""
     torch.manual_seed(seed)
     model = Pixtral(config)
     for name, parameter in model.named_parameters():
@@ -80,11 +80,11 @@ def train(
     seconds: float = float("inf"),
     log: Log = print,
 ) -> None:
-    """Run or resume the recipe in the folder `out`, whose files then are a loadable model.
+    """Run or resume the recipe in the folder `out`, which then is a loadable model.
 
     `processes` share each step's pages, with `workers` drawing for each. On a CPU one process a core
-    trains twice as fast as one with a thread a core: its many small operations are serial. After
-    `seconds` the run saves and ends where it stands.
+    trains twice as fast as one with a thread per core: its many small operations are serial. After
+    `seconds` the run saves its state and ends.
     """
     out.mkdir(parents=True, exist_ok=True)
     cut_tokenizer(out / "tekken.json")
@@ -103,7 +103,7 @@ def _join_and_train(rank: int, ranks: int, folder: Path, *arguments: Any) -> Non
 
 
 class Run:
-    """One process's share of a run: its model, its optimizer, and how far it is."""
+    """One process's part of a run: its model, its optimizer, and its progress."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Run:
         self.teacher = Teacher(new_student(NANO, seed=0)).to(device, torch.bfloat16)
         self.optimizer = MasterOptimizer(parameter_groups(self.teacher), ranks=group)
         self.average: WeightAverage | None = None
-        self.held_out: dict[Course, list[Example]] = {}  # the pages of the stage at hand
+        self.held_out: dict[Course, list[Example]] = {}  # the current stage's pages
         self.step = 0
         self.began = self.saved = time.monotonic()
 
@@ -149,7 +149,7 @@ class Run:
         self.average = WeightAverage(self.optimizer.masters, self.recipe.average_decay)
 
     def _run_stage(self, stage: Stage, end: int) -> bool:
-        """Run what is left of a stage; False where the time is over before its end."""
+        """Run the rest of a stage; return False if time runs out before its end."""
         begin = end - stage.steps
         ranks = 1 if self.group is None else self.group.size
         order = LessonOrder(stage.course, range(self.step, end), stage.pages, self.recipe.first_seed, self.rank, ranks)
@@ -191,7 +191,7 @@ class Run:
 
     @torch.no_grad()
     def _held_out(self, stage: Stage) -> str:
-        """The marks on pages below the first seed, which are never trained on."""
+        """Measure the marks on pages with seeds below the first, which are never trained on."""
         if stage.course not in self.held_out:
             lessons = Lessons(self.tokenizer, NANO)
             self.held_out = {stage.course: [lessons[stage.course, seed] for seed in range(HELD_OUT_PAGES)]}
@@ -202,7 +202,7 @@ class Run:
 
 
 def parameter_groups(teacher: Teacher) -> list[ParameterGroup]:
-    """What reads (encoder, adapter, character head) and what answers (the decoder)."""
+    """Group the reading part (encoder, adapter, character head) and the answering part (the decoder)."""
     reads = ("student.vision_encoder", "student.vision_language_adapter", "character_head")
     named = list(teacher.named_parameters())
     return [
@@ -212,7 +212,7 @@ def parameter_groups(teacher: Teacher) -> list[ParameterGroup]:
 
 
 def rates_at(stage: Stage, step: int) -> dict[str, float]:
-    """The learning rate of each group at a step of the stage."""
+    """Return the learning rate of each group at a step of the stage."""
     peaks = {"encoder": stage.encoder_rate, "decoder": stage.decoder_rate}
     return {
         name: learning_rate_at(step, stage.steps, peak, warmup=stage.warmup, fall=stage.fall)
@@ -221,7 +221,7 @@ def rates_at(stage: Stage, step: int) -> dict[str, float]:
 
 
 def write_weights(out: Path, model: Pixtral, average: WeightAverage | None = None) -> None:
-    """Write consolidated.safetensors, the official layout's tensors, whole or not at all."""
+    """Write consolidated.safetensors, the official layout's tensors, completely or not at all."""
     from safetensors.torch import save_file
 
     averaged = average.tensors if average else {}
@@ -234,7 +234,7 @@ def write_weights(out: Path, model: Pixtral, average: WeightAverage | None = Non
 
 
 class Meter:
-    """Adds up the marks of some steps and tells them as shares."""
+    """Sums the marks of several steps and reports them as fractions."""
 
     COUNTS = tuple(field.name for field in fields(Marks) if field.name != "loss")
 

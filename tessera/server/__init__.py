@@ -1,1 +1,1 @@
-"""The engine behind HTTP: the OpenAI and Mistral APIs, and a page to talk to it."""
+"""The HTTP server: the OpenAI and Mistral APIs over the engine, and a web page to try it."""

@@ -1,4 +1,4 @@
-"""The application: its routes, its guards, and every failure in the shape of its route."""
+"""The ASGI application: routes, guards, and error responses in each route's own format."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tessera.server.validation_words import describe_mistake
 
 logger = logging.getLogger(__name__)
 
-WATCH_S = 1.0  # how often the engine's life is looked at
+WATCH_S = 1.0  # how often to check that the engine is alive
 
 
 def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None] = lambda: None) -> FastAPI:
-    """The server's application over a running engine; `on_death` is called when the engine has ended."""
+    """Build the application over a running engine; `on_death` is called when the engine dies."""
     names = settings.served_model_name or (backend.model_name,)
     metrics = Metrics(backend, names[0])
     handlers = Handlers(backend, settings, metrics, names)
@@ -47,7 +47,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
 
     app = FastAPI(
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        redirect_slashes=False,  # a redirect would repeat whatever Host header came
+        redirect_slashes=False,  # a redirect would repeat any Host header
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.router.route_class = JsonRoute
@@ -67,7 +67,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         count=metrics.count_answer,
     )
     if settings.allowed_origins:
-        app.add_middleware(  # before the guard, since a browser asks first without a key
+        app.add_middleware(  # before the guard: a browser's preflight has no key
             CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
             allow_private_network=True, expose_headers=("x-request-id", "retry-after", "deprecation"),
         )  # fmt: skip
@@ -86,13 +86,13 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         path, words = describe_mistake(error.errors())
-        # Of text that is no JSON the path is a position, which names no field.
+        # For invalid JSON the path is a position and names no field.
         field = "" if error.errors()[0]["type"] == "json_invalid" else path.removeprefix("body").removeprefix(".")
         return refuse(request, BadRequestError(f"{field or 'the body'} {words}.", param=field or None))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        if isinstance(error.__cause__, TesseraError):  # of a guard, met while the body was read
+        if isinstance(error.__cause__, TesseraError):  # raised by a guard while the body was read
             return refuse(request, error.__cause__)
         hint = "leave out the slash at its end" if request.url.path.endswith("/") else "see /openapi.json for all paths"
         texts = {404: f"there is nothing at this path; {hint}.", 405: "this path does not answer that method."}
@@ -107,12 +107,12 @@ def _add_failures(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
         response = refuse(request, unexpected_error())
-        response.headers["x-request-id"] = request.state.request_id  # this handler is outside of the guard
+        response.headers["x-request-id"] = request.state.request_id  # this handler runs outside the guard
         return response
 
 
 async def _watch(backend: Backend, on_death: Callable[[], None]) -> None:
-    """A server whose engine has ended can do nothing any more: it says so, and goes."""
+    """Wait for the engine to die, then log it and stop the server."""
     while backend.alive:
         await asyncio.sleep(WATCH_S)
     logger.error("the engine has ended")

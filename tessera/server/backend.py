@@ -1,7 +1,7 @@
-"""The engine as the server sees it: prompts are written in worker threads, replies are awaited.
+"""The engine as seen by the server: worker threads build prompts, replies are awaited.
 
-The event loop never decodes a picture, writes a prompt or waits for a step. It knows no HTTP: what
-arrives are messages, what comes back are deltas.
+The event loop never decodes a picture, builds a prompt or waits for a step. Nothing here knows HTTP:
+messages come in, deltas go out.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tessera.server.truncation import longest_that_fits
 
 Result = TypeVar("Result")
 
-REPLY_TOKENS = 1024  # that a truncated conversation leaves room for, unless the request says how many
+REPLY_TOKENS = 1024  # room left by a truncated conversation, unless the request sets a number
 
 
 class Backend(Protocol):
-    """What answers the server's requests: an engine in this process, or others far away."""
+    """The interface that answers the server's requests: an engine in this process, or remote ones."""
 
     model_name: str
     tokenizer: Tokenizer
@@ -40,30 +40,30 @@ class Backend(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether requests are accepted."""
+        """Return True while requests are accepted."""
 
     @property
     def is_sound(self) -> bool:
-        """False once the model's own numbers were found to be wrong: no request can be answered then."""
+        """Return False once the model has computed invalid numbers: no request can be answered then."""
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine last began a step; more than a step takes means that it is stuck."""
+        """Seconds since the engine last began a step; far more than one step takes means it is stuck."""
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait to run."""
+        """Number of waiting requests."""
 
     def stats(self) -> Stats: ...
 
     def open(self) -> None:
-        """Begin to serve, in the running event loop."""
+        """Start serving in the running event loop."""
 
     def abort(self) -> None:
         """End all requests now, and accept no more."""
 
     def close(self) -> None:
-        """Abort, and give back threads and processes; may be called twice."""
+        """Abort, and release threads and processes; may be called twice."""
 
     async def prepare(
         self,
@@ -74,24 +74,24 @@ class Backend(Protocol):
         *,
         truncate: bool = False,
     ) -> tuple[Prompt, SamplingParams]:
-        """The conversation's prompt, with its images decoded, and the parameters under its tools' grammar.
+        """Build the conversation's prompt, images decoded, and the parameters with its tools' grammar.
 
-        With `truncate` the oldest turns are left out where all do not fit.
+        With `truncate`, the oldest turns are dropped until the rest fits.
         """
 
     async def prompt(self, messages: Sequence[Message], tools: ToolDefinitions, cache_salt: str = "") -> Prompt:
-        """The conversation's prompt alone."""
+        """Build the conversation's prompt alone."""
 
     async def plain(
         self, texts: Sequence[str | list[int]], params: SamplingParams
     ) -> tuple[list[Prompt], SamplingParams]:
-        """Prompts without the chat format, of texts or token ids, and the parameters under their grammar."""
+        """Build prompts without the chat format from texts or token ids, and the parameters with their grammar."""
 
     async def encode(self, text: str, *, bos: bool) -> list[int]:
-        """The token ids of a text."""
+        """Tokenize a text."""
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run in a worker thread; raises EngineBusyError where too many wait for one."""
+        """Run in a worker thread; raises EngineBusyError if too many calls are waiting for one."""
 
     def start(
         self,
@@ -100,14 +100,14 @@ class Backend(Protocol):
         cache_salt: str = "",
         reader: Callable[[Prompt], DeltaReader] | None = None,
     ) -> Replies:
-        """Queue a request for each pair, its deltas seen through a `reader` of its own; if one fails, keep none."""
+        """Queue a request for each pair, each with its own `reader` of deltas; if one fails, abort all."""
 
 
 class LocalBackend:
     """An engine in this process.
 
-    `workers` threads write prompts; images are prepared beside them. Each is done for `max_preparing` at once.
-    The threads are many because most only wait, for a hard grammar.
+    `workers` threads build prompts; images are prepared separately. Each handles `max_preparing` requests at once.
+    There are many threads because most of them only wait for a slow grammar.
     """
 
     def __init__(self, llm: LLM, *, workers: int = 16, max_preparing: int = 64) -> None:
@@ -161,7 +161,7 @@ class LocalBackend:
         if not images:
             return await self.call(lambda: (write(messages, tools.definitions), bind()))
         if truncate:
-            images = images[-self.config.max_images_per_prompt :]  # more never stay
+            images = images[-self.config.max_images_per_prompt :]  # never more than these are kept
         else:
             await self.call(self.llm.parse, messages, tools.definitions)
         bound = await self.call(bind)
@@ -193,7 +193,7 @@ class LocalBackend:
         return await self.call(self._plain, texts, params)
 
     def _plain(self, texts: Sequence[str | list[int]], params: SamplingParams) -> tuple[list[Prompt], SamplingParams]:
-        with reading():  # for all of them together
+        with reading():  # one time limit for all texts
             return [self.llm.prepare_text(text) for text in texts], self.llm.apply_tools(params)
 
     async def encode(self, text: str, *, bos: bool) -> list[int]:

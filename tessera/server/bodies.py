@@ -1,7 +1,7 @@
-"""What the bodies of all requests hold together, from their first byte until they are answered.
+"""The memory budget for all request bodies, held from the first byte until the answer.
 
-Where room is lacking, a body that has fallen silent makes way for one that is arriving; if there is
-none, the one that arrives is told to come back. A body alone is always taken.
+If memory runs short, a stalled body is dropped for one that is arriving; if none is stalled, the
+new one is refused and may retry. A single body is always accepted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 
 from tessera.errors import EngineBusyError
 
-PATIENCE_S = 2.0  # without a byte, after which a body may be given up for another
+PATIENCE_S = 2.0  # without a byte, after which a body may be dropped for another
 
 
 class Bodies:
@@ -20,7 +20,7 @@ class Bodies:
         self.arriving: set[Body] = set()
 
     def make_room(self, newcomer: Body) -> None:
-        """Give up silent bodies until all fit; raises EngineBusyError where that is not enough."""
+        """Drop stalled bodies until all fit; raises EngineBusyError if that is not enough."""
         while self.held_bytes > max(self.max_bytes, newcomer.num_bytes):
             others = [body for body in self.arriving if body is not newcomer]
             silent = min(others, key=lambda body: body.last_s, default=None)
@@ -38,7 +38,7 @@ class Body:
     def __init__(self, bodies: Bodies) -> None:
         self.num_bytes = 0
         self.given_up = False
-        self.timeout: asyncio.Timeout | None = None  # of whoever waits for more of it
+        self.timeout: asyncio.Timeout | None = None  # of the task waiting for more of it
         self.last_s = asyncio.get_running_loop().time()
         self._bodies = bodies
 
@@ -47,7 +47,7 @@ class Body:
         return asyncio.get_running_loop().time() - self.last_s
 
     def add(self, num_bytes: int, *, more: bool) -> None:
-        """Count what has come; raises EngineBusyError where all bodies together become too much."""
+        """Count received bytes; raises EngineBusyError if all bodies together exceed the budget."""
         self.last_s = asyncio.get_running_loop().time()
         self.num_bytes += num_bytes
         self._bodies.held_bytes += num_bytes
@@ -58,7 +58,7 @@ class Body:
         self._bodies.make_room(self)
 
     def give_up(self) -> None:
-        """End the wait for its rest, and count it no longer."""
+        """Stop waiting for the rest, and stop counting it."""
         self.given_up = True
         self.close()
         if self.timeout is not None:

@@ -1,8 +1,8 @@
-"""Request bodies as JSON, read fast and bounded: twenty megabytes of pictures must not hold up the event loop.
+"""Fast, bounded parsing of JSON request bodies: 20 MB of pictures must not block the event loop.
 
-pydantic's parser needs 3 ms for them where the standard library's needs 100 and more. It takes only
-what is JSON in UTF-8, nested 200 levels at most. What costs time and memory is not bytes but values,
-so these are counted while the body arrives, by the signs that stand before each.
+pydantic's parser needs 3 ms for them, the standard library's 100 or more. It accepts only
+JSON in UTF-8, nested at most 200 levels. Values, not bytes, cost time and memory,
+so they are counted while the body arrives, by the characters that precede each.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from starlette.responses import Response
 
 from tessera.server.errors import BadRequestError
 
-# The most costly values take 140 bytes each once they are read; more token ids than this have no context.
+# The costliest values take 140 bytes each once parsed; no context holds more token ids than this.
 MAX_JSON_VALUES = 300_000
 
 
 class JsonRequest(Request):
     async def body(self) -> bytes:
-        """The whole body; raises BadRequestError as soon as it holds too many values."""
+        """Read the whole body; raises BadRequestError as soon as it holds too many values."""
         if not hasattr(self, "_body"):
-            body = bytearray()  # one piece that grows: joining pieces would need the memory twice
+            body = bytearray()  # one growing buffer: joining pieces would take twice the memory
             try:
                 await self._read_into(body)
             except BaseException:
-                body.clear()  # the error's own trace would keep it until the next collection of garbage
+                body.clear()  # the error's traceback would keep it until the next garbage collection
                 raise
             self._body: bytes = body  # type: ignore[assignment]
         return self._body
@@ -49,7 +49,7 @@ class JsonRequest(Request):
             body += chunk
 
     async def json(self) -> Any:
-        """The parsed body; raises JSONDecodeError, as the framework expects, and BadRequestError for infinities."""
+        """Parse the body; raises JSONDecodeError, as the framework expects, and BadRequestError for infinities."""
         try:
             value = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
@@ -73,7 +73,7 @@ class JsonRoute(APIRoute):
 
 
 def _check_content_type(given: str) -> None:
-    """Refuse what a page of another origin may send without asking: it must not pass for JSON."""
+    """Refuse content types that a cross-origin page may send without a preflight: they must not pass for JSON."""
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         shown = f"is {kind[:60]!r}" if kind else "is missing"
@@ -81,7 +81,7 @@ def _check_content_type(given: str) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether no number in it is infinite: the parser refuses NaN and Infinity, but reads 1e999 as one."""
+    """Return True if no number is infinite: the parser refuses NaN and Infinity, but reads 1e999 as infinity."""
     rest = [value]
     while rest:
         value = rest.pop()

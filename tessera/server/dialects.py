@@ -1,7 +1,7 @@
-"""What other servers' clients call by other names: taken under ours where the meaning is the same.
+"""Aliases for request fields: other servers' names, mapped to ours where the meaning is the same.
 
-Known are the words of llama.cpp, Ollama, SGLang, TGI and transformers, and `extra_body`, which OpenAI's
-client unpacks and people's own code sends as it is. Two names for one thing must agree.
+Known are the names of llama.cpp, Ollama, SGLang, TGI and transformers, and `extra_body`, which OpenAI's
+client unpacks and custom code sends as is. Two names for one field must agree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from tessera.server.errors import BadRequestError
 
-# Another's name, and ours; a name that the route has itself is left alone.
+# Their name to ours; a name that the route itself has is left alone.
 SAME = {
     "max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "max_output_tokens": "max_tokens",
     "n_predict": "max_tokens", "num_predict": "max_tokens", "min_new_tokens": "min_tokens",
@@ -20,7 +20,7 @@ SAME = {
 
 
 def in_our_words(values: Mapping[str, Any], fields: Container[str]) -> dict[str, Any]:
-    """A body with our names for its fields, of which the route has `fields`; raises BadRequestError."""
+    """Rename a body's fields to ours, given the route's `fields`; raises BadRequestError."""
     told = dict(values)
     extra = told.pop("extra_body", None)
     if not isinstance(extra, Mapping | None):
@@ -30,7 +30,7 @@ def in_our_words(values: Mapping[str, Any], fields: Container[str]) -> dict[str,
     for other, own in SAME.items():
         if other in told and other not in fields and own in fields:
             _put(told, other, own, told.pop(other))
-        elif other in fields and own in fields:  # the route takes both
+        elif other in fields and own in fields:  # the route accepts both
             _check_agreement(told, other, own, told.get(other))
     return told
 

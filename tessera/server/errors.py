@@ -1,4 +1,4 @@
-"""Every failure as the one object that OpenAI's clients read, and the status and headers with it."""
+"""Error responses: the one object that OpenAI's clients read, with its status and headers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ANTHROPIC_TYPES = {
 
 
 class BadRequestError(UsageError):
-    """A request that cannot be served as it is; `param` names the field."""
+    """A request that cannot be served; `param` names the field at fault."""
 
     http_status = 400
 
@@ -38,26 +38,26 @@ class BadRequestError(UsageError):
 
 
 def error_object(error: TesseraError) -> dict[str, Any]:
-    """{"error": {"message", "type", "param", "code"}}, the shape of every failure at every status."""
+    """{"error": {"message", "type", "param", "code"}}, the shape of every error at every status."""
     kind = _TYPES.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
     message = in_settings_words(str(error))
     return {"error": {"message": message, "type": kind, "param": getattr(error, "param", None), "code": error.code}}
 
 
 def error_headers(error: TesseraError) -> dict[str, str]:
-    """Whether and when to try again: only a full queue passes by itself."""
+    """Headers that say whether and when to retry: only a full queue clears by itself."""
     if isinstance(error, EngineBusyError):
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {"x-should-retry": "false"}
 
 
 def unexpected_error() -> TesseraError:
-    """What a client is told about a fault of ours; the log has the rest."""
+    """The error that a client sees for a fault of ours; the log has the rest."""
     return TesseraError("the server failed; its log names this failure by the request id.")
 
 
 def failure_body(error: TesseraError, path: str, request_id: str) -> dict[str, Any]:
-    """A failure as the clients of this path read it: Anthropic's, or OpenAI's."""
+    """The error body for this path's clients: Anthropic's shape, or OpenAI's."""
     told = error_object(error)
     if path != ANTHROPIC_PATH and not path.startswith(ANTHROPIC_PATH + "/"):
         return told

@@ -1,4 +1,4 @@
-"""The events of a streamed reply: what every shape of them has, and chunks that end with [DONE].
+"""Events of a streamed reply: the interface every format shares, and chunks that end with [DONE].
 
 Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -18,7 +18,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: Mapping[str, Any]) -> bytes:
-    """One event; JSON text has no line breaks, so it takes one data line."""
+    """Format one event; JSON text has no line breaks, so it takes one data line."""
     return b"data: " + json_text(data) + b"\n\n"
 
 
@@ -27,23 +27,23 @@ class Events(ABC):
 
     @abstractmethod
     def opening(self, index: int) -> bytes:
-        """What comes before a choice's first text."""
+        """The events before a choice's first text."""
 
     @abstractmethod
     def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
-        """One step of a choice, the last with its finish reason; raises EngineDeadError where it is no true end."""
+        """One step of a choice, the last with its finish reason; raises EngineDeadError if the reply was cut off."""
 
     @abstractmethod
     def closing(self, usage: Mapping[str, Any] | None) -> bytes:
-        """What comes after the last delta; with the usage, if it is wanted in an event of its own."""
+        """The events after the last delta, with the usage if it is wanted in its own event."""
 
     @abstractmethod
     def failure(self, error: Mapping[str, Any]) -> bytes:
-        """In place of all that would still come."""
+        """The event that replaces the rest after a failure."""
 
 
 class ChunkEvents(Events):
-    """Chunks that end with [DONE]; with `tokenizer` log-probabilities are told."""
+    """Chunks that end with [DONE]; log-probabilities are included if `tokenizer` is given."""
 
     kind: str
 

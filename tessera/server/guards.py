@@ -1,7 +1,7 @@
-"""What stands before every route: the path prefix, keys, hosts, body size, request ids, counts, the access log.
+"""Middleware before every route: path prefix, keys, hosts, body size, request ids, counts, access log.
 
-Plain ASGI, on the raw path of the connection: the Host header must not be able to change what is
-protected. Everything needs a key unless it is listed here. Whose key it was is left for the route.
+Plain ASGI on the connection's raw path: the Host header must not be able to change what is
+protected. Everything needs a key unless listed here. The key's owner is passed on to the route.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tessera.server.hosts import ANY, is_allowed
 access = logging.getLogger("tessera.access")
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version"})
-# The page runs only its own files, and shows no picture from elsewhere: a model's text may be hostile.
+# The page runs only its own files and shows no external pictures: a model's text may be hostile.
 PAGE_HEADERS = (
     (
         b"content-security-policy",
@@ -37,15 +37,15 @@ PAGE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
-BODY_TIMEOUT_S = 300.0  # the largest body over a line of 2 Mbit/s
+BODY_TIMEOUT_S = 300.0  # the largest body at 2 Mbit/s
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Guard:
-    """`keys` empty: everybody may ask. `count` hears method, route and status of every answer.
+    """Empty `keys` lets everybody in. `count` receives method, route and status of every response.
 
-    A path below `root_path` is taken as the rest of it, whether or not a proxy took the prefix away.
+    A path below `root_path` loses that prefix, unless a proxy has already removed it.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Guard:
         token = token.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = hashlib.sha256(token).digest()
         scope["state"]["tenant"] = digest.hex()
-        # Every key is compared, each in constant time.
+        # Compare every key, each in constant time.
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):
             raise BadRequestError(
                 "a valid API key is needed; send it as `Authorization: Bearer KEY`.", code="invalid_api_key", status=401
@@ -146,7 +146,7 @@ class Guard:
             raise self._too_large()
 
     def _counted(self, receive: Receive, body: Body) -> Receive:
-        """Counts a body as it arrives, whatever length it announced, and waits for its end only so long."""
+        """Count a body as it arrives, regardless of its announced length, and limit the wait for its end."""
         seen = 0
         deadline: float | None = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
 
@@ -159,7 +159,7 @@ class Guard:
                 if seen > self._max_body_bytes:
                     raise self._too_large()
                 if not more:
-                    deadline = None  # what is awaited from now on is the client's leaving
+                    deadline = None  # from now on we wait only for the client to disconnect
                 body.add(num_bytes, more=more)
             return message
 
@@ -188,12 +188,12 @@ class Guard:
         if "first_token_s" in entry and "queue_s" in entry:
             entry["prefill_s"] = round(entry["first_token_s"] - entry["queue_s"], 4)
         if not complete:
-            entry["complete"] = False  # the client left before the end of the answer, or the answer broke
+            entry["complete"] = False  # the client left before the end of the response, or the response broke
         access.info(json.dumps(entry))
 
 
 async def _receive_until(deadline: float | None, receive: Receive, body: Body) -> Message:
-    """The next message; raises BadRequestError after the deadline, EngineBusyError if the body was given up."""
+    """Receive the next message; raises BadRequestError after the deadline, EngineBusyError if the body was dropped."""
     try:
         if not body.given_up:
             async with asyncio.timeout_at(deadline) as body.timeout:
@@ -209,12 +209,12 @@ async def _receive_until(deadline: float | None, receive: Receive, body: Body) -
 
 
 def is_page(path: str) -> bool:
-    """Whether a raw path is the page's or one of its files', which everybody may read."""
+    """Return True if a raw path is the page or one of its files, which everybody may read."""
     return path == "/" or path.startswith("/web/")
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern, not the path asked for, of which there may be endlessly many."""
+    """The route's pattern, not the requested path, of which there may be endlessly many."""
     if scope["path"].startswith("/web/"):
         return "/web"
     return getattr(scope.get("route"), "path", "other")

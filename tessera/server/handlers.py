@@ -1,6 +1,6 @@
-"""What every generating route does: check, prepare, start; then answer whole or in events.
+"""The steps of every generating route: check, prepare, start; then respond whole or in events.
 
-Whatever the route, a request goes the same way, and a client that leaves ends it at once: while it
+Requests take the same path on every route, and a client that leaves ends its request at once: while it
 waits for a worker, in the queue, in prefill, or between two tokens.
 """
 
@@ -39,12 +39,12 @@ Result = TypeVar("Result")
 
 
 class ClientLeftError(Exception):
-    """The connection is gone; there is nobody to answer."""
+    """The client disconnected; there is nobody to answer."""
 
 
 @dataclass(frozen=True)
 class Handlers:
-    """Runs requests for the routes; `names` are the model's, the first is what replies say."""
+    """Runs requests for the routes; replies state the first of the model's `names`."""
 
     backend: Backend
     settings: Settings
@@ -52,7 +52,7 @@ class Handlers:
     names: tuple[str, ...]
 
     def check(self, body: Sampling) -> None:
-        """Raise for what can be refused before any picture is touched."""
+        """Refuse what can be refused before any picture is read."""
         body.check_extra_fields()
         self.check_model(body.model)
         if (body.n or 1) > self.settings.max_completions:
@@ -67,7 +67,7 @@ class Handlers:
 
     @property
     def calls_tools(self) -> bool:
-        """Whether the model's format has tool calls."""
+        """Return True if the model's format has tool calls."""
         try:
             ToolCallReader(self.backend.tokenizer)
         except UsageError:
@@ -84,7 +84,7 @@ class Handlers:
         *,
         truncate: bool = False,
     ) -> tuple[int, Replies]:
-        """The prompt's length, and its replies."""
+        """Start a chat; return the prompt's length and the replies."""
         preparing = self.backend.prepare(messages, params, tools, self._salt(body, request), truncate=truncate)
         prompt, params = await unless_left(request, preparing)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
@@ -103,12 +103,12 @@ class Handlers:
         return self.backend.start(wanted, cache_salt=self._salt(body, request), reader=reader)
 
     def _salt(self, body: Sampling, request: Request) -> str:
-        """What separates the caches of keys, and of tenants that share one: neither may learn what others asked."""
+        """The cache salt that isolates API keys, and tenants that share one: neither may learn what others asked."""
         tenant = self.tenant_of(request)
         return f"{tenant}/{body.cache_salt or ''}" if tenant else body.cache_salt or ""
 
     def tenant_of(self, request: Request) -> str:
-        """What separates the caches of API keys."""
+        """The cache salt of an API key."""
         return "" if self.settings.share_cache else request.state.tenant
 
     async def collect(self, replies: Replies, request: Request) -> list[Completion]:
@@ -132,13 +132,13 @@ class Handlers:
     def stream(
         self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request
     ) -> Response:
-        """A reply in events."""
+        """Respond in events."""
         return EventStream(self._events(replies, events, prompt_tokens, body, request), notes_on(body))
 
     async def _events(
         self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request
     ) -> AsyncIterator[bytes]:
-        """A streamed reply; a failure is an event of its own, after which no [DONE] comes."""
+        """Stream a reply; a failure is sent as an event, with no [DONE] after it."""
         options = body.stream_options or StreamOptions()
         usages = [Usage(prompt_tokens=prompt_tokens)] * len(replies)
         try:
@@ -154,7 +154,7 @@ class Handlers:
                     elif options.continuous_usage_stats:
                         written = usages[index].completion_tokens + len(delta.token_ids)
                         usages[index] = replace(usages[index], completion_tokens=written)
-                    # Mistral's clients expect the usage at the end unless it is asked for in a chunk of its own.
+                    # Mistral's clients expect the usage at the end unless they ask for it in its own chunk.
                     last = replies.ended and number == len(arrived)
                     shown = options.continuous_usage_stats or (last and not options.include_usage)
                     if delta.error is not None:
@@ -174,7 +174,7 @@ class Handlers:
             replies.close()
 
     def _ended(self, last: Delta, request: Request) -> None:
-        """Count a request that came to its end, and leave its numbers, without its content, for the access log."""
+        """Count a finished request, and leave its numbers, without its content, for the access log."""
         self.metrics.observe(last)
         usage, timings = last.usage or Usage(), last.timings or Timings()
         log = request.state.log
@@ -187,7 +187,7 @@ class Handlers:
 
 @contextmanager
 def field_named(field: str) -> Iterator[None]:
-    """A conversation that is wrong as a whole is named by its field; a message has its place already."""
+    """Name the field in errors about a conversation as a whole; a message's error already has its place."""
     try:
         yield
     except ConversationError as error:
@@ -195,12 +195,12 @@ def field_named(field: str) -> Iterator[None]:
 
 
 def notes_on(body: Sampling) -> dict[str, str]:
-    """Headers about the request itself: that a field it uses will go (RFC 9745)."""
+    """Headers about the request itself: a field it uses is deprecated (RFC 9745)."""
     return {"Deprecation": "@1735689600"} if uses_deprecated(body) else {}
 
 
 async def unless_left(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled when the client leaves; then raises ClientLeftError."""
+    """Await `work`; if the client leaves first, cancel it and raise ClientLeftError."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(client_left(request.receive))
     try:

@@ -1,6 +1,6 @@
-"""Which Host headers are answered: a page whose name was rebound to this machine must not read replies.
+"""Host header checks: a page whose name was rebound to this machine must not read replies.
 
-A server that only this machine can reach answers this machine's own names, unless its operator gives others.
+A server that only this machine can reach accepts this machine's own names, unless the operator sets others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]*))(:\d*)?")
 
 
 def host_patterns(settings: Settings) -> tuple[str, ...]:
-    """The names that are answered; `*.name` stands for all below a name, `*` for all."""
+    """The accepted names; `*.name` matches all subdomains of a name, `*` matches any host."""
     if settings.allowed_hosts:
         return settings.allowed_hosts
     if settings.uds is not None or is_public(settings):
@@ -27,7 +27,7 @@ def host_patterns(settings: Settings) -> tuple[str, ...]:
 
 
 def is_allowed(header: bytes | None, patterns: Sequence[str]) -> bool:
-    """Whether a Host header names this server; browsers always send one."""
+    """Return True if a Host header names this server; browsers always send one."""
     if header is None or ANY in patterns:
         return True
     name = _name(header.decode("latin-1").strip().lower())
@@ -40,7 +40,7 @@ def is_allowed(header: bytes | None, patterns: Sequence[str]) -> bool:
 
 
 def _name(header: str) -> str:
-    """Without the port: `[::1]:8000` is `::1`; what has no such form is left as it is."""
+    """Strip the port: `[::1]:8000` becomes `::1`; anything else is unchanged."""
     found = _HOST.fullmatch(header)
     return (found["address"] or found["name"].removesuffix(".")) if found else header
 

@@ -1,7 +1,7 @@
-"""Where the server listens: taken before a model is loaded, so that a taken address shows at once.
+"""The server's sockets, bound before a model is loaded, so that an address in use shows at once.
 
-Nobody is let in before the model is there: a socket that is bound but does not listen yet refuses
-connections, which is what a client or balancer expects of a server that is still starting.
+No client is accepted before the model is loaded: a socket that is bound but not listening refuses
+connections, which is what a client or load balancer expects of a server that is still starting.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from tessera.errors import TesseraError
 from tessera.server.settings import Settings
 
-BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
-SOCKET_MODE = 0o666  # who may enter the folder may connect, as with other servers; keys guard the rest
+BACKLOG = 2048  # connections waiting to be accepted, as in uvicorn
+SOCKET_MODE = 0o666  # anyone who may enter the folder may connect, as with other servers; keys protect the rest
 
 
 class AddressError(TesseraError):
-    """The address cannot be listened at."""
+    """An address that the server cannot listen on."""
 
 
 def bind(settings: Settings) -> list[socket.socket]:
-    """Sockets at the address that the settings name; raises AddressError."""
+    """Bind sockets at the address in the settings; raises AddressError."""
     if settings.uds is not None:
         return [_bind_path(settings.uds)]
     try:
@@ -39,10 +39,10 @@ def bind(settings: Settings) -> list[socket.socket]:
     for family, _, _, _, address in dict.fromkeys(found):
         try:
             sockets.append(_bind_one(family, (address[0], port)))
-            port = sockets[0].getsockname()[1]  # a free port that was chosen holds for all addresses of a name
+            port = sockets[0].getsockname()[1]  # the free port chosen first is used for all addresses of a name
         except OSError as error:
             failure = error
-            if error.errno != errno.EADDRNOTAVAIL:  # localhost may have an IPv6 address that this machine lacks
+            if error.errno != errno.EADDRNOTAVAIL:  # localhost may resolve to an IPv6 address that this machine lacks
                 break
     if not sockets or failure.errno not in (None, errno.EADDRNOTAVAIL):
         for each in sockets:
@@ -52,9 +52,9 @@ def bind(settings: Settings) -> list[socket.socket]:
 
 
 def listen(sockets: list[socket.socket]) -> None:
-    """Let people in; raises AddressError where another program was let in meanwhile.
+    """Start listening; raises AddressError if another program has taken the address meanwhile.
 
-    Two programs can both bind an address at which nobody listens yet, and uvloop hides the failure of the second.
+    Two programs can both bind an address on which nobody listens yet, and uvloop hides the second one's failure.
     """
     try:
         for each in sockets:
@@ -66,7 +66,7 @@ def listen(sockets: list[socket.socket]) -> None:
 
 
 def address_of(sockets: list[socket.socket], settings: Settings) -> str:
-    """What to open in a browser, or to connect to."""
+    """The address to open in a browser or connect to."""
     if settings.uds is not None:
         return f"unix:{settings.uds}"
     host = settings.host
@@ -77,7 +77,7 @@ def address_of(sockets: list[socket.socket], settings: Settings) -> str:
 
 
 def is_public(settings: Settings) -> bool:
-    """Whether other machines may be able to connect."""
+    """Return True if other machines may be able to connect."""
     return settings.uds is None and not _is_loopback(settings.host)
 
 
@@ -86,7 +86,7 @@ def _is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: some systems give the machine's own name a loopback address
+    except ValueError:  # a name: some systems map the machine's own name to a loopback address
         return False
 
 
@@ -115,7 +115,7 @@ def _refused(settings: Settings, error: OSError) -> AddressError:
 
 
 def _bind_path(path: Path) -> socket.socket:
-    """A Unix socket; one that nobody answers at any more is replaced."""
+    """Bind a Unix socket, replacing a stale one."""
     if path.is_symlink() or path.exists():
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(f"{path} exists and is no socket; remove it, or choose another --uds.")

@@ -1,7 +1,7 @@
-"""What Prometheus may ask: counts of the engine at the moment of asking, and times of ended requests.
+"""Prometheus metrics: the engine's counts when scraped, and the times of finished requests.
 
-What vLLM measures too has both our name and vLLM's, so that boards and routers made for vLLM work
-unchanged; what only this server knows has ours.
+Metrics that vLLM has too appear under both names, so that dashboards and routers made for vLLM work
+unchanged; the others have our name only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Metrics:
         )
 
     def observe(self, last: Delta) -> None:
-        """Take in the times of a request that has ended."""
+        """Record the times of a finished request."""
         timings, usage = last.timings, last.usage
         if timings is None or usage is None or not usage.completion_tokens:
             return
@@ -65,17 +65,17 @@ class Metrics:
             self._add(self._token, timings.decode_s / (usage.completion_tokens - 1))
 
     def count_answer(self, method: str, route: str, status: int) -> None:
-        """Count one answer; the caller sees to it that routes and methods are from short lists."""
+        """Count one response; the caller ensures that routes and methods come from short lists."""
         self._answers.labels(method, route, status).inc()
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _histograms(self, name: str, text: str, buckets: tuple[float, ...]) -> list[Histogram]:
         made = [Histogram(prefix + name, text, (LABEL,), buckets=buckets, registry=self.registry) for prefix in BOTH]
         for histogram in made:
-            histogram.labels(self._model)  # there from the start, so that a rate sees the first observation
+            histogram.labels(self._model)  # created at the start, so that a rate sees the first observation
         return made
 
     def _add(self, histograms: list[Histogram], value: float) -> None:
@@ -84,7 +84,7 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """Reads the engine's own counts when it is asked."""
+    """Reads the engine's counts at each scrape."""
 
     def __init__(self, backend: Backend, model: str) -> None:
         self._backend = backend
@@ -97,7 +97,7 @@ class _EngineCollector(Collector):
         yield from self._own(OURS[0], stats)
 
     def _shared(self, prefix: str, stats: Stats) -> Iterator[Metric]:
-        """What vLLM measures too."""
+        """Metrics that vLLM has too."""
         config = self._backend.config
         yield self._gauge(prefix, "num_requests_running", "Requests in the running batch.", stats.running)
         yield self._gauge(prefix, "num_requests_waiting", "Requests that wait to run.", stats.waiting)

@@ -1,9 +1,9 @@
-"""A request's pictures on their way from sources to pixels, in capacity of their own.
+"""Loading a request's pictures, from source to pixels, with separate capacity.
 
-Data URLs are read by threads that never wait, addresses and files by others that may, and decoding is done in
-children (`decoding`). So text waits for none of this, and a picture that was seen before waits for no new
-one: what was prepared is kept, by its encoded bytes and the tenant's salt. A client that leaves ends the work
-on its pictures at once. All that is held here is counted against one budget.
+Data URLs are read by threads that never block, URLs and files by others that may, and decoding runs in
+child processes (`decoding`). So text waits for none of this, and a known picture never waits for a new
+one: prepared pictures are cached by encoded bytes and tenant's salt. A client that leaves ends the work
+on its pictures at once. Everything held here counts against one budget.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tessera.sources import ImageLimits, is_data_url, read
 Result = TypeVar("Result")
 Load = Callable[[Sequence[Image]], list[PreparedImage]]
 READERS, FETCHERS = 2, 8
-CACHE_BYTES = 256 << 20  # of prepared pictures, some 20 of the largest
+CACHE_BYTES = 256 << 20  # for prepared pictures, some 20 of the largest
 
 
 class Pictures:
@@ -45,13 +45,13 @@ class Pictures:
         self._max_bytes, self._held_bytes = max_bytes, 0
 
     def start(self) -> None:
-        """Start a child that decodes, so that the first picture need not wait for it."""
+        """Start a decoding process, so that the first picture need not wait for it."""
         self._decoders.start()
 
     async def load(self, images: Sequence[Image], salt: str = "") -> Load:
-        """Prepare these pictures; what is returned gives any of them, for `LLM.prepare`.
+        """Prepare these pictures; the returned `Load` looks each of them up, for `LLM.prepare`.
 
-        Raises ImageError and FetchError, and EngineBusyError where too many wait.
+        Raises ImageError and FetchError, and EngineBusyError if too many requests wait.
         """
         prepared: dict[int, PreparedImage] = {}
         if images:
@@ -85,7 +85,7 @@ class Pictures:
         return prepare(self._decoders.decode(name, data, self._limits, stop), self._vision, low_detail=low_detail)
 
     async def _run(self, executor: Executor, work: Callable[[Stop], Result]) -> Result:
-        """Done in a thread, which is told when nobody waits any more."""
+        """Run in a thread, which is notified if nobody waits for it any more."""
         stop = Stop()
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, work, stop)
@@ -95,7 +95,7 @@ class Pictures:
 
     @contextmanager
     def _place(self) -> Iterator[Callable[[int], None]]:
-        """A place among the requests whose pictures are prepared, and the way to count what it holds."""
+        """Hold a slot for preparing pictures; yields the function that counts its bytes."""
         if self._waiting >= self._max_waiting:
             raise EngineBusyError(
                 f"the pictures of {self._waiting} requests are being prepared (at most {self._max_waiting}); send the "
@@ -128,7 +128,7 @@ class Pictures:
 
 
 class PreparedCache:
-    """Prepared pictures, the least recently used of which go first; used from one thread."""
+    """An LRU cache of prepared pictures; used from one thread."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0

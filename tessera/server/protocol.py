@@ -1,9 +1,9 @@
-"""The HTTP parser's limits: what is neither counted head nor counted body is bounded in size and time.
+"""Limits for the HTTP parser: everything besides a request's counted body is bounded in size and time.
 
 uvicorn's own parser bounds neither: one connection could fill the memory with headers or trailers that
-never end, or be held for ever by a byte now and then, or by an answer that nobody reads. Bodies are `guards`'
-business, as long as somebody reads them; the rest of a request that was answered before its end has a time of
-its own.
+never end, or stay open forever with a byte now and then, or with a response that nobody reads. Bodies are `guards`'
+business while somebody reads them; the rest of a request that was answered early has its own
+time limit.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tessera.server.errors import BadRequestError, error_object
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
-REST_TIMEOUT_S = 10.0  # for what a client still sends of a request that is answered
-UNREAD_TIMEOUT_S = 300.0  # without one byte of an answer being taken, though some are ready
-CLOSING_S = 3.0  # for a body that is still on its way when the server ends
+REST_TIMEOUT_S = 10.0  # for the rest of a request that has been answered
+UNREAD_TIMEOUT_S = 300.0  # during which the client takes no byte of a response, though some are ready
+CLOSING_S = 3.0  # for a body still arriving when the server stops
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    _loose_bytes = 0  # since a message began, its head ended, or its last byte of body came
+    _loose_bytes = 0  # since a message began, its head ended, or its last body byte arrived
     _had_body = False  # in the bytes that are being parsed
     _in_message = False
     _in_head = False
@@ -36,7 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every byte that is not taken
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called for every byte not taken
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,7 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_message:
             return
-        # Framing before body is paid for by that body, which `guards` counts; what counts is what has none.
+        # Framing before a body is covered by that body, which `guards` counts; only framing without one counts here.
         self._loose_bytes = 0 if self._had_body else self._loose_bytes + len(data)
         if self._loose_bytes > MAX_HEAD_BYTES:
             what = "the headers exceed" if self._in_head else "what follows the body exceeds"
@@ -59,11 +59,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_message = self._in_head = True
         self._loose_bytes = 0
-        if self._head_timer is None:  # of the connection's first request it runs already
+        if self._head_timer is None:  # for the connection's first request it is already running
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer is no header: it came after the key was checked
+        if self._in_head:  # a trailer is not a header: it arrives after the key was checked
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

@@ -1,4 +1,4 @@
-"""Running requests whose deltas the event loop awaits together."""
+"""Running requests, and awaiting their deltas together in the event loop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tessera.engine.loop import Handle
 
 
 class DeltaReader(Protocol):
-    """Turns one reply's deltas into what the client is to see of them."""
+    """Turns one reply's deltas into those the client sees."""
 
     def read(self, delta: Delta) -> Delta: ...
 
 
 class Replies:
-    """One or several running requests, whose deltas are awaited together; `close` aborts what has not ended."""
+    """One or several running requests with deltas awaited together; `close` aborts the unfinished ones."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -29,13 +29,13 @@ class Replies:
         self._unfinished: set[int] = set()
 
     def add(self, submit: Callable[..., Handle], reader: DeltaReader | None) -> None:
-        """Start one more request; `submit` takes, as `notify`, what is to be called after each of its deltas."""
+        """Start one more request; `submit` takes `notify`, the callback for each of its deltas."""
         self._handles.append(submit(notify=self._wake))
         self._readers.append(reader)
         self._unfinished.add(len(self._handles) - 1)
 
     async def next(self, timeout_s: float | None = None) -> list[tuple[int, Delta]]:
-        """Deltas that have come, with their requests' numbers; none after the timeout. Raises EngineDeadError."""
+        """Return new deltas with their requests' numbers; none after the timeout. Raises EngineDeadError."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._arrived.wait()
@@ -72,5 +72,5 @@ class Replies:
         return deltas
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop has been closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._arrived.set)

@@ -1,7 +1,7 @@
-"""Starts everything in its order: settings, address, model, engine, application, HTTP server; and ends it again.
+"""Server startup and shutdown, in order: settings, address, model, engine, application, HTTP server.
 
-SIGTERM lets running requests end within the shutdown timeout and takes no new ones; a second one
-aborts them. If the engine ends, so does the process, with exit code 1, for a supervisor to restart it.
+SIGTERM stops new requests and lets running ones finish within the shutdown timeout; a second one
+aborts them. If the engine dies, the process exits with code 1, for a supervisor to restart it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from tessera.weights.detect import detect
 logger = logging.getLogger("tessera.server")
 
 MIB = 2**20
-# Proxies keep idle connections for a minute, nginx and the clouds' balancers alike. Whoever closes first must not be
-# the server: a request that is just being sent would fail.
+# Proxies keep idle connections for a minute, nginx and cloud load balancers alike. The server must not close
+# first: a request just being sent would fail.
 IDLE_CONNECTION_S = 75
-WATCHDOG_S = 10  # between two signs of life to the supervisor
-ABORT_S = 1.0  # for the last events of aborted requests to leave
-# Settings that ModelSource, ImageLimits and the engine know by another name; all others by the settings' own.
+WATCHDOG_S = 10  # between two watchdog messages to the supervisor
+ABORT_S = 1.0  # to send the last events of aborted requests
+# Settings that ModelSource, ImageLimits and the engine call by another name; all others share one name.
 TAKEN_AS = OTHER_NAMES | {
     "model": "name",
     "allowed_media_domains": "domains",
@@ -54,14 +54,14 @@ TAKEN_AS = OTHER_NAMES | {
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve at bound sockets until a signal; raises what loading a model does, and EngineDeadError if the engine fails.
+    """Serve on bound sockets until a signal; raises as model loading does, and EngineDeadError if the engine dies.
 
-    The sockets are closed at the end.
+    Closes the sockets at the end.
     """
     began = time.monotonic()
     start_log(verbose=settings.verbose)
     try:
-        keys = api_keys(settings)  # a wrong key file shows before a large model is loaded
+        keys = api_keys(settings)  # report a bad key file before a large model is loaded
         check_media_folder(settings)
         logger.info("tessera %s loads %s", __version__, settings.model)
         notify(f"STATUS=loading {settings.model}")
@@ -76,7 +76,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
 
 
 def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
-    """How the application is served over HTTP; no WebSockets, for there is nothing to say over them."""
+    """The uvicorn configuration; WebSockets are off because nothing uses them."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -91,17 +91,17 @@ def http_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config
 
 
 def start_log(*, verbose: bool) -> None:
-    """Our own lines on standard error, and uvicorn's if they are wanted; of others only warnings."""
+    """Log our own lines to standard error, uvicorn's if wanted, and only warnings from other libraries."""
     plain = sys.stderr.isatty() and not verbose
     form = "%(message)s" if plain else "%(asctime)s %(levelname)s %(name)s %(message)s"
-    # At INFO the HTTP client that fetches pictures tells every URL, and those may be secret.
+    # At INFO the HTTP client that fetches pictures logs every URL, and those may be secret.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=form, force=True)
     logging.getLogger("tessera").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def open_model(settings: Settings) -> LLM:
-    """The model with its engine, as the settings want it; an error names the settings."""
+    """Open the model and its engine from the settings; an error names the settings."""
     try:
         return _open_model(settings)
     except TesseraError as error:
@@ -121,14 +121,14 @@ def _open_model(settings: Settings) -> LLM:
 
 
 def _taken(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
-    """The settings that others know by these names, which are the settings' own or stand in TAKEN_AS."""
+    """The settings with these names, after the renames in TAKEN_AS."""
     own = {other: name for name, other in TAKEN_AS.items()}
     found = {name: own.get(name, name) for name in names}
     return {name: getattr(settings, setting) for name, setting in found.items() if setting in Settings.model_fields}
 
 
 def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator[str]:
-    """What an operator wants to know of a server that starts: model, cache, limits, who may ask, and why so."""
+    """Startup lines for the operator: model, cache, limits, who has access, and why."""
     config, model = llm.config, llm.model
     counts = count_weights(model)
     size = counts.total() / 1e6
@@ -175,7 +175,7 @@ def _details(llm: LLM, settings: Settings) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready and when it ends; a second signal aborts what is running, a third just leaves."""
+    """Reports when it is ready and when it stops; a second signal aborts running requests, a third exits at once."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             aborting.cancel()
-            self._on_end()  # here, since uvicorn then ends the process by the signal that it got
+            self._on_end()  # here, since uvicorn then ends the process with the signal it got
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._num_signals += 1
@@ -218,11 +218,11 @@ class _Server(uvicorn.Server):
         logger.info("a second signal: running requests are aborted")
         await asyncio.to_thread(self._abort)
         await asyncio.sleep(ABORT_S)
-        self.force_exit = True  # whoever does not read would hold the process
+        self.force_exit = True  # a client that does not read would keep the process alive
 
 
 def run_until_signal(backend: Backend, settings: Settings, sockets: list[socket.socket], began: float) -> bool:
-    """Serve until a signal or the engine's end; true for the latter."""
+    """Serve until a signal or the engine's death; return True for the latter."""
     died = False
 
     def on_death() -> None:

@@ -1,9 +1,9 @@
-"""What clients may send: every field with its type and bounds, explicit nulls allowed everywhere.
+"""Request schemas: every field with its type and bounds; explicit nulls are allowed everywhere.
 
-Fields that would change the output and are not supported are refused by name, also inside of objects;
-others that clients send out of habit are accepted, and logged once. What other servers call by other
-names is taken under ours (`dialects`). Every list, mapping and string has a bound, and stops at its
-first mistake: pydantic keeps a note of each, which takes hundreds of times what a client sent.
+Unsupported fields that would change the output are refused by name, also inside objects;
+harmless ones that clients send out of habit are accepted and logged once. Other servers' field
+names are accepted too (`dialects`). Every list, mapping and string is bounded, and validation stops at the
+first mistake: pydantic records each one, which takes hundreds of times the bytes sent.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 256
-MAX_FIELDS = 8192  # of a request, known or not
-MAX_KEYS = 1024  # of an object inside of it
+MAX_FIELDS = 8192  # in a request, known or not
+MAX_KEYS = 1024  # in an object inside it
 MAX_NAME = 1024  # characters
 MAX_GRAMMAR = 1_000_000  # characters; the compiler's own limits are lower, and say more
-MAX_TEXT = 64_000_000  # characters; what a context holds is checked before it is tokenized
+MAX_TEXT = 64_000_000  # characters; the context limit is checked before tokenizing
 
-# Fields without an effect on the reply of this server.
+# Fields without effect on this server's replies.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier", "reasoning_effort",
     "safe_prompt", "prediction", "verbosity", "prompt_cache_retention", "include", "reasoning", "cache_control",
 }  # fmt: skip
-# What a field that changes the output is refused with: its neutral values, which change nothing, and the way out.
+# Refused fields: the neutral values that are accepted since they change nothing, and the way out.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "use_beam_search": (False,),
@@ -127,7 +127,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "choice": (),
     "constraint": (),
     "grammar_type": (),
-    # Known to other routes only.
+    # Known on other routes only.
     "response_format": ({"type": "text"},),
     "text": ({}, {"format": {"type": "text"}}),
     "tools": ([],),
@@ -145,7 +145,7 @@ _logged: set[str] = set()
 
 
 def _counted(limit: int) -> BeforeValidator:
-    """Refuse a mapping of too many entries before any of them is looked at."""
+    """Refuse a mapping with too many entries before reading any of them."""
 
     def check(value: Any) -> Any:
         if isinstance(value, Mapping) and len(value) > limit:
@@ -156,17 +156,17 @@ def _counted(limit: int) -> BeforeValidator:
 
 
 def _within(name: str, least: float | None = None) -> Any:
-    """The bounds of a sampling parameter; `least` where a client may say less, which means the default."""
+    """The bounds of a sampling parameter; `least` allows lower values that mean the default."""
     low, high = BOUNDS[name]
     return Field(ge=low if least is None else least, le=high)
 
 
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Count = Annotated[int, _within("max_tokens")]
-# Clients send -1 for "as many as fit", which is what leaving the field out means.
+# Clients send -1 for "as many as fit", the same as leaving the field out.
 ReplyLength = Annotated[Count | None, BeforeValidator(lambda value: None if value == -1 else value)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # whatever the vocabulary: a number of 4000 digits needs no echo
-PromptId = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # a negative one is refused later, in better words
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # for any vocabulary: a number of 4000 digits needs no echo
+PromptId = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # a negative one is refused later, with a better message
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -210,7 +210,7 @@ class Request(BaseModel):
 
 
 def _is_same(value: Any, neutral: Any) -> bool:
-    """Equal, and not true where a number is meant: 1 and true are not the same to a client."""
+    """Return True if equal, without taking true for 1: they differ to a client."""
     return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
 
 
@@ -229,7 +229,7 @@ class Part(BaseModel):
             raise PydanticCustomError("too_many_keys", "too many", {"max_length": MAX_KEYS})
         told = {key: value for key, value in values.items() if value is not None and key not in cls.harmless}
         unknown = [key for key in told if key not in cls._names()]
-        return {key: value for key, value in told.items() if key not in unknown[1:]}  # the first is named
+        return {key: value for key, value in told.items() if key not in unknown[1:]}  # report the first
 
     @classmethod
     def _names(cls) -> set[str]:
@@ -304,8 +304,8 @@ class Sampling(Request):
     guided_decoding: StructuredOutputs | None = None
     json_schema: JsonSchema | None = None  # llama.cpp's
     format: Literal["json", ""] | JsonObject | None = None  # Ollama's
-    grammar: GrammarText | TypedGrammar | None = None  # llama.cpp's a text, TGI's an object
-    regex: GrammarText | None = None  # SGLang's, as the next
+    grammar: GrammarText | TypedGrammar | None = None  # llama.cpp's is a string, TGI's an object
+    regex: GrammarText | None = None  # SGLang's, like the next
     ebnf: GrammarText | None = None
     guided_json: JsonSchema | None = None
     guided_regex: GrammarText | None = None

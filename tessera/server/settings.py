@@ -1,7 +1,7 @@
-"""What an operator may set, and where each value came from: flag, environment, file or default.
+"""Server settings, and the origin of each value: flag, environment, file or default.
 
-Names are vLLM's where they mean the same. Everything is checked here, before a model is loaded; an
-unknown name is an error that names the nearest known one.
+Names are vLLM's if they mean the same. Everything is checked here, before a model is loaded; an
+unknown name is an error that suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, taken_a
 ENVIRONMENT_PREFIX = "TESSERA_"
 NO_SETTINGS = ("TESSERA_DEBUG", "TESSERA_CONFIG")
 SECRET = ("api_key",)
-# What Kubernetes puts into every pod's environment for a service that is named tessera.
+# Variables that Kubernetes sets in every pod for a service named tessera.
 _SERVICE_LINK = re.compile(r"TESSERA_(SERVICE_(HOST|PORT)|PORT_\d+_\w+)(_\w+)?|TESSERA_PORT=tcp://.*")
-# Scheme, host and perhaps port, as browsers send it; "null" is what any sandboxed page sends, and is not listed.
+# Scheme, host and optional port, as browsers send them; any sandboxed page sends "null", so it is not accepted.
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._~:\[\]-]+")
 _UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", 1)}
 _UNITS |= {letter: 1024**power for power, letter in enumerate("KMGT", 1)}
 
 
 def _several(value: Any) -> Any:
-    """A list, each entry of which may be several with commas, as an environment variable has them."""
+    """Parse a list whose entries may each hold several values with commas, as in an environment variable."""
     if isinstance(value, str) and value.startswith("["):  # as vLLM writes a list
         try:
             value = json.loads(value)
@@ -46,9 +46,9 @@ def _several(value: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    """A number, also as vLLM writes large ones: 25.6k is 25,600 and 32K is 32,768; "auto" is None."""
+    """Parse a number, also in vLLM's short form: 25.6k is 25,600 and 32K is 32,768; "auto" is None."""
     if isinstance(value, bool):
-        return str(value)  # which is no number
+        return str(value)  # not a number
     if isinstance(value, str) and value.strip().lower() == "auto":
         return None
     if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)([kmgtKMGT])\s*", value)):
@@ -58,7 +58,7 @@ def _count(value: Any) -> Any:
 
 
 def _image_limit(value: Any) -> Any:
-    """A number, also as vLLM writes it: image=8, {"image": 8} or {"image": {"count": 8}}; other kinds may be 0."""
+    """Parse a number, also in vLLM's forms: image=8, {"image": 8} or {"image": {"count": 8}}; other kinds may be 0."""
     if isinstance(value, str) and "=" in value:
         value = {kind.strip(): limit for kind, _, limit in (part.partition("=") for part in value.split(","))}
     if isinstance(value, str) and value.startswith("{"):
@@ -75,7 +75,7 @@ def _image_limit(value: Any) -> Any:
 
 
 def _unless_empty(value: Any) -> Any:
-    """An empty text is no value: as a path it would be the folder the server was started in."""
+    """Turn an empty string into None: as a path it would mean the current folder."""
     return None if value == "" else value
 
 
@@ -88,7 +88,7 @@ def _proxy(value: str | None) -> str | None:
         parts = urlsplit(value)
         if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError
-        _ = parts.port  # which raises for one that is none
+        _ = parts.port  # raises if it is invalid
     return value
 
 
@@ -217,7 +217,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_empty_keys(cls, values: Any) -> Any:
-        # A variable that was left empty must not open the server to everybody.
+        # A variable left empty must not open the server to everybody.
         if isinstance(values, Mapping) and "api_key" in values and _several(values["api_key"]) == ():
             raise UsageError(
                 "the setting api_key is given and holds no key; give one, or leave it out to let everybody in."
@@ -225,7 +225,7 @@ class Settings(BaseModel):
         return values
 
 
-# Settings that the engine and the picture limits know by another name: what either says of one, names the other here.
+# Settings that the engine and the picture limits call by another name; their errors are renamed by this table.
 OTHER_NAMES = {
     "block_size": "block_tokens",
     "limit_mm_per_prompt": "max_images_per_prompt",
@@ -237,7 +237,7 @@ _OTHER = re.compile(rf"\b({'|'.join(OTHER_NAMES.values())})\b")
 
 
 def in_settings_words(text: str) -> str:
-    """A sentence of the engine's with the settings' names in it, which are the flags'."""
+    """Reword an engine message with the settings' names, which are also the flags'."""
     own = {other: name for name, other in OTHER_NAMES.items()}
     return _OTHER.sub(lambda found: own[found[0]], text)
 
@@ -245,9 +245,9 @@ def in_settings_words(text: str) -> str:
 def resolve_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """The settings, and for each the place its value came from; raises UsageError that names the culprit.
+    """Return the settings and each value's origin; raises UsageError that names the setting at fault.
 
-    The file is the one given, or the one that TESSERA_CONFIG names.
+    The file is the given one, or the one named by TESSERA_CONFIG.
     """
     if file is None and environment.get("TESSERA_CONFIG"):
         file = Path(environment["TESSERA_CONFIG"])
@@ -288,7 +288,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _own_names(given: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
-    """Each given name, the setting it means and the value; vLLM's fixed flags are checked and left out."""
+    """Yield each given name, its setting and its value; vLLM's fixed flags are checked and left out."""
     for name, value in given.items():
         key = name.replace("-", "_")
         if key in FIXED:
@@ -309,7 +309,7 @@ def _own_names(given: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str
 
 
 def api_keys(settings: Settings) -> tuple[str, ...]:
-    """All keys, from the setting and from the file; raises UsageError for a file that gives none."""
+    """All keys, from the setting and from the file; raises UsageError for a file without any."""
     keys = list(settings.api_key)
     if settings.api_key_file is not None:
         try:
@@ -326,7 +326,7 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
 
 
 def describe(settings: Settings, origins: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Name, value and origin of each setting; secrets are only counted."""
+    """List each setting's name, value and origin; secrets are only counted."""
     return [(name, _shown(name, value), origins[name]) for name, value in settings]
 
 
@@ -345,7 +345,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def check_media_folder(settings: Settings) -> None:
-    """Raise UsageError where requests may name files of a folder that is none."""
+    """Raise UsageError if the folder from which requests may name files is not a folder."""
     folder = settings.allowed_local_media_path
     if folder is not None and not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -353,7 +353,7 @@ def check_media_folder(settings: Settings) -> None:
 
 
 def panel_of(name: str) -> str:
-    """The heading under which a setting stands in help and documentation."""
+    """The heading of a setting in help and documentation."""
     extra = Settings.model_fields[name].json_schema_extra
     return str(extra["panel"]) if isinstance(extra, dict) else ""
 

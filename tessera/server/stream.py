@@ -1,4 +1,4 @@
-"""A response of unknown length that ends with its client, wherever it is waiting at that moment."""
+"""A streamed response that is cancelled wherever it waits when its client disconnects."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 
 class EventStream(Response):
-    """Sends what `events` yields. When the client leaves, the iterator is cancelled where it waits."""
+    """Sends the bytes that `events` yields. When the client leaves, the iterator is cancelled where it waits."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
-        # A stream's length is not known beforehand.
+        # A stream's length is not known in advance.
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         self._events = events
 
@@ -41,6 +41,6 @@ class EventStream(Response):
 
 
 async def client_left(receive: Receive) -> None:
-    """Returns when the connection is gone."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

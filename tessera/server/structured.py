@@ -1,7 +1,7 @@
-"""What a request says a reply must look like, in any of many vocabularies, as the engine's one Grammar.
+"""Structured output: every API's way to constrain a reply, read into the engine's one Grammar.
 
 OpenAI's `response_format`, Anthropic's `output_config.format`, vLLM's `structured_outputs`, the older `guided_*`
-fields, which vLLM has dropped without a word and which are still sent, and the top-level words of llama.cpp,
+fields, which vLLM has dropped silently but clients still send, and the top-level fields of llama.cpp,
 Ollama, SGLang and TGI.
 """
 
@@ -24,11 +24,11 @@ from tessera.server.schemas import (
 )
 
 DEPRECATED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
-WRAPPING = {"name", "description", "schema", "strict"}  # OpenAI's, around a schema
+WRAPPING = {"name", "description", "schema", "strict"}  # OpenAI's keys around a schema
 
 
 def grammar_of(request: Sampling) -> Grammar | None:
-    """The grammar, if any is asked for; raises BadRequestError where two are."""
+    """Return the requested grammar, if any; raises BadRequestError if there are two."""
     asked = {name: _wanted(name.removeprefix("guided_"), getattr(request, name)) for name in DEPRECATED}
     asked |= {
         name: _wanted("grammar" if name == "ebnf" else name, getattr(request, name)) for name in ("regex", "ebnf")
@@ -62,13 +62,13 @@ def _parts(field: str, wanted: StructuredOutputs | None) -> dict[str, Grammar | 
 
 
 def _unwrapped(schema: Any) -> Any:
-    """A schema, also in OpenAI's wrapping."""
+    """Return a schema, without OpenAI's wrapping if it has one."""
     is_wrapped = isinstance(schema, dict) and isinstance(schema.get("schema"), dict) and set(schema) <= WRAPPING
     return schema["schema"] if is_wrapped else schema
 
 
 def _anthropic(where: str, wanted: Any) -> Grammar | None:
-    """`output_config.format`, or the older `output_format`."""
+    """Read `output_config.format`, or the older `output_format`."""
     if wanted is None:
         return None
     schema = wanted.get("schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
@@ -98,7 +98,7 @@ def _text_of(where: str, kind: str, value: Any) -> Grammar:
 
 
 def _format(where: str, wanted: JsonSchemaFormat | None) -> Grammar | None:
-    """Of an object with a type, and what that type needs beside it; what the type leaves no room for is refused."""
+    """Read an object with a type and the fields it needs; fields that contradict the type are refused."""
     if wanted is None:
         return None
     told = {name.rstrip("_"): value for name, value in wanted if value is not None}
@@ -126,7 +126,7 @@ def _format(where: str, wanted: JsonSchemaFormat | None) -> Grammar | None:
 
 
 def _schemas(where: str, wanted: JsonSchemaFormat, told: dict[str, Any]) -> dict[str, Any]:
-    """The schemas that are given, wherever in the object, by their paths."""
+    """Collect the given schemas, anywhere in the object, by path."""
     found = {"schema": told.get("schema"), "value": told.get("value")}
     if isinstance(wanted, ResponseFormat) and wanted.json_schema is not None:
         found["json_schema.schema"] = wanted.json_schema.schema_

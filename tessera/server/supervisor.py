@@ -1,4 +1,4 @@
-"""What a supervisor is told, in systemd's protocol: one datagram to the socket that NOTIFY_SOCKET names.
+"""Notifications to a supervisor in systemd's protocol: one datagram to the socket in NOTIFY_SOCKET.
 
 Source: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 """
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def notify(*states: str) -> None:
-    """Say for example READY=1; nothing happens where nobody listens."""
+    """Send a state, for example READY=1; does nothing without a supervisor."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -22,5 +22,5 @@ def notify(*states: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto("\n".join(states).encode(), path)
     except OSError as error:
-        # The server serves all the same; the supervisor notices that it was told nothing.
+        # The server keeps running; the supervisor notices the missing message.
         logger.warning("NOTIFY_SOCKET cannot be written to (%s)", error.strerror)

@@ -1,4 +1,4 @@
-"""What all generating routes read alike: sampling parameters, tools, and several choices."""
+"""Request parsing shared by all generating routes: sampling parameters, tools, and several choices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tessera.server.structured import grammar_of
 
 
 def sampling_of(request: Sampling) -> SamplingParams:
-    """The parameters of one reply; where the request says nothing the reply is greedy, as everywhere in Tessera."""
+    """The parameters of one reply; greedy by default, as everywhere in Tessera."""
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return SamplingParams(
         max_tokens=request.max_tokens,
@@ -36,7 +36,7 @@ def sampling_of(request: Sampling) -> SamplingParams:
 
 
 def tools_among(tools: ToolDefinitions, choice: ToolChoice, parallel: bool | None) -> Tools:
-    """All tools, and of OpenAI's choice `allowed_tools` those that may be called; raises BadRequestError."""
+    """All tools, and those that OpenAI's choice `allowed_tools` permits; raises BadRequestError."""
     if not isinstance(choice, Mapping):
         return Tools(tuple(tools), choice, parallel is not False)
     if choice.get("type") != "allowed_tools":
@@ -76,5 +76,5 @@ def _only(given: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
 
 
 def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
-    """`n` replies' parameters: a given seed is counted up, or all would be alike."""
+    """The parameters of `n` replies; a given seed is incremented, or all would be alike."""
     return [params if params.seed is None else replace(params, seed=params.seed + index) for index in range(n)]

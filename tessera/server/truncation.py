@@ -1,6 +1,6 @@
-"""`truncation: auto` of /v1/responses: of a conversation that is too long, the oldest turns are left out.
+"""`truncation: auto` of /v1/responses: drop the oldest turns of a conversation that is too long.
 
-A turn begins with a message of the user, so that calls keep their results. What the system said stays,
+A turn begins with a user message, so that calls keep their results. System messages stay,
 and so does the last turn.
 """
 
@@ -16,7 +16,7 @@ from tessera.prompt import Prompt
 def longest_that_fits(
     messages: Sequence[Message], prepare: Callable[[Sequence[Message]], Prompt], max_tokens: int
 ) -> Prompt:
-    """The prompt with as few turns left out as it takes; raises what `prepare` does for the last turn alone."""
+    """Return the longest prompt that fits; raises as `prepare` does if the last turn alone does not."""
     starts = [index for index, message in enumerate(messages) if message.role == "user"] or [0]
 
     def attempt(number: int) -> Prompt | None:
@@ -29,7 +29,7 @@ def longest_that_fits(
     if (whole := attempt(0)) is not None:
         return whole
     best: Prompt | None = None
-    too_few, enough = 0, len(starts)  # turns left out
+    too_few, enough = 0, len(starts)  # turns dropped
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         if (prompt := attempt(middle)) is None:

@@ -1,4 +1,4 @@
-"""Pydantic's findings in our own words: one sentence that names the field, the limit, and a short value."""
+"""Pydantic's errors reworded: one sentence that names the field, the limit, and a short value."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _WORDS = {
     "json_invalid": "is not valid JSON {error}",
     "too_many_keys": "has more than the allowed {max_length} entries",
 }
-# That something is of another kind: of a union, every branch says so but the one that was meant.
+# Errors about the wrong type: in a union, every branch but the intended one reports one.
 _KINDS = {"string_type", "bool_type", "int_type", "int_parsing", "int_from_float", "float_type", "list_type",
           "dict_type", "model_type", "model_attributes_type", "literal_error"}  # fmt: skip
-PLAIN = re.compile(r"[^\W\d]\w*|-?\d+")  # a field, or a token's id as a key
-MAX_VALUE = 40  # characters of a value that is told
-_BRANCHES = {"str", "int", "float", "bool", "TypedGrammar"}  # in a path they say which branch of a union was tried
+PLAIN = re.compile(r"[^\W\d]\w*|-?\d+")  # a field, or a token id as a key
+MAX_VALUE = 40  # characters of a reported value
+_BRANCHES = {"str", "int", "float", "bool", "TypedGrammar"}  # in a path they name the tried branch of a union
 
 
 def first_mistake(error: ValidationError) -> tuple[str, str]:
-    """The field's path, "messages.0.role", and what is wrong with it."""
+    """Return the path of the first wrong field, such as "messages.0.role", and its fault."""
     return describe_mistake(error.errors(include_url=False, include_input=False))
 
 
 def describe_mistake(findings: Sequence[Mapping[str, Any] | Any]) -> tuple[str, str]:
-    """The first wrong field's path and fault. Of a union's branches, the one that understood most tells it."""
+    """Return the first wrong field's path and fault; for a union, those of the branch that matched most."""
     paths = [_path(finding.get("loc", ())) for finding in findings]
     root = next((count for count in (1, 2) if paths[0][:count] != ("body",)), 1)
     same = [(path, finding) for path, finding in zip(paths, findings, strict=True) if path[:root] == paths[0][:root]]
@@ -76,10 +76,10 @@ def _words(finding: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value that says by itself what is wrong with it; a long one, or one of many parts, does not."""
+    """Show a short, simple value; long or nested ones would not help."""
     if isinstance(value, bool):
         return f", not {str(value).lower()}"
-    if isinstance(value, int) and value.bit_length() > 100:  # of which Python writes none of thousands of digits
+    if isinstance(value, int) and value.bit_length() > 100:  # Python refuses to print thousands of digits
         return ""
     if not isinstance(value, str | int | float) or len(shown := repr(value)) > MAX_VALUE:
         return ""
@@ -91,7 +91,7 @@ def _rank(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
 
 
 def _path(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    # A union's alternatives stand in the path by their types' names, which say nothing to a client.
+    # The path holds the type names of a union's branches, which mean nothing to a client.
     return tuple(
         part for part in location if isinstance(part, int) or (PLAIN.fullmatch(part) and part not in _BRANCHES)
     )

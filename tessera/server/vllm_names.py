@@ -1,8 +1,8 @@
-"""vLLM's flags that are no settings of this server's own: other names for one, and those with one possible value.
+"""vLLM flags that this server does not have as settings: aliases, and flags with only one accepted value.
 
-A command line written for vLLM should start this server, or be refused in a sentence that says what
-to do instead. So a flag that asks for what happens here anyway is accepted, any other value of it is
-refused, and nothing is accepted that would then be ignored. Source: vLLM 0.32, `vllm serve --help`.
+A command line written for vLLM should start this server, or be refused with a sentence that says what
+to do instead. So a flag that asks for what this server does anyway is accepted, any other value is
+refused, and nothing is silently ignored. Source: vLLM 0.32, `vllm serve --help`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tessera.errors import UsageError
 
 ALIASES = {"kv_cache_memory_bytes": "kv_cache_bytes"}
 OPPOSITES = {"disable_uvicorn_access_log": "access_log"}
-# Flags that hold several settings in one JSON object, and those of its keys that are settings here.
+# Flags that hold several settings in one JSON object, and the keys that are settings here.
 JOINED = {"speculative_config": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")}
 SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains", "--allowed-origins")
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A flag of which only `accepted` is what this server does; `instead` says why, and the way out."""
+    """A flag for which this server supports only `accepted`; `instead` says why, and the way out."""
 
     accepted: tuple[str, ...]
     instead: str
@@ -33,7 +33,7 @@ class Fixed:
         return self.accepted in (("true",), ("false",))
 
     def check(self, name: str, value: Any, origin: str) -> None:
-        """Raise UsageError unless the value asks for what happens anyway."""
+        """Raise UsageError unless the value asks for what the server does anyway."""
         told = "none" if value is None else str(value).strip().lower()
         if self.is_switch:
             told = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}.get(
@@ -45,7 +45,7 @@ class Fixed:
 
 
 def taken_apart(name: str, value: Any, origin: str) -> dict[str, Any]:
-    """The settings in a JSON object such as {"method": "ngram", "num_speculative_tokens": 4}; raises UsageError."""
+    """Read settings from a JSON object such as {"method": "ngram", "num_speculative_tokens": 4}; raises UsageError."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -1,6 +1,6 @@
-"""What replies of several routes have in common: ids, usage, finish reasons, log-probabilities, calls.
+"""Response parts shared by several routes: ids, usage, finish reasons, log-probabilities, calls.
 
-Source of the shapes: OpenAI's and Mistral's API references, and what their clients were seen to require.
+Source of the shapes: OpenAI's and Mistral's API references, and the observed needs of their clients.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tessera.chat import FinishReason, TokenLogprob, ToolCall, Usage
 from tessera.errors import EngineDeadError
 from tessera.prompt import Tokenizer
 
-LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
+LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON lacks
 
 
 def json_text(data: Mapping[str, Any]) -> bytes:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A lone surrogate, which a model cannot write but a request may quote, has no UTF-8 form.
+    # A lone surrogate has no UTF-8 form; a model cannot write one, but a request may quote one.
     return text.encode(errors="replace")
 
 
@@ -33,7 +33,7 @@ def created_now() -> int:
 
 
 def usage_object(usages: Sequence[Usage], per_prompt: int | None = None) -> dict[str, Any]:
-    """Tokens of all choices; a prompt counts once for all its `per_prompt` choices (None: there is one prompt)."""
+    """Tokens of all choices; a prompt counts once for its `per_prompt` choices (None: there is one prompt)."""
     prompts = usages[:: per_prompt or len(usages)]
     read, written = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in usages)
     return {
@@ -48,7 +48,7 @@ def usage_object(usages: Sequence[Usage], per_prompt: int | None = None) -> dict
 
 
 def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
-    """OpenAI's word; "abort" and "error" are no ends that a client may take for an answer."""
+    """Return OpenAI's finish reason; raises for "abort" and "error", which must not pass for an answer."""
     if reason == "stop" and has_called:
         return "tool_calls"
     if reason in ("stop", "length"):
@@ -57,7 +57,7 @@ def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
 
 
 def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Each token of the text with its alternatives; `bytes` are its own, which may be half a character."""
+    """List each token of the text with its alternatives; its `bytes` may be half a character."""
 
     def described(token_id: int, token: str, logprob: float | None) -> dict[str, Any]:
         return {
@@ -70,7 +70,7 @@ def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> di
         described(entry.token_id, entry.token, entry.logprob)
         | {"top_logprobs": [described(*alternative) for alternative in entry.top]}
         for entry in entries
-        if entry.token_id not in tokenizer.special_ids  # the end is none of the text
+        if entry.token_id not in tokenizer.special_ids  # the end token is not part of the text
     ]
     return {"content": content, "refusal": None}
 

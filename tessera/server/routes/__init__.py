@@ -1,1 +1,1 @@
-"""The routes: each file reads its requests, answers them, and writes its streamed events."""
+"""The routes; each file reads its requests, answers them, and writes its streamed events."""

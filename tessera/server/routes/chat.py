@@ -1,6 +1,6 @@
-"""/v1/chat/completions, in the words of OpenAI, Mistral and vLLM.
+"""/v1/chat/completions, as OpenAI, Mistral and vLLM define it.
 
-Source of the shapes: OpenAI's and Mistral's API references, and what their clients send and require.
+Source of the shapes: OpenAI's and Mistral's API references, and their clients' behaviour.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
 
 
 def conversation_of(request: ChatRequest) -> list[Message]:
-    """The messages; a last one of the assistant is always continued, and a request that says otherwise refused."""
+    """Read the messages; a last assistant message is always continued, and a request to the contrary is refused."""
     messages = parse_messages(request.messages, lenient=True)
     if request.continue_final_message is not None:
         continues = messages[-1].role == "assistant"
@@ -68,7 +68,7 @@ def chat_sampling(request: ChatRequest) -> SamplingParams:
 
 
 def tools_of(request: ChatRequest) -> Tools:
-    """The tools that the request offers."""
+    """Read the tools that the request offers."""
     return tools_among(request.tools or (), request.tool_choice or "auto", request.parallel_tool_calls)
 
 
@@ -78,7 +78,7 @@ def tools_of(request: ChatRequest) -> Tools:
 def chat_completion(
     completion_id: str, model: str, completions: Sequence[Completion], tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """The whole reply, a choice for each completion; with `tokenizer` its log-probabilities too."""
+    """Build the whole reply, one choice per completion; with `tokenizer`, log-probabilities too."""
     return {
         "id": completion_id,
         "object": "chat.completion",
@@ -99,7 +99,7 @@ def chat_completion(
 
 
 def _reply_message(completion: Completion) -> dict[str, Any]:
-    """The assistant's message. Beside calls empty text stays "", as Mistral has it: a client fails on null there."""
+    """The assistant's message. With calls, empty text stays "", as in Mistral's API: a client fails on null there."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
     if completion.tool_calls:
         message["tool_calls"] = [call_object(call) for call in completion.tool_calls]
@@ -111,7 +111,7 @@ class ChatEvents(ChunkEvents):
 
     def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer | None) -> None:
         super().__init__(reply_id, model, tokenizer)
-        self._num_calls: Counter[int] = Counter()  # of each choice
+        self._num_calls: Counter[int] = Counter()  # by choice
 
     def opening(self, index: int) -> bytes:
         return self._event([_chat_choice(index, {"role": "assistant", "content": ""})], None)
@@ -123,7 +123,7 @@ class ChatEvents(ChunkEvents):
             if self._tokenizer and delta.logprobs:
                 choice["logprobs"] = logprobs_object(delta.logprobs, self._tokenizer)
             events += self._event([choice], None if delta.finish_reason else usage)
-        for call in delta.tool_calls:  # each whole, in an event of its own: Mistral's clients join no fragments
+        for call in delta.tool_calls:  # each whole, in its own event: Mistral's clients do not join fragments
             described = {"index": self._num_calls[index]} | call_object(call)
             self._num_calls[index] += 1
             events += self._event([_chat_choice(index, {"tool_calls": [described]})], None)
@@ -135,5 +135,5 @@ class ChatEvents(ChunkEvents):
 
 
 def _chat_choice(index: int, delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Mistral's clients require the finish reason in every event, null before the end."""
+    """A choice in an event; Mistral's clients require the finish reason in each, null before the end."""
     return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None}

@@ -1,4 +1,4 @@
-"""/v1/completions: plain text continued, without the chat format; with `echo`, texts scored.
+"""/v1/completions: continue plain text without the chat format; with `echo`, score texts.
 
 Source of the shapes: OpenAI's API reference.
 """
@@ -57,7 +57,7 @@ def completion_sampling(request: CompletionRequest) -> SamplingParams:
 
 
 def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
-    """The prompts, each as text or as token ids."""
+    """Read the prompts, each as text or as token ids."""
     prompt = request.prompt
     if isinstance(prompt, str):
         return [prompt]
@@ -72,7 +72,7 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
 def text_completion(
     completion_id: str, model: str, completions: Sequence[Completion], tokenizer: Tokenizer | None, prompts: int
 ) -> dict[str, Any]:
-    """The reply of the older completions route, to `prompts` prompts with equally many completions each."""
+    """Build the reply to `prompts` prompts with equally many completions each."""
     per_prompt = len(completions) // prompts
     return {
         "id": completion_id,
@@ -94,7 +94,7 @@ def text_completion(
 
 
 def text_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The older form: parallel lists, with offsets in characters of the text."""
+    """Log-probabilities in the older form: parallel lists, with offsets in characters of the text."""
     detokenizer, offsets, length = tokenizer.detokenizer(), [], 0
     for entry in entries:
         offsets.append(length)
@@ -126,7 +126,7 @@ class TextEvents(ChunkEvents):
 class EchoReader:
     """Puts the prompt's text and log-probabilities before a reply; with `prompt_only` nothing follows them.
 
-    The engine always writes a token, which is left out then.
+    The engine always generates a token, which is then left out.
     """
 
     def __init__(self, prompt: Prompt, tokenizer: Tokenizer, *, prompt_only: bool) -> None:

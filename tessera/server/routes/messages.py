@@ -1,7 +1,7 @@
-"""/v1/messages: the same conversation in Anthropic's words, read into messages and written as blocks.
+"""/v1/messages: conversations in Anthropic's format, read into messages and written as blocks.
 
 Source of the shapes: Anthropic's API reference for messages, for counting tokens, for streaming and
-for errors. Nothing is kept between requests; `cache_control` is read over, since every prefix is cached.
+for errors. Nothing is kept between requests; `cache_control` is ignored, since every prefix is cached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tessera.server.wire import finish_reason_of, json_text
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _KNOWN_BLOCKS = "text, image, tool_use and tool_result"
-_SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # of another model's earlier turns
+_SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # from another model's earlier turns
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:
@@ -58,7 +58,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
 
 
 def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message]:
-    """The conversation; raises BadRequestError that names the message or block."""
+    """Read the conversation; raises BadRequestError that names the message or block."""
     system = _texts("system", request.system)
     messages = [Message("system", system, place="system")] if system else []
     for index, message in enumerate(request.messages):
@@ -75,7 +75,7 @@ def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message
 
 
 def _texts(where: str, content: Any) -> tuple[str, ...]:
-    """Text alone: a string, or text blocks."""
+    """Read text: a string, or text blocks."""
     parts = [_part(*each) for each in _blocks(where, content)]
     texts = tuple(part for part in parts if isinstance(part, str))
     if len(texts) < len(parts):
@@ -103,7 +103,7 @@ def _call(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _user(where: str, message: Mapping[str, Any]) -> list[Message]:
-    """Results first, each a message of its own, then what the user says."""
+    """Read a user message: results first, each as its own message, then the user's content."""
     results: list[Message] = []
     parts: list[str | Image] = []
     for place, block in _blocks(f"{where}.content", message.get("content")):
@@ -120,7 +120,7 @@ def _user(where: str, message: Mapping[str, Any]) -> list[Message]:
 
 
 def _blocks(where: str, content: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each block with its place; a string is one block of text."""
+    """List each block with its place; a string is one text block."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -162,7 +162,7 @@ def messages_sampling(request: MessagesRequest) -> SamplingParams:
 
 
 def messages_tools(request: MessagesRequest | CountTokensRequest) -> Tools:
-    """The tools, in the chat's words; a client's own tools alone, since this server runs none."""
+    """The tools in OpenAI's chat format; only client tools, since this server runs none."""
     tools = []
     for index, tool in enumerate(request.tools or ()):
         where = f"tools.{index}"
@@ -197,7 +197,7 @@ def new_message_id() -> str:
 
 
 def message_object(message_id: str, model: str, completion: Completion) -> dict[str, Any]:
-    """The whole reply."""
+    """Build the whole reply."""
     blocks: list[dict[str, Any]] = [_text_block(completion.text)] if completion.text else []
     blocks += [_call_block(call, call.arguments) for call in completion.tool_calls]
     end = _end(completion.finish_reason, completion.stop_string, has_called=bool(completion.tool_calls))
@@ -220,7 +220,7 @@ def _call_block(call: ToolCall, arguments: str) -> dict[str, Any]:
 
 
 def _end(reason: FinishReason, stop_string: str | None, *, has_called: bool) -> dict[str, Any]:
-    """Why the reply ended; raises EngineDeadError where it is no true end."""
+    """The stop reason; raises EngineDeadError if the reply was cut off."""
     words = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
     stop_reason = words[finish_reason_of(reason, has_called=has_called)]
     if stop_string is not None and stop_reason == "end_turn":
@@ -229,7 +229,7 @@ def _end(reason: FinishReason, stop_string: str | None, *, has_called: bool) -> 
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """Anthropic counts what the cache held apart from what was read anew."""
+    """Token counts; Anthropic counts cached and newly read tokens separately."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -240,12 +240,12 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 class MessageEvents(Events):
-    """The typed events of one reply: blocks that open, grow and close, one after the other."""
+    """The typed events of one reply: blocks that open, grow and close in turn."""
 
     def __init__(self, message_id: str, model: str, prompt_tokens: int, request_id: str) -> None:
         self._head = _head(message_id, model) | {"usage": _usage(Usage(prompt_tokens=prompt_tokens))}
         self._request_id = request_id
-        self._number = 0  # of the block that is open, or will be next
+        self._number = 0  # of the open or next block
         self._is_open = False
         self._has_called = False
         self._last: Delta | None = None

@@ -1,4 +1,4 @@
-"""/v1/models, and texts as the model's tokens: /tokenize and /detokenize."""
+"""/v1/models, /tokenize and /detokenize."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _model(name: str, handlers: Handlers, started: int) -> dict[str, Any]:
-    """What OpenAI's, vLLM's and Mistral's clients look for."""
+    """A model object with the fields that OpenAI's, vLLM's and Mistral's clients look for."""
     length = handlers.backend.config.max_model_len
     return {
         "id": name,

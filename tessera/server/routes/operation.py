@@ -1,4 +1,4 @@
-"""How the server is: health, readiness, version, metrics; and the page with what it asks first."""
+"""Operational routes: health, readiness, version, metrics, and the web page with its initial data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tessera.server.handlers import Handlers
 from tessera.server.settings import api_keys
 
 PAGE = Path(__file__).parents[1] / "web"
-DEMO = BUNDLED_FOLDER.parent / "demo"  # pictures that the page offers to try
+DEMO = BUNDLED_FOLDER.parent / "demo"  # sample pictures that the page offers
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:

@@ -1,4 +1,4 @@
-"""/v1/responses: the same conversation in OpenAI's newer words, read into messages and written as items.
+"""/v1/responses: conversations in OpenAI's newer format, read into messages and written as items.
 
 Nothing is kept between requests, so a client sends the whole conversation each time. Source of the
 shapes: OpenAI's API reference for responses and for its streaming events.
@@ -25,7 +25,7 @@ from tessera.server.schemas import ResponsesRequest
 from tessera.server.translate import sampling_of, tools_among
 from tessera.server.wire import created_now, finish_reason_of, json_text, logprobs_object
 
-LOGPROBS = "message.output_text.logprobs"  # of `include`
+LOGPROBS = "message.output_text.logprobs"  # a value of `include`
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:
@@ -47,7 +47,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
 
 
 def input_messages(request: ResponsesRequest) -> list[Message]:
-    """The conversation; raises BadRequestError that names the item."""
+    """Read the conversation; raises BadRequestError that names the item."""
     messages: list[Message] = []
     if request.instructions:
         messages.append(Message("system", (request.instructions,), place="instructions"))
@@ -92,7 +92,7 @@ def _tells_logprobs(request: ResponsesRequest) -> bool:
 
 
 def response_tools(request: ResponsesRequest) -> Tools:
-    """The tools, whose description lies flat here."""
+    """Read the tools, whose fields are flat in this API."""
     tools = []
     for index, tool in enumerate(request.tools or ()):
         if tool.get("type") != "function":
@@ -106,7 +106,7 @@ def response_tools(request: ResponsesRequest) -> Tools:
 
 
 def _choice(given: ToolChoice) -> ToolChoice:
-    """A choice in the chat's words, in which what lies flat here has an object of its own."""
+    """Convert a tool choice to the chat format, which nests what is flat here."""
     if not isinstance(given, Mapping):
         return given
     inner = {key: value for key, value in given.items() if key != "type"}
@@ -130,7 +130,7 @@ def new_item_id(prefix: str) -> str:
 def response_object(
     response_id: str, model: str, request: ResponsesRequest, completion: Completion, tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """The whole reply."""
+    """Build the whole reply."""
     output: list[dict[str, Any]] = []
     if completion.text or not completion.tool_calls:
         logprobs = _token_logprobs(completion.logprobs, tokenizer)
@@ -141,7 +141,7 @@ def response_object(
 
 
 def _head(response_id: str, model: str, request: ResponsesRequest) -> dict[str, Any]:
-    """A reply that has just begun, with what was asked for."""
+    """A reply that has just begun, echoing the request."""
     text = {"format": {"type": "text"}}
     if request.text is not None and request.text.format is not None:
         text = {"format": request.text.format.model_dump(by_alias=True, exclude_none=True)}
@@ -174,7 +174,7 @@ def _head(response_id: str, model: str, request: ResponsesRequest) -> dict[str, 
 def _ended(
     head: Mapping[str, Any], output: Sequence[Mapping[str, Any]], reason: FinishReason, usage: Usage
 ) -> dict[str, Any]:
-    """The reply with its end; raises EngineDeadError where it is no true end."""
+    """Finish a reply; raises EngineDeadError if it was cut off."""
     is_whole = finish_reason_of(reason) == "stop"
     return {
         **head,
@@ -217,14 +217,14 @@ def _token_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> li
 
 
 class ResponseEvents(Events):
-    """The typed events of one reply: its message opens with its first text and closes before a call or the end."""
+    """The typed events of one reply; its message opens with the first text and closes before a call or the end."""
 
     def __init__(self, response_id: str, model: str, request: ResponsesRequest, tokenizer: Tokenizer) -> None:
         self._head = _head(response_id, model, request)
         self._tokenizer = tokenizer
         self._number = 0
         self._output: list[dict[str, Any]] = []
-        self._open_id: str | None = None  # of the message that is being written
+        self._open_id: str | None = None  # of the message being written
         self._text = ""
         self._logprobs: list[dict[str, Any]] = []
         self._last: Delta | None = None
