@@ -6,7 +6,7 @@ only decoding can run out of them: then the youngest is preempted, queued and co
 later. The oldest is never preempted and fits alone, so there is always progress. A step's spare
 tokens and blocks may go to drafts: guessed tokens that are computed after a request's last one,
 and count if the model chooses the same. It uses no tensors.
-The idea of chunked prefill beside decoding: Sarathi-Serve, arXiv 2403.02310.
+The idea of mixing chunked prefill with decoding: Sarathi-Serve, arXiv 2403.02310.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> Path | None:
-    """Find the folder's own tokenizer; for Pixtral 12B in Hugging Face's layout or GGUF, else the packaged file.
+    """Find the folder's tokenizer; if Pixtral 12B in Hugging Face's layout or GGUF has none, the packaged file.
 
     A converted tokenizer.json can split text wrongly and is not read.
     """

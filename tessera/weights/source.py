@@ -33,7 +33,7 @@ class Source:
         return tensor if self.transform is None else self.transform(tensor)
 
     def panels(self, num_rows: int) -> Iterator[Tensor]:
-        """Yield rows of the tensor in the model's order and the file's dtype; raises CheckpointError."""
+        """Yield `num_rows` rows at a time, in the model's order and the file's dtype; raises CheckpointError."""
         if self.transform is not None:  # queries and keys, as in `load`
             yield from self.read().split(num_rows)
             return
