@@ -1,6 +1,6 @@
-"""What is refused before it is queued: requests that can never run, and those that come too many.
+"""Rejects requests before they are queued: those that can never run, and those beyond the limits.
 
-All of it reads only what is given, so any thread may ask.
+These functions read only their arguments, so any thread may call them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tessera.model.config import ModelConfig, VisionConfig
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 
-# What of a call and of a tool the prompt repeats.
+# Fields of a call and of a tool that appear in the prompt.
 CALL_KEYS, TOOL_KEYS = ("name", "arguments"), ("name", "description", "parameters")
-MAX_PARTS = 16_384  # texts and pictures of one conversation; each costs time whatever its length
+MAX_PARTS = 16_384  # texts and images in one conversation; each costs time regardless of its length
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A request as it is admitted: the engine makes a Request of it."""
+    """An admitted request, from which the engine makes a Request."""
 
     request_id: str
     prompt: Prompt
@@ -41,7 +41,7 @@ class Submission:
 
 
 def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, model: ModelConfig) -> None:
-    """Raise PromptTooLongError or UsageError for what can never run."""
+    """Raise PromptTooLongError or UsageError if the request can never run."""
     least = max(params.min_tokens, 1)
     if len(prompt.ids) + least > config.max_model_len:
         raise PromptTooLongError(
@@ -61,7 +61,7 @@ def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, 
 
 
 def check_room(submission: Submission, config: EngineConfig, *, waiting: int, held_bytes: Mapping[str, int]) -> None:
-    """Raise UsageError for an id in use, EngineBusyError where enough is waiting or kept in memory.
+    """Raise UsageError if the id is in use, EngineBusyError if too much is waiting or held in memory.
 
     `waiting` requests have not started; `held_bytes` are the image bytes of each unfinished one, by id.
     """
@@ -73,7 +73,7 @@ def check_room(submission: Submission, config: EngineConfig, *, waiting: int, he
             "send the request again later."
         )
     held, more = sum(held_bytes.values()), pixel_bytes(submission.prompt)
-    # A request that exceeds the limit by itself is taken when it is the only one.
+    # A request that exceeds the limit by itself is accepted when it is the only one.
     if held and held + more > config.max_pixel_bytes:
         raise EngineBusyError(
             f"the pictures of unfinished requests hold {held // MIB} MiB, {more // MIB} MiB more "
@@ -91,12 +91,12 @@ def check_image_count(count: int, config: EngineConfig) -> None:
 
 
 def pixel_bytes(prompt: Prompt) -> int:
-    """Memory of the request's decoded pictures, kept until it ends: it may have to be computed again."""
+    """Return the bytes of the request's decoded images, kept until it ends since it may be recomputed."""
     return sum(span.image.pixels_CHW.nbytes for span in prompt.images)
 
 
 def _check_images(prompt: Prompt, vision: VisionConfig) -> None:
-    """Raise ValueError where spans, grids, pixels and image tokens disagree: that is a bug, not a user's error."""
+    """Raise ValueError if spans, grids, pixels and image tokens disagree: a bug, not a user error."""
     expected = 0
     for span in prompt.images:
         rows, columns = span.image.grid
@@ -120,7 +120,7 @@ def check_parts(messages: Sequence[Message]) -> None:
 
 
 def num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
-    """Characters of all that the prompt will hold, whatever field they stand in; each is written at least once."""
+    """Count the characters of every field that the prompt will contain; each is written at least once."""
     texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
     calls = [call.get("function") for message in messages for call in message.tool_calls if isinstance(call, Mapping)]
     functions = [tool.get("function") for tool in tools if isinstance(tool, Mapping)]
@@ -128,7 +128,7 @@ def num_written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]])
 
 
 def _num_characters(described: Sequence[Any], keys: Sequence[str]) -> int:
-    """Of all strings and keys in these entries of each object."""
+    """Count the characters of all strings and keys in these entries of each object."""
     count, rest = 0, [entry.get(key) for entry in described if isinstance(entry, Mapping) for key in keys]
     while rest:
         value = rest.pop()

@@ -1,6 +1,6 @@
-"""The step in tensors: all chunks' tokens in one row, where each is stored, and the images they take.
+"""One step as tensors: all chunks' tokens in one row, their cache slots, and the images they use.
 
-It reads requests and changes none. A finished batch is all that a model's rank needs to compute.
+It reads requests but never changes them. A finished batch is all that a rank needs to compute.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tessera.model.attention import AttentionPlan
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Rows start to end of a picture's embeddings, which the step's tokens take in order."""
+    """Rows start to end of an image's embeddings, assigned to the step's image tokens in order."""
 
     image: PreparedImage
-    key: bytes  # by which its embeddings are cached: its content, and the salt of who asks
+    key: bytes  # cache key of its embeddings: the content and the requester's salt
     start: int
     end: int
-    begins: bool = True  # no earlier step of this request's run needed the picture
+    begins: bool = True  # no earlier step of this request's run needed the image
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows of the step whose logits say how likely the prompt tokens `target_ids`, each the next one, were."""
+    """Rows of the step whose logits score the prompt tokens `target_ids`, each the token after its row."""
 
     request: Request
     row: int
@@ -44,15 +44,15 @@ class Batch:
     ids_T: Tensor
     num_image_tokens: int
     plan: AttentionPlan
-    images: list[ImageRows]  # in the order of their tokens
+    images: list[ImageRows]  # in token order
     sampled: list[Request]
-    drafts: list[tuple[int, ...]]  # of each request in `sampled`
-    sampled_rows_R: Tensor  # of T: for each request in `sampled` its last token, then those of its draft
+    drafts: list[tuple[int, ...]]  # one for each request in `sampled`
+    sampled_rows_R: Tensor  # indices into T: for each request in `sampled` its last token, then its draft
     scored: list[ScoredRows]
 
 
 def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, image_token_id: int) -> Batch:
-    """Lay the chunks end to end, those of one token first."""
+    """Lay the chunks end to end, single-token chunks first."""
     chunks = sorted(chunks, key=lambda chunk: chunk.length > 1)
     ids: list[int] = []
     images: list[ImageRows] = []
@@ -81,25 +81,25 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
 
 
 def chunk_ids(chunk: Chunk) -> list[int]:
-    """The chunk's tokens and those of its draft."""
+    """Return the chunk's tokens followed by its draft."""
     return [*chunk.request.ids[chunk.start : chunk.end], *chunk.draft]
 
 
 def scored_rows(chunk: Chunk, row: int) -> ScoredRows | None:
-    """The chunk's rows, the first of which is `row`, that predict a prompt token whose log-probability is wanted."""
+    """Return the chunk's rows, starting at `row`, that predict prompt tokens with requested log-probabilities."""
     request = chunk.request
     if request.params.prompt_logprobs is None:
         return None
-    # A request that was set back computes its prompt again: what is known already is not scored twice.
+    # A preempted request computes its prompt again; tokens scored before are not scored twice.
     start = max(chunk.start, len(request.prompt_logprobs))
     target_ids = list(request.prompt.ids[start + 1 : chunk.end + 1])
     return ScoredRows(request, row + start - chunk.start, target_ids) if target_ids else None
 
 
 def image_rows(chunk: Chunk) -> list[ImageRows]:
-    """The embeddings that the chunk's image tokens take.
+    """Return the embeddings that the chunk's image tokens take.
 
-    Example: a picture of 2 rows and 3 columns at position 10 has the tokens 10-12, break 13, 14-16,
+    Example: an image of 2 rows and 3 columns at position 10 has the tokens 10-12, break 13, 14-16,
     end 17; a chunk of the positions 12 to 15 takes its embeddings 2, 3 and 4: rows 2 to 5.
     """
     found = []
@@ -114,6 +114,6 @@ def image_rows(chunk: Chunk) -> list[ImageRows]:
 
 
 def embeddings_before(offset: int, columns: int) -> int:
-    """Image tokens among the first `offset` tokens of a span whose rows end in a break or end token."""
+    """Count the image tokens among the first `offset` of a span whose rows end in a break or end token."""
     rows, rest = divmod(offset, columns + 1)
     return rows * columns + rest

@@ -1,10 +1,10 @@
-"""Who holds which block of the key/value cache, and which blocks' content is known.
+"""Tracks which requests hold which blocks of the key/value cache, and which blocks can be reused.
 
-A block is in exactly one state: free (content void), used (one or more requests hold it) or cached
-(nobody holds it, its content is known, the least recently used is evicted first). A full block is
+A block is in exactly one state: free (no content), used (held by one or more requests) or cached
+(held by none, content known; the least recently used is evicted first). A full block is
 known by a hash chained over everything before it, so equal hashes mean equal keys and values: its
-tokens, the pictures that overlap it (their tokens alone are the same for ALL pictures), and a salt
-that separates tenants. Tensors are unknown here. The idea: vLLM's automatic prefix caching.
+tokens, the images that overlap it (the tokens alone are the same for ALL images), and a salt
+that separates tenants. It uses no tensors. The idea: vLLM's automatic prefix caching.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """Blocks that `allocate` can give: free ones, and cached ones by eviction."""
+        """Blocks that `allocate` can return: free ones, and cached ones by eviction."""
         return len(self._free) + len(self._cached)
 
     def counts(self) -> BlockCounts:
@@ -47,7 +47,7 @@ class BlockPool:
         return BlockCounts(len(self._free), len(self._cached), used, self._total)
 
     def lookup(self, hashes: Sequence[bytes]) -> list[int]:
-        """Blocks of the longest known prefix; they are not held until `acquire`."""
+        """Return the blocks of the longest known prefix; they are not held until `acquire`."""
         found = []
         for block_hash in hashes:
             if (block := self._known.get(block_hash)) is None:
@@ -56,7 +56,7 @@ class BlockPool:
         return found
 
     def can_hold(self, known: Sequence[int], extra: int) -> bool:
-        """Whether `known` can be acquired and `extra` more allocated after that."""
+        """Return True if `known` can be acquired and `extra` more blocks then allocated."""
         return self.available - sum(block in self._cached for block in known) >= extra
 
     def acquire(self, known: Sequence[int]) -> None:
@@ -65,20 +65,20 @@ class BlockPool:
             self._holders[block] += 1
 
     def allocate(self, count: int) -> list[int]:
-        """Take blocks of void content; the caller has checked `available`."""
+        """Take blocks without content; the caller has checked `available`."""
         if count > self.available:
             raise RuntimeError(f"{count} blocks asked, {self.available} available: the scheduler must check first")
         return [self._take() for _ in range(count)]
 
     def publish(self, block: int, block_hash: bytes) -> None:
-        """Say that a used block now holds the content of this hash, so that others may share it."""
+        """Record that a used block now holds the content of this hash, so that others may share it."""
         if self._hashes[block] is None and block_hash not in self._known:
             self._hashes[block] = block_hash
             self._known[block_hash] = block
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Let go of one sequence's blocks, given in its order."""
-        for block in reversed(blocks):  # a prefix is useless without its start, so the end goes first
+        """Release one sequence's blocks, given in sequence order."""
+        for block in reversed(blocks):  # a prefix is useless without its start, so evict from the end
             self._holders[block] -= 1
             if self._holders[block] == 0:
                 if self._hashes[block] is None:
@@ -100,14 +100,14 @@ class BlockPool:
 
 
 def root_hash(cache_salt: str) -> bytes:
-    """The parent of every sequence's first block; requests of different salts share nothing."""
+    """Return the parent hash of a sequence's first block; different salts share nothing."""
     return _digest(b"tessera prefix", cache_salt.encode())
 
 
 def block_hash(parent: bytes, ids: Sequence[int], start: int, images: Sequence[ImageSpan]) -> bytes:
-    """The hash of the block whose tokens `ids` stand at positions `start` and following.
+    """Hash the block whose tokens `ids` begin at position `start`.
 
-    `images` are the sequence's spans; those that overlap the block enter with content and offset.
+    `images` are the sequence's spans; those that overlap the block are hashed with content and offset.
     """
     pictures = [
         image.start.to_bytes(8, "little") + image.image.digest

@@ -1,7 +1,7 @@
-"""How the engine runs: every option as a number, decided once, with the reason.
+"""The engine's settings: every option resolved once to a value, with the reason.
 
-Options come as names and values; one left out, or given as "auto", is resolved here from the model
-and the free memory. What a model is, and what one request wants, are other dataclasses' business.
+Options come as names and values; one omitted or set to "auto" is resolved here from the model
+and the free memory. Model shapes and request parameters belong to other dataclasses.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from tessera.model.config import ModelConfig
 
 MIB = 2**20
 AUTO = "auto"
-# What CUDA itself takes of a GPU beside all tensors: its context and its libraries' kernels and work space.
+# GPU memory that CUDA takes in addition to tensors: its context and its libraries' kernels and work space.
 CUDA_BYTES = 1024 * MIB
-DRAFTED_ON_CPU = 15  # with the last token 16 rows, the most that the kernels for few tokens take at once
+DRAFTED_ON_CPU = 15  # 16 rows with the last token, the most that the few-token kernels take at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Resolved settings; `reasons` says of each why it has its value."""
+    """Resolved settings; `reasons` explains the value of each."""
 
     max_model_len: int  # tokens of prompt and reply together
     block_tokens: int
     kv_cache_bytes: int
     kv_cache_dtype: str  # the model's own, or int8
-    max_num_seqs: int  # requests that run at once
-    max_num_batched_tokens: int  # tokens that one step computes; longer prompts go in chunks
+    max_num_seqs: int  # requests that run at the same time
+    max_num_batched_tokens: int  # tokens computed in one step; longer prompts are split into chunks
     image_cache_bytes: int
     max_images_per_prompt: int
     max_queued_requests: int
-    max_pixel_bytes: int  # decoded pictures of all unfinished requests; they are kept in the system's memory
+    max_pixel_bytes: int  # decoded images of all unfinished requests, kept in system memory
     enable_prefix_caching: bool
-    cuda_graphs: bool  # of the steps in which all requests decode
-    num_speculative_tokens: int  # guessed tokens that a request's step may compute beside its own; 0: none
-    prompt_lookup_min: int  # tokens that must have come before, for what followed them to be guessed
-    prompt_lookup_max: int  # tokens that are compared, to choose among places
-    seed: int  # draws the seeds of requests that come without one
+    cuda_graphs: bool  # for steps in which all requests decode
+    num_speculative_tokens: int  # most guessed tokens that a request may compute in a step; 0: none
+    prompt_lookup_min: int  # shortest match with earlier tokens from which to guess
+    prompt_lookup_max: int  # longest match compared when choosing among earlier places
+    seed: int  # draws the seeds of requests without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ class EngineConfig:
         return found
 
     def describe(self) -> list[str]:
-        """One line for each setting: its name, value and reason."""
+        """Return one line for each setting: its name, value and reason."""
         return [f"{name}={getattr(self, name)} ({reason})" for name, reason in self.reasons.items()]
 
 
@@ -63,7 +63,7 @@ OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not i
 _LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
     ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed"), 0
 )
-# Decides how much memory there is to decide about; kv_cache_bytes shows what came of it.
+# Determines the memory to be divided; kv_cache_bytes shows the result.
 UTILIZATION = "gpu_memory_utilization"
 CACHE_DTYPE = "kv_cache_dtype"
 INT8 = "int8"
@@ -79,10 +79,10 @@ def resolve_config(
     ranks: int = 1,
     measure: Callable[[StepSize], int] | None = None,
 ) -> EngineConfig:
-    """Decide every setting; raises UsageError for an unknown name or settings that contradict each other.
+    """Resolve every setting; raises UsageError for an unknown name or contradictory settings.
 
-    `ranks` is how many processes share the model, each on a GPU of its own, or all of them in the system's memory.
-    `measure` says how many bytes the largest steps take; without it they are estimated from the layers' shapes.
+    `ranks` is the number of processes that share the model, each on its own GPU or all in system memory.
+    `measure` returns the bytes that the largest steps take; without it they are estimated from the layers' shapes.
     """
     utilization, cache_dtype = options.get(UTILIZATION, AUTO), options.get(CACHE_DTYPE, AUTO)
     chosen = _Choices({name: value for name, value in options.items() if name not in (UTILIZATION, CACHE_DTYPE)})
@@ -121,12 +121,12 @@ def resolve_config(
 def check_options(
     options: Mapping[str, object], model: ModelConfig, dtype: torch.dtype, device: torch.device, *, ranks: int = 1
 ) -> None:
-    """Raise UsageError for options that no free memory can make good, before the weights have taken any of it."""
+    """Raise UsageError for options that no amount of free memory can satisfy, before any weights are loaded."""
     resolve_config(options, model, dtype=dtype, device=device, ranks=ranks, measure=lambda size: 0)
 
 
 def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
-    """What keys and values are stored as; raises UsageError for what is neither the model's dtype nor int8."""
+    """Return the dtype of stored keys and values; raises UsageError unless it is the model's dtype or int8."""
     own = str(model_dtype).removeprefix("torch.")
     if wanted not in (AUTO, own, INT8):
         raise UsageError(
@@ -136,13 +136,13 @@ def _cache_dtype(wanted: object, model_dtype: torch.dtype) -> torch.dtype:
 
 
 def _settle_limits(chosen: _Choices, device: str) -> None:
-    """How much is computed in a step, and how much may wait."""
+    """Settle the limits on a step's work and on waiting requests."""
     on_cpu = device == "cpu"
     chosen.settle("block_tokens", 16, "the usual size")
     if chosen["block_tokens"] not in (16, 32):
         raise UsageError(f"block_tokens is {chosen['block_tokens']}; use 16 or 32.")
     chosen.settle("max_num_seqs", 16 if on_cpu else 64, f"the usual number on {device}")
-    # On a CPU 512 tokens of a 12B model take half a minute: whoever decodes, or leaves, waits no longer.
+    # On a CPU 512 tokens of a 12B model take half a minute: the longest that decoding or an abort should wait.
     chosen.settle("max_num_batched_tokens", 512 if on_cpu else 8192, f"the usual number on {device}")
     if chosen["max_num_batched_tokens"] < chosen["max_num_seqs"]:
         raise UsageError(
@@ -183,9 +183,9 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
 
 
 def _share(utilization: object, device: torch.device, free: int) -> tuple[int, str]:
-    """Bytes that caches and steps may take together, and in words how many that are of what."""
+    """Return the bytes that caches and steps may take together, and a description of that share."""
     if utilization == AUTO:
-        # Half of a computer's free memory, since others live there too; nine tenths of a GPU's.
+        # Half of the computer's free memory, since other programs need some; nine tenths of a GPU's.
         share = free // 2 if device.type == "cpu" else free * 9 // 10
         return share, f"the free {free // MIB} MiB, of which {share // MIB} may be used"
     if isinstance(utilization, bool) or not isinstance(utilization, int | float) or not 0 < utilization <= 1:
@@ -205,7 +205,7 @@ def _settle_context(
     share: int,
     meaning: str,
 ) -> None:
-    """The cache's bytes and the context that must fit into it; `meaning` says where the share comes from."""
+    """Settle the cache's bytes and the context that must fit into it; `meaning` describes the share's origin."""
     size, token = chosen["block_tokens"], kv_bytes_per_token(model, stored)
     wanted = chosen.get("max_model_len", model.max_seq_len)
     if wanted > model.max_seq_len:
@@ -245,7 +245,7 @@ def _settle_context(
 
 
 class _Choices:
-    """The options given, checked, and then one by one settled."""
+    """The given options, checked and then settled one by one."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         self.reasons: dict[str, str] = {}
@@ -258,7 +258,7 @@ class _Choices:
                 self._values[name] = _checked(name, value)
 
     def settle(self, name: str, automatic: int, reason: str) -> None:
-        """Fix one setting: as given, else as `automatic` says, for this reason."""
+        """Settle one setting: the given value, or `automatic` with this reason."""
         self.reasons[name] = "as given" if name in self._values else reason
         self._values.setdefault(name, automatic)
 

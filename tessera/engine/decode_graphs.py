@@ -1,10 +1,10 @@
-"""Steps in which every request gets one token, as CUDA graphs: one launch instead of a thousand.
+"""CUDA graphs of decoding steps, in which every request gets one token: one launch instead of a thousand.
 
-A graph computes for a fixed number of rows and reads its inputs where they lay when it was captured,
-so there is one for each of some batch sizes, all over the same buffers. A step takes the smallest
-that holds it; the rows left over read and write the block that is nobody's. Everything else (prompts,
-pictures, mixed steps) is computed as it comes. How a graph is made is a parameter: a test on a CPU
-gives a plain call over the same buffers.
+A graph computes a fixed number of rows and reads its inputs at the addresses it was captured with,
+so there is one for each of several batch sizes, all over the same buffers. A step uses the smallest
+that holds it; spare rows read and write the padding block. Everything else (prompts, images, mixed
+steps) runs without a graph. How a graph is captured is a parameter: a test on a CPU passes a plain
+call over the same buffers.
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
@@ -26,21 +26,21 @@ from tessera.model.pixtral import Pixtral
 
 logger = logging.getLogger(__name__)
 
-SIZE_STEP = 8  # between batch sizes beyond it: at most a seventh of the rows are left over
-WARM_UPS = 2  # runs before a capture, which compile kernels and make the libraries' work space
+SIZE_STEP = 8  # between larger batch sizes: at most a seventh of the rows are spare
+WARM_UPS = 2  # runs before a capture, to compile kernels and allocate the libraries' work space
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
-    """Batch sizes that have a graph; 20: 1, 2, 4, 8, 16, 20."""
+    """Return the batch sizes that have a graph; for 20: 1, 2, 4, 8, 16, 20."""
     return sorted(
         {size for size in (1, 2, 4, *range(SIZE_STEP, max_num_seqs, SIZE_STEP)) if size < max_num_seqs} | {max_num_seqs}
     )
 
 
 class CudaCapture:
-    """Makes graphs of work, all in one pool of memory, since only one of them runs at a time."""
+    """Captures graphs in one memory pool, since only one of them runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -71,7 +71,7 @@ class DecodeGraphs:
         self.model, self.cache = model, cache
         device = model.device
         blocks = -(-max_model_len // cache.block_tokens)
-        # What graphs read: ids, positions and slots of the tokens; block tables and lengths; and what they write.
+        # Buffers that graphs read (token ids, positions and slots; block tables and lengths), and the one they write.
         self._tokens = torch.zeros(3, max_num_seqs, dtype=torch.int64, device=device)
         self._block_tables_RB = torch.zeros(max_num_seqs, blocks, dtype=torch.int32, device=device)
         self._lengths_R = torch.ones(max_num_seqs, dtype=torch.int32, device=device)
@@ -81,14 +81,14 @@ class DecodeGraphs:
         self._capture_all(graph_sizes(max_num_seqs), CudaCapture() if capture is None else capture)
 
     def take(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether a graph computes these chunks: each is a request's last token, with its draft."""
+        """Return True if a graph can compute these chunks: each is a request's last token, with its draft."""
         decode = all(chunk.length == 1 and chunk.samples and chunk.request.num_output for chunk in chunks)
         return decode and sum(chunk.num_rows for chunk in chunks) <= max(self._graphs)
 
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Logits (R, V) in float32, a row for each chunk and one for each token of its draft; overwritten by the next.
+        """Return logits (R, V) in float32, a row for each chunk and each draft token; the next call overwrites them.
 
-        A graph of the batch size is replayed, or of the next larger one that there is.
+        Replays the graph of the batch size, or the next larger one.
         """
         rows = sum(chunk.num_rows for chunk in chunks)
         size = min(size for size in self._graphs if size >= rows)
@@ -97,7 +97,7 @@ class DecodeGraphs:
         return self._logits_RV[:rows]
 
     def _fill(self, chunks: Sequence[Chunk], size: int) -> None:
-        """Put a step into the buffers; rows left over are a token of the block that is nobody's."""
+        """Copy a step into the buffers; spare rows are a token of the padding block."""
         device = self.model.device
         rows = paged_chunks(chunks, self.cache)
         left = size - len(rows)
@@ -119,7 +119,7 @@ class DecodeGraphs:
     def _capture_all(self, sizes: Sequence[int], capture: Capture) -> None:
         device = self.model.device
         taken, start_s = taken_bytes(device), time.perf_counter()
-        for size in reversed(sizes):  # the largest first, whose memory the others share
+        for size in reversed(sizes):  # the largest first: the others share its memory
             self._graphs[size] = capture(self._work(size))
         logger.info(
             "decode graphs for %s requests: %d MiB, %.1f s",

@@ -1,9 +1,9 @@
-"""How many guessed tokens a request's next step computes beside its last one: as many as pay.
+"""Decides how many guessed tokens a request computes after its last one: only as many as save time.
 
-A guess costs a row of the step, and saves a step's share where it is right. So a token is drafted
-when its odds are at least what its row costs, both in tokens. Only odds that the request itself has
-shown count (`lookup`), nothing is timed: what a request computes does not depend on the machine's
-other work. Tensors and the model are unknown here.
+A guess costs a row of the step, and saves a step's share if it is right. So a token is drafted
+when its odds are at least the cost of its row, both in tokens. The odds come from the request's own
+history (`lookup`) and nothing is timed, so a request's computation does not depend on the machine's
+other work. It uses neither tensors nor the model.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from tessera.engine.config import EngineConfig
 from tessera.engine.lookup import Lookup
 from tessera.engine.request import Request
 
-# What one more row costs of a step with one row, far less than a step since the weights are read once for all rows.
+# Cost of one more row relative to a one-row step: small, since the weights are read once for all rows.
 # Measured with 2 to 16 rows at contexts of 600 and 4096 tokens, Pixtral's widths on Zen 4: 0.06 to 0.16 at 4 bits, 0 to
-# 0.10 at 8 bits and in bfloat16; nano 0.02 to 0.06 and the choice of each token. Played through on texts of twelve
-# kinds, this number gives at most 3 % less than the best for any true cost from 0.05 to 0.3. It is no measurement of
-# the run, so that the same requests always give the same steps.
+# 0.10 at 8 bits and in bfloat16; nano 0.02 to 0.06 plus choosing each token. Simulated on twelve kinds of text,
+# this number is at most 3 % below the best for any true cost from 0.05 to 0.3. It is not measured at run time,
+# so that the same requests always take the same steps.
 ROW_COST = 0.15
 
 
 @dataclass
 class Step:
-    """What a step is known to cost and to give before a further row is added: its rows, and the tokens it may give."""
+    """A step's rows (its cost) and the tokens it is expected to yield, before another row is added."""
 
     rows: int
     tokens: float
 
     @property
     def least_odds(self) -> float:
-        """The odds from which a further row pays: what it costs, in tokens.
+        """Return the lowest odds at which another row pays: its cost in tokens.
 
-        A step takes 1 + ROW_COST * (rows - 1), so a token that long divided by the tokens.
+        A step takes 1 + ROW_COST * (rows - 1), and one token that time divided by the tokens.
         Example: one row, one token: 0.15; eight of each: 0.15 * 8 / 2.05 = 0.59.
         """
         return ROW_COST * self.tokens / (1 + ROW_COST * (self.rows - 1))
 
     def add(self, odds: float) -> None:
-        """A row whose token is right with these odds."""
+        """Add a row whose token is right with these odds."""
         self.rows += 1
         self.tokens += odds
 
 
 class Drafter:
-    """`never_ids` are not drafted: what is never chosen, pictures' tokens foremost, and where a reply ends."""
+    """Drafts tokens, except `never_ids`: those never chosen, mainly image tokens, and those that end a reply."""
 
     def __init__(self, config: EngineConfig, never_ids: Iterable[int]) -> None:
         self.config = config
         self.never_ids = frozenset(never_ids)
 
     def draft(self, request: Request, room: int, step: Step) -> tuple[int, ...]:
-        """At most `room` tokens to compute after the request's last one, in this step; it notes their rows."""
+        """Return at most `room` tokens to compute after the request's last one, and add their rows to `step`."""
         if request.lookup is None:
             request.lookup = Lookup(self.config.prompt_lookup_min, self.config.prompt_lookup_max)
         guessed, odds = request.lookup.guess(request.ids, self.config.num_speculative_tokens)
-        # A step gives one token more than are drafted.
+        # A step yields one token more than are drafted.
         room = min(room, request.max_tokens - request.num_output - 1)
         if not guessed or odds[0] < step.least_odds:
             return ()

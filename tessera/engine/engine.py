@@ -1,9 +1,9 @@
-"""The engine: requests in, pieces of text out, one step at a time.
+"""The engine: takes requests and returns pieces of text, one step at a time.
 
-It is synchronous and has no threads, so a test can step it by hand; `loop` drives it otherwise.
-What can be laid at one request's door ends that one only. A step that fails is computed again for
-each request alone; only when request after request fails does the engine raise, and is not used again.
-Over several devices a step that fails has left the other ranks in its midst, and is the engine's end.
+It is synchronous and has no threads, so a test can step it by hand; otherwise `loop` drives it.
+A fault of one request ends only that request. A failed step is computed again for each request alone;
+only if several in a row fail does the engine raise, and it is not used again. With several devices a
+failed step leaves the other ranks mid-step, so it ends the engine.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from tessera.sampling import SamplingParams
 logger = logging.getLogger(__name__)
 
 NOT_COMPUTED = "the reply could not be computed; the log has the details."
-FAILURES_IN_A_ROW = 3  # of computations for one request alone: then the fault is not the requests'
-SCORED_ROWS_PER_CALL = 32  # of a prompt: at 131,072 ids a row of logits is half a megabyte
+FAILURES_IN_A_ROW = 3  # failed computations of single requests: then the fault is not the requests'
+SCORED_ROWS_PER_CALL = 32  # rows of a prompt: at 131,072 ids a row of logits is half a megabyte
 
 
 class EngineTokenizer(GrammarTokenizer, Protocol):
-    """What the engine asks of a tokenizer, beside what grammars do."""
+    """What the engine needs from a tokenizer, in addition to what grammars need."""
 
     @property
     def prompt_only_ids(self) -> frozenset[int]:
-        """Special tokens that a model never writes: pictures' and all control tokens but eos and tool calls."""
+        """Special tokens that a model never writes: image tokens and all control tokens but eos and tool calls."""
         ...
 
     def token_text(self, token_id: int) -> str: ...
@@ -64,11 +64,11 @@ class EngineTokenizer(GrammarTokenizer, Protocol):
 
 @dataclass(frozen=True)
 class _Computed:
-    """The requests that choose tokens, their drafts and logits, and rows to be scored, with the hidden states."""
+    """Result of a step: requests to be sampled, their drafts and logits, hidden states, and rows to be scored."""
 
     requests: list[Request]
     drafts: list[tuple[int, ...]]
-    logits_RV: Tensor  # for each request a row for its next token and one after each of its draft
+    logits_RV: Tensor  # for each request a row for its next token and one after each draft token
     scored: list[tuple[ScoredRows, Tensor]]
 
 
@@ -100,7 +100,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.pool, drafter)
         self.grammars = GrammarCompiler(tokenizer, vocab_size)
         self._requests: dict[str, Request] = {}  # unfinished
-        self._ended: list[tuple[Request, Delta]] = []  # terminal events that the next step hands out
+        self._ended: list[tuple[Request, Delta]] = []  # final events, returned by the next step
         self._seeds = random.Random(config.seed)
         self._failures = 0  # in a row
         self._tally = Tally()
@@ -111,11 +111,11 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait to run; unlike `stats` it costs nothing, so every request may ask."""
+        """Number of waiting requests; unlike `stats` it is cheap enough to read for every request."""
         return len(self.scheduler.waiting)
 
     def start_grammar(self, params: SamplingParams) -> Matcher | None:
-        """The matcher that a request with these parameters needs; may take seconds, any thread may ask."""
+        """Return the matcher for a request with these parameters; may take seconds, any thread may call it."""
         return None if params.grammar is None else self.grammars.matcher(params.grammar)
 
     def add(
@@ -129,7 +129,7 @@ class Engine:
         return self.queue(submission)
 
     def queue(self, submission: Submission) -> Request:
-        """Queue a request that was admitted; where that fails, nothing of it is kept."""
+        """Queue an admitted request; on failure nothing of it is kept."""
         prompt, params = submission.prompt, submission.params
         generator = torch.Generator()
         generator.manual_seed(self._seeds.getrandbits(63) if params.seed is None else params.seed)
@@ -145,13 +145,13 @@ class Engine:
             matcher=submission.matcher,
         )
         if self.config.enable_prefix_caching:
-            request.hash_blocks(self.config.block_tokens)  # here, where a failure is this request's
+            request.hash_blocks(self.config.block_tokens)  # here, so that a failure is this request's
         self.scheduler.add(request)
         self._requests[request.id] = request
         return request
 
     def abort(self, request_id: str) -> bool:
-        """End a request now; its last event comes with the next step. False if it is not (any more) there."""
+        """End a request now; the next step returns its last event. Returns False if the request does not exist."""
         request = self._requests.get(request_id)
         if request is None:
             return False
@@ -159,7 +159,7 @@ class Engine:
         return True
 
     def step(self) -> list[tuple[Request, Delta]]:
-        """Compute one step; returns what each request that got further has to say."""
+        """Compute one step; returns a delta for each request that progressed."""
         events, self._ended = self._ended, []
         if not self._requests:
             return events
@@ -171,18 +171,18 @@ class Engine:
         return events
 
     def close(self) -> None:
-        """End the processes that work for this engine."""
+        """Stop the processes that work for this engine."""
         self.grammars.close()
         if self.ranks is not None:
             self.ranks.close()
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[tuple[Request, Delta]]:
-        """Compute the chunks together; where that fails, each alone, and the requests that fail again end."""
+        """Compute the chunks together; if that fails, compute each alone and end the requests that fail again."""
         try:
             step = self._forward(chunks)
-        except EngineDeadError:  # of a rank, and so of all
+        except EngineDeadError:  # a rank ended, and so did the engine
             raise
-        except Exception:  # whatever it is; nothing was noted yet, so the same can be computed again
+        except Exception:  # any failure: nothing was recorded yet, so the chunks can be computed again
             if len(chunks) > 1:
                 logger.exception("a step of %d requests failed and is computed for each alone", len(chunks))
                 return [event for chunk in chunks for event in self._compute([chunk])]
@@ -200,7 +200,7 @@ class Engine:
         return self._choose(step)
 
     def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
-        """Run the model over the chunks, by a graph where one can."""
+        """Run the model over the chunks, with a graph if one fits."""
         if self.graphs is not None and self.graphs.take(chunks):
             requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
             return _Computed(requests, drafts, self.graphs.logits(chunks), [])
@@ -211,10 +211,10 @@ class Engine:
         return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
 
     def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:
-        """Choose each request's next token, and, as long as it is the one that was drafted, the one after it.
+        """Choose each request's next token, and the one after it for as long as the draft is right.
 
-        A drafted token's row of logits is used only once that token has been chosen, by the rules, penalties,
-        grammar and random numbers of its place: so a draft changes how many tokens a step gives, and none of them.
+        A drafted token's row of logits is used only once that token has been chosen by the rules, penalties,
+        grammar and random numbers of its position: a draft changes how many tokens a step yields, never which.
         """
         first_rows = [0, *accumulate(1 + len(draft) for draft in step.drafts)]
         going_on, depth = list(range(len(step.requests))), 0
@@ -248,7 +248,7 @@ class Engine:
         )
 
     def _score(self, hidden_TD: Tensor, rows: ScoredRows) -> None:
-        """Note the log-probabilities of prompt tokens, a few rows of logits at a time."""
+        """Record the log-probabilities of prompt tokens, a few rows of logits at a time."""
         count = rows.request.params.prompt_logprobs
         for start in range(0, len(rows.target_ids), SCORED_ROWS_PER_CALL):
             target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
@@ -259,7 +259,7 @@ class Engine:
                 rows.request.prompt_logprobs += self._logprobs(choice)
 
     def _extend(self, request: Request, choice: Choice | None, *, finite: bool) -> Delta:
-        """Add the chosen token to the reply, and end it if that is its last."""
+        """Add the chosen token to the reply, and end the reply if it is the last."""
         if choice is None:
             return self._fail(request, self._cause(request, finite=finite))
         self.soundness.succeed()
@@ -270,12 +270,12 @@ class Engine:
             first_id = request.prompt.ids[0]
             first = TokenLogprob(first_id, self.tokenizer.token_text(first_id), None)
             return replace(delta, prompt_logprobs=(first, *request.prompt_logprobs))
-        except Exception:  # a decoding fault belongs to this request; the others go on
+        except Exception:  # a decoding fault ends this request only
             logger.exception("request %s ended by an error", request.id)
             return self._fail(request, ReplyError(NOT_COMPUTED))
 
     def _cause(self, request: Request, *, finite: bool) -> TesseraError:
-        """Why nothing can be chosen."""
+        """Return the reason that no token can be chosen."""
         if not finite:
             return self.soundness.fail()
         if request.matcher is not None and request.matcher.has_failed:
@@ -317,7 +317,7 @@ class Engine:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Delta:
-        """Release all that a request holds; the one place where requests end."""
+        """Release all that a request holds; every request ends here."""
         self.scheduler.finish(request)
         del self._requests[request.id]
         request.finish_reason = reason

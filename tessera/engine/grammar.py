@@ -1,10 +1,10 @@
-"""Grammars: what a reply may look like, as a mask over the vocabulary before each choice of a token.
+"""Grammars that constrain a reply, as a mask over the vocabulary before each token is chosen.
 
-llguidance does the parsing; here is decided what it may be asked: limits on size, nesting and time,
-the whitespace of JSON, what is refused and in which words. A compiled grammar is kept, every request
-gets its own copy of the start. Nothing here knows logits or chooses a token. What bounds a reply:
+llguidance does the parsing; this module sets limits on size, nesting and time, the whitespace of
+JSON, and what is refused with which message. Compiled grammars are cached, and each request gets its
+own copy of the initial state. It uses no logits and chooses no token. The bounds of a reply:
 whitespace by MAX_WHITESPACE in each place, repetitions and lengths by the grammar's own numbers
-(maxItems, maxLength, {1,5}), a schema's strings and arrays without such by DEFAULT_MAX_LENGTH and
+(maxItems, maxLength, {1,5}), a schema's other strings and arrays by DEFAULT_MAX_LENGTH and
 DEFAULT_MAX_ITEMS, a URI or a duration by DEFAULT_MAX_OF_FORMATS, and everything else by max_tokens alone.
 """
 
@@ -29,31 +29,31 @@ from tessera.engine.schema import followed, outline
 from tessera.errors import EngineBusyError, GrammarError
 from tessera.sampling import Grammar, GrammarKind
 
-if TYPE_CHECKING:  # loaded with the first grammar: an engine that only generates does without
+if TYPE_CHECKING:  # imported with the first grammar: not needed for plain generation
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_SOURCE_CHARS = 100_000
-MAX_DEPTH = 64  # of a schema's own JSON; llguidance's reader ends at 128
+MAX_DEPTH = 64  # nesting of a schema's own JSON; llguidance's reader stops at 128
 MAX_WHITESPACE = 20  # characters in one place: a new line and the indent of nine levels
 CACHED_GRAMMARS = 64
-NO_FORCING = '%llguidance {"no_forcing": true}\n'  # else long constant texts are tokenized again at every step
+NO_FORCING = '%llguidance {"no_forcing": true}\n'  # otherwise long constant texts are tokenized again at every step
 JSON_OPTIONS = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}", "lenient": False, "coerce_one_of": False}
-# Not "u": a name in whose letters one is written "\u0061" would be none of those that are declared or match a pattern.
+# Not "u": a name with a letter written as "\u0061" would match neither a declared name nor a pattern.
 ESCAPES = 'nrbtf\\"'
-WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # in a schema's own text: what can be written as "\u0001" alone
-# Read over what anybody sends, so each is linear: nothing is tried again at a place that was read already.
+WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # characters that a schema's text can only write as "\u0001"
+# Applied to untrusted input, so each is linear: no position is tried twice.
 GBNF_RULE = re.compile(r"^[ \t]*+[\w-]++[ \t]*+::=", re.MULTILINE)
 LARK_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|//[^\n]*+|/(?:[^/\\\n]|\\.)++/?')
 SPECIAL = re.compile(r"<[^<>\s]++>|%llguidance")
 TEMPERATURE = re.compile(r"\btemperature[ \t]*+=")
 LOOSE = ", followed as far as it can be"  # after a tool's name, in the comment above its rule
 ANY_OBJECT = {"type": "object"}
-LARGE_RULE = 5_000  # characters: a shorter one has not the hundreds of optional properties that are too many
-MAX_PROBLEM_LINES, MAX_LINE_CHARS = 16, 400  # of the library's words, which may hold all that was sent
+LARGE_RULE = 5_000  # characters: a shorter rule cannot have the hundreds of optional properties that are too many
+MAX_PROBLEM_LINES, MAX_LINE_CHARS = 16, 400  # of the library's message, which may repeat all of the input
 
 
 class GrammarTokenizer(Protocol):
-    """What a vocabulary must tell: its ids' bytes, and which stand for no text."""
+    """What a grammar needs from a vocabulary: its ids' bytes, and which ids have no text."""
 
     @property
     def bos_id(self) -> int: ...
@@ -75,13 +75,13 @@ class GrammarTokenizer(Protocol):
 
 @dataclass
 class _Lexer:
-    """What all matchers of one grammar share in the library. Its states are counted, and not only for one reply."""
+    """Library state shared by all matchers of one grammar; its states are counted over all replies."""
 
     is_spent: bool = False
 
 
 class Matcher:
-    """Where one reply is in its grammar. Tokens are taken once, so a request may be computed again."""
+    """One reply's position in its grammar. Each token is accepted once, so a request may be computed again."""
 
     def __init__(self, state: LLMatcher, reachable_W: Tensor, lexer: _Lexer | None = None) -> None:
         self._state = state
@@ -90,35 +90,35 @@ class Matcher:
 
     @property
     def is_spent(self) -> bool:
-        """Whether this grammar must be compiled anew: a failed reply's states are in the way of every other."""
+        """Return True if this grammar must be recompiled: a failed reply's states obstruct all others."""
         return self._lexer.is_spent
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete and nothing can follow it."""
+        """Return True if the text is complete and nothing can follow it."""
         return bool(self._state.is_stopped()) and not self._state.is_error()
 
     @property
     def has_failed(self) -> bool:
-        """Whether the grammar itself cannot go on: by a dead end, or beyond what the library follows."""
+        """Return True if the grammar itself cannot continue: a dead end, or beyond the library's limits."""
         return bool(self._state.is_error())
 
     def copy(self) -> Matcher:
         return Matcher(self._state.deep_copy(), self._reachable_W, self._lexer)
 
     def fill(self, words_W: Tensor) -> None:
-        """Write which ids may come next, one bit for each, into int32 words; raises RuntimeError if it cannot."""
+        """Write a mask of the allowed next ids, one bit each, into int32 words; raises RuntimeError on failure."""
         self._state.unsafe_compute_mask_ptr(words_W.data_ptr(), words_W.nbytes)
         words_W &= self._reachable_W
         self._check()
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token that the mask allowed; raises RuntimeError for any other."""
+        """Advance by a token that the mask allowed; raises RuntimeError for any other."""
         self._state.consume_token(token_id)
         self._check()
 
     def count_allowed(self, token_ids: Sequence[int]) -> int:
-        """How many of these tokens, from the first, may come next; nothing moves. None of them after an error."""
+        """Count the leading tokens that may come next, without advancing; 0 after an error."""
         return int(self._state.validate_tokens(list(token_ids)))
 
     def _check(self) -> None:
@@ -128,19 +128,19 @@ class Matcher:
 
 
 class GrammarCompiler:
-    """Grammars to matchers for one model's vocabulary; any thread may ask."""
+    """Compiles grammars to matchers for one model's vocabulary; any thread may use it."""
 
     def __init__(self, tokenizer: GrammarTokenizer, vocab_size: int) -> None:
         self.num_words = -(-vocab_size // 32)
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()  # of all below
+        self._lock = threading.Lock()  # guards all fields below
         self._built: tuple[LLTokenizer, Tensor, Tensor] | None = None
         self._known: OrderedDict[Grammar, Matcher | GrammarError] = OrderedDict()
         self._check = GrammarCheck()
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the beginning of a reply; raises GrammarError."""
+        """Return a matcher at the beginning of a reply; raises GrammarError."""
         with self._lock:
             known = self._known.get(grammar)
             if isinstance(known, Matcher) and known.is_spent:
@@ -158,7 +158,7 @@ class GrammarCompiler:
         return known.copy()
 
     def close(self) -> None:
-        """End the process that tries new grammars."""
+        """Stop the process that tries new grammars."""
         self._check.close()
 
     def _compile(self, grammar: Grammar) -> Matcher | GrammarError:
@@ -167,7 +167,7 @@ class GrammarCompiler:
         try:
             lark = NO_FORCING + self._lark_of(grammar)
             if self._tokenizer.opens_with_space and grammar.kind not in ("lark", "tool_calls"):
-                lark = lark.replace("start: ", 'start: " "? ', 1)  # what the detokenizer drops again
+                lark = lark.replace("start: ", 'start: " "? ', 1)  # the detokenizer drops this space again
             lark = self._checked(lark, grammar.kind)
             tokenizer, text_W, all_W = self._vocabulary()
             limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
@@ -179,7 +179,7 @@ class GrammarCompiler:
         return Matcher(state, all_W if grammar.kind == "tool_calls" else text_W)
 
     def _lark_of(self, grammar: Grammar) -> str:
-        """The grammar in llguidance's language; what llama.cpp's is converted in the process that can be stopped."""
+        """Return the grammar in llguidance's language; llama.cpp's is converted in the stoppable process."""
         if grammar.kind != "lark" or not GBNF_RULE.search(grammar.source):
             return to_lark(grammar)
         _check_source(grammar)
@@ -190,7 +190,7 @@ class GrammarCompiler:
         return _without_special(lark)
 
     def _checked(self, lark: str, kind: GrammarKind) -> str:
-        """The grammar as it can be followed: of tools, those that may be are followed less closely where they must."""
+        """Return the grammar in a form that can be followed; rules of tools are loosened where needed and allowed."""
         while problem := self._problem(lark, kind):
             may_be_loosened = kind == "tool_calls" and problem != BUSY and not _is_lost_reference(problem)
             looser = _loosen(lark, problem) if may_be_loosened else None
@@ -201,7 +201,7 @@ class GrammarCompiler:
         return lark
 
     def _problem(self, lark: str, kind: GrammarKind) -> str:
-        """What is wrong with a grammar. Large rules of tools are tried by themselves, for a call is not tried far."""
+        """Return a grammar's problem. Large tool rules are tried separately: the check does not follow a call far."""
         problem = self._check.ask(lark)
         if problem or kind != "tool_calls":
             return problem
@@ -212,7 +212,7 @@ class GrammarCompiler:
         return ""
 
     def _vocabulary(self) -> tuple[LLTokenizer, Tensor, Tensor]:
-        """llguidance's tables, and the ids that text (with the end) and that tool calls may reach, built once."""
+        """Return llguidance's tables, and the ids that text (with the end) and tool calls may use; built once."""
         from llguidance import LLTokenizer
 
         with self._lock:
@@ -249,7 +249,7 @@ class _Vocabulary:
 
 
 def to_lark(grammar: Grammar) -> str:
-    """The grammar in llguidance's one language; raises GrammarError for what can be seen without compiling."""
+    """Convert a grammar to llguidance's language; raises GrammarError for faults found without compiling."""
     source = grammar.source
     _check_source(grammar)
     if grammar.kind == "json_object":
@@ -276,7 +276,7 @@ def _check_source(grammar: Grammar) -> None:
 
 
 def _without_special(lark: str) -> str:
-    """The grammar itself; raises GrammarError where it names special tokens or sets options."""
+    """Return the grammar itself; raises GrammarError if it names special tokens or sets options."""
     rules = LARK_TEXT.sub("", lark)
     if found := SPECIAL.search(rules) or TEMPERATURE.search(rules):
         raise GrammarError(
@@ -286,7 +286,7 @@ def _without_special(lark: str) -> str:
 
 
 def _loosen(lark: str, problem: str) -> str | None:
-    """The tools' grammar with the rule at fault, or all if none is named, followed less closely; None if none can be.
+    """Loosen the faulty rule of a tools' grammar, or all rules if none is named; None if none can be loosened.
 
     A rule is loosened to the outline of its schema, and then to any object.
     """
@@ -306,9 +306,9 @@ def _loosen(lark: str, problem: str) -> str | None:
 
 
 def json_rule(schema: Any, *, loosely: bool = False) -> str:
-    """The part of a Lark rule that stands for the JSON values of a schema; raises GrammarError.
+    """Return the part of a Lark rule that matches a schema's JSON values; raises GrammarError.
 
-    Loosely, what cannot be followed is left out, and the rest may turn out not to be either: see LOOSE.
+    With `loosely`, unsupported parts are left out, and the rest may still turn out unsupported: see LOOSE.
     """
     if schema is True:
         schema = {}
@@ -353,7 +353,7 @@ def _choices(source: str) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    """A regular expression for exactly this text."""
+    """Return a regular expression that matches exactly this text."""
     return "".join(sign if sign.isalnum() else f"\\x{{{ord(sign):x}}}" for sign in text)
 
 
@@ -365,7 +365,7 @@ def _check_text(text: str, what: str) -> None:
 
 
 def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
-    """Say in our words what the library refuses; nothing if it has no problem."""
+    """Raise the library's refusal in our own words; do nothing if there is no problem."""
     if not problem:
         return
     if problem == BUSY:
@@ -392,7 +392,7 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
             f"the {what} is too complex; use fewer alternatives and optional properties, shorter repetitions and "
             "less allOf."
         )
-    if kind != "lark":  # places in the text that is made of it here say nothing
+    if kind != "lark":  # positions in the generated text mean nothing to the user
         problem = re.sub(r"^(?:at )?\d+\(\d+\): ", "", problem)
     raise GrammarError(f"the {what} is not valid: {_first_line(problem)}; correct it.")
 
@@ -402,7 +402,7 @@ def _is_lost_reference(problem: str) -> bool:
 
 
 def _cut(problem: str) -> str:
-    """The library's words with the middle left out of long ones: what they say stands at the ends."""
+    """Cut the middle out of a long library message: the information is at the ends."""
     lines = problem.split("\n")
     if len(lines) > MAX_PROBLEM_LINES:
         lines = lines[: MAX_PROBLEM_LINES // 2] + lines[-MAX_PROBLEM_LINES // 2 :]
@@ -411,7 +411,7 @@ def _cut(problem: str) -> str:
 
 
 def _name_part(problem: str, kind: GrammarKind, lark: str) -> str:
-    """What of a request is at fault; with several tools, the one above whose line its name stands."""
+    """Name the part of a request at fault; of several tools, the one named above the faulty line."""
     if (place := re.match(r"at (\d+)\(", problem)) and kind == "tool_calls":
         comment = lark.splitlines()[max(int(place[1]) - 2, 0)]
         return f"schema of tool {comment.removeprefix('// tool ').removesuffix(LOOSE)!r}"
@@ -430,7 +430,7 @@ def _shorten(text: str) -> str:
 
 
 def _pack(ids: Iterable[int], num_words: int) -> Tensor:
-    """Ids to bits in int32 words, the lowest bit first."""
+    """Pack ids as bits in int32 words, lowest bit first."""
     bits = torch.zeros(num_words * 32, dtype=torch.int64)
     bits[torch.tensor(list(ids))] = 1
     words_W = (bits.view(num_words, 32) << torch.arange(32)).sum(-1)
@@ -438,6 +438,6 @@ def _pack(ids: Iterable[int], num_words: int) -> Tensor:
 
 
 def unpack(words_W: Tensor, vocab_size: int) -> Tensor:
-    """Bits in int32 words to one bool for each id."""
+    """Unpack bits in int32 words to one bool for each id."""
     shifts = torch.arange(32, dtype=torch.int32, device=words_W.device)
     return ((words_W[:, None] >> shifts) & 1).bool().flatten()[:vocab_size]

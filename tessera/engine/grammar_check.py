@@ -1,10 +1,9 @@
-"""Tries a grammar in a process of its own, which can be stopped: compiling cannot.
+"""Tries to compile a grammar in a separate process, which can be stopped; compiling itself cannot.
 
 A short schema may describe an exponential amount of work (allOf over several anyOf), and a thread
-that is busy inside a library can neither be ended nor kept from taking memory. So each new grammar
-is compiled here first, over a vocabulary of single bytes. Run as a script, this file is the child:
-it knows only llguidance and answers each line on its input with one line. It imports nothing else,
-so that it starts quickly.
+busy inside a library can neither be stopped nor kept from taking memory. So each new grammar is
+compiled here first, over a vocabulary of single bytes. Run as a script, this file is the child: it
+answers each line of its input with one line, and imports only llguidance so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ import threading
 from typing import Any
 
 DEADLINE_S = 10.0
-MEMORY_BYTES = 1 << 30  # of the child's address space
+MEMORY_BYTES = 1 << 30  # limit of the child's address space
 MAX_LEXER_STATES = 20_000  # a kilobyte or two each, for every request; an ordinary schema has hundreds
 NUM_SPECIAL = 1024  # ids below are special in the child's vocabulary, so that tool grammars can name theirs
 VISIBLE = range(NUM_SPECIAL + ord("!"), NUM_SPECIAL + 127)  # ids of the bytes that are visible characters
-OPENING = [NUM_SPECIAL + ord(sign) for sign in '{"']  # what leads into a schema's parts is tried first
+OPENING = [NUM_SPECIAL + ord(sign) for sign in '{"']  # characters that lead into a schema's parts, tried first
 TOO_COMPLEX = "too complex"
 BUSY = "busy"
 NOT_GBNF = "not GBNF"
-WALK_STEPS = 48  # signs of a text that the grammar allows; that it grows too complex shows where its large parts begin
+WALK_STEPS = 48  # characters of an allowed text; too complex a grammar shows where its large parts begin
 
 
 class GrammarCheck:
-    """The child, started when first asked and again after it had to be stopped; one question at a time."""
+    """The child process, started on first use and restarted after a stop; one question at a time."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.deadline_s = deadline_s
@@ -37,14 +36,14 @@ class GrammarCheck:
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, lark: str) -> str:
-        """What is wrong with the grammar, in the library's words; "" if nothing, TOO_COMPLEX if it takes too long.
+        """Return the grammar's problem in the library's words; "" if none, TOO_COMPLEX if compiling takes too long.
 
-        BUSY if others take as long: a thread must not wait for a whole queue of hard grammars.
+        Returns BUSY if others take that long: a thread must not wait for a queue of hard grammars.
         """
         return self._ask({"lark": lark})[0]
 
     def convert(self, gbnf: str) -> tuple[str, str]:
-        """What is wrong with a grammar in llama.cpp's language, NOT_GBNF or as `ask` says it, and its Lark form."""
+        """Return the problem of a grammar in llama.cpp's language (NOT_GBNF, or as from `ask`), and its Lark form."""
         return self._ask({"gbnf": gbnf})
 
     def _ask(self, question: dict[str, str]) -> tuple[str, str]:
@@ -70,14 +69,14 @@ class GrammarCheck:
             self._lock.release()
 
     def close(self) -> None:
-        """End the child, whatever it does; another question would start another."""
+        """Stop the child even if it is busy; the next question starts another."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
 
 
 def _start() -> subprocess.Popen[str]:
-    # -P: the folder of this file is no place to import from.
+    # -P: do not import from this file's folder.
     return subprocess.Popen(
         [sys.executable, "-P", __file__],
         stdin=subprocess.PIPE,
@@ -88,7 +87,7 @@ def _start() -> subprocess.Popen[str]:
 
 
 def _exchange(child: subprocess.Popen[str], line: str) -> str | None:
-    """One line to the child and one back; None if it ended instead."""
+    """Send one line to the child and read one back; None if it ended instead."""
     if child.stdin is None or child.stdout is None:
         raise ValueError("the child has no pipes")
     try:
@@ -100,7 +99,7 @@ def _exchange(child: subprocess.Popen[str], line: str) -> str | None:
 
 
 def _answer_all() -> None:
-    """The child: compile what comes, until the input ends."""
+    """Run as the child: compile each grammar until the input ends."""
     import llguidance
 
     try:
@@ -127,12 +126,12 @@ def _convert(gbnf: str) -> tuple[str, str]:
 
     try:
         return "", str(gbnf_to_lark(gbnf)).removeprefix("%llguidance {}")
-    except Exception:  # the converter raises no class of its own for most of what it refuses
+    except Exception:  # the converter has no exception class of its own for most refusals
         return NOT_GBNF, ""
 
 
 def _walk(matcher: Any) -> None:
-    """Follow a text for a few steps: the first shows a grammar that matches nothing, the next its large parts."""
+    """Follow a text for a few steps: the first detects a grammar that matches nothing, the next its large parts."""
     if not matcher.is_error():
         matcher.compute_bitmask()
     for step in range(WALK_STEPS):
@@ -145,11 +144,11 @@ def _walk(matcher: Any) -> None:
             return
         matcher.consume_token(sign)
         if step == 0 and not matcher.is_error():
-            matcher.compute_bitmask()  # once more behind a first sign, where a regular expression shows its size
+            matcher.compute_bitmask()  # again after a first character, where a regular expression shows its size
 
 
 class _Bytes:
-    """The vocabulary: special ids, then all bytes. The names are those that llguidance reads."""
+    """The vocabulary: special ids, then all bytes, under the names that llguidance reads."""
 
     is_tokenizer_wrapper = True
     eos_token_id = 2

@@ -1,8 +1,8 @@
-"""Embeddings of pictures that were encoded before, by their pixels' digest and the salt of who asked.
+"""Caches embeddings of encoded images, by the pixels' digest and the requester's salt.
 
-Least recently used goes first when the bytes exceed the budget; what the step at hand needs is
-pinned and stays, so the budget can be exceeded only by one step's own pictures. A key covers
-pixels, size, preprocessing and tenant; the model is the process's one model.
+The least recently used is evicted when the bytes exceed the budget; images of the current step are
+pinned, so the budget can be exceeded only by one step's own images. A key covers pixels, size,
+preprocessing and tenant; the process has only one model.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class ImageCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes_used = 0
-        self.queries = 0  # pictures that requests needed, each once a request
-        self.hits = 0  # of those, the ones that had not to be encoded for it
+        self.queries = 0  # images that requests needed, each counted once per request
+        self.hits = 0  # of those, how many were already cached
         self._entries: OrderedDict[bytes, Tensor] = OrderedDict()  # least recently used first
         self._pinned: frozenset[bytes] = frozenset()
 
@@ -29,12 +29,12 @@ class ImageCache:
         return key in self._entries
 
     def __getitem__(self, key: bytes) -> Tensor:
-        """Embeddings (tokens, D), owned by the cache."""
+        """Return embeddings (tokens, D), owned by the cache."""
         self._entries.move_to_end(key)
         return self._entries[key]
 
     def pin(self, keys: Iterable[bytes]) -> None:
-        """Name the pictures of the step at hand; those of the step before are let go."""
+        """Pin the current step's images; unpin those of the previous step."""
         self._pinned = frozenset(keys)
         self._trim()
 

@@ -1,7 +1,7 @@
-"""The paged key/value cache: one layer's keys and values after the other, cut into blocks of equal size.
+"""The paged key/value cache: each layer's keys and values in blocks of equal size.
 
-It knows no requests: `blocks` decides whose a block is. One block more than usable is kept, nobody's:
-padding reads and writes it, so a sequence never touches what another one left behind.
+It has no notion of requests: `blocks` assigns blocks to them. One extra block belongs to no request:
+padding reads and writes it, so a sequence never touches another's leftovers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tessera.model.config import ModelConfig
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of one token over all layers; Pixtral 12B: 160 KiB in bfloat16, 82.5 in int8."""
+    """Return one token's bytes of keys and values over all layers; Pixtral 12B: 160 KiB in bfloat16, 82.5 in int8."""
     return config.n_layers * bytes_per_token(config.n_kv_heads, config.head_dim, dtype)
 
 
@@ -35,7 +35,7 @@ class KVCache:
         ]
 
     def slots(self, blocks: Sequence[int], start: int, end: int) -> list[int]:
-        """Slots of the tokens `start` to `end` of a sequence that owns `blocks`, in order.
+        """Return the slots of tokens `start` to `end` of a sequence that holds `blocks`, in order.
 
         Example: blocks of 16 tokens, blocks [7, 2], tokens 14 to 18: slots 126, 127, 32, 33.
         """
@@ -43,5 +43,5 @@ class KVCache:
         return [blocks[position // size] * size + position % size for position in range(start, end)]
 
     def table(self, blocks: Sequence[int], context: int) -> Tensor:
-        """The blocks of the first `context` tokens, int32, on the CPU."""
+        """Return the blocks of the first `context` tokens, int32, on the CPU."""
         return torch.tensor(blocks[: -(-context // self.block_tokens)], dtype=torch.int32)

@@ -1,9 +1,9 @@
-"""Guesses of a reply's next tokens, looked up in what the request holds already.
+"""Guesses a reply's next tokens by looking them up in the request's own earlier tokens.
 
 Text often repeats its context: a transcription its prompt, JSON its own keys. So the last few
-tokens are looked for among the earlier ones, and what followed there is guessed to follow here.
-Each guess is compared with what then came, computed or not, so that a request knows at no cost how
-often it guesses right after a match of each length; `odds` are products of these rates. Nothing here
+tokens are searched for among the earlier ones, and the tokens after a match are guessed to follow.
+Each guess, drafted or not, is compared with the actual tokens, so a request knows at no cost how
+often it guesses right after a match of each length; `odds` are products of these rates. `drafter`
 decides what is drafted, and no model is needed. The idea: prompt lookup decoding (A. Saxena, 2023,
 https://github.com/apoorvumang/prompt-lookup-decoding); what makes it exact: arXiv 2211.17192.
 """
@@ -13,14 +13,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-# Earlier places that are compared; beyond the first few, longer matches are rare.
+# Earlier places to compare; beyond the first few, longer matches are rare.
 MAX_PLACES = 32
-# A rate is the mean of the last guesses: of the few there were, then of about so many.
+# Each rate averages about the last MEMORY_GUESSES guesses (fewer at the start).
 FIRST_GUESSES, MEMORY_GUESSES = 2, 16
 
 
 class Lookup:
-    """An index of one request's tokens; one token costs one dictionary entry, a guess a few comparisons.
+    """Index of one request's tokens; a token costs one dictionary entry, a guess a few comparisons.
 
     A match is `shortest` to `longest` tokens long.
     """
@@ -30,7 +30,7 @@ class Lookup:
         # By length of the match: how often the token after it was right. At first, as often as those in the match
         # itself, had each been guessed after the one before it: n - 1 of n.
         self.rates = [max(length - 1, 0) / max(length, 1) for length in range(longest + 1)]
-        self._counts = [FIRST_GUESSES] * (longest + 1)  # of guesses that each is the mean of
+        self._counts = [FIRST_GUESSES] * (longest + 1)  # number of guesses that each rate averages
         # The places that follow an n-gram of the shortest length: the latest, and before each place the one before.
         self._latest: dict[tuple[int, ...], int] = {}
         self._before = array("q")
@@ -39,9 +39,9 @@ class Lookup:
         self._length = 0  # and how many tokens there were
 
     def guess(self, ids: Sequence[int], count: int) -> tuple[list[int], list[float]]:
-        """Up to `count` tokens that may follow `ids`, and the odds that each is right with all before it.
+        """Guess up to `count` tokens to follow `ids`, with the odds that each and all before it are right.
 
-        `ids` are the same as before with more at the end. No tokens where no earlier place matches.
+        `ids` are the previous call's with more at the end. Returns no tokens if no earlier place matches.
         Example: 1 2 3 4 1 2, matches of 2 tokens: 3 4 1 is guessed; a guess may run on into itself.
         """
         self._learn(ids)
@@ -55,7 +55,7 @@ class Lookup:
         return list(self._guess), odds
 
     def _learn(self, ids: Sequence[int]) -> None:
-        """Compare the latest guess with what came, up to the first token that was wrong."""
+        """Compare the latest guess with the actual tokens, up to the first wrong one."""
         for index, (guessed, came) in enumerate(zip(self._guess, ids[self._length :], strict=False)):
             length = self._length_after(index)
             self._counts[length] = min(self._counts[length] + 1, MEMORY_GUESSES)
@@ -64,7 +64,7 @@ class Lookup:
                 return
 
     def _length_after(self, count: int) -> int:
-        """How long the match is once `count` guessed tokens were right."""
+        """Return the match's length once `count` guessed tokens were right."""
         return min(self._matched + count, self.longest)
 
     def _extend(self, ids: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ class Lookup:
             self._before.append(before)
 
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
-        """The place after the longest match of the last tokens, the latest of several, and its length; or 0, 0."""
+        """Return the place after the longest (then latest) match of the last tokens and its length; or 0, 0."""
         best, longest = 0, 0
         place = self._latest.get(tuple(ids[-self.shortest :]), 0)
         for _ in range(MAX_PLACES):

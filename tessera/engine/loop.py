@@ -1,8 +1,8 @@
-"""The one thread: it steps the engine while there is work, and hands each reply to whoever waits.
+"""The engine's thread: steps the engine while there is work and delivers each reply to its caller.
 
-Other threads only leave notes in an inbox; the engine itself is touched by this thread alone.
-What can be refused at once is refused in the caller's thread. If the engine fails, everyone who
-waits is told, and nobody is accepted any more.
+Other threads only leave messages in an inbox; this thread alone touches the engine. Requests that
+can be refused at once are refused in the caller's thread. If the engine fails, every waiting caller
+gets the error and no further request is accepted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tessera.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 1.0  # how long the thread sleeps at most, so that the heartbeat of an idle engine goes on
+IDLE_S = 1.0  # longest sleep of the thread, so that an idle engine keeps its heartbeat
 
 
 class Handle:
@@ -33,14 +33,14 @@ class Handle:
         self, loop: EngineLoop, request_id: str, pixel_bytes: int, notify: Callable[[], None] | None = None
     ) -> None:
         self.request_id = request_id
-        self.pixel_bytes = pixel_bytes  # that the request keeps in memory until it ends
+        self.pixel_bytes = pixel_bytes  # kept in memory until the request ends
         self._loop = loop
         self._notify = notify
         self._deltas: queue.SimpleQueue[Delta | TesseraError] = queue.SimpleQueue()
         self._ended = False
 
     def __iter__(self) -> Iterator[Delta]:
-        """Deltas until the last, which carries the finish reason. Leaving the iteration early aborts."""
+        """Yield deltas up to the last, which carries the finish reason. Leaving the iteration early aborts."""
         try:
             while not self._ended:
                 yield self.next()
@@ -48,7 +48,7 @@ class Handle:
             self.close()
 
     def next(self, timeout_s: float | None = None) -> Delta:
-        """The next delta; raises queue.Empty after the timeout, or the error that ended the engine."""
+        """Return the next delta; raises queue.Empty after the timeout, or the error that ended the engine."""
         delta = self._deltas.get(timeout=timeout_s)
         if isinstance(delta, TesseraError):
             self._ended = True
@@ -57,13 +57,13 @@ class Handle:
         return delta
 
     def close(self) -> None:
-        """Abort unless the end was already taken."""
+        """Abort the request unless its last delta was already taken."""
         if not self._ended:
             self._ended = True
             self._loop.abandon(self)
 
     def put(self, delta: Delta | TesseraError) -> None:
-        """For the loop: one more delta, or the error instead of it."""
+        """Add a delta, or the error instead of it; called by the loop."""
         self._deltas.put(delta)
         if self._notify is not None:
             self._notify()
@@ -72,11 +72,11 @@ class Handle:
 class EngineLoop:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.heartbeat_s = time.monotonic()  # when the thread last passed its loop
+        self.heartbeat_s = time.monotonic()  # when the thread last went round its loop
         self._wake = threading.Condition()
         self._submitted: list[Submission] = []
         self._aborted: list[str] = []
-        self._handles: dict[str, Handle] = {}  # of all requests that have not ended
+        self._handles: dict[str, Handle] = {}  # for all unfinished requests
         self._dead: EngineDeadError | None = None
         self._closing = False
         if engine.ranks is not None:
@@ -97,7 +97,7 @@ class EngineLoop:
         cache_salt: str = "",
         notify: Callable[[], None] | None = None,
     ) -> Handle:
-        """Queue a request and return at once; raises what `Engine.add` does, and EngineDeadError.
+        """Queue a request and return at once; raises the errors of `Engine.add`, and EngineDeadError.
 
         `notify` is called from the engine's thread after each delta; it must neither wait nor raise.
         """
@@ -116,13 +116,13 @@ class EngineLoop:
         return handle
 
     def abort(self, request_id: str) -> None:
-        """End a request soon; nothing happens if it has ended."""
+        """Ask for the end of a request; does nothing if it has ended."""
         with self._wake:
             self._aborted.append(request_id)
             self._wake.notify()
 
     def abandon(self, handle: Handle) -> None:
-        """Abort the request of this handle, unless it has ended and its id names another by now."""
+        """Abort this handle's request, unless it has ended and another request has taken its id."""
         with self._wake:
             if self._handles.get(handle.request_id) is handle:
                 self._aborted.append(handle.request_id)
@@ -172,7 +172,7 @@ class EngineLoop:
                     self.engine.queue(submission)
                 except TesseraError as error:
                     self._handles.pop(request_id).put(error)
-                except Exception:  # whatever it is, it ends this request only
+                except Exception:  # any failure ends this request only
                     logger.exception("request %s could not be started", request_id)
                     failure = TesseraError("the request could not be started; the log has the details.")
                     self._handles.pop(request_id).put(failure)
@@ -183,7 +183,7 @@ class EngineLoop:
     def _deliver(self) -> None:
         for request, delta in self.engine.step():
             with self._wake:
-                if self._dead is not None:  # a rank ended beside this step, and everyone was told
+                if self._dead is not None:  # a rank ended during this step, and every caller has the error
                     return
                 ended = delta.finish_reason is not None
                 handle = self._handles.pop(request.id) if ended else self._handles[request.id]
@@ -197,9 +197,9 @@ class EngineLoop:
 
     def _die(self, error: Exception) -> None:
         with self._wake:
-            if self._dead is not None:  # a rank's end is told by who watches it, and again by the step that it broke
+            if self._dead is not None:  # reported already by the thread that watches the rank
                 return
-            # A server tells this to its clients, so what the error says stays in the cause and in the log.
+            # A server passes this message to its clients, so the details stay in the cause and in the log.
             self._dead = EngineDeadError("the engine stopped after an error; restart it, the log has the details.")
             self._dead.__cause__ = error
             waiting, self._handles = list(self._handles.values()), {}
@@ -209,7 +209,7 @@ class EngineLoop:
 
 
 def _copy(error: EngineDeadError) -> EngineDeadError:
-    """Each who waits gets an exception of its own, since raising one notes the place in it."""
+    """Copy the error for one caller, since raising an exception records a traceback in it."""
     copy = EngineDeadError(str(error))
     copy.__cause__ = error.__cause__
     return copy

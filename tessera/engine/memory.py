@@ -1,10 +1,10 @@
-"""What a step needs beside weights and caches.
+"""Memory that a step needs in addition to weights and caches.
 
-On a CPU it is estimated from the layers' shapes, and errs on the large side. On a GPU the largest
-steps are run and what they took is read: the most pictures of the largest size that are encoded in
-one call, a full step that reads in the end of the longest context, and the largest step of decoding,
-whose memory the graphs keep. Memory promised to the key/value cache and then needed by the vision
-encoder is what makes other servers fail at their first large picture.
+On a CPU it is estimated from the layers' shapes, erring on the large side. On a GPU the largest
+steps are run and measured: the most full-size images encoded in one call, a full step that prefills
+the end of the longest context, and the largest decoding step, whose memory the graphs keep. Other
+servers fail at their first large image because the vision encoder needs memory that was promised to
+the key/value cache.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from tessera.kernels.flash_attention import Segments
 from tessera.model.config import ModelConfig, VisionConfig
 from tessera.model.pixtral import Pixtral
 
-# What the driver keeps of a dozen graphs of a thousand nodes beside torch's memory; not measured yet.
+# Driver memory for a dozen graphs of a thousand nodes, in addition to torch's; not measured yet.
 GRAPHS_BYTES = 256 * 2**20
-# Patches encoded in one call, unless a single picture has more: two full Pixtral pictures.
+# Patches encoded in one call, unless a single image has more: two full Pixtral images.
 MAX_PATCHES_PER_CALL = 8192
 
 
 def max_patches(vision: VisionConfig) -> int:
-    """Patches of the largest picture."""
+    """Return the number of patches of the largest image."""
     return (vision.image_size // vision.patch_size) ** 2
 
 
 def max_image_tokens(vision: VisionConfig) -> int:
-    """Prompt tokens of the largest picture, break and end tokens included; Pixtral 12B: 4160."""
+    """Return the prompt tokens of the largest image, break and end tokens included; Pixtral 12B: 4160."""
     side = vision.image_size // vision.token_size
     return side * (side + 1)
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """The largest that a step can be, and how its keys and values are stored."""
+    """The largest possible step, and how its keys and values are stored."""
 
     step_tokens: int
     context: int  # of one request
@@ -53,9 +53,9 @@ class StepSize:
 def workspace_bytes(
     model: ModelConfig, step_tokens: int, context: int, num_seqs: int, dtype: torch.dtype, *, drafted: int = 0
 ) -> int:
-    """Bytes that one step may need for what lives only during it, from the shapes of the layers.
+    """Estimate the bytes of one step's temporary tensors, from the layers' shapes.
 
-    `drafted` is how many guessed tokens each sequence may have, whose logits wait until they are needed.
+    `drafted` is the number of guessed tokens that each sequence may have, whose logits are kept until needed.
     """
     vision = model.vision_encoder
     patches = max(max_patches(vision), MAX_PATCHES_PER_CALL)
@@ -70,12 +70,12 @@ def workspace_bytes(
 
 
 def _sampling_bytes(model: ModelConfig, num_seqs: int, drafted: int) -> int:
-    """Logits of all sequences and their changed, sorted and summed copies."""
+    """Return the bytes of all sequences' logits and their adjusted, sorted and cumulated copies."""
     return num_seqs * model.vocab_size * (6 + 2 * drafted) * torch.float32.itemsize
 
 
 def measure_workspace(model: Pixtral, size: StepSize) -> int:
-    """Bytes that the largest steps take on this GPU beside weights and caches; raises UsageError if they do not fit."""
+    """Measure the largest steps' bytes on this GPU, beyond weights and caches; raises UsageError if out of memory."""
     device = model.device
     try:
         cache = _one_layer(model, size)
@@ -101,7 +101,7 @@ def measure_workspace(model: Pixtral, size: StepSize) -> int:
 
 @torch.inference_mode()
 def run_largest_pictures(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
-    """Encode as many of the largest pictures as one call takes."""
+    """Encode as many of the largest images as one call takes."""
     vision = model.config.vision_encoder
     count = max(MAX_PATCHES_PER_CALL // max_patches(vision), 1)
     shape = (vision.num_channels, vision.image_size, vision.image_size)
@@ -110,7 +110,7 @@ def run_largest_pictures(model: Pixtral, cache: list[CacheLayer], size: StepSize
 
 @torch.inference_mode()
 def run_largest_prefill(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
-    """Read in the last tokens of the longest context, in a full step."""
+    """Prefill the last tokens of the longest context in a full step."""
     device, tokens = model.device, min(size.step_tokens, size.context)
     slots_C = torch.arange(size.context, device=device)
     prefills = Prefills(Segments.of([tokens], [size.context], device), slots_C)
@@ -121,14 +121,14 @@ def run_largest_prefill(model: Pixtral, cache: list[CacheLayer], size: StepSize)
 
 @torch.inference_mode()
 def run_largest_decode(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
-    """One token for each of as many requests as run at once."""
+    """Decode one token for each of the most requests that run at once."""
     zeros = torch.zeros(size.num_seqs, dtype=torch.int64, device=model.device)
     decodes = Decodes(zeros[:, None].int(), zeros.int() + 1)
     model.logits(model(model.embed(zeros, [], 0), DevicePlan(cache, zeros, zeros, decodes, None)))
 
 
 def _one_layer(model: Pixtral, size: StepSize) -> list[CacheLayer]:
-    """A cache that holds the longest context once, shared by all layers: what it holds does not matter here."""
+    """Return a cache for one longest context, shared by all layers: its content does not matter here."""
     config = model.config
     blocks = -(-size.context // size.block_tokens)
     layer = CacheLayer.zeros(

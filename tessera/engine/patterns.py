@@ -1,7 +1,7 @@
-"""The texts that a regular expression matches, where they are few: told by reading it once, without running it.
+"""Lists the texts that a regular expression matches, if they are few, by reading it once without running it.
 
-Only the forms that names are written with are understood, and of any other nothing is claimed. A text is kept with
-signs for the anchors that stand in it; one that lacks an anchor stands for all texts around it.
+Only the forms used for names are understood; nothing is claimed about any other. A text keeps markers for its
+anchors; one that lacks an anchor stands for all texts around it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import product
 
 MAX_WORDS = 64
-MAX_CHARACTERS = 1024  # of a text, so that reading stays cheap whatever the expression
-MAX_EXCLUDED = 100_000  # characters of a negated set: of those that are left there are many
-START, END = "\ufdd0", "\ufdd1"  # no characters: they stand for ^ and $
+MAX_CHARACTERS = 1024  # in a text, so that reading any expression stays cheap
+MAX_EXCLUDED = 100_000  # characters in a negated set, which then still leaves many
+START, END = "\ufdd0", "\ufdd1"  # noncharacters that stand for ^ and $
 ANCHORS = START + END
 PLAIN = re.compile(r"[^\\^$.|?*+()\[\]{}]")
 ESCAPED = re.compile(r"\\([^a-zA-Z0-9])")
@@ -28,12 +28,12 @@ GROUP = re.compile(r"\((?:\?:|\?P?<\w+>)?(?!\?)")
 
 
 class _UnclearError(Exception):
-    """The expression is none of the forms that are understood."""
+    """The expression has a form that is not understood."""
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What a part matches: texts, or None for more than the limit, and whether there are anchors among them."""
+    """The texts that a part matches, or None for more than the limit, and its anchors."""
 
     words: frozenset[str] | None
     opens: bool = False
@@ -41,7 +41,7 @@ class _Texts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing but anchors."""
+        """Return True if it holds only anchors."""
         return self.words is not None and not any(word.strip(ANCHORS) for word in self.words)
 
 
@@ -49,7 +49,7 @@ NOTHING, MANY = _Texts(frozenset({""})), _Texts(None)
 
 
 def finite_language(pattern: str, max_words: int = MAX_WORDS) -> list[str] | None:
-    """All texts that match, if they are few; None if not, and where that is unclear."""
+    """Return all matching texts if they are few; None if they are many or it is unclear."""
     try:
         words = _language(pattern, max_words)
     except (_UnclearError, RecursionError):
@@ -58,7 +58,7 @@ def finite_language(pattern: str, max_words: int = MAX_WORDS) -> list[str] | Non
 
 
 def matches_more(pattern: str, count: int) -> bool:
-    """Whether more than so many texts match, for certain."""
+    """Return True if more than `count` texts are certain to match."""
     try:
         words = _language(pattern, count)
     except (_UnclearError, RecursionError):
@@ -84,7 +84,7 @@ class _Reader:
     place: int = 0
 
     def next(self, signs: str) -> bool:
-        """Whether one of these signs stands here; then it is read."""
+        """Consume the next character if it is one of `signs`; returns True if it was."""
         here = self.pattern[self.place : self.place + 1]
         found = here != "" and here in signs
         self.place += found
@@ -103,7 +103,7 @@ class _Reader:
         return found
 
     def repeated(self, item: _Texts) -> _Texts:
-        """The item as often as what follows it says."""
+        """Repeat the item as the quantifier after it says."""
         least, most = 1, 1
         if self.next("?"):
             least = 0
@@ -119,7 +119,7 @@ class _Reader:
             most = int(counted[3] or least)
         else:
             return item
-        self.next("?")  # of two ways to match the shorter first, which changes no text
+        self.next("?")  # lazy matching, which changes no text
         if self.pattern[self.place : self.place + 1] in ("*", "+", "{"):
             raise _UnclearError
         return self.counted(item, least, most)
@@ -173,7 +173,7 @@ class _Reader:
         return self.few(self.signs())
 
     def signs(self) -> frozenset[str]:
-        """A sign, plain or escaped, or those of a class."""
+        """Read a character, plain or escaped, or a class of characters."""
         name = self.pattern[self.place : self.place + 2]
         if name in CLASSES or name in CONTROLS:
             self.place += 2
@@ -191,7 +191,7 @@ class _Reader:
         return frozenset(found[0][-1])
 
     def set(self) -> _Texts:
-        """One of the signs in square brackets, or none of them."""
+        """Read a set in square brackets, plain or negated."""
         is_negated, is_first = self.next("^"), True
         ranges: list[tuple[int, int]] = []
         while not self.next("]"):
@@ -216,7 +216,7 @@ class _Reader:
         return self.few(frozenset(chr(code) for low, high in ranges for code in range(low, high + 1)))
 
     def range(self) -> list[tuple[int, int]]:
-        """The codes of one entry of a set."""
+        """Read one entry of a set as ranges of character codes."""
         first = self.in_set()
         following = self.pattern[self.place : self.place + 2]
         if not following.startswith("-") or following == "-]":
@@ -238,7 +238,7 @@ class _Reader:
         return self.signs()
 
     def joined(self, left: _Texts, right: _Texts) -> _Texts:
-        """What both match, one after the other; an anchor in the midst of a text is unclear."""
+        """Concatenate the texts of both; an anchor in the middle of a text is unclear."""
         if (right.opens and not left.is_empty) or (left.ends and not right.is_empty):
             raise _UnclearError
         opens, ends = left.opens or right.opens, left.ends or right.ends
@@ -254,7 +254,7 @@ class _Reader:
         return self.few(one.words | other.words, opens, ends)
 
     def few(self, words: Iterable[str], opens: bool = False, ends: bool = False) -> _Texts:
-        """These texts, or many if they are more than the limit, each with and without either anchor."""
+        """Return these texts, or "many" if they exceed the limit, with the given anchors."""
         kept: set[str] = set()
         for word in words:
             if len(word) > MAX_CHARACTERS:

@@ -1,8 +1,8 @@
-"""The attention plans of an engine's step, over its KV cache, and the choice between them.
+"""The attention plans of an engine's step over its KV cache, and the choice between them.
 
 On a CPU each sequence is attended alone, except that a few decoding tokens share a call. On a GPU two
-calls a layer serve any number of sequences: the decoding rows come first, and nothing of them depends
-on how long the sequences are but the numbers in their tensors, so a CUDA graph can replay them.
+calls per layer serve any number of sequences: the decoding rows come first, and only the values in
+their tensors depend on the sequences' lengths, so a CUDA graph can replay them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from tessera.kernels.paged_attention import (
 from tessera.machine import upload
 from tessera.model.attention import AttentionPlan, attend, attend_segments
 
-# Devices whose steps are attended in few calls; on a CPU each sequence alone is faster, since its keys then stay
+# Devices that attend a step in few calls; on a CPU each sequence alone is faster, since its keys then stay
 # in the CPU's cache (8 requests of 1000 tokens at Pixtral's heads, bf16, two cores: 5 ms alone, 7 ms together).
 DEVICE_PLANS = {"cuda"}
 
 
 class PagedPlan(AttentionPlan):
-    """New tokens of many sequences, whose earlier keys and values lie in blocks of a cache.
+    """Attends new tokens of many sequences, whose earlier keys and values lie in blocks of a cache.
 
     Token t writes slot `slots_T[t]`, where slot = block * S + offset. Each row of the step belongs to
     one of `chunks`. The idea of the paged cache is vLLM's, arXiv 2309.06180.
 
-    What is attended is always what the cache holds, also of the step's own tokens: a cache that rounds
-    would otherwise make a reply depend on where its prompt was cut into chunks, and on who came before.
+    Keys and values are always read from the cache, even for the step's own tokens: with a cache that
+    rounds, a reply would otherwise depend on how its prompt was chunked and on earlier requests.
     """
 
     def __init__(
@@ -83,20 +83,20 @@ class PagedPlan(AttentionPlan):
 class Decodes:
     """One new token in each of R sequences: it is the last of the first `lengths_R[r]` tokens in the blocks."""
 
-    block_tables_RB: Tensor  # int32; beyond a sequence's blocks any block
+    block_tables_RB: Tensor  # int32; entries beyond a sequence's blocks are arbitrary
     lengths_R: Tensor  # int32
 
 
 @dataclass(frozen=True)
 class Prefills:
-    """Several new tokens in each of some sequences; `slots_C` are the slots of all that each sees, end to end."""
+    """Several new tokens in each of some sequences; `slots_C` are the slots of their whole contexts, end to end."""
 
     segments: Segments
     slots_C: Tensor
 
     @property
     def are_whole(self) -> bool:
-        """Whether the new tokens are all that is seen."""
+        """Return True if the contexts consist of the new tokens alone."""
         return self.segments.lengths == self.segments.contexts
 
 
@@ -134,7 +134,7 @@ class DevicePlan(AttentionPlan):
 
 
 def build_plan(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> AttentionPlan:
-    """Where the chunks' tokens stand, where they are stored, and what they see; those of one token come first."""
+    """Build the plan of the chunks' positions, cache slots and contexts; single-token chunks come first."""
     positions_T = upload(positions(chunks), torch.int64, device)
     slots_T = upload(slots(chunks, cache), torch.int64, device)
     if device.type not in DEVICE_PLANS:
@@ -165,9 +165,9 @@ def slots(chunks: Sequence[Chunk], cache: KVCache) -> list[int]:
 
 
 def paged_chunks(chunks: Sequence[Chunk], cache: KVCache, together: int = 1) -> list[PagedChunk]:
-    """What each chunk sees, the blocks on the CPU.
+    """Return the chunks with the blocks they attend to, on the CPU.
 
-    A drafted token is one more decoding row, attended as it would be if it had been chosen: up to `together` in a call.
+    A drafted token is one more decoding row, attended as if it had been chosen: up to `together` in a call.
     """
     paged: list[PagedChunk] = []
     row = 0
@@ -180,7 +180,7 @@ def paged_chunks(chunks: Sequence[Chunk], cache: KVCache, together: int = 1) -> 
 
 
 def block_tables(decodes: Sequence[PagedChunk], cache: KVCache) -> Tensor:
-    """The blocks of what each row sees, filled up with the block that is nobody's; on the CPU."""
+    """Return the blocks of each row's context, padded with the padding block; on the CPU."""
     tables = [decode.blocks for decode in decodes]
     return pad_sequence(tables, batch_first=True, padding_value=cache.padding_block)
 

@@ -1,10 +1,10 @@
-"""The other ranks of a model over several devices: their processes, what they are sent, and their end.
+"""The other ranks of a model over several devices: starting, messaging and stopping their processes.
 
-Rank 0 is this process: it schedules, samples and talks to the world. Each other rank is a process that
-loads its share, keeps its part of the key/value cache, and computes every batch that it is sent: a
-pipe brings the finished batch, in which the parts of rank 0's cache are named, not held. Only what
-this machine's own processes wrote to each other is unpickled. A rank that ends, whatever ended it,
-ends all: nobody waits for what will not come, and whoever owns the engine is told.
+Rank 0 is this process: it schedules, samples and serves the callers. Each other rank is a process that
+loads its shard, keeps its part of the key/value cache and computes every batch sent to it: a pipe
+brings the finished batch, which refers to cache layers by number. Only data that this machine's own
+processes wrote to each other is unpickled. If any rank ends for any reason, all end: nobody waits in
+vain, and the engine's owner is notified.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from tessera.shelf import ModelSource
 
 logger = logging.getLogger(__name__)
 
-END_S = 10.0  # for a rank that was told to end
+END_S = 10.0  # grace for a rank that was asked to end
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a rank is told first."""
+    """The first message to a rank."""
 
-    source: ModelSource  # by its folder, with this rank's own device
+    source: ModelSource  # the model's folder, with this rank's own device
     rank: int
     meeting: Path
     threads: int
@@ -64,7 +64,7 @@ class Start:
         return self.source.tensor_parallel_size
 
     def of_rank(self, rank: int) -> Start:
-        """The same for another rank."""
+        """Return the same message for another rank."""
         device = rank_device(self.source.device, rank)
         return replace(self, rank=rank, source=replace(self.source, device=device))
 
@@ -81,7 +81,7 @@ class Ranks:
 
     def __init__(self, start: Start) -> None:
         self.size = start.size
-        self.on_death: Callable[[Exception], None] | None = None  # told, by some thread, when a rank has ended
+        self.on_death: Callable[[Exception], None] | None = None  # called from any thread when a rank has ended
         self._dead: EngineDeadError | None = None
         self._closing = False
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class Ranks:
         self.group: Group
 
     def load(self, start: Start) -> LoadedModel:
-        """This process's share of the model, once all ranks have theirs; raises what loading does, on any rank."""
+        """Return this process's shard once all ranks have theirs; raises any rank's loading error."""
         try:
             loaded = load_model(start.source)
             for child in self._children:
@@ -106,14 +106,14 @@ class Ranks:
         return loaded
 
     def begin(self, config: EngineConfig) -> None:
-        """Let the ranks make their caches; from now on they are watched."""
+        """Have the ranks create their caches, and start watching them."""
         self.send(pickle.dumps(config))
         for child in self._children:
             child.expect()
             threading.Thread(target=self._watch, args=(child,), name="tessera-rank", daemon=True).start()
 
     def send(self, message: bytes) -> None:
-        """Give all ranks the same message; raises EngineDeadError if one is gone."""
+        """Send all ranks the same message; raises EngineDeadError if one is gone."""
         if self._dead is not None:
             raise self._dead
         try:
@@ -123,7 +123,7 @@ class Ranks:
             raise self.fail(error) from error
 
     def fail(self, error: Exception) -> EngineDeadError:
-        """End all ranks after a failure here or there; returns the error to raise."""
+        """End all ranks after a failure on any of them; returns the error to raise."""
         with self._lock:
             if self._dead is None:
                 self._dead = EngineDeadError("a rank of the model failed; start again, the log has the details.")
@@ -139,7 +139,7 @@ class Ranks:
             child.end()
 
     def _watch(self, child: _Child) -> None:
-        """Wait for the child's last word or its end; neither should come before this side closes."""
+        """Wait for the child's final message or its end; neither should come before this side closes."""
         try:
             word = child.connection.recv()
         except (EOFError, OSError):
@@ -159,7 +159,7 @@ class _Child:
     def __init__(self, start: Start) -> None:
         self.rank = start.rank
         ours, theirs = socket.socketpair()
-        # -P: the current folder is no place to import from. The package is this one, wherever it lies.
+        # -P: do not import from the current folder. The package is this one, wherever it is installed.
         package = str(Path(tessera.__file__).parents[1])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         with theirs:
@@ -173,7 +173,7 @@ class _Child:
         self.connection.send(start)
 
     def expect(self) -> None:
-        """Wait until it has done what it was told; raises its error if it could not."""
+        """Wait until the rank has finished its task; raises its error if it failed."""
         try:
             word = self.connection.recv()
         except EOFError as error:
@@ -197,7 +197,7 @@ class _Child:
 
 
 class LeadingRunner(Runner):
-    """Rank 0's runner: whatever it computes, the others compute as well."""
+    """Rank 0's runner, which has all other ranks compute the same."""
 
     def __init__(self, model: Pixtral, images: ImageCache, cache: KVCache, ranks: Ranks) -> None:
         super().__init__(model, images)
@@ -205,7 +205,7 @@ class LeadingRunner(Runner):
         self._ranks = ranks
 
     def run(self, batch: Batch) -> Tensor:
-        # What they have encoded already they do not need again: all ranks' caches of pictures are alike.
+        # Images encoded before are not sent again: all ranks' image caches are identical.
         images = [
             replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0))) if rows.key in self.images else rows
             for rows in batch.images
@@ -220,7 +220,7 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self, task: Batch | Logits) -> Iterator[None]:
-        """Have the others do the task too; what fails then leaves them in its midst, so it is the end of all."""
+        """Have the others do the task too; a failure leaves the others mid-step, so it ends every rank."""
         message = _dump(task, self._layers)
         try:
             self._ranks.send(message)
@@ -232,9 +232,9 @@ class LeadingRunner(Runner):
 
 
 def start_ranks(source: ModelSource) -> tuple[LoadedModel, Ranks]:
-    """Start the ranks and load all shares, each rank's on a device of its own, or all on the CPU.
+    """Start the ranks and load all shards, each on its own device, or all on the CPU.
 
-    Raises UsageError where devices or the model do not divide, and what `load_model` does.
+    Raises UsageError if the devices or the model cannot be divided, and the errors of `load_model`.
     """
     size, device = source.tensor_parallel_size, source.device
     if size < 1:
@@ -260,8 +260,8 @@ def rank_device(device: str, rank: int) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """The other ranks' process: load, then compute what comes until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; rank 0 decides what it means
+    """Run as one of the other ranks: load, then compute each batch until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; rank 0 handles it
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     connection = Connection(descriptor)
     try:
@@ -275,7 +275,7 @@ def serve(descriptor: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has, also where it waits inside a library."""
+    """End this process when its parent ends, even while it waits inside a library."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -311,7 +311,7 @@ def _dump(task: Batch | Logits, layers: dict[int, int]) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Names layers of the cache by their number, and takes tensors off their device."""
+    """Replaces cache layers by their numbers, and moves tensors off their device."""
 
     def __init__(self, file: io.BytesIO, layers: dict[int, int]) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -326,7 +326,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts this rank's layers and device in their places."""
+    """Restores layers from this rank's cache, and moves tensors to its device."""
 
     def __init__(self, file: io.BytesIO, layers: Sequence[CacheLayer], device: torch.device) -> None:
         super().__init__(file)

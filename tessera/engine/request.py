@@ -1,7 +1,7 @@
-"""One request: its tokens so far, what of them is computed, where its blocks are, how it ended.
+"""One request: its tokens so far, how many are computed, its blocks, and how it ended.
 
 States go WAITING -> RUNNING -> FINISHED; a preempted request goes back to WAITING with the tokens
-it has generated, which are then computed again like a prompt. Nothing here decides who runs.
+it has generated, which are then computed again like a prompt. `scheduler` decides which requests run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Request:
     id: str
     prompt: Prompt
     params: SamplingParams
-    max_tokens: int  # what the request asked for, or what the context leaves
+    max_tokens: int  # as requested, or as many as the context allows
     text: TextStream
     generator: torch.Generator  # on the CPU, so that a seed draws the same on every device
     cache_salt: str = ""
-    matcher: Matcher | None = None  # where the reply is in its grammar; only what is chosen moves it
-    lookup: Lookup | None = None  # made when the first tokens are to be guessed
+    matcher: Matcher | None = None  # the reply's position in its grammar; only chosen tokens advance it
+    lookup: Lookup | None = None  # created when tokens are first guessed
 
     state: State = State.WAITING
     finish_reason: FinishReason | None = None
@@ -82,7 +82,7 @@ class Request:
         return self.hashes
 
     def image_key(self, image: PreparedImage) -> bytes:
-        """What its embeddings are cached by: requests of different salts share none."""
+        """Return the cache key of the image's embeddings; requests with different salts share none."""
         return image.digest + self._root
 
     @cached_property
@@ -100,7 +100,7 @@ class Request:
         return Usage(len(self.prompt.ids), self.num_output, self.num_cached, image_tokens)
 
     def timings(self) -> Timings:
-        """Seconds: until it first ran, from arrival to the first token, from that to the last."""
+        """Seconds until it first ran, from arrival to the first token, and from first to last token."""
         started = time.perf_counter() if self.started_s is None else self.started_s
         queue_s = started - self.arrived_s
         if self.first_token_s is None or self.last_token_s is None:
@@ -115,7 +115,7 @@ class Chunk:
     request: Request
     start: int
     length: int
-    draft: tuple[int, ...] = ()  # guesses of the next tokens; only after a request's last token, alone
+    draft: tuple[int, ...] = ()  # guesses of the next tokens; only if the chunk is the request's last token
 
     @property
     def end(self) -> int:
@@ -127,5 +127,5 @@ class Chunk:
 
     @property
     def samples(self) -> bool:
-        """Whether the request's next token can be chosen after this chunk."""
+        """Return True if the request's next token can be chosen after this chunk."""
         return self.end == len(self.request.ids)

@@ -1,6 +1,6 @@
-"""Computes a finished batch: pictures that are new, embeddings in one row, the decoder, logits.
+"""Computes a finished batch: encodes new images, lays out embeddings, runs the decoder, returns logits.
 
-It knows no requests' state; what it keeps between steps is the caches' business.
+It knows nothing of requests; only the caches keep state between steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tessera.images import PreparedImage
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 
-Keyed = tuple[bytes, PreparedImage]  # a picture, and the key of its embeddings
+Keyed = tuple[bytes, PreparedImage]  # the key of an image's embeddings, and the image
 
 
 class Runner:
@@ -27,7 +27,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """The decoder's output (T, D) of the step's tokens, whose keys and values are cached."""
+        """Return the decoder's output (T, D) for the step's tokens, and cache their keys and values."""
         self._count(batch)
         self._encode({rows.key: rows.image for rows in batch.images})
         embeddings = [self.images[rows.key][rows.start : rows.end] for rows in batch.images]
@@ -37,7 +37,7 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Logits (R, V) in float32 of some of the rows."""
+        """Return logits (R, V) in float32 of the given rows."""
         return self.model.logits(hidden_RD)
 
     def _count(self, batch: Batch) -> None:
@@ -46,7 +46,7 @@ class Runner:
         self.images.hits += len(begun) - len({key for key in begun if key not in self.images})
 
     def _encode(self, needed: dict[bytes, PreparedImage]) -> None:
-        """Encode what is needed and not cached, several pictures in one call."""
+        """Encode the needed images that are not cached, several in one call."""
         self.images.pin(needed)
         missing = [(key, image) for key, image in needed.items() if key not in self.images]
         for group in _calls(missing, self.model.config.vision_encoder.patch_size):
@@ -58,7 +58,7 @@ class Runner:
 
 
 def _calls(images: Iterable[Keyed], patch_size: int) -> Iterator[list[Keyed]]:
-    """Split into groups of at most MAX_PATCHES_PER_CALL patches, each of at least one picture."""
+    """Split into groups of at most MAX_PATCHES_PER_CALL patches, each with at least one image."""
     group: list[Keyed] = []
     patches = 0
     for key, image in images:

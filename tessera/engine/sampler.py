@@ -1,12 +1,12 @@
-"""Chooses one token for each row of logits, as each request's parameters say.
+"""Chooses one token for each row of logits, according to each request's parameters.
 
-Every row is treated by itself, and drawn with its request's own random numbers, so from equal logits the
-choice is the same whatever else runs; the logits themselves may move with the company (docs/speed.md).
-One uniform number is used per token: the first token (in order of ids) whose cumulated probability
-exceeds it. The order of the steps is that of HF transformers, not vLLM's: repetition penalty, then OpenAI's
-two, then a bias of ids, then temperature, top-k, top-p, and min-p after these two.
-Tokens that only a prompt may hold (pictures, control tokens) are never chosen, nor what a request's
-grammar does not allow now. On a GPU everything is queued, and only the chosen ids are waited for.
+Every row is handled alone and drawn with its request's own random numbers, so equal logits give the
+same choice whatever else runs; the logits themselves may vary with the batch (docs/speed.md).
+One uniform number is used per token: the first token (in order of ids) whose cumulative probability
+exceeds it is chosen. The order of the steps is that of HF transformers, not vLLM's: repetition penalty,
+OpenAI's two penalties, logit bias, temperature, top-k, top-p, and min-p after these two.
+Tokens that only a prompt may contain (image and control tokens) are never chosen, nor tokens that the
+request's grammar forbids. On a GPU everything is queued, and only the chosen ids are waited for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen token; the log-probabilities are of the model's own distribution, before any change."""
+    """A chosen token; log-probabilities are of the model's own distribution, before any adjustment."""
 
     token_id: int
     logprob: float | None = None
@@ -37,7 +37,7 @@ class Choice:
 
 
 class Sampler:
-    """`banned_ids` are never chosen, nor is any id that the tokenizer does not have."""
+    """Chooses tokens, but never `banned_ids` or ids that the tokenizer does not have."""
 
     def __init__(self, vocab_size: int, banned_ids: Iterable[int], eos_id: int, device: torch.device) -> None:
         self.eos_id = eos_id
@@ -46,7 +46,7 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits_RV: Tensor, requests: Sequence[Request]) -> list[Choice | None]:
-        """One choice per row; None where the row is no distribution (NaN), or nothing of it is allowed."""
+        """Return one choice per row; None if the row has NaN, or no id is allowed."""
         raw_RV = logits_RV
         device = logits_RV.device
         masks = _masks(requests, logits_RV.shape[1])  # on the CPU, while a GPU may still compute the logits
@@ -57,12 +57,12 @@ class Sampler:
         for row, request in enumerate(requests):
             try:
                 self._adjust(logits_RV[row], request)
-            except Exception:  # whatever it is, it ends this request only
+            except Exception:  # any failure ends this request only
                 logger.exception("the parameters of request %s could not be applied", request.id)
                 logits_RV[row] = -torch.inf
-        # The maximum of a row with NaN is NaN, of a row without any choice -inf.
+        # The maximum of a row with NaN is NaN; of a row without any allowed id, -inf.
         sound_R = raw_RV.amax(-1).isfinite() & logits_RV.amax(-1).isfinite()
-        logits_RV.masked_fill_(~sound_R[:, None], 0)  # so that nothing is drawn beyond the vocabulary
+        logits_RV.masked_fill_(~sound_R[:, None], 0)  # so that no id beyond the vocabulary is drawn
         chosen_R = logits_RV.argmax(-1)
         drawn = [row for row, request in enumerate(requests) if request.params.temperature > 0]
         if drawn:
@@ -72,7 +72,7 @@ class Sampler:
         return [choice if sound else None for choice, sound in zip(described, sound_R.tolist(), strict=True)]
 
     def _adjust(self, logits_V: Tensor, request: Request) -> None:
-        """Penalties, biases and early-end bans of one request, in place."""
+        """Apply one request's penalties, biases and early-end bans in place."""
         params = request.params
         device = logits_V.device
         if params.repetition_penalty != 1.0:
@@ -95,7 +95,7 @@ class Sampler:
 
 
 def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
-    """The rows under a grammar, and which ids each may choose; a grammar that fails allows none."""
+    """Return the allowed ids of each row that has a grammar; a grammar that fails allows none."""
     masks = {}
     for row, request in enumerate(requests):
         if request.matcher is None:
@@ -103,8 +103,8 @@ def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
         words_W = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
         try:
             request.matcher.fill(words_W)
-        except Exception as error:  # whatever it is, it ends this request only
-            trace = None if request.matcher.has_failed else error  # what the grammar's author did needs no trace
+        except Exception as error:  # any failure ends this request only
+            trace = None if request.matcher.has_failed else error  # a fault of the grammar's author needs no trace
             logger.error("the grammar of request %s failed", request.id, exc_info=trace)
             words_W.zero_()
         masks[row] = words_W
@@ -112,7 +112,7 @@ def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:
 
 
 def _draw(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:
-    """Draw one id for each row; every request's generator gives exactly one number."""
+    """Draw one id for each row, with exactly one number from each request's generator."""
     params = [request.params for request in requests]
     device = logits_RV.device
     temperatures_R = upload([entry.temperature for entry in params], logits_RV.dtype, device)
@@ -134,9 +134,9 @@ def _draw(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:
 
 
 def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Keep each row's top_k likeliest, and of these the fewest that hold top_p of their probability.
+    """Keep each row's top_k likeliest ids, and of these the fewest that hold top_p of their probability.
 
-    Ids as likely as the least likely one kept are kept as well, so the order of ties decides nothing.
+    Ids as likely as the least likely one kept are kept too, so the order of ties does not matter.
     """
     kept_RV = torch.empty_like(logits_RV)
     # Rows of one top_k together: the width of the sorted part must not depend on other requests.
@@ -157,9 +157,9 @@ def _limit(logits_RV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
 
 
 def with_logprobs(raw_RV: Tensor, chosen_R: Tensor, wanted: Sequence[int | None]) -> list[Choice]:
-    """Ids, one for each row of logits, with log-probabilities where they are wanted: None, or how many beside.
+    """Return each row's chosen id, with log-probabilities if wanted: None, or the number of alternatives.
 
-    All is computed before the first number is read: reading waits for the device.
+    Everything is computed before the first number is read: reading waits for the device.
     """
     parts = []
     # Rows of one count together: ties are ordered by the count, which must not depend on other requests.

@@ -1,12 +1,12 @@
-"""Who computes how many tokens in the next step: the whole policy, on one screen.
+"""Decides how many tokens each request computes in the next step: the whole scheduling policy.
 
 First come, first served. Every decoding request gets its one token first; prompts fill what is left
 of the step's token budget, in chunks. A request starts when there are blocks for all its tokens, so
-only decoding can run out of them: then the youngest goes back to the queue and is computed again
-later. The oldest is never sent back, and fits alone, so there is always progress. What a step has
-left, of tokens and of blocks, may go to drafts: guessed tokens that are computed after a request's
-last one, and count where the model chooses the same. It knows no tensors.
-The idea of chunked prefill beside decoding: Sarathi-Serve, arXiv 2403.02310.
+only decoding can run out of them: then the youngest is preempted, queued and computed again
+later. The oldest is never preempted and fits alone, so there is always progress. A step's spare
+tokens and blocks may go to drafts: guessed tokens that are computed after a request's last one,
+and count if the model chooses the same. It uses no tensors.
+The idea of mixing chunked prefill with decoding: Sarathi-Serve, arXiv 2403.02310.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Scheduler:
         self.drafter = drafter
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
-        self.num_new = 0  # of those waiting: never started, so not sent back
+        self.num_new = 0  # waiting requests that never started, so were not preempted
         self.num_preemptions = 0
 
     def add(self, request: Request) -> None:
@@ -37,7 +37,7 @@ class Scheduler:
         self.num_new += 1
 
     def schedule(self) -> list[Chunk]:
-        """The next step's chunks, those that decode first; blocks for all of them are held."""
+        """Return the next step's chunks, decoding ones first, with blocks allocated for all."""
         budget, chunks = self.config.max_num_batched_tokens, []
         for request in sorted(self.running, key=lambda request: request.remaining > 1):
             length = min(request.remaining, budget)
@@ -52,7 +52,7 @@ class Scheduler:
         return chunks if self.drafter is None else self._add_drafts(self.drafter, chunks, budget)
 
     def advance(self, request: Request, computed: int) -> None:
-        """Note how many of its tokens are computed, and let others share the blocks that are now full."""
+        """Record the number of computed tokens, and share the blocks that are now full."""
         size = self.config.block_tokens
         request.num_computed = computed
         if not self.config.enable_prefix_caching:
@@ -63,7 +63,7 @@ class Scheduler:
         request.num_published = computed // size
 
     def finish(self, request: Request) -> None:
-        """Take the request out, wherever it is, and let go of its blocks."""
+        """Remove the request, running or waiting, and release its blocks."""
         if request.state is State.RUNNING:
             self.running.remove(request)
         else:
@@ -73,13 +73,13 @@ class Scheduler:
 
     def _start(self, request: Request) -> bool:
         known = []
-        # What the cache holds would not be computed, and so not be scored.
+        # Cached tokens would not be computed, and so not be scored.
         if self.config.enable_prefix_caching and request.params.prompt_logprobs is None:
-            # The last token is always computed: its output is what the next token is chosen from.
+            # The last token is always computed: the next token is chosen from its output.
             usable = (len(request.ids) - 1) // self.config.block_tokens
             known = self.pool.lookup(request.hash_blocks(self.config.block_tokens)[:usable])
         missing = self._blocks_for(request) - len(known)
-        # One spare block for each running request, lest the newcomer be sent back at once.
+        # One spare block for each running request, so that the newcomer is not preempted at once.
         if not self.pool.can_hold(known, missing + len(self.running)):
             return False
         self.pool.acquire(known)
@@ -94,7 +94,7 @@ class Scheduler:
         return True
 
     def _grow(self, request: Request) -> bool:
-        """Give a running request the block its next token needs; false if it was sent back itself."""
+        """Allocate the block for a running request's next token; returns False if the request was preempted."""
         while (missing := self._blocks_for(request) - len(request.blocks)) > self.pool.available:
             youngest = self.running.pop()
             self._release(youngest, State.WAITING)
@@ -106,7 +106,7 @@ class Scheduler:
         return True
 
     def _add_drafts(self, drafter: Drafter, chunks: Sequence[Chunk], budget: int) -> list[Chunk]:
-        """The chunks, with drafts where requests decode: from what the step has left, and one spare block each."""
+        """Return the chunks, decoding ones with drafts from the step's spare tokens and one spare block each."""
         step = Step(sum(chunk.length for chunk in chunks), sum(chunk.samples for chunk in chunks))
         drafted = []
         for chunk in chunks:

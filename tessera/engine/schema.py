@@ -1,9 +1,9 @@
-"""JSON schemas as replies follow them: what says nothing is taken out, and what has no exact form is refused.
+"""Rewrites JSON schemas for llguidance: drops keywords that exclude nothing, refuses those with no exact form.
 
-llguidance follows most of JSON Schema and refuses the rest by keyword. Here a schema is written in the words it
-knows where that changes nothing: a keyword that excludes no value is left out, an unknown format is an
-annotation, names in patterns become properties. Strings and arrays without limits get some, so that
-repetition ends. A schema may also be followed loosely, as far as it can be: then the rest is annotation too.
+llguidance follows most of JSON Schema and refuses the rest by keyword. Here a schema is rewritten in supported
+keywords if that changes nothing: a keyword that excludes no value is dropped, an unknown format is an
+annotation, names in patterns become properties. Strings and arrays without limits get default limits, so that
+repetition ends. A schema may also be followed loosely: unsupported parts are then annotations too.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from tessera.engine.patterns import MAX_WORDS, finite_language, matches_more
 from tessera.errors import GrammarError
 
-DEFAULT_MAX_LENGTH = 32_768  # characters: several dense pages, and far less than a context
-# Of formats whose texts have no end. A pattern gets no limit: each character would be a state of the matcher's own
-# for each state of the pattern, which was measured to take 30 times as long, and to end replies of 400 characters.
+DEFAULT_MAX_LENGTH = 32_768  # characters: several dense pages, but far less than a context
+# For formats whose texts are unbounded. A pattern gets no limit: each character would add a matcher state for
+# each state of the pattern, which was measured to take 30 times as long and to end replies of 400 characters.
 DEFAULT_MAX_OF_FORMATS = {"uri": 2_048, "duration": 64}
 DEFAULT_MAX_ITEMS = 4_096
-MAX_COPIED = 16_384  # characters that a part may take altogether where it is written once for each of several names
-MAX_EXACT = 2**53  # integers up to here are kept by llguidance's 64-bit floats
-MAX_BOUND = 2**62  # a bound beyond it overflows there
-LEAST_BOUND = 1e-50  # and one nearer to zero has no finite text
-# Which draft a schema is of decides about its keywords; another URL decides nothing.
+MAX_COPIED = 16_384  # total characters of a part that is repeated for several names
+MAX_EXACT = 2**53  # llguidance's 64-bit floats hold integers exactly up to here
+MAX_BOUND = 2**62  # a larger bound overflows there
+LEAST_BOUND = 1e-50  # a bound nearer to zero has no finite text
+# A schema's draft determines its keywords; any other URL determines nothing.
 DRAFTS = re.compile(
     r"http://json-schema\.org/draft-0[3467]/schema#?|https://json-schema\.org/draft/20(19-09|20-12)/schema#?"
 )
@@ -40,7 +40,7 @@ SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 SCHEMAS = (
     "items", "additionalItems", "additionalProperties", "unevaluatedItems", "unevaluatedProperties", "then", "else",
 )  # fmt: skip
-# Beside one of these a property may be known elsewhere.
+# With one of these a property may be declared elsewhere.
 IN_PLACE = ("allOf", "anyOf", "oneOf", "$ref", "if", "then", "else", "dependentSchemas")
 NOT_FOLLOWED = {
     "not", "uniqueItems", "contains", "minContains", "maxContains", "if", "then", "else", "dependentRequired",
@@ -55,15 +55,15 @@ Schema = dict[str, Any]
 
 
 def followed(schema: Mapping[str, Any], *, loosely: bool = False) -> Schema:
-    """The schema in llguidance's words; raises GrammarError for numbers that it would round.
+    """Rewrite a schema for llguidance; raises GrammarError for numbers that it would round.
 
-    Loosely, what cannot be followed is left out. The schema is not nested deeply: the caller has seen to that.
+    With `loosely`, unsupported parts are left out. The caller has checked that the schema is not nested deeply.
     """
     return _followed_parts(dict(schema), _loosened if loosely else _exact)
 
 
 def outline(schema: Any) -> Any:
-    """Of a schema that cannot be followed even loosely: types, properties and choices alone."""
+    """Reduce a schema that cannot be followed even loosely to its types, properties and choices."""
     if not isinstance(schema, dict):
         return schema
     kept = {name: schema[name] for name in ("type", "required", "enum", "const", "$ref") if name in schema}
@@ -95,11 +95,11 @@ def _followed_parts(schema: Schema, judge: Callable[[Schema], Schema]) -> Schema
     return kept
 
 
-# Keywords that say nothing -----------------------------------------------------------------------
+# Keywords without effect -------------------------------------------------------------------------
 
 
 def _says_nothing(schema: Any) -> bool:
-    """Whether every value satisfies it, as far as can be seen."""
+    """Return True if every value is seen to satisfy the schema."""
     return schema is True or (isinstance(schema, dict) and not set(schema) - ANNOTATIONS)
 
 
@@ -110,7 +110,7 @@ def _says_nothing_of_names(schema: Any) -> bool:
 
 
 def _is_impossible(schema: Any) -> bool:
-    """Whether no value satisfies it, as far as can be seen."""
+    """Return True if no value is seen to satisfy the schema."""
     return schema is False or (
         isinstance(schema, dict) and (_says_nothing(schema.get("not", False)) or schema.get("enum") == [])
     )
@@ -121,7 +121,7 @@ def _all_idle(value: Any, idle: Callable[[Any], bool]) -> bool:
 
 
 def _is_idle(name: str, value: Any, schema: Schema) -> bool:
-    """Whether a keyword excludes no value."""
+    """Return True if a keyword excludes no value."""
     if name == "uniqueItems":
         return value is False
     if name == "not":
@@ -148,7 +148,7 @@ def _without_idle(schema: Schema) -> Schema:
 
 
 def _with_conditions(schema: Schema) -> Schema:
-    """A condition that decides nothing is its one outcome."""
+    """Replace a condition that decides nothing by its one outcome."""
     if "if" not in schema:
         return schema
     kept = {name: value for name, value in schema.items() if name not in ("if", "then", "else")}
@@ -162,7 +162,7 @@ def _with_conditions(schema: Schema) -> Schema:
 
 
 def _in_new_words(schema: Schema) -> Schema:
-    """Exclusive bounds of draft 4, and a closed object by its newer name."""
+    """Rewrite draft 4's exclusive bounds, and closed objects, in newer keywords."""
     kept = dict(schema)
     for bound in ("minimum", "maximum"):
         exclusive = "exclusive" + bound.capitalize()
@@ -180,9 +180,9 @@ def _in_new_words(schema: Schema) -> Schema:
 
 
 def _with_names(schema: Schema) -> Schema:
-    """An object whose possible names are listed has those as properties, and no property that can never be written.
+    """Declare an object's listed possible names as properties, without those that can never be written.
 
-    What can never be written is `false`, which llguidance leaves out.
+    A property that can never be written becomes `false`, which llguidance leaves out.
     """
     kept = dict(schema)
     if isinstance(properties := kept.get("properties"), dict):
@@ -199,12 +199,12 @@ def _with_names(schema: Schema) -> Schema:
 
 
 def _fits(part: Any, copies: int) -> bool:
-    """Whether a part may be written so often: copies within copies would multiply."""
+    """Return True if a part may be copied that often: copies within copies would multiply."""
     return copies == 1 or len(json.dumps(part)) * copies <= MAX_COPIED
 
 
 def _listed_names(schema: Any) -> dict[str, None] | None:
-    """The names of `propertyNames` in their order, where it is a list of them."""
+    """Return the names of `propertyNames` in order, if it is a list of names."""
     if not isinstance(schema, dict) or set(schema) - ANNOTATIONS - {"type", "enum", "const"}:
         return None
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -214,9 +214,9 @@ def _listed_names(schema: Any) -> dict[str, None] | None:
 
 
 def _with_pattern_names(schema: Schema) -> Schema:
-    """Patterns that match a few names only are those names.
+    """Replace patterns that match only a few names by those names.
 
-    llguidance would take a comma for a further name where a pattern has none but declared ones left: a dead end.
+    When a pattern has only declared names left, llguidance would allow a comma for another: a dead end.
     """
     patterns, properties = schema.get("patternProperties"), schema.get("properties", {})
     if not isinstance(patterns, dict) or not isinstance(properties, dict):
@@ -238,7 +238,7 @@ def _with_pattern_names(schema: Schema) -> Schema:
 
 
 def _may_run_out(schema: Schema) -> bool:
-    """Whether all names that an object may have could be used, as far as is known: then a comma is a dead end."""
+    """Return True if an object could use up all its possible names: then a comma is a dead end."""
     patterns, others = schema.get("patternProperties"), schema.get("additionalProperties", True)
     if not isinstance(patterns, dict) or not patterns or not _is_impossible(others):
         return False
@@ -262,7 +262,7 @@ def _both(one: Any, other: Any) -> Any:
 
 
 def _exact(schema: Schema) -> Schema:
-    """The schema itself; raises GrammarError for a number that llguidance would round or cannot bound by."""
+    """Return the schema itself; raises GrammarError for a number that llguidance rounds or cannot use as a bound."""
     for name in BOUNDS:
         if name in schema and not _is_exact_bound(name, schema):
             raise GrammarError(
@@ -276,7 +276,7 @@ def _exact(schema: Schema) -> Schema:
             "required; list their names in properties, or write them with ^, $, sets of characters and repetitions."
         )
     least, required = schema.get("minProperties"), _named(schema.get("required"))
-    if type(least) is int and least > 1 + len(required):  # one name beside them is another, of more some may be alike
+    if type(least) is int and least > 1 + len(required):  # one more name is distinct; of several, some may be equal
         raise GrammarError(
             f"the JSON schema's minProperties {least} cannot be kept: a name may be written twice; list all but one of "
             "them in required, or leave it out."
@@ -293,7 +293,7 @@ def _exact(schema: Schema) -> Schema:
 def _is_exact_bound(name: str, schema: Schema) -> bool:
     value = schema[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return True  # no number, which is refused elsewhere
+        return True  # not a number: refused elsewhere
     if schema.get("type") == "integer" and (name, value) in (("maximum", 2**63 - 1), ("exclusiveMaximum", 2**63)):
         return True  # the largest of 64 bits, to which a larger one is rounded down
     return value == 0 or (LEAST_BOUND <= abs(value) <= MAX_BOUND and _is_exact(value))
@@ -306,7 +306,7 @@ def _is_exact(value: float) -> bool:
 
 
 def _rounded_number(value: Any) -> int | None:
-    """An integer anywhere in it that a float does not hold."""
+    """Return an integer anywhere in the value that a float cannot hold."""
     rest = [value]
     while rest:
         each = rest.pop()
@@ -323,7 +323,7 @@ def _rounded_number(value: Any) -> int | None:
 
 
 def _loosened(schema: Schema) -> Schema:
-    """A part without what llguidance does not follow, and what is no JSON Schema."""
+    """Return a part without what llguidance does not support, or what is not JSON Schema."""
     kept = {
         name: _formed_entries(value) if name in SCHEMA_MAPS else value
         for name, value in schema.items()
@@ -349,7 +349,7 @@ def _without_unknown_types(schema: Schema) -> Schema:
 
 
 def _with_open_names(schema: Schema) -> Schema:
-    """Without patterns for names that are beyond regular; then any other name may be one of theirs."""
+    """Drop name patterns that are not regular; any other name may then match one of them."""
     kept = dict(schema)
     patterns = kept.get("patternProperties")
     if patterns and any(map(BEYOND_REGEX.search, patterns)):
@@ -358,7 +358,7 @@ def _with_open_names(schema: Schema) -> Schema:
     if _may_run_out(kept):
         kept["additionalProperties"] = True
     optional = set(kept.get("properties", ())) - set(kept.get("required", ()))
-    if optional:  # numbers of properties are counted only where all are required
+    if optional:  # the number of properties is enforced only if all are required
         kept.pop("minProperties", None)
         kept.pop("maxProperties", None)
     return kept
@@ -369,7 +369,7 @@ def _formed_entries(parts: Mapping[str, Any]) -> Schema:
 
 
 def _is_formed(name: str, value: Any) -> bool:
-    """Whether a keyword's value has the form that JSON Schema asks for."""
+    """Return True if a keyword's value has the form that JSON Schema requires."""
     if name in SCHEMA_MAPS:
         return isinstance(value, dict)
     if name in ("allOf", "anyOf", "oneOf", "prefixItems"):
@@ -395,7 +395,7 @@ def _is_formed(name: str, value: Any) -> bool:
 
 
 def _bound(schema: Schema) -> Schema:
-    """The schema with default limits where its strings and arrays have none, so that repetition ends."""
+    """Add default limits to strings and arrays without any, so that repetition ends."""
     types = schema.get("type")
     listed: Sequence[Any] = types if isinstance(types, list) else [types]
     made = dict(schema)

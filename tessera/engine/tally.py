@@ -1,4 +1,4 @@
-"""How often and how long, since the start, for whoever watches the engine; nothing is decided by it."""
+"""Counts and durations since the start, for monitoring the engine; no decision depends on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Distribution:
 
 @dataclass
 class DraftCounts:
-    """Drafts that were computed, their tokens, and those of them that the model then chose."""
+    """Numbers of drafts computed, of their tokens, and of those that the model then chose."""
 
     drafts: int = 0
     tokens: int = 0
@@ -55,7 +55,7 @@ class Stats:
     running: int
     blocks: BlockCounts
     image_cache_bytes: int
-    image_queries: int  # images that started requests needed and no cached block held
+    image_queries: int  # images that started requests needed, beyond those in cached blocks
     image_hits: int  # of those, how many were already encoded
     preemptions: int
     steps: int
@@ -70,7 +70,7 @@ class Stats:
 
 @dataclass
 class Tally:
-    """What the engine counts while it runs."""
+    """The engine's running counts."""
 
     steps: int = 0
     token_intervals: Distribution = field(default_factory=lambda: Distribution(INTERVALS_S))
@@ -86,7 +86,7 @@ class Tally:
     def stats(
         self, *, waiting: int, running: int, preemptions: int, blocks: BlockCounts, images: tuple[int, int, int]
     ) -> Stats:
-        """A copy of the counts beside the engine's state; `images` are cached bytes, queries and hits."""
+        """Return a copy of the counts with the engine's state; `images` are cached bytes, queries and hits."""
         cached_bytes, queries, hits = images
         return Stats(
             waiting=waiting,

@@ -1,7 +1,7 @@
-"""Token ids to the text that may be shown: whole characters, and nothing of a stop string.
+"""Turns token ids into text that may be shown: whole characters, and no part of a stop string.
 
-Text is held back while it could be the beginning of a stop string, so the pieces of a stream joined
-are the reply. The stop that is complete first wins, wherever token borders lie.
+Text is held back while it could be the beginning of a stop string, so the joined pieces of a stream
+are the reply. The stop that is complete first wins, wherever token boundaries lie.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class TextStream:
         return self.stopped_by is not None
 
     def add(self, token_id: int, *, may_stop: bool) -> str:
-        """Text that is now certain; `may_stop` is false while the reply is too short to end."""
+        """Return text that is now certain; `may_stop` is false while the reply is too short to end."""
         return self._push(self._detokenizer.add(token_id), may_stop)
 
     def finish(self) -> str:
-        """All that was held back, when the reply ends for another reason than a stop string."""
+        """Return all held-back text, when the reply ends for a reason other than a stop string."""
         text = self._push(self._detokenizer.finish(), True)
         if self.stopped:
             return text
@@ -44,7 +44,7 @@ class TextStream:
     def _push(self, text: str, may_stop: bool) -> str:
         self._held += text
         if may_stop and (match := first_stop(self._held, self._stops)) is not None:
-            # Of the stop strings that begin here the shortest was complete first.
+            # The shortest of the stop strings that begin here was complete first.
             self.stopped_by = min((stop for stop in self._stops if self._held.startswith(stop, match)), key=len)
             text, self._held = self._held[:match], ""
             return text
@@ -54,7 +54,7 @@ class TextStream:
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the stop string begins that is complete first; of those that end together, the longest.
+    """Return the start of the stop string that is complete first; of those that end together, the longest.
 
     Example: in "abcd", stops "bcd" and "bc": "bc" is complete first, and begins at 1.
     """
@@ -63,7 +63,7 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
 
 
 def held_length(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop string. Example: "a\\n#", stop "\\n##": 2."""
+    """Return the length of the longest end of `text` that begins a stop string. Example: "a\\n#", stop "\\n##": 2."""
     longest = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         if any(stop.startswith(text[-length:]) for stop in stops if len(stop) > length):

@@ -1,1 +1,1 @@
-"""Hand-written kernels, each beside its plain-torch twin, which is its oracle and its fallback."""
+"""Hand-written kernels, each with a plain-torch twin as its oracle and fallback."""

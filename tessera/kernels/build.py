@@ -1,10 +1,10 @@
 """Compiles the C++ kernels into one shared library: `python -m tessera.kernels.build`.
 
-The installer's hook (hatch_build.py), the Makefile and a person in a checkout all come here. Needs
-only the standard library and a C++ compiler; it is not built against PyTorch. A file's name ends in
-the processor it is for (`_avx2`, `_avx512`, `_avx512_bf16`, `_amx`) and decides its flags; a
-compiler too old for a processor leaves out that processor's files. The library carries a digest of
-what it was built from, so that the loader knows a stale one.
+The installer's hook (hatch_build.py), the Makefile and developers all use it. It needs only the
+standard library and a C++ compiler; the library is not built against PyTorch. A file's name ends in
+its processor (`_avx2`, `_avx512`, `_avx512_bf16`, `_amx`), which determines its flags; if the
+compiler is too old for a processor, its files are left out. The library contains a digest of its
+sources, so that the loader recognizes a stale one.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ PROCESSORS = {
 
 
 class BuildError(Exception):
-    """Why there is no library; everything works without one, slower."""
+    """The library could not be built; everything works without it, but slower."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A finished library, and the processors it has no code for because the compiler is too old."""
+    """A finished library, and the processors left out because the compiler is too old."""
 
     library: Path
     left_out: tuple[str, ...]
 
 
 def sources_digest() -> str:
-    """A digest of all that decides what the library is, but the compiler."""
+    """Return a digest of everything that determines the library, except the compiler."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -60,7 +60,7 @@ def sources_digest() -> str:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the first of c++, g++, clang++ on the path."""
+    """Return the C++ compiler: $CXX, or the first of c++, g++, clang++ on the path."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise BuildError(
             f"the kernels are written for Linux on x86-64, not {platform.system()} on {platform.machine()}"
@@ -73,12 +73,12 @@ def find_compiler() -> str:
 
 
 def build(extra_flags: tuple[str, ...] = (), library: Path = LIBRARY) -> Build:
-    """Compile and link; the new library takes the old one's place at once, for processes that start later."""
+    """Compile and link; the new library atomically replaces the old one, for processes that start later."""
     compiler = find_compiler()
     supported = {name for name, flags in PROCESSORS.items() if _accepts(compiler, flags)}
     defines = [
         f'-DTESSERA_SOURCES_DIGEST="{sources_digest()}"',
-        # Each processor needs what the ones before it need, so a number says which are there.
+        # Each processor includes the ones before it, so a number says which are present.
         f"-DTESSERA_COMPILED_LEVEL={len(supported)}",
     ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -94,7 +94,7 @@ def build(extra_flags: tuple[str, ...] = (), library: Path = LIBRARY) -> Build:
             job.result()
         linked = Path(folder) / library.name
         _run([compiler, "-shared", *extra_flags, *(str(path) for path, _ in jobs), "-o", str(linked)])
-        # Beside its place first: a rename is at once only within one file system.
+        # Written in the same folder first: a rename is atomic only within one file system.
         beside = library.with_name(f"{library.name}.{os.getpid()}")
         shutil.copy(linked, beside)
         beside.replace(library)
@@ -102,7 +102,7 @@ def build(extra_flags: tuple[str, ...] = (), library: Path = LIBRARY) -> Build:
 
 
 def processor_of(source: Path) -> str | None:
-    """The processor that a file's name ends in: gemm_avx512_bf16.cpp -> avx512_bf16; None for any x86-64."""
+    """Return the processor that a file's name ends in: gemm_avx512_bf16.cpp -> avx512_bf16; None for any x86-64."""
     matches = [name for name in PROCESSORS if source.stem.endswith(f"_{name}")]
     return max(matches, key=len, default=None)
 

@@ -1,8 +1,8 @@
-"""One layer's keys and values in blocks of slots: as they are, or in 8 bits with a scale for each token and head.
+"""One layer's keys and values in blocks of slots: plain, or in 8 bits with a scale for each token and head.
 
 The 8-bit form: code = round(value / scale), scale = the largest magnitude of the token's head / 127, so that a
-value comes back within half a scale. It is what a whole row of 128 channels needs at 8 bits; grids finer than that
-(arXiv 2402.02750) pay at 2 to 4 bits. This module knows no sequences and no requests.
+value comes back within half a scale. One scale for a row of 128 channels suffices at 8 bits; finer grids
+(arXiv 2402.02750) pay off at 2 to 4 bits. This module knows nothing of sequences and requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CacheLayer:
     def zeros(
         cls, blocks: int, block_tokens: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> CacheLayer:
-        # Zeros, not empty: a system gives zeroed pages only when they are first written, so an
+        # Zeros, not empty: the system provides zeroed pages only when first written, so an
         # unused cache costs no memory on a CPU.
         shape = (blocks, block_tokens, kv_heads, head_dim)
         keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
@@ -44,7 +44,7 @@ class CacheLayer:
 
     @property
     def is_exact(self) -> bool:
-        """Whether `read` gives what was written."""
+        """Return True if `read` returns exactly what was written."""
         return self.key_scales_BSM is None
 
     def write(self, slots_T: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> None:
@@ -74,14 +74,14 @@ class CacheLayer:
                 scales_BSM.flatten(0, 1).index_copy_(0, slots_T, scales_TM)
 
     def read(self, slots_C: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (C, M, K) of some slots: copies in `dtype`."""
+        """Return copies of some slots' keys and values (C, M, K) in `dtype`."""
         return (
             _read(self.keys_BSMK, self.key_scales_BSM, slots_C, dtype),
             _read(self.values_BSMK, self.value_scales_BSM, slots_C, dtype),
         )
 
     def heads(self, start: int, stop: int) -> CacheLayer:
-        """The same cache, seen through some of its key/value heads."""
+        """Return a view of some of the cache's key/value heads."""
         scales = (self.key_scales_BSM, self.value_scales_BSM)
         return CacheLayer(
             self.keys_BSMK[:, :, start:stop],
@@ -90,19 +90,19 @@ class CacheLayer:
         )
 
     def slots(self, blocks: Tensor, length: int) -> Tensor:
-        """The slots of the first `length` tokens that lie in `blocks`, in order."""
+        """Return the slots of the first `length` tokens in `blocks`, in order."""
         offsets = torch.arange(self.block_tokens, device=blocks.device)
         return (blocks[:, None] * self.block_tokens + offsets).flatten()[:length]
 
 
 def bytes_per_token(kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
-    """What one token takes in one layer; Pixtral 12B in bfloat16: 4096, in int8: 2112."""
+    """Return one token's bytes in one layer; Pixtral 12B in bfloat16: 4096, in int8: 2112."""
     scale_bytes = torch.float32.itemsize if dtype == torch.int8 else 0
     return 2 * kv_heads * (head_dim * dtype.itemsize + scale_bytes)
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 codes (..., K) and float32 scales (...) of rows (..., K); a row of zeros has the scale 0."""
+    """Return int8 codes (..., K) and float32 scales (...) of rows (..., K); a row of zeros has the scale 0."""
     numbers = rows.float()
     scales = numbers.abs().amax(-1) / LARGEST_CODE
     return (numbers / scales.where(scales > 0, 1)[..., None]).round().to(torch.int8), scales

@@ -1,10 +1,10 @@
-"""The chains of elementwise arithmetic between matrix products, in one pass over memory each.
+"""Elementwise arithmetic between matrix products: norm, gate and rotation, in one pass over memory each.
 
-Norm, gate and rotation in plain torch walk through memory five to eight times and round to bfloat16
-on the way; the kernels do it once, in float32 inside, for the decoder and the vision encoder alike.
-They are for float32 and bfloat16 on CPUs, and in Triton for GPUs, outside autograd; the twins serve
-all else. The rotation gives the twin's very bits; norm and gate differ in the order of a sum and in
-one rounding less.
+In plain torch they pass over memory five to eight times and round to bfloat16 on the way; the
+kernels do it once, in float32 internally, for the decoder and the vision encoder alike. They serve
+float32 and bfloat16 on CPUs, and in Triton on GPUs, outside autograd; the twins serve everything
+else. The rotation's result is bit-identical to the twin's; norm and gate differ in the order of a
+sum and round once less.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-# Numbers that a thread should have: fewer are done before another thread has woken.
+# Numbers for each thread: fewer are done before another thread has woken.
 NUMBERS_PER_THREAD = 2**15
 
 
@@ -64,7 +64,7 @@ def silu_gate_twin(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
 
 
 def rotate(x_TNK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-    """Turn the channel pairs (2i, 2i+1) of each head by the token's angles; the result may take x's memory.
+    """Rotate the channel pairs (2i, 2i+1) of each head by the token's angles; the result may take x's memory.
 
     x may be a view into something wider, such as the queries' part of a joint projection; cosines and
     sines are float32 and hold K/2 values for each token.
@@ -97,7 +97,7 @@ def rotate_twin(x_TNK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
 
 
 def _name(operation: str, *tensors: Tensor) -> str | None:
-    """The kernel's name where one can serve these tensors; None where autograd, dtype or device need the twin."""
+    """Return the kernel's name if one can serve these tensors; None if autograd, dtype or device need the twin."""
     first = tensors[0]
     suffix = SUFFIXES.get(first.dtype)
     if records(*tensors):

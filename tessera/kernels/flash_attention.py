@@ -1,9 +1,9 @@
-"""Attention within segments of tokens of any lengths in one call: FlashAttention, as torch has it.
+"""Attention within token segments of any lengths in one call: torch's FlashAttention.
 
 Nothing is padded and no mask is built: the kernel reads where each segment begins. Source: arXiv
-2307.08691. torch's paged form of it (`block_table`, from 2.13 on) wants blocks of a multiple of 256
-tokens: a reply would waste 128 of them and a prefix be known in steps of 256, so contexts are
-gathered from the cache first, which at 32,768 tokens costs a hundredth of their attention. The
+2307.08691. torch's paged form (`block_table`, from 2.13 on) needs blocks of a multiple of 256
+tokens: a reply would waste 128 and prefixes match in steps of 256, so contexts are gathered from
+the cache first, which at 32,768 tokens costs a hundredth of their attention. The
 twin is `torch.nn.functional.scaled_dot_product_attention`, segment by segment.
 """
 
@@ -21,13 +21,13 @@ from torch import Tensor
 from tessera.kernels.gradients import records
 from tessera.machine import upload
 
-MAX_WIDTH = 256  # of a head, and a multiple of 8
+MAX_WIDTH = 256  # widest head; a width must also be a multiple of 8
 FIRST_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Segments of queries that lie end to end, and of the contexts that they see, which do too.
+    """Segments of queries laid end to end, and of the contexts they see, likewise end to end.
 
     With causal attention a segment's queries are the last of its context. The bounds are int32, one
     more than there are segments: where each begins and the last one ends.
@@ -45,7 +45,7 @@ class Segments:
 
 
 def prefers_flash(queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor) -> bool:
-    """Whether `flash_attention` takes these: 16 bits, on a GPU that it knows, outside autograd."""
+    """Return True if `flash_attention` accepts these: 16 bits, on a supported GPU, outside autograd."""
     width = queries_TNK.shape[-1]
     return (
         queries_TNK.is_cuda
@@ -60,7 +60,7 @@ def prefers_flash(queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor) -> 
 def flash_attention(
     queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, segments: Segments, *, causal: bool
 ) -> Tensor:
-    """Attention (T, N, K) of each segment of queries over its own context; N/M query heads share a key/value head."""
+    """Compute attention (T, N, K) of each query segment over its context; N/M query heads share a key/value head."""
     out: Tensor = _varlen_attention()(
         queries_TNK.contiguous(),
         keys_CMK.contiguous(),
@@ -76,7 +76,7 @@ def flash_attention(
 
 @cache
 def _varlen_attention() -> Callable[..., Tensor]:
-    """torch's function, grouped heads allowed: an argument from 2.13 on; 2.11 takes them without."""
+    """Return torch's function with grouped heads allowed: an argument from 2.13 on, implicit in 2.11."""
     from torch.nn.attention import varlen
 
     function: Callable[..., Tensor] = vars(varlen)["varlen_attn"]

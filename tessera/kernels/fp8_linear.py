@@ -1,9 +1,9 @@
 """Matrices in 8-bit floating point, float8_e4m3fn with a float32 scale for each row, and products with them.
 
-A GPU that multiplies such numbers is given both sides in them, the inputs with a scale for each
-token, where there are many tokens; for few its kernel reads the weight and keeps the inputs as they
-are. Everything else multiplies with the weight as the inputs' dtype, a panel of rows at a time.
-The format is that of arXiv 2209.05433; checkpoints of others with one scale repeat it for every row.
+For many tokens, a GPU that supports such products gets both sides in 8 bits, the inputs with a
+scale for each token; for few, its kernel reads the weight and keeps the inputs as they are. Everything
+else converts the weight to the inputs' dtype, a panel of rows at a time. The format is that of
+arXiv 2209.05433; third-party checkpoints with a single scale repeat it for every row.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tessera.kernels.gradients import records
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
-PANEL_ROWS = 1024  # rows that are dequantized at a time
-MATRIX_UNIT = 16  # the GPU's products want widths that are multiples of this
-FIRST_CAPABILITY = (8, 9)  # of CUDA devices that multiply such numbers
-MAX_KERNEL_ROWS = 64  # up to here reading the weight is what takes time: inputs stay as they are
+PANEL_ROWS = 1024  # rows dequantized at a time
+MATRIX_UNIT = 16  # the GPU's products need widths that are multiples of this
+FIRST_CAPABILITY = (8, 9)  # the first CUDA devices that multiply such numbers
+MAX_KERNEL_ROWS = 64  # up to here reading the weight dominates: inputs stay as they are
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Fp8Weight:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors it consists of, by field name."""
+        """The weight's tensors, by field name."""
         return {"values": self.values, "scales": self.scales}
 
     @property
@@ -57,19 +57,19 @@ class Fp8Weight:
 
 
 def quantize_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row (last dimension) in float8_e4m3fn, with the float32 scale that takes its largest number to 448."""
+    """Convert each row (last dimension) to float8_e4m3fn, with the float32 scale that maps its maximum to 448."""
     scales = matrix.float().abs().amax(-1) / LARGEST
     scales = torch.where(scales > 0, scales, 1)
     return (matrix / scales[..., None]).clamp(-LARGEST, LARGEST).to(FP8), scales
 
 
 def dequantize_fp8(weight: Fp8Weight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The dequantized matrix (N, K), computed in float32."""
+    """Return the dequantized matrix (N, K), computed in float32."""
     return (weight.values.float() * weight.scales[:, None]).to(dtype)
 
 
 def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
-    """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
     if _multiplies_fp8(weight) and not records(inputs_TK):
@@ -82,7 +82,7 @@ def fp8_linear(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
 
 
 def fp8_linear_twin(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
-    """The product with the dequantized weight, a panel of rows at a time, in the inputs' dtype."""
+    """Multiply by the dequantized weight, a panel of rows at a time, in the inputs' dtype."""
     panels = []
     for start in range(0, weight.shape[0], PANEL_ROWS):
         rows = slice(start, start + PANEL_ROWS)
@@ -92,9 +92,9 @@ def fp8_linear_twin(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
 
 
 def fp8_products(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
-    """The product with both sides in 8 bits, the inputs' scales found anew for each token."""
+    """Multiply with both sides in 8 bits, the inputs' scales computed for each token."""
     inputs, input_scales_T = quantize_fp8(inputs_TK)
-    # With a scale for each row the GPU's kernels give bfloat16 only.
+    # With a scale for each row the GPU's kernels return bfloat16 only.
     product_TN = torch._scaled_mm(
         inputs,
         weight.values.T,

@@ -1,7 +1,7 @@
-"""Decides whether autograd records an operation, which its kernel must then leave to its plain-torch twin.
+"""Checks if autograd records an operation; its plain-torch twin must then replace the kernel.
 
-Kernels compute no gradients. Grad mode alone does not rule them out: a frozen model that is called outside
-`torch.inference_mode` records nothing. Every kernel asks here, so that the rule is the same for all of them.
+Kernels compute no gradients. Grad mode alone does not rule them out: a frozen model called outside
+`torch.inference_mode` records nothing. Every kernel uses this check, so that all follow the same rule.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from torch import Tensor
 
 
 def records(*tensors: Tensor) -> bool:
-    """Whether autograd records an operation on these tensors: grad mode is on, and one of them requires gradients."""
+    """Return True if autograd records operations on these tensors: grad mode is on and one requires gradients."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -1,10 +1,10 @@
-"""The compiled kernels: whether they are here, for which processor, and each as a Python function.
+"""Loads the compiled kernels and offers each as a Python function, chosen for this processor.
 
 A kernel is a C function `NAME_PATH` for one or more of the paths `avx2`, `avx512` (VNNI),
 `avx512_bf16` and `amx`, each of which includes those before it; `kernel("NAME")` is the best one
-that this machine runs, or None, and then the caller computes by the kernel's twin in torch. The
+that this machine runs, or None: the caller then computes with the kernel's twin in torch. The
 environment variable TESSERA_KERNELS names the highest path to use; `torch` means none.
-The functions take addresses: checking shapes, strides and dtypes is their callers' work.
+The functions take addresses: their callers check shapes, strides and dtypes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch  # brings the OpenMP runtime into the process
+import torch  # loads the OpenMP runtime into the process
 
 from tessera.errors import UsageError
 from tessera.kernels.build import LIBRARY, BuildError, find_compiler, sources_digest
@@ -36,7 +36,7 @@ _forced: str | None = None
 
 @dataclass(frozen=True)
 class Choice:
-    """The path that kernels take here, and why it is no higher one."""
+    """The path that kernels take here, and the reason that it is not a higher one."""
 
     path: str
     reason: str
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Library:
-    """The loaded library, or None; the highest path that it has and the machine runs; why no higher."""
+    """The loaded library, or None; the highest path it has that the machine runs; the reason for no higher one."""
 
     handle: ctypes.CDLL | None
     highest: str
@@ -52,7 +52,7 @@ class _Library:
 
 
 def choice() -> Choice:
-    """Which path is taken, with the reason; refuses a wanted one that is unknown or not to be had."""
+    """Return the path taken, with the reason; raises UsageError if TESSERA_KERNELS is unknown or unavailable."""
     library = _load()
     wanted = _forced or os.environ.get(VARIABLE)
     if not wanted:
@@ -67,7 +67,7 @@ def choice() -> Choice:
 
 @contextmanager
 def forced(path: str) -> Iterator[None]:
-    """Kernels take this path meanwhile, in all threads: for tests and measurements."""
+    """Make kernels take this path for the duration, in all threads: for tests and measurements."""
     global _forced
     previous, _forced = _forced, path
     _kernel.cache_clear()
@@ -80,7 +80,7 @@ def forced(path: str) -> Iterator[None]:
 
 
 def kernel(name: str, *arguments: Any) -> Callable[..., int] | None:
-    """The C function `name` for the path taken, called with `arguments` of C types; None without one."""
+    """Return the C function `name` for the path taken, with C types `arguments`; None if there is none."""
     return _kernel(name, arguments)
 
 
@@ -114,7 +114,7 @@ def _load() -> _Library:
 
 
 def _highest(handle: ctypes.CDLL) -> tuple[str, str]:
-    """The highest path for this processor and system, and what the next one lacks."""
+    """Return the highest path for this processor and system, and what the next one lacks."""
     level, compiled = handle.tessera_cpu_level(), handle.tessera_compiled_level()
     if compiled < level:
         return PATHS[compiled], f"the compiler that built the library is too old for {PATHS[compiled + 1]}"
@@ -136,11 +136,11 @@ def _way_to_build() -> str:
 
 
 def openmp_runtime() -> str | None:
-    """The file of the OpenMP runtime in this process, if it is one of OPENMP; importing torch has brought it."""
+    """Return the file of this process's OpenMP runtime, loaded by torch, if it is one of OPENMP."""
     maps = Path("/proc/self/maps")
     mapped = maps.read_text().splitlines() if maps.exists() else []
     files = {line[line.index("/") :] for line in mapped if "/" in line}
-    # torch's own first: other packages may have brought theirs as well.
+    # torch's own first: other packages may have loaded theirs as well.
     folder = str(Path(torch.__file__).parent)
     ordered = sorted(files, key=lambda file: (not file.startswith(folder), file))
     return next((file for name in OPENMP for file in ordered if Path(file).name.startswith(name)), None)

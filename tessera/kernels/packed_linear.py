@@ -1,9 +1,9 @@
-"""Products with packed weights: which kernel computes them, and the plain-torch twins.
+"""Products with packed weights: the choice of kernel, and the plain-torch twins.
 
-Two twins, for two meanings. `linear_twin` keeps the inputs as they are; it serves every machine, and
-training, for which `quantized_weight` gives it a gradient. `linear_int8_twin` rounds each token's groups
-of 32 inputs to 8 bits first, as the integer kernels do (and llama.cpp): it is their oracle. A token with
-an input that is no finite number has outputs that are none.
+There are two twins. `linear_twin` keeps the inputs as they are; it serves every machine, and training,
+where `quantized_weight` adds a gradient. `linear_int8_twin` first rounds each token's groups of 32
+inputs to 8 bits, as the integer kernels (and llama.cpp) do: it is their oracle. A token with a
+non-finite input has non-finite outputs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
 from tessera.kernels.panel_linear import panel_linear
 
-# Rows of the weight that the twin dequantizes at a time: what it needs beside inputs and outputs.
+# Rows of the weight that the twin dequantizes at a time: its only extra memory.
 PANEL_TILES = 64
 
-# By the numbers of native/packed_linear.h.
+# Numbered as in native/packed_linear.h.
 KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -48,7 +48,7 @@ class _Call(ctypes.Structure):
 
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
-    """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
     if cuda.serves(inputs_TK) and _is_whole(weight):
@@ -60,7 +60,7 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
-    """Whether the C++ kernels may compute this: on the CPU, without gradients."""
+    """Return True if the C++ kernels may compute this: on the CPU, without gradients."""
     if records(inputs_TK):
         return False
     if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
@@ -85,7 +85,7 @@ def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
 
 
 def _is_whole(weight: PackedWeight) -> bool:
-    """Whether the parts lie as kernels read them: a view that skips groups does not."""
+    """Return True if the parts lie as kernels read them: a view that skips groups does not."""
     return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
 
 
@@ -103,7 +103,7 @@ def _weight(weight: PackedWeight) -> _Weight:
 
 
 def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
-    """The product with the dequantized weight, a panel of rows at a time, in the inputs' dtype."""
+    """Multiply by the dequantized weight, a panel of rows at a time, in the inputs' dtype."""
     panels = []
     for start in range(0, len(weight.codes), PANEL_TILES):
         panel = weight.tiles(start, min(start + PANEL_TILES, len(weight.codes)))
@@ -112,20 +112,20 @@ def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def quantize_inputs(inputs_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token's groups of 32 in 8 bits: int8 (T, G, 32) and float32 scales (T, G); value = scale * code."""
+    """Round each token's groups of 32 to 8 bits: int8 (T, G, 32) and float32 scales (T, G); value = scale * code."""
     groups = inputs_TK.float().unflatten(-1, (-1, GROUP_COLUMNS))
     scales_TG = groups.abs().amax(-1) / 127
-    # A group so small that the inverse is no finite number counts as zero.
+    # A group so small that its inverse is not finite counts as zero.
     inverse = torch.where(scales_TG >= torch.finfo(torch.float32).tiny, 1 / scales_TG, 0)
     return (groups * inverse[..., None]).round().to(torch.int8), scales_TG
 
 
 def linear_int8_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
-    """The product of 8-bit inputs and codes in whole numbers, group by group, summed in float32: (T, N) float32."""
+    """Multiply 8-bit inputs and codes as integers, group by group, summed in float32: (T, N) float32."""
     inputs, input_scales_TG = quantize_inputs(inputs_TK)
     scales_NG, offsets_NG = group_values(weight)
     codes = unpack_codes(weight).unflatten(-1, (-1, GROUP_COLUMNS))
-    # float64 holds these whole numbers exactly, and torch multiplies them fast.
+    # float64 holds these integers exactly, and torch multiplies them fast.
     products = torch.einsum("tgk,ngk->tng", inputs.double(), codes.double())
     sums = inputs.double().sum(-1)
     terms = products * scales_NG[None].double() + sums[:, None] * offsets_NG[None].double()

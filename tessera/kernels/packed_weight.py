@@ -1,4 +1,4 @@
-"""Weights of 4 or 8 bits in the one layout that every kernel, file and device here reads.
+"""Weights of 4 or 8 bits in the one layout that all kernels, files and devices here use.
 
 A matrix of N rows (outputs) and K columns (inputs) is cut into tiles of 16 rows and groups of 32
 columns. A tile's group is one stretch of bytes, so that a processor loads 4 columns of all 16 rows
@@ -42,7 +42,7 @@ class PackedWeight:
     super_minimums: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Kernels read by these sizes from bare addresses, so none may be wrong."""
+        """Check all sizes, since kernels use them to read from bare addresses."""
         rows, columns = self.shape
         tiles, groups = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
         of_groups = (torch.float16 if self.super_scales is None else torch.uint8, (tiles, groups, TILE_ROWS))
@@ -65,13 +65,13 @@ class PackedWeight:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors it consists of, by field name."""
+        """The weight's tensors, by field name."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     @property
     def scheme(self) -> str:
-        """The form in a word, as files and summaries name it: "int8", "int4", "int4_min", "int4_super"."""
+        """The format's name in files and summaries: "int8", "int4", "int4_min", "int4_super"."""
         form = "" if self.minimums is None else "_min" if self.super_scales is None else "_super"
         return f"int{self.bits}{form}"
 
@@ -87,14 +87,14 @@ class PackedWeight:
         return PackedWeight(self.bits, self.shape, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def tiles(self, start: int, stop: int) -> PackedWeight:
-        """The tiles `start` to `stop` alone, as views."""
+        """Return views of tiles `start` to `stop`."""
         rows = min(self.shape[0], stop * TILE_ROWS) - start * TILE_ROWS
         return PackedWeight(
             self.bits, (rows, self.shape[1]), **{name: tensor[start:stop] for name, tensor in self.tensors.items()}
         )
 
     def groups(self, start: int, stop: int) -> PackedWeight:
-        """The groups `start` to `stop` of every tile alone, as views; eights of them where there are super-scales."""
+        """Return views of every tile's groups `start` to `stop`; multiples of eight if there are super-scales."""
         columns = min(self.shape[1], stop * GROUP_COLUMNS) - start * GROUP_COLUMNS
         views = {
             name: tensor[:, start // SUPER_GROUPS : stop // SUPER_GROUPS]
@@ -106,12 +106,12 @@ class PackedWeight:
 
 
 def packs(rows: int, columns: int) -> bool:
-    """Whether a matrix of this shape can be packed: whole groups of columns; rows are padded."""
+    """Return True if a matrix of this shape can be packed: whole groups of columns; rows are padded."""
     return rows > 0 and columns > 0 and columns % GROUP_COLUMNS == 0
 
 
 def packed_bytes(shape: tuple[int, int], bits: int, *, minimums: bool = False) -> int:
-    """Bytes of a packed matrix (N, K) with float16 scales, with or without minimums."""
+    """Return the bytes of a packed matrix (N, K) with float16 scales, with or without minimums."""
     tiles, groups = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
     return tiles * groups * (64 * bits + 2 * TILE_ROWS * (1 + minimums))
 
@@ -149,7 +149,7 @@ def pack(
 
 
 def unpack_codes(weight: PackedWeight) -> Tensor:
-    """The codes again, uint8 (N, K)."""
+    """Return the codes, uint8 (N, K)."""
     tiles, groups, _ = weight.codes.shape
     if weight.bits == 4:
         low = weight.codes.view(tiles, groups, 4, TILE_ROWS, 4)
@@ -161,7 +161,7 @@ def unpack_codes(weight: PackedWeight) -> Tensor:
 
 
 def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
-    """Scale and offset of each row's groups in float32, both (N, G): value = scale * code + offset."""
+    """Return scale and offset of each row's groups in float32, both (N, G): value = scale * code + offset."""
     scales = weight.scales.float()
     if weight.super_scales is not None:
         scales = scales * weight.super_scales.float().repeat_interleave(SUPER_GROUPS, dim=1)
@@ -175,7 +175,7 @@ def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix (N, K) that the codes stand for, computed in float32."""
+    """Return the dequantized matrix (N, K), computed in float32."""
     scales_NG, offsets_NG = group_values(weight)
     codes = unpack_codes(weight).view(*scales_NG.shape, GROUP_COLUMNS).float()
     return (codes * scales_NG[..., None] + offsets_NG[..., None]).view(weight.shape).to(dtype)

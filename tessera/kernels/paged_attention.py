@@ -1,10 +1,10 @@
-"""Attention of sequences' newest tokens over their blocks of the cache, in memory that the context does not enlarge.
+"""Attention of sequences' newest tokens over their cache blocks, in memory independent of the context's length.
 
 For a few new tokens, as in decoding and in checking drafts, the C++ kernel (native/paged_attention.h) reads the blocks
-in place, splits each context over the threads and merges the parts. A token's result has the same bits whether it is
-attended alone or with those after it. For many new tokens the panel kernel takes a head or some at a time.
-The twin takes any number of new tokens and reads a panel of the context at a time. It merges exactly: of each part it
-keeps the rows' largest score, the sum of their weights and the weighted values, and rescales them when a larger score
+in place, splits each context over the threads and merges the parts. A token's result is bit-identical whether it is
+attended alone or with those after it. For many new tokens the panel kernel takes one or several heads at a time.
+The twin takes any number of new tokens and reads a panel of the context at a time. It merges exactly: for each row it
+keeps the largest score, the sum of the weights and the weighted values, and rescales them when a larger score
 comes (online softmax, arXiv 1805.02867; over blocks of keys, FlashAttention, arXiv 2205.14135).
 """
 
@@ -24,16 +24,16 @@ from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.panel_attention import has_panel_kernel, panel_attention, prefers_panels
 
-GATHERED_BYTES = 2**26  # of keys and values copied for the panel kernel at a time; one head of any context at least
-PANEL_TOKENS = 4096  # of context: 16 MiB of keys and values at Pixtral's heads in bfloat16
-PANEL_ROWS = 512  # of queries: their scores against a panel, 4 MB in bfloat16, stay near the cores
+GATHERED_BYTES = 2**26  # keys and values copied for the panel kernel at a time; at least one head of any context
+PANEL_TOKENS = 4096  # tokens of context: 16 MiB of keys and values at Pixtral's heads in bfloat16
+PANEL_ROWS = 512  # query rows: their scores against a panel, 4 MB in bfloat16, stay near the cores
 
-MOST_FEW_TOKENS = 8  # of one sequence; with more, products of matrices are faster
-SPLIT_TOKENS = 256  # of context for one task of the kernel; doubled until a sequence has at most MOST_SPLITS of them
+MOST_FEW_TOKENS = 8  # new tokens of one sequence; with more, matrix products are faster
+SPLIT_TOKENS = 256  # context of one kernel task; doubled until a sequence has at most MOST_SPLITS tasks
 MOST_SPLITS = 32
 # As in native/paged_attention.h.
 _WIDEST, _WIDTH_STEP, _PAIRED_STEP, _STATE_NUMBERS = 256, 8, 32, 16
-_BLOCK_TOKENS = (16, 32)  # whole vectors, at most MAX_BLOCK, and whole in SPLIT_TOKENS
+_BLOCK_TOKENS = (16, 32)  # whole vectors, at most MAX_BLOCK, and divisors of SPLIT_TOKENS
 _STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
@@ -41,7 +41,7 @@ _STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 class PagedChunk:
     """New tokens of one sequence: the step's rows `start` to `start + length`.
 
-    They are the last of the `context` tokens that lie in `blocks`, in order.
+    They are the last of the `context` tokens in `blocks`, in order.
     """
 
     start: int
@@ -50,7 +50,7 @@ class PagedChunk:
     blocks: Tensor  # int32
 
     def cut(self, most: int, block_tokens: int) -> list[PagedChunk]:
-        """The same rows in chunks of at most `most` tokens, each with its own context."""
+        """Split the rows into chunks of at most `most` tokens, each with its own context."""
         parts = []
         for done in range(0, self.length, most):
             length = min(most, self.length - done)
@@ -90,11 +90,11 @@ class DecodeRows:
         self._partial = torch.empty(0)
 
     def attend(self, queries_TNK: Tensor, cache: CacheLayer) -> Tensor:
-        """Causal attention (R, N, K) of the rows `rows_R`; `has_kernel` must be true of the cache."""
+        """Compute causal attention (R, N, K) of the rows `rows_R`; `has_kernel(cache)` must be true."""
         function = _kernel_for(queries_TNK.dtype, cache)
         if function is None:
             raise RuntimeError("has_kernel was not asked")
-        # The rows stand in order, so where they are all there is nothing to pick.
+        # The rows are in order, so if all are included there is nothing to select.
         picked = queries_TNK if len(queries_TNK) == len(self.rows_R) else queries_TNK[self.rows_R]
         queries_RNK = picked.float().contiguous()
         out_RNK = torch.empty_like(queries_RNK)
@@ -124,7 +124,7 @@ class DecodeRows:
 
 
 def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | None:
-    """The kernel for queries of this dtype: products of pairs in bfloat16 where they lose nothing but the weights'."""
+    """Return the kernel for queries of this dtype: bfloat16 pair products if only the weights lose precision."""
     stored, width = cache.keys_BSMK.dtype, cache.keys_BSMK.shape[-1]
     if dtype == torch.bfloat16 and stored in (torch.bfloat16, torch.int8) and width % _PAIRED_STEP == 0:
         paired = kernel("paged_attention_paired", ADDRESS, WHOLE, WHOLE)
@@ -134,7 +134,7 @@ def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | N
 
 
 def has_kernel(cache: CacheLayer) -> bool:
-    """Whether `DecodeRows` may be used here: a compiled kernel, and on a CPU a whole cache of a shape that it knows."""
+    """Return True if `DecodeRows` may be used: a compiled kernel, and a whole CPU cache of a supported shape."""
     _, block_tokens, _, width = cache.keys_BSMK.shape
     return (
         cache.keys_BSMK.is_cpu
@@ -148,7 +148,7 @@ def has_kernel(cache: CacheLayer) -> bool:
 
 
 def _alike(chunk: PagedChunk, block_tokens: int) -> list[PagedChunk]:
-    """The chunk, or its tokens one by one where its first would alone be split otherwise than its last."""
+    """Return the chunk, or its tokens one by one if its first alone would be split differently from its last."""
     first, last = chunk.context - chunk.length + 1, chunk.context
     return [chunk] if _split_tokens(first) == _split_tokens(last) else chunk.cut(1, block_tokens)
 
@@ -161,7 +161,7 @@ def _split_tokens(context: int) -> int:
 
 
 def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
-    """Causal attention (T, N, K) of the last T of the `context` tokens in `blocks`: many tokens, a long context."""
+    """Compute causal attention (T, N, K) of the last T of the `context` tokens in `blocks`: for many tokens."""
     if not (prefers_panels(queries_TNK) and has_panel_kernel(queries_TNK)):
         return paged_attention_twin(queries_TNK, cache, blocks, context)
     kv_heads, width = cache.keys_BSMK.shape[2:]
@@ -179,25 +179,25 @@ def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, cont
 def workspace_bytes(
     step_tokens: int, context: int, few_tokens: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that attending one layer may take at most beside queries, keys and values of the step's own tokens.
+    """Return the most bytes that one layer's attention may take, beyond the step's own queries, keys and values.
 
-    `few_tokens` of the step's are attended a few at a time (`DecodeRows`).
+    `few_tokens` of the step's tokens are attended a few at a time (`DecodeRows`).
     """
     number, panel, room = dtype.itemsize, min(context, PANEL_TOKENS), heads * (width + _STATE_NUMBERS)
-    # A short context is copied whole, repeated for the query heads, and masked where there is no kernel.
+    # Without a kernel, a short context is copied whole, repeated for the query heads, and masked.
     whole = 2 * panel * (kv_heads + heads) * width * number + step_tokens * panel * (1 + number)
     # Copies for the panel kernel, and what it packs of them: of one head, or as many as GATHERED_BYTES hold.
     head = 2 * context * width * number
     heads_each = min(kv_heads, max(1, GATHERED_BYTES // head))
     # The twin: copies of a panel's keys and values, scores, and what is merged.
     twin = 4 * panel * kv_heads * width * number + 4 * PANEL_ROWS * panel * 4 + 3 * step_tokens * heads * width * 4
-    # Codes of 8 bits become float32 before they become `dtype`; and each slot's number is written out.
+    # 8-bit codes become float32 before `dtype`; and each slot's number is written out.
     decoded = 4 * width * max(heads_each * context, kv_heads * panel) + 8 * context
     return max(whole, 2 * heads_each * head, twin) + decoded + few_tokens * MOST_SPLITS * room * 4
 
 
 def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
-    """Causal attention (T, N, K) of the last T of the `context` tokens that lie in `blocks`, in order."""
+    """Compute causal attention (T, N, K) of the last T of the `context` tokens in `blocks`, in order."""
     tokens, heads, width = queries_TNK.shape
     kv_heads = cache.keys_BSMK.shape[2]
     group, size, device = heads // kv_heads, cache.block_tokens, queries_TNK.device
@@ -242,7 +242,7 @@ def decode_attention_twin(queries_RNK: Tensor, cache: CacheLayer, block_tables_R
     context = block_tables_RB.shape[1] * cache.block_tokens
     slots_RC = cache.slots(block_tables_RB.flatten(), len(lengths_R) * context).view(-1, context)
     seen_RC = torch.arange(context, device=slots_RC.device) < lengths_R[:, None]
-    # What is not seen may be what another sequence left behind, NaN too, which no weight of zero takes away.
+    # Unseen slots may hold another sequence's leftovers, even NaN, which a weight of zero does not cancel.
     keys_RMCK, values_RMCK = (
         x.view(*slots_RC.shape, *x.shape[1:]).masked_fill_(~seen_RC[..., None, None], 0).transpose(1, 2)
         for x in cache.read(slots_RC.flatten(), queries_RNK.dtype)
@@ -253,7 +253,7 @@ def decode_attention_twin(queries_RNK: Tensor, cache: CacheLayer, block_tables_R
 
 
 class _Merged:
-    """What some rows of queries have seen so far; the first panel must hold a key that each row sees."""
+    """Query rows' attention merged so far; the first panel must hold a key that each row sees."""
 
     def __init__(self, queries_RK: Tensor) -> None:
         self.queries_RK = queries_RK

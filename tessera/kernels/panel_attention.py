@@ -1,9 +1,9 @@
 """Attention in bfloat16 on CPUs: panels of queries whose scores never leave a core's caches.
 
-The kernel (native/panel_attention.h, after FlashAttention, arXiv 2205.14135) multiplies by AMX or
-AVX512-BF16, keeps scores in float32, and gives a query the same bits whatever queries stand beside
-it and however its prompt was cut. Without the library, processors with AVX512-BF16 take panels in
-torch: there PyTorch's fused kernel does not use those instructions well, its plain products do.
+The kernel (native/panel_attention.h, after FlashAttention, arXiv 2205.14135) multiplies with AMX or
+AVX512-BF16, keeps scores in float32, and gives bit-identical results for a query whatever other
+queries are computed with it and however its prompt was chunked. Without the library, processors with
+AVX512-BF16 compute panels in torch, whose plain products use those instructions better than its fused kernel.
 The twin of both is `torch.nn.functional.scaled_dot_product_attention`.
 """
 
@@ -35,7 +35,7 @@ def _torch_prefers_panels() -> bool:
 
 
 def prefers_panels(queries_TNK: Tensor, *context: Tensor) -> bool:
-    """Whether `panel_attention` is the faster one for these queries, keys and values on this machine."""
+    """Return True if `panel_attention` is faster for these queries, keys and values on this machine."""
     if not queries_TNK.is_cpu or queries_TNK.dtype != torch.bfloat16 or records(queries_TNK, *context):
         return False
     if has_panel_kernel(queries_TNK):
@@ -44,14 +44,14 @@ def prefers_panels(queries_TNK: Tensor, *context: Tensor) -> bool:
 
 
 def has_panel_kernel(queries_TNK: Tensor) -> bool:
-    """Whether `panel_attention` computes these queries by the C++ kernel, and not in torch."""
+    """Return True if `panel_attention` computes these queries with the C++ kernel, not in torch."""
     width = queries_TNK.shape[-1]
     fits = queries_TNK.dtype == torch.bfloat16 and queries_TNK.is_cpu and width <= MAX_WIDTH and width % 2 == 0
     return fits and kernel("panel_attention", *ARGUMENTS) is not None
 
 
 def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
-    """Scaled dot-product attention of one sequence, (T, N, K); N/M query heads share a key/value head.
+    """Compute scaled dot-product attention of one sequence, (T, N, K); N/M query heads share a key/value head.
 
     Query t of T sees all L keys, or with `causal` the first L - T + t + 1 of them.
     """
@@ -79,7 +79,7 @@ def panel_attention(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *
 
 
 def panel_attention_torch(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
-    """The same from torch's products; scores are rounded to bfloat16 before the softmax."""
+    """Compute the same with torch's products; scores are rounded to bfloat16 before the softmax."""
     tokens, heads, width = queries_TNK.shape
     context, group = len(keys_LMK), heads // keys_LMK.shape[1]
     queries_NTK = (queries_TNK * width**-0.5).transpose(0, 1).contiguous()
@@ -102,7 +102,7 @@ def _attend(
     queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, out_TNK: Tensor, packed: Tensor, causal: bool
 ) -> None:
     function = kernel("panel_attention", *ARGUMENTS)
-    assert function is not None  # asked by the caller
+    assert function is not None  # checked by the caller
     (tokens, heads, width), (context, kv_heads, _) = queries_TNK.shape, keys_LMK.shape
     places = [
         number for x in (queries_TNK, keys_LMK, values_LMK, out_TNK) for number in (x.data_ptr(), *x.stride()[:2])

@@ -1,9 +1,9 @@
 """Products of many tokens with a packed weight, for prefill on processors with AMX, in bfloat16.
 
 The kernel (native/panel_linear.h) unpacks a panel of the weight into a core's cache, in the bits that
-`dequantize` gives, and lets up to 512 tokens pass by it. Inputs keep their bfloat16, unlike in
+`dequantize` returns, and multiplies up to 512 tokens by it. Inputs stay in bfloat16, unlike in
 the integer kernels. Integer tiles would not be faster: a group of 32 columns fills half of one, so
-that a step of 8-bit tiles multiplies no more than one of bfloat16, and its scales come on top. On
+a step of 8-bit tiles multiplies no more than one of bfloat16, and scales cost extra. On
 processors without AMX the integer kernels are faster: 330 GFLOP/s on a Zen 4 core, where these
 loops over AVX512-BF16 products did 200. The twin is `packed_linear.linear_twin`.
 """
@@ -22,7 +22,7 @@ ARGUMENTS = (*[ADDRESS] * 2, *[WHOLE] * 2, *[ADDRESS] * 5, *[WHOLE] * 4)
 
 
 def panel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
-    """inputs (T, K) in bfloat16 times the weight's transpose, (T, N); None where no such kernel serves them."""
+    """Multiply bfloat16 inputs (T, K) by the weight's transpose, (T, N); returns None if the kernel does not apply."""
     if inputs_TK.dtype != torch.bfloat16 or len(inputs_TK) < SHORTEST_TOKENS:
         return None
     function = kernel("panel_linear", *ARGUMENTS)

@@ -1,9 +1,9 @@
-"""A matrix in few bits, in whichever of the two forms, and its product, through which gradients reach the inputs.
+"""A quantized matrix in either of two forms, and its product, which passes gradients to the inputs.
 
 Packed codes and 8-bit floats both have `scheme`, `shape`, `nbytes`, `device`, `tensors` and `to`, so that
-storing, moving, cutting, placing and multiplying a weight need not ask which form it has. The weight is
-frozen: only the inputs have a gradient, for which it is dequantized anew, a panel at a time. Autograd
-would otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
+code that stores, moves, shards, places or multiplies a weight need not know its form. The weight is frozen:
+only the inputs have a gradient, for which it is dequantized again, a panel at a time. Autograd would
+otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantiz
 
 QuantizedWeight = PackedWeight | Fp8Weight
 
-PANEL_COLUMNS = 1024  # dequantized at a time for a gradient; whole groups, and whole eights of them
+PANEL_COLUMNS = 1024  # dequantized at a time for a gradient; a multiple of eight groups
 
 
 def quantized_linear(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
-    """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if records(inputs_TK):
         product_TN: Tensor = _Product.apply(inputs_TK, weight)  # type: ignore[no-untyped-call]
         return product_TN
@@ -36,12 +36,12 @@ def quantized_linear(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
 
 
 def values_of(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The dequantized matrix (N, K), computed in float32."""
+    """Return the dequantized matrix (N, K), computed in float32."""
     return dequantize_fp8(weight, dtype) if isinstance(weight, Fp8Weight) else dequantize(weight, dtype)
 
 
 class _Product(torch.autograd.Function):
-    """The twins' product, which keeps the inputs as they are; it saves no tensor beside the weight itself."""
+    """The twins' product, which keeps the inputs as they are; it saves no tensor but the weight itself."""
 
     @staticmethod
     def forward(ctx: Any, inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:

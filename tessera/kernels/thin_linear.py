@@ -1,7 +1,7 @@
-"""Products of few tokens with a plain bfloat16 weight, as in decoding: one read of the weight, and little else.
+"""Products of few tokens with a plain bfloat16 weight, as in decoding: one read of the weight, and little more.
 
-PyTorch's product, which is the twin, reads 12 to 19 GB/s where a plain sum reads 27 (two Zen 4 cores, 16 tokens and
-one); it serves everything else. A token's result has the same bits whatever is computed beside it.
+The twin is PyTorch's product, which reads 12 to 19 GB/s where a plain sum reads 27 (two Zen 4 cores, 16 tokens and
+one); it serves everything else. A token's result is bit-identical whatever other tokens are in the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 
-MOST_TOKENS = 16  # with more, arithmetic is the limit, and PyTorch's blocks of rows and columns are faster
+MOST_TOKENS = 16  # with more, arithmetic is the limit, and PyTorch's blocking is faster
 LEAST_WEIGHTS = 2**19  # a megabyte; smaller products are done before a kernel is called
 
 
@@ -29,7 +29,7 @@ class _Call(ctypes.Structure):
 
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """inputs (..., K) times the weight's transpose, and the bias: (..., N)."""
+    """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N)."""
     function = kernel("thin_linear", ADDRESS) if _is_thin(inputs, weight_NK) else None
     if function is None:
         return F.linear(inputs, weight_NK, bias_N)
@@ -47,7 +47,7 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
 
 
 def _is_thin(inputs: Tensor, weight_NK: Tensor) -> bool:
-    """Whether the kernel serves these: few tokens, a large weight as it is stored, no gradients."""
+    """Return True if the kernel serves these: few tokens, a large contiguous weight, no gradients."""
     if not (inputs.dtype == weight_NK.dtype == torch.bfloat16 and inputs.is_cpu and weight_NK.is_cpu):
         return False
     if records(inputs, weight_NK):

@@ -1,6 +1,6 @@
-"""Elementwise chains and the store into the paged cache in Triton, for GPUs: one launch each.
+"""Elementwise operations and the store into the paged cache in Triton, for GPUs: one launch each.
 
-In plain torch a rotation is a dozen launches of two microseconds, forty times in a step: as long as
+In plain torch a rotation is a dozen launches of two microseconds, forty times a step: as long as
 the step's own work. The twins are in `elementwise.py` and `cache_layer.py`.
 """
 
@@ -35,7 +35,7 @@ def _rotate(
     padded_width: tl.constexpr,
     step_heads: tl.constexpr,
 ):
-    """Some heads of one token, in place."""
+    """Rotate some heads of one token in place."""
     token, channel = tl.program_id(0), tl.arange(0, padded_width)
     head = tl.program_id(1) * step_heads + tl.arange(0, step_heads)
     mask = (head < heads)[:, None] & (channel < width)[None, :]
@@ -64,7 +64,7 @@ def _store(
     padded_width: tl.constexpr,
     scaled: tl.constexpr,
 ):
-    """One head of one token, as it is or as codes of 8 bits with the scale largest / 127."""
+    """Store one head of one token, unchanged or as 8-bit codes with the scale largest / 127."""
     token, head, channel = tl.program_id(0), tl.program_id(1), tl.arange(0, padded_width)
     mask = channel < width
     given = (token.to(tl.int64) * heads + head) * width + channel
@@ -84,7 +84,7 @@ def _store(
 
 @triton.jit
 def _round(x):
-    """To the nearest whole number, halves to even: what adding 1.5 * 2^23 leaves of a small float32."""
+    """Round a small float32 to the nearest integer, halves to even, by adding 1.5 * 2^23."""
     return (x + 12582912.0) - 12582912.0
 
 
@@ -96,7 +96,7 @@ def silu_gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
 
 
 def rotate(x_TNK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-    """Turn the channel pairs (2i, 2i+1) of each head in place; cosines and sines are float32 (T, K/2), contiguous."""
+    """Rotate the channel pairs (2i, 2i+1) of each head in place; cosines and sines are float32 (T, K/2), contiguous."""
     tokens, heads, width = x_TNK.shape
     step = min(MIN_HEADS, triton.next_power_of_2(heads))
     _rotate[(tokens, triton.cdiv(heads, step))](

@@ -1,8 +1,8 @@
 """Products of few rows with 8-bit floating-point weights in Triton: bound by reading the weight once.
 
-The GPU's own product wants the inputs in 8 bits too, which for a single token takes longer to make
-than the weight takes to read. Here the inputs stay as they are, and the weight becomes their dtype in
-the registers, so nothing is rounded but what is stored. The twin is the product with
+The GPU's own product needs the inputs in 8 bits too, and converting a single token takes longer
+than reading the weight. Here the inputs stay as they are, and the weight is converted to their dtype in
+registers, so only the result is rounded. The twin is the product with
 `fp8_linear.dequantize_fp8`.
 """
 
@@ -32,7 +32,7 @@ def _vector_product(
     step_rows: tl.constexpr,
     step_columns: tl.constexpr,
 ):
-    """Some outputs for all tokens, summed in float32."""
+    """Compute some outputs for all tokens, summed in float32."""
     row = tl.program_id(0) * step_rows + tl.arange(0, step_rows)
     token = tl.arange(0, padded_tokens)
     sums = tl.zeros([padded_tokens, step_rows, step_columns], tl.float32)
@@ -78,11 +78,11 @@ def _matrix_product(
 
 
 def fp8_linear(inputs_TK: Tensor, values_NK: Tensor, scales_N: Tensor) -> Tensor:
-    """At most 64 inputs (T, K) times the transpose of values times scales: (T, N) in the inputs' dtype."""
+    """Multiply at most 64 inputs (T, K) by the transpose of values times scales: (T, N) in the inputs' dtype."""
     inputs_TK = inputs_TK.contiguous()
     tokens, (rows, columns) = len(inputs_TK), values_NK.shape
     out_TN = torch.empty(tokens, rows, dtype=inputs_TK.dtype, device=inputs_TK.device)
-    if not tokens:  # the head's, in a step that ends no prompt
+    if not tokens:  # the output head in a step that completes no prompt
         return out_TN
     operands = inputs_TK, values_NK, scales_N, out_TN, tokens, rows, columns
     padded = triton.next_power_of_2(tokens)

@@ -1,11 +1,11 @@
 """Products with packed weights in Triton, for GPUs: three kernels for three numbers of rows.
 
 One to four rows are bound by reading the codes once: each program keeps 16 outputs' sums in its
-registers while the codes stream by, and nothing is rounded below float32. Up to 64 rows go through
-the matrix units: which of a group's columns a code belongs to is the same for all codes at one
-place of a 32-bit word, so the places are multiplied one after the other and no code is moved.
+registers while the codes stream by, and nothing is rounded below float32. Up to 64 rows use the
+matrix units: all codes at one place of a 32-bit word belong to the same columns of their groups, so
+the places are multiplied one after the other and no code is moved.
 More rows are bound by arithmetic: panels are dequantized to the inputs' dtype for the library's
-own product. Codes become floats by filling in the mantissa of 2^23, which saves the conversion
+own product. Codes become floats by filling in the mantissa of 2^23, which avoids the conversion
 that a GPU does at a quarter of its rate. The twin is `packed_linear.linear_twin`.
 """
 
@@ -31,7 +31,7 @@ PANEL_NUMBERS = 2**26  # of a dequantized panel: 128 MiB in bfloat16
 
 @triton.jit
 def _code_values(words, place: tl.constexpr, bits: tl.constexpr):
-    """The code at one place of each 32-bit word, as float32.
+    """Return the code at one place of each 32-bit word, as float32.
 
     Place p of 4-bit codes is bits 4p to 4p + 3; the float 2^23 with the code in its lowest bits is 2^23 + code.
     """
@@ -73,7 +73,7 @@ def _vector_product(
     padded_tokens: tl.constexpr,
     step_groups: tl.constexpr,
 ):
-    """One tile of 16 outputs for all tokens; every word is read once."""
+    """Compute one tile of 16 outputs for all tokens; every word is read once."""
     tile = tl.program_id(0)
     group_at = tl.arange(0, step_groups)[:, None, None]
     word_at = tl.arange(0, bits)[None, :, None]  # a row has as many words in a group as a code has bits
@@ -126,7 +126,7 @@ def _matrix_product(
     step_tiles: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """`step_tiles` tiles of outputs for up to `padded_tokens` tokens, whose inputs are laid by place."""
+    """Compute `step_tiles` tiles of outputs for up to `padded_tokens` tokens, whose inputs are ordered by place."""
     depth: tl.constexpr = step_groups * bits
     places: tl.constexpr = 32 // bits
     width: tl.constexpr = step_tiles * 16
@@ -168,7 +168,7 @@ def _dequantize(
     kind: tl.constexpr,
     step_groups: tl.constexpr,
 ):
-    """One tile's 16 rows and `step_groups` groups of columns, written row by row."""
+    """Dequantize one tile's 16 rows and `step_groups` groups of columns, written row by row."""
     tile = tl.program_id(0)
     group_at = tl.program_id(1) * step_groups + tl.arange(0, step_groups)[:, None, None]
     word_at, row_at = tl.arange(0, bits)[None, :, None], tl.arange(0, 16)[None, None, :]
@@ -196,14 +196,14 @@ def _dequantize(
 
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
-    """inputs (T, K) times the weight's transpose: (T, N) in the inputs' dtype."""
+    """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if len(inputs_TK) > MAX_MATRIX_ROWS:
         return _panel_product(inputs_TK, weight)
     inputs_TK = inputs_TK.contiguous()
     tokens, rows = len(inputs_TK), weight.shape[0]
     tiles, groups, _ = weight.codes.shape
     out_TN = torch.empty(tokens, rows, dtype=inputs_TK.dtype, device=inputs_TK.device)
-    if not tokens:  # the head's, in a step that ends no prompt
+    if not tokens:  # the output head in a step that completes no prompt
         return out_TN
     if tokens <= MAX_VECTOR_ROWS:
         _vector_product[(tiles,)](
@@ -241,7 +241,7 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def by_place(inputs_TK: Tensor, bits: int) -> Tensor:
-    """Inputs in the order that a place of the words meets them: (T, 32 / bits, K * bits / 32).
+    """Reorder inputs to match each place of the words: (T, 32 / bits, K * bits / 32).
 
     Place 2 * b + h of 4-bit codes belongs to the columns 16 * h + 4 * j + b of each group, j counting its words.
     """
@@ -251,7 +251,7 @@ def by_place(inputs_TK: Tensor, bits: int) -> Tensor:
 
 
 def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """The matrix (N, K) that the codes stand for, computed in float32; the twin is `packed_weight.dequantize`."""
+    """Return the dequantized matrix (N, K), computed in float32; the twin is `packed_weight.dequantize`."""
     tiles, groups, _ = weight.codes.shape
     out_NK = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     step = 8
@@ -269,7 +269,7 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
 
 
 def _panel_product(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
-    """The product with the weight dequantized, at most PANEL_NUMBERS of it at a time."""
+    """Multiply by the dequantized weight, at most PANEL_NUMBERS of it at a time."""
     tiles = len(weight.codes)
     step = max(PANEL_NUMBERS // (TILE_ROWS * weight.shape[1]), 1)
     panels = (weight.tiles(start, min(start + step, tiles)) for start in range(0, tiles, step))
@@ -278,12 +278,12 @@ def _panel_product(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _kind(weight: PackedWeight) -> int:
-    """0: centred; 1: with minimums; 2: with super-scales of both."""
+    """Return 0 if centred, 1 with minimums, 2 with super-scales of both."""
     return 0 if weight.minimums is None else 1 if weight.super_scales is None else 2
 
 
 def _operands(weight: PackedWeight) -> tuple[Tensor, ...]:
-    """Words of codes, scales, minimums and super-scales; what the kind lacks is a pointer that is not followed."""
+    """Return words of codes, scales, minimums and super-scales; missing ones are a pointer that is not read."""
     absent = weight.scales
     return (
         weight.codes.view(torch.int32),

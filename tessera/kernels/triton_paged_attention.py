@@ -2,9 +2,9 @@
 
 A step reads every cached key and value once and computes little: it is bound by bandwidth. So a
 sequence's context is split over several programs, each with the query heads that share one
-key/value head as the rows of its products, and a second kernel joins the splits by their sums. How
-many splits there are depends only on the number of sequences, and lengths are read on the device:
-a CUDA graph of the step stays right while contexts grow. Source: Flash-Decoding
+key/value head as the rows of its products, and a second kernel joins the splits by their sums. The
+number of splits depends only on the number of sequences, and lengths are read on the device: a CUDA
+graph of the step stays valid while contexts grow. Source: Flash-Decoding
 (https://pytorch.org/blog/flash-decoding/). The twin is `paged_attention.paged_attention_twin`.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE_TOKENS = 64
-PROGRAMS = 1024  # to be kept busy at least: several for each of a large GPU's 132 multiprocessors
+PROGRAMS = 1024  # at least this many: several for each of a large GPU's 132 multiprocessors
 MAX_SPLITS = 64
 MIN_DOT_ROWS = 16  # the least that the matrix units multiply
 
@@ -45,7 +45,7 @@ def _attend_split(
     scaled: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """One split of one sequence's context for one key/value head: partial (R, N, splits, K), sums (R, N, splits)."""
+    """Attend one split of a sequence's context for a key/value head: partial (R, N, splits, K), sums (R, N, splits)."""
     request, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group: tl.constexpr = heads // kv_heads
     length = tl.load(lengths + request)
@@ -93,7 +93,7 @@ def _attend_split(
 
 @triton.jit
 def _join_splits(partial, sums, out, width: tl.constexpr, splits: tl.constexpr, padded_width: tl.constexpr):
-    """The splits' means, weighed by their sums: one program for each query head of each sequence."""
+    """Average the splits' means weighted by their sums: one program for each query head of each sequence."""
     row = tl.program_id(0)
     split, channel = tl.arange(0, splits), tl.arange(0, padded_width)
     logs = tl.load(sums + row * splits + split)
@@ -117,7 +117,7 @@ def paged_attention(
     key_scales_BSM: Tensor | None = None,
     value_scales_BSM: Tensor | None = None,
 ) -> Tensor:
-    """Query r over the first `lengths_R[r]` tokens of the blocks `block_tables_RB[r]`; returns (R, N, K).
+    """Attend query r to the first `lengths_R[r]` tokens of the blocks `block_tables_RB[r]`; returns (R, N, K).
 
     Tables and lengths are int32. With scales the cache holds 8-bit codes: value = code * scale.
     """
@@ -134,7 +134,7 @@ def paged_attention(
         queries_RNK,
         keys_BSMK,
         values_BSMK,
-        key_scales_BSM if scaled else sums,  # a pointer that is not followed
+        key_scales_BSM if scaled else sums,  # a pointer that is not read
         value_scales_BSM if scaled else sums,
         block_tables_RB,
         lengths_R,
@@ -162,5 +162,5 @@ def paged_attention(
 
 
 def num_splits(requests: int, kv_heads: int) -> int:
-    """Programs that share one sequence's context, a power of two."""
+    """Return the number of programs that share one sequence's context, a power of two."""
     return min(triton.next_power_of_2(triton.cdiv(PROGRAMS, requests * kv_heads)), MAX_SPLITS)

@@ -1,1 +1,1 @@
-"""What stands where a plain linear stood: quantized, or split over devices. The model knows nothing of it."""
+"""Replacements for the model's plain linears: quantized, or split over devices. The model is unaware of them."""

@@ -1,7 +1,7 @@
-"""Linears of which a rank holds a part, and putting them where whole ones stood.
+"""Linears split over ranks, which replace the model's whole ones.
 
-A linear that gave up outputs stays as it is, only smaller. One that gave up inputs gives a partial
-sum, and the head a part of the vocabulary: these are wrapped, so that what leaves them is whole.
+A linear split by outputs is just a smaller linear. One split by inputs returns a partial sum, and the
+head a part of the vocabulary: these are wrapped, so that their results are whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tessera.parallel.shard import COLUMNS, HEAD, Shard
 
 
 class RowParallelLinear(Wrapper):
-    """A linear that has a part of the inputs: the ranks' results are summed, and a bias is added once."""
+    """A linear with a part of the inputs: the ranks' results are summed, and a bias is added once."""
 
     def __init__(self, base: nn.Module, group: Group) -> None:
         super().__init__(base)
@@ -26,7 +26,7 @@ class RowParallelLinear(Wrapper):
 
 
 class VocabularyParallelHead(Wrapper):
-    """The head's part for some of the ids; every rank gets the logits of all."""
+    """The head's part for some of the ids; every rank gets the logits of all ids."""
 
     def __init__(self, base: nn.Module, group: Group) -> None:
         super().__init__(base)
@@ -37,7 +37,7 @@ class VocabularyParallelHead(Wrapper):
 
 
 def parallelize(model: Pixtral, shard: Shard, group: Group) -> None:
-    """Make a model whose weights are cut to the share compute with the other ranks."""
+    """Make a model with sharded weights compute with the other ranks."""
     for name, module in list(model.named_modules()):
         if COLUMNS.fullmatch(name):
             replace(model, name, RowParallelLinear(module, group))

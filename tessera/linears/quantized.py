@@ -1,6 +1,6 @@
-"""A linear layer whose weight is quantized, and putting it where a plain one stood.
+"""A linear layer with a quantized weight, which replaces a plain one.
 
-It computes with the weight as it is; nothing is dequantized into memory beyond a panel, for gradients either.
+It computes with the quantized weight; at most a panel is dequantized into memory, even for gradients.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PLAIN = "plain"
 
 
 class QuantizedLinear(nn.Module):
-    """In place of `nn.Linear`: inputs (..., K) to outputs (..., N), with a bias (N) or None.
+    """Replaces `nn.Linear`: inputs (..., K) to outputs (..., N), with a bias (N) or None.
 
-    The weight's tensors are buffers, as `layers.0.attention.wq.codes`: the names that our own files have.
+    The weight's tensors are buffers such as `layers.0.attention.wq.codes`, named as in our own files.
     """
 
     bias: nn.Parameter | None
@@ -52,7 +52,7 @@ class QuantizedLinear(nn.Module):
         return self.quantized.shape[0]
 
     def product(self, inputs: Tensor) -> Tensor:
-        """What it computes before the bias is added."""
+        """Return the product before the bias is added."""
         out: Tensor = quantized_linear(inputs.flatten(0, -2), self._weight).unflatten(0, inputs.shape[:-1])
         return out
 
@@ -61,7 +61,7 @@ class QuantizedLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
-        """Move the weight with the module; its dtypes are the format's and stay."""
+        """Move the weight with the module, but keep its format's dtypes."""
         weight = self._weight
         self._buffers.clear()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class QuantizedLinear(nn.Module):
         self.retie()
 
     def retie(self) -> None:
-        """Compute with the tensors that stand among the buffers now: loading may put others there."""
+        """Compute with the current buffers: loading may have replaced them."""
         tensors: dict[str, Any] = dict(self.named_buffers(recurse=False))
         self.quantized = dataclasses.replace(self._weight, **tensors)
 
@@ -82,7 +82,7 @@ class QuantizedLinear(nn.Module):
 
 
 def count_weights(model: nn.Module) -> Counter[str]:
-    """How many weights a model has, by the scheme of quantized ones; all others are PLAIN."""
+    """Count a model's weights by quantization scheme; unquantized ones are PLAIN."""
     counts: Counter[str] = Counter({PLAIN: sum(parameter.numel() for parameter in model.parameters())})
     for module in map(innermost, model.modules()):
         if isinstance(module, QuantizedLinear):
@@ -91,6 +91,6 @@ def count_weights(model: nn.Module) -> Counter[str]:
 
 
 def place(model: nn.Module, name: str, weight: QuantizedWeight) -> None:
-    """Put a quantized weight where the model's linear `name` ("layers.0.attention.wq") stands; a bias stays."""
+    """Replace the weight of the model's linear `name` ("layers.0.attention.wq") by a quantized one; a bias stays."""
     bias = model.get_submodule(name).bias
     replace(model, name, QuantizedLinear(weight, bias if isinstance(bias, Tensor) else None))

@@ -1,7 +1,7 @@
-"""Puts a module where a linear of the model stood, and keeps the official names of the linear's tensors.
+"""Replaces or wraps a model's linear, and keeps the official names of its tensors.
 
-A linear that is wrapped stays what computes; what is around it may come from the other devices' parts, or
-later from an adapter. Neither may change what tensors are called, by which they are loaded, saved and counted.
+A wrapped linear still computes; its wrapper may add the other devices' parts, or later an adapter's.
+Neither may change the tensors' names, by which they are loaded, saved and counted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Wrapper(nn.Module):
     """A module around a linear, plain, quantized or wrapped itself, whose tensors keep their names.
 
-    Linear and wrapper hold the very same parameters and buffers, so that a tensor that is set, moved or loaded in one
-    is so in the other. The linear is no submodule: its tensors would then have second names, under `base`.
+    Linear and wrapper hold the same parameters and buffers, so a tensor set, moved or loaded in one is also so in
+    the other. The linear is not a submodule: its tensors would then have second names, under `base`.
     """
 
     base: nn.Module
@@ -28,7 +28,7 @@ class Wrapper(nn.Module):
         self._parameters, self._buffers = base._parameters, base._buffers
 
     def product(self, inputs: Tensor) -> Tensor:
-        """What the whole computes before the bias is added."""
+        """Return the whole product before the bias is added."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Wrapper(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Wrapper:
-        """As the linear does it: a quantized weight keeps its dtypes."""
+        """Apply `fn` as the linear does: a quantized weight keeps its dtypes."""
         for module in (self.base, *self.children()):
             module._apply(fn, recurse)
         return self
@@ -52,13 +52,13 @@ class Wrapper(nn.Module):
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where the model's linear `name` ("layers.0.attention.wq") stands."""
+    """Replace the model's linear `name` ("layers.0.attention.wq") by a module."""
     owner, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(owner), attribute, module)
 
 
 def product(linear: nn.Module, inputs: Tensor) -> Tensor:
-    """What a linear, plain, quantized or wrapped, computes before its bias is added."""
+    """Return the product of a plain, quantized or wrapped linear before its bias is added."""
     own: Callable[[Tensor], Tensor] | None = getattr(linear, "product", None)
     if own is not None:
         return own(inputs)
@@ -67,7 +67,7 @@ def product(linear: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def innermost(module: nn.Module) -> nn.Module:
-    """What a module wraps at last, or the module itself."""
+    """Return the innermost module that a module wraps, or the module itself."""
     while isinstance(module, Wrapper):
         module = module.base
     return module

@@ -1,4 +1,4 @@
-"""The Pixtral model in plain PyTorch; it knows no files, ranks, quantization or requests.
+"""The Pixtral model in plain PyTorch, independent of files, ranks, quantization and requests.
 
 Modules and parameters carry the official checkpoint's names. A tensor's name ends in its shape:
 

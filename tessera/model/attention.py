@@ -1,9 +1,9 @@
-"""Attention, and the plan that says who may see whom in one step.
+"""Attention, and the plan that defines which tokens see each other in one step.
 
 The plan is ONE required argument of every layer: the reference implementation once lost its image
-mask because `mask=None` was legal everywhere. `AttentionPlan` is the decoder's seam: here is the dense
-plan of whole sequences; the engine has plans over its KV cache, and training brings its own.
-Images never share one mask: each is attended alone, by its length.
+mask because `mask=None` was legal everywhere. `AttentionPlan` is the decoder's interface: this module
+has the dense plan of whole sequences; the engine has plans over its KV cache, and training has its own.
+Images never share a mask: each is attended alone, by its length.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tessera.model.rope import Rotation
 
 
 class AttentionPlan(ABC):
-    """Which tokens the decoder's tokens of one step see, and where they stand."""
+    """The positions of one step's decoder tokens, and the tokens that each sees."""
 
     positions_T: Tensor  # int64, the position of each token in its own sequence
 
     @abstractmethod
     def attend(self, layer: int, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
-        """Causal attention of layer number `layer`; returns (T, N, K). A cache may be written."""
+        """Compute causal attention for layer number `layer`; returns (T, N, K). May write a cache."""
 
 
 class DensePlan(AttentionPlan):
@@ -53,7 +53,7 @@ class VisionPlan(ABC):
 
     @abstractmethod
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
-        """Attention of each image over its own patches; returns (P, N, K)."""
+        """Compute attention of each image over its own patches; returns (P, N, K)."""
 
 
 class DenseVisionPlan(VisionPlan):
@@ -70,7 +70,7 @@ class DenseVisionPlan(VisionPlan):
 def attend_segments(
     segments: Segments, queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, *, causal: bool
 ) -> Tensor:
-    """Attention of each segment of queries over its own context; returns (T, N, K)."""
+    """Compute attention of each segment of queries over its own context; returns (T, N, K)."""
     if prefers_flash(queries_TNK, keys_CMK, values_CMK):
         return flash_attention(queries_TNK, keys_CMK, values_CMK, segments, causal=causal)
     queries = queries_TNK.split(segments.lengths)
@@ -80,7 +80,7 @@ def attend_segments(
 
 
 def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal: bool) -> Tensor:
-    """Scaled dot-product attention of one sequence, (T, N, K); N/M query heads share a key/value head.
+    """Compute scaled dot-product attention of one sequence, (T, N, K); N/M query heads share a key/value head.
 
     With `causal` the T queries are the last of the L positions: query t sees the first L - T + t + 1.
     """
@@ -88,7 +88,7 @@ def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal:
         return panel_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
     tokens, context = len(queries_TNK), len(keys_LMK)
     if tokens == 1:
-        # The query heads that share a key/value head stand as rows of one product. Measured on two cores,
+        # The query heads that share a key/value head are rows of one product. Measured on two cores,
         # bf16, 8 sequences of 1000 tokens, 32/8 heads of 128: this 5 ms, expanding keys and values 30 ms.
         rows = queries_TNK[0].unflatten(0, (keys_LMK.shape[1], -1))
         return F.scaled_dot_product_attention(
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         self.wo = Linear(n_heads * head_dim, width, bias=False)
 
     def project(self, hidden_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (T, N, K), rotated keys (T, M, K) and values (T, M, K)."""
+        """Return rotated queries (T, N, K), rotated keys (T, M, K) and values (T, M, K)."""
         queries_TNK, keys_TMK, values_TMK = (
             linear(hidden_TD).unflatten(-1, (-1, self.head_dim)) for linear in (self.wq, self.wk, self.wv)
         )

@@ -1,6 +1,6 @@
-"""What decoder and vision layers share: the root-mean-square norm and the gated feed-forward.
+"""Parts shared by decoder and vision layers: the root-mean-square norm and the gated feed-forward.
 
-Sources: RMSNorm, arXiv 1910.07467; SwiGLU, arXiv 2002.05202. Both use SiLU here, also where a
+Sources: RMSNorm, arXiv 1910.07467; SwiGLU, arXiv 2002.05202. Both sides use SiLU, even if a
 checkpoint's HF config says gelu for the vision encoder: the released weights were trained with SiLU.
 """
 
@@ -14,8 +14,8 @@ from tessera.kernels.gradients import records
 from tessera.model.linear import Linear
 
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
-# all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel's
-# clearing of those pages takes longer than all arithmetic between the products (14 ms each on a Zen 4 core).
+# all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel
+# takes longer to clear those pages than all arithmetic between the products (14 ms each on a Zen 4 core).
 PANEL_TOKENS = 2048
 
 

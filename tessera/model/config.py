@@ -1,8 +1,8 @@
-"""What a model is: two frozen dataclasses read from the checkpoint's own params.json.
+"""The model's configuration: two frozen dataclasses read from the checkpoint's params.json.
 
 They cover the whole family: Pixtral 12B, Pixtral Large and Mistral Small 3.1, whose differences
-(patch size, merge, biases, token ids) are values here, never constants in the code. Reading
-config.json, the other layout's form of the same facts, is the job of `tessera.weights.hf`.
+(patch size, merge, biases, token ids) are values here, never constants in the code. `tessera.weights.hf`
+reads config.json, the other layout's form of the same facts.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from tessera.errors import CheckpointError
 
-MAX_CONTEXT_TOKENS = 131_072  # Pixtral's trained context; HF's 1,024,000 is a mistake of its config
+MAX_CONTEXT_TOKENS = 131_072  # Pixtral's trained context; HF's 1,024,000 is a mistake in its config
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The vision encoder and what joins it to the decoder, under params.json's own key names."""
+    """The vision encoder and its connection to the decoder, under params.json's own key names."""
 
     hidden_size: int
     image_size: int
@@ -65,7 +65,7 @@ class ModelConfig:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], source: str = "params.json") -> ModelConfig:
-        """Read the content of params.json; raises CheckpointError, naming `source`, on wrong keys or values."""
+        """Read the content of params.json; raises CheckpointError, naming `source`, for invalid keys or values."""
         known = {
             key: value
             for key, value in params.items()
@@ -85,16 +85,16 @@ class ModelConfig:
         return config
 
     def to_params(self) -> dict[str, Any]:
-        """The content of params.json; `from_params` of it gives an equal config."""
+        """Return the content of params.json; `from_params` makes an equal config of it."""
         return asdict(self)
 
 
 # Keys of published params.json files that do not change the computation.
 _UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
-# Settings of later models, which do change it: allowed only when they are off.
+# Settings of later models that do change it: allowed only when they are off.
 _OFF_PARAMS = {"rope_scaling", "tied_embeddings", "moe", "yarn", "quantization", "sliding_window", "llama_4_scaling"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
-# Far beyond the family; a damaged or hostile file that asks for more would take hours, or overflow sizes in bytes.
+# Far beyond the family; larger values in a damaged or hostile file would take hours, or overflow sizes in bytes.
 _LIMITS = {"n_layers": 1000, "num_hidden_layers": 1000, "image_size": 2**14, "spatial_merge_size": 16}
 _MAX_INTEGER, _MAX_FLOAT = 2**20, 1e30
 

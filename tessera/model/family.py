@@ -1,8 +1,8 @@
-"""The published models of the family, as their own params.json and config.json say: plain data.
+"""Plain data on the family's published models, from their own params.json and config.json.
 
-Nothing that runs a model reads this; it is for what is asked before a model is there: what would fit
-(`tessera doctor`), what a picture costs (`tessera tokens`), how fast such shapes are (`tessera bench`);
-and for what a model is called (`tessera info`).
+Code that runs a model does not read this; it serves commands that need no model: which models fit
+(`tessera doctor`), what an image costs (`tessera tokens`), how fast such shapes are (`tessera bench`);
+and it provides a model's name (`tessera info`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ FAMILY = {
 
 
 def family_name(config: ModelConfig) -> str:
-    """Which published model has this shape, by decoder width, layers, feed-forward width and merge."""
+    """Name the published model of this shape, by decoder width, layers, feed-forward width and merge."""
     return next((name for name, one in FAMILY.items() if _shape(one) == _shape(config)), "Pixtral family")
 
 

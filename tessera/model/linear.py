@@ -8,10 +8,10 @@ from tessera.kernels.thin_linear import linear
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, whose products of few tokens are a kernel's."""
+    """`nn.Linear` that uses a kernel for products of few tokens."""
 
     def product(self, inputs: Tensor) -> Tensor:
-        """What it computes before the bias is added."""
+        """Return the product before the bias is added."""
         return linear(inputs, self.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:

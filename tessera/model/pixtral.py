@@ -1,4 +1,4 @@
-"""The whole model: pictures to embeddings, embeddings into the row of tokens, tokens to logits.
+"""The whole model: encodes images, puts their embeddings among the tokens', computes logits.
 
 The steps are separate methods because the engine caches between them: an image is encoded once and
 its embeddings kept. Only image tokens are replaced, in reading order; break and end tokens are
@@ -49,11 +49,11 @@ class Pixtral(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of hidden states, which the norms keep also when linears are quantized."""
+        """The dtype of hidden states, taken from the norms since linears may be quantized."""
         return self.norm.weight.dtype
 
     def encode_images(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings (tokens, D) of each image's normalised pixels (C, H, W), in the same order.
+        """Return embeddings (tokens, D) of each image's normalised pixels (C, H, W), in the same order.
 
         H and W are multiples of the side of one token; row-major, without break and end tokens.
         """
@@ -66,7 +66,7 @@ class Pixtral(nn.Module):
         return list(embeddings.split([rows * columns // merged_patches for rows, columns in grids]))
 
     def adapt(self, features_PE: Tensor, plan: VisionPlan) -> Tensor:
-        """Vision features (P, E) to embeddings (tokens, D): norm and merge where the model has them."""
+        """Turn vision features (P, E) into embeddings (tokens, D), with norm and merge if the model has them."""
         if self.pre_mm_projector_norm is not None:
             features_PE = self.pre_mm_projector_norm(features_PE)
         if self.patch_merger is not None:
@@ -75,10 +75,10 @@ class Pixtral(nn.Module):
         return out
 
     def embed(self, ids_T: Tensor, images: Sequence[Tensor], num_image_tokens: int | None = None) -> Tensor:
-        """Token embeddings (T, D) with the image tokens replaced by `images`, in reading order.
+        """Return token embeddings (T, D) with the image tokens replaced by `images`, in reading order.
 
-        `num_image_tokens` is for a caller who knows how many there are: counting them on a GPU waits for it.
-        Raises ValueError when the numbers differ: a silent mismatch would shift every picture.
+        Pass `num_image_tokens` if known: counting them on a GPU waits for it.
+        Raises ValueError when the numbers differ: a silent mismatch would shift every image.
         """
         hidden_TD: Tensor = self.tok_embeddings(ids_T)
         is_image_T = ids_T == self.config.vision_encoder.image_token_id
@@ -99,6 +99,6 @@ class Pixtral(nn.Module):
         return out
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Next-token logits (R, V) in float32, of the rows that are to be sampled."""
+        """Return next-token logits (R, V) in float32 for the rows to be sampled."""
         out: Tensor = self.output(hidden_RD)
         return out.float()

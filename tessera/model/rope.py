@@ -1,8 +1,8 @@
 """Rotary position embeddings: one dimension for the decoder, two for the vision encoder.
 
 Channels are paired as in the official checkpoint, neighbours (2i, 2i+1); checkpoints that pair
-(i, i + half) are permuted when they are read. Turning them is kernels/elementwise's. Angles are
-computed from the positions of the step, so there is no table that a long context could run past.
+(i, i + half) are permuted when they are read. kernels/elementwise rotates them. Angles are
+computed from the positions of the step, so there is no table for a long context to overrun.
 Sources: RoFormer, arXiv 2104.09864; the two-dimensional form, Pixtral's technical report,
 arXiv 2410.07073, section 2.1, with the released weights' order of frequencies (rows first).
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines, (T, K/2) in float32, that turn each channel pair (2i, 2i+1) of each token."""
+    """Cosines and sines, (T, K/2) in float32, that rotate each channel pair (2i, 2i+1) of each token."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rotation_1d(positions_T: Tensor, head_dim: int, theta: float) -> Rotation:
-    """The decoder's rotation: pair i of a token at position p turns by p * theta^(-2i/K)."""
+    """Return the decoder's rotation: pair i of a token at position p rotates by p * theta^(-2i/K)."""
     # float64 until the cosine: at position 131,071 a float32 angle is off by 0.004 radians.
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions_T.device)
     frequencies = theta ** -(exponents / head_dim)
@@ -32,9 +32,9 @@ def rotation_1d(positions_T: Tensor, head_dim: int, theta: float) -> Rotation:
 
 
 def rotation_2d(grids: Sequence[tuple[int, int]], head_dim: int, theta: float, device: torch.device) -> Rotation:
-    """The vision encoder's rotation for the patches of all images, each in row-major order.
+    """Return the vision encoder's rotation for the patches of all images, each in row-major order.
 
-    Of the K/2 frequencies f_i = theta^(-2i/K) the even-numbered turn the first half of the pairs
+    Of the K/2 frequencies f_i = theta^(-2i/K) the even-numbered rotate the first half of the pairs
     by the patch's row, the odd-numbered the second half by its column, both within its own image.
     Example: K = 8, a patch at row 2, column 3: angles 2 f_0, 2 f_2, 3 f_1, 3 f_3.
     """

@@ -1,7 +1,7 @@
-"""The vision encoder and what carries its patches into the decoder's width.
+"""The vision encoder, and the adapter that projects its patches to the decoder's width.
 
-Any number of images of any sizes is encoded in one call: their patches lie end to end in one row,
-each image attends to itself only. There is no norm after the last layer. The optional merge
+Any number of images of any sizes are encoded in one call: their patches lie end to end in one row,
+and each image attends only to itself. There is no norm after the last layer. The optional merge
 (Mistral Small 3.1) joins 2x2 patches into one token. Source: arXiv 2410.07073, section 2.1.
 """
 
@@ -18,7 +18,7 @@ from tessera.model.block import FeedForward, RMSNorm
 from tessera.model.config import VisionConfig
 from tessera.model.rope import rotation_2d
 
-VISION_NORM_EPS = 1e-5  # fixed in the released encoders, in no config file
+VISION_NORM_EPS = 1e-5  # fixed in the released encoders; not in any config file
 
 
 class VisionBlock(nn.Module):
@@ -58,12 +58,12 @@ class VisionEncoder(nn.Module):
         self.transformer = VisionTransformer(config)
 
     def plan(self, grids: Sequence[tuple[int, int]]) -> VisionPlan:
-        """The plan for images of these grids, in patches (rows, columns)."""
+        """Return the plan for images of these grids, in patches (rows, columns)."""
         device = self.patch_conv.weight.device
         return DenseVisionPlan(grids, rotation_2d(grids, self.config.head_dim, self.config.rope_theta, device))
 
     def forward(self, patches_PX: Tensor, plan: VisionPlan) -> Tensor:
-        """Features (P, E) of patches (P, C * patch * patch), each image's in row-major order."""
+        """Return features (P, E) of patches (P, C * patch * patch), each image's in row-major order."""
         # A convolution whose stride is its kernel is one matrix product over whole patches.
         hidden_PE = F.linear(patches_PX, self.patch_conv.weight.flatten(1))
         out: Tensor = self.transformer(self.ln_pre(hidden_PE), plan)
@@ -94,8 +94,8 @@ class VisionLanguageAdapter(nn.Module):
 class PatchMerger(nn.Module):
     """Joins each square of merge x merge patches into one token of the same width.
 
-    The square's features are laid channel by channel (each channel's patches together, row-major),
-    as `F.unfold` lays them. Rows and columns of every grid must be multiples of the merge size.
+    The square's features are ordered channel by channel (each channel's patches together, row-major),
+    as `F.unfold` orders them. Rows and columns of every grid must be multiples of the merge size.
     """
 
     def __init__(self, config: VisionConfig) -> None:

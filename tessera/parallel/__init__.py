@@ -1,1 +1,1 @@
-"""One model over several devices: each rank holds a share of the weights, and partial results are joined."""
+"""One model over several devices: each rank holds a shard of the weights, and partial results are combined."""

@@ -1,8 +1,8 @@
-"""The ranks of one model as a group that can sum, join and hand out tensors.
+"""The ranks of one model as a group that can sum, gather and broadcast tensors.
 
-A group is an object of its own, not the process's one default group, so that a program may open two
-models. Ranks are processes of one machine: they meet through a file that only its owner can read, and
-gloo listens on the loopback interface. Nothing here knows the model.
+A group is a separate object, not the process's default group, so that a program may open two
+models. Ranks are processes on one machine: they connect through a file that only its owner can read,
+and gloo listens on the loopback interface. The group is independent of the model.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from tessera.errors import UsageError
 
-# Between two collectives of a step the ranks do equal work; one that is this late will not come.
+# Between two collectives of a step the ranks do equal work; one this late is considered lost.
 TIMEOUT = timedelta(minutes=10)
-MEETING = timedelta(minutes=1)  # all have loaded by then
+MEETING = timedelta(minutes=1)  # time for all ranks to connect, after loading
 
 
 class Group:
@@ -30,19 +30,19 @@ class Group:
         self._backend = backend  # torch.distributed's ProcessGroupGloo or ProcessGroupNCCL
 
     def all_reduce(self, partial: Tensor) -> Tensor:
-        """The sum of all ranks' tensors, the same on each; it takes the memory of `partial`."""
+        """Return the sum of all ranks' tensors, the same on each; overwrites `partial`."""
         partial = partial.contiguous()
         self._backend.allreduce([partial]).wait()
         return partial
 
     def all_gather(self, part: Tensor) -> Tensor:
-        """All ranks' tensors, of one shape, side by side along the last dimension."""
+        """Concatenate all ranks' tensors, of one shape, along the last dimension."""
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
         self._backend.allgather([parts], [part.contiguous()]).wait()
         return torch.cat(parts, dim=-1)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor on every rank; the others give one of its shape, which is written to."""
+        """Return rank 0's tensor on every rank; the others pass one of its shape, which is overwritten."""
         tensor = tensor.contiguous()
         options = dist.BroadcastOptions()
         options.rootRank = 0
@@ -50,13 +50,13 @@ class Group:
         return tensor
 
     def abort(self) -> None:
-        """End what waits for ranks that will not come."""
+        """Abort collectives that wait for lost ranks."""
         if hasattr(self._backend, "abort"):
             self._backend.abort()
 
 
 def connect(folder: Path, rank: int, size: int, device: torch.device) -> Group:
-    """Wait for all ranks that meet in this folder; raises UsageError where torch cannot connect such devices."""
+    """Wait for all ranks to connect through this folder; raises UsageError if torch cannot connect such devices."""
     store = torch._C._distributed_c10d.FileStore(str(folder / "ranks"), size)
     store.set_timeout(MEETING)
     backend: Any
@@ -71,5 +71,5 @@ def connect(folder: Path, rank: int, size: int, device: torch.device) -> Group:
         raise UsageError("this PyTorch has no NCCL, which joins GPUs; install one that has, or use one device.")
     options._timeout = TIMEOUT
     group = Group(size, backend(store, rank, size, options))
-    group.all_reduce(torch.zeros(1, device=device))  # connects: the file is not needed after it
+    group.all_reduce(torch.zeros(1, device=device))  # connects all ranks; the file is not needed afterwards
     return group

@@ -1,9 +1,9 @@
-"""Which part of the weights one rank holds.
+"""Selects the part of the weights that one rank holds.
 
 Attention is split by heads and the feed-forward by its hidden width, in the decoder and in the vision
-encoder alike, since both consist of the same modules: a picture is then encoded by all ranks at once.
-The first linears of each pair give up outputs (rows of the weight), the second ones inputs (columns),
-so that a layer needs two sums over the ranks. The head is split by vocabulary where that divides:
+encoder alike, since both consist of the same modules: all ranks then encode an image together.
+The first linears of each pair are split by outputs (rows of the weight), the second by inputs (columns),
+so a layer needs two sums over the ranks. The head is split by vocabulary if that divides evenly:
 each token reads all of it. Embeddings, norms and the patch merger are whole on every rank.
 Where ranks outnumber key/value heads, several hold the same one. Source: Megatron-LM, arXiv 1909.08053.
 """
@@ -29,9 +29,9 @@ HEAD = "output"
 
 @dataclass(frozen=True)
 class Shard:
-    """Rank `rank` of `size`; raises UsageError for a model that does not divide."""
+    """The part of rank `rank` of `size`; raises UsageError for a model that does not divide evenly."""
 
-    config: ModelConfig  # of the whole model
+    config: ModelConfig  # the whole model's
     rank: int
     size: int
 
@@ -57,7 +57,7 @@ class Shard:
 
     @property
     def rank_config(self) -> ModelConfig:
-        """The decoder as this rank computes it: what its key/value cache and its work space are made for."""
+        """Return the decoder's config on this rank, for which its key/value cache and work space are made."""
         return replace(
             self.config,
             n_heads=self.config.n_heads // self.size,
@@ -67,11 +67,11 @@ class Shard:
 
     @property
     def splits_head(self) -> bool:
-        """In tiles, so that a packed head divides as a plain one does."""
+        """Return True if the head divides in tiles, so that a packed head is split as a plain one."""
         return self.config.vocab_size % (self.size * TILE_ROWS) == 0
 
     def rows(self, linear: str, total: int) -> range | None:
-        """The outputs that this rank computes; None: all.
+        """Return the outputs that this rank computes; None: all.
 
         Example: 8 key/value heads of 128 over 2 ranks: rank 1 has 512 to 1024; over 16 ranks, ranks 2 and 3
         both have 128 to 256.
@@ -87,11 +87,11 @@ class Shard:
         return None
 
     def columns(self, linear: str, total: int) -> range | None:
-        """The inputs that this rank has; None: all."""
+        """Return the inputs that this rank has; None: all."""
         return self._even(total) if self.size > 1 and COLUMNS.fullmatch(linear) else None
 
     def shard(self, name: str, tensor: Tensor) -> Tensor:
-        """This rank's part of the parameter `name` ("layers.0.attention.wq.weight"), in memory of its own."""
+        """Copy this rank's part of the parameter `name` ("layers.0.attention.wq.weight")."""
         linear, _, kind = name.rpartition(".")
         rows = self.rows(linear, len(tensor)) if kind in ("weight", "bias") else None
         if rows is not None:
@@ -100,7 +100,7 @@ class Shard:
         return tensor if columns is None else tensor[:, columns.start : columns.stop].clone()
 
     def shard_quantized(self, linear: str, weight: QuantizedWeight) -> QuantizedWeight:
-        """This rank's part of a linear's quantized weight; raises UsageError where tiles or groups do not divide."""
+        """Return this rank's part of a quantized weight; raises UsageError if tiles or groups cannot be split."""
         rows, columns = self.rows(linear, weight.shape[0]), self.columns(linear, weight.shape[1])
         if isinstance(weight, PackedWeight):
             return self._cut_packed(linear, weight, rows, columns)

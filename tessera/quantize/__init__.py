@@ -1,1 +1,1 @@
-"""A checkpoint made smaller, into our own quantized folder; above the reading of models, below their use."""
+"""Quantization of a checkpoint into our own folder format; builds on reading models, not on running them."""

@@ -1,8 +1,8 @@
-"""Examples on their way through the decoder, one layer at a time: what the inputs of each linear were.
+"""Runs examples through the decoder layer by layer, to collect the inputs of each linear.
 
-It holds the examples' hidden states between two layers and nothing of the model. Each layer is
-passed twice: as it was, while the inputs of its linears are summed up in Gram matrices, and as it
-was written, so that the next one is rounded for inputs as they will be.
+It holds the examples' hidden states between two layers and nothing of the model. The examples pass each
+layer twice: the original, whose linears' inputs are summed in Gram matrices, and the quantized one, so
+that the next layer is rounded for the inputs it will get.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tessera.model.pixtral import Pixtral
 from tessera.model.rope import rotation_1d
 from tessera.prompt import Prompt
 
-# Linears of a decoder layer that have the same inputs.
+# Linears of a decoder layer that share their inputs.
 SHARED_INPUTS = (
     ("attention.wq", "attention.wk", "attention.wv"),
     ("attention.wo",),
@@ -29,7 +29,7 @@ SHARED_INPUTS = (
 class Calibration:
     @torch.inference_mode()
     def __init__(self, prompts: Sequence[Prompt], model: Pixtral, embeddings: Callable[[Tensor], Tensor]) -> None:
-        """`model` has its vision side and its final norm, the rest may be without memory; `embeddings` are of ids."""
+        """`model` needs only its vision side and final norm in memory; `embeddings` maps ids to embeddings."""
         self._config = model.config
         self._hidden_TD = []
         for prompt in prompts:
@@ -42,7 +42,7 @@ class Calibration:
 
     @torch.inference_mode()
     def grams(self, layer: nn.Module) -> dict[str, Tensor]:
-        """The Gram matrices (K, K), float32, of the inputs of a layer's linears, by their names within the layer."""
+        """Return the Gram matrices (K, K), float32, of the inputs of a layer's linears, by name within the layer."""
         sums: dict[str, Tensor] = {}
 
         def watched(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -59,7 +59,7 @@ class Calibration:
 
     @torch.inference_mode()
     def final_gram(self, norm: nn.Module) -> Tensor:
-        """The Gram matrix of the output layer's inputs, which the final norm gives."""
+        """Return the Gram matrix of the output layer's inputs, the final norm's outputs."""
         sums: dict[str, Tensor] = {}
         for hidden_TD in self._hidden_TD:
             _add_gram(sums, "output", norm(hidden_TD))
@@ -67,7 +67,7 @@ class Calibration:
 
     @torch.inference_mode()
     def advance(self, layer: nn.Module) -> None:
-        """Let all examples pass a decoder layer."""
+        """Run all examples through a decoder layer."""
         self._hidden_TD = [self._through(layer, hidden_TD) for hidden_TD in self._hidden_TD]
 
     def _through(self, layer: nn.Module, hidden_TD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The prompts that a calibrated run looks at, made from a folder of samples."""
+"""Calibration prompts, made from a folder of samples."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX_TOKENS = 32_768  # of all examples: their hidden states stay in memory, 330 
 
 @dataclass(frozen=True)
 class Examples:
-    """Prompts, each with its answer where it has one."""
+    """Prompts, each with its answer if it has one."""
 
     prompts: tuple[Prompt, ...]
-    left_out: int  # what would have exceeded MAX_TOKENS
+    left_out: int  # examples beyond MAX_TOKENS
 
     def describe(self) -> str:
-        """Example: "48 of 48, 8,846 tokens, sha256:..."; the digest tells other examples apart."""
+        """Example: "48 of 48, 8,846 tokens, sha256:..."; the digest identifies the examples."""
         seen = hashlib.sha256()
         for prompt in self.prompts:
             seen.update(json.dumps(prompt.ids).encode() + b"".join(span.image.digest for span in prompt.images))
@@ -38,7 +38,7 @@ class Examples:
 
 
 def read_examples(folder: Path, tokenizer: Tokenizer, vision: VisionConfig) -> Examples:
-    """The folder's examples in order, up to MAX_TOKENS; raises UsageError, or ImageError for a damaged picture."""
+    """Read the folder's examples in order, up to MAX_TOKENS; raises UsageError, or ImageError for a damaged picture."""
     prompts: list[Prompt] = []
     used = left_out = 0
     for sample in read_samples(folder, QUESTION):

@@ -1,6 +1,6 @@
-"""Rounding that knows the inputs: a column's error is made up for by the columns that are rounded after it.
+"""Rounding tuned to the inputs: columns rounded later compensate for the errors of earlier ones.
 
-What matters is not the weights' error E but that of the products, the sum of |E x|^2 over the inputs
+The aim is not a small error E of the weights but of the products, the sum of |E x|^2 over the inputs
 x that calibration saw: |E R|^2, where R R^T is their Gram matrix and R is upper triangular. Column j
 of E R then depends on columns up to j alone, and each is rounded where it is smallest.
 Source: GPTQ, arXiv 2210.17323, in the form of arXiv 2307.13304 (LDLQ), which needs no inverse.
@@ -14,11 +14,11 @@ from torch import Tensor
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight
 from tessera.quantize.rounding import fit, pack_grids
 
-DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, added to it: inputs that never came must not weigh nothing
+DAMPING = 0.01  # of the Gram diagonal's mean, added to the diagonal: unseen inputs must keep some weight
 
 
 def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> PackedWeight:
-    """The matrix in codes that are best for inputs whose Gram matrix has this upper factor, group by group."""
+    """Round a matrix, group by group, to the best codes for inputs whose Gram matrix has this upper factor."""
     matrix_NK = matrix_NK.float()
     errors_NK = torch.zeros_like(matrix_NK)
     codes, grids = torch.empty_like(matrix_NK, dtype=torch.uint8), []
@@ -26,7 +26,7 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
         group = slice(start, start + GROUP_COLUMNS)
         weights_NI, square_II = matrix_NK[:, group], factor_KK[group, group]
         carried_NI = errors_NK[:, :start] @ factor_KK[:start, group]
-        # Where the group's columns would go if they were not rounded: what the grid must fit.
+        # The group's columns as they would be without rounding, which the grid must fit.
         free_NI = weights_NI + torch.linalg.solve_triangular(square_II, carried_NI, upper=True, left=False)
         grid = fit(free_NI[:, None], bits)
         for column in range(GROUP_COLUMNS):
@@ -40,7 +40,7 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
 
 
 def upper_factor(gram_KK: Tensor) -> Tensor:
-    """The upper triangular R with R R^T the damped Gram matrix: its Cholesky factor, counted from the end."""
+    """Return the upper triangular R with R R^T the damped Gram matrix: its Cholesky factor, from the end."""
     damped = gram_KK.float().flip(0, 1)
     mean = float(damped.diagonal().mean())
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)

@@ -1,4 +1,4 @@
-"""Which linear is held in how many bits, and what is read, rounded and written at a time."""
+"""Plans a quantization: the bits of each linear, and the units that are read, rounded and written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AS_IT_IS = "16"
 
 @dataclass(frozen=True)
 class Options:
-    """In how many bits each part is held: of "4", "8", "fp8", and "16", which leaves it as it is."""
+    """The bits of each part: "4", "8", "fp8", or "16", which leaves it unchanged."""
 
     bits: str = "4"  # the decoder's layers
     head: str = "8"
@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is in memory at once and becomes one file: a layer, all of the vision side, or embeddings and head."""
+    """The tensors in memory at once, written as one file: a layer, the vision side, or embeddings and head."""
 
     name: str
     file: str
@@ -45,14 +45,14 @@ class Unit:
 
 
 def schemes_of(config: ModelConfig, options: Options) -> dict[str, str]:
-    """The scheme of every linear that is to be quantized; a matrix that its scheme cannot hold stays as it is."""
+    """Return the scheme of every linear to be quantized; matrices that their scheme cannot hold are left out."""
     shapes = linear_shapes(config)
     wished = {name: SCHEMES.get(_bits_of(name, options)) for name in shapes}
     return {name: scheme for name, scheme in wished.items() if scheme is not None and holds(scheme, shapes[name])}
 
 
 def units_of(names: Iterable[str], num_layers: int) -> list[Unit]:
-    """The model's tensors in the order in which a picture and a text pass them."""
+    """Return the model's tensors as units, in the order in which an image and a text pass them."""
     members: dict[str, list[str]] = {"vision": [], **{f"layers.{layer}": [] for layer in range(num_layers)}}
     members["outer"] = []
     for name in names:
@@ -61,12 +61,12 @@ def units_of(names: Iterable[str], num_layers: int) -> list[Unit]:
 
 
 def linear_of(tensor: str) -> str:
-    """The linear whose matrix a tensor would be: "layers.0.attention.wq" of "layers.0.attention.wq.weight"."""
+    """Return the linear whose matrix a tensor would be: "layers.0.attention.wq" of "layers.0.attention.wq.weight"."""
     return tensor.removesuffix(".weight")
 
 
 def bytes_needed(sources: Mapping[str, Source], schemes: Mapping[str, str], config: ModelConfig) -> int:
-    """The size of the quantized model's tensors."""
+    """Return the size in bytes of the quantized model's tensors."""
     shapes = linear_shapes(config)
     plain = sum(source.stored.num_bytes for name, source in sources.items() if linear_of(name) not in schemes)
     fields = [field for name, scheme in schemes.items() for field in fields_of(scheme, shapes[name]).values()]

@@ -1,8 +1,8 @@
-"""A matrix to codes: which scale each group of 32 columns gets, and the nearest code of each weight.
+"""Rounds a matrix to codes: chooses a scale for each group of 32 columns and the nearest code of each weight.
 
-The scale that takes a group's largest weight to the last of its 16 codes is rarely the best. Several
-are tried, each then moved to where the squared error of its codes is least (in closed form), and the
-one with the least error is taken. It knows no inputs, files or models.
+The scale that maps a group's largest weight to the last of its 16 codes is rarely the best. Several
+are tried, each refined to the least squared error of its codes (in closed form), and the one with
+the least error is used. It uses no inputs, files or models.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, pack
 from tessera.kernels.quantized_weight import QuantizedWeight, values_of
 
-# Codes that the largest weight of a group is taken to, of 8 on its side: beyond 8 it is clipped, which may pay.
+# Codes to which a group's largest weight is mapped, of 8 on its side: beyond 8 it is clipped, which may pay off.
 TRIED_CODES = torch.linspace(5.5, 9.0, 15)
-CACHED_WEIGHTS = 2**17  # whose scales are searched at a time: twice as fast as when the work leaves the cache
-PANEL_ROWS = 32 * TILE_ROWS  # rows that are rounded at a time
+CACHED_WEIGHTS = 2**17  # weights whose scales are searched at a time: twice as fast as when the work exceeds the cache
+PANEL_ROWS = 32 * TILE_ROWS  # rows rounded at a time
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What codes stand for: value = scale * (code - centre); the groups' scales (..., G) have float16 precision."""
+    """The values of codes: value = scale * (code - centre); the groups' scales (..., G) have float16 precision."""
 
     bits: int
     scales: Tensor
@@ -36,7 +36,7 @@ class Grid:
         return 1 << (self.bits - 1)
 
     def codes(self, values: Tensor) -> Tensor:
-        """The nearest codes of values (..., G, I), as whole numbers in float32."""
+        """Return the nearest codes of values (..., G, I), as integers in float32."""
         scales = self.scales[..., None]
         steps = torch.where(scales == 0, 0, values / scales)
         return steps.round_().add_(self.centre).clamp_(0, 2 * self.centre - 1)
@@ -46,7 +46,7 @@ class Grid:
 
 
 def round_to(scheme: str, matrix_NK: Tensor) -> QuantizedWeight:
-    """The matrix by a scheme, "int4", "int8" or "fp8", each weight to its nearest code."""
+    """Quantize a matrix by a scheme, "int4", "int8" or "fp8", each weight to its nearest code."""
     if scheme == "fp8":
         return Fp8Weight(*quantize_fp8(matrix_NK))
     groups = matrix_NK.float().unflatten(-1, (-1, GROUP_COLUMNS))
@@ -55,13 +55,13 @@ def round_to(scheme: str, matrix_NK: Tensor) -> QuantizedWeight:
 
 
 def pack_grids(codes_NK: Tensor, grids: Sequence[Grid]) -> PackedWeight:
-    """Codes and the grids of their groups, in order, each (N, some G), as one packed weight."""
+    """Pack codes and their groups' grids, in order, each (N, some G), into one packed weight."""
     scales = torch.cat([grid.scales for grid in grids], dim=1)
     return pack(codes_NK, scales.half(), bits=grids[0].bits)
 
 
 class ErrorSum:
-    """How much of a matrix, or of its products with known inputs, rounding changed, added up over its rows."""
+    """Relative error of a rounded matrix, or of its products with known inputs, summed over its rows."""
 
     def __init__(self, gram_KK: Tensor | None = None) -> None:
         """With the Gram matrix of inputs, the sum of x x^T, the error is that of the products."""
@@ -75,7 +75,7 @@ class ErrorSum:
 
     @property
     def relative(self) -> float:
-        """The root of the changed square over that of the original's."""
+        """Return the root of the error's squared sum over the original's."""
         return math.sqrt(self._changed / self._total) if self._total > 0 else 0.0
 
     def _size(self, rows_NK: Tensor) -> float:
@@ -84,7 +84,7 @@ class ErrorSum:
 
 
 def fit(groups: Tensor, bits: int) -> Grid:
-    """The grid for groups (..., G, I) of weights: of the least squared error that was found."""
+    """Return the grid of least squared error found for groups (..., G, I) of weights."""
     if bits == 8:
         return Grid(8, _half(groups.abs().amax(-1) / 127))
     rows = max(1, CACHED_WEIGHTS // groups[0].numel())
@@ -96,7 +96,7 @@ def _best_scales(groups: Tensor) -> Tensor:
     best = torch.full_like(extremes, torch.inf)
     scales = torch.zeros_like(extremes)
     for code in TRIED_CODES.tolist():
-        # The extreme is taken to the side of the codes below the centre, which has one more.
+        # The extreme is mapped to the codes below the centre, of which there is one more.
         steps = Grid(4, extremes / -code).codes(groups) - 8
         norms = steps.square().sum(-1)
         tried = Grid(4, _half(torch.where(norms == 0, 0, (groups * steps).sum(-1) / norms)))
@@ -107,5 +107,5 @@ def _best_scales(groups: Tensor) -> Tensor:
 
 
 def _half(values: Tensor) -> Tensor:
-    """Rounded to the float16 that is stored, so that codes are chosen for it."""
+    """Round scales to the stored float16, so that codes are chosen for it."""
     return values.half().float()

@@ -1,8 +1,8 @@
-"""The run: each unit is read, rounded, written and forgotten, so memory holds about one.
+"""Quantizes a model unit by unit: each is read, rounded, written and freed, so memory holds about one.
 
-The folder is written file by file, and its manifest grows with it under another name; a run that was
-interrupted finds both and goes on. Only when the manifest gets its name, at the end, is the folder a
-model. With examples every layer that was written is read back and passed by them.
+The folder is written file by file, along with its manifest under a temporary name, from which an
+interrupted run resumes. The folder is a model only once the manifest is renamed at the end. With
+examples, every written layer is read back and the examples are run through it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_li
 from tessera.weights.source import Source
 from tessera.weights.write import Piece, piece_of_panels, pieces_of, write_tensors
 
-DIGESTED_BYTES = 4096  # of each tensor: enough to tell two models of one shape apart, in no time
+DIGESTED_BYTES = 4096  # of each tensor: enough to distinguish two models of one shape quickly
 
 
 @dataclass(frozen=True)
 class Step:
-    """A unit that is done, for whoever watches: its linears and their errors."""
+    """Progress report for one finished unit: its linears and their errors."""
 
     unit: str
     number: int
@@ -53,15 +53,15 @@ class Step:
 
 @dataclass(frozen=True)
 class _Original:
-    """The model that is quantized."""
+    """The model to be quantized."""
 
     config: ModelConfig
     sources: Mapping[str, Source]
-    dtype: torch.dtype  # that calibration computes in
+    dtype: torch.dtype  # used by calibration
     device: torch.device
 
     def part(self, plain: Mapping[str, Source], weights: Mapping[str, QuantizedWeight] | None = None) -> Pixtral:
-        """The model with only these tensors and the final norm, which tells device and dtype; the rest is empty."""
+        """Return the model with only these tensors and the final norm (for device and dtype); the rest is empty."""
         model = empty_model(self.config)
         for name, weight in (weights or {}).items():
             place(model, name, weight.to(self.device))
@@ -79,11 +79,11 @@ def quantize(
     device: str = "auto",
     watch: Callable[[Step], None] | None = None,
 ) -> Manifest:
-    """Write the model in `source`, quantized, into the folder `destination`; goes on with an interrupted run.
+    """Write the model in `source`, quantized, into the folder `destination`; resumes an interrupted run.
 
     `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
-    measured. Raises UsageError for an invalid option, CheckpointError for a source that is not whole, and
-    DiskFullError where the disk ends meanwhile; what was written is kept, to go on with.
+    measured. Raises UsageError for an invalid option, CheckpointError for an incomplete source, and
+    DiskFullError if the disk fills up; files already written are kept, so that the run can resume.
     """
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
@@ -127,7 +127,7 @@ def quantize(
 
 
 class _Rounding:
-    """Writes unit after unit, in their order; with examples, which pass each unit when it is left."""
+    """Writes the units in order; with examples, runs them through each written unit before the next."""
 
     def __init__(
         self, original: _Original, destination: Path, schemes: Mapping[str, str], examples: Examples | None
@@ -136,7 +136,7 @@ class _Rounding:
         self._calibration: Calibration | None = None
 
     def write(self, unit: Unit) -> dict[str, LinearRecord]:
-        """Round the unit's linears and write its file; returns what became of them."""
+        """Round the unit's linears and write its file; returns their records."""
         grams = self._grams(unit)
         pieces: list[Piece] = []
         records: dict[str, LinearRecord] = {}
@@ -155,7 +155,7 @@ class _Rounding:
         return records
 
     def leave(self, unit: Unit, records: Mapping[str, LinearRecord]) -> None:
-        """Let the examples pass the unit as it was written."""
+        """Run the examples through the unit as written."""
         if self._examples is None or unit.name == "outer":
             return
         plain, weights = read_linears([self._destination / unit.file], records, self._original.config)
@@ -166,7 +166,7 @@ class _Rounding:
             self._calibration.advance(model.get_submodule(unit.name))
 
     def _grams(self, unit: Unit) -> dict[str, Tensor]:
-        """The Gram matrices of the inputs of the unit's linears, by name, where calibration knows them."""
+        """Return the Gram matrices of the inputs of the unit's linears, by name, as far as calibration has them."""
         if self._calibration is None:
             return {}
         model = self._original.part({name: self._original.sources[name] for name in unit.tensors})
@@ -176,7 +176,7 @@ class _Rounding:
         return {f"{unit.name}.{name}": gram for name, gram in grams.items()}
 
     def _round(self, name: str, scheme: str, gram_KK: Tensor | None) -> tuple[list[QuantizedWeight], LinearRecord]:
-        """A linear's matrix, rounded in panels of rows, since a large one need not be in memory whole."""
+        """Round a linear's matrix in panels of rows, so that a large one need not be in memory whole."""
         source, panels = self._original.sources[name], []
         weight_error, output_error = ErrorSum(), ErrorSum(gram_KK)
         factor_KK = upper_factor(gram_KK) if gram_KK is not None and scheme == "int4" else None
@@ -195,13 +195,13 @@ class _Rounding:
         return panels, LinearRecord(scheme, weight_error.relative, measured)
 
     def _embeddings(self, ids_T: Tensor) -> Tensor:
-        """Rows of the token embeddings, read one by one: the whole table would be larger than a layer."""
+        """Read rows of the token embeddings one by one: the whole table would be larger than a layer."""
         stored = self._original.sources["tok_embeddings.weight"].stored
         return torch.cat([stored.rows(token, token + 1) for token in ids_T.tolist()])
 
 
 def _digest(sources: Mapping[str, Source]) -> str:
-    """What tells this checkpoint from others: a SHA-256 of all names, dtypes, shapes and first bytes."""
+    """Identify a checkpoint by a SHA-256 of all names, dtypes, shapes and first bytes."""
     seen = hashlib.sha256()
     for name, source in sources.items():
         stored = source.stored
@@ -210,7 +210,7 @@ def _digest(sources: Mapping[str, Source]) -> str:
 
 
 def _begin(destination: Path, begun: Manifest, needed: int) -> Manifest:
-    """The manifest to go on with: a new one, or that of an interrupted run with the same wishes."""
+    """Return the manifest to continue: a new one, or that of an interrupted run with the same options."""
     unfinished = destination / UNFINISHED
     if unfinished.is_file():
         manifest = read_manifest(unfinished)

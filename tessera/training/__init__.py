@@ -1,1 +1,1 @@
-"""Teaching a model: the optimizer, the loop and its checkpoints; it knows no task and no picture."""
+"""Training of a model: the optimizer, the loop and its checkpoints, independent of the task."""

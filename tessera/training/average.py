@@ -1,4 +1,4 @@
-"""An average of the weights over the last steps of a run, which is better than any single step's.
+"""Averages the weights over a run's last steps, which is better than any single step's.
 
 Exponential, in float32, over the optimizer's master weights; see arXiv 2311.16464 for when it helps.
 """

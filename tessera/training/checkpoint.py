@@ -1,6 +1,6 @@
 """Checkpoints of a training run: one safetensors file, replaced whole or not at all.
 
-The file holds every tensor that is needed to go on as if the run had never stopped, and the step
+The file holds every tensor needed to resume as if the run had never stopped, and the step
 number in its header. A run killed while saving leaves the previous checkpoint untouched.
 """
 
@@ -25,7 +25,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], step: int) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors and the number of finished steps; raises CheckpointError for any other file."""
+    """Return the tensors and the number of finished steps; raises CheckpointError for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

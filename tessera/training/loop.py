@@ -1,6 +1,6 @@
-"""The loop of training: batches in, a loss from each, one update a step, a record out.
+"""The training loop: computes each batch's loss, makes one update per step, yields a record.
 
-It prints nothing, saves nothing and knows no task: whoever drives it reads the records and decides.
+It prints nothing, saves nothing and is independent of the task: the caller reads the records and decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BatchT = TypeVar("BatchT")
 
 
 class Marks(Protocol):
-    """What a loss function gives for one batch: the loss to descend, beside whatever it counted."""
+    """A loss function's result for one batch: the loss to descend, and any counts."""
 
     @property
     def loss(self) -> Tensor: ...
@@ -43,7 +43,7 @@ def training_steps(
     rates_at: Callable[[int], Mapping[str, float]],
     start: int = 0,
 ) -> Iterator[Record[MarksT]]:
-    """Run a step for each element of `batches`, whose members' gradients are summed up and averaged.
+    """Run a step for each element of `batches`, averaging its members' gradients.
 
     The first step has the number `start`. Between two records the caller may save, log or stop.
     """
@@ -51,7 +51,7 @@ def training_steps(
         marks = []
         for batch in parts:
             part = marks_of(batch)
-            if part.loss.requires_grad:  # a batch may hold nothing that is taught
+            if part.loss.requires_grad:  # a batch may hold no trained tokens
                 (part.loss / len(parts)).backward()
             marks.append(part)
         rates = rates_at(step)

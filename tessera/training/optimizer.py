@@ -24,7 +24,7 @@ class ParameterGroup:
     name: str
     matrices: Mapping[str, nn.Parameter]
     others: Mapping[str, nn.Parameter]
-    weight_decay: float = 0.01  # of the matrices
+    weight_decay: float = 0.01  # for the matrices
 
     @classmethod
     def of(cls, name: str, named: Iterable[tuple[str, nn.Parameter]], tables: Sequence[str] = ()) -> ParameterGroup:
@@ -71,7 +71,7 @@ class MasterOptimizer:
                 self._optimizers.append((group.name, adamw))
 
     def step(self, rates: Mapping[str, float]) -> float:
-        """Apply the gathered gradients and clear them; returns their norm before clipping.
+        """Apply the accumulated gradients and clear them; returns their norm before clipping.
 
         `rates` holds a learning rate for each group that is stepped; other groups stay as they are.
         With several ranks the gradients are their mean, and so all copies stay alike.
@@ -109,7 +109,7 @@ class MasterOptimizer:
             self.parameters[name].copy_(self.masters[name])
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All tensors that a later `load_state_tensors` needs to continue exactly, under flat names."""
+        """Return all tensors that `load_state_tensors` needs to resume exactly, under flat names."""
         state = {f"master.{name}": master for name, master in self.masters.items()}
         for number, (_, optimizer) in enumerate(self._optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
@@ -118,7 +118,7 @@ class MasterOptimizer:
         return state
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of `state_tensors`; raises KeyError for a parameter that is not there."""
+        """Load the tensors of `state_tensors`; raises KeyError for a missing parameter."""
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(state[f"master.{name}"])
@@ -136,9 +136,9 @@ class MasterOptimizer:
 def learning_rate_at(
     step: int, steps: int, peak: float, *, warmup: int, fall: float = 0.5, floor: float = 0.02
 ) -> float:
-    """Linear warm-up, a plateau, and a linear fall to `floor` times the peak over the last `fall` of the steps.
+    """Rise linearly in a warm-up, hold, then fall linearly to `floor` times the peak in the last `fall` of the steps.
 
-    The plateau (arXiv 2405.18392) lets a run be prolonged before its fall begins.
+    The plateau (arXiv 2405.18392) lets a run be extended before its fall begins.
     Example: peak 1, 100 steps, fall 0.5: 1 until step 50, 0.5 at step 75, 0.02 at the end.
     """
     if step < warmup:

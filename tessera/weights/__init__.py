@@ -1,1 +1,1 @@
-"""Checkpoints: formats in, named tensors out, and back. Names inside are the official layout's."""
+"""Reading and writing of checkpoint formats; inside, tensors have the official layout's names."""

@@ -1,7 +1,7 @@
-"""A checkpoint of any format, from its headers and side files: the config, where its tensors come from, its tokenizer.
+"""A checkpoint of any format, from its headers and side files: config, tensor sources and tokenizer.
 
-Each format's module has `open(path) -> Checkpoint`, and `detect.FORMATS` names it, so that who loads, converts,
-quantizes or describes a model need not ask for its format.
+Each format's module has `open(path) -> Checkpoint`, and `detect.FORMATS` names it, so that code that loads,
+converts, quantizes or describes a model need not know its format.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tessera.weights.source import Source, StoredLinear
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a folder or a pair of GGUF files holds: plain tensors, quantized linears, and what belongs to them."""
+    """The content of a folder or a pair of GGUF files: plain tensors, quantized linears, config and tokenizer."""
 
-    files: tuple[Path, ...]  # what it is opened by: its folder, or a GGUF model's file and its picture part
+    files: tuple[Path, ...]  # the path it is opened by: a folder, or a GGUF model's file and its image part
     layout: Layout
-    folder: Path  # where its side files lie
+    folder: Path  # holds its side files
     config: ModelConfig
     sources: Mapping[str, Source]
     linears: Mapping[str, StoredLinear] = field(default_factory=dict)
-    dtype: torch.dtype  # that most plain parameters are stored in
-    own_tokenizer: Path | None  # or the packaged one where that is this model's; None where there is neither
+    dtype: torch.dtype  # the one that most plain parameters are stored in
+    own_tokenizer: Path | None  # or the packaged one if it belongs to this model; None if neither exists
     check_tokenizer: Callable[[Tokenizer], None] = lambda _: None  # raises CheckpointError for another model's
-    # What the user should know of how it is loaded. To be asked for, since tensors are sampled for it.
+    # Notes for the user on how it is loaded. A function, since it samples tensors.
     notes: Callable[[], tuple[str, ...]] = tuple
 
     @property
@@ -44,29 +44,29 @@ class Checkpoint:
 
     @property
     def tokenizer_file(self) -> Path:
-        """The model's own tokenizer, or the packaged one; raises CheckpointError."""
+        """Return the model's own tokenizer file, or the packaged one; raises CheckpointError."""
         if self.own_tokenizer is None:
             raise no_tokenizer(self.folder)
         return self.own_tokenizer
 
     @property
     def stored_bytes(self) -> int:
-        """The bytes of all tensors in the files; one that serves under two names counts once."""
+        """Return the bytes of all tensors in the files; one with two names counts once."""
         plain = sum(stored.num_bytes for stored in self._plain)
         return plain + sum(linear.stored_bytes for linear in self.linears.values())
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
-        """The bytes of all tensors in memory, plain ones in this dtype."""
+        """Return the bytes of all tensors in memory, plain ones in this dtype."""
         plain = sum(stored.num_parameters for stored in self._plain) * dtype.itemsize
         return plain + sum(linear.nbytes for linear in self.linears.values())
 
     @property
     def is_quantized(self) -> bool:
-        """Whether any tensor is stored in codes: linears, or of a GGUF file the embeddings alone."""
+        """Return True if any tensor is stored in codes: linears, or just the embeddings of a GGUF file."""
         return bool(self.linears) or any(stored.is_coded for stored in self._plain)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, once it is sure to be this model's; raises CheckpointError."""
+        """Load the tokenizer and check that it is this model's; raises CheckpointError."""
         tokenizer = Tokenizer.from_file(self.tokenizer_file, self.config.vision_encoder)
         if tokenizer.vocab_size > self.config.vocab_size:
             raise CheckpointError(
@@ -82,9 +82,9 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
-    """Everything that headers and side files say, checked; raises CheckpointError.
+    """Read and check headers and side files; raises CheckpointError.
 
-    `mmproj` is the picture part of a GGUF model; left out, it is looked for beside the text model's file.
+    `mmproj` is the image part of a GGUF model; by default it is searched for next to the text model's file.
     """
     layout = detect(path)
     opener = import_module(FORMATS[layout].module)
@@ -104,7 +104,7 @@ def checkpoint_of_folder(
     sources: Mapping[str, Source],
     linears: Mapping[str, StoredLinear] | None = None,
 ) -> Checkpoint:
-    """A checkpoint that is a folder with its tokenizer beside its weights."""
+    """Make the checkpoint of a folder that holds weights and tokenizer."""
     return Checkpoint(
         files=(folder,),
         layout=layout,
@@ -118,7 +118,7 @@ def checkpoint_of_folder(
 
 
 def most_stored_dtype(sources: Iterable[Source]) -> torch.dtype:
-    """The dtype that most plain parameters are stored in."""
+    """Return the dtype that most plain parameters are stored in."""
     counts: Counter[torch.dtype] = Counter()
     for stored in _distinct(sources):
         counts[stored.dtype] += stored.num_parameters

@@ -1,4 +1,4 @@
-"""A checkpoint rewritten in another layout: the same numbers under other names, bit for bit but for GGUF's types."""
+"""Rewrites a checkpoint in another layout: the same numbers under other names, bit for bit except GGUF's types."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def convert(
     """Write the model in `source` into the new folder `destination`, in layout `to`, streaming.
 
     `kind` is the type of a GGUF model's matrices: "q8_0" (the default), "q4_0" or "bf16". Raises UsageError
-    for an invalid option, CheckpointError for a source that is not whole; either way nothing is left behind.
+    for an invalid option, CheckpointError for an incomplete source; either way nothing is left behind.
     """
     layout = next((known for known in LAYOUTS if known == to), None)
     if layout is None:

@@ -1,8 +1,8 @@
-"""Which layout a folder holds, and whether it is whole; the table of all that are known.
+"""Detects a folder's layout and checks that it is complete; holds the table of all known layouts.
 
-Layouts are told by their side file: tessera.json for our own quantized one, params.json for the
+Layouts are recognized by their side file: tessera.json for our own quantized one, params.json for the
 official one, config.json for Hugging Face's. A folder with both of the last is read in the official
-layout, whose names are ours. A GGUF model is a file, told by its name.
+layout, whose names are ours. A GGUF model is a file, recognized by its name.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tessera.prompt import packaged_tokenizer_path
 Layout = Literal["mistral", "hf", "tessera", "gguf"]
 GGUF_SUFFIX = ".gguf"
 MANIFEST = "tessera.json"
-UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` is at work
+UNFINISHED = ".tessera.json.partial"  # the manifest while `tessera quantize` runs
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = ("tekken.json", "tokenizer.model.v7m1", "tokenizer.model.v7", "tokenizer.model.v3")
-MAX_JSON_BYTES = 100_000_000  # a vocabulary's file, the largest of a model, has 20 MB
+MAX_JSON_BYTES = 100_000_000  # a vocabulary, a model's largest JSON file, has 20 MB
 EXAMPLE_ID = "mistralai/Pixtral-12B-2409"
 
 
@@ -48,7 +48,7 @@ def _sharded_names(folder: Path) -> list[str]:
             raise CheckpointError(f"{folder / INDEX} has no weight_map; download it again.")
         return sorted(set(weight_map.values()))
     names = sorted(file.name for file in folder.glob("model*.safetensors"))
-    # Shards say in their names how many they are.
+    # Shards have their number and total in their names.
     counts = [int(match[1]) for name in names if (match := SHARD.fullmatch(name))]
     if not counts:
         return names
@@ -57,16 +57,16 @@ def _sharded_names(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to hold a model; the first of its marks is the file that describes the model."""
+    """One layout of a model; the first of its marks is the file that describes the model."""
 
-    module: str  # whose `open` makes a checkpoint of it; named only, since a format's libraries take time to import
-    marks: tuple[str, ...] = ()  # patterns that all have files in such a folder
-    missing: str = ""  # what an error calls the weights where there are none
-    files: tuple[str, ...] = ()  # patterns of all that a download gets
+    module: str  # its `open` makes a checkpoint; only named here, since a format's libraries take time to import
+    marks: tuple[str, ...] = ()  # patterns that must all match files in such a folder
+    missing: str = ""  # name of the missing weights in an error
+    files: tuple[str, ...] = ()  # patterns of all files to download
     weight_names: Callable[[Path], list[str]] = lambda _: []
 
 
-# Where a folder or a repository has several, the first one's files are read. A GGUF model is no folder.
+# If a folder or a repository has several, the first one's files are read. A GGUF model is not a folder.
 FORMATS: dict[Layout, Format] = {
     "tessera": Format(
         "tessera.weights.quantized",
@@ -98,11 +98,11 @@ FORMATS: dict[Layout, Format] = {
     ),
     "gguf": Format("tessera.weights.gguf.read"),
 }
-PACKAGED_TOKENIZER: tuple[Layout, ...] = ("hf", "gguf")  # whose uploads come without tekken.json
+PACKAGED_TOKENIZER: tuple[Layout, ...] = ("hf", "gguf")  # their uploads lack tekken.json
 
 
 def detect(folder: Path) -> Layout:
-    """The layout of a folder or file; raises CheckpointError that names what is missing and how to get it."""
+    """Return the layout of a folder or file; raises CheckpointError that names what is missing and how to get it."""
     if is_gguf(folder):
         return "gguf"
     if not folder.is_dir():
@@ -139,7 +139,7 @@ def detect(folder: Path) -> Layout:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is a GGUF file, by its name."""
+    """Return True if a path is a GGUF file, by its name."""
     return is_gguf_name(path) and path.is_file()
 
 
@@ -148,7 +148,7 @@ def is_gguf_name(path: Path) -> bool:
 
 
 def sole_gguf(folder: Path) -> Path | None:
-    """The one text model among the GGUF files of a folder that holds no other layout; None where there is no one."""
+    """Return the only text model among the GGUF files of a folder without any other layout; None if not just one."""
     if any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in (MANIFEST, "params.json")):
         return None
     texts = [file for file in folder.iterdir() if is_gguf(file) and "mmproj" not in file.name.lower()]
@@ -156,7 +156,7 @@ def sole_gguf(folder: Path) -> Path | None:
 
 
 def hub_id(folder: Path) -> str | None:
-    """The hub id of a folder in the hub's cache, models--ORGANISATION--NAME/snapshots/COMMIT."""
+    """Return the hub id of a folder in the hub's cache, models--ORGANISATION--NAME/snapshots/COMMIT."""
     *_, repository, snapshots, _ = ("", "", *folder.absolute().parts)
     if snapshots != "snapshots" or not repository.startswith("models--"):
         return None
@@ -164,7 +164,7 @@ def hub_id(folder: Path) -> str | None:
 
 
 def weight_files(folder: Path, layout: Layout) -> list[Path]:
-    """The safetensors files of a layout, all that its index names; raises CheckpointError for one missing."""
+    """Return a layout's safetensors files, all that its index names; raises CheckpointError if one is missing."""
     names = FORMATS[layout].weight_names(folder)
     for name in names:
         if Path(name).name != name:
@@ -179,7 +179,7 @@ def weight_files(folder: Path, layout: Layout) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises CheckpointError that names the file."""
+    """Read the object in a JSON file; raises CheckpointError that names the file."""
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} has {size:,} bytes and may have {MAX_JSON_BYTES:,}; download it again.")
@@ -194,14 +194,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(folder: Path, layout: Layout, config: ModelConfig) -> Path | None:
-    """The folder's own tokenizer; for Pixtral 12B in Hugging Face's layout or GGUF without one, the packaged file.
+    """Find the folder's tokenizer; if Pixtral 12B in Hugging Face's layout or GGUF has none, the packaged file.
 
     A converted tokenizer.json can split text wrongly and is not read.
     """
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             return folder / name
-    # Its relatives have other chat formats with the same ids, so only its own shape takes its file.
+    # Related models have other chat formats with the same ids, so only Pixtral 12B's shape uses its file.
     vision = config.vision_encoder
     is_pixtral_12b = config.vocab_size == 131_072 and vision.spatial_merge_size == 1 and vision.adapter_bias
     return packaged_tokenizer_path() if layout in PACKAGED_TOKENIZER and is_pixtral_12b else None

@@ -1,6 +1,6 @@
-"""A model without memory, whether some tensors are all of its own, and filling it with them.
+"""Makes a model without memory, checks that tensors match it, and fills it with them.
 
-Names and shapes are checked against the model before the first byte of weights is read. It knows no layouts.
+Names and shapes are checked against the model before the first byte of weights is read. Independent of layouts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]  # tensor name, bytes done, bytes in 
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves new parameters undrawn: drawing on the meta device makes torch import seconds of machinery."""
+    """Skips random initialization: on the meta device it makes torch import modules for seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -35,19 +35,19 @@ class _Undrawn(TorchFunctionMode):
 
 
 def empty_model(config: ModelConfig) -> Pixtral:
-    """The model on the meta device: all names and shapes, no memory."""
+    """Return the model on the meta device: all names and shapes, no memory."""
     with torch.device("meta"), _Undrawn():
         return Pixtral(config)
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """The linears of a model by name, in its order, with their rows and columns."""
+    """Return a model's linears by name, in order, with their rows and columns."""
     modules = empty_model(config).named_modules()
     return {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
 
 
 def bare_name(name: str) -> str:
-    """A tensor's name without what torch.compile, data parallelism and PEFT put around a model's own names."""
+    """Strip the prefixes and suffixes that torch.compile, data parallelism and PEFT add to a tensor's name."""
     name = name.replace("_orig_mod.", "").removeprefix("module.")
     return name.removeprefix("base_model.model.")
 
@@ -59,10 +59,10 @@ def _is_adapters(name: str) -> bool:
 def check_sources(
     sources: Mapping[str, Source], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
 ) -> dict[str, Source]:
-    """`sources` in the order of the model's tensors, once names and shapes are those of the model.
+    """Check the names and shapes of `sources`, and return them in the order of the model's tensors.
 
-    `quantized` are the parameters that others hold. Raises CheckpointError for a tensor that is
-    unexpected, missing, of another shape, or in a form that only quantized ones have.
+    `quantized` are the parameters held elsewhere. Raises CheckpointError for a tensor that is
+    unexpected, missing, of another shape, or in a form reserved for quantized ones.
     """
     parameters = empty_model(config).named_parameters()
     shapes = {name: tuple(tensor.shape) for name, tensor in parameters if name not in quantized}
@@ -106,10 +106,10 @@ def fill_model(
     progress: Progress | None = None,
     cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
-    """Give a model made on the meta device its parameters, frozen, each converted as it is read.
+    """Fill a model made on the meta device with frozen parameters, each converted as it is read.
 
-    `sources` are all of the model's, checked. Two names with one source share one memory. `cut` may keep a part of
-    a named parameter only, so that a rank never holds more than its share and one whole tensor.
+    `sources` are all of the model's, checked. Two names with one source share memory. `cut` may keep only part of
+    a named parameter, so that a rank never holds more than its shard and one whole tensor.
     """
     done, total = 0, sum(source.stored.num_bytes for source in sources.values())
     placed: dict[Source, nn.Parameter] = {}

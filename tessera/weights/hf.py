@@ -1,7 +1,7 @@
 """Hugging Face's layout: config.json and sharded safetensors, as LLaVA (Pixtral) or Mistral3.
 
-The config in both directions, and what its settings must be; `hf_names` knows the tensors, and `published` those
-that are quantized. Source: transformers' LlavaConfig, Mistral3Config, PixtralVisionConfig and MistralConfig, as
+Converts the config in both directions and checks its settings; `hf_names` maps the tensors, `published` the
+quantized ones. Source: transformers' LlavaConfig, Mistral3Config, PixtralVisionConfig and MistralConfig, as
 4 and 5 save them.
 """
 
@@ -54,7 +54,7 @@ VISION_ACTIVATIONS = ("silu", "gelu")
 
 
 def open(folder: Path) -> Checkpoint:
-    """The model in a folder, plain or quantized; raises CheckpointError."""
+    """Open the model in a folder, plain or quantized; raises CheckpointError."""
     config = read_config(folder)
     if published.is_quantized(folder):
         return checkpoint_of_folder(folder, "hf", config, *published.read(folder, config))
@@ -62,10 +62,10 @@ def open(folder: Path) -> Checkpoint:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The model's config from config.json and the tokenizer's side files.
+    """Read the model's config from config.json and the tokenizer's side files.
 
     Raises CheckpointError for a model outside the Pixtral family, and for settings that would change
-    what is computed.
+    the computation.
     """
     where = str(folder / "config.json")
     hf = read_json(folder / "config.json")
@@ -114,7 +114,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def write_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The content of config.json that transformers reads as the same model.
+    """Return the content of config.json that transformers reads as the same model.
 
     Raises CheckpointError for a model that transformers has no class for.
     """
@@ -174,7 +174,7 @@ def write_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 def _check_settings(
     hf: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], merged: bool, where: str
 ) -> None:
-    """Refuse what Pixtral's models do not have, because this code does not compute it."""
+    """Refuse settings that Pixtral's models do not have, since this code does not implement them."""
     accepted: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("vision_config.model_type", vision["model_type"], ("pixtral",)),
         ("vision_config.hidden_act", vision["hidden_act"], VISION_ACTIVATIONS),
@@ -219,12 +219,12 @@ def _need(section: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _side(value: Any) -> Any:
-    """Some saves give a square's side as [side, side]."""
+    """Return a square's side, which some saves write as [side, side]."""
     return value[0] if isinstance(value, list) and value and all(side == value[0] for side in value) else value
 
 
 def _theta(section: Mapping[str, Any], where: str) -> Any:
-    """The rotary base: in the section itself until transformers 4, among rope_parameters since 5."""
+    """Return the rotary base: in the section itself up to transformers 4, in rope_parameters since 5."""
     nested = section.get("rope_parameters") or section.get("rope_scaling") or {}
     nested = nested.get("full_attention", nested) if isinstance(nested, Mapping) else nested
     if not isinstance(nested, Mapping):
@@ -236,12 +236,12 @@ def _theta(section: Mapping[str, Any], where: str) -> Any:
 
 
 def _theta_keys(theta: float, kind: str) -> dict[str, Any]:
-    """The rotary base as transformers 4 reads it, and as 5 does."""
+    """Return the keys of the rotary base for both transformers 4 and 5."""
     return {"rope_theta": theta, "rope_parameters": {"rope_theta": theta, "rope_type": kind}}
 
 
 def _break_ids(folder: Path, vocab_size: int) -> tuple[int, int]:
-    """The ids of [IMG_BREAK] and [IMG_END], which config.json does not have, from the first file that has both."""
+    """Read the ids of [IMG_BREAK] and [IMG_END], missing in config.json, from the first file that has both."""
     for file, key, id_key, text_key in (
         ("tekken.json", "special_tokens", "rank", "token_str"),
         ("tokenizer_config.json", "added_tokens_decoder", "id", "content"),

@@ -1,6 +1,6 @@
-"""Hugging Face's names and order of rows, and the official ones: one table and one permutation, in both directions.
+"""Converts tensor names and row order between Hugging Face's layout and the official one, in both directions.
 
-It pairs rotary channels (i, i + half) where the official layout pairs neighbours, so the rows of every query
+Hugging Face pairs rotary channels (i, i + half), the official layout neighbours, so the rows of every query
 and key projection are permuted within each head, in the decoder and in the vision tower. Values and outputs
 are the same in both.
 """
@@ -52,7 +52,7 @@ VISION_LAYER = re.compile(r"vision_encoder\.transformer\.layers\.(\d+)\.(.+)")
 
 
 def to_hf_name(name: str) -> str:
-    """The classic Hugging Face name of an official name; raises KeyError for any other."""
+    """Return the classic Hugging Face name of an official name; raises KeyError for any other."""
     if match := VISION_LAYER.fullmatch(name):
         return f"vision_tower.transformer.layers.{match[1]}.{VISION_NAMES[match[2]]}"
     if match := DECODER_LAYER.fullmatch(name):
@@ -61,7 +61,7 @@ def to_hf_name(name: str) -> str:
 
 
 def classic_name(name: str) -> str:
-    """Newer saves put `model.` first and the head outside: back to the classic form.
+    """Return the classic form of a newer save's name, which puts `model.` first and the head outside.
 
     Example: "model.language_model.norm.weight" becomes "language_model.model.norm.weight".
     """
@@ -74,7 +74,7 @@ def classic_name(name: str) -> str:
 
 
 def from_hf_rows(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key projection from halves to neighbours, within each head.
+    """Reorder rows of a query or key projection from halves to neighbours, within each head.
 
     Example: a head of 4 rows [a0 a1 b0 b1], pairs (a0, b0) and (a1, b1), becomes [a0 b0 a1 b1].
     """
@@ -87,7 +87,7 @@ def to_hf_rows(tensor: Tensor, heads: int) -> Tensor:
 
 
 def permuted_heads(name: str, config: ModelConfig) -> int | None:
-    """How many heads' rows are permuted in this tensor (official name); None for all others."""
+    """Return the number of heads whose rows are permuted in this tensor (official name); None for all others."""
     if not name.endswith((".wq.weight", ".wk.weight")):
         return None
     if name.startswith("vision_encoder."):
@@ -96,7 +96,7 @@ def permuted_heads(name: str, config: ModelConfig) -> int | None:
 
 
 def classic_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a folder by their classic names, a tied head's too; raises CheckpointError for a name twice."""
+    """Return all tensors of a folder by classic name, even a tied head; raises CheckpointError for a duplicate name."""
     stored: dict[str, StoredTensor] = {}
     for name, tensor in stored_tensors(weight_files(folder, "hf")).items():
         if (twin := stored.setdefault(classic_name(name), tensor)) is not tensor:
@@ -113,9 +113,9 @@ def classic_tensors(folder: Path) -> dict[str, StoredTensor]:
 def plain_sources(
     stored: Mapping[str, StoredTensor], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
 ) -> dict[str, Source]:
-    """Where the parameters come from that are not among `quantized`; raises CheckpointError."""
+    """Return the sources of all parameters not in `quantized`; raises CheckpointError."""
     official = {to_hf_name(name): name for name, _ in empty_model(config).named_parameters()}
-    # A name that the table does not know goes on as it is, and is refused with its file's name.
+    # A name not in the table is kept, and is refused later with its file's name.
     names = {hf: official.get(hf, hf) for hf in stored}
     sources = {names[hf]: _source(names[hf], tensor, config) for hf, tensor in stored.items()}
     return check_sources(sources, config, folder, quantized)

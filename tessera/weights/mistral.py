@@ -1,4 +1,4 @@
-"""The official layout: params.json, consolidated*.safetensors, tekken.json. Names are as they are."""
+"""The official layout: params.json, consolidated*.safetensors, tekken.json. Names stay unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tessera.weights.source import Source
 
 
 def open(folder: Path) -> Checkpoint:
-    """The model in a folder; raises CheckpointError."""
+    """Open the model in a folder; raises CheckpointError."""
     config = read_config(folder)
     stored = stored_tensors(weight_files(folder, "mistral"))
     sources = check_sources({bare_name(name): Source(tensor) for name, tensor in stored.items()}, config, folder)
@@ -21,10 +21,10 @@ def open(folder: Path) -> Checkpoint:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The model's config from params.json; raises CheckpointError."""
+    """Read the model's config from params.json; raises CheckpointError."""
     file = folder / "params.json"
     params = read_json(file)
-    # The context limit may stand there under the Hugging Face name.
+    # The context limit may have the Hugging Face name.
     limit = params.pop("max_position_embeddings", None)
     if isinstance(limit, int):
         params.setdefault("max_seq_len", min(limit, MAX_CONTEXT_TOKENS))

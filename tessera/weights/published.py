@@ -1,10 +1,10 @@
-"""Quantized checkpoints of others, in Hugging Face's layout: compressed-tensors, AWQ and GPTQ.
+"""Reads third-party quantized checkpoints in Hugging Face's layout: compressed-tensors, AWQ and GPTQ.
 
-All of them write value = scale * (code - zero) for groups of columns, so their codes go into the packed
-layout as they are, and 8-bit floats stay floats. What each calls its tensors, in which order it packs
-codes into words of 32 bits, and which variants exist: compressed-tensors' pack_quantized and
-naive_quantized, AutoAWQ's WQLinear_GEMM, AutoGPTQ's QuantLinear. A variant that is none of these is
-refused by name. Scales become float16 where they are not, and so do minimums (scale * zero).
+All of them store value = scale * (code - zero) for groups of columns, so their codes go unchanged into
+the packed layout, and 8-bit floats stay floats. Sources of tensor names, variants and the order of codes
+in 32-bit words: compressed-tensors' pack_quantized and naive_quantized, AutoAWQ's WQLinear_GEMM,
+AutoGPTQ's QuantLinear. Any other variant is refused by name. Scales and minimums (scale * zero) are
+converted to float16.
 Static scales of inputs and of a cache are not used: inputs are scaled token by token here.
 """
 
@@ -30,19 +30,19 @@ from tessera.weights.fill import linear_shapes
 from tessera.weights.safetensors import PLAIN_DTYPES, StoredTensor
 from tessera.weights.source import Source, StoredLinear, Transform, check_scales
 
-# The column within a word of 8 codes that each of its places, from the lowest bits on, belongs to.
+# The column of each place in a word of 8 codes, from the lowest bits on.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
 # Stored scales of activations and of a cache: both are computed here, so these are ignored.
 UNUSED = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale")
 
-Tensors = Mapping[str, StoredTensor]  # of one linear, by what follows its name
+Tensors = Mapping[str, StoredTensor]  # one linear's tensors, by the suffix after its name
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A matrix in whole numbers, rows being outputs: value = scale * (code - zero), group by group.
+    """A matrix of integers, with outputs as rows: value = scale * (code - zero), group by group.
 
-    `codes_NK` and `zeros_NG` are uint8, zeros None where all stand in the middle (8 or 128).
+    `codes_NK` and `zeros_NG` are uint8; zeros are None if all are in the middle (8 or 128).
     """
 
     bits: int
@@ -53,7 +53,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Opened:
-    """A linear whose headers were checked: its scheme and bytes once it is loaded, and how its numbers are read."""
+    """A linear with checked headers: its scheme and bytes once loaded, and the function that reads it."""
 
     scheme: str
     nbytes: int
@@ -62,7 +62,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to store a linear: the tensors that tell it, and how they are read."""
+    """One way to store a linear: the tensors that identify it, and how to read them."""
 
     needs: tuple[str, ...]
     may: tuple[str, ...]
@@ -70,12 +70,12 @@ class Format:
 
 
 def is_quantized(folder: Path) -> bool:
-    """Whether the config of a Hugging Face folder says that its weights are quantized."""
+    """Return True if a Hugging Face folder's config says that its weights are quantized."""
     return settings_of(folder) is not None
 
 
 def settings_of(folder: Path) -> Mapping[str, Any] | None:
-    """The quantization_config, wherever in config.json it stands."""
+    """Return the quantization_config from anywhere in config.json."""
     config = read_json(folder / "config.json")
     text = config.get("text_config")
     found = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
@@ -87,9 +87,9 @@ def settings_of(folder: Path) -> Mapping[str, Any] | None:
 
 
 def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
-    """Where the plain tensors lie, and the quantized linears, by official names; from headers only.
+    """Find the plain tensors and the quantized linears, by official name; reads headers only.
 
-    Raises CheckpointError for a format that is not read here, and for what is not of this model.
+    Raises CheckpointError for an unsupported format, and for tensors that do not fit this model.
     """
     form = _format(settings_of(folder) or {}, str(folder / "config.json"))
     tensors = hf_names.classic_tensors(folder)
@@ -120,10 +120,10 @@ def _linear(name: str, shape: tuple[int, int], tensors: Tensors, form: Format, c
 
 
 def _weight(matrix: Codes | Fp8Weight, reorder: Transform | None) -> QuantizedWeight:
-    """The matrix in the form that is computed with, its rows in the official order."""
+    """Return the matrix in the form used for computing, its rows in the official order."""
     rows = reorder or (lambda tensor: tensor)
     if isinstance(matrix, Fp8Weight):
-        # As bytes, for which every operation on rows exists.
+        # As bytes, which support every operation on rows.
         values = rows(matrix.values.view(torch.uint8)).contiguous().view(matrix.values.dtype)
         return Fp8Weight(values, rows(matrix.scales).contiguous())
     repeats = matrix.codes_NK.shape[1] // GROUP_COLUMNS // matrix.scales_NG.shape[1]
@@ -150,7 +150,7 @@ def _format(settings: Mapping[str, Any], where: str) -> Format:
         _accept(where, settings, "bits", (4, 8), None)
         _accept(where, settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
         _accept(where, settings, "sym", (True, False) if settings["bits"] == 4 else (True,), True)
-        # The first form stores each zero less one: AutoGPTQ's way, which its second form ended.
+        # AutoGPTQ's first format stores each zero minus one; its second does not.
         less = 1 if settings.get("checkpoint_format", "gptq") == "gptq" else 0
         centred = settings.get("sym", True)
         return Format(
@@ -194,7 +194,7 @@ def _compressed_format(settings: Mapping[str, Any], where: str) -> Format:
 
 
 def _section(settings: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    """An object within an object, empty where it is not there."""
+    """Return an object within an object, empty if it is missing."""
     value = settings.get(key) or {}
     if not isinstance(value, Mapping):
         raise CheckpointError(
@@ -300,7 +300,7 @@ def _open_gptq(
     def read_codes() -> Codes:
         _check_order(tensors.get("g_idx"), columns, groups, name)
         codes_NK = _unpack(tensors["qweight"].read().T.contiguous(), bits)
-        # Zeros less one wrap round as they do in their few bits.
+        # Zeros minus one wrap around within their bits.
         zeros_NG = (_unpack(tensors["qzeros"].read(), bits) + zeros_less).T & ((1 << bits) - 1)
         if centred and bool((zeros_NG != 1 << (bits - 1)).any()):
             raise CheckpointError(
@@ -313,7 +313,7 @@ def _open_gptq(
 
 
 def _unpack(words: Tensor, bits: int) -> Tensor:
-    """Codes, uint8 (..., n * 32 / bits), of 32-bit words (..., n), each from its lowest bits on.
+    """Unpack 32-bit words (..., n) to codes, uint8 (..., n * 32 / bits), each from its lowest bits on.
 
     Example: the word 0x21 of 4 bits gives 1, 2, 0, 0, 0, 0, 0, 0.
     """
@@ -329,7 +329,7 @@ def _packed(shape: tuple[int, int], bits: int, minimums: bool, read: Callable[[]
 
 
 def _groups(scales: StoredTensor, rows: int, axis: int, name: str) -> int:
-    """The number of groups, the length along `axis` of the scales; along the other stand the outputs."""
+    """Return the number of groups, the scales' length along `axis`; the other axis is the outputs."""
     if len(scales.shape) != 2 or scales.shape[1 - axis] != rows or scales.dtype not in PLAIN_DTYPES:
         raise _misfit(scales, name, f"scales for {rows} outputs")
     return scales.shape[axis]
@@ -342,7 +342,7 @@ def _check_groups(shape: tuple[int, int], groups: int, name: str, tensor: Stored
 
 
 def _check_order(indices: StoredTensor | None, columns: int, groups: int, name: str) -> None:
-    """Groups must be neighbouring columns; a file may list each column's group."""
+    """Check that groups are neighbouring columns; a file may list each column's group."""
     if indices is None:
         return
     if indices.shape != (columns,):
@@ -352,7 +352,7 @@ def _check_order(indices: StoredTensor | None, columns: int, groups: int, name: 
 
 
 def _check_row_scales(scales: StoredTensor, rows: int, name: str) -> None:
-    """Refuse what is not one scale for each row (N), or one for the whole."""
+    """Refuse anything but one scale for each row (N), or one for the whole."""
     if scales.shape not in ((rows,), (rows, 1), (1,), (1, 1), ()) or scales.dtype not in PLAIN_DTYPES:
         raise _refused(scales, name, f"{scales.dtype} scales of the shape {scales.shape}")
 

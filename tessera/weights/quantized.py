@@ -1,6 +1,6 @@
-"""Our own folder of quantized weights: what its files hold, and how they are read.
+"""Our own folder format for quantized weights: the content of its files, and reading them.
 
-    tessera.json                   the manifest, written last: who made it of what, each linear's scheme and error
+    tessera.json                   the manifest, written last: tool and source, each linear's scheme and error
     params.json tekken.json        as in the official layout
     layers-00.safetensors ...      one file a layer; vision.safetensors and outer.safetensors hold the rest
 
@@ -34,13 +34,13 @@ from tessera.weights.source import Source, StoredLinear
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
 SCHEMES = ("int4", "int8", "fp8")
-BITS = {"int4": 4, "int8": 8}  # of the packed ones
+BITS = {"int4": 4, "int8": 8}  # per code of the packed schemes
 Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class LinearRecord:
-    """How one linear is held, and what that costs: its error relative to the original's size.
+    """One linear's scheme, and its errors relative to the original's size.
 
     `weight_error` is of the matrix; `output_error` of its products with the inputs that calibration saw.
     """
@@ -57,7 +57,7 @@ class Manifest:
     tool: str
     source: str
     source_digest: str
-    options: Mapping[str, str]  # what was wished, as `tessera quantize` was told
+    options: Mapping[str, str]  # the options of `tessera quantize`
     files: tuple[str, ...]
     linears: Mapping[str, LinearRecord]
     format_version: int = FORMAT_VERSION
@@ -68,7 +68,7 @@ class Manifest:
 
 
 def read_manifest(file: Path) -> Manifest:
-    """Read and check a manifest; raises CheckpointError that names what is wrong."""
+    """Read and check a manifest; raises CheckpointError that names the fault."""
     content = read_json(file)
     version, group_size = content.get("format_version"), content.get("group_size")
     if version != FORMAT_VERSION:
@@ -100,9 +100,9 @@ def read_manifest(file: Path) -> Manifest:
 
 
 def open(folder: Path) -> Checkpoint:
-    """The model in a folder, whose quantized weights are its mapped files' bytes.
+    """Open the model in a folder, with quantized weights as its mapped files' bytes.
 
-    Reads headers only. Raises CheckpointError for anything that is not exactly what manifest and config ask for.
+    Reads headers only. Raises CheckpointError for any deviation from the manifest and the config.
     """
     config = read_config(folder)
     records = read_manifest(folder / MANIFEST).linears
@@ -121,7 +121,7 @@ def _mapped(weight: QuantizedWeight) -> StoredLinear:
 def read_linears(
     files: Sequence[Path], linears: Mapping[str, LinearRecord], config: ModelConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, QuantizedWeight]]:
-    """All other tensors of some files of a folder, and these linears, mapped; raises CheckpointError."""
+    """Map these linears, and return them with all other tensors of the files; raises CheckpointError."""
     stored = stored_tensors(files)
     pages = {file: map_file(file) for file in files}
     shapes = linear_shapes(config)
@@ -142,7 +142,7 @@ def read_linears(
 
 
 def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
-    """The tensors that a linear of this shape is stored as, with their dtypes and shapes."""
+    """Return the stored tensors of a linear of this shape, with their dtypes and shapes."""
     rows, columns = shape
     if scheme == "fp8":
         return {"values": (FP8, shape), "scales": (torch.float32, (rows,))}
@@ -154,7 +154,7 @@ def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
 
 
 def holds(scheme: str, shape: tuple[int, int]) -> bool:
-    """Whether a scheme can hold a matrix of this shape."""
+    """Return True if a scheme can hold a matrix of this shape."""
     return scheme == "fp8" or packs(*shape)
 
 

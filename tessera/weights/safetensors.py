@@ -1,8 +1,8 @@
-"""Reads safetensors files: what their headers say, checked, and one tensor's bytes at a time.
+"""Reads safetensors files: checks their headers, and reads one tensor's bytes at a time.
 
 The file is read with plain reads into the tensor's own memory: a memory map would count the
 checkpoint a second time while it is copied. Every offset is checked against the file before the first
-byte of weights is read. It knows no layouts and no models.
+byte of weights is read. Independent of layouts and models.
 Format: https://github.com/huggingface/safetensors#format.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from tessera.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors library itself has
-MAX_DIMENSIONS = 8  # twice what any tensor of a model has
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_DIMENSIONS = 8  # twice the most in any model
 MAX_NUMBER = 2**63 - 1  # torch's, for sizes and offsets
 DTYPES = {
     "F64": torch.float64,
@@ -40,12 +40,12 @@ DTYPES = {
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of tensors that are not quantized
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LFS_POINTER = b"version https://git-lfs"
-READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little beside any model
+READ_BYTES = 64 * 2**20  # at a time: enough for full speed, little compared with any model
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies; `start` counts from the beginning of the file."""
+    """A tensor's position in a file; `start` counts from the beginning of the file."""
 
     name: str
     file: Path
@@ -63,11 +63,11 @@ class StoredTensor:
 
     @property
     def is_coded(self) -> bool:
-        """Whether the file holds it in codes of few bits."""
+        """Return True if the file holds it in codes of few bits."""
         return False
 
     def read(self) -> Tensor:
-        """The tensor in memory of its own, in the file's dtype; raises CheckpointError."""
+        """Read the tensor into new memory, in the file's dtype; raises CheckpointError."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
         self.read_into(tensor)
         return tensor
@@ -75,7 +75,7 @@ class StoredTensor:
     def read_into(self, tensor: Tensor) -> None:
         """Fill a contiguous tensor of this shape, of any dtype and device; raises CheckpointError.
 
-        Where dtype and device are the file's own, the bytes go straight to their place; else in pieces,
+        If dtype and device are the file's own, the bytes are read directly into it; otherwise in pieces,
         so that the largest tensor is never in memory twice.
         """
         flat = tensor.view(-1)
@@ -92,19 +92,19 @@ class StoredTensor:
                     flat[first : first + count].copy_(values)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Some of a matrix's rows, in the file's dtype; raises CheckpointError."""
+        """Read some of a matrix's rows, in the file's dtype; raises CheckpointError."""
         shape = (stop - start, *self.shape[1:])
         first = self.start + start * math.prod(self.shape[1:]) * self.dtype.itemsize
         return StoredTensor(self.name, self.file, self.dtype, shape, first).read()
 
     def first_bytes(self, count: int) -> bytes:
-        """The tensor's first bytes, all if it has no more than `count`; raises CheckpointError."""
+        """Read the tensor's first `count` bytes, or all if it has fewer; raises CheckpointError."""
         with opened(self.file) as file:
             file.seek(self.start)
             return file.read(min(count, self.num_bytes))
 
     def within(self, pages: Tensor) -> Tensor:
-        """The tensor as a view of its mapped file; raises CheckpointError."""
+        """Return the tensor as a view of its mapped file; raises CheckpointError."""
         if len(pages) < self.start + self.num_bytes:
             raise _truncated(self.file, self.start + self.num_bytes, len(pages))
         if self.start % self.dtype.itemsize:
@@ -112,7 +112,7 @@ class StoredTensor:
         return pages[self.start : self.start + self.num_bytes].view(self.dtype).view(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
-        """The tensor's bytes as they stand in the file, in pieces; raises CheckpointError."""
+        """Yield the tensor's bytes as stored in the file, in pieces; raises CheckpointError."""
         done = 0
         with opened(self.file) as file:
             file.seek(self.start)
@@ -134,9 +134,9 @@ class StoredTensor:
 
 
 def map_file(file: Path) -> Tensor:
-    """A file's bytes where they lie, shared with all who map it, each read when it is first used.
+    """Map a file's bytes, shared with all who map it and read on first use.
 
-    The map is private: writing to it changes nobody's file. Raises CheckpointError.
+    The map is private: writing to it does not change the file. Raises CheckpointError.
     """
     with opened(file) as source:
         size = os.fstat(source.fileno()).st_size
@@ -144,9 +144,9 @@ def map_file(file: Path) -> Tensor:
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint's files, from their headers only; raises CheckpointError.
+    """Return all tensors of a checkpoint's files, from their headers only; raises CheckpointError.
 
-    Saved rotary frequencies are passed over, as by transformers and vLLM: they follow from the config.
+    Saved rotary frequencies are skipped, as in transformers and vLLM: they follow from the config.
     """
     found: dict[str, StoredTensor] = {}
     for file in files:
@@ -214,7 +214,7 @@ def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
         )
     if len(shape) > MAX_DIMENSIONS:
         _damaged(file, f"{name!r} has {len(shape):,} dimensions and may have {MAX_DIMENSIONS}")
-    # A bool is no number here.
+    # A bool does not count as a number here.
     if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, first, last)):
         _damaged(file, f"its header gives {name!r} the shape {shape} and the bytes {first} to {last}")
     tensor = StoredTensor(name, file, DTYPES[code], shape, base + first)
@@ -225,7 +225,7 @@ def _check_entry(file: Path, name: str, entry: Any, base: int) -> StoredTensor:
 
 @contextmanager
 def opened(file: Path) -> Iterator[FileIO]:
-    """The file for plain reads; whatever the system refuses while it is used becomes a CheckpointError."""
+    """Open the file for plain reads; any OSError during its use becomes a CheckpointError."""
     try:
         with file.open("rb", buffering=0) as source:
             yield source

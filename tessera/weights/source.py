@@ -1,6 +1,6 @@
-"""Where the tensors of a model come from: plain ones out of a file, and linears whose weight is quantized.
+"""Sources of a model's tensors: plain ones in a file, and linears with a quantized weight.
 
-What a layout's reader gives to whoever fills, converts or quantizes a model. Nothing is read until it is asked for.
+A layout's reader returns them, for code that fills, converts or quantizes a model. Nothing is read until needed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Transform = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of the model's tensors comes from; `transform` turns the file's row order into the model's."""
+    """The source of one of the model's tensors; `transform` turns the file's row order into the model's."""
 
     stored: StoredTensor
     transform: Transform | None = None
 
     def read(self) -> Tensor:
-        """The tensor as the model wants it, in the file's dtype; raises CheckpointError."""
+        """Read the tensor in the model's row order and the file's dtype; raises CheckpointError."""
         tensor = self.stored.read()
         return tensor if self.transform is None else self.transform(tensor)
 
     def panels(self, num_rows: int) -> Iterator[Tensor]:
-        """The tensor as the model wants it, some rows at a time, in the file's dtype; raises CheckpointError."""
+        """Yield `num_rows` rows at a time, in the model's order and the file's dtype; raises CheckpointError."""
         if self.transform is not None:  # queries and keys, as in `load`
             yield from self.read().split(num_rows)
             return
@@ -41,7 +41,7 @@ class Source:
             yield self.stored.rows(start, min(start + num_rows, self.stored.shape[0]))
 
     def load(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The tensor as the model wants it, converted as it is read; raises CheckpointError."""
+        """Read the tensor in the model's row order, converted while reading; raises CheckpointError."""
         if self.transform is not None:  # queries and keys: small, and must be whole to be reordered
             whole = self.read()
             return prefer_huge_pages(torch.empty(whole.shape, dtype=dtype, device=device)).copy_(whole)
@@ -52,17 +52,17 @@ class Source:
 
 @dataclass(frozen=True)
 class StoredLinear:
-    """A quantized linear as a checkpoint holds it: what its headers say, and its weight, made when asked for."""
+    """A quantized linear in a checkpoint: facts from its headers, and its weight, made on demand."""
 
-    scheme: str  # the form that the weight has once it is loaded; of a GGUF file its bits alone
+    scheme: str  # the weight's form once loaded; for a GGUF file its bits alone
     shape: tuple[int, int]
     stored_bytes: int
-    nbytes: int  # once it is loaded
+    nbytes: int  # once loaded
     load: Callable[[], QuantizedWeight]
 
 
 def check_scales(weight: QuantizedWeight, file: Path, name: str) -> None:
-    """Raise CheckpointError for a scale or minimum that is no finite number; codes and multipliers are single bytes."""
+    """Raise CheckpointError for a non-finite scale or minimum; codes and multipliers are single bytes."""
     numbers = (tensor for tensor in weight.tensors.values() if tensor.dtype.itemsize > 1)
     if not all(tensor.isfinite().all() for tensor in numbers):
         raise not_finite(file, name)

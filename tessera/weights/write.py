@@ -1,9 +1,8 @@
-"""Checkpoints written in either layout, tensor by tensor, so that memory holds about one of them.
+"""Writes checkpoints in either layout, tensor by tensor, so that memory holds about one of them.
 
-A file's header is complete before its first tensor, so names, dtypes and shapes come first and the
-bytes follow when asked for. Files are laid out as the safetensors library lays them. They are
-written under temporary names and renamed at the end, the config last: whoever looks into the folder
-finds a whole model or none.
+A file's header precedes its first tensor, so names, dtypes and shapes come first and the bytes are
+made on demand. Files have the safetensors library's own layout. They are written under temporary names
+and renamed at the end, the config last, so the folder holds a whole model or none.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tessera.weights.fill import Progress
 from tessera.weights.safetensors import DTYPE_NAMES
 from tessera.weights.source import Source
 
-MAX_SHARD_BYTES = 5_000_000_000  # a customary size of Hugging Face shards
+MAX_SHARD_BYTES = 5_000_000_000  # a common size of Hugging Face shards
 HEADER_ALIGNMENT = 8
 Writer = Callable[[Path], object]  # writes one file
 END_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the same in every tokenizer of the family
@@ -39,7 +38,7 @@ END_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the same in every tokenizer 
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor to be written: what the header says, and its bytes, made when they are asked for."""
+    """A tensor to be written: its header entry, and its bytes, made on demand."""
 
     name: str
     dtype: torch.dtype
@@ -66,7 +65,7 @@ def save_model(
 
 
 def pieces_of(sources: Mapping[str, Source], to: Layout, config: ModelConfig) -> list[Piece]:
-    """The tensors of a checkpoint, renamed and permuted for the layout `to` as they are written."""
+    """Return a checkpoint's tensors, to be renamed and permuted for the layout `to` as they are written."""
     return [_piece_of_source(name, source, to, config) for name, source in sources.items()]
 
 
@@ -80,7 +79,7 @@ def write_folder(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write a whole model folder, or nothing; raises UsageError when the folder holds files already."""
+    """Write a whole model folder or nothing; raises UsageError if the folder already holds files."""
     side_files = _side_files(to, config, pieces)
     shards = _shards(to, pieces, max_shard_bytes)
     if to == "hf" and len(shards) > 1:
@@ -96,16 +95,16 @@ def write_folder(
 
 
 def write_files(folder: Path, writers: Mapping[str, Writer], num_bytes: int) -> None:
-    """Write all files of a model, in this order, or nothing; `num_bytes` is what they take.
+    """Write all files of a model in this order, or nothing; `num_bytes` is their total size.
 
-    Raises UsageError when the folder holds files already, or the disk no room, and DiskFullError when it ends.
+    Raises UsageError if the folder already holds files or the disk lacks room, DiskFullError if it fills up.
     """
     _check_free(folder, num_bytes)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with disk_room(folder), ExitStack() as stack:
-            # The stack closes them in the opposite order: the first one gets its name first.
+            # The stack closes them in reverse order: the first one is renamed first.
             partials = {name: stack.enter_context(written_whole(folder / name)) for name in reversed(list(writers))}
             for name, writer in writers.items():
                 writer(partials[name])
@@ -116,7 +115,7 @@ def write_files(folder: Path, writers: Mapping[str, Writer], num_bytes: int) -> 
 
 
 class Report:
-    """Counts the bytes written for the one who watches."""
+    """Counts the bytes written and reports progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
@@ -166,7 +165,7 @@ def _permuted(name: str, tensor: Tensor, to: Layout, config: ModelConfig) -> Ten
 
 
 def piece_of_panels(name: str, panels: Sequence[Tensor]) -> Piece:
-    """A tensor in memory that consists of these, one below the other, written under this name."""
+    """Make a piece of a tensor in memory, given as panels of rows in order, under this name."""
     shape = (sum(len(panel) for panel in panels), *panels[0].shape[1:])
     return Piece(name, panels[0].dtype, shape, lambda: map(_bytes_of, panels))
 
@@ -176,7 +175,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _shards(to: Layout, pieces: Sequence[Piece], max_shard_bytes: int) -> dict[str, list[Piece]]:
-    """File name to tensors: one file in the official layout, as many as the limit asks for in the other."""
+    """Assign tensors to file names: one file in the official layout, as many as the limit needs in the other."""
     if to == "mistral":
         return {"consolidated.safetensors": list(pieces)}
     shards: list[list[Piece]] = [[]]
@@ -193,7 +192,7 @@ def _shards(to: Layout, pieces: Sequence[Piece], max_shard_bytes: int) -> dict[s
 
 
 def _side_files(to: Layout, config: ModelConfig, pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
-    """JSON files by name; the config last, since it is what makes the folder a model."""
+    """Return JSON files by name, the config last, since it makes the folder a model."""
     if to == "mistral":
         return {"params.json": config.to_params()}
     largest = max(pieces, key=lambda piece: piece.num_bytes)
@@ -216,7 +215,7 @@ def write_tensors(
     """Write one safetensors file; its first tensor starts at a multiple of `alignment` bytes."""
     ranks = list(DTYPE_NAMES)
     ordered = sorted(pieces, key=lambda piece: (ranks.index(piece.dtype), piece.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on the format
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires the format
     end = 0
     for piece in ordered:
         start, end = end, end + piece.num_bytes

@@ -1,1 +1,1 @@
-"""GGUF files, llama.cpp's: a text model and its picture part ("mmproj"), in and out."""
+"""Reading and writing of llama.cpp's GGUF files: a text model and its image part ("mmproj")."""

@@ -1,10 +1,10 @@
-"""GGUF's block formats and the packed layout: what fits goes over without loss, the rest through 8 bits.
+"""Converts GGUF's block formats to the packed layout: without loss if they fit, otherwise rounded to 8 bits.
 
-A row is cut into blocks of 32 or 256 weights, each with its scales beside its codes. Q4_0, Q4_1,
+A row is cut into blocks of 32 or 256 weights, each with scales and codes. Q4_0, Q4_1,
 Q4_K, Q5_0, Q5_1, Q5_K, Q8_0 and IQ4_NL are codes of at most 8 bits with a scale (and minimum) for
 each 32, so they keep every value. Formats with finer scales or larger tables (Q6_K, Q3_K and the
 like) are dequantized by the gguf package and rounded to Q8_0. Layouts: ggml's `ggml-common.h`,
-https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h. It knows no files.
+https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h. It reads no files.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PLAIN = {
     Kind.F16: torch.float16,
     Kind.BF16: torch.bfloat16,
 }
-FOUR_BITS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # what the packed layout holds in 4 bits; all others take 8
-# Read with a rounding to 8 bits; the gguf package knows their values.
+FOUR_BITS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # held in 4 bits in the packed layout; all others take 8
+# Rounded to 8 bits when read; the gguf package dequantizes them.
 REQUANTIZED = (
     Kind.Q6_K,
     Kind.Q3_K,
@@ -45,35 +45,35 @@ REQUANTIZED = (
 
 
 def dequantize_rows(kind: Kind, blocks: Tensor) -> Tensor:
-    """The values (N, K), float32, of rows of blocks, uint8 (N, bytes of a row), as the gguf package gives them."""
+    """Dequantize rows of blocks, uint8 (N, bytes of a row), to float32 values (N, K), as the gguf package does."""
     if kind == Kind.Q6_K:
         return _dequantize_q6_k(blocks.unflatten(1, (-1, GGML_QUANT_SIZES[kind][1])))
-    with np.errstate(invalid="ignore"):  # whoever reads a damaged file says so in words of its own
+    with np.errstate(invalid="ignore"):  # callers report a damaged file themselves
         return torch.from_numpy(quants.dequantize(blocks.numpy(), kind))
 
 
 def quantize_rows(kind: Kind, values_NK: Tensor) -> Tensor:
-    """Rows of blocks, uint8 (N, bytes of a row), of float32 values, as the gguf package rounds them."""
+    """Round float32 values to rows of blocks, uint8 (N, bytes of a row), as the gguf package does."""
     if kind == Kind.Q8_0:
         return _quantize_q8_0(values_NK)
     return torch.from_numpy(quants.quantize(values_NK.numpy(), kind))
 
 
 def round_rows(kind: Kind, blocks: Tensor) -> tuple[Kind, Tensor]:
-    """The kind and blocks that are packed: themselves, or for REQUANTIZED those of 8 bits."""
+    """Return the kind and blocks to pack: the given ones, or 8-bit ones for REQUANTIZED."""
     if kind not in REQUANTIZED:
         return kind, blocks
     return Kind.Q8_0, quantize_rows(Kind.Q8_0, dequantize_rows(kind, blocks))
 
 
 def pack_rows(kind: Kind, blocks: Tensor) -> PackedWeight:
-    """Rows of blocks, uint8 (N, bytes of a row), in the packed layout: the same values, but for REQUANTIZED."""
+    """Pack rows of blocks, uint8 (N, bytes of a row): the same values, except for REQUANTIZED."""
     kind, blocks = round_rows(kind, blocks)
     return REPACKED[kind](blocks.unflatten(1, (-1, GGML_QUANT_SIZES[kind][1])))
 
 
 def packed_bytes(kind: Kind, rows: int, columns: int) -> int:
-    """Bytes that `pack_rows` makes of a matrix, rows filled up to tiles."""
+    """Return the bytes that `pack_rows` makes of a matrix, rows padded to tiles."""
     tile = torch.zeros(1, GGML_QUANT_SIZES[kind][1] * columns // GGML_QUANT_SIZES[kind][0], dtype=torch.uint8)
     return pack_rows(kind, tile).nbytes * -(-rows // TILE_ROWS)
 
@@ -165,18 +165,18 @@ def _quantize_q8_0(values_NK: Tensor) -> Tensor:
 
 
 def _nibbles(stretch: Tensor) -> Tensor:
-    """Low halves of all bytes, then high halves: [0x21, 0x43] becomes [1, 3, 2, 4]."""
+    """Return the low halves of all bytes, then the high halves: [0x21, 0x43] becomes [1, 3, 2, 4]."""
     return torch.cat([stretch & 15, stretch >> 4], dim=-1)
 
 
 def _fifth_bits(stretch: Tensor) -> Tensor:
-    """Bit j of 4 bytes, lowest first, as the fifth bit of code j: 0 or 16."""
+    """Return bit j of 4 bytes, lowest first, as the fifth bit of code j: 0 or 16."""
     bits = torch.arange(8, dtype=torch.uint8)
     return ((stretch[..., None] >> bits) & 1).flatten(-2) << 4
 
 
 def _multipliers(stretch: Tensor) -> tuple[Tensor, Tensor]:
-    """12 bytes to 8 + 8 numbers of 6 bits.
+    """Unpack 12 bytes to 8 + 8 numbers of 6 bits.
 
     Bytes 0-3 hold scales 0-3 in their low 6 bits, bytes 4-7 minimums 0-3; bytes 8-11 the low 4 bits
     of scales and minimums 4-7, whose upper 2 bits are the upper 2 of bytes 0-3 and 4-7.
@@ -189,7 +189,7 @@ def _multipliers(stretch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _halves(blocks: Tensor, at: int) -> Tensor:
-    """The float16 at byte `at` of each block: (N, blocks of a row)."""
+    """Return the float16 at byte `at` of each block: (N, blocks of a row)."""
     return blocks[..., at : at + 2].contiguous().view(torch.float16).squeeze(-1)
 
 

@@ -1,11 +1,11 @@
-"""What a GGUF file says of itself: metadata and where its tensors lie, every number checked before it is used.
+"""Reads a GGUF file's header: metadata and tensor positions, with every number checked before use.
 
 The gguf package's own reader trusts counts and offsets, recurses into arrays, and takes 8 seconds and
 700 MB for the lists of a vocabulary of 131,072 tokens (measured, one core); so the header is walked
-here, within the bytes that are there, and the package gives the tables of types. What is refused is
-what has been found to break other readers: counts, lengths and products of dimensions that exceed
-the file, nested arrays, names given twice, tensors that overlap (GHSA-96jg-mvhq-q7q7 and its kin).
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It knows no model.
+here, within the available bytes, and the package provides the tables of types. It refuses what has
+broken other readers: counts, lengths and products of dimensions that exceed the file, nested arrays,
+duplicate names, overlapping tensors (GHSA-96jg-mvhq-q7q7 and similar).
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Independent of the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tessera.errors import CheckpointError
 from tessera.weights.safetensors import LFS_POINTER, opened
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)  # version 1 had other widths and was written for some weeks of 2023
+VERSIONS = (2, 3)  # version 1 had other widths and was in use for a few weeks of 2023
 MAX_HEADER_BYTES = 32 * 2**20  # a vocabulary of 131,072 tokens with its merges takes 10 MB
 MAX_ARRAY_LENGTH = 2**20  # that vocabulary has 269,443 merges
 MAX_KEY_BYTES = 2**16 - 1  # the specification's
@@ -34,7 +34,7 @@ MAX_NAME_BYTES = 64  # the specification's, for tensors
 MAX_DIMENSIONS = 4  # ggml's
 MAX_ALIGNMENT = 2**16  # usual is 32
 DEFAULT_ALIGNMENT = 32
-# The least that an entry takes: key length, type, value; and name length, count, one dimension, type, offset.
+# Least bytes of an entry: key length, type, value; and name length, count, one dimension, type, offset.
 LEAST_PAIR_BYTES, LEAST_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 NUMBERS = {
     GGUFValueType.UINT8: "B",
@@ -51,13 +51,13 @@ NUMBERS = {
 }
 
 Scalar = int | float | bool | str
-# Numbers of arrays stay as they lie, strings of arrays stay bytes: most are never looked at.
+# Arrays of numbers are not decoded and strings in arrays stay bytes: most are never used.
 Value = Scalar | NDArray[Any] | list[bytes]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file: its shape as torch has it (ggml's reversed), and its place in bytes."""
+    """A tensor of the file: its shape in torch's order (ggml's reversed), and its position in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -75,13 +75,13 @@ class Header:
     tensors: Mapping[str, Entry]
 
     def text(self, key: str) -> str | None:
-        """The text of a key; None where there is none, or something else."""
+        """Return a key's text; None if it is missing or not text."""
         value = self.values.get(key)
         return value if isinstance(value, str) else None
 
 
 def read_header(file: Path) -> Header:
-    """Read and check a file's header; raises CheckpointError that names what is wrong."""
+    """Read and check a file's header; raises CheckpointError that names the fault."""
     with opened(file) as source:
         size = file.stat().st_size
         data = source.read(min(size, MAX_HEADER_BYTES))
@@ -142,7 +142,7 @@ class _Cursor:
 
     def texts(self, count: int) -> list[bytes]:
         found = []
-        for _ in range(count):  # hundreds of thousands: written for speed, `take` says what is wrong
+        for _ in range(count):  # hundreds of thousands: written for speed, `take` reports faults
             start = self.position + 8
             end = start + int.from_bytes(self._data[self.position : start], "little")
             if end > len(self._data):
@@ -152,7 +152,7 @@ class _Cursor:
         return found
 
     def count(self, count: int, least_bytes: int, what: str) -> int:
-        """The count, once that many can be there; so no loop is longer than the file."""
+        """Return the count after checking that the file can hold that many, so no loop is longer than the file."""
         if count > (self.size - self.position) // least_bytes:
             damaged(self.file, f"{count:,} {what} are announced at byte {self.position:,} and it has {self.size:,}")
         return count
@@ -211,7 +211,7 @@ def _alignment(file: Path, values: Mapping[str, Value]) -> int:
 
 
 def _read_entry(cursor: _Cursor) -> Entry:
-    """A tensor's entry, its start still counted from the first tensor's."""
+    """Read a tensor's entry, its start still relative to the first tensor."""
     name = cursor.text(MAX_NAME_BYTES, "a tensor's name")
     num_dimensions = cursor.number("I")
     if not 1 <= num_dimensions <= MAX_DIMENSIONS:
@@ -227,12 +227,12 @@ def _read_entry(cursor: _Cursor) -> Entry:
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if 0 in dimensions or dimensions[0] % block:
         damaged(cursor.file, f"{name!r} has the dimensions {dimensions}, and {kind.name} needs multiples of {block}")
-    # Whole numbers of Python do not overflow: a product too large is larger than the file.
+    # Python's integers do not overflow: too large a product exceeds the file.
     return Entry(name, dimensions[::-1], kind, start, math.prod(dimensions) // block * block_bytes)
 
 
 def _place(cursor: _Cursor, entries: list[Entry], alignment: int) -> dict[str, Entry]:
-    """The entries by name, counted from the file's beginning: end to end, aligned, and all within the file."""
+    """Return the entries by name, relative to the file's start, checked to be contiguous, aligned and inside it."""
     base = cursor.position + -cursor.position % alignment
     end, placed = base, {}
     for entry in sorted(entries, key=lambda entry: entry.start):

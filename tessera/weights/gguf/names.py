@@ -1,4 +1,4 @@
-"""Tensor names of llama.cpp for the official ones: the text file's, and the picture part's.
+"""Maps official tensor names to llama.cpp's, in the text file and in the image part.
 
 Rows need no reordering: llama.cpp pairs rotary channels as the official layout does, neighbours
 (2i, 2i+1), in the decoder and in the vision encoder, and its converter undoes Hugging Face's order for
@@ -41,14 +41,14 @@ VISION_NAMES = LAYER_NAMES | {
     "attention_norm.weight": "ln1.weight",
     "ffn_norm.weight": "ln2.weight",
 }
-# The row of [IMG_BREAK] in the embeddings, which llama.cpp reads from the picture part.
+# The row of [IMG_BREAK] in the embeddings, which llama.cpp reads from the image part.
 IMAGE_BREAK = "v.token_embd.img_break"
 DECODER_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 VISION_LAYER = re.compile(r"vision_encoder\.transformer\.layers\.(\d+)\.(.+)")
 
 
 def to_gguf_name(name: str) -> str:
-    """llama.cpp's name of an official name; raises KeyError for any other."""
+    """Return llama.cpp's name for an official name; raises KeyError for any other."""
     if match := VISION_LAYER.fullmatch(name):
         return f"v.blk.{match[1]}.{VISION_NAMES[match[2]]}"
     if match := DECODER_LAYER.fullmatch(name):
@@ -57,5 +57,5 @@ def to_gguf_name(name: str) -> str:
 
 
 def is_of_picture_part(name: str) -> bool:
-    """Whether a tensor, by its official name, lies in the picture part's file."""
+    """Return True if a tensor, by its official name, belongs to the image part's file."""
     return to_gguf_name(name).startswith(("v.", "mm."))

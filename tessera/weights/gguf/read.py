@@ -1,9 +1,9 @@
-"""A text model and its picture part in GGUF files: the config, the tensors, and whether the tokens are ours.
+"""Reads a text model and its image part from GGUF files: config and tensors; checks that the tokens match.
 
-Each key of the metadata that could change the computation is checked, and one that is not known is
-refused by name. The tokenizer is never made from the file (its token list does not say how text is
-cut): it is tekken's, and the file's list must agree with it. Keys: gguf's constants, and what
-llama.cpp's conversion/llama.py, conversion/llava.py and tools/mtmd/clip.cpp write and read.
+Each metadata key that could change the computation is checked, and an unknown one is refused by name.
+The tokenizer is never made from the file (its token list does not say how text is split): it is
+tekken's, and the file's list must agree with it. Keys: gguf's constants, and those that llama.cpp's
+conversion/llama.py, conversion/llava.py and tools/mtmd/clip.cpp write and read.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from tessera.weights.safetensors import StoredTensor
 from tessera.weights.source import Source, StoredLinear
 
 TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
-PICTURE_THETA = 10_000.0  # in no file but those made from the official layout: llama.cpp has it as a constant
-# Keys that say nothing, or nothing true, about the computation: early uploads say gelu, and the weights want SiLU.
+PICTURE_THETA = 10_000.0  # only in files made from the official layout: a constant in llama.cpp
+# Keys with no or wrong information on the computation: early uploads say gelu, but the weights need SiLU.
 UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
-# Keys of settings that Pixtral does not have, with the values by which llama.cpp has them off or changes nothing.
+# Keys of settings that Pixtral does not have, with the values that turn them off or change nothing in llama.cpp.
 OFF_KEYS: dict[str, tuple[Value, ...]] = {
     "llama.expert_used_count": (0,),
     "llama.expert_shared_count": (0,),
@@ -55,11 +55,11 @@ OFF_KEYS: dict[str, tuple[Value, ...]] = {
     "llama.residual_scale": (0.0, 1.0),
     "llama.pooling_type": (0,),
     "clip.has_text_encoder": (False,),
-    "clip.has_llava_projector": (False, True),  # read by nothing that reads the projector's type
+    "clip.has_llava_projector": (False, True),  # ignored by readers of the projector's type
 }
 MAX_INTEGER, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
 UNUSED_TOKEN = b"<SPECIAL_"
-# The character that stands for each byte in GPT-2's vocabularies: itself where it is printable, else one from 256 on.
+# The character for each byte in GPT-2's vocabularies: itself if printable, otherwise one from 256 on.
 VISIBLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
 HIDDEN = tuple(byte for byte in range(256) if byte not in VISIBLE)
 PRINTABLE = {byte: chr(byte) for byte in VISIBLE} | {byte: chr(256 + place) for place, byte in enumerate(HIDDEN)}
@@ -68,18 +68,18 @@ SPECIAL_TOKENS = {"image_token_id": "[IMG]", "image_break_token_id": "[IMG_BREAK
 
 @dataclass(frozen=True)
 class GGUFPair:
-    """The headers of both files; `text.file` is what the model is called by."""
+    """The headers of both files; `text.file` names the model."""
 
     text: Header
     pictures: Header
 
 
 def open(file: Path, mmproj: Path | None = None) -> Checkpoint:
-    """The model in a text model's file and that of its picture part; raises CheckpointError."""
+    """Open the model in a text model's file and its image part's; raises CheckpointError."""
     pair = open_pair(file, mmproj)
     config = read_config(pair)
     sources, linears = read_weights(pair, config)
-    # float16 is what files have where the model was trained in bfloat16, whose range float16 lacks.
+    # Files have float16 for a model trained in bfloat16, whose range float16 lacks.
     dtype = most_stored_dtype(sources.values())
     return Checkpoint(
         files=(pair.text.file, pair.pictures.file),
@@ -96,9 +96,9 @@ def open(file: Path, mmproj: Path | None = None) -> Checkpoint:
 
 
 def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:
-    """The text model's file and that of its picture part, which is looked for beside it where none is given.
+    """Open the text model's file and its image part's, by default searched for next to it.
 
-    Raises CheckpointError for files that are damaged or are not such a pair.
+    Raises CheckpointError for files that are damaged or not such a pair.
     """
     text = read_header(file)
     if text.text("general.architecture") == PICTURE_ARCHITECTURE:
@@ -127,7 +127,7 @@ def _find_mmproj(file: Path) -> Path:
 
 
 def read_config(pair: GGUFPair) -> ModelConfig:
-    """The model's config from both files' metadata; raises CheckpointError."""
+    """Read the model's config from both files' metadata; raises CheckpointError."""
     text, tokens = _Keys(pair.text, "llama."), token_list(pair.text)
     dim, heads, context = (text.integer(k) for k in ("embedding_length", "attention.head_count", "context_length"))
     head_dim = text.integer("attention.key_length", dim // heads)
@@ -150,7 +150,7 @@ def read_config(pair: GGUFPair) -> ModelConfig:
         "rope_theta": text.number("rope.freq_base"),
         "norm_eps": text.number("attention.layer_norm_rms_epsilon"),
         "vocab_size": len(tokens),
-        # 1,024,000 in files made from Hugging Face's layout is a mistake: it was trained for 131,072.
+        # 1,024,000 in files made from Hugging Face's layout is a mistake: the model was trained for 131,072.
         "max_seq_len": min(context, MAX_CONTEXT_TOKENS),
         "vision_encoder": _picture_params(pair.pictures) | _special_ids(pair.text.file, tokens),
     }
@@ -200,7 +200,7 @@ def _special_ids(file: Path, tokens: list[bytes]) -> dict[str, int]:
 
 
 def token_list(header: Header) -> list[bytes]:
-    """The file's tokens by id, as its byte-pair vocabulary writes them; raises CheckpointError for any other kind."""
+    """Return the tokens by id, as written in the byte-pair vocabulary; raises CheckpointError for any other kind."""
     kind, tokens = header.text("tokenizer.ggml.model"), header.values.get("tokenizer.ggml.tokens")
     if kind != "gpt2" or not isinstance(tokens, list):
         raise CheckpointError(
@@ -211,7 +211,7 @@ def token_list(header: Header) -> list[bytes]:
 
 
 def check_tokens(header: Header, tokenizer: Tokenizer) -> None:
-    """Raise CheckpointError where the file's token list is not the tokenizer's; unused places are not compared."""
+    """Raise CheckpointError if the file's token list is not the tokenizer's; unused ids are not compared."""
     tokens = token_list(header)
     for token_id in range(tokenizer.vocab_size):
         written = written_token(tokenizer, token_id)
@@ -224,22 +224,22 @@ def check_tokens(header: Header, tokenizer: Tokenizer) -> None:
 
 
 def written_token(tokenizer: Tokenizer, token_id: int) -> bytes:
-    """A token as GGUF lists it: special ones by name, the bytes of all others each as a printable character."""
+    """Return a token as GGUF lists it: special ones by name, others with each byte as a printable character."""
     if token_id in tokenizer.special_ids:
         return tokenizer.token_text(token_id).encode()
     return "".join(PRINTABLE[byte] for byte in tokenizer.token_bytes(token_id)).encode()
 
 
 def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
-    """Where each plain tensor lies, by official name, and the linears that stay in few bits; from the headers only.
+    """Find the plain tensors, by official name, and the linears that stay quantized; reads headers only.
 
-    Raises CheckpointError for a tensor that is missing, unexpected, of another shape or of a type not read.
+    Raises CheckpointError for a tensor that is missing, unexpected, of another shape or of an unsupported type.
     """
     official = {to_gguf_name(name): name for name, _ in empty_model(config).named_parameters()}
     stored: dict[str, StoredTensor] = {}
     for header in (pair.text, pair.pictures):
         for name, entry in header.tensors.items():
-            # A name that the table does not know goes on as it is, and is refused with its file's name.
+            # A name not in the table is kept, and is refused later with its file's name.
             tensor = stored_tensor(header.file, entry)
             if (twin := stored.setdefault(official.get(name, name), tensor)) is not tensor:
                 raise CheckpointError(f"the tensor {name!r} is in both {twin.file} and {header.file}; use one model's.")
@@ -263,7 +263,7 @@ def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source]
 
 
 def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
-    """Which types do not fit the packed layout and are rounded to 8 bits, and the measured error of that."""
+    """Describe the types that do not fit the packed layout and are rounded to 8 bits, with the measured error."""
     official = {to_gguf_name(f"{name}.weight") for name in linear_shapes(config)}
     rounded = [
         tensor
@@ -282,7 +282,7 @@ def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
 
 
 class _Keys:
-    """One section of a file's metadata; what nobody asked for is refused at the end."""
+    """One section of a file's metadata; keys that were not read are refused at the end."""
 
     def __init__(self, header: Header, section: str) -> None:
         self._file, self._section = header.file, section
@@ -308,10 +308,10 @@ class _Keys:
         value = self._value(key, default)
         if type(value) is not float or not 0 < value <= MAX_FLOAT:
             self._refuse(key, value, "it must be a positive number")
-        return float(str(np.float32(value)))  # 1e-05, not what float32 makes of it
+        return float(str(np.float32(value)))  # 1e-05, not its float32 value
 
     def check(self, key: str, expected: Value) -> None:
-        """Refuse another value than this, if there is any."""
+        """Refuse any other value than this, if the key is present."""
         value = self._value(key, expected)
         if type(value) is not type(expected) or not (value == expected or _is_close(value, expected)):
             self._refuse(key, value, f"this model needs {expected!r}")
@@ -322,7 +322,7 @@ class _Keys:
             self._refuse(key, value, f"Pixtral's is {expected}")
 
     def refuse_others(self) -> None:
-        """Refuse keys that nobody asked for: they may change the computation."""
+        """Refuse keys that were not read: they may change the computation."""
         others = self._values.keys() - self._asked
         if others:
             raise CheckpointError(
@@ -342,7 +342,7 @@ def _is_off(key: str, value: Value) -> bool:
 
 
 def _is_close(value: Any, expected: Any) -> bool:
-    """Whether numbers, or rows of them, differ by no more than float32 and a writer's rounding make them."""
+    """Return True if numbers, or rows of them, are equal up to float32 and a writer's rounding."""
     if not isinstance(value, float | np.ndarray):
         return False
     given, wanted = np.asarray(value), np.asarray(expected)

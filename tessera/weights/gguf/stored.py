@@ -1,7 +1,7 @@
-"""Tensors as they lie in a GGUF file: dequantized or packed, a panel of rows at a time.
+"""Tensors stored in a GGUF file, dequantized or packed a panel of rows at a time.
 
-To the rest of the package they are stored tensors like any other; those that are the weight of a linear
-layer come packed instead, and then nothing is ever dequantized whole.
+To the rest of the package they are stored tensors like any other; weights of linear layers are packed
+instead, so they are never dequantized whole.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from tessera.weights.gguf.header import Entry
 from tessera.weights.safetensors import StoredTensor, opened
 from tessera.weights.source import StoredLinear, check_scales, not_finite
 
-PANEL_WEIGHTS = 2**20  # read and turned at a time: fits the caches, and bounds what numpy makes of it
+PANEL_WEIGHTS = 2**20  # read and converted at a time: fits the caches, and bounds numpy's memory
 SAMPLED_ROWS = 64  # of each tensor, for the error of a rounding: all rows would double the time to load
 
 
 @dataclass(frozen=True)
 class StoredBlocks(StoredTensor):
-    """A quantized tensor in a GGUF file; `dtype` is what its values, products in float32, are read as.
+    """A quantized tensor in a GGUF file, whose values (products in float32) are read as `dtype`.
 
-    `exact_row` is a row's number and where its unrounded values lie, for a table that is dequantized.
+    `exact_row` is a row's number and the source of its unrounded values, for a dequantized table.
     """
 
     kind: GGMLQuantizationType
@@ -74,13 +74,13 @@ class StoredBlocks(StoredTensor):
             values_NK[row].copy_(stored.read())
 
     def linear(self) -> StoredLinear:
-        """The matrix as the weight of a linear layer, in the packed layout."""
+        """Return the matrix as the weight of a linear layer, in the packed layout."""
         shape = self.num_rows, self.shape[-1]
         bits = 4 if self.kind in FOUR_BITS else 8
         return StoredLinear(f"int{bits}", shape, self.num_bytes, packed_bytes(self.kind, *shape), self.load_packed)
 
     def load_packed(self) -> PackedWeight:
-        """The matrix in the packed layout; raises CheckpointError."""
+        """Load the matrix in the packed layout; raises CheckpointError."""
         tiles = -(-self.num_rows // TILE_ROWS)
         whole: PackedWeight | None = None
         for first, blocks in self._panels():
@@ -97,14 +97,14 @@ class StoredBlocks(StoredTensor):
         return whole
 
     def sample_rounding(self) -> tuple[float, float]:
-        """Squared error of the rounding to 8 bits and squared weights, summed over the first rows."""
+        """Return the squared error of rounding to 8 bits and the squared weights, summed over the first rows."""
         _, blocks = next(self._panels(SAMPLED_ROWS))
         exact = dequantize_rows(self.kind, blocks).double()
         error = dequantize_rows(*round_rows(self.kind, blocks)).double() - exact
         return float(error.square().sum()), float(exact.square().sum())
 
     def _panels(self, max_rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """First row and blocks, uint8 (rows, bytes of a row), of panels of whole tiles."""
+        """Yield first row and blocks, uint8 (rows, bytes of a row), of panels of whole tiles."""
         step = max(PANEL_WEIGHTS // self.shape[-1] // TILE_ROWS, 1) * TILE_ROWS
         step = min(step, max_rows or step)
         with opened(self.file) as file:
@@ -116,7 +116,7 @@ class StoredBlocks(StoredTensor):
 
 
 def stored_tensor(file: Path, entry: Entry) -> StoredTensor:
-    """A file's tensor by its header's entry; raises CheckpointError for a type that is not read."""
+    """Return a file's tensor by its header entry; raises CheckpointError for an unsupported type."""
     if entry.kind in PLAIN:
         return StoredTensor(entry.name, file, PLAIN[entry.kind], entry.shape, entry.start)
     if entry.kind in REPACKED or entry.kind in REQUANTIZED:
@@ -129,6 +129,6 @@ def stored_tensor(file: Path, entry: Entry) -> StoredTensor:
 
 
 def rounding_error(tensors: Iterable[StoredBlocks]) -> float:
-    """Root mean square of what rounding to 8 bits does to the first rows, over that of their weights."""
+    """Return the RMS error of rounding the first rows to 8 bits, relative to their weights' RMS."""
     errors, weights = (sum(column) for column in zip(*(each.sample_rounding() for each in tensors), strict=True))
     return float((errors / weights) ** 0.5) if weights else 0.0

@@ -1,8 +1,8 @@
-"""A model written as llama.cpp reads it: the text model, its picture part, and the tokenizer's file beside them.
+"""Writes a model for llama.cpp: the text model, its image part and the tokenizer's file.
 
-Matrices of the text model go in the wished type, its embeddings and head in 8 bits when that is 4,
-as llama.cpp's own tools keep them finer; norms in float32. The picture part keeps its dtype: it is
-small, and pictures suffer first. Keys and token lists are those that llama.cpp's conversion/base.py,
+Matrices of the text model have the chosen type, its embeddings and head 8 bits if that is 4, as in
+llama.cpp's own tools; norms are in float32. The image part keeps its dtype: it is small, and image
+quality suffers first. Keys and token lists are those that llama.cpp's conversion/base.py,
 conversion/mistral.py and conversion/llava.py write for Mistral's own layout.
 """
 
@@ -60,7 +60,7 @@ VALUE_TYPES = {"I": GGUFValueType.UINT32, "i": GGUFValueType.INT32, "f": GGUFVal
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor to be written: its shape as torch has it, and its bytes, made when they are asked for."""
+    """A tensor to be written: its shape in torch's order, and its bytes, made on demand."""
 
     name: str
     kind: Kind
@@ -82,9 +82,9 @@ def write_gguf(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Write a checkpoint's model into the new folder as two GGUF files; streaming, a panel of rows at a time.
+    """Write a checkpoint's model into the new folder as two GGUF files, streaming a panel of rows at a time.
 
-    Raises UsageError for what llama.cpp has no place for.
+    Raises UsageError for a model that llama.cpp cannot represent.
     """
     check_kind(kind)
     text = [
@@ -100,7 +100,7 @@ def write_gguf(
 
 
 def check_kind(kind: str) -> None:
-    """Raise UsageError for a type that is not written."""
+    """Raise UsageError for a type that cannot be written."""
     if kind not in TYPES:
         raise UsageError(f"type {kind!r} is unknown; use {', '.join(TYPES)}.")
 
@@ -116,9 +116,9 @@ def write_pair(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Write the tensors of both parts as NAME.KIND.gguf and mmproj-NAME.gguf, with the tokenizer's file beside them.
+    """Write the tensors of both parts as NAME.KIND.gguf and mmproj-NAME.gguf, along with the tokenizer's file.
 
-    Raises UsageError for what llama.cpp has no place for.
+    Raises UsageError for a model that llama.cpp cannot represent.
     """
     tokenizer = Tokenizer.from_file(tokenizer_file, config.vision_encoder)
     _check_config(config, tokenizer, tokenizer_file)
@@ -139,7 +139,7 @@ def write_pair(
 
 
 def _check_config(config: ModelConfig, tokenizer: Tokenizer, tokenizer_file: Path) -> None:
-    """Refuse what the files cannot say, because llama.cpp has it as a constant."""
+    """Refuse settings that the files cannot express, because they are constants in llama.cpp."""
     vision = config.vision_encoder
     ids = {name: tokenizer.special_id(name) for name in SPECIAL_TOKENS.values()}
     wanted = {name: getattr(vision, key) for key, name in SPECIAL_TOKENS.items()}
@@ -158,7 +158,7 @@ def _part(sources: Mapping[str, Source], *, pictures: bool) -> Iterator[tuple[st
 
 
 def text_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype, wanted: str) -> Kind:
-    """The type in which a tensor of the text model is written when `wanted` is the model's."""
+    """Return the type of a text model's tensor when `wanted` is the model's type."""
     matrices, ends, _ = TYPES[wanted]
     if len(shape) == 1:
         return Kind.F32
@@ -168,7 +168,7 @@ def text_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype, wanted: str
 
 
 def picture_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Kind:
-    """The type of a tensor of the picture part: llama.cpp computes norms, biases and the convolution with float32."""
+    """Return the type of an image part's tensor: llama.cpp needs float32 norms, biases and convolution."""
     exact = len(shape) == 1 or name == "vision_encoder.patch_conv.weight"
     return Kind.F32 if exact else OF_DTYPE[dtype]
 
@@ -180,7 +180,7 @@ def _tensor(name: str, source: Source, kind: Kind) -> GGUFTensor:
 
 
 def _break_tensor(embeddings: Source, config: ModelConfig) -> GGUFTensor:
-    """The embedding of [IMG_BREAK], which llama.cpp puts between the rows of a picture's patches."""
+    """Return the embedding of [IMG_BREAK], which llama.cpp puts between the rows of an image's patches."""
     row = config.vision_encoder.image_break_token_id
     return GGUFTensor(
         IMAGE_BREAK, Kind.F32, (config.dim,), lambda: _encoded(Kind.F32, [embeddings.stored.rows(row, row + 1)])
@@ -188,7 +188,7 @@ def _break_tensor(embeddings: Source, config: ModelConfig) -> GGUFTensor:
 
 
 def _encoded(kind: Kind, panels: Iterable[Tensor]) -> Iterator[bytes]:
-    """A tensor's bytes in a type, a panel of rows after the other."""
+    """Yield a tensor's bytes in a type, one panel of rows after the other."""
     for panel in panels:
         if kind in PLAIN:
             yield panel.to(PLAIN[kind]).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
@@ -272,9 +272,9 @@ def _token_values(tokenizer: Tokenizer, vocab_size: int) -> dict[str, bytes]:
 
 
 def merges(tokenizer: Tokenizer) -> list[bytes]:
-    """The pairs that make each token, in the order of the tokens they make, as llama.cpp's merging wants them.
+    """Return the pairs that make each token, in the order of those tokens, as llama.cpp's merging needs them.
 
-    tekken's file has no such list: its merging looks for the pair whose joined bytes come first in
+    tekken's file has no such list: its merging picks the pair whose joined bytes come first in
     the vocabulary, so every split of a token into two tokens is a pair, and they rank as the token does.
     Example: with the tokens a, b, c, ab, bc, abc the pairs are a+b, b+c, a+bc, ab+c.
     """
