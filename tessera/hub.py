@@ -79,7 +79,7 @@ def download(repository: str, revision: str | None = None, file: str | None = No
     except OSError as error:
         if error.errno is None:  # the client's own: fewer bytes arrived than announced
             raise FetchError(
-                f"{repository} came incompletely from {constants.ENDPOINT}; run the same command again, it goes on "
+                f"{repository} came incompletely from {constants.ENDPOINT}; run the same command again, it resumes "
                 "where it stopped."
             ) from error
         raise FetchError(

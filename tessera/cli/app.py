@@ -109,7 +109,7 @@ def ask(
     seed: Seed = None,
     stop: Stop = [],  # noqa: B006
     logprobs: Annotated[
-        int | None, typer.Option(help="Print each token's probability, and those of so many alternatives.")
+        int | None, typer.Option(help="Print each token's probability, and those of this many alternatives.")
     ] = None,
     system: System = None,
     continues: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,

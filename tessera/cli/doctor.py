@@ -213,13 +213,13 @@ def slowdowns(path: str, torch_version: str, without_kernels: Mapping[str, str])
     """Reasons why this machine is slower than it could be, one per line; `without_kernels` maps GPUs to reasons."""
     found = []
     if path == "torch":
-        found.append("many times with weights of 4 and 8 bits: without kernels they are dequantized for every product")
+        found.append("4- and 8-bit weights run many times slower: without C++ kernels each product dequantizes them")
     elif PATHS.index(path) < PATHS.index("avx512_bf16"):
-        found.append(f"on pictures and long prompts in bfloat16: {path} has no kernel of its own for their attention")
+        found.append(f"images and long prompts in bfloat16 are slower: {path} has no attention kernel of its own")
     if tuple(map(int, torch_version.split(".")[:2])) < TESTED_TORCH:
         tested = ".".join(map(str, TESTED_TORCH))
-        found.append(f"perhaps in torch's own products: torch is older than {tested}, which was tested and measured")
-    found += [f"on {name}, where torch computes without kernels: {reason}" for name, reason in without_kernels.items()]
+        found.append(f"products may be slower: torch is older than {tested}, the version that was measured")
+    found += [f"{name} computes without kernels: {reason}" for name, reason in without_kernels.items()]
     return found
 
 

@@ -51,7 +51,7 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more va
 TopP = Annotated[
     float, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
 ]
-TopK = Annotated[int, typer.Option(help="Sample only from so many of the most likely tokens; 0: all.")]
+TopK = Annotated[int, typer.Option(help="Sample only from this many of the most likely tokens; 0: all.")]
 MinP = Annotated[
     float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's probability.")
 ]

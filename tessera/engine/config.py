@@ -166,7 +166,7 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
     chosen.settle(
         "num_speculative_tokens",
         DRAFTED_ON_CPU if on_cpu else 0,
-        "as far as they pay, request by request" if on_cpu else "whether drafts pay was measured on CPUs only",
+        "used only while they save time, decided per request" if on_cpu else "measured on CPUs only, so off on GPUs",
     )
     chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches guess no better")
     chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "one token alone guesses badly")

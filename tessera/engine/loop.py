@@ -142,7 +142,7 @@ class EngineLoop:
         if self._dead is not None:
             raise _copy(self._dead)
         if self._closing:
-            raise EngineDeadError("the engine was closed; create a new one to go on.")
+            raise EngineDeadError("the engine was closed; create a new LLM to continue.")
 
     def _run(self) -> None:
         try:

@@ -110,7 +110,7 @@ def detect(folder: Path) -> Layout:
     if (folder / UNFINISHED).is_file() and not (folder / MANIFEST).is_file():
         raise CheckpointError(
             f"{folder} holds half a model: its quantization was interrupted; run the same `tessera quantize` again, it "
-            "goes on where it stopped."
+            "resumes where it stopped."
         )
     found = {
         layout: [any(file.is_file() for file in folder.glob(mark)) for mark in form.marks]
