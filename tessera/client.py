@@ -111,17 +111,16 @@ class Client(ChatModel):
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order."""
         waiting: deque[Future[Completion | TesseraError]] = deque()
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="tessera-client") as threads:
-            try:
-                for messages, wanted in with_params(conversations, params):
-                    if len(waiting) == self.concurrency:
-                        yield waiting.popleft().result()
-                    waiting.append(threads.submit(self._reply, messages, wanted, tools))
-                while waiting:
+        threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="tessera-client")
+        try:
+            for messages, wanted in with_params(conversations, params):
+                if len(waiting) == self.concurrency:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+                waiting.append(threads.submit(self._reply, messages, wanted, tools))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # who leaves early does not wait for the others
 
     def close(self) -> None:
         self._http.close()
@@ -246,7 +245,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 def _whole(response: httpx2.Response) -> str:
     """Read the whole body; raises EndpointError if it does not end."""
-    data = b""
+    data = bytearray()
     for piece in response.iter_bytes():
         data += piece
         if len(data) > MAX_REPLY_BYTES:

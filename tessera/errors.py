@@ -132,3 +132,9 @@ class MeasurementError(TesseraError):
 
 class MissingExtraError(TesseraError):
     """An optional dependency is absent; the text is the exact install command."""
+
+
+def shown(value: object) -> str:
+    """Return a value as an error quotes it, in at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

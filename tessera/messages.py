@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from PIL import Image as PILImage
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, shown
 
 Role = Literal["system", "user", "assistant", "tool"]
 ImageSource = str | Path | bytes | PILImage.Image
@@ -75,12 +75,12 @@ def parse_message(message: Message | Mapping[str, Any], place: str | None = None
     if isinstance(message, Message):
         return message
     if not isinstance(message, Mapping):
-        raise UsageError(f"{where} must be an object with role and content, not {_show(message)}.", param=where)
+        raise UsageError(f"{where} must be an object with role and content, not {shown(message)}.", param=where)
     if not lenient:
         _check_fields(message, where)
     role: Any = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise UsageError(f"{where}.role must be one of {_listed(ROLES)}, not {_show(role)}.", param=f"{where}.role")
+        raise UsageError(f"{where}.role must be one of {_listed(ROLES)}, not {shown(role)}.", param=f"{where}.role")
     if message.get("function_call") is not None:
         raise UsageError(
             f"{where}.function_call is not supported; write the call as one of tool_calls.",
@@ -91,7 +91,7 @@ def parse_message(message: Message | Mapping[str, Any], place: str | None = None
         raise UsageError(f"{where}.content is missing; give a text, or a list of parts.", param=f"{where}.content")
     for name in ("name", "tool_call_id"):
         if not isinstance(message.get(name), str | None):
-            raise UsageError(f"{where}.{name} must be a string, not {_show(message[name])}.", param=f"{where}.{name}")
+            raise UsageError(f"{where}.{name} must be a string, not {shown(message[name])}.", param=f"{where}.{name}")
     calls = message.get("tool_calls") or ()
     if not isinstance(calls, (list, tuple)) or not all(isinstance(call, Mapping) for call in calls):
         raise UsageError(f"{where}.tool_calls must be a list of objects.", param=f"{where}.tool_calls")
@@ -112,7 +112,7 @@ def parse_content(content: Any, where: str) -> tuple[str | Image, ...]:
     if isinstance(content, str):
         return (content,)
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
-        raise UsageError(f"{where} must be a string, null, or a list of parts, not {_show(content)}.", param=where)
+        raise UsageError(f"{where} must be a string, null, or a list of parts, not {shown(content)}.", param=where)
     parts = [_parse_part(part, f"{where}.{index}") for index, part in enumerate(content)]
     return tuple(part for part in parts if part is not None)
 
@@ -132,14 +132,14 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
     if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind in TEXT_PARTS:
-        raise UsageError(f"{where}.text must be a string, not {_show(part.get('text'))}.", param=f"{where}.text")
+        raise UsageError(f"{where}.text must be a string, not {shown(part.get('text'))}.", param=f"{where}.text")
     if kind in IMAGE_PARTS:
         target = part.get("image_url")
         source = target.get("url") if isinstance(target, Mapping) else target
         detail = target.get("detail") if isinstance(target, Mapping) else part.get("detail")
         if detail is not None and detail not in DETAILS:
             raise UsageError(
-                f"{where}.detail must be one of {_listed(DETAILS)}, not {_show(detail)}.",
+                f"{where}.detail must be one of {_listed(DETAILS)}, not {shown(detail)}.",
                 param=where,
             )
         return _image(source, f"{where}.image_url", low_detail=detail == "low")
@@ -147,8 +147,8 @@ def _parse_part(part: Any, where: str) -> str | Image | None:
         return _image(part.get("image"), f"{where}.image")
     if kind in SILENT_PARTS:
         return None
-    shown = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
-    raise UsageError(f"{where} is a part {shown}; use text or image_url.", param=where)
+    described = f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
+    raise UsageError(f"{where} is a part {described}; use text or image_url.", param=where)
 
 
 def _image(source: Any, where: str, *, low_detail: bool = False) -> Image:
@@ -163,8 +163,3 @@ def _image(source: Any, where: str, *, low_detail: bool = False) -> Image:
 def _listed(names: Sequence[str]) -> str:
     *others, last = names
     return f"{', '.join(others)} and {last}"
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, shown
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "tool_calls"]
 GRAMMAR_KINDS = get_args(GrammarKind)
@@ -44,9 +44,9 @@ class Grammar:
 
     def __post_init__(self) -> None:
         if self.kind not in GRAMMAR_KINDS:
-            raise UsageError(f"grammar kind {_show(self.kind)} is unknown; use one of {', '.join(GRAMMAR_KINDS)}.")
+            raise UsageError(f"grammar kind {shown(self.kind)} is unknown; use one of {', '.join(GRAMMAR_KINDS)}.")
         if not isinstance(self.source, str):
-            raise UsageError(f"a grammar's source must be a string, not {_show(self.source)}.")
+            raise UsageError(f"a grammar's source must be a string, not {shown(self.source)}.")
         if bool(self.source) == (self.kind == "json_object"):
             wanted = "takes no source; leave it out" if self.source else "needs a source; give one"
             raise UsageError(f"grammar kind {self.kind} {wanted}.")
@@ -59,7 +59,7 @@ class _NamedFields(type):
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if values:
             raise UsageError(
-                f"{cls.__name__} takes values by their names, such as {known[0]}=..., not {_show(values[0])}."
+                f"{cls.__name__} takes values by their names, such as {known[0]}=..., not {shown(values[0])}."
             )
         for name in named:
             if name not in known:
@@ -99,24 +99,24 @@ class SamplingParams(metaclass=_NamedFields):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise UsageError(f"{name} must be a finite number, not {_show(value)}.")
+                raise UsageError(f"{name} must be a finite number, not {shown(value)}.")
             if name in WHOLE and not isinstance(value, int):
-                raise UsageError(f"{name} must be a whole number, not {_show(value)}.")
+                raise UsageError(f"{name} must be a whole number, not {shown(value)}.")
             if not low <= value <= high:
                 raise UsageError(f"{name} is {value}; it must lie between {low} and {high}.")
         stops = self.stop if isinstance(self.stop, Sequence) and not isinstance(self.stop, (str, bytes)) else (None,)
         if not all(isinstance(stop, str) and stop for stop in stops):
-            raise UsageError(f"stop must be a tuple of non-empty strings, not {_show(self.stop)}.")
+            raise UsageError(f"stop must be a tuple of non-empty strings, not {shown(self.stop)}.")
         ids = self.stop_token_ids if isinstance(self.stop_token_ids, (Sequence, Set)) else (None,)
         if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
-            raise UsageError(f"stop_token_ids must be a tuple of token ids, not {_show(self.stop_token_ids)}.")
+            raise UsageError(f"stop_token_ids must be a tuple of token ids, not {shown(self.stop_token_ids)}.")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise UsageError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.")
         object.__setattr__(self, "logit_bias", _parse_logit_bias(self.logit_bias))
         if self.grammar is None:
             return
         if not isinstance(self.grammar, Grammar):
-            raise UsageError(f"grammar must be a Grammar, not {_show(self.grammar)}.")
+            raise UsageError(f"grammar must be a Grammar, not {shown(self.grammar)}.")
         for name in ("min_tokens", "ignore_eos"):
             if getattr(self, name):
                 raise UsageError(f"{name} cannot be combined with a grammar or tools, which say where a reply ends.")
@@ -130,25 +130,20 @@ def sampling_params_from_dict(values: Mapping[str, Any]) -> SamplingParams:
 def _parse_logit_bias(given: Any) -> tuple[tuple[int, float], ...]:
     """Parse pairs of id and bias; raises UsageError that names the pair."""
     if isinstance(given, (str, bytes)) or not isinstance(given, (Mapping, Sequence)):
-        raise UsageError(f"logit_bias must map token ids to numbers, not {_show(given)}.")
+        raise UsageError(f"logit_bias must map token ids to numbers, not {shown(given)}.")
     if len(given) > MAX_BIASED_IDS:
         raise UsageError(f"logit_bias has {len(given)} entries; at most {MAX_BIASED_IDS} are allowed.")
     pairs: dict[int, float] = {}
     for pair in given.items() if isinstance(given, Mapping) else given:
         if not isinstance(pair, Sequence) or len(pair) != 2 or type(pair[0]) is not int:
-            raise UsageError(f"a logit_bias entry must be a token id and a number, not {_show(pair)}.")
+            raise UsageError(f"a logit_bias entry must be a token id and a number, not {shown(pair)}.")
         token_id, bias = pair
         if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise UsageError(
-                f"the logit_bias of token {_show(token_id)} is {_show(bias)}; it must be a number between "
+                f"the logit_bias of token {shown(token_id)} is {shown(bias)}; it must be a number between "
                 f"{-MAX_BIAS:g} and {MAX_BIAS:g}."
             )
         if token_id in pairs:
             raise UsageError(f"logit_bias names token {token_id} twice; give it one bias.")
         pairs[token_id] = bias
     return tuple(pairs.items())
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -248,6 +248,23 @@ def test_failures_are_told_and_tried_again_only_where_it_helps(
     assert len(quick) == tries - 1
 
 
+def test_leaving_early_waits_for_no_other_reply(httpserver: HTTPServer) -> None:
+    asked, free = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Response:
+        if request.json["messages"][0]["content"] != "0":
+            asked.set()
+            free.wait(60)
+        return Response(json.dumps(REPLY), content_type="application/json")
+
+    with stub(httpserver, answer) as client:
+        for _ in client.each([{"role": "user", "content": str(number)}] for number in range(4)):
+            assert asked.wait(60)
+            break
+        assert not free.is_set()  # the others are still being answered
+        free.set()
+
+
 def test_no_server_and_no_address_are_named(quick: list[float]) -> None:
     with Client("http://127.0.0.1:9", model="m", max_retries=1) as client, pytest.raises(EndpointError, match="start"):
         client.ask("hi")

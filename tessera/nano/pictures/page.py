@@ -6,8 +6,9 @@ character it was read from, which is what the guided attention heads are taught 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from string import Formatter
 
 from PIL import Image
@@ -103,3 +104,13 @@ def side_by_side(pages: Sequence[Page], questions: Sequence[Question]) -> Page:
 def shifted(written: Written, by: int) -> Written:
     """The same text, with glyph indices for a list in which `by` others stand before."""
     return replace(written, glyphs=tuple(None if glyph is None else glyph + by for glyph in written.glyphs))
+
+
+def chosen(random: Random, kinds: Mapping[Callable[[], Question | None], int], count: int) -> list[Question]:
+    """Ask up to `count` different questions, each kind as often as its weight says."""
+    found: dict[str, Question] = {}
+    for kind in random.choices(list(kinds), list(kinds.values()), k=count * 3):
+        question = kind()
+        if question is not None and len(found) < count:
+            found.setdefault(question.question.text.lower(), question)
+    return list(found.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tessera.nano.pictures import words
-from tessera.nano.pictures.page import Question, Written, joined, unprinted
+from tessera.nano.pictures.page import Question, Written, chosen, joined, unprinted
 from tessera.nano.pictures.papers_asking import (
     FIELDS_AS_JSON,
     LONGEST_JSON,
@@ -339,12 +339,7 @@ def ask(random: Random, form: Form, places: Places, count: int) -> list[Question
         kinds |= {asker.ticked: 16, asker.which: 8, asker.chosen: 10, asker.how_many: 3}
     if form.title is not None:
         kinds[asker.title] = 3
-    found: dict[str, Question] = {}
-    for kind in random.choices(list(kinds), list(kinds.values()), k=count * 3):
-        question = kind()
-        if question is not None and len(found) < count:
-            found.setdefault(question.question.text.lower(), question)
-    return list(found.values())
+    return chosen(random, kinds, count)
 
 
 class _Asker:

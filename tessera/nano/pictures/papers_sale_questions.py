@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tessera.nano.pictures.page import Question, Written, joined, unprinted
+from tessera.nano.pictures.page import Question, Written, chosen, joined, unprinted
 from tessera.nano.pictures.papers_asking import (
     FIELD_QUESTIONS,
     FIELDS_AS_JSON,
@@ -239,12 +239,7 @@ def ask(random: Random, sale: Sale, places: Places, count: int) -> list[Question
         asker.price: 9, asker.quantity: 5, asker.unit_price: 4, asker.number_of_items: 4, asker.extreme: 6,
         asker.what_costs: 3, asker.shown: 5, asker.bought: 3, asker.currency: 3, asker.list_items: 4,
     }  # fmt: skip
-    found: dict[str, Question] = {}
-    for kind in random.choices(list(kinds), list(kinds.values()), k=count * 3):
-        question = kind()
-        if question is not None and len(found) < count:
-            found.setdefault(question.question.text.lower(), question)
-    return list(found.values())
+    return chosen(random, kinds, count)
 
 
 class _Asker:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tessera.nano.pictures import words
-from tessera.nano.pictures.page import Question, Written, joined, unprinted
+from tessera.nano.pictures.page import Question, Written, chosen, joined, unprinted
 from tessera.nano.pictures.papers_asking import (
     LISTS_AS_JSON,
     LONGEST_JSON,
@@ -290,12 +290,7 @@ def ask(random: Random, table: Table, places: Places, count: int) -> list[Questi
         asker.all_as_json: 9, asker.some_as_json: 7, asker.as_text: 7, asker.title: 2, asker.total: 4, asker.missing: 6,
         asker.more: 5, asker.difference: 3,
     }  # fmt: skip
-    found: dict[str, Question] = {}
-    for kind in random.choices(list(kinds), list(kinds.values()), k=count * 3):
-        question = kind()
-        if question is not None and len(found) < count:
-            found.setdefault(question.question.text.lower(), question)
-    return list(found.values())
+    return chosen(random, kinds, count)
 
 
 class _Asker:
