@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,6 +77,7 @@ class Client(ChatModel):
         self.limits = ImageLimits() if limits is None else limits
         self.max_retries, self.concurrency = max_retries, concurrency
         self._model = model
+        self._closed = threading.Event()
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._http = httpx2.Client(headers=headers, timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s)))
 
@@ -123,6 +125,7 @@ class Client(ChatModel):
             threads.shutdown(wait=False, cancel_futures=True)  # who leaves early does not wait for the others
 
     def close(self) -> None:
+        self._closed.set()  # ends retries and their pauses
         self._http.close()
 
     def _reply(
@@ -155,14 +158,15 @@ class Client(ChatModel):
     def _opened(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[httpx2.Response]:
         """Open a response with a successful status, retrying as often as allowed."""
         for number in range(self.max_retries + 1):
-            last = number == self.max_retries
+            if self._closed.is_set():
+                raise EndpointError(f"the client of {self.base_url} was closed.")
             request = self._http.build_request(method, self.base_url + path, json=body)
             try:
                 response = self._http.send(request, stream=True)
             except httpx2.HTTPError as error:
-                if last or not _passes(error):
+                if self._is_last(number) or not _passes(error):
                     raise self._unreachable(error) from error
-                _pause(number, None)
+                _pause_for(self._closed, _pause_seconds(number, None))
                 continue
             try:
                 if response.status_code < 300:
@@ -174,9 +178,12 @@ class Client(ChatModel):
             finally:
                 response.close()
             may_retry = response.headers.get("x-should-retry") != "false"
-            if last or response.status_code not in RETRIED or not may_retry:
+            if self._is_last(number) or response.status_code not in RETRIED or not may_retry:
                 raise error_of(response.status_code, _parsed(error_text), self.base_url + path)
-            _pause(number, response.headers.get("retry-after"))
+            _pause_for(self._closed, _pause_seconds(number, response.headers.get("retry-after")))
+
+    def _is_last(self, number: int) -> bool:
+        return number == self.max_retries or self._closed.is_set()
 
     def _events(self, response: httpx2.Response) -> Iterator[Any]:
         """Yield the JSON of each event until [DONE], or the one object of a server that does not stream."""
@@ -265,13 +272,14 @@ def _passes(error: httpx2.HTTPError) -> bool:
     return not isinstance(error, httpx2.ReadTimeout)
 
 
-def _pause(number: int, wanted: str | None) -> None:
-    """Wait before the next try, as long as the server says, or with doubling pauses."""
+def _pause_seconds(number: int, wanted: str | None) -> float:
+    """Return the wait before the next try: as long as the server says, or doubling."""
     try:
         seconds = float(wanted) if wanted else FIRST_PAUSE_S * 2**number * random.uniform(0.75, 1.25)
     except ValueError:
         seconds = FIRST_PAUSE_S * 2**number
-    _pause_for(min(max(seconds, 0.0), LONGEST_PAUSE_S))
+    return min(max(seconds, 0.0), LONGEST_PAUSE_S)
 
 
-_pause_for = time.sleep
+def _pause_for(closed: threading.Event, seconds: float) -> None:
+    closed.wait(seconds)

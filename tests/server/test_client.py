@@ -56,7 +56,7 @@ def client(running: Running) -> Iterator[Client]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses are noted and not waited for."""
     pauses: list[float] = []
-    monkeypatch.setattr(client_module, "_pause_for", pauses.append)
+    monkeypatch.setattr(client_module, "_pause_for", lambda _, seconds: pauses.append(seconds))
     return pauses
 
 
@@ -263,6 +263,33 @@ def test_leaving_early_waits_for_no_other_reply(httpserver: HTTPServer) -> None:
             break
         assert not free.is_set()  # the others are still being answered
         free.set()
+
+
+def test_closing_ends_the_tries_of_requests_in_flight(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused, asked, errors = threading.Event(), [], []
+
+    def answer(request: Request) -> Response:
+        asked.append(request)
+        return failing(503, message="loading")
+
+    def pause(closed: threading.Event, _: float) -> None:
+        paused.set()
+        assert closed.wait(60)
+
+    monkeypatch.setattr(client_module, "_pause_for", pause)
+    with stub(httpserver, answer) as client:
+
+        def ask() -> None:
+            with pytest.raises(EndpointError, match="closed") as caught:
+                client.ask("hi")
+            errors.append(caught.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert paused.wait(60)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(errors) == len(asked) == 1
 
 
 def test_no_server_and_no_address_are_named(quick: list[float]) -> None:
