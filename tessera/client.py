@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,28 +113,33 @@ class Client(ChatModel):
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order."""
         waiting: deque[Future[Completion | TesseraError]] = deque()
-        threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="tessera-client")
-        try:
-            for messages, wanted in with_params(conversations, params):
-                if len(waiting) == self.concurrency:
-                    yield waiting.popleft().result()
-                waiting.append(threads.submit(self._reply, messages, wanted, tools))
-            while waiting:
+        for messages, wanted in with_params(conversations, params):
+            if len(waiting) == self.concurrency:
                 yield waiting.popleft().result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)  # who leaves early does not wait for the others
+            waiting.append(self._started(messages, wanted, tools))
+        while waiting:
+            yield waiting.popleft().result()
 
     def close(self) -> None:
         self._closed.set()  # ends retries and their pauses
         self._http.close()
 
-    def _reply(
+    def _started(
         self, messages: Conversation, params: SamplingParams, tools: Tools | ToolDefinitions
-    ) -> Completion | TesseraError:
-        try:
-            return self.chat(messages, params, tools=tools)
-        except TesseraError as error:
-            return error
+    ) -> Future[Completion | TesseraError]:
+        """Ask in a thread of its own that nobody has to wait for, not even the interpreter at its exit."""
+        reply: Future[Completion | TesseraError] = Future()
+
+        def ask() -> None:
+            try:
+                reply.set_result(self.chat(messages, params, tools=tools))
+            except TesseraError as error:
+                reply.set_result(error)
+            except BaseException as error:
+                reply.set_exception(error)
+
+        threading.Thread(target=ask, name="tessera-client", daemon=True).start()
+        return reply
 
     def _body(
         self, messages: Conversation, params: SamplingParams | None, tools: Tools | ToolDefinitions
