@@ -63,6 +63,16 @@ class ImageError(TesseraError):
     code = "invalid_image"
 
 
+class DocumentError(TesseraError):
+    """A document or page that cannot be read or exceeds a limit; `code` says why, for programs."""
+
+    http_status = 400
+
+    def __init__(self, text: str, *, code: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class FetchError(TesseraError):
     """A URL that may not or could not be fetched."""
 

@@ -1,0 +1,74 @@
+"""Pages and what is known about places on them, independent of the files they come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from PIL import Image as PILImage
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle on a page as it is displayed: fractions of its width and height, from the top left."""
+
+    page: int  # from 1
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a page's text layer, in reading order."""
+
+    text: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class PageError:
+    """Why a document, or one page of it, cannot be read: a stable code and a sentence."""
+
+    document: str
+    number: int | None  # None: the whole document
+    code: str
+    message: str
+    digest: str | None = None
+
+
+class Page(ABC):
+    """One page of a document, upright; images are rendered when asked for.
+
+    `size` is in points of 1/72 inch (pixels for pictures), `rotation` the degrees clockwise that were applied to
+    display it. `words` is empty without a text layer. A blank page has next to no ink.
+    """
+
+    document: str  # the path as given; for a member of an archive or mail, "archive.zip/member.pdf"
+    digest: str  # SHA-256 of the document's bytes
+    number: int  # from 1
+    count: int  # pages of the document
+    size: tuple[float, float]
+    rotation: int
+    words: tuple[Word, ...]
+    blank: bool
+
+    @abstractmethod
+    def image(self, side: int = 1024, crop: Box | None = None, rotation: int = 0) -> PILImage.Image:
+        """Render the page, or a part, in RGB, `side` pixels along the longer edge, turned further by `rotation`.
+
+        Raises DocumentError.
+        """
+
+    @property
+    def text(self) -> str:
+        """The text layer, words separated by spaces and lines by newlines."""
+        lines: list[list[Word]] = []
+        for word in self.words:
+            last = lines[-1][-1] if lines else None
+            if last is not None and last.box.top < (word.box.top + word.box.bottom) / 2 < last.box.bottom:
+                lines[-1].append(word)
+            else:
+                lines.append([word])
+        return "\n".join(" ".join(word.text for word in line) for line in lines)
