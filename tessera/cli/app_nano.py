@@ -75,11 +75,12 @@ def nano_eval(
     group: Groups = [],  # noqa: B006
     against: Against = None,
     kv_cache_dtype: KVCacheDtype = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write every question and reply, as lines of JSON.")] = None,
 ) -> None:
     """Measure right answers by skill, on pictures that nano was never trained on."""
     from tessera.cli.nano import run_eval
 
-    run_eval(model or "nano", samples, group, None if against is None else against.value, kv_cache_dtype)
+    run_eval(model or "nano", samples, group, None if against is None else against.value, kv_cache_dtype, out)
 
 
 @nano.command("report", epilog="Example: tessera nano report --out report.html")

@@ -69,10 +69,16 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_eval(model: str, samples: int, groups: Sequence[str], against: str | None, kv_cache_dtype: str) -> None:
+def run_eval(
+    model: str, samples: int, groups: Sequence[str], against: str | None, kv_cache_dtype: str, out: Path | None
+) -> None:
     from tessera.nano.evaluate import read_with_tesseract, tables
 
+    if out is not None:
+        check_target("--out", out)
     results = _results(model, samples, groups, kv_cache_dtype)
+    if out is not None:
+        out.write_text("".join(json.dumps(result.as_json()) + "\n" for result in results), encoding="utf-8")
     others = read_with_tesseract(results, _log) if against else []
     print("\n\n".join(table.markdown() for table in tables(results, others)))
 

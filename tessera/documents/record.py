@@ -47,4 +47,4 @@ class Record:
     message: str | None = None
     retried: int = 0
     seconds: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)

@@ -7,8 +7,9 @@ charts and papers by other programs; pieces of real manuals. `measure` draws and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
+from typing import Any
 
 from tessera.chat import ChatModel
 from tessera.evals.metrics import edit_distance, wilson_interval
@@ -39,6 +40,11 @@ class Result:
     reply: str
     right: bool
     edits: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the images, for a line of JSON."""
+        told = {field.name: getattr(self.trial, field.name) for field in fields(Trial) if field.name != "pictures"}
+        return {**told, "longest_side": self.trial.longest_side, "reply": self.reply, "right": self.right}
 
 
 def result_of(trial: Trial, reply: str) -> Result:

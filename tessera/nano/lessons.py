@@ -57,7 +57,9 @@ def example_of(page: Page, tokenizer: Tokenizer, config: ModelConfig) -> Example
     pictures = [prepare(picture, config.vision_encoder) for picture in page.pictures]
     asked = page.questions or (Question(Written("", ()), Written("", ()), "dense"),)
     contents = [Image(picture) for picture in page.pictures]
-    prompt = tokenizer.encode_chat([Message("user", (*contents, asked[0].question.text or "?"))], pictures)
+    system = [Message("system", (page.system,))] if page.system else []
+    turn = Message("user", (*contents, asked[0].question.text or "?"))
+    prompt = tokenizer.encode_chat([*system, turn], pictures)
     first = tokenizer.encode_text(asked[0].question.text or "?", bos=False)
     closing = 1  # the end of the instruction, which follows the question
     shared = len(prompt.ids) - closing - len(first)

@@ -247,4 +247,12 @@ def test_the_report_is_one_file_with_what_is_wrong() -> None:
 
 def test_an_unknown_group_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no group 'photos'; the groups are held-out seeds"):
-        run_eval("nano", 1, ["photos"], None, "auto")
+        run_eval("nano", 1, ["photos"], None, "auto", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_result_as_json_holds_all_but_the_images() -> None:
+    told = json.loads(json.dumps(result_of(trial("abcd", "transcribe", size=9), "abxd").as_json()))
+    assert told["answer"] == "abcd"
+    assert (told["reply"], told["right"], told["skill"], told["type_size"]) == ("abxd", False, "transcribe", 9)
+    assert "pictures" not in told

@@ -18,6 +18,7 @@ from tessera.errors import UsageError
 from tessera.nano.pictures import fonts
 from tessera.nano.pictures.canvas import LARGEST_TYPE, Brush, Style
 from tessera.nano.pictures.page import Page
+from tessera.nano.pictures.system_prompts import system_prompt
 from tessera.nano.pictures.wear import wear
 
 SMALLEST_SIDE, LARGEST_SIDE = 64, 1024
@@ -34,6 +35,7 @@ class Course:
     page_area: float = 900.0**2
     largest_type: float = LARGEST_TYPE
     worn: float = 0.6  # share of pictures that look used
+    instructed: float = 0.0  # share of pages that are asked about under a system prompt
 
 
 CLEAN = Course((("dense", 1.0),), smallest_area=160.0**2, largest_area=320.0**2, largest_type=24, worn=0.0)
@@ -45,8 +47,9 @@ MIXED = Course(
         ("small_talk", 0.02), ("absent", 0.02),
     ),
     page_share=0.05,
+    instructed=0.2,
 )  # fmt: skip
-SMALL = dataclasses.replace(MIXED, largest_area=320.0**2, page_share=0.0)
+SMALL = dataclasses.replace(MIXED, largest_area=320.0**2, page_share=0.0, instructed=0.0)
 
 
 # Each drawer's module and function; modules are imported when they are first drawn from.
@@ -95,10 +98,13 @@ def draw_page(course: Course, random: Random, style: Style | None = None) -> Pag
     while True:
         brush = Brush(random, faces, style, width, height, course.largest_type)
         try:
-            return wear(drawer(name)(brush), random, course.worn)
+            page = wear(drawer(name)(brush), random, course.worn)
         except UsageError:  # nothing fits into so little room
             if min(width, height) == LARGEST_SIDE:
                 raise
+        else:
+            instructed = page.questions and random.random() < course.instructed
+            return dataclasses.replace(page, system=system_prompt(random)) if instructed else page
         width, height = (min(LARGEST_SIDE, round(side * GROWTH)) for side in (width, height))
 
 

@@ -87,12 +87,14 @@ class Question:
 class Page:
     """One or two pictures with all their printed characters and several questions about them.
 
-    Questions of one page are independent: each is asked as if it were the only one.
+    Questions of one page are independent: each is asked as if it were the only one, under the same
+    system prompt, if there is one.
     """
 
     pictures: tuple[Image.Image, ...]
     glyphs: tuple[Glyph, ...]
     questions: tuple[Question, ...]
+    system: str = ""
 
 
 def side_by_side(pages: Sequence[Page], questions: Sequence[Question]) -> Page:

@@ -6,7 +6,7 @@ where one amount stands beside them. Everything else is asked by the label that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -23,6 +23,7 @@ from tessera.nano.pictures.papers_asking import (
     json_list,
     json_object,
     json_text,
+    json_value,
     key_braces,
     key_list,
     yes_or_no,
@@ -215,6 +216,12 @@ LIST_ITEMS = (
     "List the items.", "What was bought?", "Which items are on the {thing}?", "Name all items.", "List all products.",
     "What items are listed?", "Which products were bought?", "What did they buy?", "List everything that was bought.",
 )  # fmt: skip
+ITEMS = ("items", "line items", "products", "positions")
+WHOLE_RECORD = (
+    "Return {braces} as JSON.", "Extract {braces} as JSON.", "Extract {braces}", "Fill in this JSON: {braces}",
+    "Extract {braces} as JSON. Use null for what is not shown.", "Answer as JSON: {braces}",
+    "Give {braces} for this {thing}.", "Read the {thing} into {braces}.", "Return JSON only: {braces}",
+)  # fmt: skip
 ITEM_KEYS = {
     "description": ("description", "name", "item", "product", "article", "title"),
     "quantity": ("quantity", "qty", "count", "units"),
@@ -235,9 +242,10 @@ def ask(random: Random, sale: Sale, places: Places, count: int) -> list[Question
     """`count` questions at most, no two of them alike."""
     asker = _Asker(random, sale, places)
     kinds = {
-        asker.field: 26, asker.fields_as_json: 26, asker.items_as_json: 12, asker.missing: 12, asker.by_label: 6,
-        asker.price: 9, asker.quantity: 5, asker.unit_price: 4, asker.number_of_items: 4, asker.extreme: 6,
-        asker.what_costs: 3, asker.shown: 5, asker.bought: 3, asker.currency: 3, asker.list_items: 4,
+        asker.field: 26, asker.fields_as_json: 26, asker.items_as_json: 12, asker.record_as_json: 14,
+        asker.missing: 12, asker.by_label: 6, asker.price: 9, asker.quantity: 5, asker.unit_price: 4,
+        asker.number_of_items: 4, asker.extreme: 6, asker.what_costs: 3, asker.shown: 5, asker.bought: 3,
+        asker.currency: 3, asker.list_items: 4,
     }  # fmt: skip
     return chosen(random, kinds, count)
 
@@ -315,6 +323,14 @@ class _Asker:
         return absent(self._ask_field(self.random.choice(keys))) if keys else None
 
     def fields_as_json(self) -> Question | None:
+        names = self._field_names()
+        answer = json_object([(name, self.values.get(key)) for key, name in names.items()])
+        keys = list(names.values())
+        question = self._ask(FIELDS_AS_JSON, keys=key_list(self.random, keys), braces=key_braces(self.random, keys))
+        return Question(question, answer, self.sale.kind) if len(answer.text) <= LONGEST_JSON else None
+
+    def _field_names(self) -> dict[str, str]:
+        """Return some fields, shown or missing, each with the name it is asked by."""
         random = self.random
         possible = [key for key in LOOKED_FOR[self.sale.kind] if key in self.values or not self._wrongly_absent(key)]
         shown = [key for key in self.values if key in FIELDS]
@@ -327,10 +343,7 @@ class _Asker:
             name = in_case(random, random.choice(FIELDS[key].keys))
             if name not in names.values():
                 names[key] = name
-        answer = json_object([(name, self.values.get(key)) for key, name in names.items()])
-        keys = list(names.values())
-        question = self._ask(FIELDS_AS_JSON, keys=key_list(random, keys), braces=key_braces(random, keys))
-        return Question(question, answer, self.sale.kind) if len(answer.text) <= LONGEST_JSON else None
+        return names
 
     def by_label(self) -> Question | None:
         lines = [line for line in self.sale.sums if line.amount in self.places]
@@ -453,27 +466,54 @@ class _Asker:
         return Question(self._ask(names), answer, self.sale.kind) if len(answer.text) <= LONGEST_JSON else None
 
     def items_as_json(self) -> Question | None:
+        names = self._item_names()
+        answer = self._rows(names)
+        if len(answer.text) > LONGEST_JSON:
+            return None
+        shown = list(names.values())
+        things = self.random.choice(ITEMS)
+        question = self._ask(
+            LISTS_AS_JSON, keys=key_list(self.random, shown), list=f"[{key_braces(self.random, shown)}]",
+            things=things, thing=things[:-1],
+        )  # fmt: skip
+        return Question(question, answer, self.sale.kind)
+
+    def record_as_json(self) -> Question | None:
+        """Some fields and the list of items in one object, as schemas of documents ask for them."""
+        if not self.items:
+            return None
+        random = self.random
+        fields, names = self._field_names(), self._item_names()
+        things = in_case(random, random.choice(ITEMS).replace(" ", "_"))
+        pairs = [(name, json_value(self.values.get(key))) for key, name in fields.items() if name != things]
+        pairs.append((things, self._rows(names)))
+        answer = joined([unprinted("{"), joined([_pair(*pair) for pair in pairs], ", "), unprinted("}")])
+        if len(answer.text) > LONGEST_JSON:
+            return None
+        shown = [name for name, _ in pairs[:-1]]
+        nested = f'"{things}": [{key_braces(random, list(names.values()))}]'
+        braces = key_braces(random, shown)[:-1] + (", " if shown else "") + nested + "}"
+        return Question(self._ask(WHOLE_RECORD, braces=braces), answer, self.sale.kind)
+
+    def _item_names(self) -> dict[str, str]:
+        """Return the keys of an item that are asked for, each with the name it is asked by."""
         random = self.random
         keys = [key for key in ITEM_KEYS if key == "description" or random.random() < 0.6]
         keys = keys if len(keys) > 1 else ["description", "amount"]
         if random.random() < 0.25:
             random.shuffle(keys)
         if "unit_price" not in keys and "amount" in keys and all(self._one_amount(item) for item in self.items):
-            names = {key: random.choice(ITEM_KEYS[key] + (("price",) * 3 if key == "amount" else ())) for key in keys}
-        else:
-            names = {key: random.choice(ITEM_KEYS[key]) for key in keys}
+            return {key: random.choice(ITEM_KEYS[key] + (("price",) * 3 if key == "amount" else ())) for key in keys}
+        return {key: random.choice(ITEM_KEYS[key]) for key in keys}
+
+    def _rows(self, names: Mapping[str, str]) -> Written:
         rows = []
         for item in self.items:
             pieces = {"description": item.description, "quantity": item.quantity, "unit_price": item.unit_price,
                       "amount": item.amount}  # fmt: skip
-            rows.append(json_object([(names[key], self.places.get(pieces[key])) for key in keys]))
-        answer = json_list(rows)
-        if len(answer.text) > LONGEST_JSON:
-            return None
-        shown = list(names.values())
-        things = random.choice(("items", "line items", "products", "positions"))
-        question = self._ask(
-            LISTS_AS_JSON, keys=key_list(random, shown), list=f"[{key_braces(random, shown)}]",
-            things=things, thing=things[:-1],
-        )  # fmt: skip
-        return Question(question, answer, self.sale.kind)
+            rows.append(json_object([(name, self.places.get(pieces[key])) for key, name in names.items()]))
+        return json_list(rows)
+
+
+def _pair(name: str, value: Written) -> Written:
+    return joined([json_text(unprinted(name)), value], ": ")
