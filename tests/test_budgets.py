@@ -78,7 +78,8 @@ FOLDERS = {
     "benchmarks": 700, "benchmarks/gpu": 1000, "tessera": 6000, "tessera/bench": 1550, "tessera/cli": 3600,
     "tessera/documents": 4500, "tessera/engine": 4700, "tessera/evals": 300, "tessera/kernels": 2600,
     "tessera/linears": 240, "tessera/model": 830, "tessera/nano": 15_500,
-    "tessera/parallel": 230, "tessera/quantize": 700, "tessera/server": 4900, "tessera/training": 300, "tessera/weights": 3750,
+    "tessera/parallel": 230, "tessera/quantize": 700, "tessera/server": 4900,
+    "tessera/training": 300, "tessera/weights": 3750,
 }  # fmt: skip
 Sizes = dict[str, int]
 
