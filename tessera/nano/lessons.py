@@ -135,7 +135,7 @@ class _Places:
             for indices in lists
         ]
         padded = [(row + [IGNORED] * CHARACTERS_PER_PATCH)[:CHARACTERS_PER_PATCH] for row in targets]
-        return torch.tensor(padded).view(-1, CHARACTERS_PER_PATCH)
+        return torch.tensor(padded, dtype=torch.int64).view(-1, CHARACTERS_PER_PATCH)
 
 
 def _in_reading_order(indices: list[int], glyphs: Sequence[Glyph]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def pages() -> list[Page]:
     pair = side_by_side([tag(8), tag(9)], tag(8).questions)
     talk = Page((), (), tag(1).questions[1:])
-    return [*(tag(seed) for seed in range(5)), pair, talk]
+    instructed = replace(tag(5), system="You read labels. Be brief.")
+    return [*(tag(seed) for seed in range(5)), pair, talk, instructed]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,9 @@ def test_each_question_is_tokenized_as_the_engine_would(tokenizer: Tokenizer, ex
     for page, example in zip(pages(), examples, strict=True):
         prepared = [prepare(picture, SMALL.vision_encoder) for picture in page.pictures]
         for number, question in enumerate(page.questions, 1):
+            system = [Message("system", (page.system,))] if page.system else []
             message = Message("user", (*map(Image, page.pictures), question.question.text))
-            prompt = tokenizer.encode_chat([message], prepared)
+            prompt = tokenizer.encode_chat([*system, message], prepared)
             answer = [*tokenizer.encode_text(question.answer.text, bos=False), tokenizer.eos_id]
             kept = alone(example, number)
             assert example.ids[kept].tolist() == [*prompt.ids, *answer]
@@ -99,6 +102,11 @@ def test_characters_of_a_patch_stand_in_reading_order(tokenizer: Tokenizer) -> N
     assert [PRINTABLE[c] for c in first[:4]] == list("abcd")
     assert first[4:] == [NOTHING, IGNORED]
     assert second == [NOTHING] + [IGNORED] * 5
+
+
+def test_targets_are_classes_also_without_pictures(examples: list[Example]) -> None:
+    assert any(len(example.characters) == 0 for example in examples)
+    assert {example.characters.dtype for example in examples} == {torch.int64}
 
 
 @torch.no_grad()
