@@ -9,27 +9,31 @@ this file is the child too: it imports neither torch nor a model, so that it sta
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
-import resource
 import signal
 import socket
-import struct
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tessera.children import (
+    Child,
+    MemoryBound,
+    allow_seconds,
+    be_expendable,
+    exactly,
+    memory_file,
+    receive,
+    send,
+    start,
+)
 from tessera.errors import ImageError
 from tessera.fetch import Stop
 from tessera.raster import Pixels, decode
@@ -44,7 +48,6 @@ BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's 
 START_S = 30.0
 ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
 BEFORE_SERVING = ""  # code that a test runs in the child first
-_HEADER = struct.Struct("!I")
 
 
 def processor_s(num_pixels: int) -> float:
@@ -120,9 +123,7 @@ class Decoders:
 
 
 @dataclass
-class _Child:
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
+class _Child(Child):
     is_ready: bool = False
     is_over: bool = False
 
@@ -130,18 +131,18 @@ class _Child:
         """Have the child decode one picture. Raises TimeoutError, and OSError or ValueError if the child died."""
         if not self.is_ready:
             self.channel.settimeout(START_S)
-            _receive(self.channel)
+            receive(self.channel)
             self.is_ready = True
         began = time.monotonic()
         question = {"name": name, "size": len(data), "max_pixels": limits.max_pixels, "flags": limits.flags}
         self.channel.settimeout(limit_s(0))
-        _send(self.channel, question)
+        send(self.channel, question)
         self.channel.sendall(data)
-        answer, _ = _receive(self.channel)
+        answer, _ = receive(self.channel)
         if "error" not in answer:  # the size, known from the header; the pixels follow
             self.channel.settimeout(max(began + limit_s(answer["width"] * answer["height"]) - time.monotonic(), 0.001))
             shape = answer["height"], answer["width"], 3
-            answer, descriptor = _receive(self.channel)
+            answer, descriptor = receive(self.channel)
         if "error" in answer:
             self.is_over = "over" in answer
             raise ImageError(answer["error"])
@@ -150,60 +151,10 @@ class _Child:
         finally:
             os.close(descriptor)
 
-    def end(self) -> None:
-        self.process.kill()
-        self.channel.close()
-        self.process.wait()
-
 
 def _start() -> _Child:
-    ours, theirs = socket.socketpair()
-    root = str(Path(__file__).parents[1])
-    code = (
-        f"import sys; sys.path.insert(0, {root!r}); {BEFORE_SERVING}"
-        f"from tessera.decoding import _serve; _serve({theirs.fileno()})"
-    )
-    # Per-thread memory pools, one for every core, would count against the limit.
-    few = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt in a terminal is the server's to handle
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, **few},
-        )
-    return _Child(process, ours)
-
-
-# Messages: the length of a JSON object, the object, and perhaps a file's descriptor with it -------------------------
-
-
-def _send(channel: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
-    body = json.dumps(message).encode()
-    packet = _HEADER.pack(len(body)) + body
-    sent = 0 if descriptor is None else socket.send_fds(channel, [packet], [descriptor])
-    channel.sendall(packet[sent:])
-
-
-def _receive(channel: socket.socket) -> tuple[dict[str, Any], int]:
-    """Receive an object and its descriptor, or -1 without one; raises OSError at the end."""
-    head, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 1)
-    if len(head) < _HEADER.size:
-        head += _exactly(channel, _HEADER.size - len(head))
-    (length,) = _HEADER.unpack(head)
-    return json.loads(_exactly(channel, length)), descriptors[0] if descriptors else -1
-
-
-def _exactly(channel: socket.socket, count: int) -> bytes:
-    data = bytearray(count)
-    view, got = memoryview(data), 0
-    while got < count:
-        if not (received := channel.recv_into(view[got:])):
-            raise ConnectionError("the other side has ended")
-        got += received
-    return bytes(data)
+    child = start("tessera.decoding", "_serve", BEFORE_SERVING)
+    return _Child(child.process, child.channel)
 
 
 # The child ----------------------------------------------------------------------------------------------------------
@@ -213,41 +164,41 @@ def _serve(descriptor: int) -> None:
     """Decode incoming pictures until the channel closes."""
     channel = socket.socket(fileno=descriptor)
     _prepare()
-    bound = _MemoryBound()
-    _send(channel, {})
+    bound = MemoryBound()
+    send(channel, {})
     with suppress(ConnectionError):
         while True:
-            question, _ = _receive(channel)
+            question, _ = receive(channel)
             # Ends this process if its parent, which would have killed it earlier, is gone.
             signal.alarm(math.ceil(2 * deadline_s(question["max_pixels"])))
-            if not _answer(channel, question, _exactly(channel, question["size"]), bound):
+            if not _answer(channel, question, exactly(channel, question["size"]), bound):
                 return
             signal.alarm(0)
 
 
-def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound: _MemoryBound) -> bool:
+def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound: MemoryBound) -> bool:
     """Answer one request; return True if this process can continue."""
     files: list[int] = []
 
     def allocated(height: int, width: int) -> Pixels:
         bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * height * width)
-        _allow_seconds(processor_s(height * width))
-        _send(channel, {"height": height, "width": width})
-        files.append(_memory_file(height * width * 3))
+        allow_seconds(processor_s(height * width))
+        send(channel, {"height": height, "width": width})
+        files.append(memory_file(height * width * 3))
         return np.frombuffer(mmap.mmap(files[0], height * width * 3), np.uint8).reshape(height, width, 3)
 
     limits = ImageLimits(max_pixels=question["max_pixels"], flags=tuple(question["flags"]))
     try:
         # WebP allocates its pixels on opening, before their number is known here.
         bound.allow(BASE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * limits.max_pixels)
-        _allow_seconds(processor_s(0))
+        allow_seconds(processor_s(0))
         decode(question["name"], data, limits, allocated)
-        _send(channel, {}, files[0])
+        send(channel, {}, files[0])
     except ImageError as error:
-        _send(channel, {"error": str(error)})
+        send(channel, {"error": str(error)})
     except MemoryError:
         text = f"{question['name']} needs more memory to decode than pictures of its size may; save it anew."
-        _send(channel, {"error": text, "over": True})
+        send(channel, {"error": text, "over": True})
         return False
     finally:
         for each in files:
@@ -255,49 +206,11 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
     return True
 
 
-def _memory_file(size: int) -> int:
-    """Create a file in memory or, if the system lacks those, a temporary one without a name."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("tessera-pixels")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
-
-
 def _prepare() -> None:
     """Import decoders ahead, and make this process the first to be killed if memory runs out."""
     from PIL import AvifImagePlugin
     from PIL import Image as PILImage
 
-    _limit(resource.RLIMIT_CORE, 0)
+    be_expendable()
     PILImage.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = min(4, os.cpu_count() or 1)
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:  # not Linux
-        return
-
-
-class _MemoryBound:
-    """Limits the address space that this process may add to its current one, on systems that can."""
-
-    def __init__(self) -> None:
-        status = Path("/proc/self/statm")
-        self._own = int(status.read_text().split()[0]) * mmap.PAGESIZE if status.exists() else None
-
-    def allow(self, num_bytes: int) -> None:
-        if self._own is not None:
-            _limit(resource.RLIMIT_AS, self._own + num_bytes)
-
-
-def _allow_seconds(seconds: float) -> None:
-    """Limit this process's processor time from now on; the system kills it when it exceeds that."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
-
-
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

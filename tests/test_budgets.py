@@ -15,7 +15,6 @@ TRITON = "a Triton kernel: pointers, strides and sizes are single arguments"
 FILES = {
     "tessera/containers.py": (400, "one walker for each format of picture files"),
     "tessera/conversation.py": (330, "one format's rules, and the words for each refusal"),
-    "tessera/decoding.py": (330, "a pool of processes; its parent's and its child's half have one protocol"),
     "tessera/engine/engine.py": (350, "the step: what it calls is elsewhere already"),
     "tessera/engine/grammar.py": (460, "masks, the grammar they come from, and the words for each refusal"),
     "tessera/engine/ranks.py": (360, "the two halves of one protocol between processes"),

@@ -44,7 +44,7 @@ ROWS = (
     {"decoding"},
     {"raster"},
     {"containers", "sources"},
-    {"fetch", "machine"},
+    {"children", "fetch", "machine"},
     {"chat", "model.config"},
     {"messages", "sampling"},
     {"shelf"},
