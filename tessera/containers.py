@@ -24,6 +24,7 @@ MAX_TEXT_BYTES = 1_000_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x112
+SUBFILE_TYPE = 254  # its lowest bit: a small copy of another image
 PROFILE = 34675
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
@@ -252,6 +253,12 @@ class _Tiff:
             yield _Entry(tag, kind, length, at, self.data[position : position + size])
             position += size
 
+    def next_start(self) -> int:
+        """Return the place of the directory after this one; 0: there is none."""
+        (count,) = struct.unpack_from(f"{self.order}{'Q' if self.big else 'H'}", self.data, self.start)
+        end = self.start + (8 + 20 * count if self.big else 2 + 12 * count)
+        return int(struct.unpack_from(self._offset, self.data, end)[0])
+
     def value(self, entry: _Entry) -> bytes:
         """Return an entry's bytes, as many as the file has."""
         if entry.num_bytes <= self.offset_size:
@@ -280,6 +287,30 @@ class _Tiff:
         padding = bytes(-len(self.data) % 8)
         head = self.data[: 8 if self.big else 4] + struct.pack(self._offset, len(self.data) + len(padding))
         return b"".join((head, self.data[len(head) :], padding, directory))
+
+
+def tiff_images(data: bytes) -> list[int]:
+    """Return the places of a TIFF's directories, one for each image; small copies of one are left out."""
+    places: list[int] = []
+    seen: set[int] = set()
+    try:
+        tiff = _Tiff(data)
+        while tiff.start and tiff.start not in seen and len(seen) < MAX_PARTS:
+            seen.add(tiff.start)
+            kinds = [tiff.first_number(entry) or 0 for entry in tiff.entries() if entry.tag == SUBFILE_TYPE]
+            if not kinds or not kinds[0] & 1 or not places:
+                places.append(tiff.start)
+            tiff.start = tiff.next_start()
+    except (struct.error, ValueError):  # cut short: what comes before is readable
+        return places
+    return places
+
+
+def with_first_image(data: bytes, place: int) -> bytes:
+    """Return a TIFF whose first image is the one at `place`."""
+    tiff = _Tiff(data)
+    tiff.start = place
+    return tiff.with_directory(list(tiff.entries()))
 
 
 def _read_tiff(name: str, data: bytes) -> Stored:

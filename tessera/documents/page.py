@@ -53,12 +53,13 @@ class Page(ABC):
     rotation: int
     words: tuple[Word, ...]
     blank: bool
+    pixels: int | None = None  # along the longer edge, as stored; None: the page can be rendered at any size
 
     @abstractmethod
     def image(self, side: int = 1024, crop: Box | None = None, rotation: int = 0) -> PILImage.Image:
         """Render the page, or a part, in RGB, `side` pixels along the longer edge, turned further by `rotation`.
 
-        Raises DocumentError.
+        Stored pixels are not enlarged. Raises DocumentError.
         """
 
     @property

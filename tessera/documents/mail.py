@@ -1,0 +1,127 @@
+"""Mails: the attachments of a message as sources or, without any, its text as pages.
+
+Images that the text itself shows, such as the logo of a signature, are no attachments.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from email import policy
+from email.message import EmailMessage
+from email.parser import BytesParser
+from functools import partial
+from html.parser import HTMLParser
+from typing import BinaryIO
+
+from tessera.documents.archives import member_name, too_many_members
+from tessera.documents.page import PageError
+from tessera.documents.sources import Source
+from tessera.errors import DocumentError
+
+MAX_MAIL_BYTES = 100_000_000  # the parser holds several copies
+MAX_TEXT = 500_000  # characters of a message's text that become pages
+SHOWN_FIELDS = ("From", "To", "Date", "Subject")
+BLOCKS = {"p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "table", "blockquote"}
+HIDDEN = {"style", "script", "head", "title"}
+
+
+class Mail:
+    """A message whose attachments are read one by one."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._message: EmailMessage | None = self._parsed()
+        self.text = "" if self._attachments() else _text(self._message)
+
+    def members(self) -> Iterator[Source | PageError]:
+        """Yield the attachments in the message's order."""
+        found = self._attachments()
+        if len(found) > self._source.limits.max_members:
+            raise too_many_members(self._source.name, len(found), self._source.limits)
+        try:
+            for index, part in enumerate(found):
+                name = member_name(self._source.name, part.get_filename() or f"attachment-{index + 1}")
+                yield replace(self._source, name=name, opener=partial(self._member, index))
+        finally:
+            self._message = None  # parsed again for a later look at one attachment
+
+    def _member(self, index: int) -> BinaryIO:
+        return io.BytesIO(_payload(self._attachments()[index]))
+
+    def _attachments(self) -> list[EmailMessage]:
+        message = self._message or self._parsed()
+        return [part for part in message.walk() if isinstance(part, EmailMessage) and _is_attachment(part)]
+
+    def _parsed(self) -> EmailMessage:
+        with self._source.open() as file:
+            data = file.read(MAX_MAIL_BYTES + 1)
+        if len(data) > MAX_MAIL_BYTES:
+            raise DocumentError(
+                f"{self._source.name} is a mail of more than {MAX_MAIL_BYTES:,} bytes; save its attachments and give "
+                "those.",
+                code="too_large",
+            )
+        try:
+            message = BytesParser(_class=EmailMessage, policy=policy.default).parsebytes(data)
+        except Exception as error:  # the parser is lenient; what it raises, such as for deep nesting, is hostile
+            raise DocumentError(f"{self._source.name} is a damaged mail; export it again.", code="damaged") from error
+        return message
+
+
+def _is_attachment(part: EmailMessage) -> bool:
+    if part.is_multipart():
+        return False
+    if part.get_content_disposition() == "attachment":
+        return True
+    return part.get_filename() is not None and not (part.get_content_maintype() == "image" and "Content-ID" in part)
+
+
+def _payload(part: EmailMessage) -> bytes:
+    data = part.get_payload(decode=True)
+    return data if isinstance(data, bytes) else b""
+
+
+def _text(message: EmailMessage | None) -> str:
+    """Return the message's fields and its text, with that of HTML if it has no plain one."""
+    if message is None:
+        return ""
+    fields = [f"{name}: {' '.join(str(message[name]).split())}" for name in SHOWN_FIELDS if name in message]
+    body = message.get_body(("plain", "html"))
+    text = ""
+    if isinstance(body, EmailMessage):
+        data = _payload(body)[: 4 * MAX_TEXT]
+        try:
+            text = data.decode(body.get_content_charset("utf-8"), "replace")
+        except LookupError:  # an unknown charset
+            text = data.decode("utf-8", "replace")
+        text = _without_tags(text) if body.get_content_subtype() == "html" else text
+    return "\n".join((*fields, "", text))[:MAX_TEXT]
+
+
+class _Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in HIDDEN
+        self.pieces.append("\n" if tag in BLOCKS else "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in HIDDEN
+        self.pieces.append("\n" if tag in BLOCKS else "")
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden <= 0:
+            self.pieces.append(" ".join(data.split()) + " " if data.strip() else "")
+
+
+def _without_tags(html: str) -> str:
+    parser = _Text()
+    parser.feed(html)
+    parser.close()
+    lines = [line.strip() for line in "".join(parser.pieces).splitlines()]
+    return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before)

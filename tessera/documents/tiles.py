@@ -1,0 +1,55 @@
+"""Tiles: a page whose type is too small at the model's resolution is shown again in parts."""
+
+from __future__ import annotations
+
+from tessera.documents.ink import type_height
+from tessera.documents.page import Box, Page
+from tessera.errors import UsageError
+
+LEGIBLE = 12.0  # pixels an em; below that, models misread A4 at 1024 pixels
+LINE_PER_EM = 1.12  # a word's box is as tall as its font's line
+SMALL = 0.1  # of the characters are at most as tall as "common small type"
+MAX_TILES = 64
+
+
+def needs_tiles(page: Page, side: int = 1024) -> bool:
+    """Decide if the page's small type is illegible when its longer edge has `side` pixels, and parts would show more.
+
+    Measured in the text layer, or on the rendered page without one. Raises DocumentError.
+    """
+    if page.blank or (page.pixels is not None and page.pixels <= side):
+        return False
+    height = _height_of_words(page, side) if page.words else type_height(page.image(side))
+    return height is not None and height < LEGIBLE
+
+
+def _height_of_words(page: Page, side: int) -> float | None:
+    """Return the em, in pixels, that a tenth of the characters do not exceed."""
+    pixels = page.size[1] * side / max(page.size)
+    heights = sorted(((w.box.bottom - w.box.top) * pixels, len(w.text)) for w in page.words)
+    left = SMALL * sum(length for _, length in heights)
+    for height, length in heights:
+        left -= length
+        if left <= 0:
+            return height / LINE_PER_EM
+    return None
+
+
+def tile_boxes(page: Page, rows: int = 2, columns: int = 2, overlap: float = 0.1) -> tuple[Box, ...]:
+    """Cut a page into equal parts, row by row, which share `overlap` of their size with their neighbours."""
+    if not (rows >= 1 and columns >= 1 and rows * columns <= MAX_TILES and 0 <= overlap < 1):
+        raise UsageError(
+            f"{rows} x {columns} tiles with an overlap of {overlap:g} are asked for; there may be 1 to {MAX_TILES} of "
+            "them, and the overlap is at least 0 and below 1."
+        )
+    return tuple(
+        Box(page.number, left, top, right, bottom)
+        for top, bottom in _cuts(rows, overlap)
+        for left, right in _cuts(columns, overlap)
+    )
+
+
+def _cuts(count: int, overlap: float) -> list[tuple[float, float]]:
+    length = 1 / (count - (count - 1) * overlap)
+    step = length * (1 - overlap)
+    return [(index * step, 1.0 if index == count - 1 else index * step + length) for index in range(count)]
