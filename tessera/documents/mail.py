@@ -5,7 +5,6 @@ Images that the text itself shows, such as the logo of a signature, are no attac
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from email import policy
@@ -17,7 +16,7 @@ from typing import BinaryIO
 
 from tessera.documents.archives import member_name, too_many_members
 from tessera.documents.page import PageError
-from tessera.documents.sources import Source
+from tessera.documents.sources import Source, temporary
 from tessera.errors import DocumentError
 
 MAX_MAIL_BYTES = 100_000_000  # the parser holds several copies
@@ -48,7 +47,10 @@ class Mail:
             self._message = None  # parsed again for a later look at one attachment
 
     def _member(self, index: int) -> BinaryIO:
-        return io.BytesIO(_payload(self._attachments()[index]))
+        file = temporary()
+        file.write(_payload(self._attachments()[index]))
+        file.seek(0)
+        return file
 
     def _attachments(self) -> list[EmailMessage]:
         message = self._message or self._parsed()

@@ -110,6 +110,7 @@ def _printed(source: Source) -> BinaryIO:
         file = temporary()
         with result.open("rb") as pdf:
             shutil.copyfileobj(pdf, file)
+        file.flush()
         return file
 
 

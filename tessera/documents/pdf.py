@@ -116,6 +116,9 @@ class _Readers:
                 answer, file = reader.open(document), -1
                 if question is not None and "code" not in answer:
                     answer, file = reader.ask(question, document.limits.page_seconds)
+            except DocumentError:  # the file has changed
+                self._give_back(reader)
+                raise
             except BaseException as error:
                 reader.end()
                 if isinstance(error, TimeoutError) or reader.process.returncode in ENDED_AS_SLOW:

@@ -21,7 +21,6 @@ from tessera.documents.page import PageError
 from tessera.errors import DocumentError
 
 MAX_DEPTH = 32  # of folders in folders
-SPOOLED_BYTES = 8_000_000  # of an archive's member in memory; more go to a temporary file without a name
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # of file managers, as are names that begin with a dot
 
 
@@ -88,7 +87,10 @@ def _matches(pattern: str, limits: PageLimits) -> Iterator[Source | PageError]:
         raise DocumentError(f"no file matches {pattern}; check the spelling and the folder.", code="not_found")
     if len(found) > limits.max_files:
         raise _too_many_files(pattern, limits)
-    for each in sorted(found):
+    shortest: dict[str, str] = {}  # "**" follows links, also those that lead back
+    for each in sorted(found, key=len, reverse=True):
+        shortest[os.path.realpath(each)] = each
+    for each in sorted(shortest.values()):
         if not os.path.isdir(each):
             yield from find_sources([each], limits)
 

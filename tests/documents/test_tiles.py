@@ -1,0 +1,224 @@
+"""Page ranges, tiles, blank pages, the size of type, and the order of words."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from tessera.documents.ink import is_blank, type_height
+from tessera.documents.page import Box, Page
+from tessera.documents.pages import read_pages
+from tessera.documents.ranges import page_ranges
+from tessera.documents.tiles import needs_tiles, tile_boxes
+from tessera.documents.words import Piece, in_reading_order, is_real, words_of
+from tessera.errors import UsageError
+from tests.documents.files import image_bytes, pdf_bytes, scan, text_at, written
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("1-5,8,-1", [1, 2, 3, 4, 5, 8, 10]), ("3", [3]), ("9-", [9, 10]), ("8-99", [8, 9, 10]), ("11,12", []),
+     (" 2 , 1 - 3 ", [1, 2, 3]), ("-3--2", [8, 9]), ("-99", []), ("8--1", [8, 9, 10])],
+)  # fmt: skip
+def test_ranges_mean_what_people_write(text: str, numbers: list[int]) -> None:
+    assert page_ranges(text, 10) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "1-0", "5-3", "1,,2", "1..3", "1-2-3", "1," * 2000, "9" * 30])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        page_ranges(text, 10)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=1, max_size=5), st.integers(1, 40))
+def test_ranges_are_the_union_of_their_parts(pairs: list[tuple[int, int]], count: int) -> None:
+    text = ",".join(f"{first}-{first + more}" for first, more in pairs)
+    every = {n for first, more in pairs for n in range(first, first + more + 1)}
+    assert page_ranges(text, count) == sorted(every & set(range(1, count + 1)))
+
+
+# Tiles and the size of type ------------------------------
+
+
+def page_of(tmp_path: Path, data: bytes) -> Page:
+    (page,) = read_pages([written(tmp_path / "a", data)])
+    assert isinstance(page, Page)
+    return page
+
+
+def lines(size: float, count: int = 20, top: float = 780) -> str:
+    return "".join(text_at(60, top - 1.5 * size * n, "Amount due on receipt", size) for n in range(count))
+
+
+@pytest.mark.parametrize(("size", "small"), [(6, True), (8, True), (9.5, True), (10.5, False), (14, False)])
+def test_small_type_asks_for_tiles_from_the_text_layer_and_from_the_scan(
+    tmp_path: Path, size: float, small: bool
+) -> None:
+    """A4 at 1024 pixels has 87.6 dpi, so that 12 pixels are 9.9 points."""
+    page = page_of(tmp_path, pdf_bytes(lines(size)))
+    assert needs_tiles(page) == small
+    scanned = page_of(tmp_path, image_bytes(page.image(2048), "PNG"))
+    assert scanned.words == ()
+    assert needs_tiles(scanned) == small
+    assert not needs_tiles(page, side=2048)
+
+
+def test_a_footnote_asks_for_no_tiles_nor_does_what_has_no_more_pixels(tmp_path: Path) -> None:
+    assert not needs_tiles(page_of(tmp_path, pdf_bytes(lines(12) + text_at(60, 40, "small print", 5))))
+    assert needs_tiles(page_of(tmp_path, pdf_bytes(lines(12) + lines(5, 10, 120))))
+    small = page_of(tmp_path, image_bytes(scan(size=(700, 1000), em=9), "PNG"))
+    assert not needs_tiles(small)
+    assert not needs_tiles(page_of(tmp_path, image_bytes(PILImage.new("RGB", (2000, 3000), "white"), "PNG")))
+
+
+def test_sizes_of_type_in_scans_are_within_a_fifth() -> None:
+    for em, words in itertools.product((9, 12, 16, 24), ("Invoice 2024-118", "sum of all wares", "TOTAL EUR 99")):
+        image = PILImage.new("RGB", (724, 1024), (244, 243, 240))
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(em)
+        for row in range(20):
+            draw.text((60, 60 + row * 1.6 * em), f"{words} {words}", font=font, fill=(40, 40, 40))
+        height = type_height(image)
+        assert height is not None
+        assert height == pytest.approx(em, rel=0.25), (em, words)
+    assert type_height(PILImage.new("RGB", (724, 1024), "white")) is None
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0, 0.5))
+def test_tiles_cover_the_page_and_overlap_by_what_is_asked(rows: int, columns: int, overlap: float) -> None:
+    class Bare(Page):
+        number = 7
+
+        def image(self, side: int = 1024, crop: Box | None = None, rotation: int = 0) -> PILImage.Image:
+            raise NotImplementedError
+
+    boxes = tile_boxes(Bare(), rows, columns, overlap)
+    assert len(boxes) == rows * columns
+    assert {box.page for box in boxes} == {7}
+    across = boxes[:columns]
+    assert (across[0].left, across[-1].right, boxes[0].top, boxes[-1].bottom) == (0, 1, 0, 1)
+    for one, two in itertools.pairwise(across):
+        assert (one.right - two.left) / (one.right - one.left) == pytest.approx(overlap, abs=1e-9)
+    assert len({round(box.right - box.left, 9) for box in across}) == 1
+    with pytest.raises(UsageError):
+        tile_boxes(Bare(), 0)
+
+
+# Blank pages -----------------------------------------------------------------------------------------------------------
+
+
+def worn(page: PILImage.Image, noise: float = 6.0) -> PILImage.Image:
+    """The page as a scanner gives it: grain, light that falls off, and a JPEG's blocks."""
+    values = np.asarray(page).astype(float) * np.linspace(1, 0.93, page.width)[None, :, None]
+    values += np.random.default_rng(1).normal(0, noise, (page.height, page.width, 1))
+    return PILImage.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def paper() -> PILImage.Image:
+    return PILImage.new("RGB", (724, 1024), (248, 247, 243))
+
+
+def with_dust(page: PILImage.Image, count: int) -> PILImage.Image:
+    draw, random = ImageDraw.Draw(page), np.random.default_rng(3)
+    for x, y in random.uniform((0, 0), page.size, (count, 2)):
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(80, 80, 80))
+    return page
+
+
+def test_paper_with_grain_and_dust_is_blank() -> None:
+    for page in (
+        PILImage.new("RGB", (724, 1024), "white"),
+        paper(),
+        with_dust(paper(), 20),
+        PILImage.new("RGB", (3, 2)),
+    ):
+        assert is_blank(page)
+        assert is_blank(worn(page))
+
+
+@pytest.mark.parametrize("ink", [(20, 20, 20), (150, 150, 150), (200, 40, 40), (230, 200, 0)])
+@pytest.mark.parametrize("what", ["7", "ok", "Page 3 of 9", "stamp", "signature"])
+def test_a_number_a_stamp_or_a_stroke_is_not_blank(ink: tuple[int, int, int], what: str) -> None:
+    page = paper()
+    draw = ImageDraw.Draw(page)
+    if what == "stamp":
+        draw.rectangle((500, 150, 570, 190), outline=ink, width=2)
+    elif what == "signature":
+        draw.line([(x, 800 + 12 * np.sin(x / 5)) for x in range(100, 200)], fill=ink, width=2)
+    else:
+        draw.text((350, 980), what, fill=ink, font=ImageFont.load_default(12))
+    assert not is_blank(page)
+    assert not is_blank(worn(page, 3.0))
+
+
+# Words and their order ------------------------------
+
+
+def chars(text: str, left: float = 0.1, top: float = 0.1) -> list[tuple[int, float, float, float, float]]:
+    return [(ord(sign), left + 0.01 * n, top, left + 0.01 * n + 0.01, top + 0.02) for n, sign in enumerate(text)]
+
+
+def test_words_are_what_white_space_separates_and_ligatures_are_letters() -> None:
+    words = words_of(chars("o\ufb03ce  12\u00a0345 auto\x02\n\nend"))
+    assert [word.text for word in words] == ["office", "12", "345", "auto-", "end"]
+    assert (words[0].left, words[0].right) == pytest.approx((0.1, 0.14))
+    assert words_of(chars("gone", left=1.2)) == []
+    assert [word.text for word in words_of([*chars("\ud83d\ude00"), *chars("\ud83d", left=0.5)])] == [
+        "\U0001f600\ufffd"
+    ]
+
+
+def test_only_printable_text_is_real() -> None:
+    assert is_real(words_of(chars("Total 12.50 €")))
+    for junk in ("\ue001\ue002\ue003\ue004 ab", "(cid:3)(cid:4)", "\ufffd\ufffd a", "\x01\x03\x04"):
+        assert not is_real(words_of(chars(junk)))
+
+
+def prose(left: float, word: str, count: int = 20) -> list[list[Piece]]:
+    """Lines of five words in a column of 0.4 of the page's width."""
+    return [
+        [Piece(f"{word}{row}.{n}", left + n * 0.08, 0.1 + row * 0.03, left + n * 0.08 + 0.07, 0.12 + row * 0.03) for n in range(5)]
+        for row in range(count)
+    ]  # fmt: skip
+
+
+def texts(words: list[Piece]) -> list[str]:
+    return [word.text for word in words]
+
+
+def test_columns_of_prose_are_read_one_after_the_other_however_they_were_written() -> None:
+    left, right = prose(0.05, "l"), prose(0.55, "r")
+    title = [Piece("Title", 0.3, 0.03, 0.7, 0.06)]
+    wanted = texts([*title, *(word for line in (*left, *right) for word in line)])
+    columns = [*title, *(word for line in (*left, *right) for word in line)]
+    across = [*title, *(word for pair in zip(left, right, strict=True) for line in pair for word in line)]
+    shuffled = [word for line in np.random.default_rng(5).permutation([*left, *right]) for word in line]
+    assert texts(in_reading_order(columns)) == wanted
+    assert texts(in_reading_order(across)) == wanted
+    assert texts(in_reading_order([*title, *shuffled])) == wanted
+
+
+def test_a_tables_rows_stay_together_and_text_at_an_angle_is_left_alone() -> None:
+    table = [Piece(f"{row}.{n}", 0.1 + n * 0.2, 0.1 + row * 0.03, 0.2 + n * 0.2, 0.12 + row * 0.03)
+             for row in range(20) for n in range(4)]  # fmt: skip
+    assert in_reading_order(table) == table
+    upside_down = [Piece(w.text, 1 - w.right, 1 - w.bottom, 1 - w.left, 1 - w.top) for w in table]
+    assert in_reading_order(upside_down) == upside_down
+    sideways = [Piece(w.text, w.top, 1 - w.right, w.bottom, 1 - w.left) for w in table]
+    assert in_reading_order(sideways) == sideways
+
+
+def test_two_columns_of_a_pdf_are_read_in_order(tmp_path: Path) -> None:
+    rows = range(12)
+    left = [text_at(50, 760 - 20 * row, f"alpha beta gamma delta {row}") for row in rows]
+    right = [text_at(320, 760 - 20 * row, f"one two three four {row}") for row in rows]
+    wanted = [f"alpha beta gamma delta {row}" for row in rows] + [f"one two three four {row}" for row in rows]
+    for content in ("".join((*left, *right)), "".join(one + two for one, two in zip(left, right, strict=True))):
+        page = page_of(tmp_path, pdf_bytes(content))
+        assert page.text.splitlines() == wanted
