@@ -142,7 +142,7 @@ class _Worker:
 
 def _chars(page: pypdfium2.PdfPage, text: pypdfium2.PdfTextPage) -> Iterator[Char]:
     """Yield every character with its place on the displayed page: within the crop box, rotated as it is shown."""
-    across, down, x0, y0 = _frame(page)
+    (xx, xy), (yx, yy), x0, y0 = _frame(page)
     code_of, loose_of = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetLooseCharBox
     rect = pdfium.FS_RECTF()
     where = ctypes.byref(rect)
@@ -153,12 +153,16 @@ def _chars(page: pypdfium2.PdfPage, text: pypdfium2.PdfTextPage) -> Iterator[Cha
             continue
         if not loose_of(text, index, where) or rect.right <= rect.left or rect.top <= rect.bottom:
             rect.left, rect.bottom, rect.right, rect.top = text.get_charbox(index)
-        # The displayed axes are the page's own or crossed; one of each pair of factors is zero.
-        left, right = (
-            x0 + across[0] * x + across[1] * y for x, y in ((rect.left, rect.bottom), (rect.right, rect.top))
+        # The displayed axes are the page's own or crossed, so that corners stay corners.
+        left, right = x0 + xx * rect.left + xy * rect.bottom, x0 + xx * rect.right + xy * rect.top
+        top, bottom = y0 + yx * rect.left + yy * rect.bottom, y0 + yx * rect.right + yy * rect.top
+        yield (
+            code,
+            left if left < right else right,
+            top if top < bottom else bottom,
+            right if left < right else left,
+            bottom if top < bottom else top,
         )
-        top, bottom = (y0 + down[0] * x + down[1] * y for x, y in ((rect.left, rect.bottom), (rect.right, rect.top)))
-        yield code, min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
 def _frame(page: pypdfium2.PdfPage) -> tuple[tuple[float, float], tuple[float, float], float, float]:

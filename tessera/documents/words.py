@@ -6,9 +6,11 @@ page, y down. PDFium's own order, that of the file, is kept unless it is plainly
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 
@@ -16,7 +18,9 @@ REAL = 0.85  # of a text layer's characters must be printable
 MAX_WORDS = 100_000  # of a page
 JUMPS = 0.25  # of the lines: a file whose text goes up the page more often was not written in reading order
 PROSE_WORDS, PROSE_LINES = 3.5, 5  # a column of prose has as many words in a line and as many lines, or it is a table's
+PROSE_HEIGHT = 0.05  # of the page's
 GUTTER = 0.015  # of the page's width
+PLACES = range(30, 71)  # hundredths of the width where a gutter may lie
 # PDFium says 2 or U+FFFE for a hyphen at a line's end.
 HYPHENS = {0x02: "-", 0xFFFE: "-", 0xAD: "-"}
 
@@ -31,7 +35,7 @@ class Piece:
     right: float
     bottom: float
 
-    @property
+    @cached_property
     def middle(self) -> float:
         return (self.top + self.bottom) / 2
 
@@ -56,20 +60,21 @@ def words_of(chars: Iterable[Char]) -> list[Piece]:
 
 def _finish(run: list[Char], words: list[Piece]) -> None:
     if run:
-        text = _text(char[0] for char in run)
-        left, top = min(char[1] for char in run), min(char[2] for char in run)
-        right, bottom = max(char[3] for char in run), max(char[4] for char in run)
+        codes, lefts, tops, rights, bottoms = zip(*run, strict=True)
+        text, left, top, right, bottom = _text(codes), min(lefts), min(tops), max(rights), max(bottoms)
         run.clear()
         if 0 <= (left + right) / 2 <= 1 and 0 <= (top + bottom) / 2 <= 1:
             words.append(Piece(text, max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)))
 
 
 def _text(codes: Iterable[int]) -> str:
-    signs = []
-    for code in codes:
-        sign = HYPHENS.get(code) or chr(code)
-        signs.append(unicodedata.normalize("NFKC", sign) if 0xFB00 <= code <= 0xFB06 else sign)  # ligatures
-    return "".join(signs).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    signs = "".join(map(chr, codes))
+    if signs.isascii() and signs.isprintable():
+        return signs
+    signs = signs.translate(HYPHENS)
+    # Ligatures are one character each, and a pair of surrogates two.
+    whole = "".join(unicodedata.normalize("NFKC", sign) if "\ufb00" <= sign <= "\ufb06" else sign for sign in signs)
+    return whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def is_real(words: Sequence[Piece]) -> bool:
@@ -137,20 +142,33 @@ def _by_lines(words: Sequence[Piece]) -> list[Piece]:
 
 def _gutter(words: Sequence[Piece]) -> tuple[float, float, float] | None:
     """Find the gap between two columns of prose: its place across, and where the columns begin and end."""
+    crossing: dict[int, list[float]] = {step: [0.0] for step in PLACES}
+    for word in words:
+        first, last = math.ceil(100 * (word.left - GUTTER / 2)), math.floor(100 * (word.right + GUTTER / 2))
+        for step in range(max(first, PLACES.start), min(last + 1, PLACES.stop)):
+            crossing[step].append(word.middle)
     best: tuple[float, float, float] | None = None
     most = 0
-    for step in range(30, 71):
-        place = step / 100
-        crossing = sorted(w.middle for w in words if w.left < place + GUTTER / 2 and w.right > place - GUTTER / 2)
-        bounds = [0.0, *crossing, 1.0]
+    for step in PLACES:
+        bounds = sorted((*crossing[step], 1.0))
         top, bottom = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
+        if bottom - top < PROSE_HEIGHT:
+            continue
         inside = [w for w in words if top < w.middle < bottom]
-        if len(inside) > most and all(_is_prose([w for w in inside if (w.right <= place) == side]) for side in (0, 1)):
-            best, most = (place, top, bottom), len(inside)
+        right = [w for w in inside if w.right > step / 100]
+        left = [w for w in inside if w.right <= step / 100] if _could_be_prose(right) else []
+        if len(inside) > most and _is_prose(left) and _is_prose(right):
+            best, most = (step / 100, top, bottom), len(inside)
     return best
 
 
+def _could_be_prose(words: Sequence[Piece]) -> bool:
+    return len(words) >= PROSE_LINES * PROSE_WORDS
+
+
 def _is_prose(words: Sequence[Piece]) -> bool:
+    if not _could_be_prose(words):
+        return False
     lines = _runs(_by_lines(words))
     return len(lines) >= PROSE_LINES and median(len(line) for line in lines) >= PROSE_WORDS
 
