@@ -32,10 +32,11 @@ class Child:
     process: subprocess.Popen[bytes]
     channel: socket.socket
 
-    def end(self) -> None:
+    def end(self) -> int:
+        """Kill it, unless it has ended, and return its status."""
         self.process.kill()
         self.channel.close()
-        self.process.wait()
+        return self.process.wait()
 
 
 def start(module: str, serve: str, before: str = "") -> Child:

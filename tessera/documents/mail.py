@@ -6,6 +6,7 @@ Images that the text itself shows, such as the logo of a signature, are no attac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from email import policy
 from email.message import EmailMessage
@@ -32,23 +33,28 @@ class Mail:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._message: EmailMessage | None = self._parsed()
-        self.text = "" if self._attachments() else _text(self._message)
+        with _parsing(source.name):
+            self.text = "" if self._attachments() else _text(self._message)
 
     def members(self) -> Iterator[Source | PageError]:
         """Yield the attachments in the message's order."""
-        found = self._attachments()
+        with _parsing(self._source.name):
+            found = self._attachments()
+            names = [part.get_filename() for part in found]
         if len(found) > self._source.limits.max_members:
             raise too_many_members(self._source.name, len(found), self._source.limits)
         try:
-            for index, part in enumerate(found):
-                name = member_name(self._source.name, part.get_filename() or f"attachment-{index + 1}")
+            for index, given in enumerate(names):
+                name = member_name(self._source.name, given or f"attachment-{index + 1}")
                 yield replace(self._source, name=name, opener=partial(self._member, index))
         finally:
             self._message = None  # parsed again for a later look at one attachment
 
     def _member(self, index: int) -> BinaryIO:
+        with _parsing(self._source.name):
+            data = _payload(self._attachments()[index])
         file = temporary()
-        file.write(_payload(self._attachments()[index]))
+        file.write(data)
         file.seek(0)
         return file
 
@@ -65,11 +71,17 @@ class Mail:
                 "those.",
                 code="too_large",
             )
-        try:
-            message = BytesParser(_class=EmailMessage, policy=policy.default).parsebytes(data)
-        except Exception as error:  # the parser is lenient; what it raises, such as for deep nesting, is hostile
-            raise DocumentError(f"{self._source.name} is a damaged mail; export it again.", code="damaged") from error
-        return message
+        with _parsing(self._source.name):
+            return BytesParser(_class=EmailMessage, policy=policy.default).parsebytes(data)
+
+
+@contextmanager
+def _parsing(name: str) -> Iterator[None]:
+    """Turn what the parser raises for damaged fields, or for parts that are nested deeply, into an error of ours."""
+    try:
+        yield
+    except Exception as error:  # it raises a dozen unrelated types
+        raise DocumentError(f"{name} is a damaged mail; export it again.", code="damaged") from error
 
 
 def _is_attachment(part: EmailMessage) -> bool:
@@ -89,7 +101,7 @@ def _text(message: EmailMessage | None) -> str:
     """Return the message's fields and its text, with that of HTML if it has no plain one."""
     if message is None:
         return ""
-    fields = [f"{name}: {' '.join(str(message[name]).split())}" for name in SHOWN_FIELDS if name in message]
+    fields = [f"{name}: {_field(message, name)}" for name in SHOWN_FIELDS if name in message]
     body = message.get_body(("plain", "html"))
     text = ""
     if isinstance(body, EmailMessage):
@@ -100,6 +112,14 @@ def _text(message: EmailMessage | None) -> str:
             text = data.decode("utf-8", "replace")
         text = _without_tags(text) if body.get_content_subtype() == "html" else text
     return "\n".join((*fields, "", text))[:MAX_TEXT]
+
+
+def _field(message: EmailMessage, name: str) -> str:
+    try:
+        value = str(message[name])
+    except Exception:  # a damaged address raises many types, and is shown as it is
+        value = next(str(raw) for field, raw in message.raw_items() if field.lower() == name.lower())
+    return " ".join(value.split())
 
 
 class _Text(HTMLParser):

@@ -111,17 +111,19 @@ class _Readers:
     ) -> tuple[dict[str, Any], int]:
         """Have a child open the document, unless it has, and answer a question about a page. Raises DocumentError."""
         with self._free:
-            reader = self._take(document)
+            reader = None
             try:
+                reader = self._take(document)
                 answer, file = reader.open(document), -1
                 if question is not None and "code" not in answer:
                     answer, file = reader.ask(question, document.limits.page_seconds)
             except DocumentError:  # the file has changed
-                self._give_back(reader)
+                if reader is not None:
+                    self._give_back(reader)
                 raise
             except BaseException as error:
-                reader.end()
-                if isinstance(error, TimeoutError) or reader.process.returncode in ENDED_AS_SLOW:
+                ended = None if reader is None else reader.end()
+                if isinstance(error, TimeoutError) or ended in ENDED_AS_SLOW:
                     raise _error(document, "timeout", number) from error
                 if isinstance(error, OSError | ValueError):
                     raise _error(document, "crashed", number) from error
@@ -156,10 +158,13 @@ class _Reader(children.Child):
     @classmethod
     def start(cls) -> _Reader:
         child = children.start("tessera.documents.pdf_child", "serve")
-        reader = cls(child.process, child.channel)
-        reader.channel.settimeout(START_S)
-        children.receive(reader.channel)
-        return reader
+        try:
+            child.channel.settimeout(START_S)
+            children.receive(child.channel)
+        except BaseException:
+            child.end()
+            raise
+        return cls(child.process, child.channel)
 
     def open(self, document: PdfDocument) -> dict[str, Any]:
         if self.opened != document.digest:

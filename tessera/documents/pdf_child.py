@@ -21,13 +21,18 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 from tessera.children import MemoryBound, allow_seconds, be_expendable, memory_file, receive, send
-from tessera.documents.words import Char, in_reading_order, is_real, words_of
+from tessera.documents.words import Char, Piece, in_reading_order, is_real, with_filled, words_of
 
 BASE_BYTES = 1 << 30  # of address space, beyond what a fresh child has, the file and the result
 BYTES_PER_PIXEL = 12
 MAX_CHARS = 200_000  # of a page's text layer; a page of a newspaper has some 20,000
 CODES = {4: "password_required", 5: "unsupported"}  # PDFium's errors; all others mean that the file is damaged
 MILLION = 1_000_000
+FILLED = (
+    pdfium.FPDF_FORMFIELD_TEXTFIELD,
+    pdfium.FPDF_FORMFIELD_COMBOBOX,
+)  # their values are no part of the page's text
+MAX_FIELDS, MAX_VALUE = 5000, 8192  # of a page's form, and UTF-16 units of a value
 
 
 class CannotRead(Exception):
@@ -114,6 +119,7 @@ class _Worker:
         with closing(page.get_textpage()) as text:
             words = words_of(_chars(page, text))
         words = in_reading_order(words) if is_real(words) else []
+        words = with_filled(words, _filled(page))
         rows = [(w.text, *(round(side, 6) for side in (w.left, w.top, w.right, w.bottom))) for w in words]
         send(self._channel, {"size": page.get_size(), "rotation": page.get_rotation(), "words": rows})
 
@@ -163,6 +169,31 @@ def _chars(page: pypdfium2.PdfPage, text: pypdfium2.PdfTextPage) -> Iterator[Cha
             right if left < right else left,
             bottom if top < bottom else top,
         )
+
+
+def _filled(page: pypdfium2.PdfPage) -> Iterator[Piece]:
+    """Yield what is filled into the page's form, word by word; a word's place is its whole field."""
+    if page.formenv is None:
+        return
+    (xx, xy), (yx, yy), x0, y0 = _frame(page)
+    rect = pdfium.FS_RECTF()
+    for index in range(min(pdfium.FPDFPage_GetAnnotCount(page), MAX_FIELDS)):
+        annotation = pdfium.FPDFPage_GetAnnot(page, index)
+        if not annotation:
+            continue
+        try:
+            kind = pdfium.FPDFAnnot_GetFormFieldType(page.formenv, annotation)
+            if kind not in FILLED or not pdfium.FPDFAnnot_GetRect(annotation, rect):
+                continue
+            value = (ctypes.c_ushort * MAX_VALUE)()
+            pdfium.FPDFAnnot_GetFormFieldValue(page.formenv, annotation, value, ctypes.sizeof(value))
+            text = bytes(value).decode("utf-16-le", "replace").partition("\0")[0]
+        finally:
+            pdfium.FPDFPage_CloseAnnot(annotation)
+        across = sorted((x0 + xx * rect.left + xy * rect.bottom, x0 + xx * rect.right + xy * rect.top))
+        down = sorted((y0 + yx * rect.left + yy * rect.bottom, y0 + yx * rect.right + yy * rect.top))
+        for word in text.split():
+            yield Piece(word, across[0], down[0], across[1], down[1])
 
 
 def _frame(page: pypdfium2.PdfPage) -> tuple[tuple[float, float], tuple[float, float], float, float]:

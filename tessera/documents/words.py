@@ -77,6 +77,17 @@ def _text(codes: Iterable[int]) -> str:
     return whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def with_filled(words: list[Piece], filled: Iterable[Piece]) -> list[Piece]:
+    """Put what is filled into a form after the word to its left, its label, or at the end."""
+    words = list(words)
+    for piece in filled:
+        if all(-0.001 <= side <= 1.001 for side in (piece.left, piece.top, piece.right, piece.bottom)):
+            before = [n for n, w in enumerate(words) if piece.top < w.middle < piece.bottom and w.left <= piece.left]
+            place = max(before, key=lambda n: (words[n].left, n)) + 1 if before else len(words)
+            words.insert(place, piece)
+    return words[:MAX_WORDS]
+
+
 def is_real(words: Sequence[Piece]) -> bool:
     """Decide if a text layer says what is printed: fonts without a mapping give codes, or signs of private use."""
     text = "".join(word.text for word in words)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +21,19 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.page import Box, Page, PageError
 from tessera.documents.pages import read_pages
 from tessera.errors import DocumentError, UsageError
-from tests.documents.files import A4, add_page, image_bytes, long_pdf, pdf_bytes, saved, scan, text_at, written
+from tests.documents.files import (
+    A4,
+    add_page,
+    image_bytes,
+    long_pdf,
+    mail_bytes,
+    pdf_bytes,
+    saved,
+    scan,
+    text_at,
+    written,
+    zip_bytes,
+)
 
 # Advance widths of Helvetica in thousandths of the type size, from Adobe's metrics of the standard fonts.
 HELVETICA = {
@@ -35,6 +49,8 @@ HELVETICA = {
     "5": 556,
     "0": 556,
 }
+
+CODES = {"damaged", "empty", "unsupported", "password_required", "too_large", "too_many_pages", "crashed", "timeout"}
 
 
 def width(text: str, size: float) -> float:
@@ -154,7 +170,7 @@ def test_pages_can_be_rendered_after_the_reader_moved_on(tmp_path: Path) -> None
 
 def test_what_is_filled_into_a_form_is_drawn(tmp_path: Path) -> None:
     with pikepdf.new() as pdf:
-        page = add_page(pdf, "")
+        page = add_page(pdf, text_at(50, 405, "Name:") + text_at(50, 380, "Date:"))
         form = pdf.make_stream(b"/Tx BMC q BT /F 14 Tf 2 4 Td (FILLED) Tj ET Q EMC")
         form.update(
             {"/Type": pikepdf.Name.XObject, "/Subtype": pikepdf.Name.Form, "/BBox": pikepdf.Array([0, 0, 200, 20]),
@@ -170,7 +186,11 @@ def test_what_is_filled_into_a_form_is_drawn(tmp_path: Path) -> None:
         pdf.Root.AcroForm = pikepdf.Dictionary(Fields=pikepdf.Array([widget]), DR=page.obj.Resources, DA="/F 14 Tf 0 g")
         path = written(tmp_path / "form.pdf", saved(pdf))
     page_read = only(path)
-    assert not page_read.blank
+    assert page_read.text.split() == ["Name:", "FILLED", "Date:"]
+    box = page_read.words[1].box
+    assert (box.left, box.top, box.right, box.bottom) == pytest.approx(
+        (100 / 595, 422 / 842, 300 / 595, 442 / 842), abs=1e-4
+    )
     dark = np.asarray(page_read.image(842).convert("L")) < 100
     assert dark[422:442, 100:300].sum() > 50
 
@@ -360,3 +380,55 @@ def test_names_say_nothing(tmp_path: Path) -> None:
     assert only(written(tmp_path / "b.png", pdf_bytes(text_at(50, 700, "words")))).text == "words"
     assert failed(written(tmp_path / "c.pdf", b"\0\1\2 nothing")).code == "unsupported"
     assert isinstance(page.image(100), PILImage.Image)
+
+
+def test_threads_render_pages_of_several_documents_at_once(tmp_path: Path) -> None:
+    for number in range(3):
+        lines = (text_at(50, 780 - 60 * number - 200 * page, "line", 40) for page in range(3))
+        written(tmp_path / f"{number}.pdf", pdf_bytes(*lines))
+    pages = [page for page in read_pages([tmp_path]) if isinstance(page, Page)]
+    assert len(pages) == 9
+    alone = [ink_box(page, 400) for page in pages]
+    assert len(set(alone)) == 9
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda page: ink_box(page, 400), pages)) == alone
+
+
+def test_whatever_is_changed_in_a_file_its_rows_have_codes(tmp_path: Path) -> None:
+    """Bytes of every kind of document are overwritten, cut and doubled: each file is read or refused, never a stop."""
+    random = np.random.default_rng(11)
+    scanned = image_bytes(scan(size=(200, 280), em=12), "TIFF", save_all=True, append_images=[scan(size=(90, 60))])
+    good = [
+        pdf_bytes(text_at(50, 700, "one"), text_at(50, 700, "two")),
+        pdf_bytes(text_at(50, 700, "x"), save={"object_stream_mode": pikepdf.ObjectStreamMode.generate}),
+        zip_bytes({"a.pdf": pdf_bytes(text_at(50, 700, "one")), "b.tif": scanned}),
+        mail_bytes("words", attach=lambda m: m.add_attachment(scanned, maintype="image", subtype="tiff", filename="a")),
+        scanned,
+    ]
+    for number in range(60):
+        data = bytearray(good[number % len(good)])
+        for place in random.integers(0, len(data), int(random.integers(1, 40))):
+            data[place] = int(random.integers(0, 256))
+        data = data[: int(random.integers(len(data) // 2, len(data)))] if number % 3 == 0 else data
+        for row in read(written(tmp_path / "a", bytes(data))):
+            if isinstance(row, PageError):
+                assert row.code in CODES
+            else:
+                row.image(64)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_pages(tmp_path: Path) -> None:
+    """Ours and the children's; the first 200 pages are left out, since they fill caches."""
+    lines = "".join(text_at(50, 800 - 20 * row, "Item 17  12.50  4  50.00") for row in range(25))
+    path = written(tmp_path / "a.pdf", pdf_bytes(*(lines + text_at(50, 30, f"page {n}") for n in range(2000))))
+    most = {"first": 0, "rest": 0}
+    for page in read_pages([path]):
+        assert isinstance(page, Page)
+        page.image()
+        pids = [os.getpid(), *(reader.process.pid for reader in pdf_module._READERS._idle)]
+        used = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE for pid in pids)
+        part = "first" if page.number <= 400 else "rest"
+        most[part] = max(most[part], used)
+    assert most["rest"] < most["first"] + 40 * 2**20

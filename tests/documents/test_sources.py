@@ -214,6 +214,20 @@ def test_a_mail_without_attachments_is_its_text(tmp_path: Path) -> None:
     assert page.text.splitlines()[-2:] == ["Paid 12.50", "Thanks"]
 
 
+def test_damaged_mails_are_shown_as_they_are_or_refused(tmp_path: Path) -> None:
+    text = "From: shop@\nTo: <me@\nSubject: =?x?q?=\n\nTotal 12.50\n"
+    (page,) = read_pages([written(tmp_path / "a.eml", text.encode())])
+    assert isinstance(page, Page)
+    assert page.text.endswith("Total 12.50")
+    nested = "From: a@b.c\nSubject: x\n" + "".join(
+        f"Content-Type: multipart/mixed; boundary={n}\n\n--{n}\n" for n in range(3000)
+    )
+    assert {code for _, code in rows(written(tmp_path / "b.eml", nested.encode()))} <= {
+        "damaged",
+        "From: a@b.c\nSubject: x",
+    }
+
+
 # Images -------------------------------------------------------------------------------------------------------------
 
 
