@@ -5,6 +5,7 @@ Images that the text itself shows, such as the logo of a signature, are no attac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from functools import partial
 from html.parser import HTMLParser
+from itertools import islice
 from typing import BinaryIO
 
 from tessera.documents.archives import member_name, too_many_members
@@ -22,6 +24,8 @@ from tessera.errors import DocumentError
 
 MAX_MAIL_BYTES = 100_000_000  # the parser holds several copies
 MAX_TEXT = 500_000  # characters of a message's text that become pages
+MAX_MULTIPARTS = 300
+BOUNDARY = re.compile(rb"boundary\s*=", re.IGNORECASE)
 SHOWN_FIELDS = ("From", "To", "Date", "Subject")
 BLOCKS = {"p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "table", "blockquote"}
 HIDDEN = {"style", "script", "head", "title"}
@@ -72,6 +76,8 @@ class Mail:
                 code="too_large",
             )
         with _parsing(self._source.name):
+            if len(list(islice(BOUNDARY.finditer(data), MAX_MULTIPARTS + 1))) > MAX_MULTIPARTS:
+                raise ValueError("the parser takes time by the square of nested parts")
             return BytesParser(_class=EmailMessage, policy=policy.default).parsebytes(data)
 
 

@@ -222,10 +222,8 @@ def test_damaged_mails_are_shown_as_they_are_or_refused(tmp_path: Path) -> None:
     nested = "From: a@b.c\nSubject: x\n" + "".join(
         f"Content-Type: multipart/mixed; boundary={n}\n\n--{n}\n" for n in range(3000)
     )
-    assert {code for _, code in rows(written(tmp_path / "b.eml", nested.encode()))} <= {
-        "damaged",
-        "From: a@b.c\nSubject: x",
-    }
+    path = written(tmp_path / "b.eml", nested.encode())
+    assert rows(path) == [(str(path), "damaged")]
 
 
 # Images -------------------------------------------------------------------------------------------------------------
