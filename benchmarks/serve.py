@@ -1,7 +1,7 @@
 """`python -m benchmarks.serve`: the server under load, and its overhead over the bare engine.
 
 Server and engine run in this process, the client in another, so that its work does not count as the
-server's. Every picture is new (a few pixels differ), so that no cache helps unless the cache is
+server's. Every image is new (a few pixels differ), so that no cache helps unless the cache is
 being measured. One core is left to the client. Run it on an otherwise idle machine.
 """
 
@@ -87,7 +87,7 @@ class Served:
 
 
 class Bodies:
-    """Chats about pictures never seen before."""
+    """Chats about images never seen before."""
 
     def __init__(self) -> None:
         self._receipt = np.array(PILImage.open(RECEIPT).convert("RGB"))
@@ -115,7 +115,7 @@ def as_url(pixels: np.ndarray[Any, Any], kind: str) -> str:
 
 
 def photos(count: int) -> list[str]:
-    """Make pictures of a phone's size, noisy enough to be megabytes as JPEG."""
+    """Make images of a phone's size, noisy enough to be megabytes as JPEG."""
     made = []
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 255, (PHOTO[1] // 4, PHOTO[0] // 4, 3), dtype=np.uint8)
@@ -198,7 +198,7 @@ def report_stall(client: Client) -> None:
     chats = [chat(url, 2) for url in urls * 2]
     busy_s = client.served.longest_stall_s(lambda: client.drive(chats, concurrency=4))
     print(
-        f"event loop: late by at most {1000 * busy_s:.0f} ms while {2 * len(urls)} pictures of "
+        f"event loop: late by at most {1000 * busy_s:.0f} ms while {2 * len(urls)} images of "
         f"{PHOTO[0]} x {PHOTO[1]} ({size_mb:.1f} MB as sent) are read and decoded, 4 at once "
         f"({1000 * idle_s:.1f} ms when idle; goal 50 ms)",
         flush=True,
@@ -206,7 +206,7 @@ def report_stall(client: Client) -> None:
 
 
 def report_prefix(client: Client, bodies: Bodies) -> None:
-    """Ask ten questions about one picture, and report metrics and times."""
+    """Ask ten questions about one image, and report metrics and times."""
     body = bodies.chats(1)[0]
     before = count_encoded(client.served.url)
     replies: list[Reply] = []
@@ -217,7 +217,7 @@ def report_prefix(client: Client, bodies: Bodies) -> None:
     encoded = count_encoded(client.served.url) - before
     later_s = median(reply.first_s for reply in replies[1:])
     print(
-        f"{QUESTIONS} questions about one picture: {encoded:.0f} image encode; {details[0]['image_tokens']} image "
+        f"{QUESTIONS} questions about one image: {encoded:.0f} image encode; {details[0]['image_tokens']} image "
         f"tokens; cached prompt tokens {', '.join(str(each['cached_tokens']) for each in details)}; first token after "
         f"{1000 * replies[0].first_s:.0f} ms, then {1000 * later_s:.0f} ms (median)",
         flush=True,
@@ -225,7 +225,7 @@ def report_prefix(client: Client, bodies: Bodies) -> None:
 
 
 def count_encoded(url: str) -> float:
-    """Return the pictures encoded so far, from the server's metrics."""
+    """Return the images encoded so far, from the server's metrics."""
     text = httpx2.get(url + "/metrics").text
     return float(next(line.split()[-1] for line in text.splitlines() if line.startswith("tessera:images_encoded")))
 
@@ -238,7 +238,7 @@ def main() -> None:
     torch.set_num_threads(max(1, cores - 1))
     print(
         f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} for the engine, torch {torch.__version__}, "
-        f"tessera {tessera.__version__}; nano, pictures of 210 tokens, replies of {TOKENS}"
+        f"tessera {tessera.__version__}; nano, images of 210 tokens, replies of {TOKENS}"
     )
     bodies = Bodies()
     with started() as client:

@@ -1,7 +1,7 @@
 """Image file containers: strips a file to what its decoder needs, and reads the metadata that affects pixels.
 
 Orientation and colour profile are read here, each under a guard; everything else that does not change a pixel
-(texts, thumbnails, camera data) is removed, so that none of it can make a picture fail or cost more than
+(texts, thumbnails, camera data) is removed, so that none of it can make an image fail or cost more than
 its bytes. Sources: the specifications of JPEG (T.81), PNG, TIFF 6.0, EXIF 2.3 and ISO/IEC 23008-12.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from tessera.errors import ImageError
 
-MAX_SCANS = 100  # in a JPEG: each is another pass over the whole picture; encoders write about 10
+MAX_SCANS = 100  # in a JPEG: each is another pass over the whole image; encoders write about 10
 MAX_PARTS = 100_000  # segments or chunks in one file
-MAX_STRIPS = 100_000  # in a TIFF: no picture within the usual limits has more rows
+MAX_STRIPS = 100_000  # in a TIFF: no image within the usual limits has more rows
 MAX_PROFILE_BYTES = 8_000_000
 MAX_TIFF_VALUE_BYTES = 2_000_000  # in one tag other than the strips: a palette, or JPEG tables
 MAX_TEXT_BYTES = 1_000_000
@@ -60,7 +60,7 @@ class Stored:
 
 
 def read_container(name: str, data: bytes) -> Stored:
-    """Strip a picture's file for its decoder; raises ImageError for one built to waste time."""
+    """Strip an image's file for its decoder; raises ImageError for one built to waste time."""
     if data[:3] == b"\xff\xd8\xff":
         return _read_jpeg(name, data)
     if data[:8] == PNG_SIGNATURE:
@@ -119,7 +119,7 @@ def _is_needed(marker: int, body: bytes) -> bool:
 
 
 def _segments(name: str, data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, begin and end of each segment up to the end of the picture or file."""
+    """Yield marker, begin and end of each segment up to the end of the image or file."""
     position = 2
     for _ in range(MAX_PARTS):
         found = NEXT_MARKER.search(data, position)
@@ -163,7 +163,7 @@ def _read_png(name: str, data: bytes) -> Stored:
 
 
 def _chunks(name: str, data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of each chunk up to the picture's end; the last may be truncated."""
+    """Yield kind, begin and end of each chunk up to the image's end; the last may be truncated."""
     position = 8
     for _ in range(MAX_PARTS):
         if position + 8 > len(data):

@@ -2,7 +2,7 @@
 
 OpenAI's histories are freer than the model's formats. Here messages become turns that every format accepts: an
 empty assistant turn is dropped, a system message among answers moves up before them, and
-pictures in a tool's result follow it as a user turn. Everything else that a format lacks is refused, with the
+images in a tool's result follow it as a user turn. Everything else that a format lacks is refused, with the
 message's number and the true cause. Tokens and mistral-common are unknown here.
 """
 
@@ -21,12 +21,12 @@ from tessera.messages import Message
 FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # OpenAI's rule, and the formats'
 NAME_RULE = "a tool's name is 1 to 64 letters, digits, _ or -."
 MAX_JSON_DEPTH = 256  # for a call's arguments and for results: Python's own parser fails before 1,000
-TOOLS_SINCE, PICTURES_SINCE = 2, 3
+TOOLS_SINCE, IMAGES_SINCE = 2, 3
 NAMED_RESULTS_BEFORE = 3  # from this version on, the name that a client may send with a result is not written
 TEXT_BESIDE_CALLS_SINCE = 7  # before, a turn has either text or calls
 RESULTS_AS_THEY_ARE_SINCE = 7  # before, a JSON result is written as JSON
 PAIRED_BY_ID_SINCE = 11  # before, calls and results are only counted
-PICTURES_IN_RESULTS_SINCE = 15
+IMAGES_IN_RESULTS_SINCE = 15
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def arrange(messages: Sequence[Message], version: int) -> list[Message]:
     turns = [turn for turn in turns if not _is_silent(turn.message)]
     turns = _gather_calls(_raise_system(_answer_system(turns)), version)
     _check_results(turns, version)
-    if version < PICTURES_IN_RESULTS_SINCE:
-        turns = list(_move_pictures(turns))
+    if version < IMAGES_IN_RESULTS_SINCE:
+        turns = list(_move_images(turns))
     if not turns or _opens_without_user(turns):
         turns.insert(0, _added())
     named = version < NAMED_RESULTS_BEFORE
@@ -118,9 +118,9 @@ def _opens_without_user(turns: Sequence[_Turn]) -> bool:
 def _check(turn: _Turn, version: int) -> None:
     message = turn.message
     if message.images and message.role not in ("user", "tool"):
-        raise turn.refuse("holds a picture; only messages of the user and results of tools may.")
-    if message.images and version < PICTURES_SINCE:
-        raise turn.refuse(f"holds a picture, and the model's chat format v{version} has none; send text alone.")
+        raise turn.refuse("holds an image; only messages of the user and results of tools may.")
+    if message.images and version < IMAGES_SINCE:
+        raise turn.refuse(f"holds an image, and the model's chat format v{version} has none; send text alone.")
     if (message.tool_calls or message.role == "tool") and version < TOOLS_SINCE:
         raise turn.refuse(f"is of a tool, and the model's chat format v{version} has none; leave the tools out.")
     for number, call in enumerate(message.tool_calls):
@@ -237,8 +237,8 @@ def _with_calls(run: Sequence[_Turn], calls: tuple[Mapping[str, Any], ...], *, k
     yield _Turn(last, calling.index, joined)
 
 
-def _move_pictures(turns: Sequence[_Turn]) -> Iterator[_Turn]:
-    """Move pictures in results after those results, in order, as a user turn."""
+def _move_images(turns: Sequence[_Turn]) -> Iterator[_Turn]:
+    """Move images in results after those results, in order, as a user turn."""
     for role, group in groupby(turns, key=lambda turn: turn.role):
         run = list(group)
         if role != "tool":
@@ -247,8 +247,8 @@ def _move_pictures(turns: Sequence[_Turn]) -> Iterator[_Turn]:
         for turn in run:
             texts = tuple(part for part in turn.message.content if isinstance(part, str))
             yield replace(turn, message=replace(turn.message, content=texts))
-        if pictures := tuple(picture for turn in run for picture in turn.message.images):
-            yield _Turn(Message("user", pictures), None)
+        if images := tuple(image for turn in run for image in turn.message.images):
+            yield _Turn(Message("user", images), None)
 
 
 # Calls and results -----------------------------------------------------------------------------

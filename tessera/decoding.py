@@ -1,7 +1,7 @@
-"""Picture decoding in child processes, which can be killed; a decoder inside a library cannot be interrupted.
+"""Image decoding in child processes, which can be killed; a decoder inside a library cannot be interrupted.
 
 A small file may demand hours of work or gigabytes (countless scans, endless runs). So a
-server decodes in children, each with a deadline set by the picture's pixels and a memory limit; one
+server decodes in children, each with a deadline set by the image's pixels and a memory limit; one
 that exceeds them is killed and replaced, and the server itself never holds more than the result. Pixels
 come back as a file in memory, whose descriptor is passed, so that they are not copied. Run by `_start`,
 this file is the child too: it imports neither torch nor a model, so that it starts quickly.
@@ -39,19 +39,19 @@ from tessera.fetch import Stop
 from tessera.raster import Pixels, decode
 from tessera.sources import ImageLimits
 
-MAX_DECODING = 2  # children, hence pictures decoded at once
-BASE_S = 5.0  # processor time for a picture of any size
+MAX_DECODING = 2  # children, hence images decoded at once
+BASE_S = 5.0  # processor time for an image of any size
 PIXELS_PER_S = 8_000_000  # below the speed of the slowest format on one old core
 PATIENCE = 4  # times as long by the clock, for a busy machine
 BASE_BYTES = 256 << 20  # beyond what a fresh child has
-BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's picture and the result
+BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's image and the result
 START_S = 30.0
 ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
 BEFORE_SERVING = ""  # code that a test runs in the child first
 
 
 def processor_s(num_pixels: int) -> float:
-    """Processor seconds that decoding a picture may take."""
+    """Processor seconds that decoding an image may take."""
     return BASE_S + num_pixels / PIXELS_PER_S
 
 
@@ -75,7 +75,7 @@ class Decoders:
         self._give_back(_start())
 
     def decode(self, name: str, data: bytes, limits: ImageLimits, stop: Stop | None = None) -> Pixels:
-        """Decode like `raster.decode`; raises ImageError also for a picture that takes too long or too much memory."""
+        """Decode like `raster.decode`; raises ImageError also for an image that takes too long or too much memory."""
         with self._free:
             child = self._take()
             try:
@@ -88,7 +88,7 @@ class Decoders:
                 child.end()
                 if isinstance(error, TimeoutError) or child.process.returncode in ENDED_AS_SLOW:
                     raise ImageError(
-                        f"{name} takes longer to decode than pictures of its size may; save it anew, or scale it down."
+                        f"{name} takes longer to decode than images of its size may; save it anew, or scale it down."
                     ) from error
                 if isinstance(error, OSError | ValueError):
                     raise ImageError(f"{name} could not be decoded; save it anew, in another format.") from error
@@ -97,7 +97,7 @@ class Decoders:
             return pixels
 
     def close(self) -> None:
-        """Stop idle children; a busy one stops when its picture is done."""
+        """Stop idle children; a busy one stops when its image is done."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -128,7 +128,7 @@ class _Child(Child):
     is_over: bool = False
 
     def ask(self, name: str, data: bytes, limits: ImageLimits, limit_s: Callable[[int], float]) -> Pixels:
-        """Have the child decode one picture. Raises TimeoutError, and OSError or ValueError if the child died."""
+        """Have the child decode one image. Raises TimeoutError, and OSError or ValueError if the child died."""
         if not self.is_ready:
             self.channel.settimeout(START_S)
             receive(self.channel)
@@ -161,7 +161,7 @@ def _start() -> _Child:
 
 
 def _serve(descriptor: int) -> None:
-    """Decode incoming pictures until the channel closes."""
+    """Decode incoming images until the channel closes."""
     channel = socket.socket(fileno=descriptor)
     _prepare()
     bound = MemoryBound()
@@ -197,7 +197,7 @@ def _answer(channel: socket.socket, question: dict[str, Any], data: bytes, bound
     except ImageError as error:
         send(channel, {"error": str(error)})
     except MemoryError:
-        text = f"{question['name']} needs more memory to decode than pictures of its size may; save it anew."
+        text = f"{question['name']} needs more memory to decode than images of its size may; save it anew."
         send(channel, {"error": text, "over": True})
         return False
     finally:

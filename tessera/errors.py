@@ -47,7 +47,7 @@ class ConversationError(UsageError):
 
 
 class TooManyImagesError(UsageError):
-    """A request with too many pictures."""
+    """A request with too many images."""
 
     code = "too_many_images"
 
@@ -57,7 +57,7 @@ class GrammarError(UsageError):
 
 
 class ImageError(TesseraError):
-    """A picture that cannot be read or exceeds a limit."""
+    """An image that cannot be read or exceeds a limit."""
 
     http_status = 400
     code = "invalid_image"

@@ -354,7 +354,7 @@ def _read_body(response: httpx2.Response, url: str, max_bytes: int) -> bytes:
 
 
 def _too_large(url: str, max_bytes: int) -> FetchError:
-    return FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes, which is the limit; use a smaller picture.")
+    return FetchError(f"{_show(url)} is larger than {max_bytes:,} bytes, which is the limit; use a smaller image.")
 
 
 def _too_slow(url: str, timeout_s: float) -> FetchError:

@@ -29,7 +29,7 @@ PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # a
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # computed at once by the engine by default
-PICTURE_SIDE, PICTURE_TOKENS = 1024, 4160  # the reported picture: the largest that is not resized
+IMAGE_SIDE, IMAGE_TOKENS = 1024, 4160  # the reported image: the largest that is not resized
 SAMPLE = (256, 5120)  # rows and columns rounded to estimate a model's time
 BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
 QUANTIZING_BYTES = 670_000_000  # beyond a file's packed weights; 1.38 GB were measured with them
@@ -129,19 +129,19 @@ def weights_of(config: ModelConfig, bits: str | None) -> Weights:
 
 
 def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
-    """Bytes that one chat takes beyond weights and cache: a step's work, one picture's embeddings, CUDA itself."""
+    """Bytes that one chat takes beyond weights and cache: a step's work, one image's embeddings, CUDA itself."""
     work = workspace_bytes(config, STEP_TOKENS[kind], context, 1, torch.bfloat16)
-    picture = max_image_tokens(config.vision_encoder) * config.dim * torch.bfloat16.itemsize
-    return work + picture + (CUDA_BYTES if kind == "cuda" else 0)
+    image = max_image_tokens(config.vision_encoder) * config.dim * torch.bfloat16.itemsize
+    return work + image + (CUDA_BYTES if kind == "cuda" else 0)
 
 
-def picture_seconds(config: ModelConfig, device: Device) -> float | None:
-    """Seconds from a picture to the first word of its answer, at the device's matrix product rate."""
+def image_seconds(config: ModelConfig, device: Device) -> float | None:
+    """Seconds from an image to the first word of its answer, at the device's matrix product rate."""
     if device.flops is None:
         return None
     vision = config.vision_encoder
-    work = encode_flops(config, PICTURE_SIDE // vision.token_size * vision.token_size)
-    tokens = PICTURE_TOKENS if vision.token_size == 16 else (PICTURE_SIDE // vision.token_size) ** 2
+    work = encode_flops(config, IMAGE_SIDE // vision.token_size * vision.token_size)
+    tokens = IMAGE_TOKENS if vision.token_size == 16 else (IMAGE_SIDE // vision.token_size) ** 2
     return (work + prefill_flops(config, tokens)) / device.flops
 
 

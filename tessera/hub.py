@@ -28,7 +28,7 @@ def download(repository: str, revision: str | None = None, file: str | None = No
     """Get a model's files into the hub's cache and return their folder; a broken download is resumed.
 
     Only one layout's files are fetched, the official one's where a repository has both. Of a repository of GGUF files
-    it is the one that the pattern `file` means, with its picture part, and the text model's file is returned. HF_HOME,
+    it is the one that the pattern `file` means, with its vision part, and the text model's file is returned. HF_HOME,
     HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE have their usual meaning. Without a connection a model
     that is already there is returned. Raises ModelNotFoundError, CheckpointError or FetchError.
     """
@@ -200,7 +200,7 @@ def _files_to_get(repository: str, revision: str | None, file: str | None) -> tu
 
 
 def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -> list[str]:
-    """Choose a GGUF text model and its picture part; raises UsageError that lists the choices."""
+    """Choose a GGUF text model and its vision part; raises UsageError that lists the choices."""
     texts = sorted(name for name in sizes if _is_gguf_text(name))
     if not texts and pattern is None:
         return []
@@ -209,10 +209,10 @@ def _gguf_pair(repository: str, sizes: Mapping[str, int], pattern: str | None) -
         shown = ", ".join(f"{name} ({sizes[name] / 1e9:.1f} GB)" for name in fitting or texts) or "no GGUF files"
         asked = f"--file {pattern!r} fits {len(fitting)} of them" if pattern else "one must be chosen"
         raise UsageError(f"{repository} holds {shown}, and {asked}; give --file with one's name, or with a pattern.")
-    pictures = sorted(name for name in sizes if name.lower().endswith(".gguf") and "mmproj" in name.lower())
+    mmproj = sorted(name for name in sizes if name.lower().endswith(".gguf") and "mmproj" in name.lower())
     # The encoder is small: among several precisions, take 16 bits, in which it was trained.
-    pictures.sort(key=lambda name: "f16" not in name.lower())
-    return [*fitting, *pictures[:1]]
+    mmproj.sort(key=lambda name: "f16" not in name.lower())
+    return [*fitting, *mmproj[:1]]
 
 
 def _is_gguf_text(name: str) -> bool:

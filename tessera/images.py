@@ -1,8 +1,8 @@
-"""Image preprocessing: any given picture becomes upright RGB, then normalised pixels in whole tokens.
+"""Image preprocessing: any given image becomes upright RGB, then normalised pixels in whole tokens.
 
 Decoding is `raster`'s. Preparing is exactly mistral-common's preprocessing (the model's own reference),
-with its OpenCV resize done in NumPy, in bands, so that no intermediate result grows with a picture's
-longer side. The EXIF rotation, which the reference omits, is applied first: people mean the picture
+with its OpenCV resize done in NumPy, in bands, so that no intermediate result grows with an image's
+longer side. The EXIF rotation, which the reference omits, is applied first: people mean the image
 they see.
 """
 
@@ -29,7 +29,7 @@ from tessera.sources import ImageLimits, read
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 LOW_DETAIL_SIDE = 512
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, as the reference has them
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images CLIP was trained on, as the reference has them
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
 DIGEST_VERSION = b"tessera-pixels-1"
@@ -38,7 +38,7 @@ STRETCH_VALUES = 2**19  # numbers in one intermediate result: 2 MiB stay in a co
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """One picture as the model sees it.
+    """One image as the model sees it.
 
     `pixels_CHW` is float32 and normalised, `grid` its (rows, columns) in tokens, `digest` 32 bytes
     that differ whenever pixels, size or preprocessing differ; width and height are the original's.
@@ -52,19 +52,19 @@ class PreparedImage:
 
 
 def load(image: Image, limits: ImageLimits | None = None) -> PILImage.Image:
-    """Load a picture as upright RGB on white; raises ImageError or FetchError with the way out."""
+    """Load an image as upright RGB on white; raises ImageError or FetchError with the way out."""
     return PILImage.fromarray(load_pixels(image, limits or ImageLimits()))
 
 
 def load_pixels(image: Image, limits: ImageLimits) -> Pixels:
-    """Load a picture as an array of (height, width, 3)."""
+    """Load an image as an array of (height, width, 3)."""
     if isinstance(image.source, PILImage.Image):
-        return convert("the picture", image.source, limits)
+        return convert("the image", image.source, limits)
     return decode(*read(image.source, limits), limits)
 
 
 def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[Pixels]:
-    """Load pictures with `load_pixels`, one at a time; an error names the picture."""
+    """Load images with `load_pixels`, one at a time; an error names the image."""
     for number, image in enumerate(images, 1):
         try:
             yield load_pixels(image, limits)
@@ -73,12 +73,12 @@ def load_all(images: Sequence[Image], limits: ImageLimits) -> Iterator[Pixels]:
 
 
 def place_of(number: int, count: int) -> str:
-    """Return the beginning of an error about one of several pictures."""
-    return f"picture {number} of {count}: " if count > 1 else ""
+    """Return the beginning of an error about one of several images."""
+    return f"image {number} of {count}: " if count > 1 else ""
 
 
 def grid_of(width: int, height: int, vision: VisionConfig, *, low_detail: bool = False) -> tuple[int, int]:
-    """Return the rows and columns of tokens for a picture of this size.
+    """Return the rows and columns of tokens for an image of this size.
 
     Example for Pixtral 12B: 1920 x 1080 is scaled by 1024/1920 to 1024 x 576, so (36, 64).
     """
@@ -91,14 +91,14 @@ def grid_of(width: int, height: int, vision: VisionConfig, *, low_detail: bool =
 
 
 def token_count(grid: tuple[int, int]) -> int:
-    """Return a picture's tokens in the prompt: a break ends each row, an end token the last."""
+    """Return an image's tokens in the prompt: a break ends each row, an end token the last."""
     rows, columns = grid
     return rows * (columns + 1)
 
 
-def prepare(picture: PILImage.Image | Pixels, vision: VisionConfig, *, low_detail: bool = False) -> PreparedImage:
-    """Resize an RGB picture to whole tokens and normalise it."""
-    pixels = convert("the picture", picture, ImageLimits()) if isinstance(picture, PILImage.Image) else picture
+def prepare(image: PILImage.Image | Pixels, vision: VisionConfig, *, low_detail: bool = False) -> PreparedImage:
+    """Resize an RGB image to whole tokens and normalise it."""
+    pixels = convert("the image", image, ImageLimits()) if isinstance(image, PILImage.Image) else image
     height, width = pixels.shape[:2]
     rows, columns = grid_of(width, height, vision, low_detail=low_detail)
     values_HWC = resize_cubic(pixels, rows * vision.token_size, columns * vision.token_size)
@@ -116,9 +116,9 @@ def prepare(picture: PILImage.Image | Pixels, vision: VisionConfig, *, low_detai
 def resize_cubic(pixels_HWC: Pixels, height: int, width: int) -> Floats:
     """OpenCV's INTER_CUBIC in float32: four taps an axis, no antialiasing, edges repeated.
 
-    The result is computed in bands of rows, with some 10 MB of extra memory for any picture:
+    The result is computed in bands of rows, with some 10 MB of extra memory for any image:
     first the source rows they need are weighed, then the columns. Where that would make more values than
-    the other order, as it does of a long picture of few rows, it goes by columns. NumPy computes it in the
+    the other order, as it does of a long image of few rows, it goes by columns. NumPy computes it in the
     caller's thread alone: torch's threads are the engine's, and would be waited for. Source: OpenCV's
     documentation of InterpolationFlags and cv::resize.
     """

@@ -1,6 +1,6 @@
 """LLM: conversations in, replies out, over an engine in this process.
 
-It joins the parts: load the pictures, build the prompt, submit, collect. It implements the ChatModel
+It joins the parts: load the images, build the prompt, submit, collect. It implements the ChatModel
 interface, so code written for it works with a server too.
 """
 
@@ -48,7 +48,7 @@ from tessera.tool_calls import ToolCallReader, tool_grammar
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.fill import Progress
 
-MAX_DECODING = 2  # threads that decode pictures at once: one of 64 megapixels briefly takes half a gigabyte
+MAX_DECODING = 2  # threads that decode images at once: one of 64 megapixels briefly takes half a gigabyte
 
 
 class LLM(ChatModel):
@@ -56,7 +56,7 @@ class LLM(ChatModel):
 
     The first argument may also be a ModelSource, which holds `mmproj` to `tensor_parallel_size` itself, or a whole
     LoadedModel.
-    `mmproj` is the picture part of a GGUF model, looked for beside the text model's file where it is not
+    `mmproj` is the vision part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
     `notes` are what the model's user should know of how it was loaded. `progress` hears of each tensor that is read:
     its name, the bytes done and the bytes in all; with several processes it hears nothing.
@@ -275,7 +275,7 @@ class LLM(ChatModel):
         return self._loop.engine.stats()
 
     def reading(self) -> tuple[int, int, int] | None:
-        """The pictures, tokens and computed tokens of the oldest prompt in prefill; None if there is none."""
+        """The images, tokens and computed tokens of the oldest prompt in prefill; None if there is none."""
         for request in tuple(self._loop.engine.scheduler.running):
             if not request.num_output:
                 return len(request.prompt.images), len(request.prompt.ids), request.num_computed
@@ -328,13 +328,13 @@ class LLM(ChatModel):
         tools: Sequence[Mapping[str, Any]] = (),
         load: Callable[[Sequence[Image]], Sequence[PreparedImage]] | None = None,
     ) -> Prompt:
-        """Load the pictures, in the caller's thread unless `load` has them ready, and build the prompt."""
+        """Load the images, in the caller's thread unless `load` has them ready, and build the prompt."""
         parsed = self.parse(messages, tools)
         images = (load or self._load)([image for message in parsed for image in message.images])
         return self.tokenizer.encode_chat(parsed, images, tools, self.max_counted)
 
     def parse(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] = ()) -> list[Message]:
-        """Parse the messages, and check what takes no time: the number of pictures and the length of the text."""
+        """Parse the messages, and check what takes no time: the number of images and the length of the text."""
         if isinstance(messages, (str, bytes, Mapping, Message)):
             raise UsageError(
                 f"a conversation is a list of messages, not {reprlib.repr(messages)}; write "
@@ -371,11 +371,11 @@ class LLM(ChatModel):
         self.check_length(len(text))
         return self.tokenizer.encode_text(text, bos, self.max_counted)
 
-    def _load(self, pictures: Sequence[Image]) -> list[PreparedImage]:
-        if not pictures:
+    def _load(self, images: Sequence[Image]) -> list[PreparedImage]:
+        if not images:
             return []
         with self._decoding:
-            loaded = zip(pictures, load_all(pictures, self.limits), strict=True)
+            loaded = zip(images, load_all(images, self.limits), strict=True)
             return [prepare(pixels, self.vision, low_detail=each.low_detail) for each, pixels in loaded]
 
     @property

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from tessera.conversation import PICTURES_SINCE, arguments_of, arrange, function_of
+from tessera.conversation import IMAGES_SINCE, arguments_of, arrange, function_of
 from tessera.errors import CheckpointError, MissingExtraError, PromptTooLongError, UsageError
 from tessera.images import PreparedImage
 from tessera.messages import Image, Message
@@ -50,7 +50,7 @@ TEKKEN_PATTERN = (
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where a picture sits in the prompt: `length` ids from `start`, its break and end tokens included."""
+    """Where an image sits in the prompt: `length` ids from `start`, its break and end tokens included."""
 
     start: int
     length: int
@@ -78,7 +78,7 @@ class Tokenizer:
 
         self._validator = get_validator(self._base.version, ValidationMode.serving)
         self._normalizer = get_normalizer(self._base.version, self._base.model_settings_builder)
-        if self.version_number >= PICTURES_SINCE:
+        if self.version_number >= IMAGES_SINCE:
             # Ours replaces the encoder that would need OpenCV and could fetch.
             mistral.instruct_tokenizer.image_encoder = self._encode_image
         is_known = getattr(getattr(self._base, "_model", None), "_pat_str", None) == TEKKEN_PATTERN
@@ -172,7 +172,7 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
     ) -> Prompt:
-        """Encode a whole conversation; `images` are the messages' pictures in order.
+        """Encode a whole conversation; `images` are the messages' images in order.
 
         A last assistant message is continued, unless it is empty. Raises ConversationError, which
         names the message, for a conversation that the format does not allow, UsageError for wrong tools, and
@@ -180,7 +180,7 @@ class Tokenizer:
         """
         count = sum(len(message.images) for message in messages)
         if count != len(images):
-            raise ValueError(f"the messages have {count} pictures, {len(images)} were prepared")
+            raise ValueError(f"the messages have {count} images, {len(images)} were prepared")
         with contextlib.nullcontext() if max_tokens is None else reading(max_tokens):
             encoded = self._encode(_request(arrange(messages, self.version_number), images, tools))
         ids = tuple(int(token) for token in encoded.tokens)
@@ -203,7 +203,7 @@ class Tokenizer:
             raise UsageError(f"the model's chat format {self.version} cannot write this conversation.") from error
 
     def _encode_image(self, chunk: Any) -> Any:
-        """Implement mistral-common's image encoder interface: ids, and the picture's number in place of pixels."""
+        """Implement mistral-common's image encoder interface: ids, and the image's number in place of pixels."""
         from mistral_common.tokens.tokenizers.image import ImageEncoding
 
         number, rows, columns = (int(value) for value in np.asarray(chunk.image).flatten())
@@ -219,10 +219,10 @@ class Tokenizer:
             start = ids.index(self._vision.image_token_id, position)
             position = start + rows * (columns + 1)
             if ids[position - 1] != self._vision.image_end_token_id:
-                raise ValueError(f"the picture at token {start} does not end at token {position - 1}")
+                raise ValueError(f"the image at token {start} does not end at token {position - 1}")
             spans.append(ImageSpan(start, position - start, image))
         if self._vision.image_token_id in ids[position:]:
-            raise ValueError(f"an image token after token {position} belongs to no picture")
+            raise ValueError(f"an image token after token {position} belongs to no image")
         return spans
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -377,7 +377,7 @@ def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]
 
 
 def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]]) -> Any:
-    """Build mistral-common's request; a number and grid stand for each picture."""
+    """Build mistral-common's request; a number and grid stand for each image."""
     from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 

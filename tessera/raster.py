@@ -1,7 +1,7 @@
-"""Image decoding: encoded bytes or a PIL picture to upright RGB on white, in bounded memory.
+"""Image decoding: encoded bytes or a PIL image to upright RGB on white, in bounded memory.
 
 Format and size are checked before a pixel is decoded; then the
-picture is converted in tiles, so that no second copy is ever made: memory holds Pillow's picture (at
+image is converted in tiles, so that no second copy is ever made: memory holds Pillow's image (at
 most 4 bytes a pixel) and 3 bytes a pixel of the result. Imports no torch and no model, so that a
 decoding process starts quickly.
 """
@@ -30,7 +30,7 @@ SAME_COLORS = 2  # of 255: a profile that moves no colour further counts as sRGB
 # Modes that Pillow converts directly to RGB; all others go through RGBA for their transparency.
 OPAQUE = ("RGB", "L", "1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 OTHERS = (
-    (b"%PDF", "a PDF; convert its pages to pictures first: pdftoppm -png FILE.pdf page"),
+    (b"%PDF", "a PDF; convert its pages to images first: pdftoppm -png FILE.pdf page"),
     (b"<svg", "an SVG drawing; export it as a PNG first"),
     (b"<?xml", "XML, perhaps an SVG drawing; export it as a PNG first"),
 )
@@ -56,19 +56,19 @@ def allocate(height: int, width: int) -> Pixels:
 
 
 def decode(name: str, data: bytes, limits: ImageLimits, allocated: Callable[[int, int], Pixels] = allocate) -> Pixels:
-    """Decode a picture to pixels (H, W, 3), in memory from `allocated`, called once the size is known and allowed."""
+    """Decode an image to pixels (H, W, 3), in memory from `allocated`, called once the size is known and allowed."""
     stored = read_container(name, data)
     if stored.size is not None:
         _check_size(name, stored.size, limits)
-    picture = _open(name, stored.data, limits)
-    _check_size(name, picture.size, limits)
-    return _guarded(name, lambda: _pixels(picture, stored, allocated))
+    image = _open(name, stored.data, limits)
+    _check_size(name, image.size, limits)
+    return _guarded(name, lambda: _pixels(image, stored, allocated))
 
 
-def convert(name: str, picture: PILImage.Image, limits: ImageLimits) -> Pixels:
-    """Convert a picture that Pillow opened or made, like `decode`."""
-    _check_size(name, picture.size, limits)
-    return _guarded(name, lambda: _pixels(picture, None, allocate))
+def convert(name: str, image: PILImage.Image, limits: ImageLimits) -> Pixels:
+    """Convert an image that Pillow opened or made, like `decode`."""
+    _check_size(name, image.size, limits)
+    return _guarded(name, lambda: _pixels(image, None, allocate))
 
 
 def _guarded(name: str, work: Callable[[], Pixels]) -> Pixels:
@@ -112,7 +112,7 @@ def _unknown(name: str, data: bytes) -> str:
                 "cannot be read; send the whole file again, or save it anew as PNG."
             )
     known = ", ".join((*FORMATS, "HEIF"))
-    return f"{name} ({len(data):,} bytes) is not a picture in a known format; known are {known}."
+    return f"{name} ({len(data):,} bytes) is not an image in a known format; known are {known}."
 
 
 def _register_heif() -> str:
@@ -120,7 +120,7 @@ def _register_heif() -> str:
         import pi_heif
     except ImportError:
         raise ImageError(
-            "HEIF pictures need a package that is missing here: pip install pi-heif; or convert the picture to JPEG."
+            "HEIF images need a package that is missing here: pip install pi-heif; or convert the image to JPEG."
         ) from None
     pi_heif.register_heif_opener(thumbnails=False)
     return "HEIF"
@@ -129,7 +129,7 @@ def _register_heif() -> str:
 def _check_size(name: str, size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise ImageError(f"{name} is {width} x {height} pixels; a picture needs at least one.")
+        raise ImageError(f"{name} is {width} x {height} pixels; an image needs at least one.")
     if width * height > limits.max_pixels:
         raise ImageError(
             f"{name} is {width} x {height}, {width * height / 1e6:.0f} megapixels, and the limit is "
@@ -137,21 +137,21 @@ def _check_size(name: str, size: tuple[int, int], limits: ImageLimits) -> None:
         )
 
 
-def _pixels(picture: PILImage.Image, stored: Stored | None, allocated: Callable[[int, int], Pixels]) -> Pixels:
-    low = _low_bytes(picture, stored)
-    _take_both_bytes(picture, stored)
+def _pixels(image: PILImage.Image, stored: Stored | None, allocated: Callable[[int, int], Pixels]) -> Pixels:
+    low = _low_bytes(image, stored)
+    _take_both_bytes(image, stored)
     if stored is None:
-        picture.load()  # also rotates a TIFF that Pillow opened
+        image.load()  # also rotates a TIFF that Pillow opened
     orientation = stored.orientation if stored is not None else None
     if orientation is None:
-        orientation = _orientation_of(picture)
-    width, height = picture.size
+        orientation = _orientation_of(image)
+    width, height = image.size
     result = allocated(width, height) if orientation >= 5 else allocated(height, width)
-    picture.load()
-    if picture.size != (width, height):
+    image.load()
+    if image.size != (width, height):
         raise ValueError("the size has changed while it was decoded")
     lying = _as_stored(result, orientation)
-    to_rgb = _conversion(picture, stored, low)
+    to_rgb = _conversion(image, stored, low)
     for box in _tiles(width, height):
         lying[box[1] : box[3], box[0] : box[2]] = to_rgb(box)
     return result
@@ -168,14 +168,14 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
 # How it is turned -----------------------------------------------------------------------------
 
 
-def _orientation_of(picture: PILImage.Image) -> int:
+def _orientation_of(image: PILImage.Image) -> int:
     """Read the orientation from Pillow, that tag alone: other tags may be damaged."""
-    if isinstance(raw := picture.info.get("exif"), bytes):
+    if isinstance(raw := image.info.get("exif"), bytes):
         return exif_orientation(raw)
-    if "xmp" in picture.info or "XML:com.adobe.xmp" in picture.info:
+    if "xmp" in image.info or "XML:com.adobe.xmp" in image.info:
         return 1  # Pillow would read it from there, but no browser does
     try:
-        number = picture.getexif().get(0x112)
+        number = image.getexif().get(0x112)
     except Exception:  # damaged EXIF data raises many types and is no reason to refuse the pixels
         return 1
     return number if isinstance(number, int) and 1 <= number <= 8 else 1
@@ -196,22 +196,22 @@ def _as_stored(upright: Pixels, orientation: int) -> Pixels:
 ToRGB = Callable[[tuple[int, int, int, int]], Any]
 
 
-def _conversion(picture: PILImage.Image, stored: Stored | None, low: PILImage.Image | None) -> ToRGB:
-    """Choose, once by mode, the function that converts a box of the picture to RGB on white."""
-    whole = (0, 0, *picture.size)
+def _conversion(image: PILImage.Image, stored: Stored | None, low: PILImage.Image | None) -> ToRGB:
+    """Choose, once by mode, the function that converts a box of the image to RGB on white."""
+    whole = (0, 0, *image.size)
 
     def tile(box: tuple[int, int, int, int]) -> PILImage.Image:
-        return picture if box == whole else picture.crop(box)
+        return image if box == whole else image.crop(box)
 
-    if picture.mode.startswith(("I", "F")):
-        to_grey = _wide_grey(picture, stored)
+    if image.mode.startswith(("I", "F")):
+        to_grey = _wide_grey(image, stored)
         return lambda box: to_grey(np.asarray(tile(box)))[:, :, None]
-    _scale_transparency(picture, stored)
-    profile = stored.profile if stored is not None and stored.profile else picture.info.get("icc_profile")
-    to_srgb = _to_srgb(profile, picture.mode)
+    _scale_transparency(image, stored)
+    profile = stored.profile if stored is not None and stored.profile else image.info.get("icc_profile")
+    to_srgb = _to_srgb(profile, image.mode)
     if low is not None:
-        return _with_exact_transparency(picture, low, to_srgb)
-    if picture.mode in OPAQUE and "transparency" not in picture.info:
+        return _with_exact_transparency(image, low, to_srgb)
+    if image.mode in OPAQUE and "transparency" not in image.info:
         return lambda box: np.asarray(to_srgb(tile(box)))
     return lambda box: np.asarray(_on_white(tile(box), to_srgb))
 
@@ -228,16 +228,16 @@ def _on_white(tile: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage
     return PILImage.alpha_composite(PILImage.new("RGBA", colored.size, "WHITE"), colored).convert("RGB")
 
 
-def _scale_transparency(picture: PILImage.Image, stored: Stored | None) -> None:
+def _scale_transparency(image: PILImage.Image, stored: Stored | None) -> None:
     """Scale the transparent grey of a 2- or 4-bit PNG to the 8 bits that Pillow decodes to."""
-    value = picture.info.get("transparency")
-    if stored is not None and stored.depth in (2, 4) and picture.mode == "L" and isinstance(value, int):
-        picture.info["transparency"] = value * 255 // (2**stored.depth - 1)
+    value = image.info.get("transparency")
+    if stored is not None and stored.depth in (2, 4) and image.mode == "L" and isinstance(value, int):
+        image.info["transparency"] = value * 255 // (2**stored.depth - 1)
 
 
-def _low_bytes(picture: PILImage.Image, stored: Stored | None) -> PILImage.Image | None:
+def _low_bytes(image: PILImage.Image, stored: Stored | None) -> PILImage.Image | None:
     """Read the low bytes of a 16-bit RGB PNG with one transparent colour, which all 16 bits define."""
-    if stored is None or stored.depth != 16 or picture.mode != "RGB" or "transparency" not in picture.info:
+    if stored is None or stored.depth != 16 or image.mode != "RGB" or "transparency" not in image.info:
         return None
     low = PILImage.open(io.BytesIO(stored.data), formats=["PNG"])
     low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # takes the other byte of each pair
@@ -245,32 +245,32 @@ def _low_bytes(picture: PILImage.Image, stored: Stored | None) -> PILImage.Image
     return low
 
 
-def _take_both_bytes(picture: PILImage.Image, stored: Stored | None) -> None:
+def _take_both_bytes(image: PILImage.Image, stored: Stored | None) -> None:
     """Fix a TIFF with 16-bit colours in separate planes, where Pillow reads every byte as a sample."""
-    if stored is None or stored.depth != 16 or picture.format != "TIFF" or len(picture.getbands()) == 1:
+    if stored is None or stored.depth != 16 or image.format != "TIFF" or len(image.getbands()) == 1:
         return
     order = "L" if stored.data[:2] == b"II" else "B"
 
     def corrected(tile: Any) -> Any:
-        if tile.codec_name != "raw" or tile.args[0] not in picture.getbands():
+        if tile.codec_name != "raw" or tile.args[0] not in image.getbands():
             return tile
-        if picture.mode not in ("RGB", "RGBA"):
+        if image.mode not in ("RGB", "RGBA"):
             raise ImageError(
-                f"the picture is a TIFF whose 16-bit {picture.mode} colours lie in planes of their own, which cannot "
+                f"the image is a TIFF whose 16-bit {image.mode} colours lie in planes of their own, which cannot "
                 "be read; save it with interleaved ones, or as PNG."
             )
         return tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
 
-    picture.tile = [corrected(tile) for tile in picture.tile]  # type: ignore[attr-defined]
+    image.tile = [corrected(tile) for tile in image.tile]  # type: ignore[attr-defined]
 
 
 def _with_exact_transparency(
-    picture: PILImage.Image, low: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage.Image]
+    image: PILImage.Image, low: PILImage.Image, to_srgb: Callable[[PILImage.Image], PILImage.Image]
 ) -> ToRGB:
-    color = np.array(picture.info.pop("transparency"), np.int64)
+    color = np.array(image.info.pop("transparency"), np.int64)
 
     def converted(box: tuple[int, int, int, int]) -> Pixels:
-        high_bytes, low_bytes = picture.crop(box), np.asarray(low.crop(box))
+        high_bytes, low_bytes = image.crop(box), np.asarray(low.crop(box))
         is_clear = ((np.asarray(high_bytes) == color >> 8) & (low_bytes == color & 255)).all(axis=2)
         rgb = np.array(to_srgb(high_bytes))
         rgb[is_clear] = 255
@@ -279,21 +279,21 @@ def _with_exact_transparency(
     return converted
 
 
-def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDArray[Any]], Pixels]:
+def _wide_grey(image: PILImage.Image, stored: Stored | None) -> Callable[[NDArray[Any]], Pixels]:
     """Choose the conversion of 16-bit, 32-bit and float greys to 8 bits; Pillow's own clips them at 255.
 
     White is the largest value of the sample's width where a file says it. Else it is the least of 1 (of
     floats), 255 and 65,535 that no value exceeds, or the largest value.
     """
     inverted = stored is not None and stored.inverted
-    unsigned = stored is not None and stored.unsigned and picture.mode == "I"
-    clear = picture.info.get("transparency")
-    if picture.mode.startswith("I;16") and (stored is not None or picture.format is not None):
+    unsigned = stored is not None and stored.unsigned and image.mode == "I"
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I;16") and (stored is not None or image.format is not None):
         depth = stored.depth if stored is not None and stored.depth is not None else 16
         white = float(2 ** min(depth, 16) - 1)
     else:
-        largest = _largest(picture, unsigned=unsigned)
-        steps = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+        largest = _largest(image, unsigned=unsigned)
+        steps = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         white = next((step for step in steps if largest <= step), largest)
 
     def to_grey(values: NDArray[Any]) -> Pixels:
@@ -309,18 +309,18 @@ def _wide_grey(picture: PILImage.Image, stored: Stored | None) -> Callable[[NDAr
     return to_grey
 
 
-def _largest(picture: PILImage.Image, *, unsigned: bool) -> float:
+def _largest(image: PILImage.Image, *, unsigned: bool) -> float:
     """The largest finite value."""
     largest = 0.0
-    for box in _tiles(*picture.size):
-        values = np.asarray(picture.crop(box))
+    for box in _tiles(*image.size):
+        values = np.asarray(image.crop(box))
         values = values.view(np.uint32) if unsigned else values
         largest = max(largest, float(values.max(initial=0, where=np.isfinite(values))))
     return largest
 
 
 def _to_srgb(profile: object, mode: str) -> Callable[[PILImage.Image], PILImage.Image]:
-    """Choose a conversion to RGB that follows the picture's colour profile, if it has one that fits its mode."""
+    """Choose a conversion to RGB that follows the image's colour profile, if it has one that fits its mode."""
 
     def plain(tile: PILImage.Image) -> PILImage.Image:
         return tile if tile.mode == "RGB" else tile.convert("RGB")
@@ -365,7 +365,7 @@ def _by_table(convert: Callable[[PILImage.Image], PILImage.Image]) -> Callable[[
 
 
 def _samples(mode: str) -> PILImage.Image:
-    """Make one picture of colours from all over the mode's space."""
+    """Make one image of colours from all over the mode's space."""
     bands = PILImage.getmodebands(mode)
     steps = np.linspace(0, 255, 33 if bands == 1 else 7).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * bands), axis=-1).reshape(1, -1, bands)

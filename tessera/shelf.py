@@ -26,7 +26,7 @@ class ModelSource:
     """A model to open, and how; `tessera.load` opens it."""
 
     name: str = BUNDLED  # or a folder, a GGUF file, a hub id or a short name
-    mmproj: Path | None = None  # a GGUF model's picture part; None: looked for beside the text model's file
+    mmproj: Path | None = None  # a GGUF model's vision part; None: looked for beside the text model's file
     dtype: str = "auto"
     device: str = "auto"
     revision: str | None = None  # of a hub id: a branch, tag or commit

@@ -1,6 +1,6 @@
-"""Image sources: reading a picture's bytes from a path, bytes, a data URL or an http(s) URL, if allowed.
+"""Image sources: reading an image's bytes from a path, bytes, a data URL or an http(s) URL, if allowed.
 
-The library, the command line and the server all read pictures through here. A program on one's own
+The library, the command line and the server all read images through here. A program on one's own
 machine may read any file; a server reads none, or those in one folder (`local_files`).
 """
 
@@ -30,7 +30,7 @@ ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """Limits beyond which a picture is refused."""
+    """Limits beyond which an image is refused."""
 
     max_pixels: int = 64_000_000
     max_bytes: int = 50_000_000
@@ -58,9 +58,9 @@ def is_url(source: object) -> bool:
 def read(source: str | Path | bytes, limits: ImageLimits, stop: Stop | None = None) -> tuple[str, bytes]:
     """Return a name for messages and the encoded bytes; raises ImageError or FetchError with the way out."""
     if isinstance(source, bytes):
-        name, data = "the picture", source
+        name, data = "the image", source
     elif isinstance(source, str) and is_data_url(source):
-        name, data = "the picture", _decode_data_url(source, limits)
+        name, data = "the image", _decode_data_url(source, limits)
     elif isinstance(source, str) and is_url(source):
         name, data = _show(source), _fetch(source, limits, stop)
     else:
@@ -76,7 +76,7 @@ def _fetch(url: str, limits: ImageLimits, stop: Stop | None) -> bytes:
     def check_domain(host: str) -> None:
         if limits.domains is not None and host not in limits.domains:
             raise FetchError(
-                f"the host {host[:80]!r} is not one that pictures may be fetched from; send the picture as a data URL."
+                f"the host {host[:80]!r} is not one that images may be fetched from; send the image as a data URL."
             )
 
     return fetch(
@@ -101,13 +101,13 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
         name = _show(str(path))
         resolved = path.resolve()
         if limits.local_files != "any" and not resolved.is_relative_to(limits.local_files.resolve()):
-            raise ImageError(f"{name} lies outside the folder that pictures may be read from; send a data URL.")
+            raise ImageError(f"{name} lies outside the folder that images may be read from; send a data URL.")
         if not resolved.exists():
             raise ImageError(f"{name} does not exist; check the spelling and the folder.")
         if resolved.is_dir():
-            raise ImageError(f"{name} is a folder, not a regular file; name a picture in it.")
+            raise ImageError(f"{name} is a folder, not a regular file; name an image in it.")
         if not resolved.is_file():
-            raise ImageError(f"{name} is not a regular file; give the path of a picture.")
+            raise ImageError(f"{name} is not a regular file; give the path of an image.")
         # The file may have been replaced by a pipe, which would hang, or by a link that leads elsewhere.
         with open(os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > limits.max_bytes:
@@ -116,13 +116,13 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
     except PermissionError as error:
         raise ImageError(f"{name} may not be read by this user; change its permissions.") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(f"{name} is not the path of a readable picture; check the spelling.") from error
+        raise ImageError(f"{name} is not the path of a readable image; check the spelling.") from error
 
 
 def _check_is_path(source: str, name: str) -> None:
     """Raise for a string not meant as a path: an error about files would be misleading."""
     if not source:
-        raise ImageError("the picture's name is empty; give a path, an http(s) URL or a data URL.")
+        raise ImageError("the image's name is empty; give a path, an http(s) URL or a data URL.")
     if BARE_BASE64.match(source):
         raise ImageError(
             f"{_show(source[:24])}... is base64 without a head; write data:image/png;base64, (or image/jpeg) before it."
@@ -130,7 +130,7 @@ def _check_is_path(source: str, name: str) -> None:
     scheme = SCHEME.match(source)
     if scheme and scheme[0].lower() != "file://":
         raise ImageError(
-            f"{name} begins with {scheme[0][:20]}, which is not read here; pictures come from http(s) URLs, data URLs "
+            f"{name} begins with {scheme[0][:20]}, which is not read here; images come from http(s) URLs, data URLs "
             "and files."
         )
 
@@ -167,7 +167,7 @@ def _decode_data_url(url: str, limits: ImageLimits) -> bytes:
     if not comma or not head.lower().endswith(";base64"):
         raise ImageError(f"the data URL begins with {head[:40]!r}; it must be data:image/...;base64,DATA.")
     if len(payload) * 3 // 4 > limits.max_bytes + 3:
-        raise _too_many_bytes("the picture", len(payload) * 3 // 4, limits)
+        raise _too_many_bytes("the image", len(payload) * 3 // 4, limits)
     try:
         text = "".join(payload.split())
         return b"".join(

@@ -38,7 +38,7 @@ class ModelSummary:
     largest_image_tokens: int
     kv_bytes_per_token: int
     kv_bytes_per_token_int8: int  # with kv_cache_dtype int8
-    kv_bytes_per_megapixel_image: int  # of one 1024x1024 picture
+    kv_bytes_per_megapixel_image: int  # of one 1024x1024 image
     notes: tuple[str, ...]
 
 

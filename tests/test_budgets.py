@@ -13,7 +13,7 @@ WORDS = "mostly words and sentences, which are data"
 TRITON = "a Triton kernel: pointers, strides and sizes are single arguments"
 # Lines of a file, and why it is not divided.
 FILES = {
-    "tessera/containers.py": (440, "one walker for each format of picture files"),
+    "tessera/containers.py": (440, "one walker for each format of image files"),
     "tessera/conversation.py": (330, "one format's rules, and the words for each refusal"),
     "tessera/engine/engine.py": (350, "the step: what it calls is elsewhere already"),
     "tessera/engine/grammar.py": (460, "masks, the grammar they come from, and the words for each refusal"),

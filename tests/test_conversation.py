@@ -15,7 +15,7 @@ from tessera.conversation import FUNCTION_NAME, MAX_JSON_DEPTH
 from tessera.errors import ConversationError, UsageError
 from tessera.messages import Image, Message, parse_message
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
-from tests.engine.tiny import VISION, picture
+from tests.engine.tiny import VISION, random_image
 from tests.tokenizers import VERSIONS, ours, show, theirs
 
 PACKAGED = Path(mistral_common.__file__).parent / "data"
@@ -213,8 +213,8 @@ def test_what_the_reference_refuses_is_written_by_rule(messages: list[dict[str, 
         ([user("A"), user("B") | {"tool_calls": [{"id": ONE}]}], 1, "has tool_calls; only messages of the assistant"),
         ([user("A"), {"role": "assistant", "tool_calls": [{"id": ONE}]}], 1, "tool call .number 0. that must have"),
         ([user("A"), {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}], 1, "must have the form"),
-        ([user("A"), system([Image("x.png")])], 1, "holds a picture; only messages of the user and results"),
-        ([user("A"), assistant([Image("x.png")])], 1, "holds a picture"),
+        ([user("A"), system([Image("x.png")])], 1, "holds an image; only messages of the user and results"),
+        ([user("A"), assistant([Image("x.png")])], 1, "holds an image"),
     ],
 )
 def test_what_is_refused_names_the_message_and_the_cause(
@@ -222,7 +222,7 @@ def test_what_is_refused_names_the_message_and_the_cause(
 ) -> None:
     parsed = [parse_message(message) for message in messages]
     with pytest.raises(ConversationError, match=words) as caught:
-        ours("v3").encode_chat(parsed, [picture(0, 1, 1)] * sum(len(message.images) for message in parsed))
+        ours("v3").encode_chat(parsed, [random_image(0, 1, 1)] * sum(len(message.images) for message in parsed))
     assert caught.value.index == index
     assert str(caught.value).startswith(f"message {index} ({messages[index]['role']}) ")
     assert len(str(caught.value)) < 300
@@ -261,8 +261,8 @@ def test_a_results_name_is_free_where_the_format_does_not_write_it() -> None:
 
 
 def spans(version: str, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
-    """The prompt with each picture as <rows x columns>, and the grids in the order of the spans."""
-    images = [picture(seed, seed + 1, 2) for seed, _ in enumerate(i for m in messages for i in m.images)]
+    """The prompt with each image as <rows x columns>, and the grids in the order of the spans."""
+    images = [random_image(seed, seed + 1, 2) for seed, _ in enumerate(i for m in messages for i in m.images)]
     prompt = ours(version).encode_chat(messages, images)
     assert [id(span.image) for span in prompt.images] == [id(image) for image in images]
     written = show(version, prompt.ids)
@@ -271,7 +271,7 @@ def spans(version: str, messages: list[Message]) -> tuple[str, list[tuple[int, i
     return written, [span.image.grid for span in prompt.images]
 
 
-def test_pictures_of_a_result_follow_it_as_the_users_turn() -> None:
+def test_images_of_a_result_follow_it_as_the_users_turn() -> None:
     shown = Image("x.png")
     asked = [Message("user", ("A",)), parse_message(assistant(None, ONE))]
     answer = Message("tool", ("ok", shown), (), ONE)
@@ -284,7 +284,7 @@ def test_pictures_of_a_result_follow_it_as_the_users_turn() -> None:
     written, grids = spans("v3", [*two, *more])
     assert written.endswith("[/TOOL_RESULTS][INST]<2x2><3x2>B<4x2>[/INST]")
     assert grids == [(1, 2), (2, 2), (3, 2), (4, 2)]
-    # The format of version 15 has pictures in results, and they stay there.
+    # The format of version 15 has images in results, and they stay there.
     written, _ = spans("v15", [*asked, answer])
     assert written.endswith("[TOOL_RESULTS]ok<1x2>[/TOOL_RESULTS]")
 
@@ -351,8 +351,8 @@ def test_old_formats_speak_and_say_what_they_lack(name: str) -> None:
     messages = [system("S"), user("A"), assistant("B"), user("C")]
     expected = peer.encode_chat_completion(ChatCompletionRequest.from_openai(messages, model="m")).tokens
     assert list(tokenizer.encode_chat([parse_message(message) for message in messages], []).ids) == expected
-    with pytest.raises(ConversationError, match=r"message 0 \(user\) holds a picture, and .* format v. has none"):
-        tokenizer.encode_chat([Message("user", (Image("x.png"),))], [picture(0, 1, 1)])
+    with pytest.raises(ConversationError, match=r"message 0 \(user\) holds an image, and .* format v. has none"):
+        tokenizer.encode_chat([Message("user", (Image("x.png"),))], [random_image(0, 1, 1)])
     if name.endswith("v1"):
         with pytest.raises(ConversationError, match=r"message 1 \(assistant\) is of a tool, and .* v1 has none"):
             tokenizer.encode_chat([parse_message(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])

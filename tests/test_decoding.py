@@ -51,7 +51,7 @@ def test_a_child_gives_what_decoding_here_gives(decoders: Decoders, kind: str) -
 def test_a_child_is_kept_and_its_errors_are_ours(decoders: Decoders) -> None:
     decoders.decode("it", GOOD, LIMITS)
     (first,) = decoders._idle
-    for data, says in ((b"hello", "it .* not a picture"), (GOOD[:80], "damaged or cut short")):
+    for data, says in ((b"hello", "it .* not an image"), (GOOD[:80], "damaged or cut short")):
         with pytest.raises(ImageError, match=says):
             decoders.decode("it", data, LIMITS)
     with pytest.raises(ImageError, match=r"the limit is 0 \(--max-image-pixels\)"):
@@ -81,7 +81,7 @@ def test_the_processors_time_is_bounded_too(decoders: Decoders, monkeypatch: pyt
     assert decoders.decode("it", GOOD, LIMITS).shape == (48, 80, 3)
 
 
-def test_a_picture_nobody_waits_for_is_ended(decoders: Decoders) -> None:
+def test_a_image_nobody_waits_for_is_ended(decoders: Decoders) -> None:
     stop, ended = Stop(), threading.Event()
 
     def work() -> None:
@@ -143,7 +143,7 @@ def test_no_descriptor_is_left_behind(decoders: Decoders) -> None:
 
 
 @linux
-def test_a_child_cannot_take_more_memory_than_its_picture_may(
+def test_a_child_cannot_take_more_memory_than_its_image_may(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tessera.decoding.BEFORE_SERVING", "import tessera.decoding as d; d.BASE_BYTES = 2**20; "
@@ -156,7 +156,7 @@ def test_a_child_cannot_take_more_memory_than_its_picture_may(
 
 @linux
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "I;16", "F", "RGBA16"])
-def test_memory_is_of_the_picture_and_its_result(decoders: Decoders, mode: str) -> None:
+def test_memory_is_of_the_image_and_its_result(decoders: Decoders, mode: str) -> None:
     """4 bytes a pixel as Pillow keeps it, 3 of the result, and a tile; 9 megapixels are 63 MB."""
     side = 3000
     if mode == "RGBA16":

@@ -266,7 +266,7 @@ def test_a_commit_that_is_none_writes_nothing(
     assert written_below(tmp_path / "cache") <= KEPT_LISTINGS
 
 
-def test_of_gguf_files_one_is_chosen_and_its_picture_part_comes_too(hub: Hub) -> None:
+def test_of_gguf_files_one_is_chosen_and_its_image_part_comes_too(hub: Hub) -> None:
     names = ("m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m-f16.gguf", "mmproj-m-Q8_0.gguf", "README.md")
     hub.files = {name: name.encode() for name in names}
     for pattern, says in ((None, "one must be chosen"), ("*Q*", "fits 2 of them"), ("*Q5*", "fits 0 of them")):

@@ -24,8 +24,8 @@ def get(url: str, *, private: bool = True, max_bytes: int = 1000, timeout_s: flo
 
 
 def test_a_body_arrives(httpserver: HTTPServer) -> None:
-    httpserver.expect_request("/a.png").respond_with_data(b"picture")
-    assert get(httpserver.url_for("/a.png")) == b"picture"
+    httpserver.expect_request("/a.png").respond_with_data(b"image")
+    assert get(httpserver.url_for("/a.png")) == b"image"
 
 
 def test_loopback_is_refused_by_default(httpserver: HTTPServer) -> None:
@@ -255,11 +255,11 @@ def test_a_tls_handshake_that_drips_ends() -> None:
 
 
 def test_a_proxy_is_asked_and_names_are_its_to_resolve(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    httpserver.expect_request("/a.png").respond_with_data(b"picture")
+    httpserver.expect_request("/a.png").respond_with_data(b"image")
     proxy = httpserver.url_for("").rstrip("/")
-    found = fetch("http://pictures.example/a.png", max_bytes=99, timeout_s=20, proxy=proxy)
-    assert found == b"picture"
-    assert httpserver.log[0][0].headers["Host"] == "pictures.example"
+    found = fetch("http://images.example/a.png", max_bytes=99, timeout_s=20, proxy=proxy)
+    assert found == b"image"
+    assert httpserver.log[0][0].headers["Host"] == "images.example"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "a.localhost", "localhost.", "10.0.0.1", "[::1]",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tessera.bench.random_weights import widths, write_random
-from tessera.fit import Device, best, picture_seconds, precisions, rounding_rates, weights_of
+from tessera.fit import Device, best, image_seconds, precisions, rounding_rates, weights_of
 from tessera.model.family import FAMILY, PIXTRAL_12B
 from tessera.quantize.plan import SCHEMES
 
@@ -51,14 +51,14 @@ def test_a_gpu_that_holds_it_is_preferred_and_a_cpu_has_no_fp8() -> None:
     assert "fp8" not in precisions(cpu)
 
 
-def test_a_picture_takes_the_work_of_reading_it() -> None:
+def test_a_image_takes_the_work_of_reading_it() -> None:
     # Twice the 10.9 billion weights of the layers for each of 4160 tokens, 2.7e12 for pairs of them in 40 layers of
     # 32 heads of 128, and 24 layers of the encoder over 4096 patches.
     decoder = 2 * 10.905e9 * 4160 + 4 * 40 * 32 * 128 * 4160**2 / 2
     encoder = 24 * (2 * 4096 * 16 * 1024**2 + 4 * 4096**2 * 1024)
-    seconds = picture_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10, 1e12))
+    seconds = image_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10, 1e12))
     assert seconds == pytest.approx((decoder + encoder) / 1e12, rel=0.01)
-    assert picture_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10)) is None
+    assert image_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10)) is None
 
 
 def test_rounding_is_measured_in_every_scheme() -> None:

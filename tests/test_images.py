@@ -1,4 +1,4 @@
-"""Pictures of every kind and shape, and the ones that must be refused."""
+"""Images of every kind and shape, and the ones that must be refused."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ PIXTRAL = VisionConfig(image_size=1024, patch_size=16, **SHAPE)
 SMALL_31 = VisionConfig(image_size=1540, patch_size=14, spatial_merge_size=2, **SHAPE)
 
 
-def encoded(picture: PILImage.Image, kind: str, **options: object) -> bytes:
+def encoded(image: PILImage.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def two_colors(mode: str = "RGB", size: tuple[int, int] = (40, 20)) -> PILImage.Image:
     """Red above, blue below."""
-    picture = PILImage.new("RGB", size, (200, 30, 30))
-    picture.paste((30, 30, 200), (0, size[1] // 2, size[0], size[1]))
-    return picture.convert(mode)
+    image = PILImage.new("RGB", size, (200, 30, 30))
+    image.paste((30, 30, 200), (0, size[1] // 2, size[0], size[1]))
+    return image.convert(mode)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_format(kind: str) -> None:
-    picture = load(Image(encoded(two_colors(), kind)))
-    assert (picture.mode, picture.size) == ("RGB", (40, 20))
-    red, _, blue = picture.getpixel((20, 3))
+    image = load(Image(encoded(two_colors(), kind)))
+    assert (image.mode, image.size) == ("RGB", (40, 20))
+    red, _, blue = image.getpixel((20, 3))
     assert red > 150 > 100 > blue
 
 
@@ -60,9 +60,9 @@ def test_published_token_counts(size: tuple[int, int, int]) -> None:
 def test_exif_rotation_comes_first(tmp_path: Path) -> None:
     exif = PILImage.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
-    picture = load(Image(encoded(two_colors(), "JPEG", exif=exif)))
-    assert picture.size == (20, 40)
-    assert picture.getpixel((17, 20))[0] > 150  # the upper half has become the right one
+    image = load(Image(encoded(two_colors(), "JPEG", exif=exif)))
+    assert image.size == (20, 40)
+    assert image.getpixel((17, 20))[0] > 150  # the upper half has become the right one
 
 
 def test_transparency_is_white() -> None:
@@ -138,7 +138,7 @@ def test_grids_are_within_the_model(width: int, height: int, vision: VisionConfi
     assert 1 <= columns <= vision.image_size // vision.token_size
 
 
-def test_digest_tells_pictures_apart() -> None:
+def test_digest_tells_images_apart() -> None:
     white = PILImage.new("RGB", (32, 64), "white")
     digests = {
         prepare(white, PIXTRAL).digest,
@@ -166,19 +166,19 @@ REFUSED = {
     "bomb": (png_header(20_000, 20_000), "more than|400 megapixels"),
     "huge": (png_header(9_000, 8_000), "72 megapixels, and the limit is 64"),
     "empty": (b"", "0 bytes"),
-    "text": (b"Dear Sir or Madam, this is no picture", "not a picture in a known format"),
+    "text": (b"Dear Sir or Madam, this is no image", "not an image in a known format"),
     "truncated": (encoded(two_colors(size=(400, 400)), "PNG")[:200], "damaged or cut short"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture in a known format"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image in a known format"),
     "data url": ("data:image/png;base64,!!!!", "not valid base64"),
     "data url form": ("data:image/png,plain", "must be data:image"),
     "missing": ("no/such/file.png", "does not exist"),
     "folder": ("/", "not a regular file"),
-    "odd name": ("\0", "not the path of a readable picture"),
+    "odd name": ("\0", "not the path of a readable image"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_bad_pictures_end_in_one_sentence(kind: str) -> None:
+def test_bad_images_end_in_one_sentence(kind: str) -> None:
     source, says = REFUSED[kind]
     with pytest.raises(ImageError, match=says) as refused:
         load(Image(source))

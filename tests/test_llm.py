@@ -38,8 +38,8 @@ def llm() -> Iterator[LLM]:
         yield llm
 
 
-def ask(text: str, *pictures: object) -> list[dict[str, object]]:
-    parts = [{"type": "image_url", "image_url": picture} for picture in pictures]
+def ask(text: str, *images: object) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": image} for image in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
@@ -109,12 +109,12 @@ def test_wrong_input_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="'max_seqs' is unknown; the nearest known one is 'max_num_seqs'"):
         make(max_seqs=3)
     with make(max_images_per_prompt=1) as llm:
-        with pytest.raises(UsageError, match=r"2 pictures .* max_images_per_prompt=1"):
+        with pytest.raises(UsageError, match=r"2 images .* max_images_per_prompt=1"):
             llm.chat(ask("?", red(), red()))
         with pytest.raises(UsageError, match=r"messages\.0\.role must be one of .*, not 'robot'"):
             llm.chat([{"role": "robot", "content": "hi"}])
         with pytest.raises(ImageError):
-            llm.chat(ask("?", b"this is no picture"))
+            llm.chat(ask("?", b"this is no image"))
         assert llm.chat(ask("still alive"), SHORT).finish_reason == "length"
 
 

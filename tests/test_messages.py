@@ -11,14 +11,14 @@ from PIL import Image as PILImage
 from tessera.errors import UsageError
 from tessera.messages import Image, Message, parse_message, parse_messages
 
-PICTURE = PILImage.new("RGB", (4, 4))
+IMAGE = PILImage.new("RGB", (4, 4))
 OPENAI_DUMP = {
     "role": "assistant", "content": None, "refusal": None, "annotations": [], "audio": None, "function_call": None,
     "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["x.png", Path("x.png"), b"bytes", PICTURE], ids=["text", "path", "bytes", "pil"])
+@pytest.mark.parametrize("source", ["x.png", Path("x.png"), b"bytes", IMAGE], ids=["text", "path", "bytes", "pil"])
 def test_an_image_is_whatever_the_library_reads(source: Any) -> None:
     for part in (
         {"type": "image_url", "image_url": source},

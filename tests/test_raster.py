@@ -1,4 +1,4 @@
-"""Pictures whose pixels are right whatever is written beside them, in every format, mode, profile and turn."""
+"""Images whose pixels are right whatever is written beside them, in every format, mode, profile and turn."""
 
 from __future__ import annotations
 
@@ -110,21 +110,21 @@ def test_no_tag_of_any_type_keeps_a_photo_from_being_seen_upright(tag: int) -> N
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("number", range(0, 10))
 def test_every_orientation_is_turned_as_pillow_turns_it(number: int, order: str) -> None:
-    picture = PILImage.fromarray(np.random.default_rng(1).integers(0, 256, (31, 47, 3), dtype=np.uint8))
-    wanted = picture.copy()
+    image = PILImage.fromarray(np.random.default_rng(1).integers(0, 256, (31, 47, 3), dtype=np.uint8))
+    wanted = image.copy()
     wanted.getexif()[0x112] = number
-    wanted = ImageOps.exif_transpose(wanted) if 1 <= number <= 8 else picture
+    wanted = ImageOps.exif_transpose(wanted) if 1 <= number <= 8 else image
     data = ifd(turned(number, order), order=order)
     hexadecimal = f"\nexif\n{len(data) + 6:8}\n{(b'Exif' + bytes(2) + data).hex()}\n"
-    plain, jpeg = encoded(picture, "PNG"), encoded(picture, "JPEG", quality=95, subsampling=0)
+    plain, jpeg = encoded(image, "PNG"), encoded(image, "JPEG", quality=95, subsampling=0)
     for source in (
         with_chunk(plain, chunk(b"eXIf", data)),
         with_chunk(plain, chunk(b"eXIf", b"Exif\0\0Exif\0\0" + data)),
         with_chunk(plain, chunk(b"tEXt", b"Raw profile type exif\0" + hexadecimal.encode())),
         with_chunk(plain, chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(hexadecimal.encode()))),
-        encoded(picture, "WEBP", lossless=True, exif=data),
-        encoded(picture, "TIFF", tiffinfo={0x112: number} if number else {}),
-        encoded(picture, "TIFF", compression="tiff_lzw", tiffinfo={0x112: number} if 1 <= number <= 8 else {}),
+        encoded(image, "WEBP", lossless=True, exif=data),
+        encoded(image, "TIFF", tiffinfo={0x112: number} if number else {}),
+        encoded(image, "TIFF", compression="tiff_lzw", tiffinfo={0x112: number} if 1 <= number <= 8 else {}),
     ):
         assert loaded(source) == wanted
         assert load(Image(PILImage.open(io.BytesIO(source)))).size == wanted.size
@@ -141,8 +141,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_where_exif_should_be_leaves_the_picture_as_it_is(name: str) -> None:
-    data, picture = GARBAGE[name], two_colors(size=(80, 48))
+def test_garbage_where_exif_should_be_leaves_the_image_as_it_is(name: str) -> None:
+    data, image = GARBAGE[name], two_colors(size=(80, 48))
     sources = [
         with_app(JPEG, 0xE1, b"Exif\0\0" + data),
         with_chunk(PNG, chunk(b"eXIf", data)),
@@ -150,9 +150,9 @@ def test_garbage_where_exif_should_be_leaves_the_picture_as_it_is(name: str) -> 
         with_chunk(PNG, chunk(b"zTXt", b"Raw profile type exif\0\0" + data)),
     ]
     if data:
-        sources.append(encoded(picture, "WEBP", lossless=True, exif=data))
+        sources.append(encoded(image, "WEBP", lossless=True, exif=data))
     right = ifd((0x112, 3, 1, b"\1"), (0x110, 2, 80, b"\0\0\0\0")).ljust(80, b"x")
-    avif = encoded(picture, "AVIF", exif=right)
+    avif = encoded(image, "AVIF", exif=right)
     assert right[:20] in avif
     sources.append(avif.replace(right[:64], data[:64].ljust(64, b"\0")))
     for source in sources:
@@ -164,9 +164,9 @@ def test_avif_and_heif_are_turned_by_their_own_boxes() -> None:
     exif[0x112] = 6
     assert loaded(encoded(two_colors(size=(80, 48)), "AVIF", exif=exif)).size == (48, 80)  # Pillow writes the boxes
     for source, size in ((HEIC, (64, 32)), (HEIC_TURNED, (32, 64))):
-        picture = loaded(source)
-        assert picture.size == size
-        first, last = picture.getpixel((2, 2)), picture.getpixel((size[0] - 3, size[1] - 3))
+        image = loaded(source)
+        assert image.size == size
+        first, last = image.getpixel((2, 2)), image.getpixel((size[0] - 3, size[1] - 3))
         red, blue = (first, last) if size == (64, 32) else (last, first)
         assert red[0] > 150 > 100 > red[2]
         assert blue[2] > 150 > 100 > blue[0]
@@ -213,8 +213,8 @@ def test_no_chunk_beside_the_pixels_refuses_a_png(kind: bytes) -> None:
 
 def test_texts_may_be_many_and_large() -> None:
     texts = [chunk(b"tEXt", b"note\0" + b"x" * 1_000_000)] * 70
-    picture = load(Image(with_chunk(PNG, *texts)), ImageLimits(max_bytes=80_000_000))
-    assert picture == loaded(PNG)
+    image = load(Image(with_chunk(PNG, *texts)), ImageLimits(max_bytes=80_000_000))
+    assert image == loaded(PNG)
 
 
 @pytest.mark.parametrize("marker", [*range(0xE0, 0xF0), 0xFE])
@@ -251,9 +251,9 @@ def test_words_after_the_end_and_no_end() -> None:
 
 def with_scans(count: int, size: tuple[int, int] = (8, 8)) -> bytes:
     """A progressive grey JPEG whose last scan, which refines what the others left, stands there so often."""
-    picture = encoded(PILImage.new("L", size, 200), "JPEG", progressive=True)
-    last = picture[picture.rindex(b"\xff\xda") : -2]
-    return picture[:-2] + last * count + b"\xff\xd9"
+    image = encoded(PILImage.new("L", size, 200), "JPEG", progressive=True)
+    last = image[image.rindex(b"\xff\xda") : -2]
+    return image[:-2] + last * count + b"\xff\xd9"
 
 
 def test_scans_without_number_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +317,9 @@ def test_ink_and_light_are_told_apart(bits: int, order: str) -> None:
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
 def test_ink_is_told_apart_when_packed(compression: str) -> None:
-    picture = PILImage.fromarray(np.array([[0, 32896, 65535]], np.uint16))
+    image = PILImage.fromarray(np.array([[0, 32896, 65535]], np.uint16))
     file = io.BytesIO()
-    picture.save(file, "TIFF", compression=compression)
+    image.save(file, "TIFF", compression=compression)
     data = bytearray(file.getvalue())
     at = data.index(struct.pack("<HHI", 262, 3, 1))
     data[at + 8 : at + 10] = b"\0\0"
@@ -400,10 +400,10 @@ WIDE = [
 
 @pytest.mark.parametrize(("kind", "values", "wanted"), WIDE)
 def test_wide_greys(kind: str, values: list[float], wanted: list[int]) -> None:
-    picture = PILImage.fromarray(np.array([values], dtype=kind))
+    image = PILImage.fromarray(np.array([values], dtype=kind))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.asarray(load(Image(picture)))[0, :, 0].tolist() == wanted
+        assert np.asarray(load(Image(image)))[0, :, 0].tolist() == wanted
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -440,22 +440,22 @@ def test_every_mode_of_pillow(mode: str) -> None:
     rgb = PILImage.new("RGB", (3, 2), (200, 200, 200))
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        picture = ImageCms.profileToProfile(rgb, *profiles, outputMode="LAB")
+        image = ImageCms.profileToProfile(rgb, *profiles, outputMode="LAB")
     elif mode == "La":
-        picture = rgb.convert("LA").convert("La")
+        image = rgb.convert("LA").convert("La")
     elif mode == "RGBa":
-        picture = rgb.convert("RGBA").convert("RGBa")
+        image = rgb.convert("RGBA").convert("RGBa")
     elif mode.startswith("I;16"):
-        picture = PILImage.new(mode, (3, 2), 200)
+        image = PILImage.new(mode, (3, 2), 200)
     elif mode == "1":
-        picture = PILImage.new("1", (3, 2), 1)
+        image = PILImage.new("1", (3, 2), 1)
     elif mode == "HSV":
-        picture = rgb.convert("HSV")
+        image = rgb.convert("HSV")
     elif mode == "PA":
-        picture = rgb.convert("P").convert("PA")
+        image = rgb.convert("P").convert("PA")
     else:
-        picture = rgb.convert(mode)
-    shown = load(Image(picture)).getpixel((1, 1))
+        image = rgb.convert(mode)
+    shown = load(Image(image)).getpixel((1, 1))
     wanted = 255 if mode == "1" else 200
     assert max(abs(value - wanted) for value in shown) <= 6
 
@@ -472,22 +472,20 @@ def wide_gamut() -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
 def test_a_colour_profile_is_followed(kind: str) -> None:
-    picture = PILImage.new("RGB", (32, 32), (200, 30, 30))
+    image = PILImage.new("RGB", (32, 32), (200, 30, 30))
     options = {"lossless": True} if kind == "WEBP" else {}
     cases = ((wide_gamut(), (30, 200, 30)), (SRGB, (200, 30, 30)), (b"not a profile" * 20, (200, 30, 30)))
     for profile, wanted in cases:
-        shown = loaded(encoded(picture, kind, icc_profile=profile, **options)).getpixel((9, 9))
+        shown = loaded(encoded(image, kind, icc_profile=profile, **options)).getpixel((9, 9))
         assert max(abs(one - other) for one, other in zip(shown, wanted, strict=True)) <= 4
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA"])
 def test_a_colour_profile_is_followed_under_transparency(mode: str) -> None:
-    picture = PILImage.new("RGBA", (4, 1), (200, 30, 30, 255))
-    picture.putpixel((0, 0), (200, 30, 30, 0))
-    picture.putpixel((1, 0), (200, 30, 30, 128))
-    shown = np.asarray(
-        loaded(encoded(picture.quantize(4) if mode == "P" else picture, "PNG", icc_profile=wide_gamut()))
-    )
+    image = PILImage.new("RGBA", (4, 1), (200, 30, 30, 255))
+    image.putpixel((0, 0), (200, 30, 30, 0))
+    image.putpixel((1, 0), (200, 30, 30, 128))
+    shown = np.asarray(loaded(encoded(image.quantize(4) if mode == "P" else image, "PNG", icc_profile=wide_gamut())))
     assert np.abs(shown[0].astype(int) - [[255] * 3, [142, 227, 142], [30, 200, 30], [30, 200, 30]]).max() <= 4
 
 
@@ -509,18 +507,18 @@ def test_profiles_of_other_spaces_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "CMYK", "F"])
-def test_tiles_make_one_picture(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_tiles_make_one_image(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     values = np.random.default_rng(5).integers(0, 256, (61, 67, 4), dtype=np.uint8)
-    picture = PILImage.fromarray(values, "RGBA")
+    image = PILImage.fromarray(values, "RGBA")
     if mode in ("I;16", "F"):
         kind = np.uint16 if mode == "I;16" else np.float32
-        picture = PILImage.fromarray((values[:, :, 0].astype(np.uint32) * 257).astype(kind))
+        image = PILImage.fromarray((values[:, :, 0].astype(np.uint32) * 257).astype(kind))
     else:
-        picture = picture.convert(mode)
-    whole = load(Image(picture))
+        image = image.convert(mode)
+    whole = load(Image(image))
     for pixels in (50, 67, 500):
         monkeypatch.setattr("tessera.raster.TILE_PIXELS", pixels)
-        assert load(Image(picture)) == whole
+        assert load(Image(image)) == whole
     assert TILE_PIXELS > 67 * 61
 
 
@@ -537,7 +535,7 @@ SAYS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_what_is_no_picture_is_named(name: str) -> None:
+def test_what_is_no_image_is_named(name: str) -> None:
     data, says = SAYS[name]
     with pytest.raises(ImageError, match=says):
         loaded(data)
@@ -647,12 +645,12 @@ NOISE = np.random.default_rng(9).integers(0, 256, (24, 32, 4), dtype=np.uint8)
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
 def test_ink_is_turned_to_light_by_the_plain_rule(kind: str) -> None:
     """Without a profile each of red, green and blue is what its ink and black leave of white."""
-    picture = PILImage.frombytes("CMYK", (32, 24), np.repeat(np.repeat(NOISE[::8, ::8], 8, 0), 8, 1).tobytes())
-    data = encoded(picture, kind, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    image = PILImage.frombytes("CMYK", (32, 24), np.repeat(np.repeat(NOISE[::8, ::8], 8, 0), 8, 1).tobytes())
+    data = encoded(image, kind, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
     stored = np.asarray(PILImage.open(io.BytesIO(data)), np.float64)
     wanted = (255 - stored[..., :3]) * (255 - stored[..., 3:]) / 255
     assert np.abs(np.asarray(loaded(data), np.float64) - wanted).max() <= 1
-    assert np.abs(np.asarray(loaded(data), np.int16) - np.asarray(picture.convert("RGB"), np.int16)).mean() < 4
+    assert np.abs(np.asarray(loaded(data), np.int16) - np.asarray(image.convert("RGB"), np.int16)).mean() < 4
 
 
 def profile_of(kind: bytes, space: bytes, between: bytes, parts: dict[bytes, bytes]) -> bytes:
@@ -708,14 +706,14 @@ def ink_profile() -> bytes:
 
 
 def test_ink_with_a_profile_is_what_littlecms_makes_of_it() -> None:
-    picture, profile = PILImage.frombytes("CMYK", (32, 24), NOISE.tobytes()), ink_profile()
+    image, profile = PILImage.frombytes("CMYK", (32, 24), NOISE.tobytes()), ink_profile()
     given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     intent = ImageCms.Intent(ImageCms.getDefaultIntent(given))
-    wanted = ImageCms.profileToProfile(picture, given, ImageCms.createProfile("sRGB"), intent, outputMode="RGB")
+    wanted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), intent, outputMode="RGB")
     assert wanted is not None
-    assert np.array_equal(np.asarray(loaded(encoded(picture, "TIFF", icc_profile=profile))), np.asarray(wanted))
-    assert np.abs(np.asarray(wanted, np.int16) - np.asarray(picture.convert("RGB"), np.int16)).mean() > 20
-    jpeg = encoded(picture, "JPEG", icc_profile=profile, quality=100, subsampling=0)
+    assert np.array_equal(np.asarray(loaded(encoded(image, "TIFF", icc_profile=profile))), np.asarray(wanted))
+    assert np.abs(np.asarray(wanted, np.int16) - np.asarray(image.convert("RGB"), np.int16)).mean() > 20
+    jpeg = encoded(image, "JPEG", icc_profile=profile, quality=100, subsampling=0)
     stored = PILImage.open(io.BytesIO(jpeg))
     wanted = ImageCms.profileToProfile(stored, given, ImageCms.createProfile("sRGB"), intent, outputMode="RGB")
     assert np.array_equal(np.asarray(loaded(jpeg)), np.asarray(wanted))

@@ -1,6 +1,6 @@
 """The README's promises: its runnable blocks run, in their order, and what it points to exists.
 
-Blocks marked `sh` and `python` are run in a folder that holds the two demonstration pictures; those
+Blocks marked `sh` and `python` are run in a folder that holds the two demonstration images; those
 marked `console` show what needs the network, large weights or a new environment, and are not.
 """
 
@@ -32,8 +32,8 @@ def test_every_block_says_what_it_is() -> None:
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled model's weights are not in this checkout")
 @pytest.mark.parametrize(("language", "code"), RUNNABLE, ids=[code.split("\n")[0][:40] for _, code in RUNNABLE])
 def test_the_block_runs(language: str, code: str, tmp_path: Path) -> None:
-    for picture in DEMO.glob("*.png"):
-        shutil.copy(picture, tmp_path)
+    for image in DEMO.glob("*.png"):
+        shutil.copy(image, tmp_path)
     command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}  # this checkout, whichever is installed

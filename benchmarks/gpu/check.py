@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.drive import generate, make_engine, picture_prompt, text_prompt
+from benchmarks.gpu.drive import generate, image_prompt, make_engine, text_prompt
 from benchmarks.gpu.kernels import kernel_lines
 from benchmarks.gpu.rates import measure_rates
 from benchmarks.gpu.sizes import FULL, TINY, Sizes
@@ -61,7 +61,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 @torch.inference_mode()
 def logits_of(model: Pixtral) -> Tensor:
-    """Compute the logits of a prompt with two pictures, on the CPU in float32."""
+    """Compute the logits of a prompt with two images, on the CPU in float32."""
     vision = model.config.vision_encoder
     size = vision.token_size
     generator = torch.Generator().manual_seed(1)
@@ -69,8 +69,8 @@ def logits_of(model: Pixtral) -> Tensor:
     pixels = [torch.randn(3, rows * size, columns * size, generator=generator) for rows, columns in grids]
     ids = [1, 3]
     for rows, columns in grids:
-        picture = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
-        ids += [*picture[:-1], vision.image_end_token_id]
+        image = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
+        ids += [*image[:-1], vision.image_end_token_id]
     ids_T = torch.tensor([*ids, 1500, 1600, 4], device=model.device)
     hidden_TD = model.embed(ids_T, model.encode_images([each.to(model.device) for each in pixels]))
     return model.logits(model(hidden_TD, DensePlan([len(ids_T)], model.device))).cpu()
@@ -133,12 +133,12 @@ def _product_distance(inputs: Tensor, weight: QuantizedWeight, device: torch.dev
 
 
 def attention_checks(config: ModelConfig, device: torch.device) -> Iterator[Check]:
-    """Decoding over scattered blocks, exact and in 8 bits, and segments of prompts and pictures."""
+    """Decoding over scattered blocks, exact and in 8 bits, and segments of prompts and images."""
     for dtype in (torch.bfloat16, torch.int8):
         yield f"paged attention, {_name(dtype)} cache", partial(_decode_distance, config, dtype, device), 1e-2
     for name, lengths, contexts, causal in (
         ("a chunk after its context", (5, 33), (70, 33), True),
-        ("pictures", (24, 9, 100), (24, 9, 100), False),
+        ("images", (24, 9, 100), (24, 9, 100), False),
     ):
         yield f"attention of {name}", partial(_stretch_distance, config, lengths, contexts, causal, device), 1e-2
 
@@ -185,7 +185,7 @@ def engine_checks(reference: Pixtral, device: torch.device, sizes: Sizes) -> Ite
     config = reference.config
     side = config.vision_encoder.token_size * 2
     prompts = [text_prompt(length, length, config) for length in (5, 40, 17)]
-    prompts += [picture_prompt(side, seed, config) for seed in range(2)]
+    prompts += [image_prompt(side, seed, config) for seed in range(2)]
     small = dataclasses.replace(sizes, prefills=(64,), prompt=40, decoded=24, kv_cache_bytes=2**24)
 
     def replies(model: Pixtral, **options: object) -> list[tuple[int, ...]]:

@@ -64,8 +64,8 @@ def text_prompt(length: int, seed: int, config: ModelConfig) -> Prompt:
     return Prompt(tuple(torch.randint(FIRST_TEXT_ID, config.vocab_size, (length,), generator=generator).tolist()))
 
 
-def picture_prompt(side: int, seed: int, config: ModelConfig) -> Prompt:
-    """A picture and a few words."""
+def image_prompt(side: int, seed: int, config: ModelConfig) -> Prompt:
+    """An image and a few words."""
     vision = config.vision_encoder
     count = side // vision.token_size
     pixels_CHW = torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
@@ -78,7 +78,7 @@ def picture_prompt(side: int, seed: int, config: ModelConfig) -> Prompt:
 
 
 def with_new_digests(prompts: list[Prompt], run: int) -> list[Prompt]:
-    """Return the same prompts with new picture digests, so that each run encodes them."""
+    """Return the same prompts with new image digests, so that each run encodes them."""
     fresh = []
     for number, prompt in enumerate(prompts):
         (span,) = prompt.images
@@ -101,11 +101,11 @@ def generate(engine: Engine, prompts: list[Prompt], count: int) -> list[tuple[in
 def peer_generate(peer: Any, prompts: list[Prompt], count: int) -> None:
     """Generate the same with transformers; prompts must have equal length."""
     ids = torch.tensor([prompt.ids for prompt in prompts], device=peer.device)
-    pictures = [span.image for prompt in prompts for span in prompt.images]
+    images = [span.image for prompt in prompts for span in prompt.images]
     extra: dict[str, Tensor] = {}
-    if pictures:
-        extra["pixel_values"] = torch.stack([image.pixels_CHW for image in pictures]).to(peer.device, peer.dtype)
-        extra["image_sizes"] = torch.tensor([[image.height, image.width] for image in pictures], device=peer.device)
+    if images:
+        extra["pixel_values"] = torch.stack([image.pixels_CHW for image in images]).to(peer.device, peer.dtype)
+        extra["image_sizes"] = torch.tensor([[image.height, image.width] for image in images], device=peer.device)
     peer.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),

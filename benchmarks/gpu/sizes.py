@@ -22,9 +22,9 @@ class Sizes:
     decoded: int
     sequences: int
     prefills: tuple[int, ...]
-    picture: int  # pixels along a side
-    pictures: int  # in one call
-    chat_picture: int
+    image: int  # pixels along a side
+    images: int  # in one call
+    chat_image: int
     chats: int
     peer_chats: int  # chats that transformers computes at once, with a common mask
     kernel_rows: tuple[int, ...]
@@ -44,9 +44,9 @@ FULL = Sizes(
     decoded=64,
     sequences=64,
     prefills=(4096, 32_768),
-    picture=1024,
-    pictures=8,
-    chat_picture=512,
+    image=1024,
+    images=8,
+    chat_image=512,
     chats=64,
     peer_chats=8,
     kernel_rows=(1, 4, 16, 64),
@@ -78,9 +78,9 @@ TINY = Sizes(
     decoded=4,
     sequences=4,
     prefills=(32, 80),
-    picture=64,
-    pictures=2,
-    chat_picture=32,
+    image=64,
+    images=2,
+    chat_image=32,
     chats=4,
     peer_chats=2,
     kernel_rows=(1,),

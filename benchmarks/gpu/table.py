@@ -1,7 +1,7 @@
 """The speed of a GPU at Pixtral 12B's true shapes, compared with its limits and transformers in one run.
 
 Weights are random and made on the device. A decoding step is compared with the copy bandwidth (bytes
-of the weights and of the keys and values that it must read), prefill and pictures against the rate of
+of the weights and of the keys and values that it must read), prefill and images against the rate of
 a large matrix product (operations counted from the shapes), both measured first. A failed row
 is reported in its place, and the others continue.
 """
@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.gpu.drive import (
     generate,
+    image_prompt,
     make_engine,
     peer_generate,
-    picture_prompt,
     text_prompt,
     with_new_digests,
 )
@@ -165,8 +165,8 @@ class Table:
         )
         for length in sizes.prefills:
             self._add_prefill(engine, peer, length)
-        for number in (1, sizes.pictures):
-            self._add_pictures(model, peer, number)
+        for number in (1, sizes.images):
+            self._add_images(model, peer, number)
         self._add_chats(engine, peer)
         return first.theirs_s
 
@@ -182,12 +182,12 @@ class Table:
     def _seconds(self, work: Callable[[], object]) -> float:
         return seconds_of(work, self.device, self.sizes.rounds)
 
-    def _add_pictures(self, model: Pixtral, peer: Any, number: int) -> None:
-        side = self.sizes.picture
+    def _add_images(self, model: Pixtral, peer: Any, number: int) -> None:
+        side = self.sizes.image
         pixels = torch.randn(number, 3, side, side, device=self.device).to(model.dtype)
         given = torch.tensor([[side, side]] * number, device=self.device)
         self.add(
-            f"encode {number} picture{'s' * (number > 1)} of {side}x{side}",
+            f"encode {number} image{'s' * (number > 1)} of {side}x{side}",
             lambda: seconds_of(lambda: model.encode_images(list(pixels)), self.device, self.sizes.rounds, 3),
             flops=encode_flops(self.sizes.config, side, number),
             theirs=lambda: self._seconds(lambda: peer.model.get_image_features(pixel_values=pixels, image_sizes=given)),
@@ -195,7 +195,7 @@ class Table:
 
     def _add_chats(self, engine: Engine, peer: Any) -> None:
         sizes = self.sizes
-        prompts = [picture_prompt(sizes.chat_picture, seed, sizes.config) for seed in range(sizes.chats)]
+        prompts = [image_prompt(sizes.chat_image, seed, sizes.config) for seed in range(sizes.chats)]
         share = sizes.chats / sizes.peer_chats
         runs = count()
 
@@ -203,8 +203,7 @@ class Table:
             generate(engine, with_new_digests(prompts, next(runs)), sizes.decoded)
 
         row = self.add(
-            f"{sizes.chats} chats about pictures of {sizes.chat_picture}x{sizes.chat_picture}, "
-            f"{sizes.decoded} tokens each",
+            f"{sizes.chats} chats about images of {sizes.chat_image}x{sizes.chat_image}, {sizes.decoded} tokens each",
             lambda: self._seconds(ours),
             theirs=lambda: (
                 share * self._seconds(lambda: peer_generate(peer, prompts[: sizes.peer_chats], sizes.decoded))

@@ -16,7 +16,7 @@ def quantize_layers(model: Pixtral, scheme: str) -> None:
     """Give the layers' linears their own weights in "fp8", or random codes in "int4" or "int8"."""
     for name, shape in linear_shapes(model.config).items():
         if not name.startswith("layers."):
-            continue  # head and pictures stay as they are
+            continue  # head and images stay as they are
         if scheme == "fp8":
             place(model, name, Fp8Weight(*quantize_fp8(model.get_parameter(f"{name}.weight"))))
         else:

@@ -2,7 +2,7 @@
 
 Machines are noisy. So every round measures the limits and then each side once, in an order that
 rotates from round to round; a ratio is the median over the rounds, with the lowest and highest beside
-it. Every side must see as many picture tokens as the model does, and where the weights are random say the
+it. Every side must see as many image tokens as the model does, and where the weights are random say the
 ids that these weights say, or nothing is reported: two programs that compute different things are not compared.
 """
 

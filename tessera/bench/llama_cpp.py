@@ -19,10 +19,10 @@ FOLDER = Path("build/llama.cpp")
 PROGRAM = Path(__file__).parent / "run_llama_cpp.py"
 
 
-def llama_cpp_command(text: Path, pictures: Path) -> list[str]:
+def llama_cpp_command(text: Path, mmproj: Path) -> list[str]:
     """Return the command that measures these two files; raises MissingExtraError if llama.cpp was not built."""
     # Isolated, since this folder has modules of other names and the environment may point to our own packages.
-    return [str(interpreter()), "-I", str(PROGRAM), str(text), str(pictures)]
+    return [str(interpreter()), "-I", str(PROGRAM), str(text), str(mmproj)]
 
 
 def interpreter() -> Path:

@@ -1,6 +1,6 @@
 """Plot of a bench: each side's share of the machine's limit in every row, with the ratio as text.
 
-Rows differ in kind (seconds per picture, tokens per second), so bars show what they share: the share of
+Rows differ in kind (seconds per image, tokens per second), so bars show what they share: the share of
 the limit. A bar past 1 means less than one step per token, which look-up can reach.
 """
 
@@ -33,9 +33,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_plot(file: Path) -> None:
-    """Check before measuring: raises UsageError for a file name without a picture format."""
+    """Check before measuring: raises UsageError for a file name without an image format."""
     if file.suffix.removeprefix(".") not in new_figure(1, 1).canvas.get_supported_filetypes():
-        raise UsageError(f"--plot {file} ends in {file.suffix!r}, which is no picture format; name a .png file.")
+        raise UsageError(f"--plot {file} ends in {file.suffix!r}, which is not an image format; name a .png file.")
 
 
 def plot(report: Report, file: Path) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tessera.bench.random_values import codes, scale, vector
 from tessera.model.config import ModelConfig
-from tessera.weights.gguf.names import IMAGE_BREAK, is_of_picture_part, to_gguf_name
-from tessera.weights.gguf.write import GGUFTensor, picture_kind, text_kind, write_pair
+from tessera.weights.gguf.names import IMAGE_BREAK, is_of_vision_part, to_gguf_name
+from tessera.weights.gguf.write import GGUFTensor, text_kind, vision_kind, write_pair
 
 KINDS = {4: "q4_0", 8: "q8_0", 16: "bf16"}
 NAME = "random"
@@ -22,23 +22,23 @@ BLOCK = 32
 
 
 def file_names(bits: int) -> tuple[str, str]:
-    """Return the names of the text model's and the picture part's files."""
+    """Return the names of the text model's and the vision part's files."""
     return f"{NAME}.{KINDS[bits].upper()}.gguf", f"mmproj-{NAME}.gguf"
 
 
 def write_random_gguf(
     folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], tokenizer: Path, bits: int
 ) -> None:
-    """Write both files; the decoder's layers have `bits` bits, embeddings and head at least 8, the picture part 16."""
-    text, pictures = [], []
+    """Write both files; the decoder's layers have `bits` bits, embeddings and head at least 8, the vision part 16."""
+    text, vision = [], []
     for name, shape in shapes.items():
-        if is_of_picture_part(name):
-            pictures.append(_tensor(name, shape, picture_kind(name, shape, torch.bfloat16)))
+        if is_of_vision_part(name):
+            vision.append(_tensor(name, shape, vision_kind(name, shape, torch.bfloat16)))
         else:
             text.append(_tensor(name, shape, text_kind(name, shape, torch.bfloat16, KINDS[bits])))
     row = partial(_row, shapes["tok_embeddings.weight"], config.vision_encoder.image_break_token_id)
-    pictures.append(GGUFTensor(IMAGE_BREAK, Kind.F32, (config.dim,), row))
-    write_pair(folder, NAME, config, text, pictures, tokenizer, KINDS[bits])
+    vision.append(GGUFTensor(IMAGE_BREAK, Kind.F32, (config.dim,), row))
+    write_pair(folder, NAME, config, text, vision, tokenizer, KINDS[bits])
 
 
 def _tensor(name: str, shape: tuple[int, ...], kind: Kind) -> GGUFTensor:
@@ -60,7 +60,7 @@ def _data(name: str, shape: tuple[int, ...], kind: Kind) -> Iterator[bytes]:
 
 
 def _row(shape: tuple[int, ...], number: int) -> Iterator[bytes]:
-    """Yield one embedding, which llama.cpp reads from the picture part; it is in the first band."""
+    """Yield one embedding, which llama.cpp reads from the vision part; it is in the first band."""
     name = "tok_embeddings.weight"
     yield (next(codes(name, shape, 8))[number] * np.float32(scale(name, shape, 8))).tobytes()
 

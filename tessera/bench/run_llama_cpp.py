@@ -20,16 +20,16 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 CONTEXT_TOKENS, MAX_SEQUENCES = 8192, 8  # as in run_python
 BATCH_TOKENS = 512
-# Per picture. By default llama.cpp shrinks Pixtral's pictures to 1024 tokens, a quarter of the model's own limit.
+# Per image. By default llama.cpp shrinks Pixtral's images to 1024 tokens, a quarter of the model's own limit.
 IMAGE_TOKENS = 4096
 
 Row = tuple[int, int, int, bool]  # token id, position, sequence, True to get its logits
 
 
 class LlamaCpp:
-    """A text model and its picture part, with one context for all measurements."""
+    """A text model and its vision part, with one context for all measurements."""
 
-    def __init__(self, text: str, pictures: str, threads: int) -> None:
+    def __init__(self, text: str, mmproj: str, threads: int) -> None:
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(text.encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
@@ -44,7 +44,7 @@ class LlamaCpp:
         vision.n_threads = threads
         vision.warmup = False
         vision.image_max_tokens = IMAGE_TOKENS
-        self._vision = mtmd_cpp.mtmd_init_from_file(pictures.encode(), self._model, vision)
+        self._vision = mtmd_cpp.mtmd_init_from_file(mmproj.encode(), self._model, vision)
         if not self._context or not self._vision:
             raise SystemExit("llama.cpp could not open the files")
         self._memory = llama_cpp.llama_get_memory(self._context)
@@ -52,12 +52,12 @@ class LlamaCpp:
         self._num_ids = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
     def encode(self, side: int) -> dict[str, Any]:
-        picture = mtmd_cpp.mtmd_bitmap_init(side, side, (ctypes.c_uint8 * (side * side * 3))())
+        image = mtmd_cpp.mtmd_bitmap_init(side, side, (ctypes.c_uint8 * (side * side * 3))())
         chunks = mtmd_cpp.mtmd_input_chunks_init()
         marker = mtmd_cpp.mtmd_default_marker()
         text = mtmd_cpp.mtmd_input_text(marker, len(marker), False, True)
         if mtmd_cpp.mtmd_tokenize(
-            self._vision, chunks, ctypes.byref(text), (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(picture), 1
+            self._vision, chunks, ctypes.byref(text), (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(image), 1
         ):
             raise SystemExit("mtmd_tokenize failed")
         parts = [
@@ -74,7 +74,7 @@ class LlamaCpp:
             raise SystemExit("mtmd_encode_chunk failed")
         seconds = time.perf_counter() - start
         mtmd_cpp.mtmd_input_chunks_free(chunks)
-        mtmd_cpp.mtmd_bitmap_free(picture)
+        mtmd_cpp.mtmd_bitmap_free(image)
         return {"seconds": seconds, "tokens": tokens}
 
     def generate(self, prompts: list[list[int]], new_tokens: int, lookup: bool) -> dict[str, Any]:
@@ -134,10 +134,10 @@ class LlamaCpp:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", help="the text model")
-    parser.add_argument("pictures", help="its part for pictures")
+    parser.add_argument("mmproj", help="its vision part")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    side = LlamaCpp(options.text, options.pictures, options.threads)
+    side = LlamaCpp(options.text, options.mmproj, options.threads)
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(getattr(side, request.pop("do"))(**request)), flush=True)

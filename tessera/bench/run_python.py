@@ -41,7 +41,7 @@ class Measured(Protocol):
     """The requests that each side answers."""
 
     def encode(self, side: int) -> dict[str, Any]:
-        """Encode one grey square picture: seconds, and its tokens without the breaks between rows."""
+        """Encode one grey square image: seconds, and its tokens without the breaks between rows."""
         ...
 
     def generate(self, prompts: list[list[int]], new_tokens: int, lookup: bool) -> dict[str, Any]:
@@ -85,11 +85,11 @@ class Tessera:
         return self._run([Prompt(tuple(prompt)) for prompt in prompts], new_tokens, lookup)
 
     def answer(self, side: int, new_tokens: int) -> dict[str, Any]:
-        """Run a whole chat about one picture, starting from the picture; also returns the process's peak memory."""
+        """Run a whole chat about one image, starting from the image; also returns the process's peak memory."""
         start = time.perf_counter()
-        picture = Image(PILImage.new("RGB", (side, side), "grey"))
-        image = prepare(load(picture), self._model.config.vision_encoder)
-        prompt = self._tokenizer.encode_chat([Message("user", (picture, QUESTION))], [image])
+        image = Image(PILImage.new("RGB", (side, side), "grey"))
+        prepared = prepare(load(image), self._model.config.vision_encoder)
+        prompt = self._tokenizer.encode_chat([Message("user", (image, QUESTION))], [prepared])
         self._run([prompt], new_tokens, lookup=True)
         seconds = time.perf_counter() - start
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -156,7 +156,7 @@ class _Clock:
 
 
 def grey(side: int, dtype: torch.dtype) -> torch.Tensor:
-    """A square picture's normalised pixels (C, H, W)."""
+    """A square image's normalised pixels (C, H, W)."""
     return torch.zeros(3, side, side, dtype=dtype)
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tessera.bench.run_python", description=__doc__)
     parser.add_argument("program", choices=SIDES)
     parser.add_argument("model", type=Path)
-    parser.add_argument("mmproj", type=Path, nargs="?", help="the picture part of a model that is a GGUF file")
+    parser.add_argument("mmproj", type=Path, nargs="?", help="the vision part of a model that is a GGUF file")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """One chat about one picture, in a fresh process."""
+    """One chat about one image, in a fresh process."""
 
     side: int
     prompt_tokens: int
@@ -76,7 +76,7 @@ class Contest:
     def __str__(self) -> str:
         answer = self.answer
         return (
-            f"{self.title}\n\n{table(self.results, self.sides)}\n\nA question about a picture of "
+            f"{self.title}\n\n{table(self.results, self.sides)}\n\nA question about an image of "
             f"{answer.side}x{answer.side} ({answer.prompt_tokens} tokens) and {ANSWER_TOKENS} tokens of reply: "
             f"{answer.seconds:.1f} s, at most {answer.peak_bytes / 2**30:.2f} GiB of memory in all."
         )
@@ -132,7 +132,7 @@ def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], 
         ours = stack.enter_context(Side(OURS, python(PROGRAM, "tessera", *map(str, ours_files)), plan.threads))
         facts = ours.ask("facts")
         config = ModelConfig.from_params(facts["config"])
-        note("answering about a picture")
+        note("answering about an image")
         answer = ours.ask("answer", side=config.vision_encoder.image_size, new_tokens=ANSWER_TOKENS)
         sides = [ours]
         if peer is not None:
@@ -193,6 +193,6 @@ def _random_files(
 
 def _peer_command(peer: Peer, files: Sequence[Path]) -> list[str]:
     if peer == "llama.cpp":
-        text, pictures = files
-        return llama_cpp_command(text, pictures)
+        text, mmproj = files
+        return llama_cpp_command(text, mmproj)
     return python(PROGRAM, "transformers", *map(str, files))

@@ -23,15 +23,15 @@ def decoder_flops(config: ModelConfig, tokens: int, pairs: int, logits: int) -> 
     return 2.0 * (layer_parameters(config) * tokens + config.vocab_size * config.dim * logits) + attention
 
 
-def encode_flops(config: ModelConfig, side: int, pictures: int = 1) -> float:
-    """Operations for square pictures of `side` pixels in encoder and adapter; each attends to itself."""
+def encode_flops(config: ModelConfig, side: int, images: int = 1) -> float:
+    """Operations for square images of `side` pixels in encoder and adapter; each attends to itself."""
     vision = config.vision_encoder
     patches = (side // vision.patch_size) ** 2
     width, hidden = vision.hidden_size, vision.intermediate_size
     layer = 2 * patches * (4 * width * width + 3 * width * hidden) + 4 * patches * patches * width
     patch = vision.num_channels * vision.patch_size**2 * width
     adapter = width * config.dim + config.dim * config.dim
-    return float(pictures * (vision.num_hidden_layers * layer + 2 * patches * (patch + adapter)))
+    return float(images * (vision.num_hidden_layers * layer + 2 * patches * (patch + adapter)))
 
 
 def prefill_flops(config: ModelConfig, tokens: int) -> float:

@@ -20,7 +20,7 @@ from tessera.cli.app_bench import bench
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
-from tessera.cli.parser import Group, PicturesCommand, SettingsCommand, in_our_words
+from tessera.cli.parser import Group, ImagesCommand, SettingsCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Ask questions about pictures with Pixtral, on your own machine.",
+    help="Ask questions about images with Pixtral, on your own machine.",
     epilog="Example: tessera ask 'What is the total?' -i receipt.png",
 )
 config = typer.Typer(
@@ -55,7 +55,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Ask questions about pictures with Pixtral, on your own machine."""
+    """Ask questions about images with Pixtral, on your own machine."""
 
 
 # The server's flags are made from its settings, which are imported only when needed.
@@ -79,7 +79,7 @@ def config_show(context: typer.Context) -> None:
 
 
 @app.command(
-    cls=PicturesCommand,
+    cls=ImagesCommand,
     epilog="Examples: tessera ask 'Which bar is highest?' -i chart.png   or:  cat q.txt | tessera ask -i a.png b.png",
 )
 @opens_session
@@ -119,7 +119,7 @@ def ask(
     ] = None,
     no_log: Annotated[bool, typer.Option("--no-log", help="Do not keep the conversation.")] = False,
 ) -> None:
-    """Answer one question about pictures; the answer streams to standard output."""
+    """Answer one question about images; the answer streams to standard output."""
     from tessera.cli.ask import Answering, grammar_of, run_ask
     from tessera.cli.history import default_file
 
@@ -135,7 +135,7 @@ def ask(
 
 
 @app.command(
-    cls=PicturesCommand,
+    cls=ImagesCommand,
     epilog="Example: tessera chat -i page.png    Inside: /image PATH, /reset, /help, /quit; Ctrl-C stops a reply.",
 )
 @opens_session
@@ -150,7 +150,7 @@ def chat(
     stop: Stop = [],  # noqa: B006
     system: System = None,
 ) -> None:
-    """Talk about pictures over several turns; they stay in the context."""
+    """Talk about images over several turns; they stay in the context."""
     from tessera.cli.chat import run_chat
 
     params = {

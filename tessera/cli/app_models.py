@@ -108,7 +108,7 @@ def quantize(
     vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Pictures, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
+        typer.Option(help="Images, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
     ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -137,18 +137,18 @@ def download(
 
 @models.command(epilog="Example: tessera tokens page.png --plot grid.png")
 def tokens(
-    image: Annotated[list[str], typer.Argument(help="Pictures: paths or URLs.")],
+    image: Annotated[list[str], typer.Argument(help="Images: paths or URLs.")],
     *,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
     ] = None,
     mmproj: Mmproj = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) picture into this PNG.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) image into this PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
 ) -> None:
-    """Show the grid and the number of tokens a picture takes."""
+    """Show the grid and the number of tokens an image takes."""
     from tessera.cli.tokens import run_tokens
 
     run_tokens(

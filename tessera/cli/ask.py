@@ -1,6 +1,6 @@
 """`tessera ask`: one question, one streamed answer or JSON object; the exchange is saved, so it can be resumed.
 
-Arguments that name pictures are pictures wherever they stand; the one other argument is the question.
+Arguments that name images are images wherever they stand; the one other argument is the question.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from tessera.chat import Completion, Delta, TokenLogprob
 from tessera.cli.history import Conversation, HistoryError, default_file, keep, kept_turn, last
-from tessera.cli.parser import names_picture
+from tessera.cli.parser import names_image
 from tessera.cli.session import Session, stopping_is_said, user_message
 from tessera.errors import UsageError
 from tessera.sampling import Grammar, sampling_params_from_dict
@@ -47,19 +47,19 @@ def run_ask(
     grammar: Grammar | None,
     answering: Answering,
 ) -> None:
-    question, sources = question_and_pictures(words, sources)
+    question, sources = question_and_images(words, sources)
     if answering.log is not None and answering.log.is_dir():
         raise UsageError(f"--log {answering.log} is a folder; name a file in it, or give --no-log.")
     wanted = sampling_params_from_dict({**params, "grammar": grammar})
     conversation, session = _begun(answering, session)
     if conversation.messages and system:
         raise UsageError("--system belongs to a conversation's first question; leave it out, or leave out --continue.")
-    pictures = [session.picture(source) for source in sources]
+    images = [session.image(source) for source in sources]
     before = [*([{"role": "system", "content": system}] if system else []), *conversation.messages]
-    messages: list[Any] = [*before, user_message(question, pictures)]
+    messages: list[Any] = [*before, user_message(question, images)]
     model = session.open()
-    if "-" not in (*words, *sources) and _holds_unread_picture():
-        session.note("standard input holds a picture that was not looked at; -i - takes it")
+    if "-" not in (*words, *sources) and _holds_unread_image():
+        session.note("standard input holds an image that was not looked at; -i - takes it")
     with stopping_is_said():
         if answering.as_json:
             reply = model.chat(messages, wanted)
@@ -71,34 +71,34 @@ def run_ask(
             if reply.finish_reason == "length":
                 session.note("the reply was cut at the token limit (--max-tokens, or the context)")
     if answering.log is not None:
-        exchange = [kept_turn(question, pictures), {"role": "assistant", "content": reply.text}]
+        exchange = [kept_turn(question, images), {"role": "assistant", "content": reply.text}]
         if system:
             exchange.insert(0, {"role": "system", "content": system})
         _keep(session, answering.log, conversation, exchange)
 
 
-def question_and_pictures(words: Sequence[str], sources: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the question, from the arguments or standard input, and the pictures in order; raises UsageError."""
-    pictures = [*sources, *(word for word in words if word != "-" and names_picture(word))]
-    rest = [word for word in words if word == "-" or not names_picture(word)]
+def question_and_images(words: Sequence[str], sources: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the question, from the arguments or standard input, and the images in order; raises UsageError."""
+    images = [*sources, *(word for word in words if word != "-" and names_image(word))]
+    rest = [word for word in words if word == "-" or not names_image(word)]
     if len(rest) > 1:
         if folder := next((word for word in rest if _is_folder(word)), None):
-            raise UsageError(f"{folder} is a folder; name pictures in it, such as {folder.rstrip('/')}/*.png.")
+            raise UsageError(f"{folder} is a folder; name images in it, such as {folder.rstrip('/')}/*.png.")
         shown = " and ".join(repr(word) for word in rest[:2])
         raise UsageError(
-            f"{len(rest)} words are neither pictures nor one question ({shown}); put the question in quotes, and check "
-            "the spelling of pictures."
+            f"{len(rest)} words are neither images nor one question ({shown}); put the question in quotes, and check "
+            "the spelling of images."
         )
-    if [*rest, *pictures].count("-") > 1:
-        raise UsageError("the question and the pictures name '-' more than once; only one can be standard input.")
-    if not rest and (sys.stdin.isatty() or "-" in pictures):
+    if [*rest, *images].count("-") > 1:
+        raise UsageError("the question and the images name '-' more than once; only one can be standard input.")
+    if not rest and (sys.stdin.isatty() or "-" in images):
         raise UsageError("Missing argument QUESTION: write it after `ask`, in quotes, or pipe it in.")
     question = _read_question() if rest in ([], ["-"]) else rest[0]
     if not question.strip() and not rest:
         raise UsageError("Missing argument QUESTION: write it after `ask`, in quotes, or pipe it in.")
     if not question.strip():
         raise UsageError("the question is empty; write it after `ask`, or pipe it in with -.")
-    return question, pictures
+    return question, images
 
 
 def _is_folder(word: str) -> bool:
@@ -178,12 +178,12 @@ def _read_question() -> str:
         return sys.stdin.buffer.read().decode().strip()
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"the question on standard input is not UTF-8 (byte {error.start}); convert it, or use -i - for a picture."
+            f"the question on standard input is not UTF-8 (byte {error.start}); convert it, or use -i - for an image."
         ) from error
 
 
-def _holds_unread_picture() -> bool:
-    """Return True if a pipe or file on standard input begins like a picture; consumes no byte.
+def _holds_unread_image() -> bool:
+    """Return True if a pipe or file on standard input begins like an image; consumes no byte.
 
     A loop may feed several commands from one standard input, so it is peeked at and never read.
     """

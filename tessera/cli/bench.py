@@ -45,7 +45,7 @@ def _check(options: Mapping[str, Any], json_file: Path | None, plot_file: Path |
         raise UsageError(f"{names} and --model {model} exclude each other: a model is as it is; leave one out.")
     if model is None and options["mmproj"] is not None:
         raise UsageError(
-            f"--mmproj {options['mmproj']} is the picture part of a model, and none is named; give it with --model."
+            f"--mmproj {options['mmproj']} is the vision part of a model, and none is named; give it with --model."
         )
     for option, file in (("--json", json_file), ("--plot", plot_file)):
         if file is not None:

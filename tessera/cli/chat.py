@@ -1,4 +1,4 @@
-"""`tessera chat`: a conversation in the terminal; every turn sees all pictures and turns before it.
+"""`tessera chat`: a conversation in the terminal; every turn sees all images and turns before it.
 
 A line that begins with a slash is a command, answered even with --quiet. Nothing is
 dropped to make room: a full context is reported, with the commands that free some.
@@ -16,41 +16,41 @@ from typing import Any
 
 from tessera.chat import ChatModel
 from tessera.cli.history import kept_turn
-from tessera.cli.session import Picture, Session, in_flags, say, stopping_is_said, user_message
+from tessera.cli.session import NamedImage, Session, in_flags, say, stopping_is_said, user_message
 from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.sampling import SamplingParams, sampling_params_from_dict
 
 PROMPT = "> "
 ENDS = ("exit", "quit", "/exit", "/quit", "/bye")
 COMMANDS = {
-    "/image": "PATH... adds pictures to the next question; alone, it lists those that wait",
-    "/drop": "[NUMBER] takes back a waiting picture, the last one without a number",
+    "/image": "PATH... adds images to the next question; alone, it lists those that wait",
+    "/drop": "[NUMBER] takes back a waiting image, the last one without a number",
     "/system": "TEXT sets the system prompt; alone, it shows it",
-    "/reset": "starts over, with the pictures of -i",
-    "/clear": "starts over, without pictures",
+    "/reset": "starts over, with the images of -i",
+    "/clear": "starts over, without images",
     "/save": "FILE writes the conversation as JSON",
     "/help": "shows this",
     "/quit": "ends, as do exit and Ctrl-D",
 }
-HINT = "/image PATH adds a picture, /reset starts over, /help shows all commands, /quit ends; Ctrl-C stops a reply"
-ROOM = "/drop takes back a waiting picture, /reset starts over; nothing was dropped"
+HINT = "/image PATH adds an image, /reset starts over, /help shows all commands, /quit ends; Ctrl-C stops a reply"
+ROOM = "/drop takes back a waiting image, /reset starts over; nothing was dropped"
 
 
 @dataclass
 class Talk:
-    """The conversation so far, and the pictures for the next question."""
+    """The conversation so far, and the images for the next question."""
 
     session: Session
     model: ChatModel
     params: SamplingParams
-    first: list[Picture]
+    first: list[NamedImage]
     system: str | None
-    pending: list[Picture] = field(default_factory=list)
+    pending: list[NamedImage] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
 
-    def start_over(self, pictures: list[Picture]) -> None:
-        self.messages, self.kept, self.pending = [], [], list(pictures)
+    def start_over(self, images: list[NamedImage]) -> None:
+        self.messages, self.kept, self.pending = [], [], list(images)
 
     def opening(self) -> list[dict[str, Any]]:
         return [{"role": "system", "content": self.system}] if self.system else []
@@ -59,8 +59,8 @@ class Talk:
 def run_chat(session: Session, sources: list[str], system: str | None, params: Mapping[str, Any]) -> None:
     wanted = sampling_params_from_dict(params)
     if "-" in sources:
-        raise UsageError("-i - reads standard input, where the questions come from; save the picture to a file.")
-    first = [session.picture(source) for source in sources]
+        raise UsageError("-i - reads standard input, where the questions come from; save the image to a file.")
+    first = [session.image(source) for source in sources]
     talk = Talk(session, session.open(), wanted, first, system, pending=list(first))
     if sys.stdin.isatty():
         _edit_lines()
@@ -92,14 +92,14 @@ def _obey(talk: Talk, line: str) -> None:
 
 def _add(talk: Talk, argument: str) -> str:
     if not argument:
-        names = [f"{number} {_name(picture)}" for number, picture in enumerate(talk.pending, 1)]
-        return f"waiting: {', '.join(names)}" if names else "no pictures wait; /image PATH adds one"
+        names = [f"{number} {_name(image)}" for number, image in enumerate(talk.pending, 1)]
+        return f"waiting: {', '.join(names)}" if names else "no images wait; /image PATH adds one"
     added = []
     for source in typed_paths(argument):
-        # A wrong path must not fail every later turn: only readable pictures are kept.
-        picture = talk.session.picture(source)
-        talk.pending.append(picture)
-        added.append(f"{_name(picture)}{_cost(talk.model, picture)}")
+        # A wrong path must not fail every later turn: only readable images are kept.
+        image = talk.session.image(source)
+        talk.pending.append(image)
+        added.append(f"{_name(image)}{_cost(talk.model, image)}")
     return f"{', '.join(added)}; {_count(len(talk.pending))} waiting"
 
 
@@ -122,10 +122,10 @@ def _is_source(word: str) -> bool:
 
 def _drop(talk: Talk, argument: str) -> str:
     if not talk.pending:
-        return "no pictures wait; those of earlier questions stay until /reset"
+        return "no images wait; those of earlier questions stay until /reset"
     number = int(argument) if argument.isdecimal() else len(talk.pending)
     if (argument and not argument.isdecimal()) or not 1 <= number <= len(talk.pending):
-        raise UsageError(f"/drop {argument} names no waiting picture; give a number from 1 to {len(talk.pending)}.")
+        raise UsageError(f"/drop {argument} names no waiting image; give a number from 1 to {len(talk.pending)}.")
     dropped = talk.pending.pop(number - 1)
     return f"{_name(dropped)} taken back; {_count(len(talk.pending))} waiting"
 
@@ -144,7 +144,7 @@ def _reset(talk: Talk, argument: str) -> str:
 
 def _clear(talk: Talk, argument: str) -> str:
     talk.start_over([])
-    return "started over, without pictures"
+    return "started over, without images"
 
 
 def _save(talk: Talk, argument: str) -> str:
@@ -167,24 +167,24 @@ def _help(talk: Talk, argument: str) -> str:
     return "the commands are\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
 
 
-def _name(picture: Picture) -> str:
-    return Path(picture.kept).name if "://" not in picture.kept and picture.kept[:5] != "data:" else picture.kept[:60]
+def _name(named: NamedImage) -> str:
+    return Path(named.kept).name if "://" not in named.kept and named.kept[:5] != "data:" else named.kept[:60]
 
 
-def _cost(model: ChatModel, picture: Picture) -> str:
+def _cost(model: ChatModel, named: NamedImage) -> str:
     """Example: ", 234 tokens"; empty for a model outside this process."""
     from tessera.images import grid_of, token_count
     from tessera.llm import LLM
 
-    size = getattr(picture.image.source, "size", None)
+    size = getattr(named.image.source, "size", None)
     if not isinstance(model, LLM) or size is None:
         return ""
     width, height = size
     return f", {token_count(grid_of(width, height, model.vision)):,} tokens"
 
 
-def _count(pictures: int) -> str:
-    return {0: "no pictures", 1: "1 picture"}.get(pictures, f"{pictures} pictures")
+def _count(images: int) -> str:
+    return {0: "no images", 1: "1 image"}.get(images, f"{images} images")
 
 
 def _read_line(session: Session, again: bool = False) -> str | None:

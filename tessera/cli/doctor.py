@@ -19,14 +19,14 @@ from tessera.bench.limits import measure_limits
 from tessera.fit import (
     CACHES,
     CONTEXTS,
-    PICTURE_SIDE,
+    IMAGE_SIDE,
     PRECISIONS,
     Device,
     Weights,
     best,
     chat,
+    image_seconds,
     least_bytes,
-    picture_seconds,
     precisions,
     quantizing,
     rounding_rates,
@@ -84,8 +84,8 @@ def run_doctor(*, as_json: bool = False) -> None:
         print(fill(LEGEND.format(device.name), 79))
         for name, config in FAMILY.items():
             print("\n" + "\n".join(table(name, config, device)))
-            if (seconds := picture_seconds(config, device)) is not None:
-                print(f"  a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}")
+            if (seconds := image_seconds(config, device)) is not None:
+                print(f"  a {IMAGE_SIDE}x{IMAGE_SIDE} image is read in about {_duration(seconds)}")
     print("\n" + "\n".join(conclusion(devices, rates)))
 
 
@@ -106,8 +106,8 @@ def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[st
     option = " --kv-cache-dtype int8" if found.cache == "int8" else ""
     lines = [f"Best here: {RECOMMENDED} {in_words}, on {found.device.name}"]
     room = f"chats up to {found.tokens} tokens"
-    if (seconds := picture_seconds(config, found.device)) is not None:
-        room += f"; a {PICTURE_SIDE}x{PICTURE_SIDE} picture is read in about {_duration(seconds)}"
+    if (seconds := image_seconds(config, found.device)) is not None:
+        room += f"; a {IMAGE_SIDE}x{IMAGE_SIDE} image is read in about {_duration(seconds)}"
     lines.append(f"({room})")
     full = weights_of(config, None).total_bytes
     steps = [(f"tessera download {SHORT}", f"{full / 1e9:.1f} GB of disk")]
@@ -182,7 +182,7 @@ def _model_report(config: ModelConfig, device: Device) -> dict[str, Any]:
                         "tokens_per_s_at_most": found.tokens_per_s,
                     }
                 )
-    return {"picture_s": picture_seconds(config, device), "rows": rows}
+    return {"image_s": image_seconds(config, device), "rows": rows}
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Saved conversations: JSON lines in the user's data folder or in a chosen file.
 
 Each line is one exchange, with its conversation's number, the model, and the messages in OpenAI's format.
-Pictures are stored as paths and URLs, and only those from standard input as data.
+Images are stored as paths and URLs, and only those from standard input as data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tessera.cli.session import Picture
+from tessera.cli.session import NamedImage
 from tessera.errors import TesseraError, UsageError
 from tessera.shelf import data_folder
 
@@ -39,9 +39,9 @@ def default_file() -> Path:
     return data_folder() / NAME
 
 
-def kept_turn(text: str, pictures: Sequence[Picture]) -> dict[str, Any]:
+def kept_turn(text: str, images: Sequence[NamedImage]) -> dict[str, Any]:
     """A user turn in stored form."""
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture.kept}} for picture in pictures]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": image.kept}} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 

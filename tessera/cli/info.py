@@ -33,7 +33,7 @@ def _rows(summary: ModelSummary) -> list[tuple[str, str]]:
             f"vision {summary.vision_parameters:,}, adapter {summary.adapter_parameters:,})",
         ),
         ("stored as", f"{_precisions(summary)}, {summary.stored_bytes / 1e9:.2f} GB"),
-        ("context", f"{summary.max_seq_len:,} tokens; the largest picture takes {summary.largest_image_tokens:,}"),
+        ("context", f"{summary.max_seq_len:,} tokens; the largest image takes {summary.largest_image_tokens:,}"),
         ("to run", f"{summary.weight_bytes / 1e9:.2f} GB for weights, and the KV cache"),
         (
             "KV cache",

@@ -19,7 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_MAX_PIXELS = 64_000_000
 
 Images = Annotated[
-    list[str], typer.Option("--image", "-i", metavar="PICTURE", help="Pictures: paths, URLs, or - for standard input.")
+    list[str], typer.Option("--image", "-i", metavar="IMAGE", help="Images: paths, URLs, or - for standard input.")
 ]
 Model = Annotated[
     str | None,
@@ -28,7 +28,7 @@ Model = Annotated[
     ),
 ]
 Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; made when absent.")]
-Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's picture part; default: mmproj*.gguf beside it.")]
+Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's vision part; default: mmproj*.gguf beside it.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=among("auto", *DTYPES))]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=among("auto", "cpu", "cuda"))]
 KVCacheDtype = Annotated[
@@ -58,11 +58,11 @@ MinP = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
 Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
-MaxPixels = Annotated[int, typer.Option(help="Largest picture, in pixels.")]
+MaxPixels = Annotated[int, typer.Option(help="Largest image, in pixels.")]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
-# A Session's options and defaults. The first group follows a command's pictures, the other comes last.
+# A Session's options and defaults. The first group follows a command's images, the other comes last.
 NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None)}
 OPENING: dict[str, tuple[Any, Any]] = {
     "dtype": (Dtype, "auto"),

@@ -1,6 +1,6 @@
 """Command-line parsing and its error messages: one sentence each, as elsewhere.
 
-Typer's own parser does the work. Here one -i takes several pictures, values are called TEXT, NUMBER and PATH,
+Typer's own parser does the work. Here one -i takes several images, values are called TEXT, NUMBER and PATH,
 and its errors name the value and the way out.
 """
 
@@ -15,14 +15,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from tessera.errors import UsageError
 
-PICTURE_FLAGS = ("-i", "--image")
-PICTURE_SUFFIXES = {
+IMAGE_FLAGS = ("-i", "--image")
+IMAGE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".pdf"
 }  # fmt: skip
-PICTURE_SCHEMES = ("http://", "https://", "file://", "data:")
+IMAGE_SCHEMES = ("http://", "https://", "file://", "data:")
 # Commands of other programs, and their equivalents here.
 ELSEWHERE = {
-    "run": "`tessera ask QUESTION -i PICTURE` answers once, `tessera chat` talks, `tessera serve` serves",
+    "run": "`tessera ask QUESTION -i IMAGE` answers once, `tessera chat` talks, `tessera serve` serves",
     "pull": "`tessera download NAME` gets a model",
     "show": "`tessera info MODEL` describes a model",
     "ls": "`tessera list` shows the models on this machine",
@@ -39,28 +39,28 @@ ELSEWHERE = {
 KINDS = {"NUMBER": "a number", "COUNT": "a whole number", "PATH": "a path"}
 
 
-def names_picture(word: str) -> bool:
-    """Return True if an argument is a picture: a file, a URL, or a name with a picture's suffix."""
-    if word.startswith(PICTURE_SCHEMES):
+def names_image(word: str) -> bool:
+    """Return True if an argument is an image: a file, a URL, or a name with an image's suffix."""
+    if word.startswith(IMAGE_SCHEMES):
         return not any(sign.isspace() for sign in word)
     try:
-        return Path(word).is_file() or (Path(word).suffix.lower() in PICTURE_SUFFIXES and " " not in word)
+        return Path(word).is_file() or (Path(word).suffix.lower() in IMAGE_SUFFIXES and " " not in word)
     except (OSError, ValueError):  # too long for a path, or contains NUL
         return False
 
 
 def spread(words: Sequence[str]) -> Iterator[str]:
-    """Put -i before each picture. Example: -i a.png b.png becomes -i a.png -i b.png."""
+    """Put -i before each image. Example: -i a.png b.png becomes -i a.png -i b.png."""
     follows = expected = False
     for word in words:
         if expected:
             expected, follows = False, True
-        elif word in PICTURE_FLAGS:
+        elif word in IMAGE_FLAGS:
             expected, follows = True, False
-        elif follows and names_picture(word):
-            yield PICTURE_FLAGS[0]
+        elif follows and names_image(word):
+            yield IMAGE_FLAGS[0]
         else:
-            follows = word.startswith(f"{PICTURE_FLAGS[1]}=")
+            follows = word.startswith(f"{IMAGE_FLAGS[1]}=")
         yield word
 
 
@@ -72,8 +72,8 @@ def check_target(option: str, file: Path) -> None:
         raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
 
 
-class PicturesCommand(TyperCommand):
-    """A command that takes several pictures after one -i."""
+class ImagesCommand(TyperCommand):
+    """A command that takes several images after one -i."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(spread(args)))
@@ -157,8 +157,8 @@ def in_our_words(error: Any, arguments: Sequence[str]) -> str:
 
 
 def _too_many(extra: str) -> str:
-    if any(names_picture(word) for word in extra.split()):
-        return "pictures go after -i"
+    if any(names_image(word) for word in extra.split()):
+        return "images go after -i"
     return "put a text of several words in quotes"
 
 

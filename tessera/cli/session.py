@@ -1,4 +1,4 @@
-"""The session shared by `ask` and `chat`: the model, its pictures, and messages on standard error.
+"""The session shared by `ask` and `chat`: the model, its images, and messages on standard error.
 
 A terminal also shows a transient line about loading and reading; a pipe never does. Errors that mention
 the engine's settings are reworded with this command line's flags.
@@ -37,7 +37,7 @@ TICK_S = 0.5  # between two updates of the reading progress
 ERASE_LINE = "\r\x1b[K"
 # The engine's wording about settings, and the wording with this command line's flags.
 FLAG_WORDS = (
-    (r", use fewer or smaller pictures, or raise max_model_len", ", or use fewer or smaller pictures"),
+    (r", use fewer or smaller images, or raise max_model_len", ", or use fewer or smaller images"),
     (r" \(max_model_len\)", ""),
     (r"max_images_per_prompt=(\d+); use fewer, or raise it", r"\1; use fewer"),
     (r" \(max_bytes\); send a smaller file or raise it", "; take a smaller file"),
@@ -54,8 +54,8 @@ def in_flags(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was read, and its lasting name: an absolute path, a URL, or its data."""
+class NamedImage:
+    """An image that was read, and its lasting name: an absolute path, a URL, or its data."""
 
     image: Image
     kept: str
@@ -63,7 +63,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How to open the model and read pictures; `cli.options` makes it from a command's options."""
+    """How to open the model and read images; `cli.options` makes it from a command's options."""
 
     source: ModelSource
     endpoint: str | None = None  # of a server to use instead
@@ -108,21 +108,21 @@ class Session:
             self.note(note)
         return llm
 
-    def picture(self, source: str) -> Picture:
-        """Read a picture named on the command line now, so that a mistake shows before a large model is loaded.
+    def image(self, source: str) -> NamedImage:
+        """Read an image named on the command line now, so that a mistake shows before a large model is loaded.
 
-        `-` is standard input. Later turns see the same picture even if its file changes.
+        `-` is standard input. Later turns see the same image even if its file changes.
         """
         from tessera.images import load
 
         if not source:
-            raise ImageError("the picture's name is empty; give a path, a URL, or - for standard input.")
+            raise ImageError("the image's name is empty; give a path, a URL, or - for standard input.")
         if source == "-":
             data = sys.stdin.buffer.read()
             kept = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            return Picture(Image(load(Image(data), self.limits())), kept)
+            return NamedImage(Image(load(Image(data), self.limits())), kept)
         is_url = source[:5].lower() == "data:" or "://" in source
-        return Picture(Image(load(Image(source), self.limits())), source if is_url else str(Path(source).absolute()))
+        return NamedImage(Image(load(Image(source), self.limits())), source if is_url else str(Path(source).absolute()))
 
     def stream(self, model: ChatModel, messages: list[Any], params: SamplingParams) -> Iterator[Delta]:
         """Stream the reply; until its first piece a terminal shows how much of the prompt is read."""
@@ -199,9 +199,9 @@ def _watching(model: ChatModel, status: _Status) -> Iterator[None]:
         thread.join()
 
 
-def reading_line(pictures: int, tokens: int, computed: int, seconds: float) -> str:
-    """Example: "reading 1 picture, 4,169 tokens, 60 %, 12 s"."""
-    what = {0: "the question", 1: "1 picture"}.get(pictures, f"{pictures} pictures")
+def reading_line(images: int, tokens: int, computed: int, seconds: float) -> str:
+    """Example: "reading 1 image, 4,169 tokens, 60 %, 12 s"."""
+    what = {0: "the question", 1: "1 image"}.get(images, f"{images} images")
     return f"reading {what}, {tokens:,} tokens, {100 * computed // tokens} %, {seconds:.0f} s"
 
 
@@ -230,6 +230,6 @@ def stopping_is_said() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def user_message(text: str, pictures: list[Picture]) -> dict[str, Any]:
-    """Build one user turn: the pictures in order, then the text."""
-    return {"role": "user", "content": [*(picture.image for picture in pictures), text]}
+def user_message(text: str, images: list[NamedImage]) -> dict[str, Any]:
+    """Build one user turn: the images in order, then the text."""
+    return {"role": "user", "content": [*(named.image for named in images), text]}

@@ -1,4 +1,4 @@
-"""`tessera tokens`: a picture's token count, and its patch grid drawn over it."""
+"""`tessera tokens`: an image's token count, and its patch grid drawn over it."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def run_tokens(
     allow_private: bool,
 ) -> None:
     if plot is not None and len(sources) != 1:
-        raise UsageError(f"--plot draws one picture and {len(sources)} were given; call it once for each.")
+        raise UsageError(f"--plot draws one image and {len(sources)} were given; call it once for each.")
     if plot is not None:
         check_target("--plot", plot)
     if plot is not None and plot.suffix.lower() not in PILImage.registered_extensions():
-        raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is no picture format; name a .png file.")
+        raise UsageError(f"--plot {plot} ends in {plot.suffix!r}, which is not an image format; name a .png file.")
     vision = _vision_of(model, mmproj)
     limits = ImageLimits(max_pixels=max_pixels, allow_private_addresses=allow_private, flags=("max_pixels",))
     for source in sources:
-        picture = load(Image(source), limits)
-        grid = rows, columns = grid_of(*picture.size, vision)
+        image = load(Image(source), limits)
+        grid = rows, columns = grid_of(*image.size, vision)
         facts = {
-            "image": source, "width": picture.width, "height": picture.height,
+            "image": source, "width": image.width, "height": image.height,
             "rows": rows, "columns": columns, "tokens": token_count(grid),
         }  # fmt: skip
         if as_json:
             print(json.dumps(facts))
         else:
-            print(f"{source}: {picture.width} x {picture.height}, {rows} rows of {columns}, {facts['tokens']} tokens")
+            print(f"{source}: {image.width} x {image.height}, {rows} rows of {columns}, {facts['tokens']} tokens")
         if plot is not None:
-            draw_grid(picture, grid, vision).save(plot)
+            draw_grid(image, grid, vision).save(plot)
 
 
-def draw_grid(picture: PILImage.Image, grid: tuple[int, int], vision: VisionConfig) -> PILImage.Image:
-    """Draw the picture as the model sees it, resized to whole tokens, with their borders and the count below."""
+def draw_grid(image: PILImage.Image, grid: tuple[int, int], vision: VisionConfig) -> PILImage.Image:
+    """Draw the image as the model sees it, resized to whole tokens, with their borders and the count below."""
     rows, columns = grid
     size = vision.token_size
-    resized = picture.resize((columns * size, rows * size), PILImage.Resampling.BICUBIC).convert("RGBA")
+    resized = image.resize((columns * size, rows * size), PILImage.Resampling.BICUBIC).convert("RGBA")
     overlay = PILImage.new("RGBA", resized.size)
     pen = ImageDraw.Draw(overlay)
     for row in range(rows + 1):
@@ -80,5 +80,5 @@ def _vision_of(model: str | None, mmproj: Path | None) -> VisionConfig:
 
         return open_checkpoint(find_model(model), mmproj).config.vision_encoder
     if mmproj is not None:
-        raise UsageError(f"--mmproj {mmproj} is the picture part of a model, and none is named; give it with --model.")
+        raise UsageError(f"--mmproj {mmproj} is the vision part of a model, and none is named; give it with --model.")
     return PIXTRAL_12B.vision_encoder

@@ -46,7 +46,7 @@ def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, 
     if len(prompt.ids) + least > config.max_model_len:
         raise PromptTooLongError(
             f"the prompt has {len(prompt.ids)} tokens and the reply at least {least}, which exceeds the limit of "
-            f"{config.max_model_len} tokens; shorten the text, use fewer or smaller pictures, or raise max_model_len."
+            f"{config.max_model_len} tokens; shorten the text, use fewer or smaller images, or raise max_model_len."
         )
     if not prompt.ids:
         raise UsageError("the prompt is empty; give at least one token.")
@@ -76,7 +76,7 @@ def check_room(submission: Submission, config: EngineConfig, *, waiting: int, he
     # A request that exceeds the limit by itself is accepted when it is the only one.
     if held and held + more > config.max_pixel_bytes:
         raise EngineBusyError(
-            f"the pictures of unfinished requests hold {held // MIB} MiB, {more // MIB} MiB more "
+            f"the images of unfinished requests hold {held // MIB} MiB, {more // MIB} MiB more "
             f"would exceed max_pixel_bytes={config.max_pixel_bytes}; send the request again later."
         )
 
@@ -85,7 +85,7 @@ def check_image_count(count: int, config: EngineConfig) -> None:
     """Raise TooManyImagesError for more images than one prompt may have."""
     if count > config.max_images_per_prompt:
         raise TooManyImagesError(
-            f"the conversation has {count} pictures and the limit is max_images_per_prompt="
+            f"the conversation has {count} images and the limit is max_images_per_prompt="
             f"{config.max_images_per_prompt}; use fewer, or raise it."
         )
 
@@ -102,12 +102,12 @@ def _check_images(prompt: Prompt, vision: VisionConfig) -> None:
         rows, columns = span.image.grid
         expected += rows * columns
         if span.length != rows * (columns + 1):
-            raise ValueError(f"a picture of {rows} x {columns} tokens has a span of {span.length} tokens")
+            raise ValueError(f"an image of {rows} x {columns} tokens has a span of {span.length} tokens")
         pixels = (rows * vision.token_size, columns * vision.token_size)
         if tuple(span.image.pixels_CHW.shape[1:]) != pixels:
-            raise ValueError(f"a picture of {rows} x {columns} tokens has pixels {span.image.pixels_CHW.shape}")
+            raise ValueError(f"an image of {rows} x {columns} tokens has pixels {span.image.pixels_CHW.shape}")
     if (found := prompt.ids.count(vision.image_token_id)) != expected:
-        raise ValueError(f"the prompt has {found} image tokens, its pictures have {expected}")
+        raise ValueError(f"the prompt has {found} image tokens, its images have {expected}")
 
 
 def check_parts(messages: Sequence[Message]) -> None:

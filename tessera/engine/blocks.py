@@ -109,12 +109,12 @@ def block_hash(parent: bytes, ids: Sequence[int], start: int, images: Sequence[I
 
     `images` are the sequence's spans; those that overlap the block are hashed with content and offset.
     """
-    pictures = [
+    overlapping = [
         image.start.to_bytes(8, "little") + image.image.digest
         for image in images
         if image.start < start + len(ids) and start < image.start + image.length
     ]
-    return _digest(parent, array("q", ids).tobytes(), *pictures)
+    return _digest(parent, array("q", ids).tobytes(), *overlapping)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -99,7 +99,7 @@ def resolve_config(
     chosen.settle(
         "image_cache_bytes",
         min(24 * image, max(image, free // 20)),
-        f"24 of the largest pictures, or a twentieth of the free {free // MIB} MiB",
+        f"24 of the largest images, or a twentieth of the free {free // MIB} MiB",
     )
     share, meaning = _share(utilization, device, free)
     token = kv_bytes_per_token(model, stored)
@@ -150,7 +150,7 @@ def _settle_limits(chosen: _Choices, device: str) -> None:
             f"{chosen['max_num_seqs']}, and every running request needs one token in each step; raise it."
         )
     chosen.settle("max_queued_requests", 256, "the usual number")
-    chosen.settle("max_images_per_prompt", 64, "bounds the decoded pictures that one request keeps in memory")
+    chosen.settle("max_images_per_prompt", 64, "bounds the decoded images that one request keeps in memory")
     chosen.settle("max_pixel_bytes", available_bytes(torch.device("cpu")) // 10, "a tenth of the system's free memory")
 
 
@@ -228,7 +228,7 @@ def _settle_context(
         min(full, room),
         f"what max_num_seqs={chosen['max_num_seqs']} requests of {wanted} tokens need at most"
         if full <= room
-        else f"{meaning}, less {workspace // MIB} for a step and {chosen['image_cache_bytes'] // MIB} for pictures",
+        else f"{meaning}, less {workspace // MIB} for a step and {chosen['image_cache_bytes'] // MIB} for images",
     )
     holds = chosen["kv_cache_bytes"] // (size * token) * size
     chosen.settle(

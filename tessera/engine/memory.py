@@ -80,7 +80,7 @@ def measure_workspace(model: Pixtral, size: StepSize) -> int:
     try:
         cache = _one_layer(model, size)
         peaks = []
-        for run in (run_largest_pictures, run_largest_prefill, run_largest_decode):
+        for run in (run_largest_images, run_largest_prefill, run_largest_decode):
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
@@ -94,13 +94,13 @@ def measure_workspace(model: Pixtral, size: StepSize) -> int:
         ) from error
     finally:
         torch.cuda.empty_cache()
-    pictures, prefill, decode = peaks
+    images, prefill, decode = peaks
     graphs = decode + size.num_seqs * model.config.vocab_size * torch.float32.itemsize + GRAPHS_BYTES
-    return max(pictures, prefill) + graphs + _sampling_bytes(model.config, size.num_seqs, size.drafted)
+    return max(images, prefill) + graphs + _sampling_bytes(model.config, size.num_seqs, size.drafted)
 
 
 @torch.inference_mode()
-def run_largest_pictures(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
+def run_largest_images(model: Pixtral, cache: list[CacheLayer], size: StepSize) -> None:
     """Encode as many of the largest images as one call takes."""
     vision = model.config.vision_encoder
     count = max(MAX_PATCHES_PER_CALL // max_patches(vision), 1)

@@ -146,11 +146,11 @@ def _check_shapes(config: ModelConfig, source: str) -> None:
     if config.head_dim % 2:
         raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd, and channels are turned in pairs.")
     if vision.num_channels != 3:
-        raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and pictures have 3 colours.")
+        raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and images have 3 colours.")
     ids = vision.image_token_id, vision.image_break_token_id, vision.image_end_token_id
     if max(ids) >= config.vocab_size:
         raise CheckpointError(
-            f"{source}: the ids of picture tokens are {ids}, and the vocabulary has {config.vocab_size} tokens."
+            f"{source}: the ids of image tokens are {ids}, and the vocabulary has {config.vocab_size} tokens."
         )
     if vision.image_size % vision.token_size:
         raise CheckpointError(

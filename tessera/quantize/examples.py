@@ -38,7 +38,7 @@ class Examples:
 
 
 def read_examples(folder: Path, tokenizer: Tokenizer, vision: VisionConfig) -> Examples:
-    """Read the folder's examples in order, up to MAX_TOKENS; raises UsageError, or ImageError for a damaged picture."""
+    """Read the folder's examples in order, up to MAX_TOKENS; raises UsageError, or ImageError for a damaged image."""
     prompts: list[Prompt] = []
     used = left_out = 0
     for sample in read_samples(folder, QUESTION):

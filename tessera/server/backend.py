@@ -1,6 +1,6 @@
 """The engine as seen by the server: worker threads build prompts, replies are awaited.
 
-The event loop never decodes a picture, builds a prompt or waits for a step. Nothing here knows HTTP:
+The event loop never decodes an image, builds a prompt or waits for a step. Nothing here knows HTTP:
 messages come in, deltas go out.
 """
 
@@ -21,7 +21,7 @@ from tessera.messages import Message
 from tessera.model.config import VisionConfig
 from tessera.prompt import Prompt, Tokenizer, reading
 from tessera.sampling import SamplingParams
-from tessera.server.pictures import Load, Pictures
+from tessera.server.images import Images, Load
 from tessera.server.replies import DeltaReader, Replies
 from tessera.server.truncation import longest_that_fits
 
@@ -114,9 +114,7 @@ class LocalBackend:
         self.llm = llm
         self.model_name, self.config = llm.model_name, llm.config
         self.tokenizer, self.vision = llm.tokenizer, llm.vision
-        self.pictures = Pictures(
-            llm.limits, llm.vision, max_bytes=llm.config.max_pixel_bytes, max_waiting=max_preparing
-        )
+        self.images = Images(llm.limits, llm.vision, max_bytes=llm.config.max_pixel_bytes, max_waiting=max_preparing)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
         self._max_preparing = max_preparing
         self._preparing = 0
@@ -141,7 +139,7 @@ class LocalBackend:
         return self.llm.stats()
 
     def open(self) -> None:
-        self.pictures.start()
+        self.images.start()
 
     def abort(self) -> None:
         self.llm.close()
@@ -165,7 +163,7 @@ class LocalBackend:
         else:
             await self.call(self.llm.parse, messages, tools.definitions)
         bound = await self.call(bind)
-        load = await self.pictures.load(images, cache_salt)
+        load = await self.images.load(images, cache_salt)
         return await self.call(write, messages, tools.definitions, load), bound
 
     def _truncated(
@@ -184,7 +182,7 @@ class LocalBackend:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], cache_salt: str = ""
     ) -> Prompt:
         await self.call(self.llm.parse, messages, tools)
-        load = await self.pictures.load([image for message in messages for image in message.images], cache_salt)
+        load = await self.images.load([image for message in messages for image in message.images], cache_salt)
         return await self.call(self.llm.prepare, messages, tools, load)
 
     async def plain(
@@ -231,5 +229,5 @@ class LocalBackend:
 
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
-        self.pictures.close()
+        self.images.close()
         self.llm.close()

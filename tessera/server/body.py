@@ -1,4 +1,4 @@
-"""Fast, bounded parsing of JSON request bodies: 20 MB of pictures must not block the event loop.
+"""Fast, bounded parsing of JSON request bodies: 20 MB of images must not block the event loop.
 
 pydantic's parser needs 3 ms for them, the standard library's 100 or more. It accepts only
 JSON in UTF-8, nested at most 200 levels. Values, not bytes, cost time and memory,

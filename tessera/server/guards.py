@@ -27,7 +27,7 @@ from tessera.server.hosts import ANY, is_allowed
 access = logging.getLogger("tessera.access")
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version"})
-# The page runs only its own files and shows no external pictures: a model's text may be hostile.
+# The page runs only its own files and shows no external images: a model's text may be hostile.
 PAGE_HEADERS = (
     (
         b"content-security-policy",
@@ -167,7 +167,7 @@ class Guard:
 
     def _too_large(self) -> BadRequestError:
         return BadRequestError(
-            f"the body exceeds the limit of {self._max_body_bytes:,} bytes (max_body_bytes); send smaller pictures.",
+            f"the body exceeds the limit of {self._max_body_bytes:,} bytes (max_body_bytes); send smaller images.",
             code="request_too_large",
             status=413,
         )

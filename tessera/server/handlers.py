@@ -52,7 +52,7 @@ class Handlers:
     names: tuple[str, ...]
 
     def check(self, body: Sampling) -> None:
-        """Refuse what can be refused before any picture is read."""
+        """Refuse what can be refused before any image is read."""
         body.check_extra_fields()
         self.check_model(body.model)
         if (body.n or 1) > self.settings.max_completions:

@@ -108,8 +108,8 @@ class _EngineCollector(Collector):
         yield self._counter(prefix, "generation_tokens", "Tokens written by ended requests.", stats.completion_tokens)
         yield self._counter(prefix, "prefix_cache_queries", "Prompt tokens looked up.", stats.prompt_tokens)
         yield self._counter(prefix, "prefix_cache_hits", "Prompt tokens found in the cache.", stats.cached_tokens)
-        yield self._counter(prefix, "mm_cache_queries", "Pictures whose embeddings were needed.", stats.image_queries)
-        yield self._counter(prefix, "mm_cache_hits", "Pictures whose embeddings were cached.", stats.image_hits)
+        yield self._counter(prefix, "mm_cache_queries", "Images whose embeddings were needed.", stats.image_queries)
+        yield self._counter(prefix, "mm_cache_hits", "Images whose embeddings were cached.", stats.image_hits)
         drafts = stats.drafts
         yield self._counter(prefix, "spec_decode_num_drafts", "Drafts that were checked.", drafts.drafts)
         yield self._counter(prefix, "spec_decode_num_draft_tokens", "Guessed tokens in them.", drafts.tokens)
@@ -141,10 +141,10 @@ class _EngineCollector(Collector):
         yield self._gauge(prefix, "model_sound", "0 while the model's numbers are not finite.", int(backend.is_sound))
         yield self._gauge(prefix, "engine_silent_seconds", "Since the engine last began a step.", backend.silent_s)
         yield self._counter(prefix, "engine_steps", "Steps computed.", stats.steps)
-        yield self._gauge(prefix, "image_cache_bytes", "Bytes of cached picture embeddings.", stats.image_cache_bytes)
-        yield self._counter(prefix, "image_tokens", "Picture tokens of ended requests.", stats.image_tokens)
+        yield self._gauge(prefix, "image_cache_bytes", "Bytes of cached image embeddings.", stats.image_cache_bytes)
+        yield self._counter(prefix, "image_tokens", "Image tokens of ended requests.", stats.image_tokens)
         encoded = stats.image_queries - stats.image_hits
-        yield self._counter(prefix, "images_encoded", "Pictures that had to be encoded.", encoded)
+        yield self._counter(prefix, "images_encoded", "Images that had to be encoded.", encoded)
         blocks = GaugeMetricFamily(prefix + "kv_cache_blocks", "Blocks by state.", labels=(LABEL, "state"))
         for state in ("free", "cached", "used"):
             blocks.add_metric([self._model, state], getattr(stats.blocks, state))

@@ -94,7 +94,7 @@ def start_log(*, verbose: bool) -> None:
     """Log our own lines to standard error, uvicorn's if wanted, and only warnings from other libraries."""
     plain = sys.stderr.isatty() and not verbose
     form = "%(message)s" if plain else "%(asctime)s %(levelname)s %(name)s %(message)s"
-    # At INFO the HTTP client that fetches pictures logs every URL, and those may be secret.
+    # At INFO the HTTP client that fetches images logs every URL, and those may be secret.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=form, force=True)
     logging.getLogger("tessera").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -163,13 +163,13 @@ def _details(llm: LLM, settings: Settings) -> Iterator[str]:
     config = llm.config
     yield (
         f"limits of a request: {config.max_model_len:,} tokens, {settings.max_body_bytes:,} bytes, "
-        f"{settings.limit_mm_per_prompt} pictures, each of {settings.max_image_bytes:,} bytes and "
+        f"{settings.limit_mm_per_prompt} images, each of {settings.max_image_bytes:,} bytes and "
         f"{settings.max_image_pixels:,} pixels"
     )
     hosts = "any host" if settings.allowed_media_domains is None else ", ".join(settings.allowed_media_domains)
     reach = "private networks too" if settings.allow_private_addresses else "public addresses only"
     folder = settings.allowed_local_media_path
-    yield f"pictures: URLs of {hosts or 'no host'} ({reach}); files {f'below {folder}' if folder else 'never'}"
+    yield f"images: URLs of {hosts or 'no host'} ({reach}); files {f'below {folder}' if folder else 'never'}"
     for line in config.describe():
         yield f"engine: {in_settings_words(line)}"
 

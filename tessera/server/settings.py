@@ -129,7 +129,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = _field("nano", "Model", "nano, a folder, a GGUF file, or a hub id that was downloaded.", min_length=1)
-    mmproj: OptionalPath = _field(None, "Model", "A GGUF model's picture part; unset: mmproj*.gguf beside it.")
+    mmproj: OptionalPath = _field(None, "Model", "A GGUF model's vision part; unset: mmproj*.gguf beside it.")
     served_model_name: Several = _field((), "Model", "Names that clients may use; unset: the model's own.")
     revision: OptionalText = _field(None, "Model", "Branch, tag or commit of a hub id.")
     download_dir: OptionalPath = _field(None, "Model", "The hub's cache that holds a hub id; unset: the usual one.")
@@ -154,7 +154,7 @@ class Settings(BaseModel):
     api_key: Several = _field((), "Access", "API keys, comma-separated; clients must send one of them.")
     api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
     share_cache: bool = _field(
-        False, "Access", "Keys share cached prompts and pictures, so that one may learn by time what another asked."
+        False, "Access", "Keys share cached prompts and images, so that one may learn by time what another asked."
     )
     metrics_need_key: bool = _field(False, "Access", "/metrics asks for a key too.")
     allowed_origins: Origins = _field(
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         le=1,
     )
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
-    image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached picture embeddings.", ge=0)
+    image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached image embeddings.", ge=0)
     enforce_eager: bool = _field(False, "Engine", "No CUDA graphs of decoding: slower, for finding faults.")
     enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
     num_speculative_tokens: Automatic = _field(
@@ -188,25 +188,21 @@ class Settings(BaseModel):
     prompt_lookup_min: Automatic = _field(None, "Engine", "Shortest n-gram to look up in the prompt.", ge=1, le=64)
     prompt_lookup_max: Automatic = _field(None, "Engine", "Longest n-gram to look up in the prompt.", ge=1, le=64)
 
-    limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Pictures in one request, as 8 or image=8.", ge=0)
+    limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Images in one request, as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
     max_pending_body_bytes: Count = _field(
         512_000_000, "Limits", "Bytes of all bodies together that are not answered yet.", ge=1024
     )
-    max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded picture.", ge=1)
-    max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one picture.", ge=1)
+    max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded image.", ge=1)
+    max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one image.", ge=1)
     max_completions: Count = _field(8, "Limits", "The most `n` that a request may ask for.", ge=1)
     max_num_queued_reqs: Count = _field(256, "Limits", "Requests that may wait.", ge=1)
 
-    allowed_local_media_path: OptionalPath = _field(
-        None, "Pictures", "Files below this folder may be named by clients."
-    )
-    allowed_media_domains: Several | None = _field(None, "Pictures", "Hosts that pictures may come from; unset: any.")
-    allow_private_addresses: bool = _field(False, "Pictures", "Picture URLs may lead into private networks.")
-    image_proxy: Proxy = _field(
-        None, "Pictures", "HTTP proxy through which picture URLs are fetched, as http://host:port."
-    )
-    fetch_timeout_s: float = _field(10.0, "Pictures", "Seconds that one picture's URL may take.", gt=0)
+    allowed_local_media_path: OptionalPath = _field(None, "Images", "Files below this folder may be named by clients.")
+    allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")
+    allow_private_addresses: bool = _field(False, "Images", "Image URLs may lead into private networks.")
+    image_proxy: Proxy = _field(None, "Images", "HTTP proxy through which image URLs are fetched, as http://host:port.")
+    fetch_timeout_s: float = _field(10.0, "Images", "Seconds that one image's URL may take.", gt=0)
 
     shutdown_timeout: float = _field(60.0, "Operation", "Seconds that running requests get to end after SIGTERM.", ge=0)
     keep_alive_s: float = _field(15.0, "Operation", "Seconds of silence after which a stream gets a comment.", gt=0)
@@ -225,7 +221,7 @@ class Settings(BaseModel):
         return values
 
 
-# Settings that the engine and the picture limits call by another name; their errors are renamed by this table.
+# Settings that the engine and the image limits call by another name; their errors are renamed by this table.
 OTHER_NAMES = {
     "block_size": "block_tokens",
     "limit_mm_per_prompt": "max_images_per_prompt",

@@ -77,10 +77,10 @@ def test_hidden_states_keep_their_size_through_forty_layers(tmp_path: Path) -> N
         layer.register_forward_hook(lambda *arguments: sizes.append(float(arguments[2].pow(2).mean().sqrt())))
     with torch.inference_mode():
         ids_T = torch.tensor([1, *next_ids(1030, 20, VOCAB)])
-        (picture,) = model.encode_images([torch.randn(3, 64, 64)])
+        (image,) = model.encode_images([torch.randn(3, 64, 64)])
         model(model.embed(ids_T, []), DensePlan([len(ids_T)], model.device))
     assert 0.5 < sizes[0] < sizes[-1] < 4
-    assert 0.1 < float(picture.pow(2).mean().sqrt()) < 10
+    assert 0.1 < float(image.pow(2).mean().sqrt()) < 10
 
 
 def test_widths() -> None:
@@ -95,8 +95,8 @@ def test_widths() -> None:
 def test_gguf_files_hold_the_same_numbers(tmp_path: Path, plain: LoadedModel, bits: int, kind: str) -> None:
     """As the gguf package reads them; and in 4 bits, as our own folder has them."""
     write_random(tmp_path / "gguf", SMALL, TOKENIZER, "gguf", bits)
-    text, pictures = (tmp_path / "gguf" / name for name in file_names(bits))
-    tensors = {tensor.name: tensor for file in (text, pictures) for tensor in gguf.GGUFReader(file).tensors}
+    text, vision = (tmp_path / "gguf" / name for name in file_names(bits))
+    tensors = {tensor.name: tensor for file in (text, vision) for tensor in gguf.GGUFReader(file).tensors}
     values = {name: gguf.dequantize(tensor.data, tensor.tensor_type) for name, tensor in tensors.items()}
     assert tensors["blk.1.ffn_down.weight"].tensor_type.name == kind
     parameters = dict(plain.model.named_parameters())
@@ -105,5 +105,5 @@ def test_gguf_files_hold_the_same_numbers(tmp_path: Path, plain: LoadedModel, bi
             assert torch.equal(torch.from_numpy(values[to_gguf_name(name)].copy()).view(parameter.shape), parameter)
     row = parameters["tok_embeddings.weight"][SMALL.vision_encoder.image_break_token_id]
     assert torch.equal(torch.from_numpy(values[IMAGE_BREAK].copy()), row)
-    loaded = load_model(text, mmproj=pictures, dtype="float32", device="cpu")
+    loaded = load_model(text, mmproj=vision, dtype="float32", device="cpu")
     assert Tessera(loaded).generate([[1, 1030]], 8, lookup=False)["replies"] == [next_ids(1030, 8, VOCAB)]

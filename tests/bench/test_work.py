@@ -38,7 +38,7 @@ def test_least_work_is_what_torch_counts(config: Any) -> None:
     assert counted.get_total_flops() == pytest.approx(decoder_flops(config, tokens, tokens * tokens, 1), rel=1e-3)
 
 
-def test_a_picture_of_pixtral_takes_five_teraflop() -> None:
+def test_a_image_of_pixtral_takes_five_teraflop() -> None:
     assert encode_flops(PIXTRAL_12B, 1024) == pytest.approx(5.4e12, rel=0.05)
 
 
@@ -55,6 +55,6 @@ def test_a_prompt_and_a_step_take_what_torch_counts() -> None:
     assert step_bytes(model) == sum(parameter.nbytes for parameter in parameters)
 
 
-def test_pictures_take_each_the_same() -> None:
+def test_images_take_each_the_same() -> None:
     assert encode_flops(PIXTRAL_12B, 512, 8) == 8 * encode_flops(PIXTRAL_12B, 512)
     assert encode_flops(PIXTRAL_12B, 512) < encode_flops(PIXTRAL_12B, 1024) / 4

@@ -47,7 +47,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """a.png and b.png, told apart by their width, in the current folder."""
     monkeypatch.chdir(tmp_path)
     for name, width in (("a.png", 3), ("b.png", 4)):
@@ -56,7 +56,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def seen(message: dict[str, Any]) -> list[Any]:
-    """A turn's content, each picture as its width."""
+    """A turn's content, each image as its width."""
     return [part.source.width if isinstance(part, Image) else part for part in message["content"]]
 
 
@@ -70,7 +70,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: bytes = b"") ->
 
 
 def test_ask_streams_the_answer_to_stdout(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert run(monkeypatch, "ask", "What?", "-i", "a.png", "--system", "Be brief", "--temperature", "0.5") == 0
     assert capsys.readouterr().out == "you said: What?\n"
@@ -87,8 +87,8 @@ def test_ask_json_is_one_object(echo: Echo, monkeypatch: pytest.MonkeyPatch, cap
     assert (answer["text"], answer["usage"]["prompt_tokens"]) == ("you said: Hi", 5)
 
 
-def test_question_and_picture_may_come_from_stdin(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_question_and_image_may_come_from_stdin(
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert run(monkeypatch, "ask", "-", stdin=b"from a pipe\n") == 0
     assert run(monkeypatch, "ask", "Q", "-i", "-", stdin=Path("a.png").read_bytes()) == 0
@@ -111,12 +111,12 @@ def test_question_and_picture_may_come_from_stdin(
         (["ask", "Q", "--nonsense"], 2, "No such option"),
         (["info", "no/such/model"], 1, "neither"),
         (["tokens", "missing.png"], 1, "missing.png"),
-        (["tokens", "a.png", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
-        (["tokens", "a.png", "--mmproj", "a.gguf"], 2, "picture part of a model, and none is named"),
-        (["bench", "--mmproj", "a.gguf"], 2, "picture part of a model, and none is named"),
+        (["tokens", "a.png", "--plot", "a.zzz"], 2, "'.zzz', which is not an image format"),
+        (["tokens", "a.png", "--mmproj", "a.gguf"], 2, "vision part of a model, and none is named"),
+        (["bench", "--mmproj", "a.gguf"], 2, "vision part of a model, and none is named"),
         (["bench", "-m", "nano", "--layers", "2", "--vision-layers", "4"], 2, "--layers, --vision-layers and --model"),
         (["bench", "--bits", "4", "make-random", "/dev/null/x"], 2, "--bits before make-random means nothing"),
-        (["bench", "--plot", "a.zzz"], 2, "'.zzz', which is no picture format"),
+        (["bench", "--plot", "a.zzz"], 2, "'.zzz', which is not an image format"),
         (["bench", "--json", "/dev/null/x/a.json"], 2, "a folder that is not there"),
         (["chat", "-i", "-"], 2, "where the questions come from"),
         (["nano", "draw", "/dev/null/x"], 1, "/dev/null is a file, and a folder is wanted"),
@@ -124,10 +124,10 @@ def test_question_and_picture_may_come_from_stdin(
         (["nano", "report", "--out", "."], 2, "--out . is a folder; name a file in it"),
         (["tokens", "a.png", "--plot", "/"], 2, "--plot / is a folder; name a file in it, such as /NAME."),
         (["tokens", "a.png", "--plot", "/dev/null/a.png"], 2, "a folder that is not there"),
-        (["tokens", "."], 1, ". is a folder, not a regular file; name a picture in it."),
+        (["tokens", "."], 1, ". is a folder, not a regular file; name an image in it."),
         (["bench", "--json", "."], 2, "--json . is a folder"),
-        (["ask", "Q", "-i", "."], 1, ". is a folder, not a regular file; name a picture in it."),
-        (["ask", "Q", "/dev"], 2, "/dev is a folder; name pictures in it, such as /dev/*.png."),
+        (["ask", "Q", "-i", "."], 1, ". is a folder, not a regular file; name an image in it."),
+        (["ask", "Q", "/dev"], 2, "/dev is a folder; name images in it, such as /dev/*.png."),
         (["ask", "Q", "--schema", "."], 2, "--schema . is a folder; name a file in it with a JSON schema."),
         (["ask", "Q", "--log", "."], 2, "--log . is a folder"),
         (["convert", "nano", "/dev/null/x", "--to", "hf"], 1, "/dev/null is a file, and a folder is wanted"),
@@ -158,7 +158,7 @@ def test_mistakes_end_in_one_sentence_and_the_right_code(
     assert "Traceback" not in captured.err
 
 
-def test_a_wrong_picture_is_reported_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_wrong_image_is_reported_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def opened(session: Session) -> None:
         raise AssertionError("the model was loaded")
 
@@ -168,8 +168,8 @@ def test_a_wrong_picture_is_reported_before_the_model_is_loaded(monkeypatch: pyt
         assert "missing.png does not exist" in capsys.readouterr().err
 
 
-def test_chat_keeps_the_picture_in_context(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_chat_keeps_the_image_in_context(
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     typed = "first\n/image missing.png\n/image b.png\nsecond\n/reset\nthird\n/quit\n"
     monkeypatch.setattr(sys, "argv", ["tessera", "chat", "-i", "a.png"])
@@ -219,10 +219,10 @@ def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -
 
 
 def test_tokens_counts_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    picture = tmp_path / "page.png"
-    PILImage.new("RGB", (1920, 1080), "white").save(picture)
+    image = tmp_path / "page.png"
+    PILImage.new("RGB", (1920, 1080), "white").save(image)
     plot = tmp_path / "grid.png"
-    assert run(monkeypatch, "tokens", str(picture), "--plot", str(plot)) == 0
+    assert run(monkeypatch, "tokens", str(image), "--plot", str(plot)) == 0
     assert "1920 x 1080, 36 rows of 64, 2340 tokens" in capsys.readouterr().out
     assert PILImage.open(plot).size == (1024, 576 + 22)
 
@@ -234,7 +234,7 @@ def test_a_gguf_pair_is_made_described_and_asked(tmp_path: Path, monkeypatch: py
     (made / "mmproj-made.gguf").rename(tmp_path / "eyes.gguf")
     text, eyes = str(made / "made.Q8_0.gguf"), str(tmp_path / "eyes.gguf")
     assert run(monkeypatch, "info", text, "--json") == 1
-    assert "give the file of its picture part with --mmproj" in capsys.readouterr().err
+    assert "give the file of its vision part with --mmproj" in capsys.readouterr().err
     assert run(monkeypatch, "info", text, "--mmproj", eyes, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["name"], summary["layout"], summary["quantized"]) == ("made.Q8_0", "gguf", {"int8": 36})
@@ -267,8 +267,8 @@ def test_help_is_light() -> None:
     assert "HEAVY []" in done.stdout
 
 
-def test_pictures_and_question_stand_in_any_order(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_images_and_question_stand_in_any_order(
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for arguments in (["Q", "-i", "a.png", "b.png"], ["-i", "a.png", "b.png", "Q"], ["Q", "a.png", "b.png"]):
         assert run(monkeypatch, "ask", *arguments) == 0
@@ -277,11 +277,11 @@ def test_pictures_and_question_stand_in_any_order(
     assert seen(echo.asked[-1][0][0]) == [3, "piped"]
     assert run(monkeypatch, "ask", "   ") == 2
     assert run(monkeypatch, "ask", "Q", "-i", "") == 1
-    assert "the picture's name is empty" in capsys.readouterr().err
+    assert "the image's name is empty" in capsys.readouterr().err
 
 
 def test_grammars_and_sampling_reach_the_model(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     Path("s.json").write_text('{"type": "object"}')
     for arguments, kind, source in (
@@ -305,7 +305,7 @@ def test_grammars_and_sampling_reach_the_model(
 
 
 def test_a_conversation_goes_on_where_it_ended(
-    echo: Echo, pictures: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    echo: Echo, images: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert run(monkeypatch, "ask", "Q", "--continue") == 1
     assert "no conversation is kept" in capsys.readouterr().err
@@ -329,8 +329,8 @@ def test_a_conversation_goes_on_where_it_ended(
     assert run(monkeypatch, "ask", "Q", "-c", "--no-log") == 2
 
 
-def test_a_picture_in_an_unread_pipe_is_noted(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_a_image_in_an_unread_pipe_is_noted(
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for data, noted in ((Path("a.png").read_bytes(), True), (b"a list of names\n", False)):
         read_end, write_end = os.pipe()
@@ -342,7 +342,7 @@ def test_a_picture_in_an_unread_pipe_is_noted(
             with pytest.raises(SystemExit):
                 cli.main()
             assert os.read(read_end, len(data)) == data  # nothing was taken from whoever reads it next
-        assert ("standard input holds a picture" in capsys.readouterr().err) == noted
+        assert ("standard input holds an image" in capsys.readouterr().err) == noted
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str) -> None:
@@ -353,7 +353,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str) -> None:
 
 
 def test_chat_commands_answer_even_when_quiet(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     Path("a.png").rename("my chart.png")
     typed = (
@@ -365,10 +365,10 @@ def test_chat_commands_answer_even_when_quiet(
     )
     said = capsys.readouterr().err
     for sentence in (
-        "my chart.png; 1 picture waiting", "my chart.png; 2 pictures waiting", "my chart.png; 3 pictures waiting",
-        "b.png; 4 pictures waiting", "my chart.png taken back; 3 pictures waiting", "b.png taken back; 2 pictures",
-        "/drop 7 names no waiting picture", "unknown command /foo", "1 exchanges saved in t.json",
-        "t.json exists and is not overwritten", "/clear   starts over, without pictures",
+        "my chart.png; 1 image waiting", "my chart.png; 2 images waiting", "my chart.png; 3 images waiting",
+        "b.png; 4 images waiting", "my chart.png taken back; 3 images waiting", "b.png taken back; 2 images",
+        "/drop 7 names no waiting image", "unknown command /foo", "1 exchanges saved in t.json",
+        "t.json exists and is not overwritten", "/clear   starts over, without images",
     ):  # fmt: skip
         assert sentence in said
     assert len(echo.asked) == 1
@@ -378,8 +378,8 @@ def test_chat_commands_answer_even_when_quiet(
     assert [message["role"] for message in saved["messages"]] == ["system", "user", "assistant"]
 
 
-def test_reset_keeps_the_first_pictures_and_clear_does_not(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_reset_keeps_the_first_images_and_clear_does_not(
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     talk(monkeypatch, "1\n/reset\n2\n/clear\n3\n/exit\nnever\n", "-i", "a.png", "--top-p", "0.5", "--seed", "4")
     assert [seen(messages[0]) for messages, _ in echo.asked] == [[3, "1"], [3, "2"], ["3"]]
@@ -387,28 +387,26 @@ def test_reset_keeps_the_first_pictures_and_clear_does_not(
 
 
 def test_a_full_context_says_what_to_do_and_drops_nothing(
-    echo: Echo, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     answer = echo.stream
 
     def full(messages: Any, params: Any = None, *, tools: Any = ()) -> Iterator[Delta]:
         if len(seen(messages[-1])) > 2:
-            raise PromptTooLongError(
-                "too long; shorten the text, use fewer or smaller pictures, or raise max_model_len."
-            )
+            raise PromptTooLongError("too long; shorten the text, use fewer or smaller images, or raise max_model_len.")
         return answer(messages, params)
 
     monkeypatch.setattr(echo, "stream", full)
     talk(monkeypatch, "/image b.png\nQ\n/drop\nQ\n/quit\n", "-i", "a.png")
     said = capsys.readouterr().err
-    assert "too long; shorten the text, or use fewer or smaller pictures." in said
-    assert "/drop takes back a waiting picture, /reset starts over" in said
+    assert "too long; shorten the text, or use fewer or smaller images." in said
+    assert "/drop takes back a waiting image, /reset starts over" in said
     assert [seen(messages[-1]) for messages, _ in echo.asked] == [[3, "Q"]]
 
 
-def test_tab_completes_commands_and_paths(pictures: Path) -> None:
-    (pictures / "my folder").mkdir()
-    (pictures / "my folder" / "x y.png").touch()
+def test_tab_completes_commands_and_paths(images: Path) -> None:
+    (images / "my folder").mkdir()
+    (images / "my folder" / "x y.png").touch()
     assert completions("/re", "/re") == ["/reset "]
     assert completions("/image a", "a") == ["a.png "]
     assert completions("/image my", "my") == ["my\\ folder/"]
@@ -416,7 +414,7 @@ def test_tab_completes_commands_and_paths(pictures: Path) -> None:
 
 
 def test_the_line_about_reading() -> None:
-    assert reading_line(1, 4169, 2501, 12.4) == "reading 1 picture, 4,169 tokens, 59 %, 12 s"
+    assert reading_line(1, 4169, 2501, 12.4) == "reading 1 image, 4,169 tokens, 59 %, 12 s"
     assert reading_line(0, 10, 10, 0) == "reading the question, 10 tokens, 100 %, 0 s"
 
 

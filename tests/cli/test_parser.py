@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tessera.cli import app as cli
-from tessera.cli.parser import names_picture, spread
+from tessera.cli.parser import names_image, spread
 
 
 @pytest.mark.parametrize(
@@ -25,14 +25,14 @@ from tessera.cli.parser import names_picture, spread
         (["Q", "b.png"], ["Q", "b.png"]),
     ],
 )
-def test_pictures_may_follow_one_flag(given: list[str], meant: list[str]) -> None:
+def test_images_may_follow_one_flag(given: list[str], meant: list[str]) -> None:
     assert list(spread(given)) == meant
 
 
-def test_a_picture_is_a_file_a_url_or_a_name_that_ends_like_one(tmp_path: Path) -> None:
+def test_a_image_is_a_file_a_url_or_a_name_that_ends_like_one(tmp_path: Path) -> None:
     (tmp_path / "scan").write_bytes(b"x")
-    assert all(map(names_picture, (str(tmp_path / "scan"), "A.JPEG", "https://x.org/p?q=1", "data:image/png;base64,A")))
-    assert not any(map(names_picture, ("What is in a.png", "https://x.org shows what?", "Q", "x" * 5000, "a\0b", "")))
+    assert all(map(names_image, (str(tmp_path / "scan"), "A.JPEG", "https://x.org/p?q=1", "data:image/png;base64,A")))
+    assert not any(map(names_image, ("What is in a.png", "https://x.org shows what?", "Q", "x" * 5000, "a\0b", "")))
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_a_picture_is_a_file_a_url_or_a_name_that_ends_like_one(tmp_path: Path) 
         (["ask", "Q", "--min-p", "2"], "--min-p is 2.0; it must lie between 0.0 and 1.0."),
         (["ask", "Q", "--jsn"], "No such option --jsn; did you mean --json?"),
         (["ask", "Q", "--json=1"], "--json is a flag and takes no value; write --json alone."),
-        (["info", "a", "b.png"], "'b.png' is one argument too many for `tessera info`; pictures go after -i"),
+        (["info", "a", "b.png"], "'b.png' is one argument too many for `tessera info`; images go after -i"),
         (["convert", "a"], "Missing argument FOLDER; it is the folder to write"),
-        (["run", "pixtral"], "No such command 'run'; `tessera ask QUESTION -i PICTURE` answers once"),
+        (["run", "pixtral"], "No such command 'run'; `tessera ask QUESTION -i IMAGE` answers once"),
         (["serve", "--prt", "3"], "No such option --prt; did you mean --port?"),
         (["ask", "Q", "--top-p", "2"], "--top-p is 2.0; it must lie between"),
-        (["ask", "--", "one", "two"], "2 words are neither pictures nor one question ('one' and 'two')"),
+        (["ask", "--", "one", "two"], "2 words are neither images nor one question ('one' and 'two')"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_value(

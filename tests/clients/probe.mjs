@@ -5,9 +5,9 @@ import { readFileSync } from "node:fs";
 
 const suite = JSON.parse(process.env.CLIENT_SUITE);
 export const { url: URL_, key: KEY, model: MODEL, question: QUESTION, answer: ANSWER, tools: TOOLS } = suite;
-export const PICTURE_TOKENS = suite.picture_tokens;
-export const PICTURE = `data:image/png;base64,${readFileSync(suite.picture).toString("base64")}`;
-export const BROKEN_PICTURE = "data:image/png;base64,AAAA";
+export const IMAGE_TOKENS = suite.image_tokens;
+export const IMAGE = `data:image/png;base64,${readFileSync(suite.image).toString("base64")}`;
+export const BROKEN_IMAGE = "data:image/png;base64,AAAA";
 export const NO_MODEL = "a-model-that-is-not-here";
 export const TOOL = "convert"; // the one of the tools that is asked for by name
 export const RESULT = '{"amount": 16.2, "currency": "USD"}';

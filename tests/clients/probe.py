@@ -17,9 +17,9 @@ from typing import Any
 SUITE: dict[str, Any] = json.loads(os.environ["CLIENT_SUITE"])
 URL, KEY, MODEL = SUITE["url"], SUITE["key"], SUITE["model"]
 QUESTION, ANSWER = SUITE["question"], SUITE["answer"]
-PICTURE_TOKENS: int = SUITE["picture_tokens"]
-PICTURE = "data:image/png;base64," + base64.b64encode(Path(SUITE["picture"]).read_bytes()).decode()
-BROKEN_PICTURE = "data:image/png;base64,AAAA"
+IMAGE_TOKENS: int = SUITE["image_tokens"]
+IMAGE = "data:image/png;base64," + base64.b64encode(Path(SUITE["image"]).read_bytes()).decode()
+BROKEN_IMAGE = "data:image/png;base64,AAAA"
 NO_MODEL = "a-model-that-is-not-here"
 TOOLS: list[dict[str, Any]] = SUITE["tools"]
 TOOL = "convert"  # the one of the tools that is asked for by name
@@ -35,9 +35,9 @@ def feature(function: Callable[[], str]) -> Callable[[], str]:
     return function
 
 
-def asking(text: str = QUESTION, picture: str = PICTURE) -> list[dict[str, Any]]:
-    """A conversation in OpenAI's shape: one picture and one question."""
-    parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": text}]
+def asking(text: str = QUESTION, image: str = IMAGE) -> list[dict[str, Any]]:
+    """A conversation in OpenAI's shape: one image and one question."""
+    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
 
 

@@ -172,10 +172,10 @@ def question_of(server: Server) -> dict[str, Any]:
         "key": KEY,
         "model": reply["model"],
         "known_name": KNOWN_NAME,
-        "picture": str(RECEIPT),
+        "image": str(RECEIPT),
         "question": QUESTION,
         "answer": reply["choices"][0]["message"]["content"],
-        "picture_tokens": reply["usage"]["prompt_tokens_details"]["image_tokens"],
+        "image_tokens": reply["usage"]["prompt_tokens_details"]["image_tokens"],
         "tools": TOOLS,
     }
 

@@ -5,7 +5,7 @@ import { APICallError, generateText, jsonSchema, Output, stepCountIs, streamText
 import { z } from "zod";
 import * as probe from "./probe.mjs";
 
-const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, PICTURE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
+const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, IMAGE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
 const { checkCall, holds, refused, same } = probe;
 const connect = (apiKey) =>
   createOpenAICompatible({
@@ -14,7 +14,7 @@ const connect = (apiKey) =>
 const model = connect(KEY)(MODEL);
 const Receipt = z.object({ vendor: z.string(), total: z.number() });
 
-const asking = (text = QUESTION, image = PICTURE) => [
+const asking = (text = QUESTION, image = IMAGE) => [
   { role: "user", content: [{ type: "image", image, mediaType: "image/png" }, { type: "text", text }] },
 ];
 const common = { model, messages: asking(), maxRetries: 0, temperature: 0, maxOutputTokens: MAX_TOKENS };
@@ -57,7 +57,7 @@ await probe.run({
         }),
       ]),
     );
-    // The first step must call the tool; the second, with its result and the picture, must answer.
+    // The first step must call the tool; the second, with its result and the image, must answer.
     const steps = {
       stopWhen: stepCountIs(2),
       prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber ? "none" : { type: "tool", toolName: TOOL } }),
@@ -75,7 +75,7 @@ await probe.run({
   async errors() {
     const other = { ...common, model: connect(KEY)(NO_MODEL) };
     await refused(() => generateText(other), APICallError, "model_not_found", "404");
-    const broken = { ...common, messages: asking(QUESTION, probe.BROKEN_PICTURE) };
+    const broken = { ...common, messages: asking(QUESTION, probe.BROKEN_IMAGE) };
     await refused(() => generateText(broken), APICallError, "invalid_image", "400");
     const stranger = { ...common, model: connect("wrong")(MODEL) };
     return refused(() => generateText(stranger), APICallError, "API key", "401");

@@ -3,14 +3,14 @@
 import Anthropic from "@anthropic-ai/sdk";
 import * as probe from "./probe.mjs";
 
-const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, PICTURE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
+const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, IMAGE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
 const { checkCall, holds, refused, same } = probe;
 const connect = (apiKey) => new Anthropic({ baseURL: URL_, apiKey, maxRetries: 0 });
 const { messages } = connect(KEY);
 const tools = TOOLS.map(({ function: tool }) => ({ name: tool.name, input_schema: tool.parameters }));
 const tool_choice = { type: "tool", name: TOOL };
 
-const asking = (text = QUESTION, url = PICTURE) => {
+const asking = (text = QUESTION, url = IMAGE) => {
   const source = { type: "base64", media_type: "image/png", data: url.split("base64,")[1] };
   return [{ role: "user", content: [{ type: "image", source }, { type: "text", text }] }];
 };
@@ -51,7 +51,7 @@ await probe.run({
   async errors() {
     const options = { model: MODEL, max_tokens: 5, messages: asking() };
     await refused(() => messages.create({ ...options, model: NO_MODEL }), Anthropic.NotFoundError, NO_MODEL);
-    const broken = { ...options, messages: asking(QUESTION, probe.BROKEN_PICTURE) };
+    const broken = { ...options, messages: asking(QUESTION, probe.BROKEN_IMAGE) };
     await refused(() => messages.create(broken), Anthropic.BadRequestError, "400");
     return refused(() => connect("wrong").messages.create(options), Anthropic.AuthenticationError, "API key");
   },

@@ -7,12 +7,12 @@ from typing import Any
 import anthropic
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
+    IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
     NO_MODEL,
-    PICTURE,
     QUESTION,
     RESULT,
     TOOL,
@@ -34,8 +34,8 @@ FLAT: Any = [
 CHOICE: Any = {"type": "tool", "name": TOOL}
 
 
-def asking(text: str = QUESTION, picture: str = PICTURE) -> Any:
-    source = {"type": "base64", "media_type": "image/png", "data": picture.partition("base64,")[2]}
+def asking(text: str = QUESTION, image: str = IMAGE) -> Any:
+    source = {"type": "base64", "media_type": "image/png", "data": image.partition("base64,")[2]}
     return [{"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": text}]}]
 
 
@@ -83,7 +83,7 @@ def check_tools() -> str:
 def check_errors() -> str:
     options: Any = {"max_tokens": 5, "messages": asking()}
     refused(lambda: client.messages.create(model=NO_MODEL, **options), anthropic.NotFoundError, NO_MODEL)
-    broken: Any = {"max_tokens": 5, "messages": asking(picture=BROKEN_PICTURE)}
+    broken: Any = {"max_tokens": 5, "messages": asking(image=BROKEN_IMAGE)}
     refused(lambda: client.messages.create(model=MODEL, **broken), anthropic.BadRequestError)
     refused(lambda: client.messages.create(model=MODEL, stream=True, **broken), anthropic.BadRequestError)
     stranger = client.with_options(api_key="wrong").messages

@@ -7,7 +7,7 @@ from langchain_core.messages import ToolMessage
 from langchain_mistralai import ChatMistralAI
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
@@ -95,7 +95,7 @@ def check_tools() -> str:
 @feature
 def check_errors() -> str:
     refused(lambda: connect(NO_MODEL).invoke(asking()), httpx.HTTPStatusError, "model_not_found", "404")
-    refused(lambda: chat.invoke(asking(picture=BROKEN_PICTURE)), httpx.HTTPStatusError, "invalid_image", "400")
+    refused(lambda: chat.invoke(asking(image=BROKEN_IMAGE)), httpx.HTTPStatusError, "invalid_image", "400")
     return refused(lambda: connect(key="wrong").invoke(asking()), httpx.HTTPStatusError, "API key", "401")
 
 

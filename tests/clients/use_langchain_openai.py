@@ -7,12 +7,12 @@ from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
+    IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
     NO_MODEL,
-    PICTURE,
     QUESTION,
     RESULT,
     TOOL,
@@ -48,7 +48,7 @@ chat = connect()
 @feature
 def check_chat() -> str:
     same(chat.invoke(asking()).content, ANSWER)
-    data = PICTURE.partition(",")[2]  # LangChain's own form of a picture
+    data = IMAGE.partition(",")[2]  # LangChain's own form of an image
     blocks = [{"type": "image", "base64": data, "mime_type": "image/png"}, {"type": "text", "text": QUESTION}]
     reply = chat.invoke([HumanMessage(content_blocks=blocks)])
     same(reply.content, ANSWER)
@@ -99,7 +99,7 @@ def check_tools() -> str:
 @feature
 def check_errors() -> str:
     refused(lambda: connect(NO_MODEL).invoke(asking()), openai.NotFoundError, "model_not_found", NO_MODEL)
-    refused(lambda: chat.invoke(asking(picture=BROKEN_PICTURE)), openai.BadRequestError, "invalid_image")
+    refused(lambda: chat.invoke(asking(image=BROKEN_IMAGE)), openai.BadRequestError, "invalid_image")
     return refused(lambda: connect(key="wrong").invoke(asking()), openai.AuthenticationError, "API key")
 
 

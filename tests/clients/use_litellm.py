@@ -7,7 +7,7 @@ from typing import Any
 import litellm
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
@@ -104,8 +104,8 @@ def check_tools() -> str:
 def check_errors() -> str:
     for provider in PROVIDERS:
         refused(lambda: complete(provider, asking(), NO_MODEL), litellm.NotFoundError, NO_MODEL)  # noqa: B023
-        broken = asking(picture=BROKEN_PICTURE)
-        refused(lambda: complete(provider, broken), litellm.BadRequestError, "picture")  # noqa: B023
+        broken = asking(image=BROKEN_IMAGE)
+        refused(lambda: complete(provider, broken), litellm.BadRequestError, "image")  # noqa: B023
         seen = refused(lambda: complete(provider, asking(), key="wrong"), litellm.AuthenticationError, "API key")  # noqa: B023
     return seen
 

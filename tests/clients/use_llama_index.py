@@ -10,12 +10,12 @@ from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.tools import FunctionTool
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
+    IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
     NO_MODEL,
-    PICTURE,
     QUESTION,
     RESULT,
     SUITE,
@@ -60,8 +60,8 @@ def connect(model: str = NAME, key: str = KEY) -> Any:
     return OpenAILike(**common, **known, api_base=f"{URL}/v1", max_retries=0)
 
 
-def asking(text: str = QUESTION, picture: str = PICTURE) -> ChatMessage:
-    return ChatMessage(role="user", blocks=[ImageBlock(url=picture), TextBlock(text=text)])
+def asking(text: str = QUESTION, image: str = IMAGE) -> ChatMessage:
+    return ChatMessage(role="user", blocks=[ImageBlock(url=image), TextBlock(text=text)])
 
 
 chat = connect()
@@ -117,7 +117,7 @@ def check_errors() -> str:
         (openai.NotFoundError, openai.BadRequestError, openai.AuthenticationError) if LIKE_OPENAI else (SDKError,) * 3
     )
     refused(lambda: connect(OTHER_NAME).chat([asking()]), other, "model_not_found", OTHER_NAME)
-    refused(lambda: chat.chat([asking(picture=BROKEN_PICTURE)]), broken, "invalid_image")
+    refused(lambda: chat.chat([asking(image=BROKEN_IMAGE)]), broken, "invalid_image")
     return refused(lambda: connect(key="wrong").chat([asking()]), stranger, "API key")
 
 

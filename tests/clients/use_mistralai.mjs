@@ -4,14 +4,14 @@ import { Mistral } from "@mistralai/mistralai";
 import { z } from "zod";
 import * as probe from "./probe.mjs";
 
-const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, PICTURE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
+const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, IMAGE, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
 const { checkCall, holds, refused, same } = probe;
 const connect = (apiKey) => new Mistral({ apiKey, serverURL: URL_ });
 const client = connect(KEY);
 const Receipt = z.object({ vendor: z.string(), total: z.number() });
 const named = { type: "function", function: { name: TOOL } };
 
-const asking = (text = QUESTION, imageUrl = PICTURE) => [
+const asking = (text = QUESTION, imageUrl = IMAGE) => [
   { role: "user", content: [{ type: "image_url", imageUrl }, { type: "text", text }] },
 ];
 
@@ -28,7 +28,7 @@ async function deltasOf(stream) {
 
 await probe.run({
   async chat() {
-    for (const url of [PICTURE, { url: PICTURE }]) {
+    for (const url of [IMAGE, { url: IMAGE }]) {
       const reply = await client.chat.complete({ model: MODEL, messages: asking(QUESTION, url), randomSeed: 3 });
       same(reply.choices[0].message.content, ANSWER);
     }
@@ -74,7 +74,7 @@ await probe.run({
 
   async errors() {
     await refused(() => client.chat.complete({ model: NO_MODEL, messages: asking() }), Error, "model_not_found", "404");
-    const messages = asking(QUESTION, probe.BROKEN_PICTURE);
+    const messages = asking(QUESTION, probe.BROKEN_IMAGE);
     await refused(() => client.chat.complete({ model: MODEL, messages }), Error, "invalid_image", "400");
     return refused(() => connect("wrong").chat.complete({ model: MODEL, messages: asking() }), Error, "API key", "401");
   },

@@ -8,12 +8,12 @@ from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
+    IMAGE,
     KEY,
     MAX_TOKENS,
     MODEL,
     NO_MODEL,
-    PICTURE,
     QUESTION,
     RESULT,
     TOOL,
@@ -39,7 +39,7 @@ class Receipt(BaseModel):
 
 @feature
 def check_chat() -> str:
-    plain = [{"type": "image_url", "image_url": PICTURE}, {"type": "text", "text": QUESTION}]  # Mistral's own shape
+    plain = [{"type": "image_url", "image_url": IMAGE}, {"type": "text", "text": QUESTION}]  # Mistral's own shape
     for messages in (asking(), [{"role": "user", "content": plain}]):
         reply = client.chat.complete(model=MODEL, messages=messages, random_seed=3)
         same(reply.choices[0].message.content, ANSWER)
@@ -94,7 +94,7 @@ def check_tools() -> str:
 @feature
 def check_errors() -> str:
     refused(lambda: client.chat.complete(model=NO_MODEL, messages=asking()), SDKError, "model_not_found", "404")
-    broken = asking(picture=BROKEN_PICTURE)
+    broken = asking(image=BROKEN_IMAGE)
     refused(lambda: client.chat.complete(model=MODEL, messages=broken), SDKError, "invalid_image", "400")
     refused(lambda: client.chat.stream(model=MODEL, messages=broken), SDKError, "invalid_image", "400")
     stranger = Mistral(api_key="wrong", server_url=URL)

@@ -5,7 +5,7 @@ import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 import * as probe from "./probe.mjs";
 
-const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, PICTURE, PICTURE_TOKENS, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
+const { ANSWER, KEY, MAX_TOKENS, MODEL, NO_MODEL, IMAGE, IMAGE_TOKENS, QUESTION, RESULT, TOOL, TOOLS, URL_ } = probe;
 const { checkCall, holds, refused, same } = probe;
 const connect = (apiKey) => new OpenAI({ baseURL: `${URL_}/v1`, apiKey, maxRetries: 0 });
 const client = connect(KEY);
@@ -13,7 +13,7 @@ const chat = client.chat.completions;
 const Receipt = z.object({ vendor: z.string(), total: z.number() });
 const named = { type: "function", function: { name: TOOL } };
 
-const asking = (text = QUESTION, url = PICTURE) => [
+const asking = (text = QUESTION, url = IMAGE) => [
   { role: "user", content: [{ type: "image_url", image_url: { url } }, { type: "text", text }] },
 ];
 
@@ -21,7 +21,7 @@ await probe.run({
   async chat() {
     const reply = await chat.create({ model: MODEL, messages: asking(), max_completion_tokens: MAX_TOKENS });
     same(reply.choices[0].message.content, ANSWER);
-    same(reply.usage.prompt_tokens_details.image_tokens, PICTURE_TOKENS);
+    same(reply.usage.prompt_tokens_details.image_tokens, IMAGE_TOKENS);
     return ANSWER;
   },
 
@@ -64,7 +64,7 @@ await probe.run({
     const messages = [...asking(), message, ...results];
     const reply = await chat.create({ ...options, messages, tool_choice: "none" });
     holds(reply.choices[0].message.content, "no answer after the tool's result");
-    same(reply.usage.prompt_tokens_details.image_tokens, PICTURE_TOKENS);
+    same(reply.usage.prompt_tokens_details.image_tokens, IMAGE_TOKENS);
     let ran = 0;
     const runnable = TOOLS.map((tool) => ({
       type: "function",
@@ -77,7 +77,7 @@ await probe.run({
 
   async errors() {
     await refused(() => chat.create({ model: NO_MODEL, messages: asking() }), OpenAI.NotFoundError, "model_not_found");
-    const messages = asking(QUESTION, probe.BROKEN_PICTURE);
+    const messages = asking(QUESTION, probe.BROKEN_IMAGE);
     await refused(() => chat.create({ model: MODEL, messages }), OpenAI.BadRequestError, "invalid_image");
     const stranger = connect("wrong").chat.completions;
     return refused(() => stranger.create({ model: MODEL, messages: asking() }), OpenAI.AuthenticationError, "API key");
@@ -90,7 +90,7 @@ await probe.run({
   },
 
   async responses() {
-    const content = [{ type: "input_image", image_url: PICTURE, detail: "auto" }, { type: "input_text", text: QUESTION }];
+    const content = [{ type: "input_image", image_url: IMAGE, detail: "auto" }, { type: "input_text", text: QUESTION }];
     const options = { model: MODEL, input: [{ role: "user", content }], store: false };
     same((await client.responses.create(options)).output_text, ANSWER);
     same((await client.responses.stream(options).finalResponse()).output_text, ANSWER);

@@ -7,13 +7,13 @@ from typing import Any
 import openai
 from probe import (
     ANSWER,
-    BROKEN_PICTURE,
+    BROKEN_IMAGE,
+    IMAGE,
+    IMAGE_TOKENS,
     KEY,
     MAX_TOKENS,
     MODEL,
     NO_MODEL,
-    PICTURE,
-    PICTURE_TOKENS,
     QUESTION,
     RESULT,
     TOOL,
@@ -42,7 +42,7 @@ class Receipt(BaseModel):
 def check_chat() -> str:
     reply = chat.create(model=MODEL, messages=asking(), max_completion_tokens=MAX_TOKENS, logprobs=True, top_logprobs=2)
     same(reply.choices[0].message.content, ANSWER)
-    same(reply.usage.prompt_tokens_details.image_tokens, PICTURE_TOKENS)
+    same(reply.usage.prompt_tokens_details.image_tokens, IMAGE_TOKENS)
     same("".join(entry.token for entry in reply.choices[0].logprobs.content), ANSWER)
     return ANSWER
 
@@ -87,7 +87,7 @@ def check_tools() -> str:
     conversation = [*asking(), message, *results]
     reply = chat.create(model=MODEL, messages=conversation, tools=TOOLS, tool_choice="none", max_tokens=MAX_TOKENS)
     holds(reply.choices[0].message.content, "no answer after the tool's result")
-    same(reply.usage.prompt_tokens_details.image_tokens, PICTURE_TOKENS)
+    same(reply.usage.prompt_tokens_details.image_tokens, IMAGE_TOKENS)
     chat.create(model=MODEL, messages=conversation, tools=TOOLS, max_tokens=20)
     return f"{TOOL}({message.tool_calls[0].function.arguments}) -> {reply.choices[0].message.content}"
 
@@ -95,7 +95,7 @@ def check_tools() -> str:
 @feature
 def check_errors() -> str:
     refused(lambda: chat.create(model=NO_MODEL, messages=asking()), openai.NotFoundError, "model_not_found", NO_MODEL)
-    broken = asking(picture=BROKEN_PICTURE)
+    broken = asking(image=BROKEN_IMAGE)
     refused(lambda: chat.create(model=MODEL, messages=broken), openai.BadRequestError, "invalid_image")
     refused(lambda: chat.create(model=MODEL, messages=broken, stream=True), openai.BadRequestError, "invalid_image")
     stranger = client.with_options(api_key="wrong").chat.completions
@@ -111,7 +111,7 @@ def check_models() -> str:
 
 @feature
 def check_responses() -> str:
-    parts = [{"type": "input_image", "image_url": PICTURE}, {"type": "input_text", "text": QUESTION}]
+    parts = [{"type": "input_image", "image_url": IMAGE}, {"type": "input_text", "text": QUESTION}]
     options: dict[str, Any] = {"model": MODEL, "input": [{"role": "user", "content": parts}], "store": False}
     same(client.responses.create(**options).output_text, ANSWER)
     with client.responses.stream(**options) as stream:

@@ -1,4 +1,4 @@
-"""The demonstration as a user meets it: the command and the Python API, the bundled model, two pictures.
+"""The demonstration as a user meets it: the command and the Python API, the bundled model, two images.
 
 Nothing here was drawn by the tools that nano was trained with; what is asked is what `make demo` asks.
 The first tests hold for any model in the bundled one's place; whether it reads right is asked in the last.
@@ -35,8 +35,8 @@ def ask(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProces
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
 
 
-def question(picture: Path, text: str) -> list[dict[str, object]]:
-    parts = [{"type": "image_url", "image_url": str(picture)}, {"type": "text", "text": text}]
+def question(image: Path, text: str) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": str(image)}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
 
 
@@ -67,9 +67,9 @@ def test_the_command_gives_one_json_object_and_keeps_quiet_when_told() -> None:
     assert reply["usage"]["image_tokens"] == 15 * (13 + 1)  # 208x230 pixels: 15 rows of 13 patches and a break
 
 
-def test_an_unreadable_picture_ends_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unreadable_image_ends_in_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "notes.png"
-    file.write_text("not a picture")
+    file.write_text("not an image")
     done = ask("What is this?", "-i", str(file), "--quiet")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tessera: error: ")
@@ -110,24 +110,24 @@ def test_drafts_change_no_reply_and_save_steps(llm: LLM, temperature: float) -> 
 
 
 def test_a_batch_answers_in_order(llm: LLM) -> None:
-    conversations = [question(picture, text) for picture, text, _ in ASKED]
+    conversations = [question(image, text) for image, text, _ in ASKED]
     assert [reply.text for reply in llm.batch(conversations)] == [llm.chat(each).text for each in conversations]
 
 
-def test_a_later_turn_still_sees_the_picture(llm: LLM) -> None:
+def test_a_later_turn_still_sees_the_image(llm: LLM) -> None:
     first = question(CHART, "What is the value of Q3?")
     turns = [*first, {"role": "assistant", "content": "71"}, {"role": "user", "content": "Which bar is highest?"}]
     assert llm.chat(turns).usage.image_tokens == 13 * (17 + 1)  # 272x208 pixels: 13 rows of 17 patches and a break
 
 
-@pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
-def test_the_answer_is_right(llm: LLM, picture: Path, text: str, answer: str) -> None:
-    assert llm.chat(question(picture, text)).text == answer
+@pytest.mark.parametrize(("image", "text", "answer"), ASKED, ids=["value", "highest", "total"])
+def test_the_answer_is_right(llm: LLM, image: Path, text: str, answer: str) -> None:
+    assert llm.chat(question(image, text)).text == answer
 
 
-@pytest.mark.parametrize(("picture", "text", "answer"), ASKED, ids=["value", "highest", "total"])
-def test_the_answer_is_right_with_a_cache_in_8_bits(int8: LLM, picture: Path, text: str, answer: str) -> None:
-    assert int8.chat(question(picture, text)).text == answer
+@pytest.mark.parametrize(("image", "text", "answer"), ASKED, ids=["value", "highest", "total"])
+def test_the_answer_is_right_with_a_cache_in_8_bits(int8: LLM, image: Path, text: str, answer: str) -> None:
+    assert int8.chat(question(image, text)).text == answer
 
 
 def test_the_receipts_fields_are_right(llm: LLM) -> None:

@@ -13,7 +13,7 @@ from tests.e2e.test_demo import pytestmark as pytestmark  # without the bundled 
 
 def test_eight_bits_answer_the_same(tmp_path: Path) -> None:
     quantize(NANO / "weights", tmp_path / "nano-8bit", Options("8", vision="8"))
-    asked = [question(picture, text) for picture, text, _ in ASKED]
+    asked = [question(image, text) for image, text, _ in ASKED]
     replies = []
     for model in ("nano", tmp_path / "nano-8bit"):
         with LLM(model, dtype="float32") as llm:

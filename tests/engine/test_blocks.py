@@ -6,7 +6,7 @@ import pytest
 
 from tessera.engine.blocks import BlockPool, block_hash, root_hash
 from tessera.prompt import ImageSpan
-from tests.engine.tiny import picture, prompt
+from tests.engine.tiny import prompt, random_image
 
 
 def check(pool: BlockPool, **expected: int) -> None:
@@ -57,8 +57,8 @@ def test_a_content_that_is_known_already_stays_with_its_first_block() -> None:
     assert pool.lookup([b"a"]) == [first]
 
 
-def test_the_hash_holds_ids_parents_salt_and_pictures_with_their_place() -> None:
-    one, other = prompt("ab", picture(1, 2, 3)), prompt("ab", picture(2, 2, 3))
+def test_the_hash_holds_ids_parents_salt_and_images_with_their_place() -> None:
+    one, other = prompt("ab", random_image(1, 2, 3)), prompt("ab", random_image(2, 2, 3))
     assert one.ids == other.ids
     ids = one.ids
     root = root_hash("")
@@ -73,6 +73,6 @@ def test_the_hash_holds_ids_parents_salt_and_pictures_with_their_place() -> None
     assert len(hashes) == 6
     moved = (ImageSpan(start=one.images[0].start - 1, length=one.images[0].length, image=one.images[0].image),)
     assert block_hash(root, ids, 0, moved) not in hashes
-    # Tokens 0 to 2 (bos, a, b) come before the picture: the same for both.
+    # Tokens 0 to 2 (bos, a, b) come before the image: the same for both.
     assert block_hash(root, ids[:3], 0, one.images) == block_hash(root, ids[:3], 0, other.images)
     assert block_hash(root, ids[:4], 0, one.images) != block_hash(root, ids[:4], 0, other.images)

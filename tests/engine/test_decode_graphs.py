@@ -12,7 +12,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.memory import StepSize
 from tessera.model.pixtral import Pixtral
 from tessera.sampling import SamplingParams
-from tests.engine.tiny import max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
+from tests.engine.tiny import max_logprob_error, prompt, random_image, run, tiny_engine, tiny_model
 from tests.invariants.test_engine_invariants import BOUND
 
 
@@ -33,7 +33,7 @@ def with_graphs(engine: Engine) -> Engine:
 
 
 def replies(engine: Engine, lengths: tuple[int, ...]) -> list[Completion]:
-    givens = [prompt("ab" * length, picture(length, 2, 3)) for length in lengths]
+    givens = [prompt("ab" * length, random_image(length, 2, 3)) for length in lengths]
     wanted = [
         SamplingParams(max_tokens=10 + 3 * n, logprobs=5, temperature=0.7 * (n % 2), seed=n, ignore_eos=True)
         for n in range(len(lengths))
@@ -76,7 +76,7 @@ def test_padded_rows_change_nothing(model: Pixtral, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "run_largest", [memory.run_largest_pictures, memory.run_largest_prefill, memory.run_largest_decode]
+    "run_largest", [memory.run_largest_images, memory.run_largest_prefill, memory.run_largest_decode]
 )
 def test_the_largest_steps_run(model: Pixtral, run_largest: object, monkeypatch: pytest.MonkeyPatch) -> None:
     size = StepSize(step_tokens=48, context=96, num_seqs=5, drafted=0, block_tokens=16, cache_dtype=torch.int8)
@@ -87,7 +87,7 @@ def test_the_largest_steps_run(model: Pixtral, run_largest: object, monkeypatch:
     monkeypatch.setattr(Pixtral, "encode_images", lambda self, x: sizes.append(len(x)) or encode(self, x))
     run_largest(model, memory._one_layer(model, size), size)  # type: ignore[operator]
     expected = {
-        memory.run_largest_pictures: 8192 // 64,  # of 32 pixels in patches of 4
+        memory.run_largest_images: 8192 // 64,  # of 32 pixels in patches of 4
         memory.run_largest_prefill: torch.Size([48, 32]),
         memory.run_largest_decode: torch.Size([5, 32]),
     }

@@ -22,8 +22,8 @@ from tests.engine.tiny import (
     ByteTokenizer,
     dense_logits,
     max_logprob_error,
-    picture,
     prompt,
+    random_image,
     reply,
     run,
     tiny_engine,
@@ -38,7 +38,7 @@ def model() -> Pixtral:
 
 @pytest.fixture
 def encoded(model: Pixtral, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each call of the vision encoder got."""
+    """How many images each call of the vision encoder got."""
     calls: list[int] = []
     original = model.encode_images
 
@@ -61,7 +61,7 @@ def test_a_prompt_that_can_never_fit_is_refused_with_both_numbers(model: Pixtral
     with pytest.raises(PromptTooLongError, match=r"the reply at least 30"):
         engine.add(prompt("x" * 9), params(min_tokens=30, max_tokens=None))
     with pytest.raises(PromptTooLongError, match="73 tokens"):  # break and end tokens count as well
-        engine.add(prompt(picture(1, 8, 8)), params())
+        engine.add(prompt(random_image(1, 8, 8)), params())
     assert not engine.has_work
     engine.add(prompt("x" * 30), params(max_tokens=None))
     (request, delta), *_ = engine.step()
@@ -78,13 +78,13 @@ def test_a_full_queue_is_refused_and_frees_itself(model: Pixtral) -> None:
     assert len(run(engine, *requests)) == 3
 
 
-def test_pictures_in_memory_are_bounded_but_a_large_request_alone_is_taken(model: Pixtral) -> None:
+def test_images_in_memory_are_bounded_but_a_large_request_alone_is_taken(model: Pixtral) -> None:
     engine = tiny_engine(model, max_pixel_bytes=20_000)  # of 8 x 8 tokens: 3 * 32 * 32 * 4 = 12,288
-    first = engine.add(prompt(picture(1, 8, 8), picture(2, 8, 8)), params())
+    first = engine.add(prompt(random_image(1, 8, 8), random_image(2, 8, 8)), params())
     with pytest.raises(EngineBusyError, match="max_pixel_bytes=20000"):
-        engine.add(prompt(picture(3, 1, 1)), params())
+        engine.add(prompt(random_image(3, 1, 1)), params())
     run(engine, first)
-    engine.add(prompt(picture(3, 1, 1)), params())
+    engine.add(prompt(random_image(3, 1, 1)), params())
 
 
 def test_wrong_requests_are_refused(model: Pixtral) -> None:
@@ -92,8 +92,8 @@ def test_wrong_requests_are_refused(model: Pixtral) -> None:
     engine.add(prompt("a"), params(), request_id="mine")
     with pytest.raises(UsageError, match="'mine' is already in use"):
         engine.add(prompt("a"), params(), request_id="mine")
-    with pytest.raises(UsageError, match=r"2 pictures .* max_images_per_prompt=1"):
-        engine.add(prompt(picture(1, 1, 1), picture(2, 1, 1)), params())
+    with pytest.raises(UsageError, match=r"2 images .* max_images_per_prompt=1"):
+        engine.add(prompt(random_image(1, 1, 1), random_image(2, 1, 1)), params())
     with pytest.raises(UsageError, match="token id 290 is not in"):
         engine.add(prompt("a"), params(stop_token_ids=(290,)))
     with pytest.raises(UsageError, match="min_tokens=9 exceeds max_tokens=8"):
@@ -102,8 +102,8 @@ def test_wrong_requests_are_refused(model: Pixtral) -> None:
         engine.add(Prompt(ids=(), images=()), params())
 
 
-def test_pictures_and_their_tokens_must_agree(model: Pixtral) -> None:
-    engine, image = tiny_engine(model), picture(1, 2, 3)
+def test_images_and_their_tokens_must_agree(model: Pixtral) -> None:
+    engine, image = tiny_engine(model), random_image(1, 2, 3)
     good = prompt("a", image)
     without_break = Prompt(ids=good.ids[:-1], images=(ImageSpan(start=2, length=7, image=image),))
     missing = Prompt(ids=(*good.ids[:3], 50, *good.ids[4:]), images=good.images)
@@ -114,10 +114,10 @@ def test_pictures_and_their_tokens_must_agree(model: Pixtral) -> None:
             engine.add(wrong, params())
 
 
-def test_usage_counts_pictures_and_cached_tokens_and_a_whole_hit_still_computes_its_last_token(
+def test_usage_counts_images_and_cached_tokens_and_a_whole_hit_still_computes_its_last_token(
     model: Pixtral, encoded: list[int]
 ) -> None:
-    engine, given = tiny_engine(model), prompt(picture(1, 8, 8), "1234567")
+    engine, given = tiny_engine(model), prompt(random_image(1, 8, 8), "1234567")
     assert len(given.ids) == 80
     cold = reply(engine, given, max_tokens=3, ignore_eos=True)
     warm = reply(engine, given, max_tokens=3, ignore_eos=True)
@@ -126,24 +126,24 @@ def test_usage_counts_pictures_and_cached_tokens_and_a_whole_hit_still_computes_
     assert encoded == [1]  # the second came from the image cache
     salted = engine.add(given, params(), cache_salt="another tenant")
     assert run(engine, salted)[0].usage.cached_tokens == 0
-    assert (engine.images.queries, engine.images.hits) == (3, 1)  # tenants learn nothing of each other's pictures
+    assert (engine.images.queries, engine.images.hits) == (3, 1)  # tenants learn nothing of each other's images
     assert encoded == [1, 1]
 
 
-def test_a_picture_covered_by_a_prefix_hit_is_not_encoded(model: Pixtral, encoded: list[int]) -> None:
+def test_a_image_covered_by_a_prefix_hit_is_not_encoded(model: Pixtral, encoded: list[int]) -> None:
     engine = tiny_engine(model, image_cache_bytes=0)
-    reply(engine, prompt(picture(1, 3, 3), "a question that is long enough"), max_tokens=2)
-    again = reply(engine, prompt(picture(1, 3, 3), "a question that is another"), max_tokens=2)
+    reply(engine, prompt(random_image(1, 3, 3), "a question that is long enough"), max_tokens=2)
+    again = reply(engine, prompt(random_image(1, 3, 3), "a question that is another"), max_tokens=2)
     assert again.usage.cached_tokens == 32
     assert engine.images.bytes_used <= 9 * 32 * 4
     assert encoded == [1]
 
 
-def test_several_pictures_of_a_step_are_encoded_in_one_call_within_the_budget(
+def test_several_images_of_a_step_are_encoded_in_one_call_within_the_budget(
     model: Pixtral, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [prompt(picture(seed, 2, 2), "x", picture(seed + 10, 2, 3)) for seed in range(2)]
-    twice = prompt(picture(0, 2, 2), picture(0, 2, 2))
+    given = [prompt(random_image(seed, 2, 2), "x", random_image(seed + 10, 2, 3)) for seed in range(2)]
+    twice = prompt(random_image(0, 2, 2), random_image(0, 2, 2))
     engine = tiny_engine(model)
     run(engine, *[engine.add(each, params()) for each in (*given, twice)])
     assert encoded == [4]
@@ -154,32 +154,32 @@ def test_several_pictures_of_a_step_are_encoded_in_one_call_within_the_budget(
     assert encoded == [4, 2, 2]
 
 
-def test_the_image_cache_keeps_its_budget_and_a_picture_in_mid_prefill_is_encoded_once(
+def test_the_image_cache_keeps_its_budget_and_a_image_in_mid_prefill_is_encoded_once(
     model: Pixtral, encoded: list[int]
 ) -> None:
     one = 64 * 32 * 4  # bytes of 64 embeddings of width 32
     engine = tiny_engine(model, image_cache_bytes=2 * one, max_num_batched_tokens=8, enable_prefix_caching=False)
     for seed in (1, 2, 3):
-        reply(engine, prompt(picture(seed, 8, 8), "x"), max_tokens=1)
+        reply(engine, prompt(random_image(seed, 8, 8), "x"), max_tokens=1)
         assert engine.images.bytes_used <= 2 * one
     assert encoded == [1, 1, 1]  # nine chunks each
-    reply(engine, prompt(picture(2, 8, 8), "x"), max_tokens=1)
+    reply(engine, prompt(random_image(2, 8, 8), "x"), max_tokens=1)
     assert len(encoded) == 3
-    reply(engine, prompt(picture(1, 8, 8), "x"), max_tokens=1)  # the oldest was dropped
+    reply(engine, prompt(random_image(1, 8, 8), "x"), max_tokens=1)  # the oldest was dropped
     assert len(encoded) == 4
-    reply(engine, prompt(picture(2, 8, 8), "x"), max_tokens=1)  # used after 3, so 3 went before it
+    reply(engine, prompt(random_image(2, 8, 8), "x"), max_tokens=1)  # used after 3, so 3 went before it
     assert len(encoded) == 4
     assert (engine.images.queries, engine.images.hits) == (6, 2)  # once a request, however many chunks it takes
     small = tiny_engine(model, image_cache_bytes=0, max_num_batched_tokens=8)
-    reply(small, prompt(picture(4, 8, 8), "x"), max_tokens=1)
+    reply(small, prompt(random_image(4, 8, 8), "x"), max_tokens=1)
     assert len(encoded) == 5
 
 
 def test_the_embeddings_of_a_chunk_skip_breaks_and_the_end() -> None:
-    # A picture of 2 rows, 3 columns at position 10: tokens 10-12, break 13, 14-16, end 17.
+    # An image of 2 rows, 3 columns at position 10: tokens 10-12, break 13, 14-16, end 17.
     assert [embeddings_before(offset, 3) for offset in range(9)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
     model = tiny_model()
-    request = tiny_engine(model).add(prompt("123456789", picture(1, 2, 3), "more"), params())
+    request = tiny_engine(model).add(prompt("123456789", random_image(1, 2, 3), "more"), params())
     (rows,) = image_rows(Chunk(request, 12, 4))
     assert (rows.start, rows.end) == (2, 5)
     assert image_rows(Chunk(request, 18, 2)) == []
@@ -331,7 +331,7 @@ def test_numbers_gone_wrong_in_one_request_do_not_reach_the_others(
 ) -> None:
     monkeypatch.setattr("tessera.engine.plans.DEVICE_PLANS", {"cpu"})  # contexts attended together, as on a GPU
     engine = tiny_engine(model, num_blocks=8, enable_prefix_caching=False)
-    image = picture(1, 2, 2)
+    image = random_image(1, 2, 2)
     image.pixels_CHW.fill_(torch.nan)
     assert reply(engine, prompt(image, "x" * 80), max_tokens=4).finish_reason == "error"
     givens = [prompt("y" * 20), prompt("z" * 25)]
@@ -347,7 +347,7 @@ def test_the_plan_of_a_gpu_equals_the_plan_of_a_cpu(
 ) -> None:
     """Prompts whole, in chunks beside others that decode, with a shared prefix, and a chunk of one token."""
     shared = "words that several prompts begin with "
-    givens = [prompt(shared * (length % 3), picture(length, 2, 3), "ab" * length) for length in (3, 4, 20, 24, 40)]
+    givens = [prompt(shared * (length % 3), random_image(length, 2, 3), "ab" * length) for length in (3, 4, 20, 24, 40)]
 
     def replies() -> list[Completion]:
         engine = tiny_engine(model, max_num_batched_tokens=33, kv_cache_dtype=dtype)
@@ -360,14 +360,14 @@ def test_the_plan_of_a_gpu_equals_the_plan_of_a_cpu(
 
 
 def test_blocks_of_32_tokens_work_as_well(model: Pixtral) -> None:
-    given = prompt("some text ", picture(1, 4, 4), "and more of it")
+    given = prompt("some text ", random_image(1, 4, 4), "and more of it")
     wide = reply(tiny_engine(model, block_tokens=32), given, max_tokens=20, logprobs=5)
     assert max_logprob_error(wide, reply(tiny_engine(model), given, max_tokens=20, logprobs=5)) < 2e-5
 
 
 def test_a_prompt_is_scored_as_by_the_whole_model_at_once(model: Pixtral) -> None:
     """However it is cut into chunks, cached by others before, set back, or run beside others."""
-    givens = [prompt("It was a dark ", picture(7, 2, 3), "and stormy night"), prompt("short")]
+    givens = [prompt("It was a dark ", random_image(7, 2, 3), "and stormy night"), prompt("short")]
     plain = tiny_engine(model)
     for engine in (plain, plain, tiny_engine(model, max_num_batched_tokens=5, max_num_seqs=4)):
         replies = run(engine, *[engine.add(given, params(prompt_logprobs=3, max_tokens=3)) for given in givens])

@@ -9,13 +9,13 @@ from tessera.engine.config import resolve_config
 from tessera.engine.engine import Engine
 from tessera.engine.memory import StepSize, measure_workspace
 from tessera.sampling import SamplingParams
-from tests.engine.tiny import ByteTokenizer, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
+from tests.engine.tiny import ByteTokenizer, max_logprob_error, prompt, random_image, run, tiny_engine, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-PROMPTS = [prompt("ab" * length, picture(length, 2, 3)) for length in (3, 4, 20, 24, 40)]
+PROMPTS = [prompt("ab" * length, random_image(length, 2, 3)) for length in (3, 4, 20, 24, 40)]
 WANTED = [
     SamplingParams(max_tokens=24, logprobs=5, temperature=0.5 * (n % 2), seed=n, top_p=0.9, ignore_eos=True)
     for n in range(5)

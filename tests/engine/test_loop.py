@@ -14,7 +14,7 @@ from tessera.engine.loop import EngineLoop
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
 from tessera.model.pixtral import Pixtral
 from tessera.sampling import SamplingParams
-from tests.engine.tiny import picture, prompt, reply, tiny_engine, tiny_model
+from tests.engine.tiny import prompt, random_image, reply, tiny_engine, tiny_model
 
 LONG = SamplingParams(max_tokens=400, ignore_eos=True)
 
@@ -43,7 +43,7 @@ def until(condition: object, seconds: float = 30.0) -> bool:
 def test_many_threads_get_the_replies_of_a_lone_engine(model: Pixtral) -> None:
     loop = EngineLoop(tiny_engine(model))
     params = SamplingParams(max_tokens=15, temperature=0.8, seed=4)
-    givens = [prompt(f"question {index}", picture(index % 3, 2, 3)) for index in range(8)]
+    givens = [prompt(f"question {index}", random_image(index % 3, 2, 3)) for index in range(8)]
     got: dict[int, Completion] = {}
 
     def ask(index: int) -> None:

@@ -23,8 +23,8 @@ BOUND = 1e-3
 OPTIONS = {"kv_cache_bytes": 2**23, "max_num_batched_tokens": 128, "seed": 1}
 
 
-def question(picture: str, text: str) -> list[dict[str, object]]:
-    parts = [{"type": "image_url", "image_url": str(DEMO / picture)}, {"type": "text", "text": text}]
+def question(image: str, text: str) -> list[dict[str, object]]:
+    parts = [{"type": "image_url", "image_url": str(DEMO / image)}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
 
 
@@ -63,7 +63,7 @@ def test_two_processes_write_what_one_writes(shared: LLM) -> None:
     assert stats.image_hits > 0
 
 
-def test_tenants_share_no_picture_over_two_processes(shared: LLM) -> None:
+def test_tenants_share_no_image_over_two_processes(shared: LLM) -> None:
     """Neither blocks nor embeddings: each tenant's first question is computed whole, and says the same."""
     asked, params = question("receipt.png", "Which shop is this?"), SamplingParams(max_tokens=8)
     told: list[tuple[str, int, int]] = []
@@ -75,7 +75,7 @@ def test_tenants_share_no_picture_over_two_processes(shared: LLM) -> None:
     assert len({text for text, _, _ in told}) == 1
     cached = [tokens for _, tokens, _ in told]
     assert cached[:2] == [0, 0]
-    assert cached[2] == cached[3] > 200  # the picture's tokens are 210
+    assert cached[2] == cached[3] > 200  # the image's tokens are 210
     assert [hits for _, _, hits in told[:2]] == [0, 0]
 
 

@@ -93,8 +93,8 @@ def text_ids(text: str) -> list[int]:
     return [FIRST_BYTE + byte for byte in text.encode()]
 
 
-def picture(seed: int, rows: int, columns: int) -> PreparedImage:
-    """A random picture of rows x columns tokens; seed and size decide its content."""
+def random_image(seed: int, rows: int, columns: int) -> PreparedImage:
+    """A random image of rows x columns tokens; seed and size decide its content."""
     generator = torch.Generator().manual_seed(seed)
     pixels_CHW = torch.randn(3, rows * 4, columns * 4, generator=generator)
     digest = hashlib.sha256(pixels_CHW.numpy().tobytes() + bytes([rows, columns])).digest()
@@ -102,7 +102,7 @@ def picture(seed: int, rows: int, columns: int) -> PreparedImage:
 
 
 def prompt(*parts: str | PreparedImage) -> Prompt:
-    """bos, then text and pictures in reading order."""
+    """bos, then text and images in reading order."""
     ids, spans = [1], []
     for part in parts:
         if isinstance(part, str):

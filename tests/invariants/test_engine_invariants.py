@@ -13,8 +13,8 @@ from tests.engine.tiny import (
     dense_greedy,
     dense_logits,
     max_logprob_error,
-    picture,
     prompt,
+    random_image,
     reply,
     run,
     tiny_engine,
@@ -39,15 +39,15 @@ def model() -> Pixtral:
 
 MIXED = (
     prompt("What is the total?"),
-    prompt(picture(1, 3, 5), "read this"),
-    prompt("compare ", picture(2, 2, 7), " and ", picture(3, 8, 8), " now"),
+    prompt(random_image(1, 3, 5), "read this"),
+    prompt("compare ", random_image(2, 2, 7), " and ", random_image(3, 8, 8), " now"),
     prompt("x"),
-    prompt("a longer text that fills several blocks of the cache " * 3, picture(4, 1, 1), "?"),
+    prompt("a longer text that fills several blocks of the cache " * 3, random_image(4, 1, 1), "?"),
 )
 
 
 def test_two_images_encoded_together_equal_each_alone(model: Pixtral) -> None:
-    images = [picture(1, 3, 5).pixels_CHW, picture(2, 8, 8).pixels_CHW, picture(3, 1, 1).pixels_CHW]
+    images = [random_image(1, 3, 5).pixels_CHW, random_image(2, 8, 8).pixels_CHW, random_image(3, 1, 1).pixels_CHW]
     with torch.no_grad():
         together = model.encode_images(images)
         for image, embeddings in zip(images, together, strict=True):
@@ -87,7 +87,7 @@ def test_chunked_prefill_equals_whole(model: Pixtral, budget: int, cache: str, b
 @CACHES
 def test_a_prefix_hit_equals_a_cold_run(model: Pixtral, cache: str, bound: float) -> None:
     engine = tiny_engine(model, kv_cache_dtype=cache)
-    shared = ("some words, then a picture: ", picture(5, 6, 6), " and then ")
+    shared = ("some words, then an image: ", random_image(5, 6, 6), " and then ")
     reply(engine, prompt(*shared, "a question"), **WANTED)
     for given in (prompt(*shared, "another question"), prompt(*shared, "a question")):
         warm = reply(engine, given, **WANTED)
@@ -99,7 +99,7 @@ def test_a_prefix_hit_equals_a_cold_run(model: Pixtral, cache: str, bound: float
 
 def test_two_different_images_with_identical_token_ids_do_not_share_a_prefix(model: Pixtral) -> None:
     engine = tiny_engine(model)
-    one, other = prompt(picture(6, 8, 8), "same?"), prompt(picture(7, 8, 8), "same?")
+    one, other = prompt(random_image(6, 8, 8), "same?"), prompt(random_image(7, 8, 8), "same?")
     assert one.ids == other.ids
     first, second = (reply(engine, given, **WANTED) for given in (one, other))
     assert second.usage.cached_tokens == 0
@@ -110,7 +110,7 @@ def test_two_different_images_with_identical_token_ids_do_not_share_a_prefix(mod
 
 @CACHES
 def test_a_preempted_request_equals_an_undisturbed_one(model: Pixtral, cache: str, bound: float) -> None:
-    givens = [prompt(picture(seed, 3, 4), "tell me a story") for seed in range(5)]
+    givens = [prompt(random_image(seed, 3, 4), "tell me a story") for seed in range(5)]
     # Not seed 2: its 47th draw lies within 2e-6 of the border between two tokens, and falls to either side.
     params = [SamplingParams(max_tokens=60, logprobs=5, ignore_eos=True, temperature=0.7, seed=n) for n in range(5, 10)]
     for caching in (True, False):

@@ -17,11 +17,11 @@ from tessera.engine.request import State
 from tessera.errors import EngineBusyError, PromptTooLongError
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
-from tests.engine.tiny import banned_ids, dense_logits, picture, prompt, tiny_engine, tiny_model
+from tests.engine.tiny import banned_ids, dense_logits, prompt, random_image, tiny_engine, tiny_model
 
 MODEL = tiny_model()
 BANNED = banned_ids(MODEL)
-PICTURES = [picture(seed, rows, columns) for seed, (rows, columns) in enumerate([(1, 1), (2, 5), (4, 4), (2, 5)])]
+IMAGES = [random_image(seed, rows, columns) for seed, (rows, columns) in enumerate([(1, 1), (2, 5), (4, 4), (2, 5)])]
 PARTS = st.lists(
     st.one_of(st.integers(0, 3), st.sampled_from(["a", "bc", "the same long beginning ", "x" * 40])),
     min_size=1,
@@ -60,7 +60,7 @@ class Traffic(RuleBasedStateMachine):
     @rule(parts=PARTS, params=PARAMS, salt=st.sampled_from(["", "b"]))
     def arrive(self, parts: list, params: SamplingParams, salt: str) -> None:
         waiting, name = self.engine.scheduler.num_new, f"request {len(self.deltas)}"
-        given = prompt(*[PICTURES[part] if isinstance(part, int) else part for part in parts])
+        given = prompt(*[IMAGES[part] if isinstance(part, int) else part for part in parts])
         try:
             self.engine.add(given, params, request_id=name, cache_salt=salt)
         except PromptTooLongError:

@@ -21,11 +21,16 @@ from tessera.kernels.packed_linear import packed_linear
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
 from tessera.sampling import Grammar, SamplingParams
-from tests.engine.tiny import EOS, IMAGE, max_logprob_error, picture, prompt, run, tiny_engine, tiny_model
+from tests.engine.tiny import EOS, IMAGE, max_logprob_error, prompt, random_image, run, tiny_engine, tiny_model
 
 Draft = Callable[[Iterable[Sequence[int]]], None]
 BOUND = 2e-5  # as among requests of one step: float32 sums in another order
-GIVENS = (prompt("What is the total?"), prompt("read ", picture(1, 3, 5), " this"), prompt("x" * 60), prompt("abc"))
+GIVENS = (
+    prompt("What is the total?"),
+    prompt("read ", random_image(1, 3, 5), " this"),
+    prompt("x" * 60),
+    prompt("abc"),
+)
 WANTED = {
     "greedy": SamplingParams(max_tokens=50, logprobs=3, ignore_eos=True),
     "drawn": SamplingParams(max_tokens=50, logprobs=3, ignore_eos=True, temperature=1.0, top_p=0.9, seed=5),

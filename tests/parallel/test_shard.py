@@ -16,11 +16,11 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.shard import Shard
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
-from tests.engine.tiny import CONFIG, dense_logits, picture, prompt
+from tests.engine.tiny import CONFIG, dense_logits, prompt, random_image
 from tests.loading import load_model
 from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model, together
 
-GIVEN = prompt("What is ", picture(1, 3, 5), " and ", picture(2, 2, 2), "?")
+GIVEN = prompt("What is ", random_image(1, 3, 5), " and ", random_image(2, 2, 2), "?")
 # Partial sums are added in another order: float32 rounding of logits of order 10, measured 2e-5. The integer kernels
 # round inputs to 8 bits, and each that then falls to the other side moves by a 127th of its group's largest; on
 # nano, logits moved by up to 0.09.

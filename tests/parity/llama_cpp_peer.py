@@ -1,9 +1,9 @@
 """Runs llama.cpp on a GGUF pair, in an interpreter that has llama-cpp-python; a script for test_llama_cpp.
 
-Arguments: the text model's file, that of the picture part, an .npz with `ids` of a text, `pixels`
-(H, W, 3) uint8 and the ids `before` and `after` the picture, and the .npz to write: `tokens` that
-llama.cpp makes of the file's `text`, `logits` of `ids`, `embeddings` of the picture with its breaks,
-and `reply`, the likeliest tokens after prompt and picture.
+Arguments: the text model's file, that of the vision part, an .npz with `ids` of a text, `pixels`
+(H, W, 3) uint8 and the ids `before` and `after` the image, and the .npz to write: `tokens` that
+llama.cpp makes of the file's `text`, `logits` of `ids`, `embeddings` of the image with its breaks,
+and `reply`, the likeliest tokens after prompt and image.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 from llama_cpp import Llama, mtmd_cpp
 
 NUM_REPLY_TOKENS = 8
-PICTURE = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
+IMAGE = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
 
 
-def main(text_model: str, picture_part: str, given: str, wanted: str) -> None:
+def main(text_model: str, vision_part: str, given: str, wanted: str) -> None:
     inputs = np.load(given)
     model = Llama(text_model, n_ctx=1024, n_batch=1024, n_ubatch=1024, n_threads=1, logits_all=True, verbose=False)
     model.eval(inputs["ids"].tolist())
     logits = np.array(model.scores[: len(inputs["ids"])])
 
-    context = picture_context(picture_part, model)
-    chunks = picture_chunks(context, np.ascontiguousarray(inputs["pixels"]))
+    context = image_context(vision_part, model)
+    chunks = image_chunks(context, np.ascontiguousarray(inputs["pixels"]))
     embeddings = encode(context, chunks, model.n_embd())
 
     model.reset()
@@ -48,7 +48,7 @@ def main(text_model: str, picture_part: str, given: str, wanted: str) -> None:
     np.savez(wanted, tokens=tokens, logits=logits, embeddings=embeddings, reply=reply)
 
 
-def picture_context(file: str, model: Llama) -> Any:
+def image_context(file: str, model: Llama) -> Any:
     settings = mtmd_cpp.mtmd_context_params_default()
     settings.use_gpu, settings.n_threads, settings.warmup = False, 1, False
     context = mtmd_cpp.mtmd_init_from_file(file.encode(), model.model, settings)
@@ -56,7 +56,7 @@ def picture_context(file: str, model: Llama) -> Any:
     return context
 
 
-def picture_chunks(context: Any, pixels: Any) -> Any:
+def image_chunks(context: Any, pixels: Any) -> Any:
     height, width, _ = pixels.shape
     bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, (ctypes.c_uint8 * pixels.size).from_buffer(pixels))
     marker = mtmd_cpp.mtmd_default_marker()
@@ -69,9 +69,9 @@ def picture_chunks(context: Any, pixels: Any) -> Any:
 
 def encode(context: Any, chunks: Any, width: int) -> Any:
     listed = [mtmd_cpp.mtmd_input_chunks_get(chunks, i) for i in range(mtmd_cpp.mtmd_input_chunks_size(chunks))]
-    picture = next(chunk for chunk in listed if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == PICTURE)
-    assert not mtmd_cpp.mtmd_encode_chunk(context, picture)
-    count = mtmd_cpp.mtmd_input_chunk_get_n_tokens(picture)
+    image = next(chunk for chunk in listed if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == IMAGE)
+    assert not mtmd_cpp.mtmd_encode_chunk(context, image)
+    count = mtmd_cpp.mtmd_input_chunk_get_n_tokens(image)
     return np.ctypeslib.as_array(mtmd_cpp.mtmd_get_output_embd(context), (count, width)).copy()
 
 

@@ -35,12 +35,12 @@ class Pair:
         return self.ours.config.vision_encoder.token_size
 
     def prompt(self, grids: Sequence[tuple[int, int]], text: Sequence[int]) -> Tensor:
-        """Ids of a conversation with pictures of these grids in tokens, then text."""
+        """Ids of a conversation with images of these grids in tokens, then text."""
         vision = self.ours.config.vision_encoder
         ids = [1, 3]
         for rows, columns in grids:
-            picture = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
-            ids += [*picture[:-1], vision.image_end_token_id]
+            image = ([vision.image_token_id] * columns + [vision.image_break_token_id]) * rows
+            ids += [*image[:-1], vision.image_end_token_id]
         return torch.tensor([*ids, *text])
 
     def pixels(self, grids: Sequence[tuple[int, int]], seed: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""A GGUF pair gives the same in llama.cpp: tokens, logits, picture embeddings, replies.
+"""A GGUF pair gives the same in llama.cpp: tokens, logits, image embeddings, replies.
 
 It needs an interpreter with llama-cpp-python, which is for comparison only and no dependency:
 LLAMA_CPP_PYTHON names it (0.3.36 was used), else this one is tried.
@@ -54,11 +54,11 @@ class Both:
     reply: list[int]
 
 
-def run_both(file: Path, picture: PILImage.Image, folder: Path) -> Both:
+def run_both(file: Path, image: PILImage.Image, folder: Path) -> Both:
     loaded = load_model(file, device="cpu", dtype="float32")
     model, vision = loaded.model, loaded.config.vision_encoder
-    prepared = prepare(picture, vision)
-    question = parse_message({"role": "user", "content": [Image(picture), "What is the value of Q3?"]})
+    prepared = prepare(image, vision)
+    question = parse_message({"role": "user", "content": [Image(image), "What is the value of Q3?"]})
     prompt = loaded.tokenizer.encode_chat([question], [prepared])
     (span,) = prompt.images
     tokens = loaded.tokenizer.encode_text(TEXT)
@@ -66,7 +66,7 @@ def run_both(file: Path, picture: PILImage.Image, folder: Path) -> Both:
         folder / "given.npz",
         text=TEXT.encode(),
         ids=tokens,
-        pixels=np.asarray(picture),
+        pixels=np.asarray(image),
         before=prompt.ids[: span.start],
         after=prompt.ids[span.start + span.length :],
     )
@@ -100,10 +100,10 @@ def relative(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
 
 def test_random_weights_in_float32(tmp_path: Path) -> None:
     """Written by the gguf package. A wrong order of rotary channels, of rows or of patches would be far off."""
-    picture = PILImage.effect_noise((64, 48), 80).convert("RGB")
-    both = run_both(write_pair(tmp_path, Kind.F32), picture, tmp_path)
+    image = PILImage.effect_noise((64, 48), 80).convert("RGB")
+    both = run_both(write_pair(tmp_path, Kind.F32), image, tmp_path)
     assert both.theirs["tokens"].tolist() == both.tokens
-    # llama.cpp keeps keys, values and the pictures' patches in float16.
+    # llama.cpp keeps keys, values and the images' patches in float16.
     assert relative(both.logits, both.theirs["logits"]) < 1e-3
     assert relative(both.embeddings, both.theirs["embeddings"]) < 1e-3
     assert both.reply == both.theirs["reply"].tolist()
@@ -112,8 +112,8 @@ def test_random_weights_in_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
 def test_nano_as_written_here(kind: str, tmp_path: Path) -> None:
     convert(load.find_model("nano"), tmp_path / "nano", "gguf", kind=kind)
-    picture = PILImage.open(load.BUNDLED_FOLDER.parent / "demo" / "chart.png").convert("RGB").resize((512, 384))
-    both = run_both(tmp_path / "nano" / f"nano.{kind.upper()}.gguf", picture, tmp_path)
+    image = PILImage.open(load.BUNDLED_FOLDER.parent / "demo" / "chart.png").convert("RGB").resize((512, 384))
+    both = run_both(tmp_path / "nano" / f"nano.{kind.upper()}.gguf", image, tmp_path)
     assert both.theirs["tokens"].tolist() == both.tokens
     # llama.cpp rounds the inputs of products to bfloat16, or to 8 bits with the quantized types.
     assert relative(both.logits, both.theirs["logits"]) < (0.01 if kind == "bf16" else 0.03)

@@ -1,4 +1,4 @@
-"""Pixels, grids and tokens of pictures against mistral-common's own preprocessing with OpenCV."""
+"""Pixels, grids and tokens of images against mistral-common's own preprocessing with OpenCV."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def oracle(kind: str) -> mistral_image.ImageEncoder:
 def test_pixels(kind: str, mode: str, size: tuple[int, int]) -> None:
     channels = {"RGB": 3, "RGBA": 4, "L": 1}[mode]
     noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
-    picture = PILImage.fromarray(noise[:, :, 0] if mode == "L" else noise, mode)
-    theirs = oracle(kind)(mistral_image.ImageChunk(image=picture))
-    ours = prepare(load(Image(picture)), CONFIGS[kind][0])
+    image = PILImage.fromarray(noise[:, :, 0] if mode == "L" else noise, mode)
+    theirs = oracle(kind)(mistral_image.ImageChunk(image=image))
+    ours = prepare(load(Image(image)), CONFIGS[kind][0])
     difference = np.abs(ours.pixels_CHW.numpy() - theirs.image).max(axis=(1, 2)) * np.array(STD)
     assert difference.max() <= BOUND
     assert token_count(ours.grid) == len(theirs.tokens)

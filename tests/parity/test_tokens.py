@@ -44,12 +44,12 @@ TOOL = {
 
 
 @cache
-def pictures() -> dict[tuple[int, int], PILImage.Image]:
+def images() -> dict[tuple[int, int], PILImage.Image]:
     return {}
 
 
-def picture(size: tuple[int, int]) -> PILImage.Image:
-    return pictures().setdefault(size, PILImage.new("RGB", size, (size[0], size[1], 7)))
+def plain_image(size: tuple[int, int]) -> PILImage.Image:
+    return images().setdefault(size, PILImage.new("RGB", size, (size[0], size[1], 7)))
 
 
 @cache
@@ -94,7 +94,7 @@ def theirs(version: str, messages: list[dict[str, Any]], tools: list[Any]) -> li
     for ours, message in zip(messages, plain.messages, strict=True):
         if ours["role"] == "user" and not isinstance(ours["content"], str):
             chunks = [
-                TextChunk(text=p) if isinstance(p, str) else ImageChunk(image=picture(p)) for p in ours["content"]
+                TextChunk(text=p) if isinstance(p, str) else ImageChunk(image=plain_image(p)) for p in ours["content"]
             ]
             message = UserMessage(content=chunks)
         converted.append(message)
@@ -117,13 +117,13 @@ def test_ids_equal_the_reference(version: str, conversation: tuple[list[dict[str
         content = message["content"]
         if message["role"] == "user" and not isinstance(content, str):
             sizes += [part for part in content if not isinstance(part, str)]
-            content = [part if isinstance(part, str) else Image(picture(part)) for part in content]
+            content = [part if isinstance(part, str) else Image(plain_image(part)) for part in content]
         ours.append(parse_message(message | {"content": content}))
     tokenizer, _ = tokenizers(version)
-    images = [prepare(picture(size), VERSIONS[version][1]) for size in sizes]
+    images = [prepare(plain_image(size), VERSIONS[version][1]) for size in sizes]
     prompt = tokenizer.encode_chat(ours, images, tools)
     assert list(prompt.ids) == theirs(version, messages, tools)
-    # Each span lies over the ids of its own picture, in the messages' order.
+    # Each span lies over the ids of its own image, in the messages' order.
     assert [span.image for span in prompt.images] == images
     vision = VERSIONS[version][1]
     for span in prompt.images:

@@ -24,7 +24,7 @@ from tests.parity.oracle import Pair, make_pair
 BOUND = 1e-4
 CONVERSATIONS = {
     "text only": [],
-    "one picture": [(3, 5)],
+    "one image": [(3, 5)],
     "several of different sizes": [(2, 4), (5, 1), (3, 3)],
 }
 # Widths as published where memory allows; the true ratios of heads everywhere.

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "cal").mkdir()
     for name in ("b.png", "a.jpg"):
         PILImage.new("RGB", (40, 20), "white").save(tmp_path / "cal" / name)
-    (tmp_path / "cal" / "notes.txt").write_text("no picture")
+    (tmp_path / "cal" / "notes.txt").write_text("no image")
     return tmp_path / "cal"
 
 
@@ -33,7 +33,7 @@ def label(folder: Path, *lines: object) -> None:
     (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
 
 
-def test_pictures_alone_are_asked_one_question(folder: Path, tokenizer: Tokenizer) -> None:
+def test_images_alone_are_asked_one_question(folder: Path, tokenizer: Tokenizer) -> None:
     found = examples.read_examples(folder, tokenizer, VISION)
     assert len(found.prompts) == 2
     assert all(tokenizer.decode(prompt.ids).endswith(examples.QUESTION) for prompt in found.prompts)

@@ -92,7 +92,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     """What was written before the kill is not written again, and the half file is replaced."""
     write_mistral_folder(tmp_path / "a")
-    examples = draw_examples(tmp_path / "pictures")
+    examples = draw_examples(tmp_path / "images")
     quantize(tmp_path / "a", tmp_path / "whole", Options(), calibrate=examples)
     arguments = [tmp_path / "a", tmp_path / "q", examples]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums depend on their order
@@ -111,7 +111,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None
 
 
 def draw_examples(folder: Path) -> Path:
-    """Two pictures of noise."""
+    """Two images of noise."""
     folder.mkdir()
     for seed in range(2):
         noise = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -121,7 +121,7 @@ def draw_examples(folder: Path) -> Path:
 
 def test_calibration_makes_the_outputs_of_every_linear_better(tmp_path: Path) -> None:
     write_mistral_folder(tmp_path / "a")
-    examples = draw_examples(tmp_path / "pictures")
+    examples = draw_examples(tmp_path / "images")
     calibrated = quantize(tmp_path / "a", tmp_path / "c", Options("4", "4"), calibrate=examples)
     plain = quantize(tmp_path / "a", tmp_path / "p", Options("4", "4"))
     for name, record in calibrated.linears.items():

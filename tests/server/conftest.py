@@ -29,8 +29,8 @@ SMALL = {"max_num_seqs": 4, "max_num_queued_reqs": 16, "kv_cache_bytes": 2**25, 
 
 def asking(text: str = "What is the total?", *urls: str, **more: Any) -> dict[str, Any]:
     """The body of a chat request; without `urls` about the receipt."""
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls or (RECEIPT,)]
-    return {"messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}], **more}
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls or (RECEIPT,)]
+    return {"messages": [{"role": "user", "content": [*images, {"type": "text", "text": text}]}], **more}
 
 
 @dataclass

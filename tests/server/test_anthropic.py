@@ -13,7 +13,7 @@ import pytest
 from tests.server.conftest import RECEIPT, Running, asking
 
 QUESTION = "What is the total?"
-PICTURE: Any = {
+IMAGE: Any = {
     "type": "image",
     "source": {"type": "base64", "media_type": "image/png", "data": RECEIPT.partition("base64,")[2]},
 }
@@ -37,7 +37,7 @@ def client(running: Running) -> anthropic.Anthropic:
 
 
 def about(text: str = QUESTION) -> Any:
-    return [{"role": "user", "content": [PICTURE, {"type": "text", "text": text}]}]
+    return [{"role": "user", "content": [IMAGE, {"type": "text", "text": text}]}]
 
 
 def test_a_reply_is_that_of_chat(client: anthropic.Anthropic, running: Running) -> None:

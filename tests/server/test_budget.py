@@ -1,7 +1,7 @@
 """What one client may cost at the limits: the event loop's longest stall, and the processes' memory, under each attack.
 
 A server in a process of its own, with its default limits, is attacked while another client asks for /health again and
-again. Memory is that of the server and of its children, which decode pictures and try grammars. The bounds are far
+again. Memory is that of the server and of its children, which decode images and try grammars. The bounds are far
 above what is seen (docs/serving.md says what that is) and far below what an attack wants.
 """
 
@@ -34,7 +34,7 @@ from tests.test_images import encoded
 
 MAX_STALL_S = 10.0  # what is seen on two idle cores is below half a second, and twenty programs may share them
 MAX_GROWTH_BYTES = 700_000_000
-MAX_DECODING_BYTES = 2_000_000_000  # two pictures of 64 megapixels at once, some 15 bytes a pixel each
+MAX_DECODING_BYTES = 2_000_000_000  # two images of 64 megapixels at once, some 15 bytes a pixel each
 BODY_BYTES = 63_000_000  # a little below max_body_bytes
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -171,11 +171,11 @@ def posted(watched: Watched, path: str, bodies: list[dict[str, Any]], *statuses:
         return list(pool.map(send, bodies))
 
 
-def shown(picture: Callable[[], bytes], *statuses: int) -> Callable[[Watched], None]:
-    """The same picture twice at once, each time as a new one, through a route that only prepares it."""
+def shown(image: Callable[[], bytes], *statuses: int) -> Callable[[Watched], None]:
+    """The same image twice at once, each time as a new one, through a route that only prepares it."""
 
     def attack(watched: Watched) -> None:
-        data = picture()
+        data = image()
         urls = [f"data:;base64,{base64.b64encode(data + bytes(number)).decode()}" for number in range(2)]
         contents = [[{"type": "image_url", "image_url": {"url": url}}] for url in urls]
         bodies = [{"messages": [{"role": "user", "content": content}]} for content in contents]
@@ -214,7 +214,7 @@ def schema(**words: Any) -> dict[str, Any]:
 
 
 def dripping_hosts(watched: Watched) -> None:
-    """Sixteen pictures from hosts that never come to an end, and one from a host that sends without end."""
+    """Sixteen images from hosts that never come to an end, and one from a host that sends without end."""
     slow = Dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x")
     endless = Dripping(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(105_000_000), b"x")
     urls = [slow.url] * 16 + [endless.url]

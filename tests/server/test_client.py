@@ -107,8 +107,8 @@ def test_replies_are_the_engines(client: Client, running: Running, params: Sampl
 
 
 def test_every_kind_of_source_reaches_the_server(client: Client) -> None:
-    picture = PILImage.open(DEMO / "chart.png")
-    sources = [DEMO / "chart.png", str(DEMO / "chart.png"), (DEMO / "chart.png").read_bytes(), picture]
+    image = PILImage.open(DEMO / "chart.png")
+    sources = [DEMO / "chart.png", str(DEMO / "chart.png"), (DEMO / "chart.png").read_bytes(), image]
     assert {client.ask("What is the value of Q3?", source).text for source in sources} == {client.chat(QUESTION).text}
 
 
@@ -153,7 +153,7 @@ def test_errors_are_of_the_engines_classes(client: Client, running: Running) -> 
         with pytest.raises(TooManyImagesError):
             model.chat([Message("user", (*[CHART] * 65, "?"))])
         with pytest.raises(ImageError):
-            model.ask("?", b"no picture")
+            model.ask("?", b"no image")
         with pytest.raises(UsageError) as wrong:
             model.chat([{"role": "robot", "content": "x"}])
         assert wrong.value.param == "messages.0.role"

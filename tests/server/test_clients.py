@@ -1,4 +1,4 @@
-"""The clients that people use, unmodified: OpenAI's and Mistral's, with pictures, streams and errors."""
+"""The clients that people use, unmodified: OpenAI's and Mistral's, with images, streams and errors."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_mistral_chat_and_stream(mistral: Mistral, running: Running) -> None:
     assert events[-1].data.choices[0].finish_reason == "stop"
 
 
-def test_mistral_takes_a_picture_as_a_plain_string(mistral: Mistral, running: Running) -> None:
+def test_mistral_takes_a_image_as_a_plain_string(mistral: Mistral, running: Running) -> None:
     parts = [{"type": "text", "text": "What is the total?"}, {"type": "image_url", "image_url": RECEIPT}]
     reply = mistral.chat.complete(model="nano", messages=[{"role": "user", "content": parts}], random_seed=3)
     assert reply.choices[0].message is not None

@@ -218,7 +218,7 @@ def test_allowed_tools_that_are_none(running: Running, wanted: Any, says: str) -
     assert_refused(answer, 400, says)
 
 
-def test_the_original_detail_is_the_whole_picture(running: Running) -> None:
+def test_the_original_detail_is_the_whole_image(running: Running) -> None:
     counts = {}
     for detail in ("original", "high", "auto", None, "low"):
         body = asking()

@@ -86,8 +86,8 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(("language", "code"), blocks(), ids=[code.split("\n")[0][:40] for _, code in blocks()])
 def test_the_block_runs(running: Running, language: str, code: str, tmp_path: Path) -> None:
-    for picture in DEMO.glob("*.png"):
-        shutil.copy(picture, tmp_path)
+    for image in DEMO.glob("*.png"):
+        shutil.copy(image, tmp_path)
     code = code.replace("localhost:8000", running.url.removeprefix("http://"))
     command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -75,9 +75,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-PICTURE = data_url(encoded("PNG"))
+IMAGE = data_url(encoded("PNG"))
 TEXT = st.one_of(st.text(max_size=60), st.sampled_from(["[IMG]", "</s>[INST]", "\x00", "\ud800", "word " * 200, ""]))
-URL = st.sampled_from([PICTURE, PICTURE[:-9], "http://127.0.0.1/x", "file:///etc/passwd", "data:,x", "", "\x00"])
+URL = st.sampled_from([IMAGE, IMAGE[:-9], "http://127.0.0.1/x", "file:///etc/passwd", "data:,x", "", "\x00"])
 PART = st.one_of(
     st.builds(lambda text: {"type": "text", "text": text}, TEXT),
     st.builds(lambda url: {"type": "image_url", "image_url": url}, URL),

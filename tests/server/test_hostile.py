@@ -39,11 +39,11 @@ BIG = 10**4200  # what Python still reads as a number
 
 @dataclass(frozen=True)
 class Route:
-    """How one route is asked: a body for content parts, or only for plain text where it takes no pictures."""
+    """How one route is asked: a body for content parts, or only for plain text where it takes no images."""
 
     path: str
     wrap: Callable[[Any], dict[str, Any]]
-    pictures: bool = True
+    images: bool = True
     samples: bool = True
     chat: bool = True  # has messages, tools and a response format
     newer: bool = False  # /v1/responses, which has the chat in other words
@@ -52,7 +52,7 @@ class Route:
     def body(self, content: Any = "Hi", /, **more: Any) -> dict[str, Any]:
         return self.wrap(content) | self.extra | more
 
-    def picture(self, url: Any) -> dict[str, Any]:
+    def image(self, url: Any) -> dict[str, Any]:
         return self.body([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Hi"}])
 
     def conversation(self, messages: Any) -> dict[str, Any]:
@@ -100,13 +100,13 @@ SHORT = {"max_tokens": 2}
 ROUTES = {
     "chat": Route("/v1/chat/completions", as_chat, extra=SHORT),
     "chat stream": Route("/v1/chat/completions", as_chat, extra=SHORT | {"stream": True}),
-    "completions": Route("/v1/completions", as_prompt, pictures=False, chat=False, extra=SHORT),
-    "completions stream": Route("/v1/completions", as_prompt, pictures=False, chat=False,
+    "completions": Route("/v1/completions", as_prompt, images=False, chat=False, extra=SHORT),
+    "completions stream": Route("/v1/completions", as_prompt, images=False, chat=False,
     extra=SHORT | {"stream": True}),
     "responses": Route("/v1/responses", as_input, newer=True, extra={"max_output_tokens": 2}),
     "responses stream": Route("/v1/responses", as_input, newer=True, extra={"max_output_tokens": 2, "stream": True}),
     "tokenize": Route("/tokenize", as_chat, samples=False),
-    "tokenize text": Route("/tokenize", as_prompt, pictures=False, samples=False, chat=False),
+    "tokenize text": Route("/tokenize", as_prompt, images=False, samples=False, chat=False),
 }  # fmt: skip
 PATHS = sorted({route.path for route in ROUTES.values()} | {"/detokenize"})
 
@@ -120,9 +120,9 @@ def routes(**wanted: bool) -> Any:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the server may read from, with ways out of it."""
-    folder = tmp_path_factory.mktemp("media") / "pictures"
+    folder = tmp_path_factory.mktemp("media") / "images"
     folder.mkdir()
-    beside = folder.with_name("pictures-of-others")
+    beside = folder.with_name("images-of-others")
     beside.mkdir()
     for place in (folder / "good.png", beside / "secret.png"):
         place.write_bytes((DEMO / "receipt.png").read_bytes())
@@ -207,7 +207,7 @@ def asker(server: Running) -> Iterator[Asker]:
         yield Asker(server, client)
 
 
-# Where pictures come from ---------------------------------------------------------------------
+# Where images come from ---------------------------------------------------------------------
 
 ADDRESSES = [
     "http://127.0.0.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://127.1/", "http://0/",
@@ -226,11 +226,11 @@ ADDRESSES = [
 ]  # fmt: skip
 
 
-@routes(pictures=True)
+@routes(images=True)
 def test_no_address_leads_inside(asker: Asker, route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled = forbid_dialling(monkeypatch, asker)
     for url in ADDRESSES:
-        message = asker.refused(route.path, route.picture(url), code="image_fetch_failed")
+        message = asker.refused(route.path, route.image(url), code="image_fetch_failed")
         for address in ("127.0.0.1", "169.254", "0.0.0.0"):
             assert address not in message or address in url, message
     assert not dialled
@@ -290,11 +290,11 @@ def internet(httpserver: HTTPServer, asker: Asker, monkeypatch: pytest.MonkeyPat
     httpserver.clear()
 
 
-@routes(pictures=True)
+@routes(images=True)
 def test_no_redirect_and_no_answer_leads_inside(
     asker: Asker, route: Route, internet: list[Any], httpserver: HTTPServer
 ) -> None:
-    picture = (DEMO / "receipt.png").read_bytes()
+    image = (DEMO / "receipt.png").read_bytes()
     targets = ["http://inside.example/", "http://127.0.0.1/", "//inside.example/x", "file:///etc/passwd",
                "http://[::1]/",
                "http://2130706433/", "gopher://inside.example/", "http://user:word@public.example/",
@@ -309,16 +309,16 @@ def test_no_redirect_and_no_answer_leads_inside(
     httpserver.expect_request("/").respond_with_response(
         Response(status=302, headers={"Location": "http://twice.example/"})
     )
-    httpserver.expect_request("/good").respond_with_data(picture)
+    httpserver.expect_request("/good").respond_with_data(image)
     for here["n"] in range(len(targets)):
-        message = asker.refused(route.path, route.picture("http://public.example/away"), code="image_fetch_failed")
+        message = asker.refused(route.path, route.image("http://public.example/away"), code="image_fetch_failed")
         assert INSIDE not in message
         assert PUBLIC not in message
     assert set(internet) == {PUBLIC}
-    assert asker.post(route.path, route.picture("http://public.example/good")).status_code == 200
+    assert asker.post(route.path, route.image("http://public.example/good")).status_code == 200
 
 
-@routes(pictures=True)
+@routes(images=True)
 def test_a_host_cannot_send_too_much_or_too_slowly(
     asker: Asker, route: Route, internet: list[Any], httpserver: HTTPServer
 ) -> None:
@@ -338,30 +338,30 @@ def test_a_host_cannot_send_too_much_or_too_slowly(
     httpserver.expect_request("/empty").respond_with_data(b"")
     httpserver.expect_request("/broken").respond_with_data(b"x", headers={"Content-Encoding": "gzip"})
     for page, says in (("drip", "longer than"), ("endless", "larger than"), ("bomb", "larger than"), ("short", ""),
-                       ("page", "not a picture"), ("empty", "empty"), ("broken", "empty")):  # fmt: skip
-        message = asker.refused(route.path, route.picture(f"http://public.example/{page}"))
+                       ("page", "not an image"), ("empty", "empty"), ("broken", "empty")):  # fmt: skip
+        message = asker.refused(route.path, route.image(f"http://public.example/{page}"))
         assert says in message
         assert "secret" not in message
 
 
-@routes(pictures=True)
+@routes(images=True)
 def test_files_are_read_from_their_folder_only(asker: Asker, route: Route, folder: Path) -> None:
-    beside = folder.with_name("pictures-of-others") / "secret.png"
-    for name in ("link.png", "loop.png", "zero.png", "pipe.png", "", "none.png", "../pictures-of-others/secret.png",
-                 "good.png/", "good.png\x00.jpg", "%2e%2e/pictures-of-others/secret.png", "x" * 5000):  # fmt: skip
+    beside = folder.with_name("images-of-others") / "secret.png"
+    for name in ("link.png", "loop.png", "zero.png", "pipe.png", "", "none.png", "../images-of-others/secret.png",
+                 "good.png/", "good.png\x00.jpg", "%2e%2e/images-of-others/secret.png", "x" * 5000):  # fmt: skip
         for url in (f"{folder}/{name}", f"file://{folder}/{name}"):
             if "\x00" in url or name != "good.png/":
-                asker.refused(route.path, route.picture(url), code="invalid_image")
+                asker.refused(route.path, route.image(url), code="invalid_image")
     for url in (str(beside), f"file://{beside}", "/etc/passwd", "file:///etc/passwd", "file:///dev/zero",
                 "/proc/self/environ",
                 "/dev/stdin", f"file://elsewhere{folder}/good.png", "good.png", ".", "~", "\\\\host\\share",
                 "C:\\x.png"):  # fmt: skip
-        asker.refused(route.path, route.picture(url), code="invalid_image")
-    for url in (f"{folder}/good.png", f"file://{folder}/good.png", f"{folder}/../pictures/good.png"):
-        assert asker.post(route.path, route.picture(url)).status_code == 200, url
+        asker.refused(route.path, route.image(url), code="invalid_image")
+    for url in (f"{folder}/good.png", f"file://{folder}/good.png", f"{folder}/../images/good.png"):
+        assert asker.post(route.path, route.image(url)).status_code == 200, url
 
 
-# What pictures are ----------------------------------------------------------------------------
+# What images are ----------------------------------------------------------------------------
 
 
 def encoded(kind: str, size: tuple[int, int] = (32, 32), **options: Any) -> bytes:
@@ -428,35 +428,35 @@ def data_url(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-@routes(pictures=True)
-def test_bombs_and_broken_pictures_are_refused(asker: Asker, route: Route) -> None:
+@routes(images=True)
+def test_bombs_and_broken_images_are_refused(asker: Asker, route: Route) -> None:
     for data in BOMBS.values():
-        asker.refused(route.path, route.picture(data_url(data)), code="invalid_image")
-    asker.refused(route.path, route.picture(data_url(bytes(1_200_000))), code="invalid_image")
+        asker.refused(route.path, route.image(data_url(data)), code="invalid_image")
+    asker.refused(route.path, route.image(data_url(bytes(1_200_000))), code="invalid_image")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_damaged_pictures_do_no_harm(asker: Asker, kind: str) -> None:
+def test_damaged_images_do_no_harm(asker: Asker, kind: str) -> None:
     """Through one route; that every byte may be damaged is shown beside the decoder."""
     data = encoded(kind, (24, 24))
     for position in range(0, len(data), max(1, len(data) // 20)):
         flipped = bytearray(data)
         flipped[position] ^= 1 << position % 8
         for broken in (bytes(flipped), data[:position]):
-            response = asker.post("/tokenize", ROUTES["tokenize"].picture(data_url(broken)))
+            response = asker.post("/tokenize", ROUTES["tokenize"].image(data_url(broken)))
             assert response.status_code in (200, 400), response.text[:300]
             if response.status_code == 400:
                 assert judged(response)["code"] == "invalid_image"
     asker._is_well()
 
 
-@routes(pictures=True)
-def test_odd_pictures_do_no_harm(asker: Asker, route: Route) -> None:
+@routes(images=True)
+def test_odd_images_do_no_harm(asker: Asker, route: Route) -> None:
     for data in ODD.values():
-        asker.survived(route.path, route.picture(data_url(data)))
+        asker.survived(route.path, route.image(data_url(data)))
 
 
-@routes(pictures=True)
+@routes(images=True)
 def test_data_urls_that_are_none(asker: Asker, route: Route) -> None:
     for url in ("data:", "data:,", "data:image/png", "data:image/png,plain", "data:image/png;base64",
                 "data:image/png;base64,",
@@ -467,11 +467,11 @@ def test_data_urls_that_are_none(asker: Asker, route: Route) -> None:
                 "data:" + "x" * 100_000 + ";base64,AAAA", "javascript:alert(1)", "ftp://example.com/a.png", "blob:x",
                 "s3://bucket/key", "gopher://x/", "jar:file:///x!/", "http:/\\127.0.0.1/", " ", "\n", "\u202e",
                 "x" * 1_000_000):  # fmt: skip
-        asker.refused(route.path, route.picture(url), code="invalid_image")
+        asker.refused(route.path, route.image(url), code="invalid_image")
 
 
-@routes(pictures=True)
-def test_too_many_pictures_anyhow_arranged(asker: Asker, route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+@routes(images=True)
+def test_too_many_images_anyhow_arranged(asker: Asker, route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled = forbid_dialling(monkeypatch, asker)
     part = {"type": "image_url", "image_url": "http://public.com/a.png"}
     asker.refused(route.path, route.body([part] * 9), code="too_many_images")

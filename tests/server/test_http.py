@@ -14,10 +14,10 @@ import pytest
 from tests.server.conftest import RECEIPT, Running, asking
 
 GENERATING = ("/v1/chat/completions", "/v1/completions")
-TAKING_PICTURES = ("/v1/chat/completions", "/tokenize")
+TAKING_IMAGES = ("/v1/chat/completions", "/tokenize")
 
 
-def picture(url: Any) -> dict[str, Any]:
+def image(url: Any) -> dict[str, Any]:
     part = {"type": "image_url", "image_url": {"url": url}}
     return {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "Hi"}]}]}
 
@@ -84,7 +84,7 @@ def test_nulls_are_fine_everywhere(running: Running, path: str) -> None:
     assert response.status_code == 200, response.text
 
 
-@pytest.mark.parametrize("path", TAKING_PICTURES)
+@pytest.mark.parametrize("path", TAKING_IMAGES)
 @pytest.mark.parametrize(
     ("url", "code"),
     [
@@ -97,21 +97,21 @@ def test_nulls_are_fine_everywhere(running: Running, path: str) -> None:
         ("http://localhost:22/", "image_fetch_failed"), ("", None), (5, None), (None, None), ({"a": 1}, None),
     ],
 )  # fmt: skip
-def test_a_hostile_picture_is_refused(running: Running, path: str, url: Any, code: str | None) -> None:
-    response = running.post(path, picture(url))
+def test_a_hostile_image_is_refused(running: Running, path: str, url: Any, code: str | None) -> None:
+    response = running.post(path, image(url))
     assert_refused(response, 400)
     assert response.json()["error"]["code"] == code
     assert "169.254.169.254" not in response.text or "169.254" in str(url)
 
 
-@pytest.mark.parametrize("path", TAKING_PICTURES)
-def test_too_many_pictures_are_refused_before_they_are_read(running: Running, path: str) -> None:
+@pytest.mark.parametrize("path", TAKING_IMAGES)
+def test_too_many_images_are_refused_before_they_are_read(running: Running, path: str) -> None:
     response = running.post(path, asking("Hi", *["http://127.0.0.1/never"] * 9))
-    assert_refused(response, 400, "9 pictures", "8")
+    assert_refused(response, 400, "9 images", "8")
     assert response.json()["error"]["code"] == "too_many_images"
 
 
-@pytest.mark.parametrize("path", TAKING_PICTURES)
+@pytest.mark.parametrize("path", TAKING_IMAGES)
 @pytest.mark.parametrize(
     "messages",
     [
@@ -170,7 +170,7 @@ def test_metrics_have_both_names(running: Running) -> None:
         assert f"vllm:{name}" in text
 
 
-def test_the_prefix_of_a_picture_is_computed_once(running: Running) -> None:
+def test_the_prefix_of_a_image_is_computed_once(running: Running) -> None:
     asked = [running.post("/v1/chat/completions", asking(f"What is the total? {n}", max_tokens=2)) for n in range(3)]
     cached = [reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for reply in asked]
     assert cached[1] > 150

@@ -248,7 +248,7 @@ def test_the_counts_add_up(logged: Running) -> None:
         )
 
     before = samples(logged)
-    # Salts share nothing, neither keys and values nor pictures' embeddings.
+    # Salts share nothing, neither keys and values nor images' embeddings.
     for salt in ("one", "two", "three"):
         body = asking("Read.", max_tokens=5, ignore_eos=True, cache_salt=salt)
         assert logged.post("/v1/chat/completions", body).status_code == 200

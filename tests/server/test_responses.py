@@ -32,8 +32,8 @@ def client(running: Running) -> openai.OpenAI:
 
 
 def about(text: str = QUESTION) -> Any:
-    picture = {"type": "input_image", "image_url": RECEIPT, "detail": "auto"}
-    return [{"role": "user", "content": [picture, {"type": "input_text", "text": text}]}]
+    image = {"type": "input_image", "image_url": RECEIPT, "detail": "auto"}
+    return [{"role": "user", "content": [image, {"type": "input_text", "text": text}]}]
 
 
 def test_a_reply_is_that_of_chat(client: openai.OpenAI, running: Running) -> None:
@@ -144,7 +144,7 @@ SILENT = {"type": "reasoning", "summary": []}
         ([USER, CALL, RESULT, OTHER_RESULT], "input.3", "input.3 (tool) is one result too many: input.1 makes 1"),
         ([USER, SILENT, RESULT], "input.2", "input.2 (tool) answers no call"),
         ([USER, CALL, SAYS | {"role": "system"}], "input.1", "the conversation ends before"),
-        ([SAYS | {"content": [{"type": "input_image", "image_url": RECEIPT}]}], "input.0", "holds a picture"),
+        ([SAYS | {"content": [{"type": "input_image", "image_url": RECEIPT}]}], "input.0", "holds an image"),
         ([SILENT], "input", "the conversation has no message"),
         ([USER, SAYS | {"role": "robot"}], "input.1.role", "input.1.role must be"),
         ([USER, SAYS | {"content": [{"type": "audio"}]}], "input.1.content.0", "input.1.content.0 is a part"),
@@ -166,8 +166,8 @@ def test_what_is_refused_is_named_as_it_was_sent(
 
 
 def test_items_of_one_turn_are_one_turn(running: Running) -> None:
-    picture = about()
-    history = [*picture, SAYS, CALL, OTHER, RESULT, OTHER_RESULT]
+    image = about()
+    history = [*image, SAYS, CALL, OTHER, RESULT, OTHER_RESULT]
     answer = running.post("/v1/responses", {"input": history, "max_output_tokens": 2})
     calls = [{"id": name, "function": {"name": which, "arguments": "{}"}} for name, which in (("c1", "f"), ("c2", "g"))]
     turns = [

@@ -97,7 +97,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["8", "image=8", '{"image": 8}', '{"image": {"count": 8}}', "image=8,video=0", 8])
-def test_the_picture_limit_is_taken_as_vllm_writes_it(value: str) -> None:
+def test_the_image_limit_is_taken_as_vllm_writes_it(value: str) -> None:
     assert resolve_settings({"limit_mm_per_prompt": value}, {})[0].limit_mm_per_prompt == 8
 
 
@@ -191,13 +191,13 @@ def test_every_setting_of_the_model_goes_to_where_it_is_used(monkeypatch: pytest
         run, "LLM", lambda source, *, limits, **options: told.update(source=source, limits=limits, **options)
     )
     named = {"dtype": "float32", "device": "cpu", "mmproj": tmp_path, "tensor_parallel_size": 2}
-    pictures = {"max_image_pixels": 5, "max_image_bytes": 6, "fetch_timeout_s": 7.0, "allow_private_addresses": True}
-    pictures |= {"allowed_media_domains": ("a.org",), "allowed_local_media_path": tmp_path, "image_proxy": "http://p:1"}
+    images = {"max_image_pixels": 5, "max_image_bytes": 6, "fetch_timeout_s": 7.0, "allow_private_addresses": True}
+    images |= {"allowed_media_domains": ("a.org",), "allowed_local_media_path": tmp_path, "image_proxy": "http://p:1"}
     engine = {"max_model_len": 1, "max_num_seqs": 2, "max_num_batched_tokens": 3, "kv_cache_bytes": 4, "block_size": 16}
     engine |= {"image_cache_bytes": 5, "kv_cache_dtype": "int8", "gpu_memory_utilization": 0.5, "seed": 6}
     engine |= {"num_speculative_tokens": 7, "prompt_lookup_min": 8, "prompt_lookup_max": 9, "limit_mm_per_prompt": 10}
     engine |= {"max_num_queued_reqs": 11, "enable_prefix_caching": False, "enforce_eager": True}
-    open_model(Settings(**named, **pictures, **engine))
+    open_model(Settings(**named, **images, **engine))
     assert told.pop("source") == ModelSource(name="nano", **named)
     assert told.pop("limits") == ImageLimits(
         max_pixels=5, max_bytes=6, fetch_timeout_s=7.0, allow_private_addresses=True, domains=("a.org",),

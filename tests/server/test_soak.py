@@ -73,8 +73,8 @@ def running() -> Iterator[Running]:
     running.stop()
 
 
-def pictures() -> list[str]:
-    """Data URLs of small noisy pictures of many shapes."""
+def images() -> list[str]:
+    """Data URLs of small noisy images of many shapes."""
     made = []
     for number in range(24):
         file = io.BytesIO()
@@ -90,7 +90,7 @@ class Traffic:
     def __init__(self, url: str, seed: int) -> None:
         self.url = url
         self.draw = random.Random(seed)
-        self.pictures = pictures()
+        self.images = images()
         self.ends: Counter[str] = Counter()
 
     def request(self) -> tuple[str, Any]:
@@ -99,11 +99,9 @@ class Traffic:
         text = draw.choice(["Hi", "What is the total?", "Read the text. " * 5, f"number {draw.random()}"])
         chat: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "max_tokens": draw.randint(1, 24)}
         chat |= {"stream": draw.random() < 0.4, "temperature": draw.choice([0, 1.0]), "ignore_eos": draw.random() < 0.3}
-        kind = draw.choices(["text", "picture", "several", "grammar", "tools", "plain", "bad"], [4, 4, 1, 1, 1, 2, 3])[
-            0
-        ]
-        if kind in ("picture", "bad"):
-            url = draw.choice(self.pictures)
+        kind = draw.choices(["text", "image", "several", "grammar", "tools", "plain", "bad"], [4, 4, 1, 1, 1, 2, 3])[0]
+        if kind in ("image", "bad"):
+            url = draw.choice(self.images)
             chat["messages"][0]["content"] = [{"type": "image_url", "image_url": url}, {"type": "text", "text": text}]
         if kind == "several":
             chat |= {"n": draw.randint(2, 4), "logprobs": True, "top_logprobs": 3, "temperature": 1.0}
@@ -120,12 +118,12 @@ class Traffic:
         return "/v1/chat/completions", chat
 
     def bad(self, chat: dict[str, Any]) -> Any:
-        picture = chat["messages"][0]["content"][0]
+        image = chat["messages"][0]["content"][0]
         wrong = self.draw.randint(0, 5)
         if wrong == 0:
-            picture["image_url"] = picture["image_url"][: len(picture["image_url"]) // 2 // 4 * 4]
+            image["image_url"] = image["image_url"][: len(image["image_url"]) // 2 // 4 * 4]
         elif wrong == 1:
-            picture["image_url"] = "http://127.0.0.1/secret.png"
+            image["image_url"] = "http://127.0.0.1/secret.png"
         elif wrong == 2:
             chat["temperature"] = "hot"
         elif wrong == 3:

@@ -163,7 +163,7 @@ def test_a_choice_of_none_leaves_text(running: Running) -> None:
 
 
 def test_a_result_goes_back_under_a_foreign_id(running: Running) -> None:
-    """The picture is still in the context, and the id of another server is taken."""
+    """The image is still in the context, and the id of another server is taken."""
     call = {"id": "call_" + "a" * 24, "type": "function", "function": {"name": "today", "arguments": "{}"}}
     first = asking()["messages"]
     more = [
@@ -283,7 +283,7 @@ def call_of(call_id: str, name: str = "today") -> dict[str, Any]:
 def test_histories_of_agents_are_taken(running: Running) -> None:
     first = asking()["messages"]
     result = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "ok"}]}
-    picture = first[0]["content"][0]
+    image = first[0]["content"][0]
     for more in (
         [{"role": "assistant", "content": ""}, {"role": "user", "content": "B"}],
         [{"role": "assistant"}, {"role": "user", "content": "B"}],
@@ -294,11 +294,11 @@ def test_histories_of_agents_are_taken(running: Running) -> None:
             {"role": "developer", "content": "C"},
             {"role": "user", "content": "D"},
         ],
-        [{"role": "assistant", "tool_calls": [call_of("c1")]}, result | {"content": [picture]}],
+        [{"role": "assistant", "tool_calls": [call_of("c1")]}, result | {"content": [image]}],
     ):
         answer = running.post("/v1/chat/completions", {"messages": first + more, "max_tokens": 2})
         assert answer.status_code == 200, answer.text
-        images = 1 + (more[-1]["content"] == [picture])
+        images = 1 + (more[-1]["content"] == [image])
         assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 210 * images
 
 

@@ -58,18 +58,18 @@ def page(open_page: Callable[..., Any]) -> Any:
     return page
 
 
-def picture(width: int = 1920, height: int = 1080, name: str = "chart.png", **options: Any) -> dict[str, Any]:
+def image(width: int = 1920, height: int = 1080, name: str = "chart.png", **options: Any) -> dict[str, Any]:
     """A file as Playwright's choosers take it."""
     data = io.BytesIO()
     Image.new("RGB", (width, height), "steelblue").save(data, Path(name).suffix[1:].replace("jpg", "jpeg"), **options)
     return {"name": name, "mimeType": "image/" + Path(name).suffix[1:], "buffer": data.getvalue()}
 
 
-# ---- pictures
+# ---- images
 
 
-def test_uploaded_pictures_show_their_cost_and_can_be_removed(page: Any) -> None:
-    page.locator("#files").set_input_files([picture(), picture(208, 230, "receipt.png")])
+def test_uploaded_images_show_their_cost_and_can_be_removed(page: Any) -> None:
+    page.locator("#files").set_input_files([image(), image(208, 230, "receipt.png")])
     expect(page.locator("#pending .cost")).to_have_text(["2,340 tokens", "210 tokens"])
     expect(page.locator("#budget")).to_have_text("2,550 of 131,072 tokens used")
     page.get_by_role("button", name="Remove chart.png").click()
@@ -82,7 +82,7 @@ def test_the_grid_is_the_models_own(page: Any) -> None:
     sizes = [(1, 1), (1, 9000), (9000, 1), (1025, 1024), (2048, 1025), (1040, 8), (16, 16), (17, 16), (4096, 2050)]
     sizes += [(generator.randint(1, 6000), generator.randint(1, 6000)) for _ in range(2000)]
     script = """async ([sizes, config]) => {
-        const { gridOf } = await import("/web/pictures.js");
+        const { gridOf } = await import("/web/images.js");
         return sizes.map(([width, height]) => gridOf(width, height, config)).map(({rows, columns}) => [rows, columns]);
     }"""
     config = {"image_size": 1024, "patch_size": 16, "spatial_merge_size": 1}
@@ -91,7 +91,7 @@ def test_the_grid_is_the_models_own(page: Any) -> None:
 
 
 def test_the_patch_grid_is_drawn_on_demand(page: Any) -> None:
-    page.locator("#files").set_input_files(picture())
+    page.locator("#files").set_input_files(image())
     page.get_by_role("button", name="show with its patch grid").click()
     facts = "1,920 × 1,080 pixels, read as 1,024 × 576, scaled down: 36 rows × (64 patches + 1) = 2,340 tokens."
     expect(page.locator("#viewer-facts")).to_have_text(facts)
@@ -106,12 +106,12 @@ def test_the_patch_grid_is_drawn_on_demand(page: Any) -> None:
 def test_a_photograph_is_shown_upright(page: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: 300 x 100 is meant as 100 x 300
-    page.locator("#camera").set_input_files(picture(300, 100, "photo.jpg", exif=exif))
+    page.locator("#camera").set_input_files(image(300, 100, "photo.jpg", exif=exif))
     expect(page.locator("#pending .cost")).to_have_text(f"{19 * (7 + 1)} tokens")
 
 
 @pytest.mark.parametrize("event", ["paste", "drop"])
-def test_pasted_and_dropped_pictures_are_taken(page: Any, event: str) -> None:
+def test_pasted_and_dropped_images_are_taken(page: Any, event: str) -> None:
     script = """([event, data]) => {
         const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
         const files = new DataTransfer();
@@ -120,24 +120,24 @@ def test_pasted_and_dropped_pictures_are_taken(page: Any, event: str) -> None:
         const made = event === "paste" ? new ClipboardEvent(event, options) : new DragEvent(event, options);
         document.querySelector("#question").dispatchEvent(made);
     }"""
-    page.evaluate(script, [event, base64.b64encode(picture(64, 32)["buffer"]).decode()])
+    page.evaluate(script, [event, base64.b64encode(image(64, 32)["buffer"]).decode()])
     expect(page.locator("#pending .cost")).to_have_text("10 tokens")
 
 
-def test_what_is_no_picture_or_too_much_is_refused_by_name(page: Any, server: StandIn) -> None:
+def test_what_is_no_image_or_too_much_is_refused_by_name(page: Any, server: StandIn) -> None:
     page.locator("#files").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"})
-    expect(page.locator("#problem")).to_contain_text("notes.txt is not a picture")
-    page.locator("#files").set_input_files([picture(16, 16, f"{number}.png") for number in range(9)])
-    expect(page.locator("#problem")).to_contain_text("8 pictures")
-    expect(page.locator("#pending .picture")).to_have_count(8)
+    expect(page.locator("#problem")).to_contain_text("notes.txt is not an image")
+    page.locator("#files").set_input_files([image(16, 16, f"{number}.png") for number in range(9)])
+    expect(page.locator("#problem")).to_contain_text("8 images")
+    expect(page.locator("#pending .image")).to_have_count(8)
     server.config["max_image_bytes"] = 60
     page.reload()
-    page.locator("#files").set_input_files(picture(64, 64, "heavy.png"))
+    page.locator("#files").set_input_files(image(64, 64, "heavy.png"))
     expect(page.locator("#problem")).to_contain_text("heavy.png has")
 
 
-def test_pictures_that_the_browser_cannot_show_are_sent_all_the_same(page: Any, server: StandIn) -> None:
-    page.locator("#files").set_input_files(picture(64, 64, "scan.tiff"))
+def test_images_that_the_browser_cannot_show_are_sent_all_the_same(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(image(64, 64, "scan.tiff"))
     expect(page.locator("#pending .cost")).to_have_text("not shown here")
     ask(page, "What is this?")
     answer(page)
@@ -148,7 +148,7 @@ def test_pictures_that_the_browser_cannot_show_are_sent_all_the_same(page: Any, 
 
 
 def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) -> None:
-    chart = picture()
+    chart = image()
     page.locator("#files").set_input_files(chart)
     ask(page, "paused total?")
     expect(page.locator(".answer .body")).to_have_text("The total is")
@@ -160,7 +160,7 @@ def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) 
     expect(facts.locator("summary")).to_have_text(re.compile(r"^15 tokens, \d+\.\d s$"))
     expect(facts.locator("li").first).to_be_hidden()
     facts.locator("summary").click()
-    read = ["Read 4,180 tokens: 4,160 of pictures, 20 of text", "16 of them were in the cache"]
+    read = ["Read 4,180 tokens: 4,160 of images, 20 of text", "16 of them were in the cache"]
     timed = [re.compile(r"^First word after \d+\.\d\d s$"), re.compile(r"^then \d+\.\d tokens a second$")]
     expect(facts.locator("li")).to_have_text([*read, *timed])
     expect(page.locator("#budget")).to_have_text("4,195 of 131,072 tokens used")
@@ -174,8 +174,8 @@ def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) 
     ]  # fmt: skip
 
 
-def test_a_question_waits_for_pictures_that_are_being_read(page: Any, server: StandIn) -> None:
-    """Enter pressed at once must neither lose the picture nor, if it is none, send the question without it."""
+def test_a_question_waits_for_images_that_are_being_read(page: Any, server: StandIn) -> None:
+    """Enter pressed at once must neither lose the image nor, if it is none, send the question without it."""
     page.evaluate("""() => {
         const read = createImageBitmap;
         window.createImageBitmap = async (file) => {
@@ -183,20 +183,20 @@ def test_a_question_waits_for_pictures_that_are_being_read(page: Any, server: St
             return read(file);
         };
     }""")
-    broken = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    broken = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not an image"}
     page.locator("#files").set_input_files(broken)
     ask(page, "Broken?")
     expect(page.locator("#problem")).to_contain_text("notes.png")
     expect(page.locator("#question")).to_have_value("Broken?")
-    page.locator("#files").set_input_files(picture(32, 32))
+    page.locator("#files").set_input_files(image(32, 32))
     ask(page, "First?")
     answer(page)
     (request,) = server.requests
     assert [part["type"] for part in request["messages"][0]["content"]] == ["image_url", "text"]
 
 
-def test_pictures_stay_in_the_conversation_until_a_new_one(page: Any, server: StandIn) -> None:
-    page.locator("#files").set_input_files(picture(32, 32))
+def test_images_stay_in_the_conversation_until_a_new_one(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(image(32, 32))
     ask(page, "First?")
     answer(page)
     ask(page, "Second?")
@@ -241,12 +241,12 @@ def test_stopping_keeps_what_was_written_and_leaves_the_server(page: Any, server
 
 
 def test_stopping_before_the_first_word_gives_the_question_back(page: Any) -> None:
-    page.locator("#files").set_input_files(picture(32, 32))
+    page.locator("#files").set_input_files(image(32, 32))
     ask(page, "silent please")
     expect(page.locator(".waiting")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_label("Your question")).to_have_value("silent please")
-    expect(page.locator("#pending .picture")).to_have_count(1)
+    expect(page.locator("#pending .image")).to_have_count(1)
     expect(page.locator(".exchange")).to_have_count(0)
 
 
@@ -257,16 +257,16 @@ def test_stopping_before_the_first_word_gives_the_question_back(page: Any) -> No
     ("word", "sentence"),
     [
         ("busy", "The server is busy. Too many requests are waiting. Try again in 7 s."),
-        ("large", "is too large for this server; remove a picture or send a smaller one. The limit is 64 MB."),
+        ("large", "is too large for this server; remove an image or send a smaller one. The limit is 64 MB."),
         ("failing", "The engine has stopped."),
     ],
 )
 def test_a_refused_question_says_why_and_goes_back_into_the_field(page: Any, word: str, sentence: str) -> None:
-    page.locator("#files").set_input_files(picture(32, 32))
+    page.locator("#files").set_input_files(image(32, 32))
     ask(page, f"{word} question")
     expect(page.locator("#problem")).to_contain_text(sentence)
     expect(page.get_by_label("Your question")).to_have_value(f"{word} question")
-    expect(page.locator("#pending .picture")).to_have_count(1)
+    expect(page.locator("#pending .image")).to_have_count(1)
     ask(page, "again")
     answer(page)
     expect(page.locator("#problem")).to_be_empty()
@@ -402,7 +402,7 @@ def test_hostile_markdown_stays_text(page: Any, server: StandIn) -> None:
     expect(body.locator("h3")).to_have_text("Hello <script>window.hit = 1</script>")
     expect(body).to_contain_text('<img src=x onerror="window.hit = 2"> <b>bold?</b>')
     expect(body).to_contain_text("one (javascript:window.hit=3)")
-    expect(body).to_contain_text("[picture, not loaded: secret, https://elsewhere.example/leak?q=secret]")
+    expect(body).to_contain_text("[image, not loaded: secret, https://elsewhere.example/leak?q=secret]")
     links = body.locator("a").evaluate_all("all => all.map((one) => [one.getAttribute('href'), one.rel])")
     safe = ["https://safe.example/a?b=c", "mailto:someone@safe.example", "https://bare.example/path"]
     assert links == [[address, "noopener noreferrer"] for address in safe]
@@ -577,8 +577,8 @@ def wait_until_kept(page: Any, words: str) -> None:
     raise AssertionError(f"no conversation with {words!r} is kept")
 
 
-def test_a_conversation_with_its_picture_outlives_a_reload(page: Any, server: StandIn) -> None:
-    page.locator("#files").set_input_files(picture(208, 230, "receipt.png"))
+def test_a_conversation_with_its_image_outlives_a_reload(page: Any, server: StandIn) -> None:
+    page.locator("#files").set_input_files(image(208, 230, "receipt.png"))
     ask(page, "First?")
     answer(page)
     expect(page.locator(".question .thumbnail")).to_have_count(1)
@@ -593,10 +593,10 @@ def test_a_conversation_with_its_picture_outlives_a_reload(page: Any, server: St
     expect(page.locator(".answer")).to_have_count(2)
     answer(page)
     assert questions(server)[1] == ["First?", "Second?"]
-    pictures = [
+    images = [
         [part for part in request["messages"][0]["content"] if "image_url" in part] for request in server.requests
     ]
-    assert pictures[0] == pictures[1]
+    assert images[0] == images[1]
 
 
 def test_conversations_are_found_renamed_opened_and_deleted(page: Any, server: StandIn) -> None:
@@ -687,7 +687,7 @@ def test_an_answer_is_generated_again_in_its_place(page: Any, server: StandIn) -
 
 @pytest.mark.parametrize("kind", ["Markdown", "JSON"])
 def test_a_conversation_is_exported(page: Any, server: StandIn, kind: str) -> None:
-    page.locator("#files").set_input_files(picture(32, 32))
+    page.locator("#files").set_input_files(image(32, 32))
     ask(page, "Total?")
     answer(page)
     page.get_by_role("button", name="History").click()
@@ -701,7 +701,7 @@ def test_a_conversation_is_exported(page: Any, server: StandIn, kind: str) -> No
         assert json.loads(text)["messages"] == [*server.requests[0]["messages"], reply]
     else:
         assert download.value.suggested_filename == "Total.md"
-        asked = "## Question\n\n*Picture: chart.png*\n\nTotal?\n\n## Answer\n\nThe total is **15.00** €.\n"
+        asked = "## Question\n\n*Image: chart.png*\n\nTotal?\n\n## Answer\n\nThe total is **15.00** €.\n"
         assert text == f"# Total?\n\nAnswers by pixtral.\n\n{asked}"
 
 
@@ -723,7 +723,7 @@ def test_settings_outlive_a_reload_and_can_be_reset(page: Any) -> None:
 # ---- for a beginner
 
 
-def test_the_demo_model_says_what_it_is_and_offers_pictures(open_page: Callable[..., Any], server: StandIn) -> None:
+def test_the_demo_model_says_what_it_is_and_offers_images(open_page: Callable[..., Any], server: StandIn) -> None:
     server.config["bundled"] = True
     page = open_page()
     sentence = "nano is a 5M-parameter demo model: it reads charts, simple receipts and short printed text."
@@ -738,7 +738,7 @@ def test_the_demo_model_says_what_it_is_and_offers_pictures(open_page: Callable[
     assert text["text"] == "Which bar is highest?"
     page.get_by_role("button", name="New conversation").click()
     ask(page, "Hello?")
-    expect(answer(page).locator(".foot .note")).to_contain_text("questions about pictures only")
+    expect(answer(page).locator(".foot .note")).to_contain_text("questions about images only")
 
 
 def test_another_model_is_not_called_a_demo(page: Any) -> None:
@@ -750,8 +750,8 @@ def test_another_model_is_not_called_a_demo(page: Any) -> None:
 def test_a_large_photograph_is_scaled_down_by_the_page(page: Any, server: StandIn) -> None:
     server.config["max_image_pixels"] = 6_000_000
     page.reload()
-    page.locator("#files").set_input_files(picture(4000, 2000, "photo.png"))
-    words = "The picture photo.png is 8 megapixels: it was scaled down to 2,048 × 1,024"
+    page.locator("#files").set_input_files(image(4000, 2000, "photo.png"))
+    words = "The image photo.png is 8 megapixels: it was scaled down to 2,048 × 1,024"
     expect(page.locator("#notice")).to_contain_text(words)
     expect(page.locator("#pending .cost")).to_have_text(f"{32 * (64 + 1):,} tokens")
     ask(page, "What is it?")
@@ -800,8 +800,8 @@ def test_a_phone_needs_no_sideways_scrolling(open_page: Callable[..., Any], serv
     fits = "document.documentElement.scrollWidth <= innerWidth && main.scrollWidth <= main.clientWidth"
     assert page.evaluate(fits)
     expect(page.get_by_role("button", name="Camera")).to_be_visible()
-    page.locator("#files").set_input_files([picture(64, 64, f"{number}.png") for number in range(6)])
-    expect(page.locator("#pending .picture")).to_have_count(6)
+    page.locator("#files").set_input_files([image(64, 64, f"{number}.png") for number in range(6)])
+    expect(page.locator("#pending .image")).to_have_count(6)
     assert page.evaluate(fits)
     ask(page, "wide answer")
     answer(page)

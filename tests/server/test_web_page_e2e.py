@@ -1,4 +1,4 @@
-"""The web page in headless Chromium against the real server with nano: a picture, a question, an answer.
+"""The web page in headless Chromium against the real server with nano: an image, a question, an answer.
 
 The page's corners are tried against a stand-in in `test_web_page.py`; here is what only both ends together show.
 """
@@ -71,21 +71,21 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_picture_is_asked_about_and_answered(page: Any, running: Running) -> None:
+def test_a_image_is_asked_about_and_answered(page: Any, running: Running) -> None:
     page.locator("#files").set_input_files(DEMO / "receipt.png")
     expect(page.locator("#pending .cost")).to_have_text("210 tokens")
     ask(page, "What is the total?")
     body = answer(page, PATIENCE_S).locator(".body")
     expect(body).to_have_text(running.llm.chat(asking()["messages"]).text)
     facts = answer(page).locator(".facts")
-    expect(facts).to_contain_text(re.compile(r"Read \d+ tokens: 210 of pictures"))
+    expect(facts).to_contain_text(re.compile(r"Read \d+ tokens: 210 of images"))
     answer(page).get_by_role("button", name="How sure?").click()
     tokens = page.locator(".tokens .token").all_text_contents()
     assert "".join(tokens) == running.llm.chat(asking()["messages"]).text
     ask(page, "Who is the vendor?")
     expect(page.locator(".answer")).to_have_count(2)
-    expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("210 of pictures")
-    # The conversation and its picture are what the server still has from the first question.
+    expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("210 of images")
+    # The conversation and its image are what the server still has from the first question.
     cached = re.search(r"(\d+) of them were in the cache", facts.last.text_content())
     assert cached is not None
     assert int(cached[1]) > 210
@@ -127,13 +127,13 @@ def test_a_schema_that_the_server_refuses_is_explained(page: Any, schema: dict[s
     expect(page.get_by_label("Your question")).to_have_value("What is the total?")
 
 
-def test_a_broken_picture_is_explained_and_can_be_taken_back(page: Any, running: Running) -> None:
+def test_a_broken_image_is_explained_and_can_be_taken_back(page: Any, running: Running) -> None:
     half = (DEMO / "receipt.png").read_bytes()[:700]
     page.locator("#files").set_input_files({"name": "half.png", "mimeType": "image/png", "buffer": half})
-    expect(page.locator("#problem")).to_contain_text("half.png is not a picture that can be read")
+    expect(page.locator("#problem")).to_contain_text("half.png is not an image that can be read")
     # Of a kind that browsers do not show, only the server can tell.
     page.locator("#files").set_input_files({"name": "half.tiff", "mimeType": "image/tiff", "buffer": half})
-    expect(page.locator("#pending .picture")).to_have_count(1)
+    expect(page.locator("#pending .image")).to_have_count(1)
     ask(page, "What is the total?")
     expect(page.locator("#problem")).to_contain_text("damaged or cut short", timeout=PATIENCE_S * 1000)
     expect(page.get_by_label("Your question")).to_have_value("What is the total?")

@@ -327,8 +327,8 @@ def test_half_a_request_does_not_hold_the_end(part: bytes) -> None:
 # Tenants --------------------------------------------------------------------------------------
 
 
-def cached(running: Running, key: str, picture: str, **more: Any) -> int:
-    body = asking("What is the total?", picture, max_tokens=2, **more)
+def cached(running: Running, key: str, image: str, **more: Any) -> int:
+    body = asking("What is the total?", image, max_tokens=2, **more)
     reply = running.post("/v1/chat/completions", body, headers={"authorization": f"Bearer {key}"})
     return int(reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
 
@@ -342,7 +342,7 @@ def test_no_key_learns_what_another_asked(crossed: Running) -> None:
     assert cached(crossed, "one", RECEIPT) > 150  # one's own
     before = hits(crossed)
     assert cached(crossed, "two", RECEIPT) == 0
-    assert hits(crossed) == before  # nor was the picture's embedding another's
+    assert hits(crossed) == before  # nor was the image's embedding another's
     assert cached(crossed, "two", RECEIPT) > 150
     assert cached(crossed, "one", RECEIPT, cache_salt="a") == 0
     assert cached(crossed, "two", RECEIPT, cache_salt="a") == 0

@@ -20,7 +20,7 @@ from tessera.weights.convert import convert
 from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, edit_json, same_bits, write_mistral_folder, write_tokenizer
 
-GRIDS = ((4, 2), (2, 3))  # of tokens; two pictures of different shapes
+GRIDS = ((4, 2), (2, 3))  # of tokens; two images of different shapes
 
 
 def oracle_class(kind: str) -> Any:
@@ -77,7 +77,7 @@ def oracle_model(config: ModelConfig, kind: str) -> Any:
 
 
 def example(config: ModelConfig) -> tuple[Tensor, list[Tensor]]:
-    """Ids of a prompt with two pictures, and the pictures."""
+    """Ids of a prompt with two images, and the images."""
     vision = config.vision_encoder
     ids = [1, 3]
     for rows, columns in GRIDS:
@@ -86,24 +86,24 @@ def example(config: ModelConfig) -> tuple[Tensor, list[Tensor]]:
         ids[-1] = vision.image_end_token_id
     side = vision.token_size
     generator = torch.Generator().manual_seed(2)
-    pictures = [torch.randn(3, rows * side, columns * side, generator=generator) for rows, columns in GRIDS]
-    return torch.tensor([*ids, 1100, 1101, 1102, 4]), pictures
+    images = [torch.randn(3, rows * side, columns * side, generator=generator) for rows, columns in GRIDS]
+    return torch.tensor([*ids, 1100, 1101, 1102, 4]), images
 
 
 @torch.inference_mode()
-def oracle_logits(model: Any, ids_T: Tensor, pictures: list[Tensor]) -> Tensor:
-    sizes = [picture.shape[1:] for picture in pictures]
+def oracle_logits(model: Any, ids_T: Tensor, images: list[Tensor]) -> Tensor:
+    sizes = [image.shape[1:] for image in images]
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    pixels = torch.zeros(len(pictures), 3, height, width)
-    for place, picture in zip(pixels, pictures, strict=True):
-        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    pixels = torch.zeros(len(images), 3, height, width)
+    for place, image in zip(pixels, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
     out: Tensor = model(input_ids=ids_T[None], pixel_values=pixels, image_sizes=torch.tensor(sizes)).logits[0]
     return out
 
 
 @torch.inference_mode()
-def our_logits(model: Pixtral, ids_T: Tensor, pictures: list[Tensor]) -> Tensor:
-    embeddings = model.encode_images(pictures)
+def our_logits(model: Pixtral, ids_T: Tensor, images: list[Tensor]) -> Tensor:
+    embeddings = model.encode_images(images)
     return model.logits(model(model.embed(ids_T, embeddings), DensePlan([len(ids_T)])))
 
 
@@ -118,8 +118,8 @@ def test_transformers_loads_what_we_write(kind: str, max_shard_bytes: int, tmp_p
     assert model.dtype == torch.float32
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e9
     ours = load_model(tmp_path / "a", device="cpu").model
-    ids_T, pictures = example(CONFIGS[kind])
-    theirs_TV, ours_TV = oracle_logits(model, ids_T, pictures), our_logits(ours, ids_T, pictures)
+    ids_T, images = example(CONFIGS[kind])
+    theirs_TV, ours_TV = oracle_logits(model, ids_T, images), our_logits(ours, ids_T, images)
     torch.testing.assert_close(ours_TV, theirs_TV, atol=1e-5, rtol=1e-5)  # float32, other order of sums
     assert theirs_TV.std() > 0.05  # the logits say something
 
@@ -133,9 +133,9 @@ def test_we_load_what_transformers_saves(kind: str, max_shard_size: str, tmp_pat
     assert ((tmp_path / "hf" / "model.safetensors.index.json").exists()) == (max_shard_size == "150KB")
     loaded = load_model(tmp_path / "hf", device="cpu")
     assert loaded.config == CONFIGS[kind]
-    ids_T, pictures = example(CONFIGS[kind])
+    ids_T, images = example(CONFIGS[kind])
     torch.testing.assert_close(
-        our_logits(loaded.model, ids_T, pictures), oracle_logits(theirs, ids_T, pictures), atol=1e-5, rtol=1e-5
+        our_logits(loaded.model, ids_T, images), oracle_logits(theirs, ids_T, images), atol=1e-5, rtol=1e-5
     )
 
 
@@ -175,8 +175,8 @@ def test_early_uploads_load(tmp_path: Path) -> None:
     theirs = oracle_model(CONFIGS["llava"], "llava")
     theirs.save_pretrained(tmp_path / "hf")
     write_tokenizer(tmp_path / "hf" / "tekken.json")
-    ids_T, pictures = example(CONFIGS["llava"])
-    before = our_logits(load_model(tmp_path / "hf", device="cpu").model, ids_T, pictures)
+    ids_T, images = example(CONFIGS["llava"])
+    before = our_logits(load_model(tmp_path / "hf", device="cpu").model, ids_T, images)
     edit_json(
         tmp_path / "hf" / "config.json",
         **{
@@ -195,4 +195,4 @@ def test_early_uploads_load(tmp_path: Path) -> None:
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
     loaded = load_model(tmp_path / "hf", device="cpu")
     assert loaded.config.max_seq_len == 131_072
-    assert torch.equal(our_logits(loaded.model, ids_T, pictures), before)
+    assert torch.equal(our_logits(loaded.model, ids_T, images), before)

@@ -79,7 +79,7 @@ def _texts(where: str, content: Any) -> tuple[str, ...]:
     parts = [_part(*each) for each in _blocks(where, content)]
     texts = tuple(part for part in parts if isinstance(part, str))
     if len(texts) < len(parts):
-        raise BadRequestError(f"{where} must be text; put pictures into a user's message.", param=where)
+        raise BadRequestError(f"{where} must be text; put images into a user's message.", param=where)
     return texts
 
 

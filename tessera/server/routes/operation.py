@@ -15,7 +15,7 @@ from tessera.server.handlers import Handlers
 from tessera.server.settings import api_keys
 
 PAGE = Path(__file__).parents[1] / "web"
-DEMO = BUNDLED_FOLDER.parent / "demo"  # sample pictures that the page offers
+DEMO = BUNDLED_FOLDER.parent / "demo"  # sample images that the page offers
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:

@@ -1,7 +1,7 @@
 // Says what this server is: its model, its limits, and how a program asks it. A key is never shown.
 
 import { byId, codeBlock, element } from "./dom.js";
-import { number } from "./pictures.js";
+import { number } from "./images.js";
 
 export function startAbout(state) {
   const dialog = byId("about");
@@ -20,8 +20,8 @@ function fill(config, model) {
   byId("about-demo").hidden = !config.bundled;
   const facts = [
     ["Model", model ?? config.model],
-    ["Context", `${number(config.max_model_len)} tokens for a conversation, pictures included`],
-    ["Pictures", `up to ${number(config.max_images)} in a conversation, read at up to ` +
+    ["Context", `${number(config.max_model_len)} tokens for a conversation, images included`],
+    ["Images", `up to ${number(config.max_images)} in a conversation, read at up to ` +
       `${number(config.image_size)} pixels a side; larger ones are scaled down`],
     ["Tessera", config.version],
   ];

@@ -71,7 +71,7 @@ async function refusal(response, sentBytes) {
   const sentence =
     {
       401: "The API key was refused. Look for a missing or an extra character, or ask whoever runs this server.",
-      413: `The request of ${megabytes} MB is too large for this server; remove a picture or send a smaller one. ${why}`,
+      413: `The request of ${megabytes} MB is too large for this server; remove an image or send a smaller one. ${why}`,
       429: `The server is busy. ${why}`,
       503: `The server is not ready. ${why}`,
     }[status] ?? why;

@@ -1,4 +1,4 @@
-// Joins the page's parts: what happens when somebody adds pictures, asks, edits, stops or starts over. The
+// Joins the page's parts: what happens when somebody adds images, asks, edits, stops or starts over. The
 // conversation is kept in this browser (store.js) after each answer. What a failed question leaves behind: without
 // a word of an answer it goes back into the field, with one it stays, cut short, as part of the conversation.
 
@@ -11,7 +11,7 @@ import { factsOf } from "./facts.js";
 import { listConversations, startHistory } from "./history.js";
 import { startIntake } from "./intake.js";
 import { announce, showNotice, showProblem, startNotices } from "./notices.js";
-import { dataUrl, number, pictureItem, readPicture, startViewer } from "./pictures.js";
+import { dataUrl, imageItem, number, readImage, startViewer } from "./images.js";
 import { legendItems } from "./probabilities.js";
 import { readSettings, restoreSettings, startSettings } from "./settings.js";
 import { fetchKept, keep, newId } from "./store.js";
@@ -26,10 +26,10 @@ let config;
 let model;
 let conversation = null; // {id, title} once something of it is kept
 let exchanges = [];
-let pending = []; // pictures for the next question
-let reading = null; // of pictures just added: a promise of whether all could be read
+let pending = []; // images for the next question
+let reading = null; // of images just added: a promise of whether all could be read
 let running = null; // the answer that is being written: {exchange, controller}
-let editing = null; // an earlier question in the field: {at, text, pictures} with what the field held before
+let editing = null; // an earlier question in the field: {at, text, images} with what the field held before
 
 const question = byId("question");
 
@@ -44,32 +44,32 @@ async function ask() {
   const edited = editing;
   const done = await answer(text, pending, edited ? edited.at : exchanges.length, () => {
     endEditing();
-    takeQuestion(edited?.text ?? "", edited?.pictures ?? []);
+    takeQuestion(edited?.text ?? "", edited?.images ?? []);
   });
   if (!done) return;
   // Unanswered: the question goes back, and what was typed meanwhile is not lost either.
-  const { pictures, problem, failure } = done;
+  const { images, problem, failure } = done;
   if (edited) beginEditing(edited.at);
-  takeQuestion([text, question.value].filter(Boolean).join("\n"), [...pictures, ...pending]);
+  takeQuestion([text, question.value].filter(Boolean).join("\n"), [...images, ...pending]);
   if (failure instanceof ApiError && failure.status === 401) askForKey(problem);
   else question.focus();
 }
 
 /** Asks in place of what stands from `at` on. Null when it was answered or may not be sent; else what went wrong. */
-async function answer(text, pictures, at, onSend) {
+async function answer(text, images, at, onSend) {
   const settings = readSettings();
   if (!settings) return null;
-  const needed = usedTokens(at) + tokensOfAll(pictures);
+  const needed = usedTokens(at) + tokensOfAll(images);
   if (needed > config.max_model_len) {
-    showProblem(`The pictures and the conversation take ${number(needed)} tokens, and the model has room for ` +
-      `${number(config.max_model_len)}; remove a picture or begin a new conversation.`);
+    showProblem(`The images and the conversation take ${number(needed)} tokens, and the model has room for ` +
+      `${number(config.max_model_len)}; remove an image or begin a new conversation.`);
     return null;
   }
   showProblem("");
   showNotice("");
   const replaced = exchanges.splice(at);
   for (const old of replaced) old.remove();
-  const exchange = new Exchange(text, pictures, settings.schema, actions);
+  const exchange = new Exchange(text, images, settings.schema, actions);
   const controller = new AbortController();
   running = { exchange, controller };
   onSend();
@@ -115,7 +115,7 @@ function requestBody(messages, { temperature, maxTokens, schema }) {
 async function messagesWith(last, system) {
   const messages = system ? [{ role: "system", content: system }] : [];
   for (const exchange of [...exchanges, last]) {
-    const urls = await Promise.all(exchange.pictures.map(dataUrl));
+    const urls = await Promise.all(exchange.images.map(dataUrl));
     const content = urls.map((url) => ({ type: "image_url", image_url: { url } }));
     messages.push({ role: "user", content: [...content, { type: "text", text: exchange.question }] });
     if (exchange !== last) messages.push({ role: "assistant", content: exchange.answer });
@@ -140,15 +140,15 @@ function take(chunk, exchange, outcome, timing) {
 function takeBack(exchange, replaced, failure, stopped) {
   exchange.remove();
   showExchanges([...exchanges, ...replaced]);
-  const problem = failure ? inWords(failure, exchange.pictures) : "The model gave an empty answer. Try rephrasing.";
+  const problem = failure ? inWords(failure, exchange.images) : "The model gave an empty answer. Try rephrasing.";
   showProblem(stopped ? "" : problem);
   announce(stopped ? "Stopped." : "");
-  return { pictures: exchange.pictures, problem, failure: stopped ? null : failure };
+  return { images: exchange.images, problem, failure: stopped ? null : failure };
 }
 
-/** A person sees pictures, where the server sees data URLs. */
-function inWords(failure, pictures) {
-  const name = pictures.length === 1 ? `The picture ${pictures[0].name}` : "One of the pictures";
+/** A person sees images, where the server sees data URLs. */
+function inWords(failure, images) {
+  const name = images.length === 1 ? `The image ${images[0].name}` : "One of the images";
   return failure.message.replace(/\bthe data URL\b/i, name);
 }
 
@@ -160,7 +160,7 @@ function settle(exchange, { outcome, timing, stopped, settings, replaced }, fail
   exchanges.push(exchange);
   exchange.total = usage
     ? usage.prompt_tokens + usage.completion_tokens
-    : before + tokensOfAll(exchange.pictures) + exchange.logprobs.length;
+    : before + tokensOfAll(exchange.images) + exchange.logprobs.length;
   const facts = factsOf({ ...outcome, tokens: exchange.logprobs.length, timing, stopped, maxTokens: settings.maxTokens });
   facts.note = config.bundled ? nanoNote() : null;
   exchange.finish(facts, problem);
@@ -172,9 +172,9 @@ function settle(exchange, { outcome, timing, stopped, settings, replaced }, fail
 
 /** What an answer of the demo model cannot be good at, said where it is met. */
 function nanoNote() {
-  const pictures = picturesIn(exchanges);
-  if (pictures === 0) return "nano was trained on questions about pictures only: add one and ask about it.";
-  return pictures > 1 ? "nano reads one picture well: begin a new conversation for the next one." : null;
+  const images = imagesIn(exchanges);
+  if (images === 0) return "nano was trained on questions about images only: add one and ask about it.";
+  return images > 1 ? "nano reads one image well: begin a new conversation for the next one." : null;
 }
 
 function sayReplaced(exchange, replaced, temperature) {
@@ -209,20 +209,20 @@ const actions = {
     if (running) return;
     const at = exchanges.indexOf(exchange);
     beginEditing(at);
-    takeQuestion(exchange.question, [...exchange.pictures]);
+    takeQuestion(exchange.question, [...exchange.images]);
     question.focus();
   },
   async regenerate(exchange) {
     if (running || (!model && !(await connect()))) return;
     endEditing();
-    const failed = await answer(exchange.question, exchange.pictures, exchanges.indexOf(exchange), () => {});
+    const failed = await answer(exchange.question, exchange.images, exchanges.indexOf(exchange), () => {});
     if (failed?.failure instanceof ApiError && failed.failure.status === 401) askForKey(failed.problem);
   },
   shown: showLegend,
 };
 
 function beginEditing(at) {
-  editing = { at, text: editing?.text ?? question.value, pictures: editing?.pictures ?? pending };
+  editing = { at, text: editing?.text ?? question.value, images: editing?.images ?? pending };
   question.value = "";
   pending = [];
   showEditing();
@@ -235,9 +235,9 @@ function endEditing() {
 
 function cancelEditing() {
   if (!editing) return;
-  const { text, pictures } = editing;
+  const { text, images } = editing;
   endEditing();
-  takeQuestion(text, pictures);
+  takeQuestion(text, images);
   question.focus();
 }
 
@@ -292,8 +292,8 @@ async function openConversation(kept) {
   setTimeout(() => log.setAttribute("aria-live", "polite"), 500);
 }
 
-async function restore({ question: text, pictures, schema, answer: said, logprobs, facts, problem, total }) {
-  const read = pictures.map(({ name, file }) => readPicture(file, config).catch(() => ({ name, file, view: null, tokens: 0 })));
+async function restore({ question: text, pictures: images, schema, answer: said, logprobs, facts, problem, total }) {
+  const read = images.map(({ name, file }) => readImage(file, config).catch(() => ({ name, file, view: null, tokens: 0 })));
   const exchange = new Exchange(text, await Promise.all(read), schema, actions);
   Object.assign(exchange, { answer: said, logprobs, total });
   exchange.finish(facts, problem);
@@ -310,19 +310,19 @@ function clear() {
 
 function startOver() {
   cancelEditing();
-  const before = { conversation, exchanges, text: question.value, pictures: pending };
+  const before = { conversation, exchanges, text: question.value, images: pending };
   clear();
   showProblem("");
   announce("A new conversation.");
   question.focus();
   if (!byId("history").hidden) listConversations();
-  if (!before.exchanges.length && !before.text && !before.pictures.length) return;
+  if (!before.exchanges.length && !before.text && !before.images.length) return;
   showNotice(before.exchanges.length ? "The last conversation is kept under History." : "The field was cleared.", () => {
     if (running) return;
     conversation = before.conversation;
     history.replaceState({ conversation: conversation?.id }, "");
     showExchanges(before.exchanges);
-    takeQuestion(before.text, before.pictures);
+    takeQuestion(before.text, before.images);
   });
 }
 
@@ -334,29 +334,29 @@ async function resume() {
   if (draft && !question.value) takeQuestion(draft, pending);
 }
 
-// ---- pictures
+// ---- images
 
-async function addPictures(files) {
-  const mine = Promise.resolve(reading).then(() => takePictures(files));
+async function addImages(files) {
+  const mine = Promise.resolve(reading).then(() => takeImages(files));
   reading = mine;
   await mine;
   if (reading === mine) reading = null;
 }
 
-async function takePictures(files) {
+async function takeImages(files) {
   if (!config) await connect();
   if (!config) return false;
   showProblem("");
   const problems = [];
   for (const file of files) {
-    if (picturesInUse() >= config.max_images) {
-      problems.push(`A conversation takes ${config.max_images} pictures; begin a new one, or remove a picture.`);
+    if (imagesInUse() >= config.max_images) {
+      problems.push(`A conversation takes ${config.max_images} images; begin a new one, or remove an image.`);
       break;
     }
     try {
-      const picture = await readPicture(file, config);
-      pending.push(picture);
-      if (picture.scaled) showNotice(picture.scaled);
+      const image = await readImage(file, config);
+      pending.push(image);
+      if (image.scaled) showNotice(image.scaled);
     } catch (error) {
       problems.push(error.message);
     }
@@ -369,14 +369,14 @@ async function takePictures(files) {
 
 const standing = () => [...exchanges.slice(0, editing?.at), running?.exchange];
 
-const picturesIn = (asked) => asked.reduce((sum, exchange) => sum + (exchange?.pictures.length ?? 0), 0);
+const imagesIn = (asked) => asked.reduce((sum, exchange) => sum + (exchange?.images.length ?? 0), 0);
 
-const picturesInUse = () => picturesIn(standing()) + pending.length;
+const imagesInUse = () => imagesIn(standing()) + pending.length;
 
 function showPending() {
-  const items = pending.map((picture, index) =>
-    pictureItem(picture, () => {
-      pending = pending.filter((other) => other !== picture);
+  const items = pending.map((image, index) =>
+    imageItem(image, () => {
+      pending = pending.filter((other) => other !== image);
       showPending();
       (byId("pending").querySelectorAll(".remove")[index] ?? question).focus();
     }),
@@ -385,7 +385,7 @@ function showPending() {
   showBudget();
 }
 
-const tokensOfAll = (pictures) => pictures.reduce((sum, { tokens }) => sum + tokens, 0);
+const tokensOfAll = (images) => images.reduce((sum, { tokens }) => sum + tokens, 0);
 
 /** Of the conversation before the exchange `at`, as the server counted. */
 const usedTokens = (at) => exchanges[at - 1]?.total ?? 0;
@@ -393,7 +393,7 @@ const usedTokens = (at) => exchanges[at - 1]?.total ?? 0;
 function showBudget() {
   if (!config) return;
   const tokens =
-    usedTokens(editing?.at ?? exchanges.length) + tokensOfAll([...(running?.exchange.pictures ?? []), ...pending]);
+    usedTokens(editing?.at ?? exchanges.length) + tokensOfAll([...(running?.exchange.images ?? []), ...pending]);
   const line = byId("budget");
   line.classList.toggle("over", tokens > config.max_model_len);
   line.textContent = tokens ? `${number(tokens)} of ${number(config.max_model_len)} tokens used` : "";
@@ -401,9 +401,9 @@ function showBudget() {
 
 // ---- the field and the buttons
 
-function takeQuestion(text, pictures) {
+function takeQuestion(text, images) {
   question.value = text;
-  pending = pictures;
+  pending = images;
   fitQuestion();
   showPending();
 }
@@ -433,9 +433,9 @@ function showLegend() {
   byId("legend").hidden = !document.querySelector(".probabilities");
 }
 
-function tryDemo(picture, text) {
+function tryDemo(image, text) {
   if (running) return;
-  takeQuestion(text, [picture]);
+  takeQuestion(text, [image]);
   ask();
 }
 
@@ -504,7 +504,7 @@ async function connect() {
   }
   byId("key-form").hidden = true;
   byId("key-error").textContent = "";
-  if (unreached) showProblem((unreached = "")); // what was said of a picture meanwhile stays
+  if (unreached) showProblem((unreached = "")); // what was said of an image meanwhile stays
   model = names.includes(config.model) ? config.model : names[0];
   const several = names.length > 1;
   byId("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === model)));
@@ -518,7 +518,7 @@ async function start() {
   startViewer();
   startSettings();
   startNotices();
-  startIntake(addPictures);
+  startIntake(addImages);
   startComposer();
   startKeyForm();
   startAbout(() => ({ config, model }));

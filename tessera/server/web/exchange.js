@@ -4,20 +4,20 @@
 import { button, codeBlock, copyButton, element } from "./dom.js";
 import { indented } from "./json.js";
 import { renderMarkdown } from "./markdown.js";
-import { number, pictureItem } from "./pictures.js";
+import { imageItem, number } from "./images.js";
 import { isDoubtful, renderProbabilities, tokensOf } from "./probabilities.js";
 
 export class Exchange {
   /** `schema` says that the answer is JSON; `actions` are edit, regenerate and shown, each told the exchange. */
-  constructor(question, pictures, schema, actions) {
-    Object.assign(this, { question, pictures, schema, actions, answer: "", logprobs: [], facts: null, problem: null });
+  constructor(question, images, schema, actions) {
+    Object.assign(this, { question, images, schema, actions, answer: "", logprobs: [], facts: null, problem: null });
     this.body = element("div", { class: "body" });
     this.foot = element("div", { class: "foot" });
     this.reply = element("article", { class: "answer", "aria-label": "Answer", "aria-busy": "true" }, this.body, this.foot);
     this.asked = element("article", { class: "question", "aria-label": "Question" });
-    if (pictures.length) {
-      const items = pictures.map((picture) => pictureItem(picture));
-      this.asked.append(element("ul", { class: "pictures", "aria-label": "Pictures" }, ...items));
+    if (images.length) {
+      const items = images.map((image) => imageItem(image));
+      this.asked.append(element("ul", { class: "images", "aria-label": "Images" }, ...items));
     }
     this.asked.append(element("p", {}, question));
     this.root = element("section", { class: "exchange" }, this.asked, this.reply);
@@ -29,7 +29,7 @@ export class Exchange {
     const began = performance.now();
     const seconds = element("span", { class: "seconds" });
     const tiles = element("span", { class: "tiles", "aria-hidden": "true" }, ...[0, 1, 2].map(() => element("i")));
-    this.body.append(element("p", { class: "waiting" }, tiles, this.pictures.length ? "Looking" : "Reading", seconds));
+    this.body.append(element("p", { class: "waiting" }, tiles, this.images.length ? "Looking" : "Reading", seconds));
     this.clock = setInterval(() => {
       seconds.textContent = ` ${Math.round((performance.now() - began) / 1000)} s`;
     }, 1000);
@@ -100,10 +100,10 @@ export class Exchange {
     this.root.remove();
   }
 
-  /** What a browser can keep of it. */
+  /** What a browser can keep of it. Its images are kept as `pictures`, as in older conversations. */
   kept() {
     const { question, schema, answer, logprobs, facts, problem, total } = this;
-    const pictures = this.pictures.map(({ name, file }) => ({ name, file }));
+    const pictures = this.images.map(({ name, file }) => ({ name, file }));
     return { question, pictures, schema, answer, logprobs, facts, problem, total };
   }
 }

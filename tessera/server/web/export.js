@@ -1,7 +1,7 @@
-// Writes a kept conversation to a file: Markdown to read, in which pictures are named, and JSON to go on with,
-// which holds the messages of a chat request with the pictures inside.
+// Writes a kept conversation to a file: Markdown to read, in which images are named, and JSON to go on with,
+// which holds the messages of a chat request with the images inside.
 
-import { dataUrl } from "./pictures.js";
+import { dataUrl } from "./images.js";
 
 export async function exportConversation(conversation, kind) {
   const text = kind === "json" ? await asJson(conversation) : asMarkdown(conversation);
@@ -11,9 +11,9 @@ export async function exportConversation(conversation, kind) {
 
 function asMarkdown({ title, model, exchanges }) {
   const parts = [`# ${title}`, `Answers by ${model}.`];
-  for (const { question, pictures, answer } of exchanges) {
+  for (const { question, pictures: images, answer } of exchanges) {
     parts.push("## Question");
-    if (pictures.length) parts.push(pictures.map(({ name }) => `*Picture: ${name}*`).join("  \n"));
+    if (images.length) parts.push(images.map(({ name }) => `*Image: ${name}*`).join("  \n"));
     parts.push(question, "## Answer", answer);
   }
   return parts.join("\n\n") + "\n";
@@ -21,8 +21,8 @@ function asMarkdown({ title, model, exchanges }) {
 
 async function asJson({ title, model, exchanges }) {
   const messages = [];
-  for (const { question, pictures, answer } of exchanges) {
-    const urls = await Promise.all(pictures.map((picture) => dataUrl({ ...picture })));
+  for (const { question, pictures: images, answer } of exchanges) {
+    const urls = await Promise.all(images.map((image) => dataUrl({ ...image })));
     const content = urls.map((url) => ({ type: "image_url", image_url: { url } }));
     messages.push({ role: "user", content: [...content, { type: "text", text: question }] });
     messages.push({ role: "assistant", content: answer });

@@ -1,6 +1,6 @@
 // The line below an answer: in short what it cost, and unfolded where the tokens and the seconds went.
 
-import { number } from "./pictures.js";
+import { number } from "./images.js";
 
 /** {summary, details} of an ended answer; `tokens` is what arrived, for when the server did not count. */
 export function factsOf({ usage, reason, tokens, timing, stopped, maxTokens }) {
@@ -15,9 +15,9 @@ export function factsOf({ usage, reason, tokens, timing, stopped, maxTokens }) {
 
 function readFacts(usage) {
   if (!usage) return [];
-  const { image_tokens: pictures = 0, cached_tokens: cached = 0 } = usage.prompt_tokens_details ?? {};
+  const { image_tokens: images = 0, cached_tokens: cached = 0 } = usage.prompt_tokens_details ?? {};
   const all = usage.prompt_tokens;
-  const parts = pictures ? `: ${number(pictures)} of pictures, ${number(all - pictures)} of text` : "";
+  const parts = images ? `: ${number(images)} of images, ${number(all - images)} of text` : "";
   const facts = [`Read ${number(all)} tokens${parts}`];
   if (cached) facts.push(`${number(cached)} of them were in the cache`);
   return facts;

@@ -31,7 +31,7 @@ export async function listConversations() {
 }
 
 function textOf({ title, exchanges }) {
-  const parts = exchanges.flatMap(({ question, answer, pictures }) => [question, answer, ...pictures.map(({ name }) => name)]);
+  const parts = exchanges.flatMap(({ question, answer, pictures: images }) => [question, answer, ...images.map(({ name }) => name)]);
   return [title, ...parts].join("\n").toLowerCase();
 }
 

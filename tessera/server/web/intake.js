@@ -1,12 +1,12 @@
-// The ways in which picture files reach the page: chosen, photographed, pasted or dropped.
+// The ways in which image files reach the page: chosen, photographed, pasted or dropped.
 
 import { byId } from "./dom.js";
 
-export function startIntake(addPictures) {
+export function startIntake(addImages) {
   for (const [opener, input] of [["add", "files"], ["photograph", "camera"]]) {
     byId(opener).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", (event) => {
-      addPictures([...event.target.files]);
+      addImages([...event.target.files]);
       event.target.value = ""; // so that the same file can be chosen again
     });
   }
@@ -14,12 +14,12 @@ export function startIntake(addPictures) {
     const files = [...(event.clipboardData?.files ?? [])];
     if (!files.length) return;
     event.preventDefault();
-    addPictures(files);
+    addImages(files);
   });
-  startDropping(addPictures);
+  startDropping(addImages);
 }
 
-function startDropping(addPictures) {
+function startDropping(addImages) {
   const veil = byId("drop");
   const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", (event) => {
@@ -34,6 +34,6 @@ function startDropping(addPictures) {
     veil.hidden = true;
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    addPictures([...event.dataTransfer.files]);
+    addImages([...event.dataTransfer.files]);
   });
 }

@@ -1,5 +1,5 @@
-// Renders a model's Markdown. What a model writes is untrusted (it may repeat what a picture told it to), so
-// only elements made here ever appear: HTML stays text, links lead to http, https and mailto only, and pictures
+// Renders a model's Markdown. What a model writes is untrusted (it may repeat what an image told it to), so
+// only elements made here ever appear: HTML stays text, links lead to http, https and mailto only, and images
 // are named but never loaded, because loading one would carry the conversation to whoever the address belongs to.
 // Within a paragraph line ends are kept: models that read a receipt mean them.
 
@@ -154,7 +154,7 @@ const INLINE = new RegExp(
   [
     /\\(?<escaped>[!-/:-@[-`{-~])/.source,
     /(?<!`)(?<ticks>`+)(?!`)(?<code>[\s\S]{1,2000}?)(?<!`)\k<ticks>(?!`)/.source,
-    /!\[(?<alt>[^\]]{0,500})\]/.source + ADDRESS.replace("$", "picture"),
+    /!\[(?<alt>[^\]]{0,500})\]/.source + ADDRESS.replace("$", "image"),
     /\[(?<label>[^[\]]{1,500})\]/.source + ADDRESS.replace("$", "address"),
     /<(?<bracketed>(?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/.source,
     /(?<bare>https?:\/\/[^\s<>"'`]{0,2000}[^\s<>"'`.,;:!?)\]*_|~])/.source,
@@ -185,9 +185,9 @@ function appendMatch(parent, found, depth) {
   };
   if (found.escaped) parent.append(found.escaped);
   else if (found.code) parent.append(element("code", {}, found.code.replace(/^ (?=.*\S)(.*) $/s, "$1")));
-  else if (found.picture !== undefined) {
-    const named = [found.alt, found.picture].filter(Boolean).join(", ");
-    parent.append(element("span", { class: "unloaded" }, `[picture, not loaded: ${named}]`));
+  else if (found.image !== undefined) {
+    const named = [found.alt, found.image].filter(Boolean).join(", ");
+    parent.append(element("span", { class: "unloaded" }, `[image, not loaded: ${named}]`));
   } else if (found.label) appendLink(parent, found.label, found.address, depth);
   else if (found.bracketed) appendLink(parent, null, found.bracketed, depth);
   else if (found.bare) appendLink(parent, null, found.bare, depth);

@@ -1,4 +1,4 @@
-// Keeps conversations in this browser (IndexedDB), pictures included, apart for each path a server is
+// Keeps conversations in this browser (IndexedDB), images included, apart for each path a server is
 // shown under. A browser that keeps nothing, as in some private windows, is no fault: then all of it lasts as long
 // as the tab. Nothing here leaves the browser, and the API key is never among it.
 

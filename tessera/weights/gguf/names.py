@@ -56,6 +56,6 @@ def to_gguf_name(name: str) -> str:
     return OUTER_NAMES[name]
 
 
-def is_of_picture_part(name: str) -> bool:
+def is_of_vision_part(name: str) -> bool:
     """Return True if a tensor, by its official name, belongs to the image part's file."""
     return to_gguf_name(name).startswith(("v.", "mm."))

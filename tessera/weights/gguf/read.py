@@ -33,8 +33,8 @@ from tessera.weights.gguf.stored import StoredBlocks, rounding_error, stored_ten
 from tessera.weights.safetensors import StoredTensor
 from tessera.weights.source import Source, StoredLinear
 
-TEXT_ARCHITECTURE, PICTURE_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
-PICTURE_THETA = 10_000.0  # only in files made from the official layout: a constant in llama.cpp
+TEXT_ARCHITECTURE, VISION_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
+VISION_THETA = 10_000.0  # only in files made from the official layout: a constant in llama.cpp
 # Keys with no or wrong information on the computation: early uploads say gelu, but the weights need SiLU.
 UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
 # Keys of settings that Pixtral does not have, with the values that turn them off or change nothing in llama.cpp.
@@ -71,7 +71,7 @@ class GGUFPair:
     """The headers of both files; `text.file` names the model."""
 
     text: Header
-    pictures: Header
+    vision: Header
 
 
 def open(file: Path, mmproj: Path | None = None) -> Checkpoint:
@@ -82,7 +82,7 @@ def open(file: Path, mmproj: Path | None = None) -> Checkpoint:
     # Files have float16 for a model trained in bfloat16, whose range float16 lacks.
     dtype = most_stored_dtype(sources.values())
     return Checkpoint(
-        files=(pair.text.file, pair.pictures.file),
+        files=(pair.text.file, pair.vision.file),
         layout="gguf",
         folder=file.parent,
         config=config,
@@ -101,14 +101,14 @@ def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:
     Raises CheckpointError for files that are damaged or not such a pair.
     """
     text = read_header(file)
-    if text.text("general.architecture") == PICTURE_ARCHITECTURE:
+    if text.text("general.architecture") == VISION_ARCHITECTURE:
         raise CheckpointError(
-            f"{file} is the picture part of a model; give the text model's file as the model and this one as --mmproj."
+            f"{file} is the vision part of a model; give the text model's file as the model and this one as --mmproj."
         )
     _expect_architecture(text, TEXT_ARCHITECTURE, "the text model")
-    pictures = read_header(_find_mmproj(file) if mmproj is None else mmproj)
-    _expect_architecture(pictures, PICTURE_ARCHITECTURE, "the picture part")
-    return GGUFPair(text, pictures)
+    vision = read_header(_find_mmproj(file) if mmproj is None else mmproj)
+    _expect_architecture(vision, VISION_ARCHITECTURE, "the vision part")
+    return GGUFPair(text, vision)
 
 
 def _find_mmproj(file: Path) -> Path:
@@ -117,11 +117,11 @@ def _find_mmproj(file: Path) -> Path:
         return found[0]
     if found:
         raise CheckpointError(
-            f"{file.parent} holds {len(found)} picture parts ({', '.join(each.name for each in found)}); choose one "
+            f"{file.parent} holds {len(found)} vision parts ({', '.join(each.name for each in found)}); choose one "
             "with --mmproj."
         )
     raise CheckpointError(
-        f"{file} is the text model alone, and there is no mmproj*.gguf beside it; give the file of its picture part "
+        f"{file} is the text model alone, and there is no mmproj*.gguf beside it; give the file of its vision part "
         "with --mmproj (it is in the same repository as the text model)."
     )
 
@@ -152,13 +152,13 @@ def read_config(pair: GGUFPair) -> ModelConfig:
         "vocab_size": len(tokens),
         # 1,024,000 in files made from Hugging Face's layout is a mistake: the model was trained for 131,072.
         "max_seq_len": min(context, MAX_CONTEXT_TOKENS),
-        "vision_encoder": _picture_params(pair.pictures) | _special_ids(pair.text.file, tokens),
+        "vision_encoder": _vision_params(pair.vision) | _special_ids(pair.text.file, tokens),
     }
     text.refuse_others()
     return ModelConfig.from_params(params, str(pair.text.file))
 
 
-def _picture_params(header: Header) -> dict[str, Any]:
+def _vision_params(header: Header) -> dict[str, Any]:
     keys = _Keys(header, "clip.")
     keys.check("has_vision_encoder", True)
     keys.check("has_audio_encoder", False)
@@ -177,7 +177,7 @@ def _picture_params(header: Header) -> dict[str, Any]:
         "hidden_size": width,
         "image_size": keys.integer("vision.image_size"),
         "patch_size": keys.integer("vision.patch_size"),
-        "rope_theta": keys.number("rope.freq_base", PICTURE_THETA),
+        "rope_theta": keys.number("rope.freq_base", VISION_THETA),
         "intermediate_size": keys.integer("vision.feed_forward_length"),
         "num_hidden_layers": keys.integer("vision.block_count", limit=len(header.tensors)),
         "num_attention_heads": heads,
@@ -194,7 +194,7 @@ def _special_ids(file: Path, tokens: list[bytes]) -> dict[str, int]:
     absent = [name for name in SPECIAL_TOKENS.values() if name.encode() not in tokens]
     if absent:
         raise CheckpointError(
-            f"{file} has no token {absent[0]}, so it is not a model that sees pictures; use one of the Pixtral family."
+            f"{file} has no token {absent[0]}, so it is not a model that sees images; use one of the Pixtral family."
         )
     return {key: tokens.index(name.encode()) for key, name in SPECIAL_TOKENS.items()}
 
@@ -237,7 +237,7 @@ def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source]
     """
     official = {to_gguf_name(name): name for name, _ in empty_model(config).named_parameters()}
     stored: dict[str, StoredTensor] = {}
-    for header in (pair.text, pair.pictures):
+    for header in (pair.text, pair.vision):
         for name, entry in header.tensors.items():
             # A name not in the table is kept, and is refused later with its file's name.
             tensor = stored_tensor(header.file, entry)
@@ -267,7 +267,7 @@ def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
     official = {to_gguf_name(f"{name}.weight") for name in linear_shapes(config)}
     rounded = [
         tensor
-        for header in (pair.text, pair.pictures)
+        for header in (pair.text, pair.vision)
         for name, entry in header.tensors.items()
         if name in official and isinstance(tensor := stored_tensor(header.file, entry), StoredBlocks)
         if tensor.kind in REQUANTIZED

@@ -30,14 +30,14 @@ from tessera.prompt import Tokenizer
 from tessera.weights.fill import Progress
 from tessera.weights.gguf.blocks import PLAIN, quantize_rows
 from tessera.weights.gguf.header import DEFAULT_ALIGNMENT, MAGIC, VERSIONS
-from tessera.weights.gguf.names import IMAGE_BREAK, is_of_picture_part, to_gguf_name
+from tessera.weights.gguf.names import IMAGE_BREAK, is_of_vision_part, to_gguf_name
 from tessera.weights.gguf.read import (
-    PICTURE_ARCHITECTURE,
-    PICTURE_THETA,
     PRINTABLE,
     PROJECTOR,
     SPECIAL_TOKENS,
     TEXT_ARCHITECTURE,
+    VISION_ARCHITECTURE,
+    VISION_THETA,
     written_token,
 )
 from tessera.weights.source import Source
@@ -89,14 +89,14 @@ def write_gguf(
     check_kind(kind)
     text = [
         _tensor(each, source, text_kind(each, source.stored.shape, source.stored.dtype, kind))
-        for each, source in _part(sources, pictures=False)
+        for each, source in _part(sources, vision=False)
     ]
-    pictures = [
-        _tensor(each, source, picture_kind(each, source.stored.shape, source.stored.dtype))
-        for each, source in _part(sources, pictures=True)
+    vision = [
+        _tensor(each, source, vision_kind(each, source.stored.shape, source.stored.dtype))
+        for each, source in _part(sources, vision=True)
     ]
-    pictures.append(_break_tensor(sources["tok_embeddings.weight"], config))
-    write_pair(folder, folder.absolute().name, config, text, pictures, tokenizer_file, kind, progress=progress)
+    vision.append(_break_tensor(sources["tok_embeddings.weight"], config))
+    write_pair(folder, folder.absolute().name, config, text, vision, tokenizer_file, kind, progress=progress)
 
 
 def check_kind(kind: str) -> None:
@@ -110,7 +110,7 @@ def write_pair(
     name: str,
     config: ModelConfig,
     text: Sequence[GGUFTensor],
-    pictures: Sequence[GGUFTensor],
+    vision: Sequence[GGUFTensor],
     tokenizer_file: Path,
     kind: str,
     *,
@@ -123,13 +123,13 @@ def write_pair(
     tokenizer = Tokenizer.from_file(tokenizer_file, config.vision_encoder)
     _check_config(config, tokenizer, tokenizer_file)
     matrices = to_gguf_name("vision_encoder.transformer.layers.0.attention.wq.weight")
-    (picture_type,) = [FILE_TYPES[tensor.kind] for tensor in pictures if tensor.name == matrices]
-    num_bytes = sum(tensor.num_bytes for tensor in (*text, *pictures))
+    (vision_type,) = [FILE_TYPES[tensor.kind] for tensor in vision if tensor.name == matrices]
+    num_bytes = sum(tensor.num_bytes for tensor in (*text, *vision))
     write = partial(_write_file, report=Report(num_bytes, progress))
     text_values = _general("model", TEXT_ARCHITECTURE, name, TYPES[kind][2]) | _text_values(config)
-    picture_values = _general("mmproj", PICTURE_ARCHITECTURE, name, picture_type) | _picture_values(config)
+    vision_values = _general("mmproj", VISION_ARCHITECTURE, name, vision_type) | _vision_values(config)
     writers = {
-        f"mmproj-{name}.gguf": partial(write, values=picture_values, tensors=pictures),
+        f"mmproj-{name}.gguf": partial(write, values=vision_values, tensors=vision),
         "tekken.json": partial(shutil.copyfile, tokenizer_file),
         f"{name}.{kind.upper()}.gguf": partial(
             write, values=text_values | _token_values(tokenizer, config.vocab_size), tensors=text
@@ -145,16 +145,16 @@ def _check_config(config: ModelConfig, tokenizer: Tokenizer, tokenizer_file: Pat
     wanted = {name: getattr(vision, key) for key, name in SPECIAL_TOKENS.items()}
     for what, value, needed in (
         ("the tokenizer's file", tokenizer_file.suffix, ".json"),
-        ("the picture encoder's rope_theta", vision.rope_theta, PICTURE_THETA),
-        ("the picture encoder's number of channels", vision.num_channels, 3),
-        ("the ids of picture tokens", ids, wanted),
+        ("the vision encoder's rope_theta", vision.rope_theta, VISION_THETA),
+        ("the vision encoder's number of channels", vision.num_channels, 3),
+        ("the ids of image tokens", ids, wanted),
     ):
         if value != needed:
             raise UsageError(f"{what} is {value!r}, and a GGUF file can only have {needed!r}; keep the model as it is.")
 
 
-def _part(sources: Mapping[str, Source], *, pictures: bool) -> Iterator[tuple[str, Source]]:
-    return ((name, source) for name, source in sources.items() if is_of_picture_part(name) == pictures)
+def _part(sources: Mapping[str, Source], *, vision: bool) -> Iterator[tuple[str, Source]]:
+    return ((name, source) for name, source in sources.items() if is_of_vision_part(name) == vision)
 
 
 def text_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype, wanted: str) -> Kind:
@@ -167,7 +167,7 @@ def text_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype, wanted: str
     return ends if name in ("tok_embeddings.weight", "output.weight") else matrices
 
 
-def picture_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Kind:
+def vision_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Kind:
     """Return the type of an image part's tensor: llama.cpp needs float32 norms, biases and convolution."""
     exact = len(shape) == 1 or name == "vision_encoder.patch_conv.weight"
     return Kind.F32 if exact else OF_DTYPE[dtype]
@@ -223,7 +223,7 @@ def _text_values(config: ModelConfig) -> dict[str, bytes]:
     }
 
 
-def _picture_values(config: ModelConfig) -> dict[str, bytes]:
+def _vision_values(config: ModelConfig) -> dict[str, bytes]:
     vision = config.vision_encoder
     values = {
         "clip.has_vision_encoder": _scalar("?", True),

@@ -70,9 +70,9 @@ def write_pair(
     *,
     config: ModelConfig = LLAVA,
     tensors: Mapping[str, Tensor] | None = None,
-    picture_kind: Kind = Kind.F32,
+    vision_kind: Kind = Kind.F32,
     text_values: Mapping[str, Any] | None = None,
-    picture_values: Mapping[str, Any] | None = None,
+    vision_values: Mapping[str, Any] | None = None,
     tokenizer: Path | None = None,
 ) -> Path:
     """A text model and an mmproj of random weights (or these) with a tokenizer beside; the text model's file.
@@ -86,10 +86,10 @@ def write_pair(
     else:
         (folder / "tekken.json").write_bytes(tokenizer.read_bytes())
     tensors = tensors_of(config, torch.float32) if tensors is None else tensors
-    text, pictures = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
+    text, vision = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
     tokens = token_values((folder / "tekken.json").read_bytes())
-    values = {text: _text_values(config) | tokens, pictures: _picture_values(config)}
-    for file, changes in ((text, text_values), (pictures, picture_values)):
+    values = {text: _text_values(config) | tokens, vision: _vision_values(config)}
+    for file, changes in ((text, text_values), (vision, vision_values)):
         values[file] |= changes or {}
         writer = gguf.GGUFWriter(file, "llama" if file == text else "clip")
         for key, value in values[file].items():
@@ -100,11 +100,11 @@ def write_pair(
             if theirs.startswith(("v.", "mm.")) == (file == text):
                 continue
             wanted = kind if isinstance(kind, Kind) else kind.get(name, Kind.F32)
-            wanted = wanted if file == text else picture_kind
+            wanted = wanted if file == text else vision_kind
             used = Kind.F32 if tensor.ndim != 2 else wanted
             data = encode(tensor, used)
             writer.add_tensor(theirs, data, raw_dtype=used)
-        if file == pictures:
+        if file == vision:
             row = tensors["tok_embeddings.weight"][config.vision_encoder.image_break_token_id]
             writer.add_tensor("v.token_embd.img_break", row.float().numpy())
         writer.write_header_to_file()
@@ -147,7 +147,7 @@ def token_values(tekken: bytes) -> dict[str, Any]:
     }
 
 
-def _picture_values(config: ModelConfig) -> dict[str, Any]:
+def _vision_values(config: ModelConfig) -> dict[str, Any]:
     vision = config.vision_encoder
     merge = {"clip.vision.spatial_merge_size": vision.spatial_merge_size} if vision.spatial_merge_size > 1 else {}
     return {

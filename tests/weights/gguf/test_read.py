@@ -52,7 +52,7 @@ def test_names_are_those_of_the_packages_tables(config: Any) -> None:
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
 def test_every_value_is_what_the_package_says(kind: Kind, tmp_path: Path) -> None:
     tensors = tensors_of(LLAVA, torch.float32)
-    loaded = load_model(write_pair(tmp_path, kind, picture_kind=Kind.F16), device="cpu", dtype="float32")
+    loaded = load_model(write_pair(tmp_path, kind, vision_kind=Kind.F16), device="cpu", dtype="float32")
     values = values_of(loaded.model)
     assert values.keys() == tensors.keys()
     assert loaded.config == dataclasses.replace(LLAVA, max_seq_len=131_072)  # not the file's 1,024,000
@@ -61,7 +61,7 @@ def test_every_value_is_what_the_package_says(kind: Kind, tmp_path: Path) -> Non
         used = Kind.F16 if to_gguf_name(name).startswith(("v.", "mm.")) else kind
         expected = tensor if tensor.ndim != 2 else decode(encode(tensor, used), used)
         if name == "tok_embeddings.weight" and kind not in (Kind.F32, Kind.F16, Kind.BF16):
-            expected[row] = tensor[row]  # unrounded, from the picture part
+            expected[row] = tensor[row]  # unrounded, from the vision part
         assert torch.equal(values[name], expected), name
     assert loaded.notes == ()
 
@@ -153,32 +153,32 @@ def test_nano_from_its_files_answers_as_nano(kind: Kind, tmp_path: Path) -> None
     ("names", "says"),
     [
         (["tiny.gguf"], r"is the text model alone, and there is no mmproj\*\.gguf beside it; .*--mmproj"),
-        (["tiny.gguf", "mmproj-a.gguf", "b.mmproj.GGUF"], r"holds 2 picture parts \(b\.mmproj\.GGUF, mmproj-a\.gguf\)"),
+        (["tiny.gguf", "mmproj-a.gguf", "b.mmproj.GGUF"], r"holds 2 vision parts \(b\.mmproj\.GGUF, mmproj-a\.gguf\)"),
     ],
     ids=["none", "two"],
 )
-def test_a_picture_part_is_found_or_asked_for(names: list[str], says: str, tmp_path: Path) -> None:
+def test_a_vision_part_is_found_or_asked_for(names: list[str], says: str, tmp_path: Path) -> None:
     text = write_pair(tmp_path / "whole")
-    pictures = text.with_name("mmproj-tiny.gguf")
+    vision = text.with_name("mmproj-tiny.gguf")
     for name in names:
-        (tmp_path / name).write_bytes((pictures if "mmproj" in name else text).read_bytes())
+        (tmp_path / name).write_bytes((vision if "mmproj" in name else text).read_bytes())
     (tmp_path / "tekken.json").write_bytes(text.with_name("tekken.json").read_bytes())
     with pytest.raises(CheckpointError, match=says):
         load_model(tmp_path / "tiny.gguf")
-    load_model(tmp_path / "tiny.gguf", mmproj=pictures, device="cpu")
+    load_model(tmp_path / "tiny.gguf", mmproj=vision, device="cpu")
 
 
 def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
     text = write_pair(tmp_path)
-    pictures = text.with_name("mmproj-tiny.gguf")
+    vision = text.with_name("mmproj-tiny.gguf")
     with pytest.raises(
-        CheckpointError, match=r"mmproj-tiny\.gguf is the picture part of a model; give the text model's"
+        CheckpointError, match=r"mmproj-tiny\.gguf is the vision part of a model; give the text model's"
     ):
-        load_model(pictures)
-    with pytest.raises(CheckpointError, match=r"tiny\.gguf is of the architecture 'llama', and the picture part"):
+        load_model(vision)
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf is of the architecture 'llama', and the vision part"):
         load_model(text, mmproj=text)
-    with pytest.raises(UsageError, match=r"is no GGUF file and holds its picture part itself; leave out --mmproj"):
-        load_model(load.find_model("nano"), mmproj=pictures)
+    with pytest.raises(UsageError, match=r"is no GGUF file and holds its vision part itself; leave out --mmproj"):
+        load_model(load.find_model("nano"), mmproj=vision)
     with pytest.raises(CheckpointError, match=r"absent\.gguf could not be read \(No such file or directory\)"):
         load_model(text, mmproj=tmp_path / "absent.gguf")
 
@@ -214,7 +214,7 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
         ({"llama.vocab_size": 1281}, r"llama\.vocab_size is 1281, and this model needs 1280"),
         ({"tokenizer.ggml.model": "llama"}, r"tokenizer\.ggml\.model is 'llama', and only tekken's"),
         ({"tokenizer.ggml.tokens": None}, r"only tekken's byte-pair vocabulary"),
-        ({"tokenizer.ggml.tokens": ["a"] * 1280}, r"has no token \[IMG\], so it is not a model that sees pictures"),
+        ({"tokenizer.ggml.tokens": ["a"] * 1280}, r"has no token \[IMG\], so it is not a model that sees images"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -240,8 +240,8 @@ def test_what_the_text_models_file_may_not_say(changes: dict[str, Any], says: st
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
-    file = write_pair(tmp_path, picture_values=changes)
+def test_what_the_vision_parts_file_may_not_say(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    file = write_pair(tmp_path, vision_values=changes)
     with pytest.raises(CheckpointError, match=says):
         load_model(file)
 
@@ -254,9 +254,9 @@ def test_what_the_picture_parts_file_may_not_say(changes: dict[str, Any], says: 
         ("text", {"llama.attention.sliding_window": 0}),
         ("text", {"llama.rope.scaling.factor": 1.0, "llama.rope.scaling.type": "none"}),
         ("text", {"llama.logit_scale": 1.0, "llama.embedding_scale": 1.0, "llama.residual_scale": 1.0}),
-        ("picture", {"clip.has_text_encoder": False}),
-        ("picture", {"clip.has_llava_projector": False}),
-        ("picture", {"clip.has_llava_projector": True}),
+        ("vision", {"clip.has_text_encoder": False}),
+        ("vision", {"clip.has_llava_projector": False}),
+        ("vision", {"clip.has_llava_projector": True}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
@@ -275,7 +275,7 @@ def test_a_key_that_changes_nothing_is_read(part: str, changes: dict[str, Any], 
         ("text", {"llama.attention.causal": False}),
         ("text", {"llama.rope.scaling.factor": 4.0}),
         ("text", {"llama.attention.scale": 1.0}),
-        ("picture", {"clip.has_text_encoder": True}),
+        ("vision", {"clip.has_text_encoder": True}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
@@ -294,11 +294,11 @@ def test_numbers_of_64_bits_beyond_float32_are_refused(tmp_path: Path) -> None:
 
 def test_a_break_embedding_of_another_width_is_refused(tmp_path: Path) -> None:
     file = write_pair(tmp_path, Kind.Q8_0)
-    pictures = file.with_name("mmproj-tiny.gguf")
-    name, content = b"v.token_embd.img_break", pictures.read_bytes()
+    vision = file.with_name("mmproj-tiny.gguf")
+    name, content = b"v.token_embd.img_break", vision.read_bytes()
     wide, narrow = (name + struct.pack("<IQ", 1, width) for width in (64, 32))
     assert content.count(wide) == 1
-    pictures.write_bytes(content.replace(wide, narrow))
+    vision.write_bytes(content.replace(wide, narrow))
     with pytest.raises(CheckpointError, match=r"img_break' has the shape \(32,\), and the embeddings are 64 wide"):
         open_checkpoint(file)
 
@@ -313,7 +313,7 @@ def test_embeddings_in_few_bits_alone_are_not_quantized_again(tmp_path: Path) ->
 def test_early_uploads_say_gelu_and_mean_silu(tmp_path: Path) -> None:
     """And a projector type may lie in the vision section, as files for several senses have it."""
     changes = {"clip.use_silu": None, "clip.use_gelu": True, "clip.projector_type": None}
-    file = write_pair(tmp_path, picture_values=changes | {"clip.vision.projector_type": "pixtral"})
+    file = write_pair(tmp_path, vision_values=changes | {"clip.vision.projector_type": "pixtral"})
     assert load_model(file, device="cpu").config.vision_encoder == LLAVA.vision_encoder
 
 

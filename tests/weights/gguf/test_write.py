@@ -38,22 +38,22 @@ def test_the_package_reads_what_was_written(kind: str, config: Any, tmp_path: Pa
         f"out.{kind.upper()}.gguf", "mmproj-out.gguf", "tekken.json",
     }  # fmt: skip
     text, text_tensors = read_back(tmp_path / "out" / f"out.{kind.upper()}.gguf")
-    pictures, picture_tensors = read_back(tmp_path / "out" / "mmproj-out.gguf")
-    assert calls[-1][1:] == (sum(int(each.n_bytes) for each in (text_tensors | picture_tensors).values()),) * 2
-    broken = picture_tensors.pop("v.token_embd.img_break")
+    vision, vision_tensors = read_back(tmp_path / "out" / "mmproj-out.gguf")
+    assert calls[-1][1:] == (sum(int(each.n_bytes) for each in (text_tensors | vision_tensors).values()),) * 2
+    broken = vision_tensors.pop("v.token_embd.img_break")
     assert np.array_equal(broken.data, tensors["tok_embeddings.weight"][12].float().numpy())
-    assert {gguf_name(name, config) for name in tensors} == text_tensors.keys() | picture_tensors.keys()
+    assert {gguf_name(name, config) for name in tensors} == text_tensors.keys() | vision_tensors.keys()
     for name, tensor in tensors.items():
         theirs = gguf_name(name, config)
-        found = (text_tensors | picture_tensors)[theirs]
-        wanted = Kind.F32 if tensor.ndim != 2 else Kind.BF16 if theirs in picture_tensors else Kind[kind.upper()]
+        found = (text_tensors | vision_tensors)[theirs]
+        wanted = Kind.F32 if tensor.ndim != 2 else Kind.BF16 if theirs in vision_tensors else Kind[kind.upper()]
         if kind == "q4_0" and theirs in ("token_embd.weight", "output.weight"):
             wanted = Kind.Q8_0
         assert found.tensor_type == wanted
         assert tuple(found.shape[::-1]) == tuple(tensor.shape)
         assert found.data.tobytes() == gguf.quants.quantize(tensor.float().numpy(), wanted).tobytes(), name
     assert text["general.architecture"] == "llama"
-    assert pictures["clip.projector_type"] == "pixtral"
+    assert vision["clip.projector_type"] == "pixtral"
     assert len(text["tokenizer.ggml.tokens"]) == len(text["tokenizer.ggml.token_type"]) == VOCAB
     loaded = load_model(tmp_path / "out" / f"out.{kind.upper()}.gguf", device="cpu")
     assert loaded.config == config
@@ -63,8 +63,8 @@ def test_float64_becomes_float32(tmp_path: Path) -> None:
     """ggml computes nothing with F64."""
     tensors = write_mistral_folder(tmp_path / "model", dtype=torch.float64)
     convert(tmp_path / "model", tmp_path / "out", "gguf", kind="q8_0")
-    pictures, found = read_back(tmp_path / "out" / "mmproj-out.gguf")
-    assert pictures["general.file_type"] == gguf.LlamaFileType.ALL_F32
+    vision, found = read_back(tmp_path / "out" / "mmproj-out.gguf")
+    assert vision["general.file_type"] == gguf.LlamaFileType.ALL_F32
     assert {each.tensor_type for each in found.values()} == {Kind.F32}
     name = "vision_encoder.transformer.layers.0.attention.wq.weight"
     assert np.array_equal(found[gguf_name(name, LLAVA)].data, tensors[name].float().numpy())

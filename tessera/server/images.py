@@ -1,9 +1,9 @@
-"""Loading a request's pictures, from source to pixels, with separate capacity.
+"""Loading a request's images, from source to pixels, with separate capacity.
 
 Data URLs are read by threads that never block, URLs and files by others that may, and decoding runs in
-child processes (`decoding`). So text waits for none of this, and a known picture never waits for a new
-one: prepared pictures are cached by encoded bytes and tenant's salt. A client that leaves ends the work
-on its pictures at once. Everything held here counts against one budget.
+child processes (`decoding`). So text waits for none of this, and a known image never waits for a new
+one: prepared images are cached by encoded bytes and tenant's salt. A client that leaves ends the work
+on its images at once. Everything held here counts against one budget.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tessera.sources import ImageLimits, is_data_url, read
 Result = TypeVar("Result")
 Load = Callable[[Sequence[Image]], list[PreparedImage]]
 READERS, FETCHERS = 2, 8
-CACHE_BYTES = 256 << 20  # for prepared pictures, some 20 of the largest
+CACHE_BYTES = 256 << 20  # for prepared images, some 20 of the largest
 
 
-class Pictures:
-    """Prepares the pictures of at most `max_waiting` requests at once, which hold at most `max_bytes` together."""
+class Images:
+    """Prepares the images of at most `max_waiting` requests at once, which hold at most `max_bytes` together."""
 
     def __init__(self, limits: ImageLimits, vision: VisionConfig, *, max_bytes: int, max_waiting: int) -> None:
         self._limits, self._vision = limits, vision
@@ -45,11 +45,11 @@ class Pictures:
         self._max_bytes, self._held_bytes = max_bytes, 0
 
     def start(self) -> None:
-        """Start a decoding process, so that the first picture need not wait for it."""
+        """Start a decoding process, so that the first image need not wait for it."""
         self._decoders.start()
 
     async def load(self, images: Sequence[Image], salt: str = "") -> Load:
-        """Prepare these pictures; the returned `Load` looks each of them up, for `LLM.prepare`.
+        """Prepare these images; the returned `Load` looks each of them up, for `LLM.prepare`.
 
         Raises ImageError and FetchError, and EngineBusyError if too many requests wait.
         """
@@ -77,7 +77,7 @@ class Pictures:
 
     def _read(self, image: Image, stop: Stop) -> tuple[str, bytes, bytes]:
         if not isinstance(image.source, str):
-            raise TypeError(f"a request's picture is named by a text, not {type(image.source).__name__}")
+            raise TypeError(f"a request's image is named by a text, not {type(image.source).__name__}")
         name, data = read(image.source, self._limits, stop)
         return name, data, hashlib.blake2b(data, digest_size=32).digest()
 
@@ -95,10 +95,10 @@ class Pictures:
 
     @contextmanager
     def _place(self) -> Iterator[Callable[[int], None]]:
-        """Hold a slot for preparing pictures; yields the function that counts its bytes."""
+        """Hold a slot for preparing images; yields the function that counts its bytes."""
         if self._waiting >= self._max_waiting:
             raise EngineBusyError(
-                f"the pictures of {self._waiting} requests are being prepared (at most {self._max_waiting}); send the "
+                f"the images of {self._waiting} requests are being prepared (at most {self._max_waiting}); send the "
                 "request again later."
             )
         held = 0
@@ -108,7 +108,7 @@ class Pictures:
             others = self._held_bytes - held
             if num_bytes > 0 and others and self._held_bytes + num_bytes > self._max_bytes:
                 raise EngineBusyError(
-                    f"pictures that are being prepared hold {self._held_bytes >> 20} MiB of at most "
+                    f"images that are being prepared hold {self._held_bytes >> 20} MiB of at most "
                     f"{self._max_bytes >> 20}; send the request again later."
                 )
             held += num_bytes
@@ -128,7 +128,7 @@ class Pictures:
 
 
 class PreparedCache:
-    """An LRU cache of prepared pictures; used from one thread."""
+    """An LRU cache of prepared images; used from one thread."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0

@@ -1,5 +1,5 @@
-// Pictures before they are sent: which files are taken, what the model will see of each, and what it costs.
-// The grid is the model's own arithmetic (`grid_of` in tessera/images.py). Pictures are shown as the server
+// Images before they are sent: which files are taken, what the model will see of each, and what it costs.
+// The grid is the model's own arithmetic (`grid_of` in tessera/images.py). Images are shown as the server
 // prepares them, upright, on white, and of an animation the first frame, so that what is seen is what is asked.
 
 import { button, byId, element } from "./dom.js";
@@ -7,13 +7,13 @@ import { button, byId, element } from "./dom.js";
 const UNSEEN = /\.(heic|heif|tiff?)$/i; // the server may read these although the browser cannot show them
 const GRID_COLOUR = "rgb(255 64 64 / 0.65)"; // that of `tessera tokens --plot`
 const MAX_ENLARGEMENT = 3;
-const SENT_TIMES = 2; // a picture that is too large is sent at this many times the side that the model sees
+const SENT_TIMES = 2; // an image that is too large is sent at this many times the side that the model sees
 const JPEG_QUALITY = 0.95;
 const GRID_ICON = "M1.5 1.5h13v13h-13zM1.5 5.8h13M1.5 10.2h13M5.8 1.5v13M10.2 1.5v13";
 
 export const number = (value) => value.toLocaleString("en-US");
 
-/** Rows and columns of tokens for a picture of this size. */
+/** Rows and columns of tokens for an image of this size. */
 export function gridOf(width, height, config) {
   const scale = Math.max(width, height) / config.image_size;
   if (scale > 1) {
@@ -37,42 +37,42 @@ function roundHalfEven(value) {
 }
 
 /**
- * A picture from a file, made smaller where the server would refuse it, which `scaled` then says in a sentence.
+ * An image from a file, made smaller where the server would refuse it, which `scaled` then says in a sentence.
  * Throws an Error of one sentence when it cannot be one.
  */
-export async function readPicture(file, config) {
-  const name = file.name || "pasted picture";
+export async function readImage(file, config) {
+  const name = file.name || "pasted image";
   if (file.type === "application/pdf" || /\.pdf$/i.test(name)) {
     throw new Error(
-      `${name} is a PDF, and only pictures are read here: make pictures of its pages first, for example with ` +
+      `${name} is a PDF, and only images are read here: make images of its pages first, for example with ` +
         `"pdftoppm -png ${name} page", or add a screenshot.`,
     );
   }
-  const picture = { file, name, view: null, tokens: 0 };
+  const image = { file, name, view: null, tokens: 0 };
   let bitmap;
   try {
     bitmap = await createImageBitmap(file); // upright: the browser applies the rotation of the camera
   } catch {
-    if (UNSEEN.test(name) && file.size <= config.max_image_bytes) return picture;
+    if (UNSEEN.test(name) && file.size <= config.max_image_bytes) return image;
     if (UNSEEN.test(name)) throw tooHeavy(name, file, config);
-    throw new Error(`${name} is not a picture that can be read; choose a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file.`);
+    throw new Error(`${name} is not an image that can be read; choose a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file.`);
   }
   const grid = gridOf(bitmap.width, bitmap.height, config);
-  Object.assign(picture, grid, { width: bitmap.width, height: bitmap.height, tokens: tokenCount(grid) });
-  picture.view = draw(bitmap, grid.columns * tokenSize(config), grid.rows * tokenSize(config));
+  Object.assign(image, grid, { width: bitmap.width, height: bitmap.height, tokens: tokenCount(grid) });
+  image.view = draw(bitmap, grid.columns * tokenSize(config), grid.rows * tokenSize(config));
   try {
     if (bitmap.width * bitmap.height > config.max_image_pixels || file.size > config.max_image_bytes) {
-      await scaleDown(picture, bitmap, config);
+      await scaleDown(image, bitmap, config);
     }
   } finally {
     bitmap.close();
   }
-  return picture;
+  return image;
 }
 
 /** The model sees `image_size` pixels a side at most, so nothing it could read is lost. */
-async function scaleDown(picture, bitmap, config) {
-  const { file, name } = picture;
+async function scaleDown(image, bitmap, config) {
+  const { file, name } = image;
   const scale = Math.min((SENT_TIMES * config.image_size) / Math.max(bitmap.width, bitmap.height), 1);
   const width = Math.max(Math.round(bitmap.width * scale), 1);
   const height = Math.max(Math.round(bitmap.height * scale), 1);
@@ -80,11 +80,11 @@ async function scaleDown(picture, bitmap, config) {
   const kept = file.type === "image/png" ? await encoded(canvas, "image/png") : null;
   const blob = kept && kept.size <= config.max_image_bytes ? kept : await encoded(canvas, "image/jpeg");
   if (!blob || blob.size > config.max_image_bytes) throw tooHeavy(name, file, config);
-  picture.file = new File([blob], name, { type: blob.type });
+  image.file = new File([blob], name, { type: blob.type });
   const megapixels = (bitmap.width * bitmap.height) / 1e6;
   const much = megapixels >= 1 ? `${number(Math.round(megapixels))} megapixels` : `${number(file.size)} bytes`;
-  picture.scaled =
-    `The picture ${name} is ${much}: it was scaled down to ${number(width)} × ${number(height)}, ` +
+  image.scaled =
+    `The image ${name} is ${much}: it was scaled down to ${number(width)} × ${number(height)}, ` +
     "which is more than the model sees.";
 }
 
@@ -96,31 +96,31 @@ const tooHeavy = (name, file, config) =>
   );
 
 /** The whole file, as the server takes it: the model's own resizing happens there. Kept for later turns. */
-export function dataUrl(picture) {
-  picture.url ??= new Promise((resolve, reject) => {
+export function dataUrl(image) {
+  image.url ??= new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Error(`${picture.name} can no longer be read; add it again.`));
-    reader.readAsDataURL(picture.file);
+    reader.onerror = () => reject(new Error(`${image.name} can no longer be read; add it again.`));
+    reader.readAsDataURL(image.file);
   });
-  return picture.url;
+  return image.url;
 }
 
-/** A list item that shows the picture, opens it large, and, where `onRemove` is given, takes it away. */
-export function pictureItem(picture, onRemove) {
-  const cost = picture.view ? `${number(picture.tokens)} tokens` : "not shown here";
+/** A list item that shows the image, opens it large, and, where `onRemove` is given, takes it away. */
+export function imageItem(image, onRemove) {
+  const cost = image.view ? `${number(image.tokens)} tokens` : "not shown here";
   const [width, height] = onRemove ? [144, 76] : [320, 208]; // while it waits, and beside its question
-  const face = picture.view ? thumbnail(picture.view, width, height) : element("span", { class: "unseen" }, extension(picture.name));
-  const label = { "aria-label": `${picture.name}, ${cost}, show with its patch grid`, title: "Show the patches that the model reads" };
-  const open = button(face, { class: "thumbnail", ...label }, () => openViewer(picture));
-  open.disabled = !picture.view;
+  const face = image.view ? thumbnail(image.view, width, height) : element("span", { class: "unseen" }, extension(image.name));
+  const label = { "aria-label": `${image.name}, ${cost}, show with its patch grid`, title: "Show the patches that the model reads" };
+  const open = button(face, { class: "thumbnail", ...label }, () => openViewer(image));
+  open.disabled = !image.view;
   const caption = element("span", { class: "caption" }, element("span", { class: "cost" }, cost));
-  // What a look at the picture alone would not tell: that it opens. The picture's own button is the one to tab to.
-  const hint = button(gridIcon(), { class: "hint", tabindex: "-1", "aria-hidden": "true" }, () => openViewer(picture));
+  // What a look at the image alone would not tell: that it opens. The image's own button is the one to tab to.
+  const hint = button(gridIcon(), { class: "hint", tabindex: "-1", "aria-hidden": "true" }, () => openViewer(image));
   if (!onRemove) hint.append("patches");
-  if (picture.view) caption.append(hint);
-  const item = element("li", { class: "picture" }, open, caption);
-  if (onRemove) item.append(button("×", { class: "remove", "aria-label": `Remove ${picture.name}` }, onRemove));
+  if (image.view) caption.append(hint);
+  const item = element("li", { class: "image" }, open, caption);
+  if (onRemove) item.append(button("×", { class: "remove", "aria-label": `Remove ${image.name}` }, onRemove));
   return item;
 }
 
@@ -138,7 +138,7 @@ function gridIcon() {
   return icon;
 }
 
-/** The picture in its own shape, within these CSS pixels, as sharp as this screen can show it. */
+/** The image in its own shape, within these CSS pixels, as sharp as this screen can show it. */
 export function thumbnail(view, maxWidth, maxHeight) {
   const scale = Math.min(maxWidth / view.width, maxHeight / view.height, 1);
   const side = (length, dense) => Math.max(Math.round(length * scale * dense), 1);
@@ -160,23 +160,23 @@ function draw(source, width, height) {
 function drawn(source, width, height) {
   const canvas = element("canvas", { width, height, "aria-hidden": "true" });
   const pen = canvas.getContext("2d");
-  pen.fillStyle = "white"; // where the picture is transparent, the model sees white
+  pen.fillStyle = "white"; // where the image is transparent, the model sees white
   pen.fillRect(0, 0, width, height);
   pen.imageSmoothingQuality = "high";
   pen.drawImage(source, 0, 0, width, height);
   return canvas;
 }
 
-function openViewer(picture) {
+function openViewer(image) {
   const viewer = byId("viewer");
   const overlay = element("canvas", { class: "grid", "aria-hidden": "true" });
-  const { view, rows, columns } = picture;
-  byId("viewer-name").textContent = picture.name;
-  const scaled = view.width < picture.width || view.height < picture.height ? ", scaled down" : "";
-  const first = picture.file.type === "image/gif" ? " Of an animation the first frame is read." : "";
+  const { view, rows, columns } = image;
+  byId("viewer-name").textContent = image.name;
+  const scaled = view.width < image.width || view.height < image.height ? ", scaled down" : "";
+  const first = image.file.type === "image/gif" ? " Of an animation the first frame is read." : "";
   byId("viewer-facts").textContent =
-    `${number(picture.width)} × ${number(picture.height)} pixels, read as ${number(view.width)} × ${number(view.height)}` +
-    `${scaled}: ${rows} rows × (${columns} patches + 1) = ${number(picture.tokens)} tokens.${first}`;
+    `${number(image.width)} × ${number(image.height)} pixels, read as ${number(view.width)} × ${number(view.height)}` +
+    `${scaled}: ${rows} rows × (${columns} patches + 1) = ${number(image.tokens)} tokens.${first}`;
   byId("viewer-stage").replaceChildren(view, overlay);
   viewer.showModal();
 
@@ -188,7 +188,7 @@ function openViewer(picture) {
       canvas.style.width = `${width}px`;
       canvas.style.height = `${height}px`;
     }
-    drawGrid(overlay, width, height, picture);
+    drawGrid(overlay, width, height, image);
   };
   fit();
   addEventListener("resize", fit);

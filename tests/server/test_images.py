@@ -1,4 +1,4 @@
-"""Pictures have capacity of their own: text waits for none, cached ones for no new ones, and nothing is left behind."""
+"""Images have capacity of their own: text waits for none, cached ones for no new ones, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tessera.messages import Image, Message
 from tessera.raster import Pixels
 from tessera.sampling import SamplingParams
 from tessera.server.backend import LocalBackend
-from tessera.server.pictures import CACHE_BYTES, FETCHERS, PreparedCache
+from tessera.server.images import CACHE_BYTES, FETCHERS, PreparedCache
 from tessera.sources import ImageLimits
 from tests.server.conftest import RECEIPT
 from tests.test_fetch import Dripping
@@ -51,12 +51,12 @@ def backend(llm: LLM) -> Iterator[LocalBackend]:
     backend = LocalBackend(llm, max_preparing=12)
     yield backend
     backend._workers.shutdown(wait=False, cancel_futures=True)
-    backend.pictures.close()
+    backend.images.close()
 
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """New pictures are not decoded until this is set."""
+    """New images are not decoded until this is set."""
     gate, decode = threading.Event(), Decoders.decode
 
     def waiting(self: Decoders, *arguments: Any) -> Pixels:
@@ -92,7 +92,7 @@ def test_a_prompt_is_the_same_as_without_children(backend: LocalBackend, llm: LL
     run(work)
 
 
-def test_text_and_cached_pictures_wait_for_no_new_picture(backend: LocalBackend, stuck: threading.Event) -> None:
+def test_text_and_cached_images_wait_for_no_new_image(backend: LocalBackend, stuck: threading.Event) -> None:
     async def work() -> None:
         stuck.set()
         await prepared(backend, asking(RECEIPT))
@@ -114,7 +114,7 @@ def test_text_and_cached_pictures_wait_for_no_new_picture(backend: LocalBackend,
     run(work)
 
 
-def test_slow_hosts_keep_neither_text_nor_other_pictures_waiting(backend: LocalBackend) -> None:
+def test_slow_hosts_keep_neither_text_nor_other_images_waiting(backend: LocalBackend) -> None:
     host = Dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x")
 
     async def work() -> None:
@@ -126,18 +126,18 @@ def test_slow_hosts_keep_neither_text_nor_other_pictures_waiting(backend: LocalB
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
         # Whoever has left has freed the thread that fetched for it, and its place.
-        busy = [backend.pictures._fetchers.submit(lambda: None) for _ in range(FETCHERS)]
+        busy = [backend.images._fetchers.submit(lambda: None) for _ in range(FETCHERS)]
         await asyncio.gather(*(asyncio.wrap_future(future) for future in busy))
-        assert backend.pictures._waiting == 0
-        assert backend.pictures._held_bytes == 0
+        assert backend.images._waiting == 0
+        assert backend.images._held_bytes == 0
 
     run(work)
     host.close()
 
 
-def test_what_pictures_hold_is_bounded_and_given_back(backend: LocalBackend, stuck: threading.Event) -> None:
+def test_what_images_hold_is_bounded_and_given_back(backend: LocalBackend, stuck: threading.Event) -> None:
     url = url_of(3, (400, 300))
-    backend.pictures._max_bytes = 2 * len(url)
+    backend.images._max_bytes = 2 * len(url)
 
     async def work() -> None:
         tasks = [asyncio.create_task(prepared(backend, asking(url))) for _ in range(6)]
@@ -148,25 +148,25 @@ def test_what_pictures_hold_is_bounded_and_given_back(backend: LocalBackend, stu
             assert isinstance(task.exception(), EngineBusyError)
         stuck.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert backend.pictures._held_bytes == 0
-        assert backend.pictures._waiting == 0
+        assert backend.images._held_bytes == 0
+        assert backend.images._waiting == 0
 
     run(work)
 
 
-def test_an_error_says_which_picture(backend: LocalBackend) -> None:
+def test_an_error_says_which_image(backend: LocalBackend) -> None:
     async def work() -> None:
         large = url_of(5)
         bad = "data:image/png;base64," + base64.b64encode(b"hello").decode()
-        with pytest.raises(ImageError, match=r"^picture 2 of 3: the picture \(5 bytes\) is not a picture"):
+        with pytest.raises(ImageError, match=r"^image 2 of 3: the image \(5 bytes\) is not an image"):
             await prepared(backend, asking(large, bad, large))
-        with pytest.raises(ImageError, match=r"^the picture \(5 bytes\) is not a picture"):
+        with pytest.raises(ImageError, match=r"^the image \(5 bytes\) is not an image"):
             await prepared(backend, asking(bad))
 
     run(work)
 
 
-def test_tenants_share_no_prepared_picture(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tenants_share_no_prepared_image(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     decode = Decoders.decode
 
