@@ -19,8 +19,8 @@ from tessera.engine.request import Chunk
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.flash_attention import Segments
 from tessera.kernels.paged_attention import (
+    CONTEXT_TOKENS,
     MOST_FEW_TOKENS,
-    PANEL_TOKENS,
     DecodeRows,
     PagedChunk,
     decode_attention,
@@ -68,7 +68,7 @@ class PagedPlan(AttentionPlan):
             out_TNK[self.few.rows_R] = self.few.attend(queries_TNK, cache)
         for chunk in self.chunks:
             rows = slice(chunk.start, chunk.start + chunk.length)
-            if chunk.context > PANEL_TOKENS:
+            if chunk.context > CONTEXT_TOKENS:
                 out_TNK[rows] = paged_attention(queries_TNK[rows], cache, chunk.blocks, chunk.context)
                 continue
             if chunk.context == chunk.length and cache.is_exact:

@@ -17,7 +17,7 @@ from tessera.kernels import cuda
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
-from tessera.kernels.panel_linear import panel_linear
+from tessera.kernels.prefill_linear import prefill_linear
 
 # Rows of the weight that the twin dequantizes at a time: its only extra memory.
 PANEL_TILES = 64
@@ -42,7 +42,7 @@ class _Weight(ctypes.Structure):
 
 
 class _Call(ctypes.Structure):
-    """Call of native/packed_linear.h."""
+    """`PackedCall` of native/packed_linear.h."""
 
     _fields_ = (("out", _Rows), ("inputs", _Rows), ("weight", _Weight), ("threads", WHOLE))
 
@@ -69,7 +69,7 @@ def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
 
 
 def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
-    panels_TN = panel_linear(inputs_TK, weight)
+    panels_TN = prefill_linear(inputs_TK, weight)
     if panels_TN is not None:
         return panels_TN
     function = kernel("packed_linear", ADDRESS)

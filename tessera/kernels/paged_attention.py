@@ -2,7 +2,7 @@
 
 For a few new tokens, as in decoding and in checking drafts, the C++ kernel (native/paged_attention.h) reads the blocks
 in place, splits each context over the threads and merges the parts. A token's result is bit-identical whether it is
-attended alone or with those after it. For many new tokens the panel kernel takes one or several heads at a time.
+attended alone or with those after it. For many new tokens the prefill kernel takes one or several heads at a time.
 The twin takes any number of new tokens and reads a panel of the context at a time. It merges exactly: for each row it
 keeps the largest score, the sum of the weights and the weighted values, and rescales them when a larger score
 comes (online softmax, arXiv 1805.02867; over blocks of keys, FlashAttention, arXiv 2205.14135).
@@ -22,11 +22,15 @@ from torch import Tensor
 from tessera.kernels import cuda
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
-from tessera.kernels.panel_attention import has_panel_kernel, panel_attention, prefers_panels
+from tessera.kernels.prefill_attention import (
+    QUERY_ROWS,
+    has_prefill_kernel,
+    prefers_prefill_attention,
+    prefill_attention,
+)
 
-GATHERED_BYTES = 2**26  # keys and values copied for the panel kernel at a time; at least one head of any context
-PANEL_TOKENS = 4096  # tokens of context: 16 MiB of keys and values at Pixtral's heads in bfloat16
-PANEL_ROWS = 512  # query rows: their scores against a panel, 4 MB in bfloat16, stay near the cores
+GATHERED_BYTES = 2**26  # keys and values copied for the prefill kernel at a time; at least one head of any context
+CONTEXT_TOKENS = 4096  # of the context, taken at a time: 16 MiB of keys and values at Pixtral's heads in bfloat16
 
 MOST_FEW_TOKENS = 8  # new tokens of one sequence; with more, matrix products are faster
 SPLIT_TOKENS = 256  # context of one kernel task; doubled until a sequence has at most MOST_SPLITS tasks
@@ -60,7 +64,7 @@ class PagedChunk:
 
 
 class _Call(ctypes.Structure):
-    """`Call` of native/paged_attention.h."""
+    """`PagedCall` of native/paged_attention.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "out", "keys", "values", "key_scales", "value_scales")),
@@ -162,7 +166,7 @@ def _split_tokens(context: int) -> int:
 
 def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, context: int) -> Tensor:
     """Compute causal attention (T, N, K) of the last T of the `context` tokens in `blocks`: for many tokens."""
-    if not (prefers_panels(queries_TNK) and has_panel_kernel(queries_TNK)):
+    if not (prefers_prefill_attention(queries_TNK) and has_prefill_kernel(queries_TNK)):
         return paged_attention_twin(queries_TNK, cache, blocks, context)
     kv_heads, width = cache.keys_BSMK.shape[2:]
     slots, out_TNK = cache.slots(blocks, context), torch.empty_like(queries_TNK)
@@ -172,7 +176,7 @@ def paged_attention(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor, cont
         stop = min(start + heads_each, kv_heads)
         heads = slice(start * group, stop * group)
         keys_CMK, values_CMK = cache.heads(start, stop).read(slots, queries_TNK.dtype)
-        out_TNK[:, heads] = panel_attention(queries_TNK[:, heads], keys_CMK, values_CMK, causal=True)
+        out_TNK[:, heads] = prefill_attention(queries_TNK[:, heads], keys_CMK, values_CMK, causal=True)
     return out_TNK
 
 
@@ -183,14 +187,14 @@ def workspace_bytes(
 
     `few_tokens` of the step's tokens are attended a few at a time (`DecodeRows`).
     """
-    number, panel, room = dtype.itemsize, min(context, PANEL_TOKENS), heads * (width + _STATE_NUMBERS)
+    number, panel, room = dtype.itemsize, min(context, CONTEXT_TOKENS), heads * (width + _STATE_NUMBERS)
     # Without a kernel, a short context is copied whole, repeated for the query heads, and masked.
     whole = 2 * panel * (kv_heads + heads) * width * number + step_tokens * panel * (1 + number)
-    # Copies for the panel kernel, and what it packs of them: of one head, or as many as GATHERED_BYTES hold.
+    # Copies for the prefill kernel, and what it packs of them: of one head, or as many as GATHERED_BYTES hold.
     head = 2 * context * width * number
     heads_each = min(kv_heads, max(1, GATHERED_BYTES // head))
     # The twin: copies of a panel's keys and values, scores, and what is merged.
-    twin = 4 * panel * kv_heads * width * number + 4 * PANEL_ROWS * panel * 4 + 3 * step_tokens * heads * width * 4
+    twin = 4 * panel * kv_heads * width * number + 4 * QUERY_ROWS * panel * 4 + 3 * step_tokens * heads * width * 4
     # 8-bit codes become float32 before `dtype`; and each slot's number is written out.
     decoded = 4 * width * max(heads_each * context, kv_heads * panel) + 8 * context
     return max(whole, 2 * heads_each * head, twin) + decoded + few_tokens * MOST_SPLITS * room * 4
@@ -204,14 +208,14 @@ def paged_attention_twin(queries_TNK: Tensor, cache: CacheLayer, blocks: Tensor,
     # The query heads that share a key/value head stand as rows of one product: nothing is expanded.
     queries_MRK = (queries_TNK * width**-0.5).unflatten(1, (kv_heads, group)).transpose(0, 1).flatten(1, 2)
     positions_R = torch.arange(context - tokens, context, device=device).repeat_interleave(group)
-    merged = [[_Merged(rows_RK) for rows_RK in head_RK.split(PANEL_ROWS)] for head_RK in queries_MRK]
-    for start in range(0, context, PANEL_TOKENS):
-        stop = min(start + PANEL_TOKENS, context)
+    merged = [[_Merged(rows_RK) for rows_RK in head_RK.split(QUERY_ROWS)] for head_RK in queries_MRK]
+    for start in range(0, context, CONTEXT_TOKENS):
+        stop = min(start + CONTEXT_TOKENS, context)
         slots = cache.slots(blocks[start // size : -(-stop // size)], stop - start)
         keys_MPK, values_MPK = (x.transpose(0, 1).contiguous() for x in cache.read(slots, queries_TNK.dtype))
         positions_P = torch.arange(start, stop, device=device)
         for head in range(kv_heads):
-            for rows, positions in zip(merged[head], positions_R.split(PANEL_ROWS), strict=True):
+            for rows, positions in zip(merged[head], positions_R.split(QUERY_ROWS), strict=True):
                 future = None if stop <= context - tokens else positions_P > positions[:, None]
                 rows.add(keys_MPK[head], values_MPK[head], future)
     out_MRK = torch.stack([torch.cat([rows.result() for rows in head]) for head in merged])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
-from tessera.kernels.panel_attention import panel_attention, prefers_panels
+from tessera.kernels.prefill_attention import prefers_prefill_attention, prefill_attention
 from tessera.model.linear import Linear
 from tessera.model.rope import Rotation
 
@@ -84,8 +84,8 @@ def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal:
 
     With `causal` the T queries are the last of the L positions: query t sees the first L - T + t + 1.
     """
-    if prefers_panels(queries_TNK, keys_LMK, values_LMK):
-        return panel_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
+    if prefers_prefill_attention(queries_TNK, keys_LMK, values_LMK):
+        return prefill_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
     tokens, context = len(queries_TNK), len(keys_LMK)
     if tokens == 1:
         # The query heads that share a key/value head are rows of one product. Measured on two cores,

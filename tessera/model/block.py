@@ -16,7 +16,7 @@ from tessera.model.linear import Linear
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
 # all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel
 # takes longer to clear those pages than all arithmetic between the products (14 ms each on a Zen 4 core).
-PANEL_TOKENS = 2048
+FEED_FORWARD_TOKENS = 2048
 
 
 class RMSNorm(nn.Module):
@@ -39,10 +39,10 @@ class FeedForward(nn.Module):
         self.w3 = Linear(width, hidden_width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        if len(hidden_TD) <= PANEL_TOKENS or records(hidden_TD, *self.parameters()):
-            return self._panel(hidden_TD)
-        return torch.cat([self._panel(panel_TD) for panel_TD in hidden_TD.split(PANEL_TOKENS)])
+        if len(hidden_TD) <= FEED_FORWARD_TOKENS or records(hidden_TD, *self.parameters()):
+            return self._compute(hidden_TD)
+        return torch.cat([self._compute(part_TD) for part_TD in hidden_TD.split(FEED_FORWARD_TOKENS)])
 
-    def _panel(self, hidden_TD: Tensor) -> Tensor:
+    def _compute(self, hidden_TD: Tensor) -> Tensor:
         out: Tensor = self.w2(silu_gate(self.w1(hidden_TD), self.w3(hidden_TD)))
         return out

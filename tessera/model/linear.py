@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tessera.kernels.thin_linear import linear
+from tessera.kernels.skinny_linear import linear
 
 
 class Linear(nn.Linear):

@@ -16,9 +16,9 @@ from tessera.kernels import (
     flash_attention,
     fp8_linear,
     packed_linear,
-    panel_attention,
-    panel_linear,
-    thin_linear,
+    prefill_attention,
+    prefill_linear,
+    skinny_linear,
 )
 from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.kernels.gradients import records
@@ -40,11 +40,11 @@ CALLS: dict[str, tuple[Any, Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "rms_norm": (elementwise, lambda x: elementwise.rms_norm(x, numbers(64), 1e-5), (3, 64)),
     "silu_gate": (elementwise, lambda x: elementwise.silu_gate(x, numbers(3, 64)), (3, 64)),
     "rotate": (elementwise, lambda x: elementwise.rotate(x, torch.ones(3, 4), torch.zeros(3, 4)), (3, 2, 8)),
-    "thin_linear": (thin_linear, lambda x: thin_linear.linear(x, numbers(32, 64)), (3, 64)),
+    "skinny_linear": (skinny_linear, lambda x: skinny_linear.linear(x, numbers(32, 64)), (3, 64)),
     "packed_linear": (packed_linear, lambda x: quantized_linear(x, PACKED), (3, 64)),
-    "panel_linear": (panel_linear, lambda x: quantized_linear(x, PACKED), (40, 64)),
-    "panel_attention": (
-        panel_attention,
+    "prefill_linear": (prefill_linear, lambda x: quantized_linear(x, PACKED), (40, 64)),
+    "prefill_attention": (
+        prefill_attention,
         lambda x: attention.attend(x, numbers(100, 2, 16), numbers(100, 2, 16), causal=True),
         (100, 2, 16),
     ),
@@ -61,9 +61,9 @@ def test_a_frozen_model_gets_its_kernels_outside_inference_mode(
     asked = []
     # The kernel is asked for and found missing, so that the twin computes in its place.
     monkeypatch.setattr(module, "kernel", lambda kernel, *arguments: asked.append(kernel))
-    if name == "panel_attention":
-        monkeypatch.setattr(panel_attention, "_torch_prefers_panels", lambda: False)
-    monkeypatch.setattr(thin_linear, "LEAST_WEIGHTS", 1)
+    if name == "prefill_attention":
+        monkeypatch.setattr(prefill_attention, "_torch_is_faster", lambda: False)
+    monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 1)
     with mode():
         call(numbers(*shape).requires_grad_(trained and mode is torch.enable_grad))
     wanted = not (trained and mode is torch.enable_grad)
@@ -97,11 +97,11 @@ def test_a_frozen_model_multiplies_in_8_bit_floats(trained: bool, monkeypatch: p
 
 
 @pytest.mark.parametrize("trained", ["nothing", "inputs", "weights"])
-def test_a_frozen_feed_forward_takes_long_steps_in_panels(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block, "PANEL_TOKENS", 4)
+def test_a_frozen_feed_forward_takes_long_steps_in_parts(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 4)
     feed_forward = FeedForward(8, 16).requires_grad_(trained == "weights")
     panels = []
-    monkeypatch.setattr(feed_forward, "_panel", lambda hidden: panels.append(len(hidden)) or hidden)
+    monkeypatch.setattr(feed_forward, "_compute", lambda hidden: panels.append(len(hidden)) or hidden)
     feed_forward(torch.zeros(10, 8).requires_grad_(trained == "inputs"))
     assert panels == ([4, 4, 2] if trained == "nothing" else [10])
 

@@ -21,7 +21,7 @@ from tessera.kernels.paged_attention import (
     has_kernel,
     paged_attention_twin,
 )
-from tessera.kernels.panel_attention import PANEL, panel_attention
+from tessera.kernels.prefill_attention import QUERIES, prefill_attention
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS = 8, 2
@@ -62,8 +62,8 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
 def test_panels_of_the_context_merge_to_the_whole(
     tokens: int, context: int, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_attention, "PANEL_TOKENS", 64)
-    monkeypatch.setattr(paged_attention, "PANEL_ROWS", 96)
+    monkeypatch.setattr(paged_attention, "CONTEXT_TOKENS", 64)
+    monkeypatch.setattr(paged_attention, "QUERY_ROWS", 96)
     dtype = torch.bfloat16 if stored == torch.bfloat16 else torch.float32
     cache, blocks = filled(context, 64, stored, seed=tokens + context)
     queries = torch.randn(tokens, HEADS, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -131,19 +131,19 @@ def test_a_token_has_the_same_bits_alone_as_with_those_after_it(dtype: torch.dty
 def test_many_tokens_over_a_long_context_some_heads_at_a_time(
     tokens: int, context: int, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The panel kernel, where there is one, is given one key/value head after another."""
+    """The prefill kernel, where there is one, is given one key/value head after another."""
     given = []
 
     def spy(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> Tensor:
         given.append((queries.shape[1], keys.shape[1]))
-        return panel_attention(queries, keys, values, causal=causal)
+        return prefill_attention(queries, keys, values, causal=causal)
 
-    monkeypatch.setattr(paged_attention, "panel_attention", spy)
+    monkeypatch.setattr(paged_attention, "prefill_attention", spy)
     monkeypatch.setattr(paged_attention, "GATHERED_BYTES", 1)
     cache, blocks = filled(context, 64, stored, seed=tokens)
     queries = torch.randn(tokens, HEADS, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     with torch.inference_mode():
         got = paged_attention.paged_attention(queries, cache, blocks, context)
     assert relative_error(got, expected(queries, cache, blocks, context)) < BOUNDS[torch.bfloat16]
-    in_panels = tokens >= PANEL and PATHS.index(library.choice().path) >= PATHS.index("avx512_bf16")
+    in_panels = tokens >= QUERIES and PATHS.index(library.choice().path) >= PATHS.index("avx512_bf16")
     assert given == ([(HEADS // KV_HEADS, 1)] * KV_HEADS if in_panels else [])

@@ -17,9 +17,9 @@ TESTS = (
     "test_packed_linear.py",
     "test_elementwise.py",
     "test_paged_attention.py",
-    "test_panel_attention.py",
-    "test_panel_linear.py",
-    "test_thin_linear.py",
+    "test_prefill_attention.py",
+    "test_prefill_linear.py",
+    "test_skinny_linear.py",
 )
 # The library's place is told to the builder's module before the loader reads it there; emulated AMX is built anew.
 RUN = """

@@ -58,7 +58,7 @@ def test_images_together_equal_each_alone(
     encoder: VisionEncoder, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the feed-forward's panels cut through an image. torch's products may sum in another order."""
-    monkeypatch.setattr(block, "PANEL_TOKENS", 100)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 100)
     encoder.to(dtype)
     together = encoder(patches(dtype), encoder.plan(GRIDS)).split([rows * columns for rows, columns in GRIDS])
     each = patches(dtype).split([rows * columns for rows, columns in GRIDS])

@@ -33,7 +33,7 @@ struct Rows { // the inputs or the outputs
 };
 
 // What Python passes, field by field as in kernels/packed_linear.py.
-struct Call {
+struct PackedCall {
   Rows out, inputs;
   Weight weight;
   int64_t threads;
@@ -204,7 +204,7 @@ private:
 };
 
 // 0, or 1 when there is no memory for the inputs' codes.
-int packed_linear(const Call &call) {
+int packed_linear(const PackedCall &call) {
   const Rows &out = call.out, &inputs = call.inputs;
   const Weight &weight = call.weight;
   const bool minimums = weight.minimums != nullptr, super = weight.super_scales != nullptr;

@@ -66,7 +66,8 @@ void group_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[
 
 // Adds a group's products, scaled, to the sums of TOKENS tokens, the first of which is token `start` of the panel.
 template <int BITS, bool MINIMUMS, int TOKENS>
-inline __attribute__((always_inline)) void add_group(const uint8_t *codes, __m256 scale, __m256 minimum, const Panel &panel, int64_t cell, __m256 *sums) {
+inline __attribute__((always_inline)) void add_group(const uint8_t *codes, __m256 scale, __m256 minimum,
+                                                     const Panel &panel, int64_t cell, __m256 *sums) {
   __m256i products[CHAIN_TOKENS];
   group_products<BITS, TOKENS>(codes, panel.codes + cell * GROUP, products);
 #pragma GCC unroll 4
@@ -116,4 +117,4 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
 
 } // namespace
 
-EXPORT int packed_linear_avx2(const Call *call) { return packed_linear(*call); }
+EXPORT int packed_linear_avx2(const PackedCall *call) { return packed_linear(*call); }

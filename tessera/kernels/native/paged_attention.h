@@ -26,7 +26,7 @@ struct Sequence {
   int64_t partial; // how many splits times new tokens the sequences before it have
 };
 
-struct Call {
+struct PagedCall {
   const float *queries; // (T, N, K)
   float *out;           // (T, N, K)
   const void *keys, *values;
@@ -169,7 +169,7 @@ static inline void multiply_column(const Rows &rows, const Stored *keys, int64_t
 }
 
 // Replaces a row's scores by weights against its largest score so far; what was summed before shrinks with it.
-static inline void weigh(const Call &call, float *sums, int64_t visible, const float *key_scales,
+static inline void weigh(const PagedCall &call, float *sums, int64_t visible, const float *key_scales,
                          const float *value_scales, float *scores) {
   float *state = sums + call.width;
   const Floats scale = all(static_cast<float>(call.scale)), nothing = all(-INFINITY);
@@ -240,7 +240,7 @@ struct Plain {
 };
 
 template <class Products, class Stored>
-static inline void attend_block(const Call &call, const Rows &rows, const Block<Stored> &block, Ahead &ahead,
+static inline void attend_block(const PagedCall &call, const Rows &rows, const Block<Stored> &block, Ahead &ahead,
                                 float (&scores)[ROWS][MAX_BLOCK]) {
   Products::multiply_keys(rows, block, call.width, ahead, scores);
   const bool codes = call.key_scales != nullptr;
@@ -257,7 +257,7 @@ static inline void attend_block(const Call &call, const Rows &rows, const Block<
 
 // One split of one sequence: all its new tokens and heads.
 template <class Products, class Stored>
-static void attend_split(const Call &call, const Sequence &sequence, int64_t split) {
+static void attend_split(const PagedCall &call, const Sequence &sequence, int64_t split) {
   const int64_t size = call.block_tokens, width = call.width, group = call.heads / call.kv_heads;
   const int64_t first = split * sequence.split;
   const int64_t last = first + sequence.split < sequence.context ? first + sequence.split : sequence.context;
@@ -309,7 +309,7 @@ static void attend_split(const Call &call, const Sequence &sequence, int64_t spl
 }
 
 // One row of the result from the splits' rows.
-static void merge(const Call &call, const Sequence &sequence, int64_t row) {
+static void merge(const PagedCall &call, const Sequence &sequence, int64_t row) {
   const int64_t width = call.width, room = width + ROOM, num_rows = sequence.length * call.heads;
   const int64_t splits = (sequence.context + sequence.split - 1) / sequence.split;
   const float *partial = call.partial + (sequence.partial * call.heads + row) * room;
@@ -327,7 +327,7 @@ static void merge(const Call &call, const Sequence &sequence, int64_t row) {
   for (int64_t c = 0; c < width; ++c) out[c] /= total;
 }
 
-template <class Products, class Stored> static int attend(const Call &call, int threads) {
+template <class Products, class Stored> static int attend(const PagedCall &call, int threads) {
   int64_t next_task = 0, next_row = 0, num_rows = 0;
   for (int64_t s = 0; s < call.num_sequences; ++s) num_rows += call.sequences[s].length * call.heads;
   parallel(threads, [&](int, int count) {
@@ -351,7 +351,7 @@ template <class Products, class Stored> static int attend(const Call &call, int 
 // What keys and values are, as kernels/paged_attention.py numbers it.
 enum Stored { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 
-inline int attend_plain(const Call &call, int64_t stored, int64_t threads) {
+inline int attend_plain(const PagedCall &call, int64_t stored, int64_t threads) {
   const int count = static_cast<int>(threads);
   if (stored == FLOAT32) return attend<Plain, float>(call, count);
   if (stored == BFLOAT16) return attend<Plain, bfloat16>(call, count);

@@ -1,6 +1,6 @@
 #include "export.h"
 #include "paged_attention.h"
 
-EXPORT int paged_attention_avx512(const Call *call, int64_t stored, int64_t threads) {
+EXPORT int paged_attention_avx512(const PagedCall *call, int64_t stored, int64_t threads) {
   return attend_plain(*call, stored, threads);
 }

@@ -77,7 +77,7 @@ struct Paired {
 
 } // namespace
 
-EXPORT int paged_attention_paired_avx512_bf16(const Call *call, int64_t stored, int64_t threads) {
+EXPORT int paged_attention_paired_avx512_bf16(const PagedCall *call, int64_t stored, int64_t threads) {
   const int count = static_cast<int>(threads);
   return stored == BFLOAT16 ? attend<Paired, bfloat16>(*call, count) : attend<Paired, int8_t>(*call, count);
 }

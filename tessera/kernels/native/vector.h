@@ -40,23 +40,31 @@ struct Pairs {
   Floats even, odd;
 };
 
-// One number in all lanes; a * b + c, rounded once; the larger of each, b where either is NaN; x within bounds; the
-// nearest whole numbers; the largest of all lanes, and their sum in a tree; the first `count` lanes, or none, or all, and
-// others after them; bfloat16 as the upper half of a word, and back; two registers of pairs apart, and joined again. The
-// compiler's own conversions take two to three times as many instructions with AVX2, and its shuffles are not in GCC 11.
+// Written with intrinsics: the compiler's own conversions take two to three times as many instructions with AVX2, and
+// its shuffles are not in GCC 11.
 #ifdef __AVX512F__
+// The number in all lanes.
 inline Floats all(float value) { return _mm512_set1_ps(value); }
+// As many numbers as lanes; the address need not be aligned.
 inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
 inline void store(float *to, Floats value) { _mm512_storeu_ps(to, value); }
+// a * b + c, rounded once.
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// The larger in each lane; b where either is NaN.
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+// x within [low, high].
 inline Floats clamp(Floats x, Floats low, Floats high) { return _mm512_min_ps(_mm512_max_ps(x, low), high); }
+// The nearest whole numbers, ties to even.
 inline Floats nearest(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// The largest of all lanes.
 inline float largest(Floats x) { return _mm512_reduce_max_ps(x); }
+// The sum of all lanes, added as a tree.
 inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
+// A mask of the first `count` lanes, or of none or all.
 inline __mmask16 first_lanes(int64_t count) {
   return static_cast<__mmask16>(count <= 0 ? 0 : count >= LANES ? 0xffff : (1 << count) - 1);
 }
+// The first `count` lanes of x, or none or all of them, then those of `others`.
 inline Floats first(int64_t count, Floats x, Floats others) {
   return _mm512_mask_blend_ps(first_lanes(count), others, x);
 }
@@ -66,17 +74,21 @@ inline Floats load(const float16 *from) {
 inline Floats load(const int8_t *from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
 }
+// bfloat16 in the upper half of each word.
 inline Words widen(Halves halves) {
   return reinterpret<Words>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret<__m256i>(halves)), 16));
 }
+// The upper half of each word.
 inline Halves narrow(Words words) {
   return reinterpret<Halves>(_mm512_cvtepi32_epi16(reinterpret<__m512i>(words >> 16)));
 }
+// Two registers of pairs, separated into even and odd numbers.
 inline Pairs part(Floats first, Floats second) {
   const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
   return {_mm512_permutex2var_ps(first, even, second), _mm512_permutex2var_ps(first, odd, second)};
 }
+// The inverse of `part`.
 inline void join(Pairs pairs, Floats &first, Floats &second) {
   const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));

@@ -151,7 +151,7 @@ void multiply_panel(const Linear &work, int64_t first, int64_t last, int64_t sta
 }
 
 // 0, or 1 when there is no memory to work in. One thread that has some is enough.
-template <class Product> int panel_linear(Linear work, int threads) {
+template <class Product> int prefill_linear(Linear work, int threads) {
   const int64_t tiles = work.weight.tiles();
   const int64_t blocks = (work.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
   const int64_t block = (work.tokens + blocks - 1) / blocks;
@@ -181,12 +181,12 @@ template <class Product> int panel_linear(Linear work, int threads) {
 
 } // namespace
 
-#define TESSERA_PANEL_LINEAR(path, Product)                                                                          \
-  EXPORT int panel_linear_##path(bfloat16 *out, const bfloat16 *inputs, int64_t tokens, int64_t stride,              \
+#define TESSERA_PREFILL_LINEAR(path, Product)                                                                          \
+  EXPORT int prefill_linear_##path(bfloat16 *out, const bfloat16 *inputs, int64_t tokens, int64_t stride,              \
                                  const uint8_t *codes, const uint8_t *scales, const uint8_t *minimums,               \
                                  const uint16_t *super_scales, const uint16_t *super_minimums, int64_t bits,         \
                                  int64_t rows, int64_t columns, int64_t threads) {                                   \
     const Weight weight = {codes, scales, minimums, super_scales, super_minimums, bits, rows, columns};              \
-    return panel_linear<Product>({weight, inputs, out, tokens, stride, nullptr, tokens + Product::ROWS - 1},         \
+    return prefill_linear<Product>({weight, inputs, out, tokens, stride, nullptr, tokens + Product::ROWS - 1},         \
                                  static_cast<int>(threads));                                                         \
   }

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.kernels import panel_attention as module
+from tessera.kernels import prefill_attention as module
 from tessera.kernels.library import PATHS, choice, forced
-from tessera.kernels.panel_attention import panel_attention, panel_attention_torch
+from tessera.kernels.prefill_attention import prefill_attention, prefill_attention_torch
 from tests.kernels.emulation import emulated_kernel
 
 # (tokens, context, query heads, key/value heads, width): one token; panels, key blocks and widths that are not whole;
@@ -67,7 +67,7 @@ def relative_error(ours: Tensor, wanted: Tensor) -> float:
 def test_the_kernel_is_attention(shape: tuple[int, int, int, int, int], causal: bool) -> None:
     """Weights and outputs are rounded to 8 bits, 2^-9 each at most; scores and sums are float32."""
     queries, keys, values = (x.bfloat16() for x in draw(*shape))
-    ours = panel_attention(queries, keys, values, causal=causal)
+    ours = prefill_attention(queries, keys, values, causal=causal)
     assert relative_error(ours, exact(queries, keys, values, causal=causal)) < 0.004
 
 
@@ -75,16 +75,16 @@ def test_the_kernel_is_attention(shape: tuple[int, int, int, int, int], causal: 
 def test_a_query_has_the_same_bits_in_any_company() -> None:
     """Alone or in a panel, whole or in chunks, with one thread or three, all heads at once or one by one."""
     queries, keys, values = (x.bfloat16() for x in draw(330, 600, 4, 2, 64))
-    whole = panel_attention(queries, keys, values, causal=True)
+    whole = prefill_attention(queries, keys, values, causal=True)
     for start, stop in ((0, 1), (1, 96), (96, 330)):
         seen = 600 - 330 + stop
-        chunk = panel_attention(queries[start:stop], keys[:seen], values[:seen], causal=True)
+        chunk = prefill_attention(queries[start:stop], keys[:seen], values[:seen], causal=True)
         assert torch.equal(chunk, whole[start:stop])
     threads, limit = torch.get_num_threads(), module.PACKED_BYTES_PER_THREAD
     try:
         torch.set_num_threads(3)
         module.PACKED_BYTES_PER_THREAD = 1
-        assert torch.equal(panel_attention(queries, keys, values, causal=True), whole)
+        assert torch.equal(prefill_attention(queries, keys, values, causal=True), whole)
     finally:
         torch.set_num_threads(threads)
         module.PACKED_BYTES_PER_THREAD = limit
@@ -95,8 +95,8 @@ def test_scores_of_any_size() -> None:
     """Scores in the thousands choose one key; equal scores average all."""
     queries, keys, values = (x.bfloat16() for x in draw(100, 300, 1, 1, 32))
     large = 100 * queries, 100 * keys, values
-    assert relative_error(panel_attention(*large, causal=True), exact(*large, causal=True)) < 0.004
-    equal = panel_attention(0 * queries, keys, values, causal=False)
+    assert relative_error(prefill_attention(*large, causal=True), exact(*large, causal=True)) < 0.004
+    equal = prefill_attention(0 * queries, keys, values, causal=False)
     torch.testing.assert_close(equal[0, 0].float(), values[:, 0].float().mean(0), atol=1e-3, rtol=0.01)
 
 
@@ -105,8 +105,8 @@ def test_scores_of_any_size() -> None:
 def test_panels_in_torch(shape: tuple[int, int, int, int, int], causal: bool) -> None:
     queries, keys, values = draw(*shape)
     wanted = exact(queries, keys, values, causal=causal)
-    ours = panel_attention_torch(queries, keys, values, causal=causal)
+    ours = prefill_attention_torch(queries, keys, values, causal=causal)
     torch.testing.assert_close(ours.double(), wanted, atol=2e-6, rtol=1e-5)
     # Rounding inputs, scores and weights to 8 bits stays within 1.5 % in norm.
-    low = panel_attention_torch(queries.bfloat16(), keys.bfloat16(), values.bfloat16(), causal=causal)
+    low = prefill_attention_torch(queries.bfloat16(), keys.bfloat16(), values.bfloat16(), causal=causal)
     assert relative_error(low, wanted) < 0.015

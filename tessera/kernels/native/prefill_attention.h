@@ -17,7 +17,7 @@
 
 namespace {
 
-constexpr int64_t PANEL = 96; // a multiple of 6 and of 32: the rows that the products take at once
+constexpr int64_t QUERIES = 96; // a multiple of 6 and of 32: the rows that the products take at once
 constexpr int64_t KEYS = 256;
 constexpr int64_t SCORE_STRIDE = KEYS + 16; // not a power of two: rows fall into different sets of the cache
 constexpr int64_t MAX_WIDTH = 256; // of a head; the caller keeps to it
@@ -85,10 +85,10 @@ inline __m512 power_of_two(__m512 x) {
 
 // What a thread works in, on its stack: one panel's queries, scores (then weights, in the same memory), sums.
 struct Room {
-  alignas(64) float scores[PANEL * SCORE_STRIDE];
-  alignas(64) float sums[PANEL * MAX_WIDTH];
-  alignas(64) bfloat16 queries[PANEL * MAX_WIDTH];
-  float largest[PANEL], total[PANEL];
+  alignas(64) float scores[QUERIES * SCORE_STRIDE];
+  alignas(64) float sums[QUERIES * MAX_WIDTH];
+  alignas(64) bfloat16 queries[QUERIES * MAX_WIDTH];
+  float largest[QUERIES], total[QUERIES];
 };
 
 // Scores of one row to weights in bfloat16, in place, against the largest so far; earlier sums shrink to match.
@@ -124,7 +124,7 @@ inline void soften(float *scores, float *sums, int64_t width, float scale, float
 
 template <class Product> void attend_panel(const Attention &work, int64_t head, int64_t start, Room &room) {
   const int64_t width = work.padded_width(), kv_head = head / (work.heads / work.kv_heads);
-  const int64_t rows = work.tokens - start < PANEL ? work.tokens - start : PANEL;
+  const int64_t rows = work.tokens - start < QUERIES ? work.tokens - start : QUERIES;
   const int64_t padded = round_up(rows, Product::ROWS);
   // The panel's first query sees `first` keys, each later one another; without `causal` all see all.
   const int64_t first = work.causal ? work.context - work.tokens + start + 1 : work.context;
@@ -163,8 +163,8 @@ template <class Product> void attend_panel(const Attention &work, int64_t head, 
   }
 }
 
-template <class Product> void panel_attention(const Attention &work, int threads) {
-  const int64_t panels = (work.tokens + PANEL - 1) / PANEL, blocks = work.padded_context() / KEY_COLUMNS;
+template <class Product> void prefill_attention(const Attention &work, int threads) {
+  const int64_t panels = (work.tokens + QUERIES - 1) / QUERIES, blocks = work.padded_context() / KEY_COLUMNS;
   std::atomic<int64_t> next_block{0}, next_panel{0};
   parallel(threads, [&](int, int count) {
     for (int64_t item; (item = next_block++) < work.kv_heads * blocks;) {
@@ -176,14 +176,14 @@ template <class Product> void panel_attention(const Attention &work, int threads
     Room room;
     // Heads one after another, so that their keys stay cached; the longest panels, the last ones, first.
     for (int64_t item; (item = next_panel++) < work.heads * panels;)
-      attend_panel<Product>(work, item / panels, (panels - 1 - item % panels) * PANEL, room);
+      attend_panel<Product>(work, item / panels, (panels - 1 - item % panels) * QUERIES, room);
   });
 }
 
 } // namespace
 
-#define TESSERA_PANEL_ATTENTION(path, Product)                                                                       \
-  EXPORT int panel_attention_##path(                                                                                 \
+#define TESSERA_PREFILL_ATTENTION(path, Product)                                                                       \
+  EXPORT int prefill_attention_##path(                                                                                 \
       const bfloat16 *queries, int64_t query_token, int64_t query_head, const bfloat16 *keys, int64_t key_token,     \
       int64_t key_head, const bfloat16 *values, int64_t value_token, int64_t value_head, bfloat16 *out,              \
       int64_t out_token, int64_t out_head, bfloat16 *packed, int64_t tokens, int64_t context, int64_t heads,         \
@@ -191,6 +191,6 @@ template <class Product> void panel_attention(const Attention &work, int threads
     const Attention work = {queries, keys, values, out, {query_token, query_head}, {key_token, key_head},            \
                             {value_token, value_head}, {out_token, out_head}, tokens, context, heads, kv_heads,      \
                             width, causal != 0, scale * 1.44269504f, packed};                                        \
-    panel_attention<Product>(work, static_cast<int>(threads));                                                       \
+    prefill_attention<Product>(work, static_cast<int>(threads));                                                       \
     return 0;                                                                                                        \
   }

@@ -20,7 +20,7 @@ LEAST_WEIGHTS = 2**19  # a megabyte; smaller products are done before a kernel i
 
 
 class _Call(ctypes.Structure):
-    """ThinCall of native/thin_linear.h."""
+    """`SkinnyCall` of native/skinny_linear.h."""
 
     _fields_ = (
         *((name, ADDRESS) for name in ("out", "inputs", "weight")),
@@ -30,7 +30,7 @@ class _Call(ctypes.Structure):
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N)."""
-    function = kernel("thin_linear", ADDRESS) if _is_thin(inputs, weight_NK) else None
+    function = kernel("skinny_linear", ADDRESS) if _is_skinny(inputs, weight_NK) else None
     if function is None:
         return F.linear(inputs, weight_NK, bias_N)
     inputs_TK = inputs.reshape(-1, inputs.shape[-1])
@@ -46,7 +46,7 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
     return out if bias_N is None else out + bias_N
 
 
-def _is_thin(inputs: Tensor, weight_NK: Tensor) -> bool:
+def _is_skinny(inputs: Tensor, weight_NK: Tensor) -> bool:
     """Return True if the kernel serves these: few tokens, a large contiguous weight, no gradients."""
     if not (inputs.dtype == weight_NK.dtype == torch.bfloat16 and inputs.is_cpu and weight_NK.is_cpu):
         return False

@@ -1,4 +1,4 @@
-#include "thin_linear.h"
+#include "skinny_linear.h"
 
 namespace {
 
@@ -13,4 +13,4 @@ struct WidenedProduct {
 
 } // namespace
 
-EXPORT int thin_linear_avx2(const ThinCall *call) { return thin_linear<WidenedProduct>(*call); }
+EXPORT int skinny_linear_avx2(const SkinnyCall *call) { return skinny_linear<WidenedProduct>(*call); }

@@ -7,10 +7,10 @@ import ctypes
 import pytest
 import torch
 
-from tessera.kernels import panel_linear as module
+from tessera.kernels import prefill_linear as module
 from tessera.kernels.packed_linear import packed_linear
 from tessera.kernels.packed_weight import dequantize
-from tessera.kernels.panel_linear import panel_linear
+from tessera.kernels.prefill_linear import prefill_linear
 from tests.kernels.emulation import emulated_kernel
 from tests.kernels.test_packed_weight import KINDS, random_weight
 
@@ -31,7 +31,7 @@ def _emulated(emulated_amx: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_weight_is_unpacked_bit_for_bit(bits: int, kind: str, rows: int, columns: int) -> None:
     """Inputs that choose one column each give that column, rounded to bfloat16 as `dequantize` rounds it."""
     weight = random_weight(bits, rows, columns, kind)
-    out = panel_linear(torch.eye(columns, dtype=torch.bfloat16), weight)
+    out = prefill_linear(torch.eye(columns, dtype=torch.bfloat16), weight)
     assert out is not None
     assert torch.equal(out.T, dequantize(weight, torch.bfloat16))
 
@@ -43,7 +43,7 @@ def test_products_of_any_size(tokens: int, rows: int, columns: int) -> None:
     weight = random_weight(4, rows, columns, "minimums")
     inputs = torch.randn(tokens, columns + 7, generator=torch.Generator().manual_seed(tokens)).bfloat16()[:, 3:-4]
     exact = inputs.double() @ dequantize(weight, torch.bfloat16).double().T
-    out = panel_linear(inputs, weight)
+    out = prefill_linear(inputs, weight)
     assert out is not None
     torch.testing.assert_close(out.double(), exact, rtol=2**-8, atol=1e-4)
 
@@ -51,15 +51,15 @@ def test_products_of_any_size(tokens: int, rows: int, columns: int) -> None:
 def test_threads_and_company_change_nothing() -> None:
     weight = random_weight(4, 300, 544, "centred")
     inputs = torch.randn(700, 544, generator=torch.Generator().manual_seed(0)).bfloat16()
-    whole = panel_linear(inputs, weight)
+    whole = prefill_linear(inputs, weight)
     assert whole is not None
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        again = panel_linear(inputs, weight)
+        again = prefill_linear(inputs, weight)
     finally:
         torch.set_num_threads(before)
-    part = panel_linear(inputs[100:133], weight)
+    part = prefill_linear(inputs[100:133], weight)
     assert again is not None
     assert part is not None
     assert torch.equal(again, whole)
@@ -69,9 +69,9 @@ def test_threads_and_company_change_nothing() -> None:
 def test_a_token_that_is_no_number_keeps_to_itself() -> None:
     weight = random_weight(8, 40, 64, "centred")
     inputs = torch.randn(34, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    clean = panel_linear(inputs, weight)
+    clean = prefill_linear(inputs, weight)
     inputs[5, 7] = float("nan")
-    out = panel_linear(inputs, weight)
+    out = prefill_linear(inputs, weight)
     assert clean is not None
     assert out is not None
     assert out[5].isnan().all()
@@ -83,7 +83,7 @@ def test_many_tokens_take_the_panels_and_few_the_integer_kernels(monkeypatch: py
     monkeypatch.setattr(module, "SHORTEST_TOKENS", 32)
     weight = random_weight(4, 40, 64, "centred")
     inputs = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert torch.equal(packed_linear(inputs, weight), panel_linear(inputs, weight))
-    assert panel_linear(inputs[1:], weight) is None
-    assert panel_linear(inputs.float(), weight) is None
+    assert torch.equal(packed_linear(inputs, weight), prefill_linear(inputs, weight))
+    assert prefill_linear(inputs[1:], weight) is None
+    assert prefill_linear(inputs.float(), weight) is None
     assert not packed_linear(inputs[1:], weight).isnan().any()

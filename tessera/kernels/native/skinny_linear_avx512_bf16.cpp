@@ -1,4 +1,4 @@
-#include "thin_linear.h"
+#include "skinny_linear.h"
 
 namespace {
 
@@ -12,4 +12,4 @@ struct DotProduct {
 
 } // namespace
 
-EXPORT int thin_linear_avx512_bf16(const ThinCall *call) { return thin_linear<DotProduct>(*call); }
+EXPORT int skinny_linear_avx512_bf16(const SkinnyCall *call) { return skinny_linear<DotProduct>(*call); }

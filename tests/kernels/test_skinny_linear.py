@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tessera.kernels import thin_linear
+from tessera.kernels import skinny_linear
 from tessera.kernels.library import PATHS, choice, forced
-from tessera.kernels.thin_linear import MOST_TOKENS, linear
+from tessera.kernels.skinny_linear import MOST_TOKENS, linear
 
 KERNEL_PATHS = [path for path in ("avx2", "avx512_bf16") if PATHS.index(path) <= PATHS.index(choice().path)]
 EPS = torch.finfo(torch.bfloat16).eps
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not KERNEL_PATHS, reason=f"no kernels: {choice()
 
 @pytest.fixture(autouse=True)
 def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin_linear, "LEAST_WEIGHTS", 1)
+    monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 1)
 
 
 def numbers(*shape: int) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_what_is_no_number_stays_in_its_token() -> None:
 def test_everything_else_is_torchs(
     tokens: int, dtype: torch.dtype, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thin_linear, "kernel", lambda *arguments: pytest.fail("the kernel was asked for"))
+    monkeypatch.setattr(skinny_linear, "kernel", lambda *arguments: pytest.fail("the kernel was asked for"))
     inputs, weight = numbers(tokens, 64).to(dtype), numbers(64, 64).to(dtype)
     weight = weight.T if transposed else weight
     with torch.inference_mode():

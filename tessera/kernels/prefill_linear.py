@@ -1,6 +1,6 @@
 """Products of many tokens with a packed weight, for prefill on processors with AMX, in bfloat16.
 
-The kernel (native/panel_linear.h) unpacks a panel of the weight into a core's cache, in the bits that
+The kernel (native/prefill_linear.h) unpacks a panel of the weight into a core's cache, in the bits that
 `dequantize` returns, and multiplies up to 512 tokens by it. Inputs stay in bfloat16, unlike in
 the integer kernels. Integer tiles would not be faster: a group of 32 columns fills half of one, so
 a step of 8-bit tiles multiplies no more than one of bfloat16, and scales cost extra. On
@@ -21,11 +21,11 @@ SHORTEST_TOKENS = 32
 ARGUMENTS = (*[ADDRESS] * 2, *[WHOLE] * 2, *[ADDRESS] * 5, *[WHOLE] * 4)
 
 
-def panel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
+def prefill_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
     """Multiply bfloat16 inputs (T, K) by the weight's transpose, (T, N); returns None if the kernel does not apply."""
     if inputs_TK.dtype != torch.bfloat16 or len(inputs_TK) < SHORTEST_TOKENS:
         return None
-    function = kernel("panel_linear", *ARGUMENTS)
+    function = kernel("prefill_linear", *ARGUMENTS)
     if function is None:
         return None
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
