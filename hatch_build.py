@@ -18,7 +18,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         try:
             built = build()
         except (BuildError, OSError) as error:
-            self.app.display_warning(f"no kernel library, so plain torch computes, slower: {error}")
+            self.app.display_warning(f"no kernel library, so plain PyTorch computes, more slowly: {error}")
             return
         # An editable install finds it where it was built; a wheel takes it along, though git ignores it.
         build_data["artifacts"].append(str(built.library.relative_to(self.root)))

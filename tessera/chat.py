@@ -176,7 +176,7 @@ class ChatModel(ABC):
         Example: `llm.ask("What is Q3?", "chart.png").text`.
         """
         if not isinstance(question, str) or not question.strip():
-            raise UsageError(f"the question must be a text that is not empty, not {reprlib.repr(question)}.")
+            raise UsageError(f"the question must be a non-empty string, not {reprlib.repr(question)}.")
         given = [image if isinstance(image, Image) else Image(image) for image in images]
         return self.chat([Message("user", (*given, question))], params)
 
@@ -215,4 +215,4 @@ def with_params(
             raise UsageError(f"conversation {count - 1} has no parameters: there are {count - 1}; give one each.")
         yield messages, wanted
     if next(given, None) is not None:
-        raise UsageError(f"{count} conversations came with more parameters than that; give one each.")
+        raise UsageError(f"there are more parameters than the {count} conversations; give one each.")

@@ -71,7 +71,7 @@ def _type_of(data: bytes) -> str:
 def params_object(params: SamplingParams) -> dict[str, Any]:
     """Return the fields that differ from the defaults; raises UsageError for those a chat request cannot express."""
     if params.prompt_logprobs is not None:
-        raise UsageError("prompt_logprobs cannot be asked of a server's chat route; leave it out.")
+        raise UsageError("prompt_logprobs is not available from a server's chat route; leave it out.")
     default = SamplingParams()
     made: dict[str, Any] = {}
     for name in (field.name for field in fields(SamplingParams)):

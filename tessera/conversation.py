@@ -62,7 +62,7 @@ class _Turn:
 def arrange(messages: Sequence[Message], version: int) -> list[Message]:
     """Arrange messages as turns for this version's format; raises ConversationError that names the message."""
     if not messages:
-        raise ConversationError("the conversation has no message; send at least one of the user.")
+        raise ConversationError("the conversation has no message; send at least one user message.")
     turns = [_Turn(message, index) for index, message in enumerate(messages)]
     for turn in turns:
         _check(turn, version)
@@ -122,7 +122,7 @@ def _check(turn: _Turn, version: int) -> None:
     if message.images and version < IMAGES_SINCE:
         raise turn.refuse(f"holds an image, and the model's chat format v{version} has none; send text alone.")
     if (message.tool_calls or message.role == "tool") and version < TOOLS_SINCE:
-        raise turn.refuse(f"is of a tool, and the model's chat format v{version} has none; leave the tools out.")
+        raise turn.refuse(f"is a tool message, and the model's chat format v{version} has none; leave the tools out.")
     for number, call in enumerate(message.tool_calls):
         _check_call(turn, number, call)
     if message.role == "tool":

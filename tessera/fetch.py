@@ -133,7 +133,7 @@ def fetch(
                         continue
                     body = _read_body(response, url, max_bytes)
                     if stop.is_set:  # a body without a length seems complete when its connection is shut
-                        raise FetchError(f"{_show(url)} was not read to its end: nobody waits for it any more.")
+                        raise FetchError(f"{_show(url)} was not read to its end: its request was cancelled.")
                     return body
     except OverflowError as error:
         raise _too_large(url, max_bytes) from error

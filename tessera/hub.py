@@ -122,8 +122,8 @@ def _check_answer(response: httpx2.Response) -> None:
         for value in values:
             if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
                 raise FetchError(
-                    f"{response.request.url.host} answers with the {what} {str(value)[:60]!r}, which is none, and no "
-                    "file of it was written; check HF_ENDPOINT."
+                    f"{response.request.url.host} answers with the {what} {str(value)[:60]!r}, which is invalid, "
+                    "so no file was written; check HF_ENDPOINT."
                 )
 
 

@@ -63,7 +63,7 @@ def find_model(name: str, revision: str | None = None, cache: Path | None = None
     if SHORT_NAME.fullmatch(name) and name != BUNDLED and not path.exists() and not is_gguf_name(path):
         return _by_short_name(name, revision, cache)
     if (revision or cache) and (name == BUNDLED or path.exists()):
-        raise UsageError(f"{name!r} is on this machine, has no revision and lies in no cache; leave those out.")
+        raise UsageError(f"{name!r} is a model on this machine; leave out revision and download_dir.")
     if name == BUNDLED:
         if not BUNDLED_FOLDER.is_dir():
             raise ModelNotFoundError(f"the bundled model is not in {BUNDLED_FOLDER}; install Tessera again.")
@@ -73,7 +73,7 @@ def find_model(name: str, revision: str | None = None, cache: Path | None = None
     if name and is_gguf(path):
         return path
     if name and path.exists():
-        raise ModelNotFoundError(f"{name} is a file and no GGUF; give the folder that holds the model's files.")
+        raise ModelNotFoundError(f"{name} is a file but not a GGUF file; give the folder that holds the model's files.")
     if is_gguf_name(path):
         raise ModelNotFoundError(f"the file {name} does not exist; check the spelling and the folder.")
     if not is_hub_id(name):
@@ -170,7 +170,9 @@ def target_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:0.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices.")
+        raise UsageError(
+            f"device {device!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices."
+        )
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # torch cannot make a GPU without a number current
     return chosen

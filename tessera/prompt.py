@@ -196,7 +196,7 @@ class Tokenizer:
                 self._normalizer.from_chat_completion_request(request)
             )
         except UnicodeError:
-            raise UsageError("the conversation holds half of a surrogate pair, which is no character.") from None
+            raise UsageError("the conversation holds half of a surrogate pair, which is not a character.") from None
         except RecursionError:
             raise UsageError("a tool's parameters are nested too deeply to be written; shorten them.") from None
         except (MistralCommonException, ValueError) as error:

@@ -46,7 +46,9 @@ def check_alone(opened: object, given: Mapping[str, Any]) -> None:
     """Raise UsageError for ModelSource options given along with an object that already holds them."""
     defaults = {entry.name: entry.default for entry in fields(ModelSource)}
     if beside := [name for name, value in given.items() if value != defaults[name]]:
-        raise UsageError(f"{', '.join(beside)} came beside a {type(opened).__name__}; leave out what that decides.")
+        raise UsageError(
+            f"{', '.join(beside)} came with a {type(opened).__name__}, which already decides that; leave it out."
+        )
 
 
 def data_folder() -> Path:

@@ -95,7 +95,7 @@ def _read_file(source: str | Path, limits: ImageLimits) -> bytes:
     if isinstance(source, str):
         _check_is_path(source, name)
     if limits.local_files is None:
-        raise ImageError(f"{name} is no data URL or http(s) URL, and files are not read here; send a data URL.")
+        raise ImageError(f"{name} is not a data URL or http(s) URL, and files are not read here; send a data URL.")
     try:
         path = _path_of(source)
         name = _show(str(path))
@@ -125,7 +125,7 @@ def _check_is_path(source: str, name: str) -> None:
         raise ImageError("the image's name is empty; give a path, an http(s) URL or a data URL.")
     if BARE_BASE64.match(source):
         raise ImageError(
-            f"{_show(source[:24])}... is base64 without a head; write data:image/png;base64, (or image/jpeg) before it."
+            f"{_show(source[:24])}... is base64 without a header; put data:image/png;base64, (or image/jpeg) first."
         )
     scheme = SCHEME.match(source)
     if scheme and scheme[0].lower() != "file://":

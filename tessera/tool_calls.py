@@ -179,7 +179,9 @@ def _choose(
         )
     if name not in functions:
         known = ", ".join(functions)
-        raise UsageError(f"tool_choice names {name[:64]!r}, which is none of the tools: {known}.", param="tool_choice")
+        raise UsageError(
+            f"tool_choice names {name[:64]!r}, which is not one of the tools: {known}.", param="tool_choice"
+        )
     return "required", {name: functions[name]}
 
 

@@ -260,7 +260,7 @@ def test_a_commit_that_is_none_writes_nothing(
 
     whole.server.clear()
     whole.server.expect_request(re.compile(r"/.*")).respond_with_handler(lying)
-    with pytest.raises(FetchError, match=r"answers with the commit .* no file of it was written"):
+    with pytest.raises(FetchError, match=r"answers with the commit .* so no file was written"):
         download("ORG/tiny")
     assert not whole.fetched
     assert written_below(tmp_path / "cache") <= KEPT_LISTINGS

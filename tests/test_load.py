@@ -116,7 +116,7 @@ def test_dtype_and_device_are_chosen_or_refused(tmp_path: Path, monkeypatch: pyt
         load_model(folder, dtype="int4")
     with pytest.raises(UsageError, match=r"device 'tpu' is unknown; use auto, cpu, cuda"):
         load_model(folder, device="tpu")
-    with pytest.raises(UsageError, match=r"device 'cuda:99' is not there: this machine has \d+ CUDA devices"):
+    with pytest.raises(UsageError, match=r"device 'cuda:99' does not exist: this machine has \d+ CUDA devices"):
         load_model(folder, device="cuda:99")
 
 
@@ -202,7 +202,7 @@ def test_names_that_lead_nowhere(name: str, says: str, tmp_path: Path, monkeypat
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_text("x")
-    with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file and no GGUF; give the folder"):
+    with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file but not a GGUF file; give the folder"):
         load.find_model(str(tmp_path / "model.bin"))
     with pytest.raises(ModelNotFoundError, match=r"not a folder"):
         describe(tmp_path / "absent")

@@ -546,9 +546,9 @@ SOURCES: dict[str, Callable[[Path], tuple[str, str]]] = {
     "folder": lambda folder: (str(folder), "is a folder"),
     "bare base64": lambda folder: (
         base64.b64encode(PNG).decode(),
-        "base64 without a head; write data:image/png;base64,",
+        "base64 without a header; put data:image/png;base64,",
     ),
-    "bare base64 of a JPEG": lambda folder: (base64.b64encode(JPEG).decode(), "base64 without a head"),
+    "bare base64 of a JPEG": lambda folder: (base64.b64encode(JPEG).decode(), "base64 without a header"),
     "s3": lambda folder: ("s3://bucket/a.png", "begins with s3://, which is not read here"),
     "ftp": lambda folder: ("ftp://host/a.png", "begins with ftp://, which is not read here"),
     "blob": lambda folder: ("blob:http://host/1", "begins with blob:, which is not read here"),

@@ -260,7 +260,7 @@ def tool(**changes: Any) -> dict[str, Any]:
         (
             TOOLS,
             {"choice": {"type": "function", "function": {"name": "fly"}}},
-            "'fly', which is none of the tools",
+            "'fly', which is not one of the tools",
         ),
         (TOOLS, {"choice": "required", "answer": Grammar("json_object")}, "leaves no room for an answer"),
         (TOOLS, {"answer": Grammar("regex", "a")}, "regex grammar cannot be combined with tools"),

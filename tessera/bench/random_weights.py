@@ -61,7 +61,7 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
     """Write a model of random weights to a new folder, completely or not at all; raises UsageError."""
     if bits not in FORMAT_BITS[form]:
         known = " or ".join(map(str, FORMAT_BITS[form]))
-        raise UsageError(f"{bits} bits are not to be had in the format {form}; choose {known}.")
+        raise UsageError(f"the format {form} cannot hold {bits} bits; choose {known}.")
     shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(config).named_parameters()}
     _check_place(folder, shapes, bits)
     with written_whole(folder) as partial:
@@ -70,7 +70,7 @@ def write_random(folder: Path, config: ModelConfig, tokenizer: Path, form: Forma
 
 def _check_place(folder: Path, shapes: Shapes, bits: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
+        raise UsageError(f"{folder} exists and is not an empty folder; nothing is overwritten, so name a new one.")
     needed = 0.0
     for name, shape in shapes.items():
         stored_bits = 1.13 * bits if name.startswith("layers.") else 16.0  # 1.13: scales added to 4 bits

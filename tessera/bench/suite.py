@@ -162,7 +162,7 @@ def _given_files(plan: Plan, peer: Peer | None) -> tuple[list[Path], list[Path]]
     path = find_model(plan.model or "")
     checkpoint = open_checkpoint(path, plan.mmproj)
     if peer == "llama.cpp" and checkpoint.layout != "gguf":
-        raise UsageError(f"{path} is no GGUF file, and llama.cpp reads nothing else; `tessera convert` makes one.")
+        raise UsageError(f"{path} is not a GGUF file, and llama.cpp reads nothing else; `tessera convert` makes one.")
     if peer == "transformers" and (checkpoint.layout == "gguf" or checkpoint.is_quantized):
         raise UsageError(f"{path} is not a folder of unquantized weights, which is what is measured beside {peer}.")
     files = list(checkpoint.files)

@@ -39,7 +39,9 @@ app = typer.Typer(
     epilog="Example: tessera ask 'What is the total?' -i receipt.png",
 )
 config = typer.Typer(
-    cls=Group, no_args_is_help=True, help="The settings of `tessera serve`: flags, environment, file, defaults."
+    cls=Group,
+    no_args_is_help=True,
+    help="Show the settings of `tessera serve`, from flags, environment, file and defaults.",
 )
 
 
@@ -72,7 +74,7 @@ def serve(context: typer.Context) -> None:
 
 @config.command("show", cls=SettingsCommand, context_settings=LATE, add_help_option=False)
 def config_show(context: typer.Context) -> None:
-    """Print every setting of the server, and where its value came from."""
+    """Print every setting of the server and where its value comes from."""
     from tessera.cli.serve import run_config_show
 
     run_config_show(context.args)
@@ -89,17 +91,19 @@ def ask(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUESTION", show_default=False, help="In quotes; without one, or for -, standard input is read."
+            metavar="QUESTION",
+            show_default=False,
+            help="The question, in quotes; without it, or with -, standard input is read.",
         ),
     ] = None,
     image: Images = [],  # noqa: B006
     json: Annotated[
-        bool, typer.Option("--json", help="One JSON object: text, usage, timings, finish_reason, model.")
+        bool, typer.Option("--json", help="Print one JSON object: text, usage, timings, finish_reason, model.")
     ] = False,
     schema: Annotated[
         str | None, typer.Option(metavar="FILE", help="The reply is JSON of this JSON schema: a file, or its text.")
     ] = None,
-    choice: Annotated[list[str], typer.Option(help="The reply is this text, or another that is given so.")] = [],  # noqa: B006
+    choice: Annotated[list[str], typer.Option(help="The reply is this text; given several times, one of them.")] = [],  # noqa: B006
     regex: Annotated[str | None, typer.Option(help="The reply matches this regular expression.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
@@ -112,12 +116,12 @@ def ask(
         int | None, typer.Option(help="Print each token's probability, and those of this many alternatives.")
     ] = None,
     system: System = None,
-    continues: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    continues: Annotated[bool, typer.Option("--continue", "-c", help="Continue the last conversation.")] = False,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the conversation in this file of JSON lines, not the user's own."),
+        typer.Option(metavar="FILE", help="Save the conversation in this JSON-lines file, not in your own."),
     ] = None,
-    no_log: Annotated[bool, typer.Option("--no-log", help="Do not keep the conversation.")] = False,
+    no_log: Annotated[bool, typer.Option("--no-log", help="Do not save the conversation.")] = False,
 ) -> None:
     """Answer one question about images; the answer streams to standard output."""
     from tessera.cli.ask import Answering, grammar_of, run_ask

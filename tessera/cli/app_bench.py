@@ -38,28 +38,33 @@ def bench_all(
         str | None, typer.Option("--model", "-m", help="A model to measure; default: random weights of 12B's widths.")
     ] = None,
     mmproj: Mmproj = None,
-    peer: Annotated[list[Peer], typer.Option(help="Measured beside it, in turns; may be given several times.")] = [],  # noqa: B006
+    peer: Annotated[
+        list[Peer], typer.Option(help="A program to compare with, in turns; may be given several times.")
+    ] = [],  # noqa: B006
     layers: Annotated[
-        int | None, typer.Option(min=1, help="Decoder layers of the random model; default: 4, the whole has 40.")
+        int | None, typer.Option(min=1, help="Decoder layers of the random model; default: 4 of 40.")
     ] = None,
     vision_layers: Annotated[
-        int | None, typer.Option(min=1, help="Its vision layers; default: 4, the whole has 24.")
+        int | None, typer.Option(min=1, help="Vision layers of the random model; default: 4 of 24.")
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(help="Its decoder's bits: 4 (the default), 8 or 16; beside transformers always 16.")
+        int | None,
+        typer.Option(help="Decoder bits of the random model: 4 (default), 8 or 16; with transformers always 16."),
     ] = None,
-    widths: Annotated[str | None, typer.Option(help="Its widths: 12b (the default) or nano.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often each is measured; default: 3.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of every side; default: torch's own number.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Keep random weights here for another time.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Layer widths of the random model: 12b (default) or nano.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How many times to measure each row; default: 3.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of every program; default: PyTorch's.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keep the random weights in this folder, for reuse.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every measurement to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the shares of the limit into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot each speed as a share of the limit into this PNG.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Print this machine's limits, Tessera's speed as a share of them, and that of peers on the same weights."""
+    """Print this machine's limits, and the speed of Tessera and of peers as shares of them."""
     if context.invoked_subcommand is not None:
         if given := [f"--{name.replace('_', '-')}" for name, value in context.params.items() if value]:
-            raise UsageError(f"{', '.join(given)} before {context.invoked_subcommand} means nothing; give it after.")
+            raise UsageError(f"{', '.join(given)} before {context.invoked_subcommand} has no effect; put it after.")
         return
     from tessera.cli.bench import run_bench
 
@@ -71,13 +76,15 @@ def bench_all(
 @bench.command("make-random", epilog="Example: tessera bench make-random /tmp/random --layers 4 --vision-layers 4")
 def bench_make_random(
     destination: Destination,
-    layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers; default: the whole model's.")] = None,
-    vision_layers: Annotated[int | None, typer.Option(min=1, help="Vision layers; default: the same.")] = None,
-    bits: Annotated[int, typer.Option(help="Of the decoder's matrices: 4, 8 or 16, as the format has them.")] = 16,
+    layers: Annotated[int | None, typer.Option(min=1, help="Decoder layers; default: as in the full model.")] = None,
+    vision_layers: Annotated[
+        int | None, typer.Option(min=1, help="Vision layers; default: as in the full model.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Bits of the decoder's matrices: 4, 8 or 16, if the format has them.")] = 16,
     form: Annotated[RandomFormat, typer.Option("--format", help="What to write.")] = RandomFormat.mistral,
-    widths: Annotated[str, typer.Option(help="12b or nano.")] = "12b",
+    widths: Annotated[str, typer.Option(help="Layer widths: 12b or nano.")] = "12b",
 ) -> None:
-    """Write a model of true shapes with random weights, for measuring."""
+    """Write a model with random weights in a real model's shapes, for measuring."""
     from tessera.cli.bench import run_make_random
 
     run_make_random(destination, widths, layers, vision_layers, form.value, bits)

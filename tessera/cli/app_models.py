@@ -43,7 +43,7 @@ def info(
 
 
 @models.command("list", epilog="Example: tessera list")
-def list_models(json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
+def list_models(json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
     """Show the models on this machine: name, bits, size and path."""
     from tessera.cli.models import run_list
 
@@ -52,8 +52,10 @@ def list_models(json: Annotated[bool, typer.Option("--json", help="A JSON list."
 
 @models.command("rm", epilog="Example: tessera rm pixtral")
 def remove_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `tessera list`.", autocompletion=model_names)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name that `tessera list` shows.", autocompletion=model_names)
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a downloaded or quantized model."""
     from tessera.cli.models import run_rm
@@ -64,7 +66,7 @@ def remove_model(
 @models.command("ps", epilog="Example: tessera ps --url http://127.0.0.1:8000")
 def server_status(
     url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
-    api_key: Annotated[str | None, typer.Option(help="Its key; default: TESSERA_API_KEY.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Its API key; default: TESSERA_API_KEY.")] = None,
     json: AsJson = False,
 ) -> None:
     """Show a running server: whether it is healthy, its models, requests and cache."""
@@ -75,7 +77,7 @@ def server_status(
 
 @models.command(epilog="Example: tessera doctor")
 def doctor(json: AsJson = False) -> None:
-    """Show what this machine can run, why, and the way there."""
+    """Show which models this machine can run, how fast, and how to get them."""
     from tessera.cli.doctor import run_doctor
 
     run_doctor(as_json=json)
@@ -86,10 +88,10 @@ def convert(
     source: Annotated[str, typer.Argument(help="nano, a folder, or a hub id.")],
     destination: Destination,
     to: Annotated[Layout, typer.Option(help="The layout to write.")],
-    type: Annotated[MatrixType | None, typer.Option(help="For gguf: the type of matrices; default: q8_0.")] = None,
+    type: Annotated[MatrixType | None, typer.Option(help="For gguf: how matrices are stored; default: q8_0.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite a checkpoint in another layout, bit for bit (but for GGUF's types), one tensor at a time."""
+    """Rewrite a checkpoint in another layout, bit for bit (except GGUF's types), one tensor at a time."""
     from tessera.cli.convert import run_convert
 
     run_convert(source, destination, to.value, None if type is None else type.value, quiet)
@@ -97,18 +99,20 @@ def convert(
 
 @models.command(epilog="Example: tessera quantize pixtral --bits 4    Then: tessera ask QUESTION -m pixtral-4bit")
 def quantize(
-    source: Annotated[str, typer.Argument(help="nano, a folder, a hub id or short name; not quantized yet.")],
+    source: Annotated[str, typer.Argument(help="An unquantized model: nano, a folder, a hub id or a short name.")],
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="[FOLDER]", help="The folder to write; default: the user's own, by a short name."),
+        typer.Argument(metavar="[FOLDER]", help="The folder to write; default: your data folder, under a short name."),
     ] = None,
     *,
-    bits: Annotated[str, typer.Option(help="4, 8 or fp8: the decoder's layers.")] = "4",
-    head: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the output layer.")] = "8",
-    vision: Annotated[str, typer.Option(help="4, 8, fp8 or 16 (as it is): the vision encoder and the adapter.")] = "16",
+    bits: Annotated[str, typer.Option(help="Bits of the decoder's layers: 4, 8 or fp8.")] = "4",
+    head: Annotated[str, typer.Option(help="Bits of the output layer: 4, 8, fp8 or 16 (unchanged).")] = "8",
+    vision: Annotated[
+        str, typer.Option(help="Bits of the vision encoder and the adapter: 4, 8, fp8 or 16 (unchanged).")
+    ] = "16",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Images, or what `nano draw` writes: round 4 bits for these, and measure outputs."),
+        typer.Option(help="Images or samples: round 4-bit weights for these, and measure the outputs' errors."),
     ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -125,7 +129,8 @@ def download(
     repository: Annotated[str, typer.Argument(help="A hub id, or pixtral.")],
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
     file: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Of a repository of GGUF files: which one; mmproj comes too.")
+        str | None,
+        typer.Option(metavar="PATTERN", help="Which of a repository's GGUF files to get; its mmproj file comes too."),
     ] = None,
 ) -> None:
     """Get a model's files into the hub's cache; resumes if interrupted. Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE."""
@@ -143,8 +148,10 @@ def tokens(
         str | None, typer.Option("--model", "-m", help="Count for this model; default: Pixtral 12B.")
     ] = None,
     mmproj: Mmproj = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the patch grid over the (one) image into this PNG.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write this PNG: the image, only one, under its patch grid.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
 ) -> None:

@@ -24,7 +24,7 @@ class Reader(StrEnum):
 
 Samples = Annotated[int, typer.Option(min=1, help="Pages of each kind in each group; some kinds get more.")]
 Groups = Annotated[list[str], typer.Option(help="Measure only this group of pictures; may be given several times.")]
-Against = Annotated[Reader | None, typer.Option(help="Let it read the same texts.")]
+Against = Annotated[Reader | None, typer.Option(help="Let this program read the same texts.")]
 
 
 @nano.command("fonts", epilog="Example: tessera nano fonts")
@@ -58,8 +58,8 @@ def nano_train(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Save and stop after this time; run again to resume.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures, for each that trains.")] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that train; on a CPU one a core is fastest.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Drawing processes for each training process.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Training processes; on a CPU one per core is fastest.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train nano by its recipe, or resume an interrupted run."""

@@ -59,7 +59,7 @@ def run_ask(
     messages: list[Any] = [*before, user_message(question, images)]
     model = session.open()
     if "-" not in (*words, *sources) and _holds_unread_image():
-        session.note("standard input holds an image that was not looked at; -i - takes it")
+        session.note("standard input holds an image that was not read; give it with -i -")
     with stopping_is_said():
         if answering.as_json:
             reply = model.chat(messages, wanted)
@@ -135,7 +135,7 @@ def _schema_text(schema: str) -> str:
     except ValueError as error:
         where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "its text"
         raise UsageError(f"--schema {schema[:80]} is not valid JSON ({where}); correct it.") from error
-    raise UsageError(f"--schema {schema[:80]} holds no JSON object; a schema is one.")
+    raise UsageError(f"--schema {schema[:80]} is not a JSON object, which a schema must be.")
 
 
 def _begun(answering: Answering, session: Session) -> tuple[Conversation, Session]:
@@ -143,7 +143,7 @@ def _begun(answering: Answering, session: Session) -> tuple[Conversation, Sessio
     if not answering.continues:
         return Conversation(session.model), session
     if answering.log is None:
-        raise UsageError("--continue and --no-log exclude each other: the answer would be lost to the conversation.")
+        raise UsageError("--continue and --no-log exclude each other: the conversation would lack this answer.")
     found = last(answering.log)
     model = session.model or found.model
     return replace(found, model=model), session.with_model(model)

@@ -42,7 +42,9 @@ def _check(options: Mapping[str, Any], json_file: Path | None, plot_file: Path |
     model, random = options["model"], [name for name in OF_RANDOM_WEIGHTS if options[name] is not None]
     if model is not None and random:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in random)
-        raise UsageError(f"{names} and --model {model} exclude each other: a model is as it is; leave one out.")
+        raise UsageError(
+            f"{names} and --model {model} exclude each other: only random models have a choice of these; leave one out."
+        )
     if model is None and options["mmproj"] is not None:
         raise UsageError(
             f"--mmproj {options['mmproj']} is the vision part of a model, and none is named; give it with --model."

@@ -23,17 +23,17 @@ from tessera.sampling import SamplingParams, sampling_params_from_dict
 PROMPT = "> "
 ENDS = ("exit", "quit", "/exit", "/quit", "/bye")
 COMMANDS = {
-    "/image": "PATH... adds images to the next question; alone, it lists those that wait",
-    "/drop": "[NUMBER] takes back a waiting image, the last one without a number",
-    "/system": "TEXT sets the system prompt; alone, it shows it",
-    "/reset": "starts over, with the images of -i",
+    "/image": "PATH... adds images to the next question; alone, lists those waiting",
+    "/drop": "[NUMBER] removes a waiting image; without a number, the last one",
+    "/system": "TEXT sets the system prompt; alone, shows it",
+    "/reset": "starts over with the images given with -i",
     "/clear": "starts over, without images",
     "/save": "FILE writes the conversation as JSON",
-    "/help": "shows this",
+    "/help": "shows these commands",
     "/quit": "ends, as do exit and Ctrl-D",
 }
-HINT = "/image PATH adds an image, /reset starts over, /help shows all commands, /quit ends; Ctrl-C stops a reply"
-ROOM = "/drop takes back a waiting image, /reset starts over; nothing was dropped"
+HINT = "/image PATH adds an image, /reset starts over, /help shows all commands, /quit quits; Ctrl-C stops a reply"
+ROOM = "/drop removes a waiting image, /reset starts over; nothing was dropped"
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _drop(talk: Talk, argument: str) -> str:
 def _set_system(talk: Talk, argument: str) -> str:
     if argument:
         talk.system = argument
-        return "the system prompt is set, from the next question on"
+        return "the system prompt is set, starting with the next question"
     return f"the system prompt is: {talk.system}" if talk.system else "there is no system prompt; /system TEXT sets one"
 
 
@@ -204,7 +204,7 @@ def _read_line(session: Session, again: bool = False) -> str | None:
         print(file=sys.stderr)
         if again or not person:
             raise
-        session.note("Ctrl-C again ends, and so do Ctrl-D and /quit")
+        session.note("press Ctrl-C again to quit, or use Ctrl-D or /quit")
         return _read_line(session, again=True)
 
 

@@ -60,7 +60,7 @@ def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, An
             out.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise HistoryError(
-            f"the conversation could not be kept in {file} ({error.strerror}); name another file with --log, or "
+            f"the conversation could not be saved in {file} ({error.strerror}); name another file with --log, or "
             "give --no-log."
         ) from error
 
@@ -70,12 +70,12 @@ def last(file: Path) -> Conversation:
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError as error:
-        raise HistoryError(f"no conversation is kept in {file}; ask a first question without --continue.") from error
+        raise HistoryError(f"there is no conversation in {file}; ask a first question without --continue.") from error
     except OSError as error:
         raise HistoryError(f"{file} cannot be read ({error.strerror}); check its permissions.") from error
     exchanges = [_parse(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not exchanges:
-        raise HistoryError(f"no conversation is kept in {file}; ask a first question without --continue.")
+        raise HistoryError(f"there is no conversation in {file}; ask a first question without --continue.")
     ended = exchanges[-1]
     same = [each for each in exchanges if each["conversation"] == ended["conversation"]]
     messages = tuple(message for each in same for message in each["messages"])
@@ -88,5 +88,5 @@ def _parse(file: Path, number: int, line: str) -> dict[str, Any]:
         if isinstance(found["conversation"], str) and isinstance(found["messages"], list):
             return dict(found)
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"line {number} of {file} is no kept exchange; name another file with --log.") from error
-    raise UsageError(f"line {number} of {file} is no kept exchange; name another file with --log.")
+        raise UsageError(f"line {number} of {file} is not a saved exchange; name another file with --log.") from error
+    raise UsageError(f"line {number} of {file} is not a saved exchange; name another file with --log.")

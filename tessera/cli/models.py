@@ -70,7 +70,7 @@ def run_rm(name: str, *, yes: bool) -> None:
     size = _size(_bytes_below(folder))
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"rm would delete {folder} ({size}) and nobody can be asked; say --yes.")
+            raise UsageError(f"rm would delete {folder} ({size}) and there is no terminal to confirm it; give --yes.")
         print(f"Delete {folder} ({size})? [y/N] ", end="", file=sys.stderr, flush=True)
         if input().strip().lower() not in ("y", "yes"):
             print("nothing was deleted", file=sys.stderr)
@@ -81,7 +81,9 @@ def run_rm(name: str, *, yes: bool) -> None:
 
 def _deletable(name: str) -> Path:
     if name == BUNDLED:
-        raise UsageError(f"{BUNDLED} is part of Tessera and stays; `tessera list` shows what can be deleted.")
+        raise UsageError(
+            f"{BUNDLED} is part of Tessera and cannot be deleted; `tessera list` shows what can be deleted."
+        )
     made = made_models() / name
     if "/" not in name and name not in ("", ".", "..") and made.is_dir():
         return made
@@ -89,7 +91,7 @@ def _deletable(name: str) -> Path:
     if repository in hub_names():
         return repository_folder(repository)
     if Path(name).exists():
-        raise UsageError(f"{name} is a place of your own; delete it with your system's means.")
+        raise UsageError(f"{name} is your own file or folder; delete it yourself.")
     raise ModelNotFoundError(f"{name!r} is not on this machine; `tessera list` shows what is.")
 
 

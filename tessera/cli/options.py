@@ -27,17 +27,19 @@ Model = Annotated[
         "--model", "-m", help="A folder, GGUF file, hub id or short name; default: nano.", autocompletion=model_names
     ),
 ]
-Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; made when absent.")]
+Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; created if missing.")]
 Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's vision part; default: mmproj*.gguf beside it.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=among("auto", *DTYPES))]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=among("auto", "cpu", "cuda"))]
 KVCacheDtype = Annotated[
     str,
     typer.Option(
-        help="Keys and values of the context: auto, or int8 for half the memory.", autocompletion=among("auto", "int8")
+        help="Type of cached keys and values: auto, or int8 for half the memory.", autocompletion=among("auto", "int8")
     ),
 ]
-Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the model, each with a GPU, or all on the CPU.")]
+Ranks = Annotated[
+    int, typer.Option(min=1, help="Processes that share the model, each with its own GPU, or all on the CPU.")
+]
 Endpoint = Annotated[
     str | None,
     typer.Option(
@@ -45,22 +47,20 @@ Endpoint = Annotated[
         help="Ask a server that speaks OpenAI's API, with the key in TESSERA_API_KEY, instead of loading a model.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: what the context holds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes on standard error.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest reply in tokens; default: until the context is full.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
 TopP = Annotated[
     float, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
 ]
 TopK = Annotated[int, typer.Option(help="Sample only from this many of the most likely tokens; 0: all.")]
-MinP = Annotated[
-    float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's probability.")
-]
-Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
+MinP = Annotated[float, typer.Option(help="Exclude tokens less likely than this fraction of the likeliest.")]
+Seed = Annotated[int | None, typer.Option(help="Seed that makes sampling reproducible.")]
 Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
-MaxPixels = Annotated[int, typer.Option(help="Largest image, in pixels.")]
-Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Fetch URLs inside this network too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+MaxPixels = Annotated[int, typer.Option(help="Largest image accepted, in pixels.")]
+Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Also fetch URLs inside private networks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 # A Session's options and defaults. The first group follows a command's images, the other comes last.
 NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None)}

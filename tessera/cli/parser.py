@@ -34,7 +34,7 @@ ELSEWHERE = {
     "generate": "`tessera ask QUESTION` answers once",
     "complete": "`tessera ask QUESTION` answers once",
     "help": "`tessera --help` lists the commands",
-    "version": "`tessera --version` tells it",
+    "version": "`tessera --version` shows it",
 }
 KINDS = {"NUMBER": "a number", "COUNT": "a whole number", "PATH": "a path"}
 
@@ -69,7 +69,7 @@ def check_target(option: str, file: Path) -> None:
     if file.is_dir():
         raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"{option} {file} would be in a folder that is not there; make it, or name another.")
+        raise UsageError(f"{option} {file} would be in a folder that does not exist; create it, or name another.")
 
 
 class ImagesCommand(TyperCommand):

@@ -21,7 +21,7 @@ def run_ps(url: str, api_key: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(state))
         return
-    print(f"{'server':<10}{state['url']}, {'healthy' if state['healthy'] else 'not healthy: its log says why'}")
+    print(f"{'server':<10}{state['url']}, {'healthy' if state['healthy'] else 'unhealthy; see its log'}")
     print(f"{'models':<10}{', '.join(state['models'])}")
     if {"num_requests_running", "num_requests_waiting"} <= state.keys():
         print(
@@ -36,11 +36,11 @@ def server_state(url: str, api_key: str) -> dict[str, Any]:
     health, _ = _get(f"{url}/health", "")
     status, models = _get(f"{url}/v1/models", api_key)
     if status in (401, 403):
-        raise FetchError(f"{url} wants a key; give it with --api-key, or in TESSERA_API_KEY.")
+        raise FetchError(f"{url} requires an API key; give it with --api-key, or in TESSERA_API_KEY.")
     try:
         names = [str(model["id"]) for model in json.loads(models)["data"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise FetchError(f"{url} answers and is no server of models; check the address, or give --url.") from error
+        raise FetchError(f"{url} answers but is not a model server; check the address in --url.") from error
     _, metrics = _get(f"{url}/metrics", api_key)
     return {"url": url, "healthy": health == 200, "models": names, **gauges(metrics)}
 

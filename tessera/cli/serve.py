@@ -49,7 +49,7 @@ def run_config_show(arguments: list[str]) -> None:
         for name, value, origin in rows:
             print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
 
-    _run("tessera config show", "Print every setting of the server, and where its value came from.", show, arguments)
+    _run("tessera config show", "Print every setting of the server and where its value comes from.", show, arguments)
 
 
 def _run(name: str, text: str, action: Action, arguments: list[str]) -> None:
@@ -107,7 +107,7 @@ def help_on(topic: str) -> str:
     ]
     found += [(key, text) for key, text in foreign_names() if word == FOREIGN or word in key]
     if not word or not found:
-        raise UsageError(f"no setting has to do with {topic[:40]!r}; `tessera serve --help` shows all.")
+        raise UsageError(f"no setting mentions {topic[:40]!r}; `tessera serve --help` shows all.")
     return "\n".join(
         f"{_flag(key)}\n{textwrap.fill(text, 100, initial_indent='    ', subsequent_indent='    ')}"
         for key, text in found

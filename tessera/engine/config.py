@@ -93,7 +93,7 @@ def resolve_config(
     chosen.settle("enable_prefix_caching", True, "requests that begin alike share their blocks")
     _settle_graphs(chosen, device.type, ranks)
     _settle_drafts(chosen, on_cpu)
-    chosen.settle("seed", secrets.randbits(63), "drawn at this start; given again, the same requests draw the same")
+    chosen.settle("seed", secrets.randbits(63), "drawn at startup; set it to repeat the same replies")
     free = available_bytes(device) // (ranks if on_cpu else 1)
     image = max_image_tokens(model.vision_encoder) * model.dim * dtype.itemsize
     chosen.settle(
@@ -168,8 +168,8 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
         DRAFTED_ON_CPU if on_cpu else 0,
         "used only while they save time, decided per request" if on_cpu else "measured on CPUs only, so off on GPUs",
     )
-    chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches guess no better")
-    chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "one token alone guesses badly")
+    chosen.settle("prompt_lookup_max", max(8, chosen.get("prompt_lookup_min", 0)), "longer matches do not guess better")
+    chosen.settle("prompt_lookup_min", min(2, chosen["prompt_lookup_max"]), "a match of one token guesses badly")
     if chosen["prompt_lookup_min"] > chosen["prompt_lookup_max"]:
         raise UsageError(
             f"prompt_lookup_min={chosen['prompt_lookup_min']} exceeds prompt_lookup_max="
@@ -177,7 +177,7 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
         )
     if given and not chosen["num_speculative_tokens"]:
         raise UsageError(
-            f"{given[0]} is given and num_speculative_tokens is 0, so that nothing is guessed; raise that, or leave "
+            f"{given[0]} is given and num_speculative_tokens is 0, so nothing is guessed; raise that, or leave "
             f"{' and '.join(given)} out."
         )
 

@@ -333,7 +333,7 @@ def _written(schema: Any) -> str:
 
 def _parse_json(source: str, what: str) -> Any:
     def no_constant(name: str) -> NoReturn:
-        raise GrammarError(f"the {what} holds {name}, which is no JSON; use a number.")
+        raise GrammarError(f"the {what} holds {name}, which is not JSON; use a number.")
 
     try:
         return json.loads(source, parse_constant=no_constant)
@@ -361,7 +361,7 @@ def _check_text(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise GrammarError(f"the {what} holds half of a surrogate pair, which is no character; remove it.") from None
+        raise GrammarError(f"the {what} holds half of a surrogate pair, which is not a character; remove it.") from None
 
 
 def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
@@ -369,7 +369,7 @@ def _refuse(problem: str, kind: GrammarKind, lark: str) -> None:
     if not problem:
         return
     if problem == BUSY:
-        raise EngineBusyError("other grammars are being tried, and take long; send the request again later.")
+        raise EngineBusyError("other grammars are being compiled, which takes long; send the request again later.")
     problem = _cut(problem)
     what = _name_part(problem, kind, lark)
     if keys := re.search(r"Unimplemented keys: \[([^\]]*)\]", problem):

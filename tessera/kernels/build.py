@@ -125,7 +125,7 @@ def main() -> int:
     try:
         built = build()
     except (BuildError, OSError) as error:
-        print(f"No kernel library, so plain torch computes, slower: {error}", file=sys.stderr)
+        print(f"No kernel library, so plain PyTorch computes, more slowly: {error}", file=sys.stderr)
         return 1
     without = f"; the compiler is too old for {', '.join(built.left_out)}" if built.left_out else ""
     print(f"built {built.library}{without}")

@@ -59,9 +59,9 @@ def choice() -> Choice:
         return Choice(library.highest, library.reason)
     origin = f"{VARIABLE}={wanted}"
     if wanted not in PATHS:
-        raise UsageError(f"{origin} names no path of the kernels; use one of {', '.join(PATHS)}")
+        raise UsageError(f"{origin} is not a kernel path; use one of {', '.join(PATHS)}")
     if PATHS.index(wanted) > PATHS.index(library.highest):
-        raise UsageError(f"{origin} is not to be had: {library.reason}; unset it, or use {library.highest}")
+        raise UsageError(f"{origin} is not available: {library.reason}; unset it, or use {library.highest}")
     return Choice(wanted, f"{origin} asks for it")
 
 

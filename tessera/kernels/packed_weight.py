@@ -61,7 +61,7 @@ class PackedWeight:
         supers_match = (self.super_minimums is None) == (self.super_scales is None or self.minimums is None)
         whole_supers = self.super_scales is None or groups % SUPER_GROUPS == 0
         if self.bits not in (4, 8) or not (packs(rows, columns) and supers_match and whole_supers):
-            raise ValueError(f"a packed weight {self.shape} of {self.bits} bits lacks parts that the layout wants")
+            raise ValueError(f"a packed weight {self.shape} of {self.bits} bits lacks parts that the layout needs")
 
     @property
     def tensors(self) -> dict[str, Tensor]:

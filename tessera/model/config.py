@@ -144,9 +144,9 @@ def _check_shapes(config: ModelConfig, source: str) -> None:
             f"{vision.num_attention_heads} heads whose width is a multiple of 4."
         )
     if config.head_dim % 2:
-        raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd, and channels are turned in pairs.")
+        raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd, and channels are rotated in pairs.")
     if vision.num_channels != 3:
-        raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and images have 3 colours.")
+        raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and images have 3 channels.")
     ids = vision.image_token_id, vision.image_break_token_id, vision.image_end_token_id
     if max(ids) >= config.vocab_size:
         raise CheckpointError(

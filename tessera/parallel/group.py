@@ -68,7 +68,7 @@ def connect(folder: Path, rank: int, size: int, device: torch.device) -> Group:
         backend = dist.ProcessGroupNCCL
         options = backend.Options()
     else:
-        raise UsageError("this PyTorch has no NCCL, which joins GPUs; install one that has, or use one device.")
+        raise UsageError("this PyTorch has no NCCL, which connects GPUs; install one that has it, or use one device.")
     options._timeout = TIMEOUT
     group = Group(size, backend(store, rank, size, options))
     group.all_reduce(torch.zeros(1, device=device))  # connects all ranks; the file is not needed afterwards

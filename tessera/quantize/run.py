@@ -221,9 +221,7 @@ def _begin(destination: Path, begun: Manifest, needed: int) -> Manifest:
             )
         needed -= sum(file.stat().st_size for file in destination.iterdir())
     elif destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise UsageError(
-            f"{destination} is there already and not an empty folder; nothing is overwritten, name a new one."
-        )
+        raise UsageError(f"{destination} exists and is not an empty folder; nothing is overwritten, so name a new one.")
     else:
         manifest = begun
     if needed > (free := free_disk_bytes(destination)):

@@ -32,7 +32,7 @@ def bind(settings: Settings) -> list[socket.socket]:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise AddressError(
-            f"the host {settings.host!r} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all."
+            f"the host {settings.host!r} is not an address of this machine; use 127.0.0.1, or 0.0.0.0 for all."
         ) from error
     sockets: list[socket.socket] = []
     port, failure = settings.port, OSError()
@@ -110,7 +110,7 @@ def _refused(settings: Settings, error: OSError) -> AddressError:
     if error.errno == errno.EACCES:
         return AddressError(f"{where} may not be used by this user; choose a --port of 1024 or more.")
     if error.errno == errno.EADDRNOTAVAIL:
-        return AddressError(f"{settings.host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all.")
+        return AddressError(f"{settings.host} is not an address of this machine; use 127.0.0.1, or 0.0.0.0 for all.")
     return AddressError(f"{where} cannot be listened at ({os.strerror(error.errno or 0)}); choose another.")
 
 
@@ -118,7 +118,7 @@ def _bind_path(path: Path) -> socket.socket:
     """Bind a Unix socket, replacing a stale one."""
     if path.is_symlink() or path.exists():
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AddressError(f"{path} exists and is no socket; remove it, or choose another --uds.")
+            raise AddressError(f"{path} exists and is not a socket; remove it, or choose another --uds.")
         if _is_answered(path):
             raise AddressError(f"{path} is in use by another server; stop that, or choose another --uds.")
         path.unlink()

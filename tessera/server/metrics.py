@@ -152,7 +152,7 @@ class _EngineCollector(Collector):
         limit = backend.config.max_num_seqs
         yield self._gauge(prefix, "max_num_seqs", "Requests that may run at once.", limit)
         queue = backend.config.max_queued_requests
-        yield self._gauge(prefix, "max_num_queued_reqs", "Requests that may wait.", queue)
+        yield self._gauge(prefix, "max_num_queued_reqs", "Requests that may wait in the queue.", queue)
 
     def _gauge(self, prefix: str, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(prefix + name, text, labels=(LABEL,))

@@ -152,11 +152,11 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
     if settings.verbose:
         yield from _details(llm, settings)
     if keys:
-        yield f"access: one of {len(keys)} API keys is needed"
+        yield f"access: one of {len(keys)} API keys is required"
     elif is_public(settings):
-        yield f"access: WARNING: everybody who reaches {settings.host} may use this server; --api-key-file names keys"
+        yield f"access: WARNING: anyone who can reach {settings.host} may use this server; set keys with --api-key-file"
     else:
-        yield "access: open to this machine; --api-key or --api-key-file names keys"
+        yield "access: open to this machine; set keys with --api-key or --api-key-file"
 
 
 def _details(llm: LLM, settings: Settings) -> Iterator[str]:
@@ -198,7 +198,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1", "STATUS=waiting for running requests")
-        logger.info("ending; running requests get %g s, another signal aborts them", self._grace_s)
+        logger.info("stopping; running requests get %g s, another signal aborts them", self._grace_s)
         aborting = asyncio.create_task(self._abort_if_told())
         try:
             await super().shutdown(sockets)

@@ -134,7 +134,7 @@ class Settings(BaseModel):
     revision: OptionalText = _field(None, "Model", "Branch, tag or commit of a hub id.")
     download_dir: OptionalPath = _field(None, "Model", "The hub's cache that holds a hub id; unset: the usual one.")
     load_format: Literal["auto", "safetensors", "mistral", "gguf"] = _field(
-        "auto", "Model", "auto: as the model is; else it must be safetensors, of the official layout, or GGUF."
+        "auto", "Model", "The format that the model must have; auto: any."
     )
     config_format: Literal["auto", "mistral", "hf"] = _field(
         "auto", "Model", "The layout that the folder must have; auto: any."
@@ -146,24 +146,29 @@ class Settings(BaseModel):
     )
     seed: int | None = _field(None, "Model", "Seed for requests that do not set one.", ge=0, lt=2**63)
 
-    host: str = _field("127.0.0.1", "Address", "0.0.0.0 to be reached from other machines.", min_length=1)
+    host: str = _field(
+        "127.0.0.1",
+        "Address",
+        "Address to listen on; 0.0.0.0 makes the server reachable from other machines.",
+        min_length=1,
+    )
     port: int = _field(8000, "Address", "TCP port; 0 chooses a free one.", ge=0, le=65535)
     uds: OptionalPath = _field(None, "Address", "A Unix socket instead of host and port.")
-    root_path: Prefix = _field("", "Address", "Path below which a proxy shows the server, such as /vision.")
+    root_path: Prefix = _field("", "Address", "Path under which a proxy publishes the server, such as /vision.")
 
     api_key: Several = _field((), "Access", "API keys, comma-separated; clients must send one of them.")
-    api_key_file: Path | None = _field(None, "Access", "A file of keys, one a line.")
+    api_key_file: Path | None = _field(None, "Access", "A file of API keys, one per line.")
     share_cache: bool = _field(
-        False, "Access", "Keys share cached prompts and images, so that one may learn by time what another asked."
+        False, "Access", "Keys share cached prompts and images; reply times then reveal what others asked."
     )
-    metrics_need_key: bool = _field(False, "Access", "/metrics asks for a key too.")
+    metrics_need_key: bool = _field(False, "Access", "/metrics requires a key too.")
     allowed_origins: Origins = _field(
-        (), "Access", "Origins whose pages may read replies in a browser, as https://app.example; * for all."
+        (), "Access", "Origins whose pages may read replies in a browser, such as https://app.example; * for all."
     )
     allowed_hosts: Several = _field(
         (),
         "Access",
-        "Host headers that are answered, *.name for all below; unset: localhost on a loopback address, else any.",
+        "Accepted Host headers, *.name for all subdomains; unset: localhost on a loopback address, else any.",
     )
 
     max_model_len: Automatic = _field(None, "Engine", "Tokens of prompt and reply together; 32k is 32,000.", ge=1)
@@ -174,41 +179,45 @@ class Settings(BaseModel):
     gpu_memory_utilization: float | None = _field(
         None,
         "Engine",
-        "Share of a GPU's memory for all, unless kv_cache_bytes is given; unset: nine tenths of what is free.",
+        "Share of a GPU's memory to use, unless kv_cache_bytes is given; unset: nine tenths of the free memory.",
         gt=0,
         le=1,
     )
     block_size: Automatic = _field(None, "Engine", "Tokens in a block of the key/value cache: 16 or 32.", ge=16, le=32)
     image_cache_bytes: Automatic = _field(None, "Engine", "Bytes of cached image embeddings.", ge=0)
-    enforce_eager: bool = _field(False, "Engine", "No CUDA graphs of decoding: slower, for finding faults.")
-    enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share that beginning.")
+    enforce_eager: bool = _field(False, "Engine", "Decode without CUDA graphs: slower, for debugging.")
+    enable_prefix_caching: bool = _field(True, "Engine", "Requests that begin alike share the cached prefix.")
     num_speculative_tokens: Automatic = _field(
-        None, "Engine", "Guessed tokens that a request's step may check beside its own; 0: none.", ge=0, le=64
+        None, "Engine", "Guessed tokens that a request may check in one step; 0: none.", ge=0, le=64
     )
     prompt_lookup_min: Automatic = _field(None, "Engine", "Shortest n-gram to look up in the prompt.", ge=1, le=64)
     prompt_lookup_max: Automatic = _field(None, "Engine", "Longest n-gram to look up in the prompt.", ge=1, le=64)
 
-    limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Images in one request, as 8 or image=8.", ge=0)
+    limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Images in one request, written as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
     max_pending_body_bytes: Count = _field(
-        512_000_000, "Limits", "Bytes of all bodies together that are not answered yet.", ge=1024
+        512_000_000, "Limits", "Bytes of all unanswered requests' bodies together.", ge=1024
     )
     max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded image.", ge=1)
     max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one image.", ge=1)
-    max_completions: Count = _field(8, "Limits", "The most `n` that a request may ask for.", ge=1)
-    max_num_queued_reqs: Count = _field(256, "Limits", "Requests that may wait.", ge=1)
+    max_completions: Count = _field(8, "Limits", "Largest `n` that a request may ask for.", ge=1)
+    max_num_queued_reqs: Count = _field(256, "Limits", "Requests that may wait in the queue.", ge=1)
 
-    allowed_local_media_path: OptionalPath = _field(None, "Images", "Files below this folder may be named by clients.")
+    allowed_local_media_path: OptionalPath = _field(None, "Images", "Clients may name the files below this folder.")
     allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")
-    allow_private_addresses: bool = _field(False, "Images", "Image URLs may lead into private networks.")
-    image_proxy: Proxy = _field(None, "Images", "HTTP proxy through which image URLs are fetched, as http://host:port.")
-    fetch_timeout_s: float = _field(10.0, "Images", "Seconds that one image's URL may take.", gt=0)
+    allow_private_addresses: bool = _field(False, "Images", "Image URLs may point into private networks.")
+    image_proxy: Proxy = _field(
+        None, "Images", "HTTP proxy through which image URLs are fetched, such as http://host:port."
+    )
+    fetch_timeout_s: float = _field(10.0, "Images", "Seconds that fetching one image may take.", gt=0)
 
-    shutdown_timeout: float = _field(60.0, "Operation", "Seconds that running requests get to end after SIGTERM.", ge=0)
-    keep_alive_s: float = _field(15.0, "Operation", "Seconds of silence after which a stream gets a comment.", gt=0)
+    shutdown_timeout: float = _field(
+        60.0, "Operation", "Seconds that running requests get to finish after SIGTERM.", ge=0
+    )
+    keep_alive_s: float = _field(15.0, "Operation", "Seconds of silence after which a stream sends a comment.", gt=0)
     stuck_after_s: float = _field(300.0, "Operation", "Seconds without a step after which /health fails.", gt=0)
-    verbose: bool = _field(False, "Operation", "The start tells every decision with its reason.")
-    access_log: bool = _field(True, "Operation", "One line for each request, without its content.")
+    verbose: bool = _field(False, "Operation", "Log every startup decision with its reason.")
+    access_log: bool = _field(True, "Operation", "Log one line per request, without its content.")
 
     @model_validator(mode="before")
     @classmethod

@@ -91,7 +91,7 @@ FIXED = {
     "chat_template_content_format": Fixed(("auto", "openai"), "messages have OpenAI's shape; leave it out"),
     "generation_config": Fixed((), "replies are greedy unless a request says otherwise; leave it out"),
     "guided_decoding_backend": Fixed(("auto", "guidance"), "llguidance is the one grammar engine; leave it out"),
-    "mm_processor_cache_gb": Fixed(("0",), "embeddings of images are cached instead: --image-cache-bytes"),
+    "mm_processor_cache_gb": Fixed(("0",), "--image-cache-bytes caches embeddings instead"),
     "mm_processor_kwargs": Fixed((), "images are prepared as the model was trained; leave it out"),
     "max_logprobs": Fixed(("20",), "a request may ask for up to 20 log-probabilities a token; leave it out"),
     "task": Fixed(("auto", "generate"), "this server generates text; leave it out"),

@@ -92,7 +92,7 @@ def open_checkpoint(path: Path, mmproj: Path | None = None) -> Checkpoint:
         opened: Checkpoint = opener.open(path, mmproj)
         return opened
     if mmproj is not None:
-        raise UsageError(f"{path} is no GGUF file and holds its vision part itself; leave out --mmproj {mmproj}.")
+        raise UsageError(f"{path} is not a GGUF file and contains its vision part; leave out --mmproj {mmproj}.")
     opened = opener.open(path)
     return opened
 

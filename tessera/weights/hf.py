@@ -228,7 +228,9 @@ def _theta(section: Mapping[str, Any], where: str) -> Any:
     nested = section.get("rope_parameters") or section.get("rope_scaling") or {}
     nested = nested.get("full_attention", nested) if isinstance(nested, Mapping) else nested
     if not isinstance(nested, Mapping):
-        raise CheckpointError(f"{where}: the rotary settings are {nested!r}, no object; download the file again.")
+        raise CheckpointError(
+            f"{where}: the rotary settings are {nested!r} and must be an object; download the file again."
+        )
     kind = nested.get("rope_type", nested.get("type", "default"))
     if kind not in ("default", "axial"):
         raise CheckpointError(f"{where}: the rotary scaling {kind!r} is not of the Pixtral family; use a model of it.")
@@ -255,7 +257,9 @@ def _break_ids(folder: Path, vocab_size: int) -> tuple[int, int]:
                 listed = [{"id": int(number), **token} for number, token in listed.items()]
             ids = {token.get(text_key): token.get(id_key) for token in listed}
         except (AttributeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / file}: {key} is no list of tokens; download the file again.") from error
+            raise CheckpointError(
+                f"{folder / file}: {key} is not a list of tokens; download the file again."
+            ) from error
         if isinstance(break_id := ids.get("[IMG_BREAK]"), int) and isinstance(end_id := ids.get("[IMG_END]"), int):
             return break_id, end_id
     return SENTENCEPIECE_IDS if vocab_size == SENTENCEPIECE_VOCAB_SIZE else TEKKEN_IDS

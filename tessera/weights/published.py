@@ -207,7 +207,7 @@ def _accept(where: str, settings: Mapping[str, Any], key: str, values: tuple[Any
     value = settings.get(key, default)
     if value not in values:
         raise CheckpointError(
-            f"{where}: quantization_config.{key} is {value!r}; what is read has {' or '.join(map(repr, values))}: use "
+            f"{where}: quantization_config.{key} is {value!r}; only {' or '.join(map(repr, values))} is supported: use "
             "such a checkpoint, or the unquantized one."
         )
 

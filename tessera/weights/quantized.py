@@ -167,7 +167,7 @@ def _checked(
 ) -> StoredTensor:
     if tensor is None:
         raise CheckpointError(
-            f"{files[0].parent}: the tensor {name!r} that the manifest promises is in none of its {len(files)} files; "
+            f"{files[0].parent}: the tensor {name!r} that the manifest lists is in none of its {len(files)} files; "
             "get them again."
         )
     if (tensor.dtype, tensor.shape) != (dtype, shape):

@@ -128,7 +128,7 @@ class Report:
 
 def _check_free(folder: Path, needed: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(not file.name.endswith(PARTIAL) for file in folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not an empty folder; nothing is overwritten, name a new one.")
+        raise UsageError(f"{folder} exists and is not an empty folder; nothing is overwritten, so name a new one.")
     if needed > (free := free_disk_bytes(folder)):
         raise UsageError(
             f"the model takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB is free at {folder}; free some, or name a "

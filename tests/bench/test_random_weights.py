@@ -87,7 +87,7 @@ def test_widths() -> None:
     assert widths("12b")[0] is PIXTRAL_12B
     with pytest.raises(UsageError, match="'13b' are unknown; choose 12b or nano"):
         widths("13b")
-    with pytest.raises(UsageError, match="4 bits are not to be had in the format mistral; choose 16"):
+    with pytest.raises(UsageError, match="the format mistral cannot hold 4 bits; choose 16"):
         write_random(Path("nowhere"), SMALL, TOKENIZER, "mistral", 4)
 
 

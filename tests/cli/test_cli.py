@@ -115,15 +115,15 @@ def test_question_and_image_may_come_from_stdin(
         (["tokens", "a.png", "--mmproj", "a.gguf"], 2, "vision part of a model, and none is named"),
         (["bench", "--mmproj", "a.gguf"], 2, "vision part of a model, and none is named"),
         (["bench", "-m", "nano", "--layers", "2", "--vision-layers", "4"], 2, "--layers, --vision-layers and --model"),
-        (["bench", "--bits", "4", "make-random", "/dev/null/x"], 2, "--bits before make-random means nothing"),
+        (["bench", "--bits", "4", "make-random", "/dev/null/x"], 2, "--bits before make-random has no effect"),
         (["bench", "--plot", "a.zzz"], 2, "'.zzz', which is not an image format"),
-        (["bench", "--json", "/dev/null/x/a.json"], 2, "a folder that is not there"),
+        (["bench", "--json", "/dev/null/x/a.json"], 2, "a folder that does not exist"),
         (["chat", "-i", "-"], 2, "where the questions come from"),
         (["nano", "draw", "/dev/null/x"], 1, "/dev/null is a file, and a folder is wanted"),
         (["nano", "train", "--out", "/proc/no/x"], 1, "No such file or directory; check the path"),
         (["nano", "report", "--out", "."], 2, "--out . is a folder; name a file in it"),
         (["tokens", "a.png", "--plot", "/"], 2, "--plot / is a folder; name a file in it, such as /NAME."),
-        (["tokens", "a.png", "--plot", "/dev/null/a.png"], 2, "a folder that is not there"),
+        (["tokens", "a.png", "--plot", "/dev/null/a.png"], 2, "a folder that does not exist"),
         (["tokens", "."], 1, ". is a folder, not a regular file; name an image in it."),
         (["bench", "--json", "."], 2, "--json . is a folder"),
         (["ask", "Q", "-i", "."], 1, ". is a folder, not a regular file; name an image in it."),
@@ -132,7 +132,7 @@ def test_question_and_image_may_come_from_stdin(
         (["ask", "Q", "--log", "."], 2, "--log . is a folder"),
         (["convert", "nano", "/dev/null/x", "--to", "hf"], 1, "/dev/null is a file, and a folder is wanted"),
         (["quantize", "nano", "/dev/null/x"], 1, "/dev/null is a file, and a folder is wanted"),
-        (["quantize", "nano", "/dev/null"], 2, "/dev/null is there already and not an empty folder"),
+        (["quantize", "nano", "/dev/null"], 2, "/dev/null exists and is not an empty folder"),
         (["config", "show", "--config", "."], 2, "the settings file . is a folder; name the file in it."),
         (["config", "show", "--config", "no.yaml"], 2, "the settings file no.yaml does not exist"),
         (["serve", "--port", "0", "--api-key-file", "."], 2, "the key file . is a folder; name the file in it."),
@@ -207,7 +207,7 @@ def test_interrupt_at_the_prompt_drops_the_line_and_the_second_one_ends(
     assert ended.value.code == 130
     captured = capsys.readouterr()
     assert captured.out == "you said: hello\n"
-    assert captured.err.count("Ctrl-C again ends") == 2
+    assert captured.err.count("press Ctrl-C again to quit") == 2
 
 
 def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -308,7 +308,7 @@ def test_a_conversation_goes_on_where_it_ended(
     echo: Echo, images: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert run(monkeypatch, "ask", "Q", "--continue") == 1
-    assert "no conversation is kept" in capsys.readouterr().err
+    assert "there is no conversation in" in capsys.readouterr().err
     assert run(monkeypatch, "ask", "first", "-i", "a.png", "--system", "Be brief") == 0
     assert run(monkeypatch, "ask", "aside", "--no-log") == 0
     assert run(monkeypatch, "ask", "second", "-c") == 0
@@ -400,7 +400,7 @@ def test_a_full_context_says_what_to_do_and_drops_nothing(
     talk(monkeypatch, "/image b.png\nQ\n/drop\nQ\n/quit\n", "-i", "a.png")
     said = capsys.readouterr().err
     assert "too long; shorten the text, or use fewer or smaller images." in said
-    assert "/drop takes back a waiting image, /reset starts over" in said
+    assert "/drop removes a waiting image, /reset starts over" in said
     assert [seen(messages[-1]) for messages, _ in echo.asked] == [[3, "Q"]]
 
 

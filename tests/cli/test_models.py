@@ -106,6 +106,6 @@ def test_a_running_server_is_described(httpserver: HTTPServer, monkeypatch: pyte
     assert "2 running, 1 waiting" in out
     assert "25 % in use" in out
     assert run(monkeypatch, "ps", "--url", url) == 1
-    assert "wants a key" in capsys.readouterr().err
+    assert "requires an API key" in capsys.readouterr().err
     assert run(monkeypatch, "ps", "--url", "http://127.0.0.1:9") == 1
     assert "no server answers at http://127.0.0.1:9; start one with `tessera serve`" in capsys.readouterr().err

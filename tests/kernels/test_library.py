@@ -67,11 +67,11 @@ def test_paths_are_forced_by_name_and_refused_by_name() -> None:
         with forced(path):
             assert choice().path == path
             assert (kernel("packed_linear") is None) == (path == "torch")
-    with pytest.raises(UsageError, match="TESSERA_KERNELS=sse names no path of the kernels; use one of torch, avx2"):
+    with pytest.raises(UsageError, match="TESSERA_KERNELS=sse is not a kernel path; use one of torch, avx2"):
         forced("sse").__enter__()
     above = PATHS[PATHS.index(highest) + 1 :]
     if above:
-        with pytest.raises(UsageError, match=f"TESSERA_KERNELS={above[-1]} is not to be had: the processor"):
+        with pytest.raises(UsageError, match=f"TESSERA_KERNELS={above[-1]} is not available: the processor"):
             forced(above[-1]).__enter__()
     assert choice().path == highest  # a refusal leaves nothing behind
     assert kernel("no_such_kernel") is None
@@ -133,5 +133,5 @@ def test_an_installation_survives_a_broken_compiler(compiler: str, tmp_path: Pat
     shutil.copytree(REPOSITORY / "tessera", project / "tessera", ignore=ignored)
     done = python("-m", "hatchling", "build", "-t", "wheel", folder=project, CXX=compiler)
     assert done.returncode == 0, done.stderr
-    assert "no kernel library, so plain torch computes, slower" in done.stdout + done.stderr
+    assert "no kernel library, so plain PyTorch computes, more slowly" in done.stdout + done.stderr
     assert [wheel.name.split("-", 2)[2] for wheel in (project / "dist").iterdir()] == ["py3-none-any.whl"]

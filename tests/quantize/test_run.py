@@ -151,7 +151,7 @@ def test_what_cannot_be_done_is_refused_by_name(tmp_path: Path, monkeypatch: pyt
         quantize(tmp_path / "q", tmp_path / "r", Options())
     with pytest.raises(UsageError, match=r"q is quantized, and .*convert the original"):
         convert(tmp_path / "q", tmp_path / "r", "hf")
-    with pytest.raises(UsageError, match=r"q is there already and not an empty folder; nothing is overwritten"):
+    with pytest.raises(UsageError, match=r"q exists and is not an empty folder; nothing is overwritten"):
         quantize(tmp_path / "a", tmp_path / "q", Options())
     with pytest.raises(UsageError, match=r"is the source itself"):
         quantize(tmp_path / "a", tmp_path / "q" / ".." / "a", Options())

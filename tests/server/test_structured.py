@@ -117,7 +117,7 @@ def test_only_max_tokens_cuts_a_form_short(running: Running) -> None:
         ({"logit_bias": {"a": 1}}, "whole number"),
         ({"tool_choice": "required"}, "tools"),
         ({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),
-        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "none of the tools"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "not one of the tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tool 0"),
         ({"tools": [function("bad", x={"$ref": "http://example.com/x"})]}, "bad"),
     ],

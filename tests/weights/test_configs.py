@@ -255,7 +255,7 @@ def test_a_side_file_larger_than_any_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("listed", ["abc", [1], {"x": {}}, {"1": "x"}, [{"content": []}]], ids=str)
 def test_a_list_of_tokens_that_is_none_is_named(listed: Any, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: added_tokens_decoder is no list of tokens"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: added_tokens_decoder is not a list of tokens"):
         read(tmp_path, PIXTRAL_12B_HF)
 
 

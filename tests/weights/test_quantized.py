@@ -144,7 +144,7 @@ def misalign(folder: Path) -> None:
         (set_record(scheme=["int8"]), r"scheme \['int8'\]"),
         (set_record(colour="red"), r"is not a whole manifest"),
         (add_record, r"names the linear 'layers\.7\.attention\.wq', which this architecture does not have"),
-        (hold(f"{WQ}.scales", None), r"'layers\.0\.attention\.wq\.scales' that the manifest promises is in none"),
+        (hold(f"{WQ}.scales", None), r"'layers\.0\.attention\.wq\.scales' that the manifest lists is in none"),
         (hold(f"{WQ}.scales", torch.zeros(6, 2, 16)), r"wq\.scales' is torch\.float32 .* ask for torch\.float16"),
         (hold(f"{WQ}.minimums", torch.zeros(6, 2, 16).half()), r"'layers\.0\.attention\.wq\.minimums' \(one of 1"),
         (hold("layers.0.ffn_norm.weight", None), r"1 of the model's 30 tensors are missing"),

@@ -150,7 +150,7 @@ def _address(where: str, source: Any) -> str:
     if kind == "url" and isinstance(source.get("url"), str):
         return str(source["url"])
     raise BadRequestError(
-        f"{where} must be of type base64, with media_type and data, or of type url; files are not kept here.",
+        f"{where} must be of type base64, with media_type and data, or of type url; this server stores no files.",
         param=where,
     )
 

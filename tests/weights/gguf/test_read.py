@@ -177,7 +177,7 @@ def test_files_that_are_no_such_pair(tmp_path: Path) -> None:
         load_model(vision)
     with pytest.raises(CheckpointError, match=r"tiny\.gguf is of the architecture 'llama', and the vision part"):
         load_model(text, mmproj=text)
-    with pytest.raises(UsageError, match=r"is no GGUF file and holds its vision part itself; leave out --mmproj"):
+    with pytest.raises(UsageError, match=r"is not a GGUF file and contains its vision part; leave out --mmproj"):
         load_model(load.find_model("nano"), mmproj=vision)
     with pytest.raises(CheckpointError, match=r"absent\.gguf could not be read \(No such file or directory\)"):
         load_model(text, mmproj=tmp_path / "absent.gguf")
