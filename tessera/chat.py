@@ -6,8 +6,11 @@ The local engine and the HTTP client both implement it, so evaluation and docume
 from __future__ import annotations
 
 import reprlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import repeat
 from types import TracebackType
@@ -35,6 +38,9 @@ class Tools:
     @classmethod
     def of(cls, tools: Tools | ToolDefinitions) -> Tools:
         return tools if isinstance(tools, Tools) else cls(tools)
+
+
+EachTools = Tools | ToolDefinitions | Iterator[Tools]  # the same for all conversations, or an iterator's next for each
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ class ChatModel(ABC):
         conversations: Iterable[Conversation],
         params: SamplingParams | Iterable[SamplingParams] | None = None,
         *,
-        tools: Tools | ToolDefinitions = (),
+        tools: EachTools = (),
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order.
 
@@ -216,3 +222,54 @@ def with_params(
         yield messages, wanted
     if next(given, None) is not None:
         raise UsageError(f"there are more parameters than the {count} conversations; give one each.")
+
+
+def asked(
+    conversations: Iterable[Conversation],
+    params: SamplingParams | Iterable[SamplingParams] | None,
+    tools: EachTools,
+) -> Iterator[tuple[Conversation, SamplingParams, Tools]]:
+    """Give each conversation its parameters and tools; raises UsageError if the counts differ."""
+    paired = with_params(conversations, params)
+    if not isinstance(tools, Iterator):
+        offered = Tools.of(tools)
+        yield from ((messages, wanted, offered) for messages, wanted in paired)
+        return
+    for count, (messages, wanted) in enumerate(paired):
+        if (each := next(tools, None)) is None:
+            raise UsageError(f"conversation {count} has no tools: there are {count}; give each some, or `Tools()`.")
+        yield messages, wanted, each
+
+
+def each_in_threads(
+    chat: Callable[[Conversation, SamplingParams, Tools], Completion],
+    questions: Iterable[tuple[Conversation, SamplingParams, Tools]],
+    concurrency: int,
+) -> Iterator[Completion | TesseraError]:
+    """Yield each question's reply, or its error, in order, with `concurrency` calls of `chat` at once."""
+    waiting: deque[Future[Completion | TesseraError]] = deque()
+    for question in questions:
+        if len(waiting) == concurrency:
+            yield waiting.popleft().result()
+        waiting.append(_started(chat, question))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _started(
+    chat: Callable[[Conversation, SamplingParams, Tools], Completion],
+    question: tuple[Conversation, SamplingParams, Tools],
+) -> Future[Completion | TesseraError]:
+    """Ask in a thread of its own that nobody has to wait for, not even the interpreter at its exit."""
+    reply: Future[Completion | TesseraError] = Future()
+
+    def ask() -> None:
+        try:
+            reply.set_result(chat(*question))
+        except TesseraError as error:
+            reply.set_result(error)
+        except BaseException as error:
+            reply.set_exception(error)
+
+    threading.Thread(target=ask, name="tessera-ask", daemon=True).start()
+    return reply

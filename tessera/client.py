@@ -11,9 +11,7 @@ import json
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,10 +23,12 @@ from tessera.chat import (
     Completion,
     Conversation,
     Delta,
+    EachTools,
     Timings,
     ToolDefinitions,
     Tools,
-    with_params,
+    asked,
+    each_in_threads,
 )
 from tessera.client_format import (
     CallParts,
@@ -40,7 +40,7 @@ from tessera.client_format import (
     tools_object,
     usage_of,
 )
-from tessera.errors import EndpointError, TesseraError, UsageError
+from tessera.errors import EndpointError, TesseraError, UnreachableError, UsageError
 from tessera.messages import parse_messages
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
@@ -109,37 +109,18 @@ class Client(ChatModel):
         conversations: Iterable[Conversation],
         params: SamplingParams | Iterable[SamplingParams] | None = None,
         *,
-        tools: Tools | ToolDefinitions = (),
+        tools: EachTools = (),
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order."""
-        waiting: deque[Future[Completion | TesseraError]] = deque()
-        for messages, wanted in with_params(conversations, params):
-            if len(waiting) == self.concurrency:
-                yield waiting.popleft().result()
-            waiting.append(self._started(messages, wanted, tools))
-        while waiting:
-            yield waiting.popleft().result()
+        yield from each_in_threads(
+            lambda messages, wanted, offered: self.chat(messages, wanted, tools=offered),
+            asked(conversations, params, tools),
+            self.concurrency,
+        )
 
     def close(self) -> None:
         self._closed.set()  # ends retries and their pauses
         self._http.close()
-
-    def _started(
-        self, messages: Conversation, params: SamplingParams, tools: Tools | ToolDefinitions
-    ) -> Future[Completion | TesseraError]:
-        """Ask in a thread of its own that nobody has to wait for, not even the interpreter at its exit."""
-        reply: Future[Completion | TesseraError] = Future()
-
-        def ask() -> None:
-            try:
-                reply.set_result(self.chat(messages, params, tools=tools))
-            except TesseraError as error:
-                reply.set_result(error)
-            except BaseException as error:
-                reply.set_exception(error)
-
-        threading.Thread(target=ask, name="tessera-client", daemon=True).start()
-        return reply
 
     def _body(
         self, messages: Conversation, params: SamplingParams | None, tools: Tools | ToolDefinitions
@@ -183,9 +164,12 @@ class Client(ChatModel):
             finally:
                 response.close()
             may_retry = response.headers.get("x-should-retry") != "false"
+            wanted = response.headers.get("retry-after")
             if self._is_last(number) or response.status_code not in RETRIED or not may_retry:
-                raise error_of(response.status_code, _parsed(error_text), self.base_url + path)
-            _pause_for(self._closed, _pause_seconds(number, response.headers.get("retry-after")))
+                failure = error_of(response.status_code, _parsed(error_text), self.base_url + path)
+                failure.retry_after_s = _seconds_of(wanted)
+                raise failure
+            _pause_for(self._closed, _pause_seconds(number, wanted))
 
     def _is_last(self, number: int) -> bool:
         return number == self.max_retries or self._closed.is_set()
@@ -203,9 +187,12 @@ class Client(ChatModel):
                 yield _parsed(data)
 
     def _unreachable(self, error: httpx2.HTTPError) -> EndpointError:
+        text = f"{self.base_url} cannot be reached; start the server, or check the address."
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return UnreachableError(text)
         if isinstance(error, httpx2.TimeoutException):
             return EndpointError(f"{self.base_url} did not answer in time; is it loading, or is timeout_s too short?")
-        return EndpointError(f"{self.base_url} cannot be reached; start the server, or check the address.")
+        return EndpointError(text)
 
 
 class _Reply:
@@ -279,11 +266,17 @@ def _passes(error: httpx2.HTTPError) -> bool:
 
 def _pause_seconds(number: int, wanted: str | None) -> float:
     """Return the wait before the next try: as long as the server says, or doubling."""
+    if (seconds := _seconds_of(wanted)) is None:
+        seconds = min(FIRST_PAUSE_S * 2**number * random.uniform(0.75, 1.25), LONGEST_PAUSE_S)
+    return seconds
+
+
+def _seconds_of(wanted: str | None) -> float | None:
+    """Read a Retry-After header in seconds, within bounds; None without one, or if it is a date."""
     try:
-        seconds = float(wanted) if wanted else FIRST_PAUSE_S * 2**number * random.uniform(0.75, 1.25)
+        return min(max(float(wanted), 0.0), LONGEST_PAUSE_S) if wanted else None
     except ValueError:
-        seconds = FIRST_PAUSE_S * 2**number
-    return min(max(seconds, 0.0), LONGEST_PAUSE_S)
+        return None
 
 
 def _pause_for(closed: threading.Event, seconds: float) -> None:

@@ -19,6 +19,7 @@ class TesseraError(Exception):
     http_status = 500
     exit_code = 1
     code: str | None = None  # identifies the failure for programs, in OpenAI's terms if one fits
+    retry_after_s: float | None = None  # after how long a server wants to be asked again
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text if len(text) <= MAX_WORDS else f"{text[:KEPT_HEAD]} [...] {text[-KEPT_TAIL:]}")
@@ -123,6 +124,10 @@ class EndpointError(TesseraError):
 
     http_status = 502
     code = "endpoint_failed"
+
+
+class UnreachableError(EndpointError):
+    """A server that no connection reaches, so that the request never arrived; the next one will not either."""
 
 
 class NotFiniteError(ReplyError):

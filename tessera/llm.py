@@ -22,10 +22,11 @@ from tessera.chat import (
     Completion,
     Conversation,
     Delta,
+    EachTools,
     ToolChoice,
     ToolDefinitions,
     Tools,
-    with_params,
+    asked,
 )
 from tessera.engine.admission import check_image_count, check_parts, num_written
 from tessera.engine.config import EngineConfig, check_options, resolve_config
@@ -183,26 +184,25 @@ class LLM(ChatModel):
         conversations: Iterable[Conversation],
         params: SamplingParams | Iterable[SamplingParams] | None = None,
         *,
-        tools: Tools | ToolDefinitions = (),
+        tools: EachTools = (),
     ) -> Iterator[Completion | TesseraError]:
         """Yield one reply, or the error instead of it, for each conversation, in order; raises EngineDeadError.
 
         Conversations are read lazily: as many wait as run, which keeps the engine busy.
         """
-        offered = Tools.of(tools)
-        pending: deque[Handle | TesseraError] = deque()
+        pending: deque[tuple[Handle | TesseraError, Tools]] = deque()
         try:
-            for messages, wanted in with_params(conversations, params):
+            for messages, wanted, offered in asked(conversations, params, tools):
                 if len(pending) == 2 * self.config.max_num_seqs:
-                    yield self._collect(pending.popleft(), offered)
+                    yield self._collect(*pending.popleft())
                 prepared = self._prepared(messages, wanted, offered)
                 while (started := self._started(prepared, may_wait=bool(pending))) is None:
-                    yield self._collect(pending.popleft(), offered)
-                pending.append(started)
+                    yield self._collect(*pending.popleft())
+                pending.append((started, offered))
             while pending:
-                yield self._collect(pending.popleft(), offered)
+                yield self._collect(*pending.popleft())
         finally:
-            for each in pending:
+            for each, _ in pending:
                 if isinstance(each, Handle):
                     each.close()
 

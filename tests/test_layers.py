@@ -36,7 +36,7 @@ ROWS = (
     {"model"},
     {"kernels"},
     {"prompt"},
-    {"client"},
+    {"client", "pool"},
     {"client_format"},
     {"evals", "documents"},
     {"conversation", "samples"},

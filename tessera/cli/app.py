@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tessera import __version__
+from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
@@ -164,6 +165,7 @@ def chat(
 
 
 # Listed after this file's commands, in this order, in `tessera --help`.
+app.add_typer(jobs)
 app.add_typer(models)
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")

@@ -39,25 +39,40 @@ class JsonRequest(Request):
     async def _read_into(self, body: bytearray) -> None:
         values = 0
         async for chunk in self.stream():
-            values += sum(chunk.count(sign) for sign in (b",", b"[", b"{"))
-            if values > MAX_JSON_VALUES:
-                raise BadRequestError(
-                    f"the body has more than {MAX_JSON_VALUES:,} commas and brackets, which is the limit of values in "
-                    "one request; send less.",
-                    code="request_too_large",
-                )
+            values += num_values(chunk)
+            check_values(values)
             body += chunk
 
     async def json(self) -> Any:
         """Parse the body; raises JSONDecodeError, as the framework expects, and BadRequestError for infinities."""
-        try:
-            value = from_json(await self.body(), allow_inf_nan=False)
-        except ValueError as error:
-            place = re.search(r"at line (\d+) column (\d+)", str(error))
-            raise json.JSONDecodeError(f"at line {place[1]}, column {place[2]}" if place else "", "", 0) from error
-        if not _is_finite(value):
-            raise BadRequestError("the body holds a number that is too large, such as 1e999; JSON has no infinity.")
-        return value
+        return parsed_json(await self.body())
+
+
+def num_values(data: bytes) -> int:
+    """Bound the number of JSON values in a text by the characters that precede each."""
+    return sum(data.count(sign) for sign in (b",", b"[", b"{"))
+
+
+def check_values(count: int) -> None:
+    """Raise BadRequestError for more values than one request may hold."""
+    if count > MAX_JSON_VALUES:
+        raise BadRequestError(
+            f"the body has more than {MAX_JSON_VALUES:,} commas and brackets, which is the limit of values in "
+            "one request; send less.",
+            code="request_too_large",
+        )
+
+
+def parsed_json(data: bytes) -> Any:
+    """Parse JSON; raises JSONDecodeError that says the place, and BadRequestError for infinities."""
+    try:
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        place = re.search(r"at line (\d+) column (\d+)", str(error))
+        raise json.JSONDecodeError(f"at line {place[1]}, column {place[2]}" if place else "", "", 0) from error
+    if not _is_finite(value):
+        raise BadRequestError("the body holds a number that is too large, such as 1e999; JSON has no infinity.")
+    return value
 
 
 class JsonRoute(APIRoute):

@@ -53,17 +53,10 @@ class Handlers:
 
     def check(self, body: Sampling) -> None:
         """Refuse what can be refused before any image is read."""
-        body.check_extra_fields()
-        self.check_model(body.model)
-        if (body.n or 1) > self.settings.max_completions:
-            raise BadRequestError(
-                f"n is {body.n} and the limit is {self.settings.max_completions} (max_completions); ask for fewer.",
-                param="n",
-            )
+        check_request(body, self.names, self.settings.max_completions)
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and name not in self.names:
-            raise ModelNotFoundError(f"the model {name[:80]!r} is not served here; use {self.names[0]!r}.")
+        check_model(name, self.names)
 
     @property
     def calls_tools(self) -> bool:
@@ -183,6 +176,21 @@ class Handlers:
         log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
         for name in ("queue_s", "first_token_s", "decode_s"):
             log[name] = round(getattr(timings, name), 4)
+
+
+def check_request(body: Sampling, names: Sequence[str], max_completions: int) -> None:
+    """Refuse unsupported fields, other models, and too many choices."""
+    body.check_extra_fields()
+    check_model(body.model, names)
+    if (body.n or 1) > max_completions:
+        raise BadRequestError(
+            f"n is {body.n} and the limit is {max_completions} (max_completions); ask for fewer.", param="n"
+        )
+
+
+def check_model(name: str | None, names: Sequence[str]) -> None:
+    if name is not None and name not in names:
+        raise ModelNotFoundError(f"the model {name[:80]!r} is not served here; use {names[0]!r}.")
 
 
 @contextmanager

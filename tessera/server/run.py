@@ -109,7 +109,7 @@ def open_model(settings: Settings) -> LLM:
 
 
 def _open_model(settings: Settings) -> LLM:
-    source = ModelSource(**_taken(settings, [each.name for each in fields(ModelSource)]))
+    source = source_of(settings)
     _check_layout(settings, detect(Path(locate(source).name)))
     limits = ImageLimits(
         **_taken(settings, [each.name for each in fields(ImageLimits)]), flags=("max_pixels", "max_bytes")
@@ -118,6 +118,11 @@ def _open_model(settings: Settings) -> LLM:
     if settings.enforce_eager:
         options["cuda_graphs"] = False
     return LLM(source, limits=limits, **options)
+
+
+def source_of(settings: Settings) -> ModelSource:
+    """The model that the settings name, and how it is opened."""
+    return ModelSource(**_taken(settings, [each.name for each in fields(ModelSource)]))
 
 
 def _taken(settings: Settings, names: Iterable[str]) -> dict[str, Any]:

@@ -56,21 +56,29 @@ def finish_reason_of(reason: FinishReason, *, has_called: bool = False) -> str:
     raise EngineDeadError("the reply was ended by the server before it was complete; send the request again.")
 
 
-def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
-    """List each token of the text with its alternatives; its `bytes` may be half a character."""
+def logprobs_object(entries: Sequence[TokenLogprob], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """List each token of the text with its alternatives; its `bytes` may be half a character.
+
+    Without `tokenizer` the tokens are another server's: their bytes are those of their texts, null where it cut one.
+    """
+
+    def bytes_of(token_id: int, token: str) -> list[int] | None:
+        if tokenizer is not None:
+            return list(tokenizer.token_bytes(token_id))
+        return None if "\ufffd" in token else list(token.encode())
 
     def described(token_id: int, token: str, logprob: float | None) -> dict[str, Any]:
         return {
             "token": token,
             "logprob": finite(logprob),
-            "bytes": list(tokenizer.token_bytes(token_id)),
+            "bytes": bytes_of(token_id, token),
         }
 
     content = [
         described(entry.token_id, entry.token, entry.logprob)
         | {"top_logprobs": [described(*alternative) for alternative in entry.top]}
         for entry in entries
-        if entry.token_id not in tokenizer.special_ids  # the end token is not part of the text
+        if tokenizer is None or entry.token_id not in tokenizer.special_ids  # the end token is not part of the text
     ]
     return {"content": content, "refusal": None}
 

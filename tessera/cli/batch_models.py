@@ -1,0 +1,171 @@
+"""What answers a batch: a model in this process, opened when its first line is asked, or a pool of servers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tessera.chat import ChatModel
+from tessera.errors import UsageError
+from tessera.prompt import Tokenizer
+from tessera.sources import ImageLimits
+
+if TYPE_CHECKING:
+    from tessera.llm import LLM
+    from tessera.pool import Pool
+
+# Settings that belong to a model in this process; a server decides its own.
+LOCAL = {"mmproj": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto", "tensor_parallel_size": 1}
+SAMPLES, SAMPLE_BYTES = 64, 4096  # pieces of a weights file that stand for it
+WHOLE_BYTES = 1 << 20  # files up to this size are read whole
+FIRST_PATIENCE_S = 5.0  # for the first answer of any server; a wrong address must show soon
+
+
+class Answering(ABC):
+    """A model that identifies itself before it is opened."""
+
+    fingerprint: str
+    settings: str  # those that change replies, as one text
+
+    @abstractmethod
+    def open(self) -> ChatModel:
+        """Open the model."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The names that lines may use for the model; replies state the first."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, unless it is a server's."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LocalModel(Answering):
+    """A model opened as `tessera serve` opens it, so that a line is answered as a request to that would be."""
+
+    def __init__(self, name: str, in_flight: int | None, given: Mapping[str, Any]) -> None:
+        from tessera.load import locate
+        from tessera.server.run import source_of
+        from tessera.server.settings import Settings, check_media_folder
+
+        self._settings = Settings(model=name, max_num_seqs=in_flight, **given)
+        check_media_folder(self._settings)
+        self.fingerprint = digest_of_model(Path(locate(source_of(self._settings)).name))
+        self.settings = _as_text({name: given[name] for name in ("dtype", "kv_cache_dtype", "served_model_name")})
+        self._llm: LLM | None = None
+
+    def open(self) -> ChatModel:
+        from tessera.server.run import open_model
+
+        self._llm = open_model(self._settings)
+        return self._llm
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._settings.served_model_name or (self._opened.model_name,)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._opened.tokenizer
+
+    @property
+    def _opened(self) -> LLM:
+        if self._llm is None:
+            raise RuntimeError("the model is opened first")
+        return self._llm
+
+    def close(self) -> None:
+        if self._llm is not None:
+            self._llm.close()
+
+
+class Endpoints(Answering):
+    """Servers with the same model; which ones, and how many, may change between two runs of a job."""
+
+    def __init__(
+        self, urls: Sequence[str], model: str | None, key: str | None, in_flight: int | None, given: Mapping[str, Any]
+    ) -> None:
+        for name, default in LOCAL.items():
+            if given[name] != default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} and --endpoint exclude each other: the server decides it."
+                )
+        if len(set(urls)) < len(urls):
+            raise UsageError("an --endpoint is given twice; name each server once.")
+        self._given, self._key, self._in_flight = given, key, in_flight
+        if model is None:
+            with self._pool(urls, None, FIRST_PATIENCE_S) as probing:
+                model = probing.model_name
+        self._name = model
+        self.fingerprint = f"the servers' {model}"
+        self.settings = _as_text({"served_model_name": given["served_model_name"]})
+        self._servers = self._pool(urls, model)
+
+    def _pool(self, urls: Sequence[str], model: str | None, patience_s: float | None = None) -> Pool:
+        from tessera.client import Client
+        from tessera.pool import PATIENCE_S, Pool
+
+        limits = ImageLimits(
+            max_pixels=self._given["max_image_pixels"],
+            allow_private_addresses=self._given["allow_private_addresses"],
+            local_files=self._given["allowed_local_media_path"],
+            flags=("max_pixels",),
+        )
+        clients = [
+            Client(url, model=model, api_key=self._key, max_retries=0, limits=limits, concurrency=self._in_flight or 8)
+            for url in urls
+        ]
+        return Pool(clients, patience_s=PATIENCE_S if patience_s is None else patience_s)
+
+    def open(self) -> ChatModel:
+        return self._servers
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._given["served_model_name"] or (self._name,)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return None
+
+    def close(self) -> None:
+        self._servers.close()
+
+
+def digest_of_model(path: Path) -> str:
+    """Identify a model's files by their names, sizes and samples; reading 24 GB whole would take minutes."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}/{size}/".encode())
+        with file.open("rb") as data:
+            if size <= WHOLE_BYTES:
+                digest.update(data.read())
+                continue
+            for place in range(SAMPLES):
+                data.seek((size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+                digest.update(data.read(SAMPLE_BYTES))
+    return f"{path.name} {digest.hexdigest()[:16]}"
+
+
+def _as_text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
