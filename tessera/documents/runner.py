@@ -57,11 +57,12 @@ def run(
     job = _Job(journal, model, ask, accept, Meter(journal, progress))
     try:
         while True:
-            if not job.work() and not journal.counts().left:
-                break
+            if job.work():
+                continue
             journal.flush()
-            if not job.took_any:
-                time.sleep(WAIT_S)  # the rest is in another process's hands
+            if not journal.counts().left:
+                break
+            time.sleep(WAIT_S)  # the rest is in another process's hands
     except BaseException as error:
         # An item may be what ended the engine, so all that were in it are suspects.
         journal.release(died=isinstance(error, EngineDeadError))
@@ -82,7 +83,7 @@ class _Job:
         self.took_any = False
 
     def work(self) -> bool:
-        """Ask until nothing can be taken now; returns True if anything was, or is still to be asked."""
+        """Ask until nothing can be taken now; returns True if anything was."""
         self.took_any = False
         following = _Following(self._questions())
         replies = self.model.each(following.conversations(), following.params(), tools=following.tools())
@@ -95,12 +96,13 @@ class _Job:
         finally:
             if isinstance(replies, Generator):
                 replies.close()  # ends what is in flight now, not when it is collected
-        return self.took_any or bool(self.further)
+        return self.took_any
 
     def _questions(self) -> Iterator[Again]:
         """Yield what to ask next, noting it as asked: further questions first, then new items."""
         while True:
             if self.further:
+                self.took_any = True
                 entry = self.further.popleft()
             elif taken := self.journal.take(1):
                 self.took_any = True

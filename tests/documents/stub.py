@@ -1,0 +1,96 @@
+"""A model without weights that answers what it was asked, and workers that can be killed while it does."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tessera.chat import (
+    ChatModel,
+    Completion,
+    Conversation,
+    Delta,
+    EachTools,
+    Timings,
+    ToolDefinitions,
+    Tools,
+    Usage,
+    asked,
+    each_in_threads,
+)
+from tessera.documents.journal import Item, Journal
+from tessera.documents.runner import Done, run
+from tessera.errors import TesseraError
+from tessera.messages import Message, parse_messages
+from tessera.sampling import SamplingParams
+
+ANSWERED = Usage(prompt_tokens=3, completion_tokens=2)
+
+
+class Stub(ChatModel):
+    """Answers with `answer` of the last text, after `seconds`; `concurrency` questions at once."""
+
+    model_name = "stub"
+
+    def __init__(
+        self, answer: Callable[[str], str] = lambda text: f"<{text}>", *, seconds: float = 0.0, concurrency: int = 4
+    ) -> None:
+        self.answer, self.seconds, self.concurrency = answer, seconds, concurrency
+        self.asked: list[str] = []
+
+    def stream(
+        self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
+    ) -> Iterator[Delta]:
+        question = str(parse_messages(messages)[-1].content[-1])
+        self.asked.append(question)
+        time.sleep(self.seconds)
+        yield Delta(self.answer(question))
+        yield Delta("", finish_reason="stop", usage=ANSWERED, timings=Timings())
+
+    def each(
+        self,
+        conversations: Iterable[Conversation],
+        params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        tools: EachTools = (),
+    ) -> Iterator[Completion | TesseraError]:
+        yield from each_in_threads(
+            lambda messages, wanted, offered: self.chat(messages, wanted, tools=offered),
+            asked(conversations, params, tools),
+            self.concurrency,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def ask(item: Item) -> tuple[Conversation, SamplingParams]:
+    return [Message("user", (item.payload,))], SamplingParams()
+
+
+def accept(item: Item, reply: Completion | TesseraError) -> Done:
+    if isinstance(reply, TesseraError):
+        return Done(json.dumps([item.id, reply.code]), failed=True)
+    return Done(json.dumps([item.id, reply.text]))
+
+
+def main(path: str, seconds: str, poison: str) -> None:
+    """A worker: answers the journal's items; the item with the poisonous payload kills it."""
+
+    def answer(text: str) -> str:
+        if text == poison:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"<{text}>"
+
+    with Journal.open(Path(path), {"input": "test"}) as journal:
+        run(journal, Stub(answer, seconds=float(seconds)), ask, accept)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
