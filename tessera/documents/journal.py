@@ -119,6 +119,7 @@ class Journal:
         except BaseException:
             connection.close()
             raise
+        others_of(path)  # removes the locks of workers that died with empty hands
         journal = cls(path, connection, lease_s)
         with journal._writing():
             journal._return_leases()

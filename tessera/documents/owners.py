@@ -18,10 +18,14 @@ class Owner:
     """This worker, alive until closed."""
 
     def __init__(self, shared: Path) -> None:
-        self.name = secrets.token_hex(8)
-        self._path = _file_of(shared, self.name)
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        while True:
+            self.name = secrets.token_hex(8)
+            self._path = _file_of(shared, self.name)
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if self._path.exists():
+                return
+            os.close(self._descriptor)  # another found it before it was locked, and took it for a dead one's
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -47,7 +51,7 @@ def is_alive(shared: Path, name: str) -> bool:
 
 
 def others_of(shared: Path) -> list[str]:
-    """Names of all living workers on the file."""
+    """Names of all living workers on the file; what dead ones left behind is removed."""
     start = f".{shared.name}."
     names = [
         path.name.removeprefix(start).removesuffix(SUFFIX) for path in shared.parent.iterdir()

@@ -25,7 +25,7 @@ from tessera.server.handlers import check_request
 from tessera.server.routes.chat import chat_completion, chat_sampling, conversation_of, tools_of
 from tessera.server.schemas import ChatRequest
 from tessera.server.translate import choices_of
-from tessera.server.validation_words import first_mistake
+from tessera.server.validation_words import describe_mistake
 from tessera.server.wire import json_text, logprobs_object
 
 CHAT = "/v1/chat/completions"
@@ -113,7 +113,7 @@ def question_of(line: Line, names: Sequence[str], max_completions: int) -> Quest
     try:
         request = ChatRequest.model_validate(line.body)
     except ValidationError as error:
-        path, words = first_mistake(error)
+        path, words = describe_mistake(error.errors(include_url=False))
         raise BadRequestError(f"{path or 'the body'} {words}.", param=path or None) from error
     check_request(request, names, max_completions)
     if request.stream:
