@@ -8,7 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,21 +116,26 @@ def test_events_are_json_lines_on_standard_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interruption_says_how_to_go_on_and_the_same_command_does(tmp_path: Path, number: int) -> None:
+def test_an_interruption_says_how_to_go_on_and_the_same_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
     texts = [str(number) for number in range(40)]
     source, out = write_lines(tmp_path / "in.jsonl", texts), tmp_path / "out.jsonl"
-    with stub_server(0.05) as (_, url):
-        running = started(source, out, "--endpoint", url, "-j", "2")
+
+    def interrupt() -> None:
         wait_for(out, 5)
-        running.send_signal(number)
-        _, said = running.communicate(timeout=100)
-        assert running.returncode == 130
-        assert f"kept in {out}.journal; the same command goes on" in said
+        os.kill(os.getpid(), number)
+
+    with stub_server(0.05) as (_, url):
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_batch(batch(source, out, url, in_flight=2))
+        interrupting.join()
+        assert f"kept in {out}.journal; the same command goes on" in capsys.readouterr().err
         assert not out.exists()
-        again = started(source, out, "--endpoint", url)
-        _, said = again.communicate(timeout=100)
-    assert again.returncode == 0
-    assert "of 40 lines are done already; going on" in said
+        assert run_batch(batch(source, out, url, quiet=False)) == 0
+    assert "of 40 lines are done already; going on" in capsys.readouterr().err
     assert replies(out) == {f"r{text}": f"<{text}>" for text in texts}
 
 
@@ -136,21 +143,24 @@ def test_the_death_of_one_of_two_servers_loses_no_line(tmp_path: Path) -> None:
     texts = [str(number) for number in range(60)]
     source, out = write_lines(tmp_path / "in.jsonl", texts), tmp_path / "out.jsonl"
     with stub_server(0.05) as (dying, first), stub_server(0.05) as (_, second):
-        running = started(source, out, "--endpoint", first, "--endpoint", second, "-j", "3")
-        wait_for(out, 6)
-        dying.kill()
-        _, said = running.communicate(timeout=100)
-    assert running.returncode == 0, said
+
+        def kill() -> None:
+            wait_for(out, 6)
+            dying.kill()
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        assert run_batch(batch(source, out, first, second, in_flight=3)) == 0
+        killing.join()
     assert replies(out) == {f"r{text}": f"<{text}>" for text in texts}
 
 
 def test_two_runs_share_a_job(tmp_path: Path) -> None:
     texts = [str(number) for number in range(60)]
     source, out = write_lines(tmp_path / "in.jsonl", texts), tmp_path / "out.jsonl"
-    with stub_server(0.03) as (_, url):
-        both = [started(source, out, "--endpoint", url, "-j", "2") for _ in range(2)]
-        said = [running.communicate(timeout=100)[1] for running in both]
-    assert [running.returncode for running in both] == [0, 0], said
+    with stub_server(0.03) as (_, url), ThreadPoolExecutor() as both:
+        one, two = (both.submit(run_batch, batch(source, out, url, in_flight=2)) for _ in range(2))
+        assert (one.result(), two.result()) == (0, 0)
     assert replies(out) == {f"r{text}": f"<{text}>" for text in texts}
 
 
