@@ -74,12 +74,24 @@ PARAMETERS = {
 }
 # Lines of a folder with all below it; of the two roots, of their own files. About a tenth is room.
 FOLDERS = {
-    "benchmarks": 700, "benchmarks/gpu": 1000, "tessera": 6000, "tessera/bench": 1550, "tessera/cli": 3600,
-    "tessera/documents": 4500, "tessera/engine": 4700, "tessera/evals": 300, "tessera/kernels": 2600,
-    "tessera/linears": 240, "tessera/model": 830, "tessera/nano": 15_500,
-    "tessera/parallel": 230, "tessera/quantize": 700, "tessera/server": 4900,
-    "tessera/training": 300, "tessera/weights": 3750,
-}  # fmt: skip
+    "benchmarks": 700,
+    "benchmarks/gpu": 1000,
+    "tessera": 6500,
+    "tessera/bench": 1550,
+    "tessera/cli": 4500,
+    "tessera/documents": 8000,
+    "tessera/engine": 4800,
+    "tessera/evals": 2500,
+    "tessera/kernels": 2600,
+    "tessera/linears": 240,
+    "tessera/model": 830,
+    "tessera/nano": 15_500,
+    "tessera/parallel": 230,
+    "tessera/quantize": 700,
+    "tessera/server": 7000,
+    "tessera/training": 300,
+    "tessera/weights": 3750,
+}
 Sizes = dict[str, int]
 
 

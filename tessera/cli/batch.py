@@ -26,7 +26,7 @@ from tessera.errors import TesseraError, UsageError
 from tessera.shelf import BUNDLED
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Batch:
     """The options of one run. `settings` are the server's settings by name, for a model in this process."""
 
@@ -37,11 +37,11 @@ class Batch:
     api_key: str | None
     in_flight: int | None
     settings: Mapping[str, Any]
-    journal: Path | None
-    retry_failed: bool
-    force: bool
-    as_json: bool
-    quiet: bool
+    journal: Path | None = None
+    retry_failed: bool = False
+    force: bool = False
+    as_json: bool = False
+    quiet: bool = False
 
     @property
     def journal_path(self) -> Path:

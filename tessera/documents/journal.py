@@ -17,30 +17,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from tessera.documents.owners import Owner, is_alive, others_of
-from tessera.errors import DiskFullError, TesseraError, UsageError, shown
+from tessera.documents.journal_file import (
+    DONE,
+    FAILED,
+    RUNNING,
+    WAITING,
+    in_words,
+    opened,
+    reader,
+    return_leases,
+    waiting_items,
+)
+from tessera.documents.owners import Owner, others_of
+from tessera.errors import TesseraError, UsageError, shown
 
-APPLICATION, VERSION = 0x54534A4C, 1  # SQLite's application_id: "TSJL"
 GROUP, GROUP_BYTES, GROUP_S = 64, 8 << 20, 0.5  # results committed together, their bytes, and their longest wait
 LEASE_S = 60.0
-BUSY_S = 120.0  # the longest wait for another process that writes
 FATAL = 2.0  # blame from which an item counts as a killer: two deaths alone
 SUSPECTS = 8  # a group of suspects is this many times smaller than the group that died before
-WAITING, RUNNING, DONE, FAILED = range(4)
-TABLES = f"""
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE items (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, payload TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0,
-    review INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, blame REAL NOT NULL DEFAULT 0,
-    crowd INTEGER NOT NULL DEFAULT 0, owner TEXT, deadline REAL, result TEXT);
-CREATE INDEX by_state ON items (state, review);
-CREATE INDEX by_blame ON items (blame, number) WHERE state = {WAITING};
-CREATE INDEX by_owner ON items (owner, deadline) WHERE state = {RUNNING};
-"""
 
 
 @dataclass(frozen=True)
@@ -111,18 +107,11 @@ class Journal:
         Raises UsageError if the file belongs to another job; with `force` that one's results are given up.
         """
         path = Path(path)
-        if force:
-            _remove(path)
-        connection = _connect(path)
-        try:
-            _check(path, connection, identity)
-        except BaseException:
-            connection.close()
-            raise
+        connection = opened(path, identity, force=force)
         others_of(path)  # removes the locks of workers that died with empty hands
         journal = cls(path, connection, lease_s)
         with journal._writing():
-            journal._return_leases()
+            return_leases(connection, path, journal._owner.name)
         journal._keeper.start()
         return journal
 
@@ -156,11 +145,14 @@ class Journal:
     def take(self, count: int = 1) -> list[Item]:
         """Lease up to `count` items; none if there are none now, also because suspects wait for an empty hand."""
         taken: list[Item] = []
+        if self._failure is not None:
+            raise self._failure
         if self._comes_suspect():
             self.flush()  # if that one kills the worker, results must not be lost with it
         with self._writing(durable=False) as connection:
-            self._check_failure()
-            for number, identity, payload, attempts, blame, crowd in self._waiting(count):
+            for number, identity, payload, attempts, blame, crowd in waiting_items(
+                connection, self.path, self._owner.name, count
+            ):
                 died = blame >= FATAL
                 beside = max(1.0, crowd // SUSPECTS) if blame and not died else float("inf")
                 if len(self._held) + 1 > min([beside, *self._held.values()]):
@@ -176,7 +168,6 @@ class Journal:
     def finish(self, identity: str, result: str, failed: bool = False, *, review: bool = False) -> None:
         """Record an item's result; it is committed within half a second. The first result of an item stays."""
         with self._lock:
-            self._check_failure()
             self._finished_since = self._finished_since if self._finished else time.monotonic()
             self._finished[identity] = (result, failed, review)
             self._finished_bytes += len(result)
@@ -225,7 +216,7 @@ class Journal:
     def results(self) -> Iterator[Result]:
         """Yield the finished items in the order in which they were added, without holding them in memory."""
         self.flush()
-        with _reader(self.path) as connection:
+        with reader(self.path) as connection:
             for identity, payload, result, state, review in connection.execute(
                 f"SELECT id, payload, result, state, review FROM items WHERE state >= {DONE} ORDER BY number"
             ):
@@ -274,32 +265,6 @@ class Journal:
             found = self._connection.execute(query).fetchone() if self._finished else None
         return found is None or found[0] > 0
 
-    def _waiting(self, count: int) -> list[Any]:
-        query = (
-            "SELECT number, id, payload, attempts, blame, crowd FROM items "
-            f"WHERE state = {WAITING} ORDER BY blame, number LIMIT ?"
-        )
-        rows = self._connection.execute(query, (count,)).fetchall()
-        if not rows and self._return_leases():
-            rows = self._connection.execute(query, (count,)).fetchall()
-        return rows
-
-    def _return_leases(self) -> int:
-        """Make the items of dead workers wait again, as suspects, and those whose lease is over."""
-        returned = 0
-        for owner, crowd in self._connection.execute(
-            f"SELECT owner, COUNT(*) FROM items WHERE state = {RUNNING} AND owner != ? GROUP BY owner",
-            (self._owner.name,),
-        ).fetchall():
-            alive = is_alive(self.path, owner)
-            blame = "" if alive else f", blame = blame + {1 / crowd}, crowd = {crowd}"
-            returned += self._connection.execute(
-                f"UPDATE items SET state = {WAITING}, owner = NULL{blame} "
-                f"WHERE state = {RUNNING} AND owner = ? AND (? OR deadline < ?)",
-                (owner, not alive, time.time()),
-            ).rowcount
-        return returned
-
     def _keep(self) -> None:
         """Renew the leases and commit late results while the owner works; a failure shows at its next call."""
         renewed = time.monotonic()
@@ -319,14 +284,10 @@ class Journal:
                 self._failure = error
                 return
 
-    def _check_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction that waits for other processes; a lease need not survive a power failure, so need not sync."""
-        with self._lock, _in_words(self.path):
+        with self._lock, in_words(self.path):
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -336,90 +297,3 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"the journal {path} would be in a folder that is not there; make it, or name another.")
-    with _in_words(path):
-        connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-@contextmanager
-def _reader(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = _connect(path)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _check(path: Path, connection: sqlite3.Connection, identity: Mapping[str, str]) -> None:
-    """Write the tables and the identity, or compare the identity with the one that is there."""
-    with _in_words(path):
-        connection.execute("BEGIN IMMEDIATE")
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if not tables:
-            for statement in TABLES.split(";"):
-                connection.execute(statement)
-            facts = {**identity, "created": str(int(time.time()))}
-            connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
-            connection.execute("COMMIT")
-            return
-        known = dict(connection.execute("SELECT name, value FROM facts")) if application == APPLICATION else {}
-        connection.execute("COMMIT")
-    if application != APPLICATION or version != VERSION:
-        raise UsageError(f"{path} is no journal of this version of Tessera; name another file.")
-    known.pop("created", None)
-    for name in sorted(known.keys() | identity.keys()):
-        if known.get(name) != identity.get(name):
-            raise UsageError(
-                f"the journal {path} belongs to another job: its {name} is {_short(known.get(name))}, and now it is "
-                f"{_short(identity.get(name))}; name another journal, or give --force (force=True in Python) to begin "
-                "anew without its results."
-            )
-
-
-def _short(value: str | None) -> str:
-    return "not given" if value is None else shown(value)
-
-
-def _remove(path: Path) -> None:
-    """Delete a journal that nobody works on."""
-    if path.exists() and others_of(path):
-        raise UsageError(f"the journal {path} is in use by another process; end that, or name another journal.")
-    if path.exists():
-        with _reader(path) as connection, _in_words(path):
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if application != APPLICATION:
-            raise UsageError(f"{path} is no journal, so it is not overwritten; name another file.")
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Turn SQLite's failures into ours."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"the journal {path} could not be written: no space is left; free some.") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise UsageError(
-                f"the journal {path} was locked by another process for {BUSY_S:g} s; end that one."
-            ) from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise UsageError(f"{path} is no journal, or a damaged one; name another file.") from error
-        raise TesseraError(
-            f"the journal {path} cannot be used ({str(error) or 'no reason given'}); check its folder and permissions."
-        ) from error

@@ -97,7 +97,7 @@ def test_replies_are_in_order_and_failures_beside_them_until_they_are_retried(
         assert out.read_bytes() == before
         assert run_batch(batch(source, out, url, retry_failed=True)) == 1
         write_lines(source, ["a", "b", "c"])
-        with pytest.raises(UsageError, match="its input is .*--force"):
+        with pytest.raises(UsageError, match=r"its input is .*--force"):
             run_batch(batch(source, out, url))
         assert run_batch(batch(source, out, url, force=True)) == 0
     assert replies(out) == {"r0": "<a>", "r1": "<b>", "r2": "<c>"}
@@ -167,7 +167,7 @@ def test_two_runs_share_a_job(tmp_path: Path) -> None:
 def test_without_any_server_the_run_ends_and_every_line_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = write_lines(tmp_path / "in.jsonl", list("abc")), tmp_path / "out.jsonl"
     monkeypatch.setattr("tessera.cli.batch_models.FIRST_PATIENCE_S", 0.0)
-    with pytest.raises(UnreachableError, match="127.0.0.1:9"):
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9"):
         run_batch(batch(source, out, "http://127.0.0.1:9"))
     monkeypatch.setattr("tessera.pool.PATIENCE_S", 0.0)
     with pytest.raises(UnreachableError):

@@ -32,15 +32,13 @@ BOOK = {
         },
     },
 }
+TOTAL = {"type": "object", "properties": {"total": {"type": "string", "maxLength": 8}}, "required": ["total"]}
 ANSWERED: dict[str, dict[str, Any]] = {
     "plain": asking(max_tokens=8),
     "text": {"messages": [{"role": "user", "content": "What is 2 plus 2?"}], "max_tokens": 6},
     "choices": asking(n=3, temperature=1.0, seed=7, max_tokens=8),
     "logprobs": asking(logprobs=True, top_logprobs=2, max_tokens=4),
-    "schema": asking(
-        response_format={"type": "json_schema", "json_schema": {"name": "r", "schema": {"type": "object", "properties": {"total": {"type": "string", "maxLength": 8}}, "required": ["total"], "additionalProperties": False}}},
-        max_tokens=40,
-    ),
+    "schema": asking(response_format={"type": "json_schema", "json_schema": {"schema": TOTAL}}, max_tokens=40),
     "tool": asking(tools=[BOOK], tool_choice="required", max_tokens=60),
     "mistral": asking(random_seed=3, temperature=0.7, max_tokens=5, safe_prompt=False),
     "stop": asking(stop=["1"], max_tokens=10),
