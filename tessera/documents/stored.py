@@ -1,0 +1,52 @@
+"""Fields and records as JSON: in the journal, in JSON lines, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.chat import Usage
+from tessera.documents.page import Box
+from tessera.documents.record import Field, Record
+
+
+def field_object(field: Field) -> dict[str, Any]:
+    box = field.box
+    place = (
+        None if box is None else [box.page, *(round(each, 5) for each in (box.left, box.top, box.right, box.bottom))]
+    )
+    rounded = {"score": round(field.score, 6)}
+    if field.confidence is not None:
+        rounded["confidence"] = round(field.confidence, 6)
+    plain = {each.name: getattr(field, each.name) for each in dataclasses.fields(field)}
+    return plain | rounded | {"box": place, "checks": list(field.checks)}
+
+
+def field_of(given: Mapping[str, Any]) -> Field:
+    place = given["box"]
+    box = None if place is None else Box(int(place[0]), *map(float, place[1:]))
+    return Field(**{**given, "box": box, "checks": tuple(given["checks"])})
+
+
+def record_object(record: Record) -> dict[str, Any]:
+    """A record as one line of JSON holds it."""
+    return {
+        "document": record.document,
+        "pages": list(record.pages),
+        "value": record.value,
+        "fields": {path: field_object(field) for path, field in record.fields.items()},
+        "checks": list(record.checks),
+        "review": record.review,
+        "error": record.error,
+        "message": record.message,
+        "retried": record.retried,
+        "seconds": round(record.seconds, 3),
+        "usage": dataclasses.asdict(record.usage),
+    }
+
+
+def record_of(given: Mapping[str, Any]) -> Record:
+    fields = {path: field_of(each) for path, each in given["fields"].items()}
+    tuples = {name: tuple(given[name]) for name in ("pages", "checks")}
+    return Record(**{**given, **tuples, "fields": fields, "usage": Usage(**given["usage"])})
