@@ -1,0 +1,66 @@
+"""What `tessera.documents` offers in Python: models by name, schemas of any form, records as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tessera.chat import ChatModel
+from tessera.documents.extraction import Options, extract_records
+from tessera.documents.plan import Budget
+from tessera.documents.presets import Preset, open_preset
+from tessera.documents.record import Record
+
+
+def extract(
+    paths: str | Path | Sequence[str | Path],
+    schema: str | Path | Mapping[str, Any] | type | Preset,
+    model: ChatModel | str | Path = "nano",
+    *,
+    journal: str | Path | None = None,
+    preset_dir: str | Path | None = None,
+    strict_nulls: bool = False,
+    **options: Any,
+) -> Iterator[Record]:
+    """Yield a record for each document, as soon as its pages are read.
+
+    `schema` is a JSON schema (a mapping or a file), a pydantic class, or "preset:NAME". `model` is a ChatModel, which
+    stays open, or the name of one to open. `options` are the fields of `Options`. With `journal` the results are kept
+    in that file, and a later call goes on from it. Raises UsageError before anything is read.
+    """
+    folder = None if preset_dir is None else Path(preset_dir)
+    preset = open_preset(schema, folder=folder, strict_nulls=strict_nulls)
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    checked = Options(**options)
+    return _records(given, preset, model, checked, "budget" in options, None if journal is None else Path(journal))
+
+
+def _records(
+    paths: list[str | Path], preset: Preset, model: Any, options: Options, has_budget: bool, journal: Path | None
+) -> Iterator[Record]:
+    from dataclasses import replace
+
+    with ExitStack() as stack:
+        opened = model if isinstance(model, ChatModel) else stack.enter_context(_open(model))
+        options = options if has_budget else replace(options, budget=budget_of(opened))
+        yield from extract_records(paths, preset, opened, options, journal)
+
+
+def _open(name: str | Path) -> ChatModel:
+    from tessera.llm import LLM
+
+    return LLM(name)
+
+
+def budget_of(model: ChatModel) -> Budget:
+    """What a model can take; the defaults for one behind an endpoint, which does not say."""
+    from tessera.llm import LLM
+
+    if not isinstance(model, LLM):
+        return Budget()
+    vision = model.vision
+    return Budget(
+        context_tokens=model.config.max_model_len, image_side=vision.image_size, token_side=vision.token_size
+    )

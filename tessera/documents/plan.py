@@ -1,0 +1,172 @@
+"""How a document becomes requests: which pages go together, what is said before and after them, how long a reply is.
+
+What is the same for every page comes first, in the system message, so that its tokens are computed once: Mistral's
+format moves a lone image before its turn's text. One short line follows the pages. A document of up to 8 pages is one
+request; a longer one is read in windows of 4 pages that share one, and fewer where the context is small.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.documents.page import Page, PageError
+from tessera.documents.presets import Preset
+from tessera.documents.tiles import needs_tiles, tile_boxes
+from tessera.messages import Image, Message
+from tessera.sampling import Grammar, SamplingParams
+
+WHOLE, WINDOW, OVERLAP = 8, 4, 1  # pages
+REPLY_TOKENS, REPLY_TOKENS_PER_PAGE = 512, 1536
+TEMPERATURES = (0.1, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)  # of retries, as olmOCR raises them
+CHARS_PER_TOKEN = 3  # of instructions, for estimates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a model can take: tokens in all, and how it cuts images. The defaults are Pixtral 12B's, in 32k tokens."""
+
+    context_tokens: int = 32_768
+    image_side: int = 1024  # pixels along the longer edge
+    token_side: int = 16  # pixels of one token
+
+    def image_tokens(self, width: float, height: float) -> int:
+        scale = self.image_side / max(width, height, 1)
+        columns, rows = (max(1, math.ceil(edge * scale / self.token_side)) for edge in (width, height))
+        return rows * (columns + 1)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The pages that make one record: where they are, and in which windows they are asked about."""
+
+    id: str
+    document: str
+    keys: tuple[tuple[str, int], ...]  # (document, number)
+    windows: tuple[tuple[int, ...], ...]  # positions in `keys`
+    tokens: int = 0
+    blank: tuple[tuple[str, int], ...] = ()
+    errors: tuple[PageError, ...] = ()
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        return tuple(number for _, number in self.keys)
+
+
+def units(pages: Iterable[Page | PageError], preset: Preset, budget: Budget, tiles: str | None = None) -> Iterator[Unit]:
+    """Group pages into units: a document each, or as many images as the preset compares."""
+    group: list[Page | PageError] = []
+    for page in pages:
+        is_full = len(group) == preset.images if preset.images > 1 else group and group[-1].document != page.document
+        if is_full:
+            yield _unit(group, preset, budget, tiles)
+            group = []
+        group.append(page if isinstance(page, PageError) else _Seen(page, preset, budget, tiles))  # type: ignore[arg-type]
+    if group:
+        yield _unit(group, preset, budget, tiles)
+
+
+class _Seen:
+    """What planning keeps of a page: not its words or image."""
+
+    def __init__(self, page: Page, preset: Preset, budget: Budget, tiles: str | None) -> None:
+        self.document, self.number, self.digest, self.blank = page.document, page.number, page.digest, page.blank
+        self.tokens = 0 if page.blank else page_tokens(page, tiles or preset.tiles, budget)
+
+
+def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | None) -> Unit:
+    errors = tuple(each for each in group if isinstance(each, PageError))
+    seen = [each for each in group if isinstance(each, _Seen)]
+    shown = [each for each in seen if not each.blank]
+    names = list(dict.fromkeys(each.document for each in group))
+    digests = list(dict.fromkeys(each.digest or "" for each in group))
+    document = " + ".join(names)
+    missing = preset.images - len(group)
+    if preset.images > 1 and missing > 0:
+        text = f"the preset {preset.name} needs {preset.images} images, and {missing} of them is missing after {names[-1]}."
+        errors = (*errors, PageError(document, None, "image_missing", text))
+    return Unit(
+        id="+".join(f"{digest[:16]}:{name}" for digest, name in zip(digests + [""] * len(names), names, strict=False)),
+        document=document,
+        keys=tuple((each.document, each.number) for each in shown),
+        windows=windows([each.tokens for each in shown], preset, budget),
+        tokens=sum(each.tokens for each in shown),
+        blank=tuple((each.document, each.number) for each in seen if each.blank),
+        errors=errors,
+    )
+
+
+def windows(tokens: Sequence[int], preset: Preset, budget: Budget) -> tuple[tuple[int, ...], ...]:
+    """Divide pages of so many tokens into windows that fit the context, each as positions."""
+    if not tokens:
+        return ()
+    room = budget.context_tokens - len(instructions(preset)) // CHARS_PER_TOKEN - REPLY_TOKENS
+    fits = max(1, room // (max(tokens) + REPLY_TOKENS_PER_PAGE // 2))
+    count = len(tokens)
+    if preset.windows is None and count <= min(WHOLE, fits):
+        return (tuple(range(count)),)
+    size = min(preset.windows or WINDOW, fits)
+    step = size - OVERLAP if size > 2 and preset.windows is None else size
+    starts = range(0, max(1, count - (size - step)), step)
+    return tuple(tuple(range(start, min(start + size, count))) for start in starts)
+
+
+def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
+    """Estimate a page's tokens, those of its tiles included."""
+    width, height = page.size
+    total = budget.image_tokens(width, height)
+    for box in _tiles(page, tiles, budget):
+        total += budget.image_tokens(width * (box.right - box.left), height * (box.bottom - box.top))
+    return total
+
+
+def _tiles(page: Page, tiles: str, budget: Budget) -> Sequence[Any]:
+    if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, budget.image_side)):
+        return tile_boxes(page)
+    return ()
+
+
+def instructions(preset: Preset) -> str:
+    """The system message: what to do, and the schema with its descriptions."""
+    if preset.schema.plain:
+        return preset.system.strip()
+    given = json.dumps(preset.schema.given, ensure_ascii=False, separators=(",", ":"))
+    return f"{preset.system.strip()}\nThe reply follows this JSON schema:\n{given}" if len(given) < 20_000 else preset.system
+
+
+def conversation(
+    pages: Sequence[Page], preset: Preset, budget: Budget, *, tiles: str | None = None, turns: Sequence[int] = ()
+) -> list[Message]:
+    """The messages of one window: instructions, each page and then its tiles, and the closing line.
+
+    `turns` are degrees clockwise by which the pages are turned further.
+    """
+    images: list[Image] = []
+    for page, turn in zip(pages, turns or [0] * len(pages), strict=True):
+        images.append(Image(page.image(budget.image_side, rotation=turn)))
+        # The boxes are those of the page before it is turned further; their order matters little.
+        images += [
+            Image(page.image(budget.image_side, crop=box, rotation=turn))
+            for box in _tiles(page, tiles or preset.tiles, budget)
+        ]
+    return [Message("system", (instructions(preset),)), Message("user", (*images, preset.question))]
+
+
+def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int = 0) -> SamplingParams:
+    """How a window's reply is drawn: the first reading as the preset says, retries at rising temperatures."""
+    grammar = None if preset.schema.plain else Grammar("json_schema", json.dumps(preset.schema.wire))
+    temperature = preset.temperature if reading or preset.readings == 1 else 0.0
+    if attempt:
+        temperature = max(temperature, TEMPERATURES[min(attempt, len(TEMPERATURES)) - 1])
+    return SamplingParams(
+        temperature=temperature,
+        max_tokens=REPLY_TOKENS + REPLY_TOKENS_PER_PAGE * num_pages,
+        logprobs=0,
+        grammar=grammar,
+        seed=None if temperature == 0 else 1000 * reading + attempt,
+    )
+
+

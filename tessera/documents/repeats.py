@@ -1,0 +1,87 @@
+"""Replies that failed in themselves: that repeat without end, were cut, or are not the JSON that was asked for.
+
+A small model that loses its place on a page writes the same words again and again (olmocr#41, zerox#192). Such a
+reply is asked for again at a higher temperature, and the best one is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tessera.chat import Completion
+
+MIN_REPEATS, MIN_CHARS = 6, 60  # of one unit in a row, and the characters that they fill
+LONGEST_UNIT = 400
+TAIL = 6_000  # characters that are looked at
+ROW = re.compile(r"\{[^{}]*\}")
+SAME_ROWS = 12  # equal rows of a list in a row
+
+
+def problem_of(reply: Completion, *, plain: bool) -> str | None:
+    """Return why a reply should be asked for again: "loop", "length" or "invalid"; None for a sound one."""
+    if loops(reply.text, plain=plain):
+        return "loop"
+    if reply.finish_reason == "length":
+        return "length"
+    if not plain and not isinstance(parsed(reply.text), dict):
+        return "invalid"
+    return None
+
+
+def loops(text: str, *, plain: bool) -> bool:
+    """Return whether a text ends in one unit of words again and again, or has too many equal rows of values.
+
+    A row without values, or a rule of dashes under a heading, is no loop.
+    """
+    tail = text[-TAIL:]
+    for length in range(1, LONGEST_UNIT):
+        unit = tail[-length:]
+        needed = max(MIN_REPEATS, -(-MIN_CHARS // length))
+        if length * needed > len(tail):
+            break
+        if tail.endswith(unit * needed) and any(sign.isalnum() for sign in unit):
+            return True
+    if plain:
+        return False
+    rows = ROW.findall(text)
+    count = 1
+    for before, row in zip(rows, rows[1:], strict=False):
+        count = count + 1 if row == before and re.search(r'": (?!null|""|\[\])', row) else 1
+        if count >= SAME_ROWS:
+            return True
+    return False
+
+
+def parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def completed(text: str) -> str:
+    """Close JSON that was cut, after its last whole value; "{}" if there is none."""
+    closers: list[str] = []
+    best, in_string, escaped = "{}", False, False
+    for index, sign in enumerate(text):
+        if in_string:
+            if escaped:
+                escaped = False
+            elif sign == "\\":
+                escaped = True
+            elif sign == '"':
+                in_string = False
+            continue
+        if sign == '"':
+            in_string = True
+        elif sign in "{[":
+            closers.append("}" if sign == "{" else "]")
+        elif sign in "}]" and closers:
+            closers.pop()
+            best = text[: index + 1] + "".join(reversed(closers))
+        elif sign == "," and closers:
+            cut = text[:index] + "".join(reversed(closers))
+            best = cut if isinstance(parsed(cut), dict | list) else best
+    return best if parsed(best) is not None else "{}"
