@@ -12,7 +12,7 @@ from tessera.documents.checks import run_checks
 from tessera.documents.join import Part, join, vote
 from tessera.documents.plan import Unit
 from tessera.documents.presets import Preset
-from tessera.documents.readings import Reading
+from tessera.documents.answers import Answer
 from tessera.documents.record import Record
 
 PROBLEMS = {
@@ -25,7 +25,7 @@ PROBLEMS = {
 def assemble(unit: Unit, results: Sequence[str | None], preset: Preset) -> Record:
     """Make the record of a unit from its items' results, window by window and reading by reading."""
     told: list[Mapping[str, Any]] = [{"error": _ABSENT} if each is None else json.loads(each) for each in results]
-    readings = [None if "error" in each else Reading.of(each) for each in told]
+    readings = [None if "error" in each else Answer.of(each) for each in told]
     errors = [each["error"] for each in told if "error" in each]
     parts = []
     for start in range(0, len(readings), preset.readings):

@@ -26,7 +26,7 @@ from tessera.documents.plan import Budget, Unit
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
 from tessera.documents.reader import Reader
-from tessera.documents.readings import Reading, reading_of
+from tessera.documents.answers import Answer, answer_of
 from tessera.documents.record import Record
 from tessera.documents.repeats import problem_of
 from tessera.documents.rotation import detect_turn
@@ -122,20 +122,20 @@ class Extraction:
             self._forget(item)
             error = {"code": reply.code or "failed", "message": str(reply), "pages": _numbers(item)}
             return Done(json.dumps({"error": error}, ensure_ascii=False), failed=True)
-        reading = self._reading(item)
+        answer = self._answer(item)
         self._forget(item)
-        return Done(reading.to_json(), review=reading.review)
+        return Done(answer.to_json(), review=answer.review)
 
-    def _reading(self, item: Item) -> Reading:
+    def _answer(self, item: Item) -> Answer:
         tried = self._tried[item.id]
         problem, best = max(tried, key=_worth)
         pages, _ = self._shown[item.id]
-        reading = reading_of(
+        answer = answer_of(
             best, pages, self.preset.schema, calibration=self.options.calibration, max_error=self.options.max_error
         )
         usage = _sum(reply.usage for _, reply in tried)
         seconds = sum(reply.timings.first_token_s + reply.timings.decode_s for _, reply in tried)
-        return replace(reading, problem=problem, retried=len(tried) - 1, usage=usage, seconds=seconds)
+        return replace(answer, problem=problem, retried=len(tried) - 1, usage=usage, seconds=seconds)
 
     def _forget(self, item: Item) -> None:
         self._tried.pop(item.id, None)

@@ -19,7 +19,7 @@ from tessera.documents.values import Unreadable, typed
 
 
 @dataclass(frozen=True)
-class Reading:
+class Answer:
     """A reply's value and fields; `problem` says what is wrong with the best reply that there was."""
 
     pages: tuple[int, ...]
@@ -41,15 +41,15 @@ class Reading:
         return json.dumps(told | counts, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Reading:
+    def of(cls, told: Mapping[str, Any]) -> Answer:
         fields = {each["path"]: field_of(each) for each in told["fields"]}
         usage = Usage(**told["usage"])
         return cls(**{**told, "pages": tuple(told["pages"]), "fields": fields, "usage": usage})
 
 
-def reading_of(
+def answer_of(
     reply: Completion, pages: Sequence[Page], schema: Schema, *, calibration: Any = None, max_error: float = 0.01
-) -> Reading:
+) -> Answer:
     """Read a reply about these pages."""
     numbers = tuple(page.number for page in pages)
     if schema.plain:
@@ -57,13 +57,13 @@ def reading_of(
         known = [entry.logprob for entry in reply.logprobs if entry.logprob is not None]
         score = math.exp(sum(known) / len(known)) if known else 0.0
         state = "found" if text else "blank"
-        return Reading(numbers, {"text": text}, {"text": Field("text", text, reply.text, state, score)})  # type: ignore[arg-type]
+        return Answer(numbers, {"text": text}, {"text": Field("text", text, reply.text, state, score)})  # type: ignore[arg-type]
     judged = judge(reply, schema.wire, pages, calibration=calibration, max_error=max_error)
     value = parsed(reply.text)
     value = value if isinstance(value, dict) else parsed(completed(reply.text))
     fields: dict[str, Field] = {}
     shaped = _shaped(schema.wire, value, "", (schema, judged, fields))
-    return Reading(numbers, shaped, fields)
+    return Answer(numbers, shaped, fields)
 
 
 def unfenced(text: str) -> str:
