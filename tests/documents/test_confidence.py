@@ -45,14 +45,16 @@ def test_an_empty_string_is_its_closing_quote() -> None:
 
 
 def test_null_numbers_and_words_have_features() -> None:
-    reply = reply_of([('{"a":', -9.0), (" ", -9.0), ("null", -0.5), (',"b":', -9.0), ("-1", -1.0), (".5", -2.0), ("}", -9.0)])  # fmt: skip
+    pieces = [('{"a":', -9.0), (" ", -9.0), ("null", -0.5), (',"b":', -9.0), ("-1", -1.0), (".5", -2.0), ("}", -9.0)]
+    reply = reply_of(pieces)
     assert features(reply, "a").log_product == -0.5
     assert features(reply, "b") == Features(-3.0, -1.5, -2.0, 2)
 
 
 def test_a_character_of_three_tokens_counts_with_all_of_them() -> None:
     text = '{"a": "€5"}'
-    pieces = [('{"a": "', -9.0), ("\ufffd", -1.0), ("\ufffd", -2.0), ("\ufffd", -3.0), ("5", -4.0), ('"', -0.0), ("}", -9.0)]  # fmt: skip
+    euro = [("\ufffd", -1.0), ("\ufffd", -2.0), ("\ufffd", -3.0)]
+    pieces = [('{"a": "', -9.0), *euro, ("5", -4.0), ('"', -0.0), ("}", -9.0)]
     assert features(reply_of(pieces, text), "a").log_product == -10.0
 
 

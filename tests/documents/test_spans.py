@@ -13,8 +13,10 @@ from tessera.documents.spans import child_path, find_leaves, group_of, item_path
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4), max_leaves=12
-)  # fmt: skip
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
 RECORDS = VALUES.filter(lambda value: isinstance(value, dict | list))
 
 
