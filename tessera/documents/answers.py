@@ -15,7 +15,7 @@ from tessera.documents.record import Field
 from tessera.documents.repeats import completed, parsed
 from tessera.documents.schemas import Schema
 from tessera.documents.stored import field_object, field_of
-from tessera.documents.values import Unreadable, typed
+from tessera.documents.values import UnreadableError, typed
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _typed_field(schema: Schema, field: Field, value: Any) -> Field:
         return replace(field, value=value)
     try:
         meant, doubt = typed(leaf, value)
-    except Unreadable as error:
+    except UnreadableError as error:
         return replace(field, value=None, state="unreadable", checks=(*field.checks, str(error)), review=True)
     if doubt is not None:
         return replace(field, value=meant, checks=(*field.checks, doubt), review=True)
