@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tessera.chat import ChatModel
-from tessera.documents.extraction import Options, extract_records
+from tessera.documents.extraction import Options
 from tessera.documents.plan import Budget
 from tessera.documents.presets import Preset, open_preset
 from tessera.documents.record import Record
+from tessera.documents.streaming import extract_records
+
+LEAST_WIDTH = 512  # of a vision encoder: nano is narrower, and the official models are twice as wide
 
 
 def extract(
@@ -40,8 +44,6 @@ def extract(
 def _records(
     paths: list[str | Path], preset: Preset, model: Any, options: Options, has_budget: bool, journal: Path | None
 ) -> Iterator[Record]:
-    from dataclasses import replace
-
     with ExitStack() as stack:
         opened = model if isinstance(model, ChatModel) else stack.enter_context(_open(model))
         options = options if has_budget else replace(options, budget=budget_of(opened))
@@ -62,5 +64,8 @@ def budget_of(model: ChatModel) -> Budget:
         return Budget()
     vision = model.vision
     return Budget(
-        context_tokens=model.config.max_model_len, image_side=vision.image_size, token_side=vision.token_size
+        context_tokens=model.config.max_model_len,
+        image_side=vision.image_size,
+        token_side=vision.token_size,
+        instructions=vision.hidden_size >= LEAST_WIDTH,
     )

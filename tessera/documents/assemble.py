@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tessera.chat import Usage
+from tessera.documents.answers import Answer
 from tessera.documents.checks import run_checks
 from tessera.documents.join import Part, join, vote
 from tessera.documents.plan import Unit
 from tessera.documents.presets import Preset
-from tessera.documents.answers import Answer
 from tessera.documents.record import Record
 
 PROBLEMS = {

@@ -7,9 +7,6 @@ are in memory. What a reply is worth is decided while its pages are at hand; win
 from __future__ import annotations
 
 import json
-import queue
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -19,14 +16,14 @@ from typing import Any
 
 from tessera.chat import ChatModel, Completion, Usage
 from tessera.documents import plan
+from tessera.documents.answers import Answer, answer_of
 from tessera.documents.assemble import assemble
-from tessera.documents.journal import Counts, Item, Journal, identity_text
+from tessera.documents.journal import Counts, Item, Journal
 from tessera.documents.page import Page
 from tessera.documents.plan import Budget, Unit
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
 from tessera.documents.reader import Reader
-from tessera.documents.answers import Answer, answer_of
 from tessera.documents.record import Record
 from tessera.documents.repeats import problem_of
 from tessera.documents.rotation import detect_turn
@@ -34,7 +31,6 @@ from tessera.documents.runner import Again, Done, run
 from tessera.errors import GrammarError, TesseraError, UsageError
 
 MAX_RETRIES = len(plan.TEMPERATURES)
-SLOWNESS = 64  # finished records that wait for whoever iterates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +56,22 @@ class Options:
 class Extraction:
     """One run over documents: its plan, its questions, and what the replies are worth."""
 
-    def __init__(self, paths: Sequence[str | Path], preset: Preset, model: ChatModel, options: Options) -> None:
-        self.preset, self.model, self.options = preset, model, options
+    def __init__(self, paths: Sequence[str | Path], preset: Preset, options: Options) -> None:
+        self.preset, self.options = preset, options
+        self.model: ChatModel | None = None  # while it runs
         self.reader = Reader(paths, options.pages, options.passwords)
         self.units: list[Unit] = []
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
         self._shown: dict[str, tuple[list[Page], list[int]]] = {}  # pages and turns of the items in hand
 
-    def identity(self) -> dict[str, str]:
-        """What results depend on, for the journal."""
+    def identity(self, model: str) -> dict[str, str]:
+        """What results depend on, for the journal; `model` identifies the model."""
         preset = {name: value for name, value in asdict(self.preset).items() if name not in ("title", "reason", "name")}
         settings = {"pages": self.options.pages, "tiles": self.options.tiles, "retries": self.options.retries,
                     "rotation": self.options.detect_rotation, "max_error": self.options.max_error}  # fmt: skip
-        digest = sha256(identity_text(preset).encode()).hexdigest()
-        return {"work": "extract", "schema": f"{self.preset.name} {digest[:16]}", "model": self.model.model_name,
-                "settings": identity_text(settings)}  # fmt: skip
+        digest = sha256(_text(preset).encode()).hexdigest()
+        return {"work": "extract", "schema": f"{self.preset.name} {digest[:16]}", "model": model,
+                "settings": _text(settings)}  # fmt: skip
 
     def plan(self) -> Iterator[tuple[str, str]]:
         """Read all pages once and yield the journal's items; `units` is filled by it."""
@@ -106,7 +103,7 @@ class Extraction:
     def _turn(self, page: Page) -> int:
         wanted = self.options.detect_rotation
         wanted = self.preset.detect_rotation if wanted is None else wanted
-        return detect_turn(self.model, page) if wanted and not page.words else 0
+        return detect_turn(self.model, page) if wanted and not page.words and self.model is not None else 0
 
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
         """Keep a reply, ask again, or make the error the item's result."""
@@ -141,10 +138,10 @@ class Extraction:
         self._tried.pop(item.id, None)
         self._shown.pop(item.id, None)
 
-    def run(self, journal: Journal, progress: Progress = lambda snapshot: None) -> Counts:
-        """Plan, and work until every page has its result; raises what ends a run (see `runner.run`)."""
-        journal.add(self.plan())
-        return run(journal, self.model, self.ask, self.accept, progress=progress)
+    def run(self, journal: Journal, model: ChatModel, progress: Progress = lambda snapshot: None) -> Counts:
+        """Work until every planned page has its result; raises what ends a run (see `runner.run`)."""
+        self.model = model
+        return run(journal, model, self.ask, self.accept, progress=progress)
 
     def records(self, journal: Journal) -> Iterator[Record]:
         """Yield the records in the documents' order, from the journal's results, few of them in memory."""
@@ -167,93 +164,8 @@ def item_ids(unit: Unit, preset: Preset) -> list[str]:
     return [item_id(unit, number, reading) for number in range(len(unit.windows)) for reading in range(preset.readings)]
 
 
-def extract_records(
-    paths: Sequence[str | Path], preset: Preset, model: ChatModel, options: Options, journal: Path | None = None
-) -> Iterator[Record]:
-    """Yield each record as soon as all its pages are read; leaving the iteration ends the work.
-
-    With `journal` a file keeps the results, and a later run goes on from it.
-    """
-    job = Extraction(paths, preset, model, options)
-    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
-        with Journal.open(journal or Path(folder) / "journal", job.identity()) as opened:
-            opened.add(job.plan())
-            yield from _Stream(job, opened).records()
-
-
-class _Left(Exception):
-    """The iteration was left."""
-
-
-class _Stream:
-    """Records from a run in a thread of its own, as their units become complete."""
-
-    def __init__(self, job: Extraction, journal: Journal) -> None:
-        self.job, self.journal = job, journal
-        self._ready: queue.Queue[Record | BaseException | None] = queue.Queue(SLOWNESS)
-        self._left = threading.Event()
-        self._missing = {
-            unit.id: dict.fromkeys(item_ids(unit, job.preset)) for unit in job.units
-        }  # of each unit: its items' results so far
-        self._units = {each: unit for unit in job.units for each in self._missing[unit.id]}
-
-    def records(self) -> Iterator[Record]:
-        thread = threading.Thread(target=self._run, name="tessera-extract", daemon=True)
-        thread.start()
-        try:
-            while (ready := self._ready.get()) is not None:
-                if isinstance(ready, BaseException):
-                    raise ready
-                yield ready
-        finally:
-            self._left.set()
-            while thread.is_alive():
-                self._drain()
-                thread.join(0.05)
-
-    def _drain(self) -> None:
-        while not self._ready.empty():
-            self._ready.get_nowait()
-
-    def _run(self) -> None:
-        try:
-            for unit in self.job.units:
-                if not unit.windows:
-                    self._put(assemble(unit, [], self.job.preset))
-            for result in self.journal.results():
-                self._settle(result.id, result.result)
-            run(self.journal, self.job.model, self.job.ask, self._accept)
-            self._put(None)
-        except _Left:
-            pass
-        except BaseException as error:
-            self._put(error)
-
-    def _accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
-        if self._left.is_set():
-            raise _Left
-        outcome = self.job.accept(item, reply)
-        if isinstance(outcome, Done):
-            self._settle(item.id, outcome.result)
-        return outcome
-
-    def _settle(self, identity: str, result: str) -> None:
-        unit = self._units.get(identity)
-        if unit is None:
-            return
-        results = self._missing[unit.id]
-        results[identity] = result  # type: ignore[assignment]
-        if None not in results.values():
-            del self._missing[unit.id]
-            self._put(assemble(unit, list(results.values()), self.job.preset))
-
-    def _put(self, ready: Record | BaseException | None) -> None:
-        while not self._left.is_set():
-            try:
-                self._ready.put(ready, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _keys(item: Item) -> list[tuple[str, int]]:

@@ -32,9 +32,11 @@ class Budget:
     context_tokens: int = 32_768
     image_side: int = 1024  # pixels along the longer edge
     token_side: int = 16  # pixels of one token
+    instructions: bool = True  # a small model that was trained on questions alone reads worse after a system message
 
-    def image_tokens(self, width: float, height: float) -> int:
-        scale = self.image_side / max(width, height, 1)
+    def image_tokens(self, width: float, height: float, stored: int | None = None) -> int:
+        """Estimate the tokens of an image of this shape; `stored` pixels along its longer edge are not enlarged."""
+        scale = min(self.image_side, stored or self.image_side) / max(width, height, 1)
         columns, rows = (max(1, math.ceil(edge * scale / self.token_side)) for edge in (width, height))
         return rows * (columns + 1)
 
@@ -56,7 +58,9 @@ class Unit:
         return tuple(number for _, number in self.keys)
 
 
-def units(pages: Iterable[Page | PageError], preset: Preset, budget: Budget, tiles: str | None = None) -> Iterator[Unit]:
+def units(
+    pages: Iterable[Page | PageError], preset: Preset, budget: Budget, tiles: str | None = None
+) -> Iterator[Unit]:
     """Group pages into units: a document each, or as many images as the preset compares."""
     group: list[Page | PageError] = []
     for page in pages:
@@ -86,7 +90,7 @@ def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | Non
     document = " + ".join(names)
     missing = preset.images - len(group)
     if preset.images > 1 and missing > 0:
-        text = f"the preset {preset.name} needs {preset.images} images, and {missing} of them is missing after {names[-1]}."
+        text = f"the preset {preset.name} compares {preset.images} images, and {missing} is missing after {names[-1]}."
         errors = (*errors, PageError(document, None, "image_missing", text))
     return Unit(
         id="+".join(f"{digest[:16]}:{name}" for digest, name in zip(digests + [""] * len(names), names, strict=False)),
@@ -117,9 +121,11 @@ def windows(tokens: Sequence[int], preset: Preset, budget: Budget) -> tuple[tupl
 def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
     """Estimate a page's tokens, those of its tiles included."""
     width, height = page.size
-    total = budget.image_tokens(width, height)
+    total = budget.image_tokens(width, height, page.pixels)
     for box in _tiles(page, tiles, budget):
-        total += budget.image_tokens(width * (box.right - box.left), height * (box.bottom - box.top))
+        share = box.right - box.left
+        stored = None if page.pixels is None else round(page.pixels * share)
+        total += budget.image_tokens(width * share, height * (box.bottom - box.top), stored)
     return total
 
 
@@ -134,7 +140,7 @@ def instructions(preset: Preset) -> str:
     if preset.schema.plain:
         return preset.system.strip()
     given = json.dumps(preset.schema.given, ensure_ascii=False, separators=(",", ":"))
-    return f"{preset.system.strip()}\nThe reply follows this JSON schema:\n{given}" if len(given) < 20_000 else preset.system
+    return f"{preset.system.strip()}\nThe reply follows this JSON schema:\n{given}"
 
 
 def conversation(
@@ -152,7 +158,8 @@ def conversation(
             Image(page.image(budget.image_side, crop=box, rotation=turn))
             for box in _tiles(page, tiles or preset.tiles, budget)
         ]
-    return [Message("system", (instructions(preset),)), Message("user", (*images, preset.question))]
+    asked = Message("user", (*images, preset.question))
+    return [Message("system", (instructions(preset),)), asked] if budget.instructions else [asked]
 
 
 def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int = 0) -> SamplingParams:
@@ -168,5 +175,3 @@ def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int =
         grammar=grammar,
         seed=None if temperature == 0 else 1000 * reading + attempt,
     )
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from tessera.documents.page import Page, PageError
@@ -22,7 +22,7 @@ class Reader:
         self._ahead: Iterator[Page | PageError] | None = None
         self._kept: OrderedDict[tuple[str, int], Page] = OrderedDict()
 
-    def every(self) -> Iterator[Page | PageError]:
+    def every(self) -> Generator[Page | PageError, None, None]:
         """Read everything once, for planning."""
         yield from read_pages(self._paths, pages=self._pages, passwords=self._passwords)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 from tessera.chat import Completion
@@ -47,7 +48,7 @@ def loops(text: str, *, plain: bool) -> bool:
         return False
     rows = ROW.findall(text)
     count = 1
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in pairwise(rows):
         count = count + 1 if row == before and re.search(r'": (?!null|""|\[\])', row) else 1
         if count >= SAME_ROWS:
             return True

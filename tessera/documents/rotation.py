@@ -10,7 +10,7 @@ from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 
 SIDE = 256  # pixels: the lines of text show, and the question is cheap
-QUESTION = "By how many degrees clockwise must this page be turned so that its text is upright? Answer 0, 90, 180 or 270."
+QUESTION = "By how many degrees clockwise must this page be turned to be upright? Answer 0, 90, 180 or 270."
 ANSWERS = ("0", "90", "180", "270")
 
 

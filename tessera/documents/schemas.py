@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from tessera.errors import UsageError, shown
 
@@ -197,6 +197,11 @@ def _wire_object(path: str, part: Mapping[str, Any], leaves: list[Leaf], strict:
             f"{path or 'the schema'} is an object of any keys; name its properties, or make it a list of "
             '{"key", "value"}.'
         )
+    for name in properties:
+        if not re.fullmatch(r"[^.\[\]\"\s][^.\[\]\"]*", str(name)):
+            raise UsageError(
+                f"the property {shown(name)} cannot be part of a path; leave out dots, brackets and quotes."
+            )
     inner = {name: _wire(f"{path}.{name}" if path else name, each, leaves, strict) for name, each in properties.items()}
     return {"type": "object", "properties": inner, "required": list(inner), "additionalProperties": False}
 
@@ -211,11 +216,10 @@ def _without_null(path: str, part: Mapping[str, Any]) -> tuple[Mapping[str, Any]
             return {**rest, **some[0]}, len(some) < len(choices)
         if any(each.get("type") in ("object", "array") or "properties" in each for each in some):
             raise UsageError(f"{path} may be one of several objects; describe one, with what it lacks as null.")
-        types = list(dict.fromkeys(str(each.get("type", "string")) for each in some))
+        kinds = {str(each.get("type", "string")) for each in some}
         # Decimal numbers are described by pydantic as a number or a text of digits.
-        return {**rest, "type": "number" if "number" in types else "string"}, len(some) < len(choices)
-    types = part.get("type")
-    if isinstance(types, list):
+        return {**rest, "type": "number" if "number" in kinds else "string"}, len(some) < len(choices)
+    if isinstance(types := part.get("type"), list):
         some_types = [each for each in types if each != "null"]
         wanted = some_types[0] if len(some_types) == 1 else "number" if "number" in some_types else "string"
         return {**part, "type": wanted}, "null" in types
@@ -233,7 +237,7 @@ def _leaf(path: str, part: Mapping[str, Any], nullable: bool) -> Leaf:
         if not isinstance(part.get(name, 0), int | float):
             raise UsageError(f"the {name} of {path} must be a number, not {shown(part[name])}.")
     low, high = part.get("minimum"), part.get("maximum")
-    return Leaf(path, kind, nullable, tuple(each for each in choices or () if each is not None), low, high)
+    return Leaf(path, cast(Kind, kind), nullable, tuple(each for each in choices or () if each is not None), low, high)
 
 
 def _kind_of(part: Mapping[str, Any], choices: list[Any] | None) -> str:

@@ -17,7 +17,9 @@ from tessera.documents.schemas import Leaf
 NUMBER = re.compile(r"\d[\d.,'’\u00a0\u202f ]*")
 NEGATIVE = re.compile(r"\(.*\)|.*[-\u2212]|[^\d]*[-\u2212\u2013][^\d]{0,6}\d.*", re.DOTALL)
 DIGITS = re.compile(r"(?<!\d)\d{1,4}\s?[-/.]\s?\d{1,2}\s?[-/.]\s?\d{2,4}(?!\d)")
-NAMED = re.compile(r"(?:\d{1,2}[a-z.]{0,3}[\s-]*(?:de )?)?[^\W\d_]{3,10}\.?[\s-]*(?:de )?[\d']{1,4}\w{0,2}(?:,?\s+\d{4})?")
+NAMED = re.compile(
+    r"(?:\d{1,2}[a-z.]{0,3}[\s-]*(?:de )?)?[^\W\d_]{3,10}\.?[\s-]*(?:de )?[\d']{1,4}\w{0,2}(?:,?\s+\d{4})?"
+)
 LATEST = 15  # years from now that a year of two digits may lie ahead
 
 
