@@ -18,6 +18,7 @@ import typer
 from tessera import __version__
 from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
+from tessera.cli.app_documents import documents, presets
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
@@ -167,6 +168,8 @@ def chat(
 # Listed after this file's commands, in this order, in `tessera --help`.
 app.add_typer(jobs)
 app.add_typer(models)
+app.add_typer(documents)
+app.add_typer(presets, name="presets")
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")
 app.add_typer(bench, name="bench")

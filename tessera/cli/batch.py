@@ -53,7 +53,7 @@ def run_batch(batch: Batch) -> int:
     from tessera.server.jobs import digest_of, fill, write_outputs
 
     _check_files(batch)
-    with _sigterm_as_interrupt(), _answering(batch) as model:
+    with sigterm_as_interrupt(), _answering(batch) as model:
         identity = {"input": digest_of(batch.source), "model": model.fingerprint, "settings": model.settings}
         with Journal.open(batch.journal_path, identity, force=batch.force) as journal:
             try:
@@ -158,7 +158,7 @@ def _say_how_to_go_on(batch: Batch, journal: Journal) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """End on SIGTERM as on Ctrl-C: results are kept and leases given back."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,8 @@ from tessera.documents import plan
 from tessera.documents.answers import Answer, answer_of
 from tessera.documents.assemble import assemble
 from tessera.documents.journal import Counts, Item, Journal
-from tessera.documents.page import Page
+from tessera.documents.limits import PageLimits
+from tessera.documents.page import Page, PageError
 from tessera.documents.plan import Budget, Unit
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
@@ -45,6 +46,7 @@ class Options:
     max_error: float = 0.01  # share of wrong values among those not sent to review
     calibration: Any = None
     budget: Budget = field(default_factory=Budget)
+    limits: PageLimits = field(default_factory=PageLimits)
 
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
@@ -59,7 +61,7 @@ class Extraction:
     def __init__(self, paths: Sequence[str | Path], preset: Preset, options: Options) -> None:
         self.preset, self.options = preset, options
         self.model: ChatModel | None = None  # while it runs
-        self.reader = Reader(paths, options.pages, options.passwords)
+        self.reader = Reader(paths, options.pages, options.passwords, options.limits)
         self.units: list[Unit] = []
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
         self._shown: dict[str, tuple[list[Page], list[int]]] = {}  # pages and turns of the items in hand
@@ -77,7 +79,8 @@ class Extraction:
         """Read all pages once and yield the journal's items; `units` is filled by it."""
         seen: set[str] = set()
         with closing(self.reader.every()) as pages:
-            for unit in plan.units(pages, self.preset, self.options.budget, self.options.tiles):
+            asked = (page for page in pages if isinstance(page, PageError) or self.needs_model(page))
+            for unit in plan.units(asked, self.preset, self.options.budget, self.options.tiles):
                 if unit.id in seen:
                     continue
                 seen.add(unit.id)
@@ -87,6 +90,10 @@ class Extraction:
                     for reading in range(self.preset.readings):
                         payload = json.dumps({"pages": keys, "reading": reading}, ensure_ascii=False)
                         yield item_id(unit, number, reading), payload
+
+    def needs_model(self, page: Page) -> bool:
+        """Return whether the model is asked about a page."""
+        return True
 
     def ask(self, item: Item) -> Any:
         """The question of an item; raises DocumentError if its pages cannot be rendered."""

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
+from tessera.documents.limits import PageLimits
 from tessera.documents.page import Page, PageError
 from tessera.documents.pages import read_pages
 from tessera.errors import DocumentError
@@ -16,15 +17,17 @@ KEPT = 64  # pages behind the one that was read last
 class Reader:
     """Reads the documents at `paths` from the front, and again from the document itself for a page that is past."""
 
-    def __init__(self, paths: Sequence[str | Path], pages: str | None, passwords: Sequence[str]) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], pages: str | None, passwords: Sequence[str], limits: PageLimits
+    ) -> None:
         self._paths = [str(path) for path in paths]
-        self._pages, self._passwords = pages, tuple(passwords)
+        self._pages, self._passwords, self._limits = pages, tuple(passwords), limits
         self._ahead: Iterator[Page | PageError] | None = None
         self._kept: OrderedDict[tuple[str, int], Page] = OrderedDict()
 
     def every(self) -> Generator[Page | PageError, None, None]:
         """Read everything once, for planning."""
-        yield from read_pages(self._paths, pages=self._pages, passwords=self._passwords)
+        yield from read_pages(self._paths, pages=self._pages, passwords=self._passwords, limits=self._limits)
 
     def pages(self, keys: Sequence[tuple[str, int]]) -> list[Page]:
         """Return the pages of these documents and numbers; raises DocumentError for one that has gone."""
@@ -41,7 +44,9 @@ class Reader:
         document = key[0]
         paths = [document] if Path(document).is_file() else self._paths
         numbers = str(key[1]) if Path(document).is_file() else self._pages
-        if (found := self._find(read_pages(paths, pages=numbers, passwords=self._passwords), key)) is not None:
+        if (
+            found := self._find(read_pages(paths, pages=numbers, passwords=self._passwords, limits=self._limits), key)
+        ) is not None:
             return found
         raise DocumentError(f"{document}: page {key[1]} was there when the run began, and is gone.", code="gone")
 

@@ -42,7 +42,7 @@ def test_every_amount_is_read_from_english_and_german_notation(amount: Decimal) 
         ("1er mars 2026", []), ("5 de mayo de 2026", [(2026, 5, 5)]), ("2026-03-05T10:00:00", [(2026, 3, 5)]),
         ("2026-13-05", []), ("March 2026", []), ("marked 5 2026", []), ("1.234,50", []), ("12", []), ("2026/3/5", [(2026, 3, 5)]),
     ],
-)  # fmt: skip # noqa: E501
+)  # fmt: skip
 def test_dates(text: str, dates: list[tuple[int, int, int]]) -> None:
     assert dates_of(text) == {date(*each) for each in dates}
 

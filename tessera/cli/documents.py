@@ -1,0 +1,131 @@
+"""What `extract` and `transcribe` share: the model is opened, the journal worked off, progress and counts reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.cli.batch import sigterm_as_interrupt
+from tessera.cli.batch_models import Answering, Endpoints, LocalModel
+from tessera.cli.parser import check_target
+from tessera.cli.progress import showing
+from tessera.cli.session import NANO_NOTE, say, stopping_is_said
+from tessera.documents.api import budget_of
+from tessera.documents.extraction import Extraction, Options
+from tessera.documents.journal import Journal
+from tessera.documents.limits import PageLimits
+from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE
+from tessera.documents.presets import Preset
+from tessera.documents.progress import Snapshot, described
+from tessera.errors import TesseraError, UsageError
+from tessera.shelf import BUNDLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The options of one run. `settings` are the server's settings by name, for a model in this process."""
+
+    paths: Sequence[str]
+    out: Path
+    journal: Path | None
+    preset: Preset
+    reading: Mapping[str, Any]  # fields of `Options`
+    model: str | None
+    endpoints: Sequence[str]
+    api_key: str | None
+    in_flight: int | None
+    settings: Mapping[str, Any]
+    retry_failed: bool
+    force: bool
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+
+    @property
+    def journal_path(self) -> Path:
+        return self.journal or self.out.with_name(f"{self.out.name}.journal")
+
+    def options(self, **given: Any) -> Options:
+        limits = PageLimits(max_pixels=self.settings["max_image_pixels"])
+        return Options(**{**self.reading, "limits": limits, **given})
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            say(text)
+
+
+@contextmanager
+def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, Snapshot | None]]:
+    """Work off a job, and yield it with its full journal, from which the output is written."""
+    check_target("--out", job.out)
+    job.options()  # wrong values show before a model is loaded
+    with sigterm_as_interrupt(), _answering(job) as answering:
+        opened = answering.open()
+        extraction = begin(job.options(budget=budget_of(opened)))
+        with Journal.open(job.journal_path, extraction.identity(answering.fingerprint), force=job.force) as journal:
+            try:
+                with stopping_is_said():
+                    journal.add(extraction.plan())
+                    if job.retry_failed:
+                        job.note(f"{journal.retry_failed():,} failed requests are tried again")
+                    last = _run(job, extraction, journal, opened)
+            except (KeyboardInterrupt, TesseraError):
+                counts = journal.counts()
+                if counts.done + counts.failed:
+                    say(
+                        f"{counts.done + counts.failed:,} of {counts.total:,} requests are done and kept in "
+                        f"{job.journal_path}; the same command goes on from there"
+                    )
+                raise
+            yield extraction, journal, last
+
+
+def _run(job: Job, extraction: Extraction, journal: Journal, opened: Any) -> Snapshot | None:
+    counts = journal.counts()
+    if not counts.left:
+        return None
+    if counts.done + counts.failed:
+        job.note(f"{counts.done + counts.failed:,} of {counts.total:,} requests are done already; going on")
+    last: list[Snapshot] = []
+    with showing(as_json=job.as_json, quiet=job.quiet) as show:
+
+        def progress(snapshot: Snapshot) -> None:
+            last[:] = [snapshot]
+            show(snapshot)
+
+        extraction.run(journal, opened, progress)
+    if last:
+        job.note(described(last[0]))
+    return last[0] if last else None
+
+
+def _answering(job: Job) -> Answering:
+    if job.endpoints:
+        key = job.api_key or os.environ.get("TESSERA_API_KEY")
+        return Endpoints(job.endpoints, job.model, key, job.in_flight, job.settings)
+    if job.api_key is not None:
+        raise UsageError("--api-key is for servers, and no --endpoint is given; name one, or leave the key out.")
+    if job.model is None:
+        job.note(NANO_NOTE)
+    return LocalModel(job.model or BUNDLED, job.in_flight, job.settings)
+
+
+def planned(extraction: Extraction, readings: int) -> dict[str, int]:
+    """Plan a job without asking anything, and count what it would do."""
+    requests = sum(1 for _ in extraction.plan())
+    units = extraction.units
+    windows = [window for unit in units for window in unit.windows]
+    return {
+        "documents": len(units),
+        "pages": sum(len(unit.keys) for unit in units),
+        "blank pages": sum(len(unit.blank) for unit in units),
+        "errors": sum(len(unit.errors) for unit in units),
+        "requests": requests,
+        "prompt tokens, about": readings * sum(unit.tokens for unit in units),
+        "reply tokens, at most": readings
+        * sum(REPLY_TOKENS + REPLY_TOKENS_PER_PAGE * len(window) for window in windows),
+    }

@@ -1,0 +1,36 @@
+"""`tessera transcribe`: documents into Markdown, or into the shape of Mistral's /v1/ocr."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from tessera.cli.documents import Job, planned, worked
+from tessera.cli.session import say
+from tessera.documents.extraction import Options
+from tessera.documents.transcripts import Transcription, check_out, write_transcripts
+
+FAILED = 1
+
+
+def run_transcribe(job: Job, *, from_image: bool) -> int:
+    """Transcribe, write the output, and return the exit code."""
+    check_out(job.out)
+
+    def begin(options: Options) -> Transcription:
+        return Transcription(job.paths, job.preset, options, from_image=from_image)
+
+    if job.dry_run:
+        told = planned(begin(job.options()), 1)
+        print(json.dumps(told) if job.as_json else "\n".join(f"{name}: {count:,}" for name, count in told.items()))
+        return 0
+    with worked(job, begin) as (extraction, journal, _):
+        transcripts = cast(Transcription, extraction).transcripts(journal)
+        pages, problems = write_transcripts(job.out, transcripts, journal.facts()["model"])
+    if job.as_json:
+        told_counts = {"pages": pages, "problems": problems, "out": str(job.out)}
+        print(json.dumps({"event": "written", **told_counts}), flush=True)
+    job.note(f"{pages:,} pages are in {job.out}")
+    if problems:
+        say(f"{problems:,} of them have a problem, which is written at their place")
+    return FAILED if problems else 0
