@@ -163,6 +163,6 @@ def comment(field: Field) -> str:
         parts.append(f"page {field.box.page}")
     if field.state != "found":
         parts.append(field.state)
-    if field.raw and str(field.value) != field.raw:
+    if field.raw.strip() and str(field.value) != field.raw.strip():
         parts.append(f"printed: {field.raw[:200]}")
     return "\n".join([", ".join(parts), *field.checks]).strip()
