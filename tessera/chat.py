@@ -85,6 +85,27 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class Head:
+    """An attention head; what a token shows is read `before` tokens earlier, where the token is being chosen."""
+
+    layer: int
+    head: int
+    before: int = 0
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Where one token looked with one head: the patch with the most weight, in which of the conversation's images."""
+
+    image: int  # from 0, in reading order
+    grid: tuple[int, int]  # the image's rows and columns of patches
+    row: int
+    column: int
+    weight: float
+    reach: tuple[int, int]  # the first and last column of the patches in this row that have about as much weight
+
+
+@dataclass(frozen=True)
 class Delta:
     """The addition of one step to a reply, in whole characters; the last one carries the finish reason."""
 
@@ -175,6 +196,24 @@ class ChatModel(ABC):
         GrammarError if its grammar reaches a dead end. For one question, `ask` is shorter.
         """
         return Completion.from_deltas(list(self.stream(messages, params, tools=tools)), self.model_name)
+
+    def locate(
+        self,
+        messages: Conversation,
+        reply: Completion | str,
+        spans: Sequence[tuple[int, int]],
+        heads: Sequence[Head] = (),
+    ) -> list[list[tuple[Glance, ...]]] | None:
+        """Return where the images show some parts of a reply: for each span of its characters, each token's glances.
+
+        A glance for each of the heads; without any, for the model's own. None if this model cannot tell.
+        """
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """What a model is known by where its numbers are kept: of a server's, only its name."""
+        return self.model_name
 
     def ask(self, question: str, *images: ImageSource | Image, params: SamplingParams | None = None) -> Completion:
         """Return the reply to one question about any number of images: paths, URLs, bytes or PIL images.

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from tessera.chat import (
     Conversation,
     Delta,
     EachTools,
+    Glance,
+    Head,
     ToolChoice,
     ToolDefinitions,
     Tools,
@@ -35,10 +37,12 @@ from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.ranks import Ranks, start_ranks
 from tessera.engine.tally import Stats
+from tessera.engine.watch import find_glances
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
 from tessera.images import PreparedImage, load_all, prepare
 from tessera.load import LoadedModel, compute_dtype, load_model, locate, target_device
 from tessera.messages import Image, Message, parse_messages
+from tessera.model.fingerprint import fingerprint
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.shard import Shard
 from tessera.prompt import Prompt, Tokenizer
@@ -59,8 +63,8 @@ class LLM(ChatModel):
     LoadedModel.
     `mmproj` is the vision part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
-    `notes` are what the model's user should know of how it was loaded. `progress` hears of each tensor that is read:
-    its name, the bytes done and the bytes in all; with several processes it hears nothing.
+    `notes` are what the model's user should know of how it was loaded; `heads` look at what is read. `progress` hears
+    of each tensor that is read: its name, the bytes done and the bytes in all; with several processes it hears nothing.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
     CPU; memory options then hold for each.
     """
@@ -120,6 +124,7 @@ class LLM(ChatModel):
         model, tokenizer = loaded.model, loaded.tokenizer
         self.model_name = loaded.name
         self.notes = loaded.notes
+        self.heads = loaded.heads
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         measured = ranks is None and model.device.type == "cuda"
@@ -284,6 +289,27 @@ class LLM(ChatModel):
     def close(self) -> None:
         """End all requests and the engine's thread; may be called twice."""
         self._finalizer()
+
+    def locate(
+        self,
+        messages: Conversation,
+        reply: Completion | str,
+        spans: Sequence[tuple[int, int]],
+        heads: Sequence[Head] = (),
+    ) -> list[list[tuple[Glance, ...]]] | None:
+        chosen = tuple(heads) or self.heads
+        if not chosen or self._loop.engine.ranks is not None:  # each rank has a part of the heads
+            return None
+        said = () if isinstance(reply, str) else reply.token_ids
+        ids = [each for each in said if each not in self.tokenizer.special_ids] or self.encode(str(reply), bos=False)
+        return find_glances(self.start, self.tokenizer, self.prepare(messages), ids, spans, chosen)
+
+    locate.__doc__ = ChatModel.locate.__doc__
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the model's settings and of some of its weights: equal for the same weights in any dtype."""
+        return fingerprint(self.model)
 
     def _read(self, handle: Handle, tools: Tools) -> Iterator[Delta]:
         """Yield the handle's deltas, with tool calls separated from the text."""

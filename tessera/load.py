@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from tessera.chat import Head
 from tessera.errors import CheckpointError, ModelNotFoundError, UsageError
+from tessera.heads import heads_file, read_heads
 from tessera.hub import cached_folder, is_hub_id
 from tessera.kernels.cuda import keep_precision
 from tessera.linears.quantized import place
@@ -46,6 +48,7 @@ class LoadedModel:
     shard: Shard  # the part of the model in this process (all of it with one rank)
     name: str
     notes: tuple[str, ...] = ()  # messages for its user
+    heads: tuple[Head, ...] = ()  # those that look at what is read
 
     @property
     def config(self) -> ModelConfig:
@@ -156,7 +159,9 @@ def load_model(
     for name, linear in linears.items():
         place(model, name, shard.shard_quantized(name, linear.load()).to(target))
     fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=shard.shard)
-    return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), checkpoint.notes())
+    return LoadedModel(
+        model.eval(), tokenizer, shard, model_name(folder), checkpoint.notes(), read_heads(heads_file(folder), config)
+    )
 
 
 def target_device(device: str) -> torch.device:

@@ -41,7 +41,7 @@ ROWS = (
     {"client_format"},
     {"evals", "documents"},
     {"conversation", "samples"},
-    {"images"},
+    {"images", "heads"},
     {"decoding"},
     {"raster"},
     {"containers", "sources"},

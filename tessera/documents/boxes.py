@@ -144,6 +144,7 @@ class TextPlaces:
     def __init__(self, pages: Sequence[Page], max_seconds: float = MAX_SECONDS) -> None:
         self.pages = [PageText(page) for page in pages if page.words]
         self.ends_at = time.monotonic() + max_seconds
+        self._not_tried: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self.pages)
@@ -152,8 +153,10 @@ class TextPlaces:
         """Return the places of values by path; first those with one place, which then help to choose the others'."""
         candidates: dict[str, list[Place]] = {}
         for path, value in values.items():
+            if time.monotonic() > self.ends_at or len(str(value)) > MAX_FUZZY_LENGTH:
+                self._not_tried.add(path)
             if time.monotonic() > self.ends_at:
-                break
+                continue
             if value is not None and not isinstance(value, (bool, dict, list)):
                 candidates[path] = self.candidates(value)
         found = {path: places[0] for path, places in candidates.items() if len(places) == 1}
@@ -161,6 +164,10 @@ class TextPlaces:
             if len(places) > 1:
                 found[path] = self._nearest(path, places, found)
         return {path: found[path] for path in values if path in found}
+
+    def gave_up(self, path: str) -> bool:
+        """Return True if a value's absence means nothing: there was no time, or it is too long to be compared."""
+        return path in self._not_tried
 
     def candidates(self, value: Any) -> list[Place]:
         """Return all exact places of a value on all pages; without any, the most similar one, if it is a text."""

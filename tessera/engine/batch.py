@@ -14,6 +14,7 @@ from torch import Tensor
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.plans import build_plan
 from tessera.engine.request import Chunk, Request
+from tessera.engine.watch import watching
 from tessera.images import PreparedImage
 from tessera.machine import upload
 from tessera.model.attention import AttentionPlan
@@ -71,7 +72,7 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
     return Batch(
         upload(ids, torch.int64, device),
         ids.count(image_token_id),
-        build_plan(chunks, cache, device),
+        watching(build_plan(chunks, cache, device), chunks, cache),
         images,
         sampled,
         drafts,

@@ -36,6 +36,7 @@ from tessera.engine.scheduler import Scheduler
 from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream
+from tessera.engine.watch import WatchedPrompt
 from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraError
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
@@ -201,7 +202,8 @@ class Engine:
 
     def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
         """Run the model over the chunks, with a graph if one fits."""
-        if self.graphs is not None and self.graphs.take(chunks):
+        is_watched = any(isinstance(chunk.request.prompt, WatchedPrompt) for chunk in chunks)
+        if self.graphs is not None and not is_watched and self.graphs.take(chunks):
             requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
             return _Computed(requests, drafts, self.graphs.logits(chunks), [])
         image_token_id = self.model.config.vision_encoder.image_token_id

@@ -20,6 +20,7 @@ from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.drafter import Drafter, Step
 from tessera.engine.request import Chunk, Request, State
+from tessera.engine.watch import first_watched
 
 
 class Scheduler:
@@ -76,7 +77,8 @@ class Scheduler:
         # Cached tokens would not be computed, and so not be scored.
         if self.config.enable_prefix_caching and request.params.prompt_logprobs is None:
             # The last token is always computed: the next token is chosen from its output.
-            usable = (len(request.ids) - 1) // self.config.block_tokens
+            last, watched = len(request.ids) - 1, first_watched(request.prompt)
+            usable = (last if watched is None else min(last, watched)) // self.config.block_tokens
             known = self.pool.lookup(request.hash_blocks(self.config.block_tokens)[:usable])
         missing = self._blocks_for(request) - len(known)
         # One spare block for each running request, so that the newcomer is not preempted at once.
