@@ -97,6 +97,12 @@ def extract(
     max_error: Annotated[
         float, typer.Option(help="Largest share of wrong values among those not sent to review.")
     ] = 0.01,
+    calibration: Annotated[
+        Path | None, typer.Option(help="The model's calibration, which turns scores into confidences.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read each value again in the part of the page where it was found.")
+    ] = False,
     strict_nulls: Annotated[
         bool, typer.Option("--strict-nulls", help="Only values that the schema says so of may be null.")
     ] = False,
@@ -127,7 +133,9 @@ def extract(
 
     job = Job(
         paths=paths, out=out, journal=journal, preset=open_preset(schema, folder=preset_dir, strict_nulls=strict_nulls),
-        reading=_reading(pages, password_file, tiles, detect_rotation, retries) | {"max_error": max_error},
+        reading=_reading(pages, password_file, tiles, detect_rotation, retries)
+        | {"max_error": max_error, "verify": verify},
+        calibration=calibration,
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
                            max_image_pixels=max_image_pixels, private=allow_private_addresses),

@@ -15,6 +15,7 @@ from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
 from tessera.documents.api import budget_of
+from tessera.documents.calibration import Calibration
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
 from tessera.documents.limits import PageLimits
@@ -34,6 +35,7 @@ class Job:
     journal: Path | None
     preset: Preset
     reading: Mapping[str, Any]  # fields of `Options`
+    calibration: Path | None = None
     model: str | None
     endpoints: Sequence[str]
     api_key: str | None
@@ -65,7 +67,8 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
     job.options()  # wrong values show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()
-        extraction = begin(job.options(budget=budget_of(opened)))
+        calibration = None if job.calibration is None else Calibration.load(job.calibration, opened.model_name)
+        extraction = begin(job.options(budget=budget_of(opened), calibration=calibration))
         with Journal.open(job.journal_path, extraction.identity(answering.fingerprint), force=job.force) as journal:
             try:
                 with stopping_is_said():

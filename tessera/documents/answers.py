@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tessera.chat import Completion, Usage
-from tessera.documents.evidence import judge
 from tessera.documents.page import Page
 from tessera.documents.record import Field
 from tessera.documents.repeats import completed, parsed
@@ -47,10 +46,8 @@ class Answer:
         return cls(**{**told, "pages": tuple(told["pages"]), "fields": fields, "usage": usage})
 
 
-def answer_of(
-    reply: Completion, pages: Sequence[Page], schema: Schema, *, calibration: Any = None, max_error: float = 0.01
-) -> Answer:
-    """Read a reply about these pages."""
+def answer_of(reply: Completion, pages: Sequence[Page], schema: Schema, judged: Mapping[str, Field]) -> Answer:
+    """Read a reply about these pages; `judged` is the evidence of its leaves."""
     numbers = tuple(page.number for page in pages)
     if schema.plain:
         text = unfenced(reply.text)
@@ -58,7 +55,6 @@ def answer_of(
         score = math.exp(sum(known) / len(known)) if known else 0.0
         state = "found" if text else "blank"
         return Answer(numbers, {"text": text}, {"text": Field("text", text, reply.text, state, score)})  # type: ignore[arg-type]
-    judged = judge(reply, schema.wire, pages, calibration=calibration, max_error=max_error)
     value = parsed(reply.text)
     value = value if isinstance(value, dict) else parsed(completed(reply.text))
     fields: dict[str, Field] = {}

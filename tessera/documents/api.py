@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tessera.chat import ChatModel
+from tessera.documents.calibration import Calibration
 from tessera.documents.extraction import Options
 from tessera.documents.plan import Budget
 from tessera.documents.presets import Preset, open_preset
@@ -26,28 +27,44 @@ def extract(
     journal: str | Path | None = None,
     preset_dir: str | Path | None = None,
     strict_nulls: bool = False,
+    calibration: str | Path | Calibration | None = None,
     **options: Any,
 ) -> Iterator[Record]:
     """Yield a record for each document, as soon as its pages are read.
 
     `schema` is a JSON schema (a mapping or a file), a pydantic class, or "preset:NAME". `model` is a ChatModel, which
-    stays open, or the name of one to open. `options` are the fields of `Options`. With `journal` the results are kept
-    in that file, and a later call goes on from it. Raises UsageError before anything is read.
+    stays open, or the name of one to open. `calibration` may be a file's path. `options` are the fields of `Options`.
+    With `journal` the results are kept in that file, and a later call goes on from it. Raises UsageError before
+    anything is read.
     """
     folder = None if preset_dir is None else Path(preset_dir)
     preset = open_preset(schema, folder=folder, strict_nulls=strict_nulls)
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    checked = Options(**options)
-    return _records(given, preset, model, checked, "budget" in options, None if journal is None else Path(journal))
+    settings = _Settings(Options(**options), "budget" in options, calibration)
+    return _records(given, preset, model, settings, None if journal is None else Path(journal))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Options, and what completes them once the model is open."""
+
+    options: Options
+    has_budget: bool
+    calibration: str | Path | Calibration | None
+
+    def complete(self, model: ChatModel) -> Options:
+        budget = self.options.budget if self.has_budget else budget_of(model)
+        given = self.calibration
+        loaded = Calibration.load(Path(given), model.model_name) if isinstance(given, str | Path) else given
+        return replace(self.options, budget=budget, calibration=loaded)
 
 
 def _records(
-    paths: list[str | Path], preset: Preset, model: Any, options: Options, has_budget: bool, journal: Path | None
+    paths: list[str | Path], preset: Preset, model: ChatModel | str | Path, settings: _Settings, journal: Path | None
 ) -> Iterator[Record]:
     with ExitStack() as stack:
         opened = model if isinstance(model, ChatModel) else stack.enter_context(_open(model))
-        options = options if has_budget else replace(options, budget=budget_of(opened))
-        yield from extract_records(paths, preset, opened, options, journal)
+        yield from extract_records(paths, preset, opened, settings.complete(opened), journal)
 
 
 def _open(name: str | Path) -> ChatModel:

@@ -14,22 +14,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tessera.chat import ChatModel, Completion, Usage
+from tessera.chat import ChatModel, Completion, Conversation, Usage
 from tessera.documents import plan
 from tessera.documents.answers import Answer, answer_of
 from tessera.documents.assemble import assemble
+from tessera.documents.calibration import Calibration
+from tessera.documents.evidence import judge
 from tessera.documents.journal import Counts, Item, Journal
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import Page, PageError
-from tessera.documents.plan import Budget, Unit
+from tessera.documents.plan import Asked, Budget, Unit
+from tessera.documents.pointing import Locator
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
 from tessera.documents.reader import Reader
-from tessera.documents.record import Record
+from tessera.documents.record import Field, Record
 from tessera.documents.repeats import problem_of
+from tessera.documents.reread import Rereader
 from tessera.documents.rotation import detect_turn
 from tessera.documents.runner import Again, Done, run
 from tessera.errors import GrammarError, TesseraError, UsageError
+from tessera.sampling import SamplingParams
 
 MAX_RETRIES = len(plan.TEMPERATURES)
 
@@ -44,7 +49,8 @@ class Options:
     detect_rotation: bool | None = None  # ask the model which way is up; None: what the preset says
     retries: int = 4  # of a reply that loops, is cut or is no JSON
     max_error: float = 0.01  # share of wrong values among those not sent to review
-    calibration: Any = None
+    calibration: Calibration | None = None
+    verify: bool = False  # read each value again in the part of the page where it was found
     budget: Budget = field(default_factory=Budget)
     limits: PageLimits = field(default_factory=PageLimits)
 
@@ -64,13 +70,14 @@ class Extraction:
         self.reader = Reader(paths, options.pages, options.passwords, options.limits)
         self.units: list[Unit] = []
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
-        self._shown: dict[str, tuple[list[Page], list[int]]] = {}  # pages and turns of the items in hand
+        self._asked: dict[str, Asked] = {}  # of the items in hand
 
     def identity(self, model: str) -> dict[str, str]:
         """What results depend on, for the journal; `model` identifies the model."""
         preset = {name: value for name, value in asdict(self.preset).items() if name not in ("title", "reason", "name")}
         settings = {"pages": self.options.pages, "tiles": self.options.tiles, "retries": self.options.retries,
-                    "rotation": self.options.detect_rotation, "max_error": self.options.max_error}  # fmt: skip
+                    "rotation": self.options.detect_rotation, "verify": self.options.verify,
+                    "max_error": self.options.max_error}  # fmt: skip
         digest = sha256(_text(preset).encode()).hexdigest()
         return {"work": "extract", "schema": f"{self.preset.name} {digest[:16]}", "model": model,
                 "settings": _text(settings)}  # fmt: skip
@@ -95,17 +102,18 @@ class Extraction:
         """Return whether the model is asked about a page."""
         return True
 
-    def ask(self, item: Item) -> Any:
+    def ask(self, item: Item) -> tuple[Conversation, SamplingParams]:
         """The question of an item; raises DocumentError if its pages cannot be rendered."""
         pages = self.reader.pages(_keys(item))
         turns = [self._turn(page) for page in pages]
-        self._shown[item.id] = pages, turns
+        options = self.options
+        self._asked[item.id] = plan.asked(pages, self.preset, options.budget, tiles=options.tiles, turns=turns)
         return self._question(item, 0)
 
-    def _question(self, item: Item, attempt: int) -> tuple[Any, Any]:
-        pages, turns = self._shown[item.id]
-        messages = plan.conversation(pages, self.preset, self.options.budget, tiles=self.options.tiles, turns=turns)
-        return messages, plan.sampling(self.preset, len(pages), reading=_reading(item), attempt=attempt)
+    def _question(self, item: Item, attempt: int) -> tuple[Conversation, SamplingParams]:
+        asked = self._asked[item.id]
+        params = plan.sampling(self.preset, len(asked.pages), reading=_reading(item), attempt=attempt)
+        return asked.messages, params
 
     def _turn(self, page: Page) -> int:
         wanted = self.options.detect_rotation
@@ -133,17 +141,27 @@ class Extraction:
     def _answer(self, item: Item) -> Answer:
         tried = self._tried[item.id]
         problem, best = max(tried, key=_worth)
-        pages, _ = self._shown[item.id]
-        answer = answer_of(
-            best, pages, self.preset.schema, calibration=self.options.calibration, max_error=self.options.max_error
-        )
+        asked = self._asked[item.id]
+        judged = {} if self.preset.schema.plain else self._judged(best, asked)
+        answer = answer_of(best, asked.pages, self.preset.schema, judged)
         usage = _sum(reply.usage for _, reply in tried)
         seconds = sum(reply.timings.first_token_s + reply.timings.decode_s for _, reply in tried)
         return replace(answer, problem=problem, retried=len(tried) - 1, usage=usage, seconds=seconds)
 
+    def _judged(self, reply: Completion, asked: Asked) -> dict[str, Field]:
+        options, model = self.options, self.model
+        locate = reread = None
+        if model is not None:
+            locate = Locator(model, asked.messages, asked.regions) if asked.regions else None
+            reread = Rereader.of(model, asked.pages) if options.verify else None
+        return judge(
+            reply, self.preset.schema.wire, asked.pages, calibration=options.calibration,
+            max_error=options.max_error, locate=locate, reread=reread,
+        )  # fmt: skip
+
     def _forget(self, item: Item) -> None:
         self._tried.pop(item.id, None)
-        self._shown.pop(item.id, None)
+        self._asked.pop(item.id, None)
 
     def run(self, journal: Journal, model: ChatModel, progress: Progress = lambda snapshot: None) -> Counts:
         """Work until every planned page has its result; raises what ends a run (see `runner.run`)."""

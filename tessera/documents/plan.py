@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.documents.page import Page, PageError
+from tessera.documents.page import Box, Page, PageError
 from tessera.documents.presets import Preset
 from tessera.documents.tiles import needs_tiles, tile_boxes
 from tessera.messages import Image, Message
@@ -129,7 +129,7 @@ def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
     return total
 
 
-def _tiles(page: Page, tiles: str, budget: Budget) -> Sequence[Any]:
+def _tiles(page: Page, tiles: str, budget: Budget) -> Sequence[Box]:
     if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, budget.image_side)):
         return tile_boxes(page)
     return ()
@@ -143,23 +143,34 @@ def instructions(preset: Preset) -> str:
     return f"{preset.system.strip()}\nThe reply follows this JSON schema:\n{given}"
 
 
-def conversation(
+@dataclass(frozen=True)
+class Asked:
+    """A window as it is asked about: its pages, the messages, and the places on the pages that the images show.
+
+    `regions` is empty if pages were turned: then a place in an image is not that place on the page.
+    """
+
+    pages: tuple[Page, ...]
+    messages: tuple[Message, ...]
+    regions: tuple[Box, ...]
+
+
+def asked(
     pages: Sequence[Page], preset: Preset, budget: Budget, *, tiles: str | None = None, turns: Sequence[int] = ()
-) -> list[Message]:
-    """The messages of one window: instructions, each page and then its tiles, and the closing line.
+) -> Asked:
+    """Show a window: instructions, each page and then its tiles, and the closing line.
 
     `turns` are degrees clockwise by which the pages are turned further.
     """
     images: list[Image] = []
+    regions: list[Box] = []
     for page, turn in zip(pages, turns or [0] * len(pages), strict=True):
-        images.append(Image(page.image(budget.image_side, rotation=turn)))
-        # The boxes are those of the page before it is turned further; their order matters little.
-        images += [
-            Image(page.image(budget.image_side, crop=box, rotation=turn))
-            for box in _tiles(page, tiles or preset.tiles, budget)
-        ]
-    asked = Message("user", (*images, preset.question))
-    return [Message("system", (instructions(preset),)), asked] if budget.instructions else [asked]
+        parts = [None, *_tiles(page, tiles or preset.tiles, budget)]
+        images += [Image(page.image(budget.image_side, crop=part, rotation=turn)) for part in parts]
+        regions += [part or Box(page.number, 0.0, 0.0, 1.0, 1.0) for part in parts]
+    question = Message("user", (*images, preset.question))
+    messages = [Message("system", (instructions(preset),)), question] if budget.instructions else [question]
+    return Asked(tuple(pages), tuple(messages), () if any(turns) else tuple(regions))
 
 
 def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int = 0) -> SamplingParams:

@@ -13,20 +13,25 @@ from tessera.documents.record import Field, Record
 
 def field_object(field: Field) -> dict[str, Any]:
     box = field.box
-    place = (
-        None if box is None else [box.page, *(round(each, 5) for each in (box.left, box.top, box.right, box.bottom))]
-    )
-    rounded = {"score": round(field.score, 6)}
-    if field.confidence is not None:
-        rounded["confidence"] = round(field.confidence, 6)
-    plain = {each.name: getattr(field, each.name) for each in dataclasses.fields(field)}
-    return plain | rounded | {"box": place, "checks": list(field.checks)}
+    edges = () if box is None else (box.left, box.top, box.right, box.bottom)
+    told: dict[str, Any] = {each.name: getattr(field, each.name) for each in dataclasses.fields(field)}
+    told = {name: _rounded(value) if name != "value" else value for name, value in told.items()}
+    return told | {"box": None if box is None else [box.page, *map(_rounded, edges)]}
 
 
 def field_of(given: Mapping[str, Any]) -> Field:
     place = given["box"]
     box = None if place is None else Box(int(place[0]), *map(float, place[1:]))
-    return Field(**{**given, "box": box, "checks": tuple(given["checks"])})
+    rest = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name != "value"
+    }
+    return Field(**{**rest, "value": given["value"], "box": box})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def record_object(record: Record) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Extraction end to end with a scripted model: windows, retries, errors as rows, blanks, votes, resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.documents import extract
+from tessera.documents.extraction import Extraction, Options
+from tessera.documents.journal import Journal
+from tessera.documents.plan import Budget, windows
+from tessera.documents.presets import Preset, open_preset
+from tessera.errors import GrammarError, ReplyError, UsageError
+from tests.documents.fakes import Scripted, completion, draw
+
+BUDGET = Budget(context_tokens=100_000)
+SCHEMA = {
+    "properties": {
+        "vendor": {"type": "string"},
+        "total": {"format": "amount"},
+        "items": {"items": {"properties": {"name": {"type": "string"}}}},
+    }
+}
+SAID = {"vendor": "Acme", "total": "EUR 1.234,50", "items": [{"name": "Tea"}]}
+
+
+def records(paths: Any, model: Scripted, schema: Any = SCHEMA, **options: Any) -> list[Any]:
+    return list(extract(paths, schema, model, budget=BUDGET, **options))
+
+
+def test_a_page_becomes_a_typed_record_with_evidence(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: SAID)
+    (record,) = records(draw(tmp_path / "a.png", "Acme"), model)
+    assert record.value == {"vendor": "Acme", "total": 1234.5, "items": [{"name": "Tea"}]}
+    assert record.fields["total"].raw == "EUR 1.234,50"
+    assert record.fields["items[0].name"].state == "found"
+    assert record.usage.prompt_tokens == 10
+    (messages, params) = model.asked[0]
+    assert [message.role for message in messages] == ["system", "user"]
+    assert messages[1].content[-1] == (
+        'Extract {"vendor", "total", "items": [{"name"}]} as JSON. Use null for what is not shown.'
+    )
+    assert json.loads(params.grammar.source)["required"] == ["vendor", "total", "items"]
+    assert (params.temperature, params.logprobs) == (0.0, 0)
+
+
+def test_null_blank_and_unreadable_are_told_apart(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: {"vendor": "", "total": "see below", "items": []})
+    (record,) = records(draw(tmp_path / "a.png", "Acme"), model)
+    assert {path: field.state for path, field in record.fields.items()} == {"vendor": "blank", "total": "unreadable"}
+    assert record.value["total"] is None
+    assert record.fields["total"].raw == "see below"
+    assert record.review
+
+
+def test_blank_pages_never_reach_the_model_and_a_blank_document_is_a_row(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: SAID)
+    paths = [draw(tmp_path / "a.tif", "one", "", "three"), draw(tmp_path / "b.png", "")]
+    first, second = records(paths, model)
+    by_name = {Path(each.document).name: each for each in (first, second)}
+    assert by_name["a.tif"].pages == (1, 3)
+    assert by_name["b.png"].error == "blank"
+    assert len(model.asked) == 1
+
+
+def test_a_bad_file_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 damaged")
+    (tmp_path / "empty.png").write_bytes(b"")
+    good = draw(tmp_path / "good.png", "x")
+    found = records(
+        [tmp_path / "bad.pdf", tmp_path / "gone.pdf", tmp_path / "empty.png", good], Scripted(lambda *_: SAID)
+    )
+    errors = {Path(each.document).name: each.error for each in found}
+    assert errors["good.png"] is None
+    assert all(errors[name] for name in ("bad.pdf", "gone.pdf", "empty.png"))
+    assert all(each.message for each in found if each.error)
+
+
+def test_a_long_document_is_read_in_windows_that_share_a_page(tmp_path: Path) -> None:
+    def answer(images: list[Any], params: Any) -> Any:
+        return SAID | {"items": [{"name": f"of {len(images)}"}]}
+
+    model = Scripted(answer)
+    (record,) = records(draw(tmp_path / "a.tif", *"abcdefghij"), model)
+    assert len(model.asked) == 3
+    assert record.pages == tuple(range(1, 11))
+    assert record.value["vendor"] == "Acme"
+
+
+@pytest.mark.parametrize(
+    ("count", "context", "expected"),
+    [
+        (8, 60_000, [8]), (9, 60_000, [4, 4, 3]), (10, 60_000, [4, 4, 4]), (8, 14_000, [3, 3, 3, 2]),
+        (3, 3_000, [1, 1, 1]), (1, 3_000, [1]),
+    ],
+)  # fmt: skip
+def test_windows_fit_the_context(count: int, context: int, expected: list[int]) -> None:
+    preset = open_preset(SCHEMA)
+    found = windows([3008] * count, preset, Budget(context_tokens=context))
+    assert [len(window) for window in found] == expected
+    assert sorted({page for window in found for page in window}) == list(range(count))
+
+
+def test_a_loop_is_asked_again_warmer_and_the_sound_reply_kept(tmp_path: Path) -> None:
+    replies = iter(
+        [completion("Man " * 80, "length"), completion('{"vendor": "A', "length"), completion(json.dumps(SAID))]
+    )
+    model = Scripted(lambda images, params: next(replies))
+    (record,) = records(draw(tmp_path / "a.png", "x"), model)
+    assert record.value["vendor"] == "Acme"
+    assert record.retried == 2
+    assert [params.temperature for _, params in model.asked] == [0.0, 0.1, 0.1]
+    assert record.usage.prompt_tokens == 30
+    assert len({id(messages) for messages, _ in model.asked}) == 1  # rendered once
+
+
+def test_retries_are_bounded_and_the_best_is_kept_for_review(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: completion('{"vendor": "Acme", "total": "1', "length"))
+    (record,) = records(draw(tmp_path / "a.png", "x"), model, retries=2)
+    assert len(model.asked) == 3
+    assert record.value == {"vendor": "Acme", "total": None, "items": []}
+    assert record.review
+    assert record.checks == ("the reply was cut at its longest (pages 1)",)
+
+
+def test_a_failed_reply_is_a_row_with_its_code(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: ReplyError("it broke"))
+    (record,) = records(draw(tmp_path / "a.png", "x"), model)
+    assert (record.error, record.message, record.value) == ("reply_failed", "it broke", None)
+
+
+def test_a_schema_that_the_model_cannot_follow_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(GrammarError):
+        records(draw(tmp_path / "a.png", "x"), Scripted(lambda images, params: GrammarError("too complex")))
+
+
+def test_failed_checks_mark_the_record_and_their_fields(tmp_path: Path) -> None:
+    said = {"net": "10,00", "tax": "1,90", "gross": "12,90"}
+    schema = {"properties": {key: {"format": "amount"} for key in said}, "x-checks": ["net + tax = gross"]}
+    (record,) = records(draw(tmp_path / "a.png", "x"), Scripted(lambda *_: said), schema)
+    assert record.review
+    assert "net + tax = gross does not hold: 11.9 and 12.9" in record.checks
+    assert "net + tax = gross does not hold: 11.9 and 12.9" in record.fields["gross"].checks
+
+
+def test_two_images_are_compared_in_one_request(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: {"same": len(images) != 2, "differences": []})
+    paths = [draw(tmp_path / f"{name}.png", name) for name in "abc"]
+    pair, alone = sorted(records(paths, model, "preset:compare"), key=lambda record: record.document)
+    assert pair.document.endswith("b.png")
+    assert pair.value["same"] is False
+    assert "1 is missing" in " ".join((*alone.checks, alone.message or ""))
+
+
+def test_readings_of_a_count_vote(tmp_path: Path) -> None:
+    totals = iter([3, 4, 3, 3, 3])
+    model = Scripted(lambda images, params: {"kinds": [], "total": next(totals)})
+    (record,) = records(draw(tmp_path / "a.png", "x"), model, "preset:count")
+    assert record.value["total"] == 3
+    assert record.fields["total"].score == 0.8
+    assert record.review
+    temperatures = [params.temperature for _, params in model.asked]
+    assert temperatures == [0.0, 0.7, 0.7, 0.7, 0.7]
+    assert len({params.seed for _, params in model.asked}) == 5
+
+
+def test_leaving_the_iteration_ends_the_work(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / f"{n:03}.png", str(n)) for n in range(200)]
+    model = Scripted(lambda images, params: SAID)
+    stream = extract(paths, SCHEMA, model, budget=BUDGET)
+    next(stream)
+    stream.close()
+    asked = len(model.asked)
+    assert asked < 200
+
+
+def test_a_second_run_asks_only_what_is_left(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / f"{n}.png", str(n)) for n in range(3)]
+    model = Scripted(lambda images, params: SAID)
+    first = records(paths[:2], model, journal=tmp_path / "journal")
+    again = records(paths, model, journal=tmp_path / "journal")
+    assert len(model.asked) == 3
+    assert [record.value for record in again[:2]] == [record.value for record in first]
+
+
+def test_the_records_of_a_journal_come_in_the_documents_order(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / f"{n}.png", str(n)) for n in range(3)]
+    preset = open_preset(SCHEMA)
+    model = Scripted(lambda images, params: SAID)
+    identity = Extraction(paths, preset, Options()).identity("m")
+    for given in (paths[1:2], paths[::-1]):
+        job = Extraction(given, preset, Options(budget=BUDGET))
+        with Journal.open(tmp_path / "journal", identity) as journal:
+            journal.add(job.plan())
+            job.run(journal, model)
+            assert [record.document for record in job.records(journal)] == [str(path) for path in given]
+
+
+def test_another_schema_needs_another_journal(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.png", "x")
+    model = Scripted(lambda images, params: SAID)
+    records(path, model, journal=tmp_path / "journal")
+    with pytest.raises(UsageError, match="schema"):
+        records(path, model, {"properties": {"vendor": {"type": "string"}}}, journal=tmp_path / "journal")
+
+
+@pytest.mark.parametrize("option", [{"retries": 9}, {"max_error": 0.0}, {"pages": "x"}])
+def test_a_wrong_option_is_refused_before_anything_is_read(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        records(draw(tmp_path / "a.png", "x"), Scripted(lambda *_: SAID), **option)
+
+
+def test_the_model_is_asked_which_way_is_up_and_must_confirm_it(tmp_path: Path) -> None:
+    turns: list[str] = []
+
+    def answer(images: list[Any], params: Any) -> Any:
+        if params.grammar.kind == "choice":
+            turns.append("90" if not turns else "0")
+            return completion(turns[-1])
+        return SAID | {"vendor": "wide" if images[0].width > images[0].height else "tall"}
+
+    schema = open_preset(SCHEMA)
+    (record,) = records(draw(tmp_path / "a.png", "x"), Scripted(answer), schema, detect_rotation=True)
+    assert turns == ["90", "0"]
+    assert record.value["vendor"] == "wide"
+
+
+def test_a_preset_may_be_given_as_an_object() -> None:
+    assert isinstance(open_preset(open_preset(SCHEMA)), Preset)

@@ -1,0 +1,66 @@
+"""Replies that loop, break off or are no JSON are known; what was whole before the break is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.documents.repeats import completed, loops, problem_of
+from tests.documents.fakes import completion
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The total is " + "10.01 " * 40,
+        "Man " * 60,
+        "a" * 200,
+        '{"items": [' + '{"name": "Tea", "amount": 2}, ' * 30,
+        "one line\nanother line of text\n" * 12,
+    ],
+)
+def test_a_text_that_goes_in_circles_is_a_loop(text: str) -> None:
+    assert loops(text, plain=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| a | b |\n| --- | --- |\n" + "\n".join(f"| item {n} | {n * 1.5:.2f} |" for n in range(40)),
+        '{"items": [' + ", ".join(f'{{"name": "Tea", "amount": {n}}}' for n in range(40)) + "]}",
+        '{"items": [' + ", ".join(['{"name": null, "amount": null}'] * 40) + "]}",
+        "Title\n" + "-" * 100 + "\n",
+        "",
+    ],
+)
+def test_long_tables_and_rules_are_no_loops(text: str) -> None:
+    assert not loops(text, plain=False)
+
+
+def test_each_problem_has_its_name() -> None:
+    assert problem_of(completion('{"a": 1}'), plain=False) is None
+    assert problem_of(completion('{"a": 1', "length"), plain=False) == "length"
+    assert problem_of(completion("no json"), plain=False) == "invalid"
+    assert problem_of(completion("no json"), plain=True) is None
+    assert problem_of(completion("x " * 100, "length"), plain=True) == "loop"
+
+
+def test_a_cut_reply_keeps_its_whole_rows() -> None:
+    text = '{"vendor": "A, B", "items": [{"n": "x", "p": 1}, {"n": "y", "p'
+    assert json.loads(completed(text)) == {"vendor": "A, B", "items": [{"n": "x", "p": 1}, {"n": "y"}]}
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(st.dictionaries(st.text(), VALUES), st.data())
+def test_any_cut_completes_to_json(value: dict[str, object], data: st.DataObject) -> None:
+    text = json.dumps(value)
+    cut = text[: data.draw(st.integers(0, len(text)))]
+    assert isinstance(json.loads(completed(cut)), dict)
+    assert json.loads(completed(text)) == value

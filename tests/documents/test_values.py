@@ -1,0 +1,53 @@
+"""Printed values get the type that people mean by them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera.documents.values import UnreadableError, date_of, number_of
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("US$261,81", 261.81), ("1.234,56 €", 1234.56), ("$1,234.50", 1234.5), ("(12.00)", -12.0), ("12.50-", -12.5),
+        ("CHF 1'234.50", 1234.5), ("1,234", 1234.0), ("1.234", 1234.0), ("-$5.00", -5.0), ("EUR -5.00", -5.0),
+        ("1 234,50 kr", 1234.5), ("1.234.567", 1234567.0), ("70 %", 70.0), (3, 3.0),
+    ],
+)  # fmt: skip
+def test_amounts_are_read_in_every_notation(text: str, amount: float) -> None:
+    assert number_of(text, is_amount=True) == amount
+
+
+def test_a_point_before_three_digits_is_a_decimal_point_outside_of_money() -> None:
+    assert number_of("1.234") == 1.234
+    assert number_of("1,234") == 1234.0
+
+
+@pytest.mark.parametrize("text", ["abc", "12 x 3", "", "1.2.3"])
+def test_a_text_without_one_number_is_unreadable(text: str) -> None:
+    with pytest.raises(UnreadableError):
+        number_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2024-03-05", "2024-03-05"), ("Monday, September 15, 2003", "2003-09-15"), ("5 March 2024", "2024-03-05"),
+        ("15. März 2024", "2024-03-15"), ("le 3 août 2020", "2020-08-03"), ("31/12/99", "1999-12-31"),
+        ("12-Jan-24", "2024-01-12"), ("12/25/2023 14:05", "2023-12-25"), ("Date: 05 Feb 2021", "2021-02-05"),
+        ("3.4.2024", "2024-04-03"), ("2024-03-05T10:00", "2024-03-05"),
+    ],
+)  # fmt: skip
+def test_dates_are_read_in_every_notation(text: str, day: str) -> None:
+    assert date_of(text) == (day, None)
+
+
+def test_a_date_that_may_be_another_says_so() -> None:
+    assert date_of("03/04/2024") == ("2024-04-03", "03/04/2024 may be 2024-03-04 or 2024-04-03")
+
+
+@pytest.mark.parametrize("text", ["2024-02-30", "32/13/2024", "soon", ""])
+def test_a_text_without_a_real_date_is_unreadable(text: str) -> None:
+    with pytest.raises(UnreadableError):
+        date_of(text)
