@@ -64,7 +64,7 @@ class Job:
 def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, Snapshot | None]]:
     """Work off a job, and yield it with its full journal, from which the output is written."""
     check_target("--out", job.out)
-    job.options()  # wrong values show before a model is loaded
+    begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()
         calibration = None if job.calibration is None else Calibration.load(job.calibration, opened.model_name)

@@ -1,0 +1,132 @@
+"""extract, transcribe and presets as a person meets them: files, exit codes, and what is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+from typer.testing import CliRunner
+
+from tessera.cli.app import app
+from tessera.cli.batch_models import LocalModel
+from tessera.errors import TesseraError
+from tests.documents.fakes import Scripted, draw
+
+SCHEMA = {"properties": {"vendor": {"type": "string"}, "total": {"type": "number"}}}
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    scripted = Scripted(lambda images, params: {"vendor": "Acme", "total": 5})
+    monkeypatch.setattr(LocalModel, "open", lambda self: scripted)
+    return scripted
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+
+    def invoke(*words: str) -> Any:
+        return CliRunner().invoke(app, list(words))
+
+    return invoke
+
+
+def test_good_records_exit_with_zero(run: Run, model: Scripted, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", "x")
+    done = run("extract", "a.png", "-s", "s.json", "-o", "t.xlsx")
+    assert done.exit_code == 0, done.output
+    assert openpyxl.load_workbook(tmp_path / "t.xlsx")["Rows"]["C2"].value == "Acme"
+    assert "1 records are in t.xlsx: 1 good, 0 for review, 0 failed" in done.stderr
+
+
+def test_doubtful_records_exit_with_three_and_failed_ones_with_one(run: Run, model: Scripted, tmp_path: Path) -> None:
+    model.answer = lambda images, params: {"vendor": "Acme", "total": "?"}
+    draw(tmp_path / "a.png", "x")
+    assert run("extract", "a.png", "-s", "s.json", "-o", "t.csv").exit_code == 3
+    done = run("extract", "a.png", "gone.pdf", "-s", "s.json", "-o", "t.csv")
+    assert done.exit_code == 1
+    assert "gone.pdf" in done.stderr
+
+
+def test_the_same_command_again_asks_nothing_and_force_asks_all(run: Run, model: Scripted, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", "x")
+    words = ("extract", "a.png", "-s", "s.json", "-o", "t.jsonl")
+    run(*words)
+    first = (tmp_path / "t.jsonl").read_bytes()
+    run(*words)
+    assert len(model.asked) == 1
+    assert (tmp_path / "t.jsonl").read_bytes() == first
+    run(*words, "--force")
+    assert len(model.asked) == 2
+
+
+def test_a_dry_run_counts_and_asks_nothing(run: Run, model: Scripted, tmp_path: Path) -> None:
+    draw(tmp_path / "a.tif", "x", "", "y")
+    done = run("extract", "a.tif", "-s", "s.json", "-o", "t.csv", "--dry-run", "--json")
+    told = json.loads(done.stdout)
+    assert (told["documents"], told["pages"], told["blank pages"], told["requests"]) == (1, 2, 1, 1)
+    assert not model.asked
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_events_are_lines_of_json(run: Run, model: Scripted, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", "x")
+    done = run("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--json", "--quiet")
+    last = [json.loads(line) for line in done.stdout.splitlines()][-1]
+    assert last == {"event": "written", "records": 1, "review": 0, "failed": 0, "out": "t.csv"}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("extract", "a.png", "-s", "gone.json", "-o", "t.csv"), "no schema at gone.json"),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.ods"), "t.ods ends in .ods"),
+        (("extract", "a.png", "-s", "s.json", "-o", "none/t.csv"), "none"),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--max-error", "2"), "max_error is 2"),
+        (("transcribe", "a.png", "-o", "t.pdf"), "t.pdf ends in .pdf"),
+        (("transcribe", "a.png", "-o", "t.md", "--preset", "preset:invoice"), "gives records"),
+        (("presets", "show", "gone"), "no preset 'gone'"),
+    ],
+)
+def test_mistakes_are_named_before_a_model_is_loaded(
+    words: tuple[str, ...], part: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(LocalModel, "open", lambda self: pytest.fail("a model was opened"))
+    draw(tmp_path / "a.png", "x")
+    done = run(*words)
+    assert isinstance(done.exception, TesseraError), done.output
+    assert part in str(done.exception)
+
+
+def test_a_transcript_is_written(run: Run, model: Scripted, tmp_path: Path) -> None:
+    model.answer = lambda images, params: "0" if params.grammar else "# Title"
+    draw(tmp_path / "a.png", "x")
+    assert run("transcribe", "a.png", "-o", "t.md").exit_code == 0
+    assert (tmp_path / "t.md").read_text().endswith("\n\n# Title\n")
+
+
+def test_passwords_are_read_from_a_file(run: Run, model: Scripted, tmp_path: Path) -> None:
+    import pikepdf
+
+    with pikepdf.new() as pdf:
+        page = pdf.add_blank_page(page_size=(200, 200))
+        page.contents_add(b"0 0 100 100 re f")
+        pdf.save(tmp_path / "locked.pdf", encryption=pikepdf.Encryption(user="second", owner="o"))
+    (tmp_path / "words").write_text("first\nsecond\n")
+    assert run("extract", "locked.pdf", "-s", "s.json", "-o", "t.csv").exit_code == 1
+    assert run("extract", "locked.pdf", "-s", "s.json", "-o", "u.csv", "--password-file", "words").exit_code == 0
+
+
+def test_presets_are_listed_and_shown(run: Run, tmp_path: Path) -> None:
+    names = [line.split()[0] for line in run("presets").stdout.splitlines()]
+    assert "invoice" in names
+    (tmp_path / "mine.yaml").write_text(run("presets", "show", "invoice").stdout)
+    shown = json.loads(run("presets", "--json", "--preset-dir", ".").stdout)
+    assert "mine" in [each["name"] for each in shown["presets"]]

@@ -1,0 +1,99 @@
+"""Transcripts take a good text layer, ask the model for the rest, and say which page came from where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.documents.extraction import Options
+from tessera.documents.journal import Journal
+from tessera.documents.markdown import has_good_text, text_to_markdown
+from tessera.documents.page import Box, Word
+from tessera.documents.presets import open_preset
+from tessera.documents.transcripts import Transcription, write_transcripts
+from tests.documents.fakes import Scripted, completion, draw
+from tests.documents.papers import TypedPage
+
+PROSE = ["The first line of a page", "and the second one of it."]
+
+
+def tall(page: TypedPage, row: int, scale: float) -> None:
+    """Set one line of a page in larger type."""
+    page.words = tuple(
+        Word(word.text, Box(1, word.box.left, word.box.top, word.box.right, word.box.top + 0.016 * scale))
+        if abs(word.box.top - row * 0.02) < 0.001
+        else word
+        for word in page.words
+    )
+
+
+def transcribe(path: Path, out: Path, model: Scripted, **given: Any) -> tuple[int, int]:
+    job = Transcription([path], open_preset("preset:transcribe"), Options(), **given)
+    with Journal.open(out.with_suffix(".journal"), job.identity("m")) as journal:
+        journal.add(job.plan())
+        job.run(journal, model)
+        return write_transcripts(out, job.transcripts(journal), "m")
+
+
+def lines(page: Sequence[str]) -> str:
+    return text_to_markdown(TypedPage(page))
+
+
+def test_lines_are_paragraphs_and_empty_lines_divide_them() -> None:
+    assert lines([*PROSE, "", "", "Another paragraph here."]) == (
+        "The first line of a page\nand the second one of it.\n\nAnother paragraph here."
+    )
+
+
+def test_larger_type_is_a_heading() -> None:
+    page = TypedPage(["Annual Report", "", *PROSE * 4])
+    tall(page, 0, 2.0)
+    assert text_to_markdown(page).startswith("# Annual Report\n\nThe first line")
+
+
+def test_lines_with_the_same_cells_are_a_table() -> None:
+    text = lines([*PROSE, "", "Name           Amount", "Tea            2.50", "Milk | oat     1.10"])
+    assert text.endswith("| Name | Amount |\n| --- | --- |\n| Tea | 2.50 |\n| Milk \\| oat | 1.10 |")
+
+
+def test_a_text_layer_of_private_characters_is_not_used() -> None:
+    assert has_good_text(TypedPage(PROSE))
+    assert not has_good_text(TypedPage(["\ue001\ue002\ue003 \ue004\ue005 \ue001 \ue002 \ue003 \ue004"]))
+    assert not has_good_text(TypedPage(["- . - . / - . :"]))
+    assert not has_good_text(TypedPage(["Scan 1"]))
+
+
+def test_pages_without_text_are_read_by_the_model_in_order(tmp_path: Path) -> None:
+    said = iter(["first", "```markdown\n# third\n```"])
+    model = Scripted(lambda images, params: completion(next(said)))
+    path = draw(tmp_path / "a.tif", "one", "", "three")
+    job = Transcription([path], open_preset("preset:transcribe"), Options(detect_rotation=False))
+    out = tmp_path / "a.md"
+    with Journal.open(tmp_path / "journal", job.identity("m")) as journal:
+        journal.add(job.plan())
+        job.run(journal, model)
+        assert write_transcripts(out, job.transcripts(journal), "m") == (3, 0)
+    assert out.read_text() == (
+        f"<!-- {path}, page 1, model -->\n\nfirst\n\n<!-- {path}, page 2, blank -->\n\n"
+        f"<!-- {path}, page 3, model -->\n\n# third\n"
+    )
+
+
+def test_json_has_the_shape_that_mistrals_client_reads(tmp_path: Path) -> None:
+    from mistralai.client.models import OCRResponse
+
+    model = Scripted(lambda images, params: completion("0" if params.grammar else "text"))
+    out = tmp_path / "a.json"
+    assert transcribe(draw(tmp_path / "a.tif", "one", "two"), out, model) == (2, 0)
+    response = OCRResponse.model_validate(json.loads(out.read_text()))
+    assert [(page.index, page.markdown) for page in response.pages] == [(0, "text"), (1, "text")]
+    assert response.usage_info.pages_processed == 2
+
+
+def test_a_page_with_a_problem_says_so_at_its_place(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: completion("0" if params.grammar else "Man " * 90))
+    out = tmp_path / "a.md"
+    assert transcribe(draw(tmp_path / "a.png", "one"), out, model) == (1, 1)
+    assert "the reply repeated itself without end" in out.read_text()
