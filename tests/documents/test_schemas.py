@@ -148,7 +148,8 @@ def test_ones_own_preset_stands_beside_the_packaged_and_may_replace_one(
         ({"temprature": 0}, "'temprature' is unknown"), ({"temperature": 3}, "between 0 and 2"),
         ({"temperature": True}, "cannot be True"), ({"tiles": "3x3"}, "use one of auto"),
         ({"checks": "net"}, "checks cannot be 'net'"), ({"schema": []}, "must be a JSON schema"),
-        ({"checks": ["a = b"], "schema": {"properties": {"a": {}}}}, "names b"), ({"readings": 100}, "between 1 and 25"),
+        ({"checks": ["a = b"], "schema": {"properties": {"a": {}}}}, "names b"),
+        ({"readings": 100}, "between 1 and 25"),
     ],
 )  # fmt: skip
 def test_a_preset_with_a_mistake_is_refused(content: dict[str, Any], part: str) -> None:

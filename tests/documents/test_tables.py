@@ -39,8 +39,9 @@ HOSTILE = '=HYPERLINK("http://evil","x")'
 
 def record(**value: Any) -> Record:
     whole = {"vendor": None, "day": None, "total": None, "paid": None, "tags": [], "items": []} | value
+    box = Box(2, 0.1, 0.2, 0.3, 0.4)
     fields = {
-        "vendor": Field("vendor", whole["vendor"], str(whole["vendor"]), "found", 0.5, 0.97, Box(2, 0.1, 0.2, 0.3, 0.4), "text"),
+        "vendor": Field("vendor", whole["vendor"], str(whole["vendor"]), "found", 0.5, 0.97, box, "text"),
         "total": Field("total", whole["total"], "12,50 €", "found", 0.4, checks=("sums differ",), review=True),
     }  # fmt: skip
     return Record("a.pdf", (1, 2, 3, 5), whole, fields, review=True, checks=("sums differ",))
@@ -79,7 +80,8 @@ def test_csv_guards_formulas_and_keeps_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "guarded"),
-    [("-12.50", False), ("-12,50", False), ("+49 30 1234", True), ("@x", True), ("\tx", True), (" =1", True), ("a=1", False)],
+    [("-12.50", False), ("-12,50", False), ("+49 30 1234", True), ("@x", True), ("\tx", True), (" =1", True),
+     ("a=1", False)],
 )  # fmt: skip
 def test_csv_leaves_numbers_alone(text: str, guarded: bool, tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", [record(vendor=text)], LAYOUT)
