@@ -39,6 +39,7 @@ ROWS = (
     {"prompt"},
     {"client", "pool"},
     {"client_format"},
+    {"trust"},
     {"evals", "documents"},
     {"conversation", "samples"},
     {"images", "heads"},

@@ -90,6 +90,7 @@ def judge(
             box=box,
             box_source=source,
             checks=checks,
+            evidence=values or (),
             review=bool(broken or checks or threshold is None or sure < threshold or each.features is None),
         )
     return found
@@ -117,8 +118,9 @@ def gather(
     found = {}
     for path, leaf in by_path.items():
         text = 0.0
-        if speaks and path in printed and not texts.gave_up(path) and must_be_printed(schema, path):
-            text = 1.0 if path in places and places[path].source == "text" else -1.0
+        has_text = path in places and places[path].source == "text"
+        if speaks and path in printed and must_be_printed(schema, path) and (has_text or not texts.gave_up(path)):
+            text = 1.0 if has_text else -1.0
         agrees = again.get(path)
         found[path] = Evidence(
             leaf, spans.features(leaf), places.get(path), pointed.get(path), text,

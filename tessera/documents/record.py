@@ -31,6 +31,7 @@ class Field:
     box_source: BoxSource = "none"
     checks: tuple[str, ...] = ()
     review: bool = False
+    evidence: tuple[float, ...] = ()  # what calibrations are fitted on; empty without the tokens' probabilities
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ from random import Random
 from typing import Any
 
 from PIL import Image as PILImage
-from PIL import ImageFilter
+from PIL import ImageChops, ImageFilter
 
 from tessera.documents.page import Box, Page, Word
 from tessera.nano.measure.web_papers import FONTS, GOODS, PEOPLE, SHOPS, STREETS, print_web_page
 
 SIZE = (560, 760)  # CSS pixels
 POINTS = 72 / 96
-SIDE = 1024  # pixels along the longer edge of a scan before it wears
+SCALES = (0.9, 1.4)  # pixels that a CSS pixel becomes
+MARGIN = 12  # pixels around what is printed
 LABELS = {
     "invoice_number": ("Invoice no.", "Invoice number", "Invoice #", "No."), "date": ("Date", "Date of issue", "Dated"),
     "due_date": ("Due date", "Payable by", "Due"), "subtotal": ("Subtotal", "Net", "Net amount"),
@@ -93,10 +94,12 @@ def _read(path: Path, values: list[dict[str, str | None]], dice: list[Random], *
     try:
         for number, (random, asked) in enumerate(zip(dice, values, strict=True)):
             sheet = document[number]
-            width, height = sheet.get_size()
-            picture = sheet.render(scale=SIDE / max(width, height)).to_pil().convert("RGB")
-            characters = _characters(sheet.get_textpage(), width, height)
-            places = _links(document, sheet, width, height)
+            scale = random.uniform(*SCALES)
+            whole = sheet.render(scale=scale / POINTS).to_pil().convert("RGB")
+            frame = _Frame.around_ink(whole, sheet.get_size())
+            characters = _characters(sheet.get_textpage(), frame)
+            places = _links(document, sheet, frame)
+            picture = whole.crop(frame.pixels)
             words = () if scans else tuple(_words(characters))
             page = PaperPage(f"{path.stem}-{number}", _worn(random, picture) if scans else picture, words)
             inside = {key: _within(characters, box) for key, box in places.items()}
@@ -108,13 +111,32 @@ def _read(path: Path, values: list[dict[str, str | None]], dice: list[Random], *
 Character = tuple[str, Box]
 
 
-def _characters(text: Any, width: float, height: float) -> list[Character]:
-    found = []
-    for index in range(text.count_chars()):
-        char = text.get_text_range(index, 1)
-        left, bottom, right, top = text.get_charbox(index)
-        found.append((char, Box(1, left / width, 1 - top / height, right / width, 1 - bottom / height)))
-    return found
+@dataclass(frozen=True)
+class _Frame:
+    """The part of a sheet that is shown, in pixels of the whole sheet and in points."""
+
+    pixels: tuple[int, int, int, int]
+    left: float
+    top: float  # from the bottom, as PDF counts
+    width: float
+    height: float
+
+    @classmethod
+    def around_ink(cls, whole: PILImage.Image, size: tuple[float, float]) -> _Frame:
+        ink = ImageChops.invert(whole.convert("L")).point(lambda value: 255 * (value > 8)).getbbox() or (0, 0, 1, 1)
+        left, top = max(0, ink[0] - MARGIN), max(0, ink[1] - MARGIN)
+        right, bottom = min(whole.width, ink[2] + MARGIN), min(whole.height, ink[3] + MARGIN)
+        x, y = size[0] / whole.width, size[1] / whole.height
+        return cls((left, top, right, bottom), left * x, size[1] - top * y, (right - left) * x, (bottom - top) * y)
+
+    def box(self, left: float, bottom: float, right: float, top: float) -> Box:
+        """A rectangle of the PDF as a box of the shown part."""
+        x, y = (left - self.left) / self.width, (right - self.left) / self.width
+        return Box(1, x, (self.top - top) / self.height, y, (self.top - bottom) / self.height)
+
+
+def _characters(text: Any, frame: _Frame) -> list[Character]:
+    return [(text.get_text_range(index, 1), frame.box(*text.get_charbox(index))) for index in range(text.count_chars())]
 
 
 def _words(characters: list[Character]) -> Iterator[Word]:
@@ -140,7 +162,7 @@ def _within(characters: list[Character], box: Box) -> tuple[tuple[str, float, fl
     )  # fmt: skip
 
 
-def _links(document: Any, sheet: Any, width: float, height: float) -> dict[str, Box]:
+def _links(document: Any, sheet: Any, frame: _Frame) -> dict[str, Box]:
     """The rectangles of a page's links, by the last part of their address."""
     import ctypes
 
@@ -158,20 +180,18 @@ def _links(document: Any, sheet: Any, width: float, height: float) -> dict[str, 
             rectangle = pdfium.FS_RECTF()
             pdfium.FPDFAnnot_GetRect(annotation, rectangle)
             key = buffer.value.decode().rstrip("/").rpartition("/")[2]
-            found[key] = Box(
-                1, rectangle.left / width, 1 - max(rectangle.top, rectangle.bottom) / height, rectangle.right / width,
-                1 - min(rectangle.top, rectangle.bottom) / height,
-            )  # fmt: skip
+            low, high = sorted((rectangle.bottom, rectangle.top))
+            found[key] = frame.box(rectangle.left, low, rectangle.right, high)
         pdfium.FPDFPage_CloseAnnot(annotation)
     return found
 
 
 def _worn(random: Random, picture: PILImage.Image) -> PILImage.Image:
-    """A scan: half of them hard to read."""
+    """A scan: half of them are hard to read."""
     if random.random() < 0.5:
-        scale = random.uniform(0.5, 0.9)
+        scale = random.uniform(0.6, 0.95)
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), 3)
-        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.0, 1.1)))
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.0, 0.9)))
     saved = io.BytesIO()
     picture.save(saved, "JPEG", quality=random.randint(35, 90))
     return PILImage.open(saved).convert("RGB")
