@@ -134,15 +134,11 @@ def caught_at(confidences: ArrayLike, right: ArrayLike, reviewed: float) -> floa
     wrong = 1 - hits
     if not wrong.sum():
         return math.nan
-    room, caught = reviewed * len(values), 0.0
-    for value in np.unique(values):
-        equal = values == value
-        share = min(room / equal.sum(), 1.0)
-        caught += share * float(wrong[equal].sum())
-        room -= share * float(equal.sum())
-        if room <= 0:
-            break
-    return caught / float(wrong.sum())
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    wrong_in_group = np.bincount(group, weights=wrong)
+    before = np.cumsum(counts) - counts
+    shares = np.clip(reviewed * len(values) - before, 0, counts) / counts
+    return float((shares * wrong_in_group).sum() / wrong.sum())
 
 
 def bootstrap_interval(
