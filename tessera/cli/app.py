@@ -21,6 +21,7 @@ from tessera.cli.app_bench import bench
 from tessera.cli.app_documents import documents, presets
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
+from tessera.cli.app_trust import boxes, trust
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
 from tessera.cli.parser import Group, ImagesCommand, SettingsCommand, in_our_words
 from tessera.errors import TesseraError, UsageError
@@ -169,7 +170,9 @@ def chat(
 app.add_typer(jobs)
 app.add_typer(models)
 app.add_typer(documents)
+app.add_typer(trust)
 app.add_typer(presets, name="presets")
+app.add_typer(boxes, name="boxes")
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")
 app.add_typer(bench, name="bench")

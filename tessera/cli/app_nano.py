@@ -95,3 +95,16 @@ def nano_report(
     from tessera.cli.nano import run_report
 
     run_report(out, model or "nano", samples, group, None if against is None else against.value)
+
+
+@nano.command("calibrate", epilog="Example: tessera nano calibrate --out calibration.json")
+def nano_calibrate(
+    model: Model = None,
+    papers: Annotated[int, typer.Option(min=1, help="Papers to print as scans, and as many with text layers.")] = 200,
+    out: Annotated[Path, typer.Option(help="The calibration to write.")] = Path("calibration.json"),
+    verify: Annotated[bool, typer.Option("--verify", help="Calibrate for runs with --verify.")] = False,
+) -> None:
+    """Measure confidences and boxes on receipts and invoices that Chromium prints; no training drew them."""
+    from tessera.cli.boxes import run_nano_calibrate
+
+    run_nano_calibrate(model or "nano", papers, out, verify=verify)

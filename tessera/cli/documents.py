@@ -67,7 +67,7 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
     begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()
-        calibration = None if job.calibration is None else Calibration.load(job.calibration, opened.model_name)
+        calibration = None if job.calibration is None else Calibration.load(job.calibration, opened.fingerprint)
         extraction = begin(job.options(budget=budget_of(opened), calibration=calibration))
         with Journal.open(job.journal_path, extraction.identity(answering.fingerprint), force=job.force) as journal:
             try:

@@ -100,6 +100,8 @@ class Group(TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if len(args) > 1 and (both := f"{args[0]} {args[1]}") in self.commands:
+            args = [both, *args[2:]]  # a command of two words beside one that takes any words, such as extract
         if args and args[0] not in self.commands and args[0] in ELSEWHERE and ctx.parent is None:
             raise UsageError(f"No such command {args[0]!r}; {ELSEWHERE[args[0]]}.")
         return super().resolve_command(ctx, args)

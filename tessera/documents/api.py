@@ -55,7 +55,7 @@ class _Settings:
     def complete(self, model: ChatModel) -> Options:
         budget = self.options.budget if self.has_budget else budget_of(model)
         given = self.calibration
-        loaded = Calibration.load(Path(given), model.model_name) if isinstance(given, str | Path) else given
+        loaded = Calibration.load(Path(given), model.fingerprint) if isinstance(given, str | Path) else given
         return replace(self.options, budget=budget, calibration=loaded)
 
 

@@ -23,6 +23,7 @@ WHOLE = (Box(1, 0.0, 0.0, 1.0, 1.0),)
 HIT = 0.5  # overlap (IoU) from which a box is the right one
 REPLY_TOKENS = 400
 MOST_HEADS, NEAR_BEST = 3, 0.8  # heads that are kept: those with this share of the best one's accuracy
+LEAST_RIGHT = 0.25  # of the best head; below it, boxes would mislead
 
 
 @dataclass
@@ -119,9 +120,9 @@ def rank_heads(model: ChatModel, papers: Iterable[Paper], heads: Sequence[Head])
 
 
 def best_heads(shares: Mapping[Head, float]) -> dict[Head, float]:
-    """Return the heads to keep: few, and nearly as good as the best."""
-    best = max(shares.values(), default=0.0)
-    return {head: share for head, share in list(shares.items())[:MOST_HEADS] if share > 0 and share >= NEAR_BEST * best}
+    """Return the heads to keep, of shares in falling order: few, and nearly as good as the best; none if it is poor."""
+    least = max(LEAST_RIGHT, NEAR_BEST * max(shares.values(), default=0.0))
+    return {head: share for head, share in list(shares.items())[:MOST_HEADS] if share >= least}
 
 
 def all_heads(layers: int, heads: int) -> Iterator[Head]:

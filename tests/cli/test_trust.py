@@ -1,0 +1,56 @@
+"""Labels of calibrations, and the commands that stand beside `extract`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tessera.cli.calibrate import read_labels
+from tessera.errors import UsageError
+
+
+def test_json_lines_and_csv_give_the_same_labels(tmp_path: Path) -> None:
+    lines = tmp_path / "labels.jsonl"
+    lines.write_text(
+        json.dumps({"document": "a.pdf", "value": {"total": 9.5, "items": [{"name": "Tea"}], "tax": None}})
+        + "\n\n" + json.dumps({"document": "b.pdf", "fields": {"total": "1"}}) + "\n"
+    )  # fmt: skip
+    table = tmp_path / "labels.csv"
+    table.write_text("\ufeffdocument,total,items[0].name,tax\na.pdf,9.5,Tea,\n", encoding="utf-8")
+    assert read_labels(lines) == {
+        tmp_path / "a.pdf": {"total": 9.5, "items[0].name": "Tea", "tax": None},
+        tmp_path / "b.pdf": {"total": "1"},
+    }
+    assert read_labels(table) == {tmp_path / "a.pdf": {"total": "9.5", "items[0].name": "Tea", "tax": None}}
+
+
+def test_lines_of_one_document_are_joined_and_bad_ones_are_passed_over_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(
+        '{"document": "a", "value": {"x": 1}}\nnope\n{"value": {}}\n[1]\n{"document": "a", "value": {"y": 2}}'
+    )
+    assert read_labels(path) == {tmp_path / "a": {"x": 1, "y": 2}}
+    said = capsys.readouterr().err
+    assert "3 lines are passed over: line 2 is not JSON; line 3 lacks" in said
+
+
+def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text("nope\n")
+    with pytest.raises(UsageError, match="has no labels"):
+        read_labels(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not text in UTF-8"):
+        read_labels(path)
+
+
+def test_extract_calibrate_is_a_command_of_its_own() -> None:
+    shown = subprocess.run([sys.executable, "-m", "tessera", "extract", "calibrate", "--help"], capture_output=True, text=True)  # fmt: skip # noqa: E501
+    assert "LABELS" in shown.stdout
+    assert "calibration to write" in shown.stdout
