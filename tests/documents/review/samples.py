@@ -27,14 +27,13 @@ LINES = [
     ("items[0].name", "Paper A4", 300), ("items[1].name", "Binding", 350), ("total", "118.40", 460),
 ]  # fmt: skip
 METRICS: Mapping[str, Any] = {
-    "labels": 412, "documents": 40, "ece": 0.031, "ece_interval": [0.022, 0.055],
-    "bins": [
-        {"confidence": 0.12, "right": 0.09, "count": 41, "low": 0.03, "high": 0.22},
-        {"confidence": 0.48, "right": 0.55, "count": 60, "low": 0.43, "high": 0.67},
-        {"confidence": 0.81, "right": 0.78, "count": 100, "low": 0.69, "high": 0.85},
-        {"confidence": 0.97, "right": 0.98, "count": 211, "low": 0.95, "high": 0.99},
-    ],
-    "coverage": [{"max_error": 0.01, "share": 0.61, "low": 0.55, "high": 0.66}],
+    "documents": 40, "fields": 412, "right": 330,
+    "numbers": {
+        "calibration error (ECE)": [0.031, 0.022, 0.055], "AUROC": [0.917, 0.88, 0.94],
+        "coverage at 1% error": [0.61, 0.55, 0.66], "Brier score": [None, None, None],
+    },
+    "diagram": [[41, 0.12, 0.09], [60, 0.48, 0.55], [100, 0.81, 0.78], [211, 0.97, 0.98]],
+    "kinds": {"total": [40, 31], "items[].amount": [120, 100]},
 }  # fmt: skip
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><!-- \u2028 \u202e=HYPERLINK(1)"
 

@@ -203,14 +203,40 @@ def test_labels_hold_what_was_looked_at_and_nothing_else(opened: Open) -> None:
     press(page, "Enter")
     page.get_by_label("Value of total").fill("110")
     press(page, "Enter")
-    press(page, "k", "c")  # one amount: a list is a label only as a whole
+    press(page, "k", "c")  # one amount; the item before it keeps its place without a value
     lines = [json.loads(line) for line in exported(page, "Labels").splitlines()]
-    assert lines == [{"document": "a", "value": {"currency": "USD", "total": 110}}]
+    value = {"currency": "USD", "total": 110, "items": [{}, {"amount": 30}]}
+    assert lines == [{"document": "a", "value": value}]
     page.locator(".document").first.click()
     page.get_by_role("button", name="All values of").click()
     (line,) = [json.loads(line) for line in exported(page, "Labels").splitlines()]
     assert line["value"]["items"] == [{"name": "Paper A4", "amount": 80}, {"name": "Binding", "amount": 30}]
     assert line["value"]["total"] == 110
+
+
+def test_a_record_is_corrected_as_json_where_rows_are_missing(opened: Open) -> None:
+    page = opened(samples.invoice("a"))
+    press(page, "n", "x")
+    page.get_by_role("button", name="Correct a as JSON").click()
+    field = page.get_by_label("a as JSON", exact=True)
+    value = json.loads(field.input_value())
+    assert value["currency"] is None
+    field.fill("[1]")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".edit [role=alert]")).to_contain_text("A record is an object")
+    field.fill("{")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".edit [role=alert]")).to_contain_text("This is no JSON")
+    value["items"].append({"name": "Glue", "amount": 8.4})
+    value["currency"] = "EUR"
+    field.fill(json.dumps(value))
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".facts")).to_contain_text("0 to review")
+    expect(row(page, "currency").locator(".value")).to_contain_text("EUR")
+    assert json.loads(exported(page, "Labels")) == {"document": "a", "value": value}
+    page.get_by_role("button", name="Undo").click()
+    expect(row(page, "currency").locator(".value")).to_contain_text("nothing")
+    expect(page.locator(".facts")).to_contain_text("1 confirmed or corrected")
 
 
 def test_corrections_as_csv_hold_no_formula(opened: Open) -> None:
@@ -264,10 +290,16 @@ def test_the_diagram_has_its_points_where_the_numbers_say(opened: Open) -> None:
         "one => ['x1', 'y1', 'x2', 'y2'].map((name) => +one.getAttribute(name))"
     )
     shares = [((x - ends[0]) / (ends[2] - ends[0]), (y - ends[1]) / (ends[3] - ends[1])) for x, y in points]
-    expected = [(each["confidence"], each["right"]) for each in samples.METRICS["bins"]]
+    expected = [(confidence, right) for _, confidence, right in samples.METRICS["diagram"]]
     assert [pytest.approx(pair) for pair in shares] == expected
-    expect(page.locator(".trust")).to_contain_text("Expected calibration error: 3.1 % (95 %: 2.2 % to 5.5 %).")
-    expect(page.locator(".trust")).to_contain_text("At most 1.0 % wrong: 61.0 % (95 %: 55.0 % to 66.0 %) of the values")
+    cells = page.locator(".trust tr").all_inner_texts()
+    for line in (
+        "calibration error (ECE)\t3.1 %\t2.2 % to 5.5 %", "AUROC\t0.917\t0.880 to 0.940", "Brier score\tnone\t",
+        "coverage at 1% error\t61.0 %\t55.0 % to 66.0 %", "total\t77.5 %\t40",
+    ):  # fmt: skip
+        assert line in cells
+    # Wilson's interval of 33 in 60, worked out by hand.
+    assert "48.0 %\t55.0 %\t42.5 % to 66.9 %\t60" in cells
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

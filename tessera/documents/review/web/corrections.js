@@ -1,8 +1,8 @@
 // What a person said of the values: confirmed, or corrected to another value. Kept in this browser under a name that
 // belongs to one report, and exported as labels and as CSV. It knows nothing of the page.
 //
-// A label holds only what a person looked at: a value that nobody confirmed or corrected is left out of it, since its
-// place in a label would make every unseen value count as right.
+// A label holds only what a person looked at. A value that nobody confirmed or corrected is left out of it: labels made
+// of unseen values would count them as right.
 
 import { putAt, stepsOf, textOf, valueAt } from "./kinds.js";
 
@@ -16,7 +16,7 @@ export class Corrections {
     this.name = `tessera review ${name}`;
     this.shelf = shelf;
     this.kept = this.read(); // record's key -> path -> {} if confirmed, {value} if corrected
-    this.done = []; // [key, path, what was there before], the latest last
+    this.done = []; // [key, path, what was said of the record before], the latest last
     this.isKept = shelf !== null;
   }
 
@@ -52,9 +52,14 @@ export class Corrections {
   correct = (key, path, value) => this.put(key, path, { value });
 
   put(key, path, entry) {
-    this.done.push([key, path, this.get(key, path)]);
+    const before = this.kept.get(key) ?? new Map();
+    this.done.push([key, path, before]);
     if (this.done.length > MOST_UNDONE) this.done.shift();
-    this.replace(key, path, entry);
+    // A new whole value is made of what was corrected before, and replaces it.
+    const entries = new Map(path === WHOLE && entry && "value" in entry ? [] : before);
+    if (entry === undefined) entries.delete(path);
+    else entries.set(path, entry);
+    this.replace(key, entries);
   }
 
   /** Takes back what was said of a value. */
@@ -64,25 +69,24 @@ export class Corrections {
   undo() {
     const last = this.done.pop();
     if (!last) return null;
-    this.replace(...last);
-    return last.slice(0, 2);
+    const [key, path, entries] = last;
+    this.replace(key, entries);
+    return [key, path];
   }
 
-  replace(key, path, entry) {
-    const entries = this.kept.get(key) ?? new Map();
-    if (entry === undefined) entries.delete(path);
-    else entries.set(path, entry);
+  replace(key, entries) {
     if (entries.size) this.kept.set(key, entries);
     else this.kept.delete(key);
     this.write();
   }
 
   /** A value as it is now: as corrected, else as read. */
-  current({ key, value, fields }, path) {
-    const entry = this.get(key, path);
+  current(record, path) {
+    const [entry, whole] = [this.get(record.key, path), this.get(record.key, WHOLE)];
     if (entry && "value" in entry) return entry.value;
-    const steps = stepsOf(value, path);
-    return steps === null ? fields[path]?.value : valueAt(value, steps);
+    if (!whole || !("value" in whole)) return this.asRead(record, path);
+    const steps = stepsOf(whole.value, path);
+    return steps === null ? null : valueAt(whole.value, steps);
   }
 
   /** The record's value with its corrections, in full. */
@@ -108,12 +112,14 @@ export class Corrections {
     return lines.join("");
   }
 
-  /** The part of a value that a person looked at; a list only if all of it, so that its places stay what they are. */
+  /** The part of a value that a person looked at. In a list of objects, unseen ones are {}, so that others keep their
+      numbers; a list of texts or numbers counts only as a whole. */
   seen(record, value, path) {
     if (Array.isArray(value) && value.length) {
       const items = value.map((item, index) => this.seen(record, item, `${path}[${index}]`));
-      const isWhole = items.every((item, index) => item !== undefined && JSON.stringify(item) === JSON.stringify(value[index]));
-      return isWhole ? items : undefined;
+      const last = items.findLastIndex((item) => item !== undefined);
+      const isOpen = items.every((item, index) => item !== undefined || (value[index] !== null && typeof value[index] === "object"));
+      return last < 0 || !isOpen ? undefined : items.slice(0, last + 1).map((item) => item ?? {});
     }
     if (value !== null && typeof value === "object" && !Array.isArray(value)) {
       const parts = Object.entries(value)

@@ -59,32 +59,53 @@ export function fieldRow(record, field, { actions, corrections, schema, isSelect
 /** Turns a row's value into a form; `end(value)` with what was written, `end()` when nothing is to change. */
 export function editRow(row, path, value, leaf, end) {
   const control = controlOf(path, value, leaf);
-  const problem = element("p", { class: "error", role: "alert" });
-  const form = element("form", { class: "edit" }, control,
-    element("div", { class: "line" },
-      element("button", { type: "submit" }, "Save"),
-      button("Nothing there", { class: "quiet" }, () => end(null)),
-      button("Cancel", { class: "quiet" }, () => end()),
-    ), problem);
-  const submit = (event) => {
-    event.preventDefault();
-    const found = typed(control.value, leaf);
-    if (found.problem) {
-      problem.textContent = found.problem;
-      control.setAttribute("aria-invalid", "true");
-      control.focus();
-    } else end(found.value);
-  };
-  form.addEventListener("submit", submit);
+  const isLong = control.tagName === "TEXTAREA";
+  const form = formOf(control, (text) => typed(text, leaf), end, button("Nothing there", { class: "quiet" }, () => end(null)));
   form.addEventListener("keydown", (event) => {
-    event.stopPropagation(); // the page's own keys
-    if (event.key === "Escape") end();
-    if (event.key === "Enter" && control.tagName === "TEXTAREA" && !event.shiftKey && event.target === control) submit(event);
+    if (event.key !== "Enter" || !isLong || event.shiftKey || event.target !== control) return;
+    event.preventDefault();
+    form.requestSubmit();
   });
   row.querySelector(".value").replaceChildren(form);
   control.focus({ preventScroll: true });
   control.select?.();
   row.scrollIntoView({ block: "nearest" });
+}
+
+/** Turns an element into a form for a whole record. */
+export function editJson(holder, label, value, end) {
+  const control = element("textarea", { class: "json", rows: "14", "aria-label": label, spellcheck: "false" });
+  control.value = JSON.stringify(value, null, 2);
+  const parsed = (text) => {
+    try {
+      const found = JSON.parse(text);
+      if (found !== null && typeof found === "object" && !Array.isArray(found)) return { value: found };
+    } catch (error) {
+      return { problem: `This is no JSON: ${error.message}` };
+    }
+    return { problem: "A record is an object: write {...}." };
+  };
+  holder.replaceChildren(element("li", { class: "whole" }, formOf(control, parsed, end)));
+  control.focus();
+}
+
+function formOf(control, parsed, end, ...more) {
+  const problem = element("p", { class: "error", role: "alert" });
+  const buttons = [element("button", { type: "submit" }, "Save"), ...more, button("Cancel", { class: "quiet" }, () => end())];
+  const form = element("form", { class: "edit" }, control, element("div", { class: "line" }, ...buttons), problem);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const found = parsed(control.value);
+    if (!found.problem) return end(found.value);
+    problem.textContent = found.problem;
+    control.setAttribute("aria-invalid", "true");
+    return control.focus();
+  });
+  form.addEventListener("keydown", (event) => {
+    event.stopPropagation(); // the page's own keys
+    if (event.key === "Escape") end();
+  });
+  return form;
 }
 
 function controlOf(path, value, leaf) {

@@ -7,7 +7,7 @@
 import { Corrections, WHOLE } from "./corrections.js";
 import { trust } from "./diagram.js";
 import { button, element, foreign, plural, save } from "./dom.js";
-import { certainty, editRow, fieldRow } from "./fields.js";
+import { certainty, editJson, editRow, fieldRow } from "./fields.js";
 import { leafOf } from "./kinds.js";
 import { Viewer } from "./viewer.js";
 
@@ -146,7 +146,14 @@ class Review {
       : button("All right", { class: "quiet", "aria-label": `All values of ${record.document} are right` }, () => this.confirm(record, WHOLE));
     const context = { actions: this.actions, corrections: this.corrections, schema: this.given.schema };
     const rows = record.list.map((field) => fieldRow(record, field, { ...context, isSelected: this.at?.[0] === record && this.at[1] === field.path }));
-    return [checks.length ? element("ul", { class: "checks whole" }, ...checks) : null, element("ol", { class: "fields", "aria-label": "Values" }, ...rows), element("div", { class: "line" }, all)].filter(Boolean);
+    return [checks.length ? element("ul", { class: "checks whole" }, ...checks) : null, element("ol", { class: "fields", "aria-label": "Values" }, ...rows), this.wholeOf(record), element("div", { class: "line" }, all, button("Correct as JSON", { class: "quiet", "aria-label": `Correct ${record.document} as JSON` }, () => this.editWhole(record)))].filter(Boolean);
+  }
+
+  /** What a record was corrected to as JSON: rows that were added have no place among its values. */
+  wholeOf(record) {
+    const whole = this.corrections.get(record.key, WHOLE);
+    if (!whole || !("value" in whole)) return null;
+    return element("pre", { tabindex: "0", "aria-label": "Corrected as JSON", dir: "auto" }, JSON.stringify(this.corrections.corrected(record), null, 1));
   }
 
   summarize() {
@@ -286,6 +293,18 @@ class Review {
       if (found === undefined) this.select(record, path);
       else if (found === value) this.confirm(record, path);
       else this.correct(record, path, found);
+    });
+  }
+
+  /** Corrects a record in one text: line items that were missed can be added there, and others taken away. */
+  editWhole(record) {
+    this.select(record, null, false);
+    const item = this.list.querySelector(`[data-key="${CSS.escape(record.key)}"]`);
+    editJson(item.querySelector(".fields"), `${record.document} as JSON`, this.corrections.corrected(record), (found) => {
+      if (found === undefined) return this.select(record, null);
+      this.corrections.correct(record.key, WHOLE, found);
+      this.say(`${record.document}: corrected.`);
+      return this.select(record, null);
     });
   }
 
