@@ -16,7 +16,7 @@ from tessera.documents.calibration import Calibration, Sample
 from tessera.documents.readings import agree
 from tessera.documents.record import Field
 from tessera.documents.spans import child_path, item_path, kind_of
-from tessera.evals.metrics import (
+from tessera.evals.reliability import (
     Bin,
     auroc,
     bootstrap_interval,

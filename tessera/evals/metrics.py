@@ -1,21 +1,21 @@
-"""Metrics of replies: edit distance, equal values, intervals, and how well confidences tell right from wrong."""
+"""Metrics of replies: edit distance, equal values, the published data sets' own, and confidence intervals.
+
+All are pure functions of texts and numbers, written from what the data sets' papers say. TRAINING's
+cases, printed by the official programs, are their tests.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import string
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from tessera.errors import MissingExtraError
+from rapidfuzz.distance import Levenshtein
 
 CONFIDENCE = 1.96  # standard deviations: 95 %
-BINS = 10  # of the calibration error, each with equally many samples
-RESAMPLES = 1000
 NUMBER = re.compile(r"-?\d[\d,' ]*(?:\.\d+)?|-?\.\d+")
 
 
@@ -46,10 +46,6 @@ def number_in(text: str) -> float | None:
 
 def edit_distance(reply: str, answer: str) -> int:
     """Characters to insert, delete or replace (Levenshtein), with white space as single spaces."""
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise MissingExtraError("measuring needs rapidfuzz; install it with: pip install 'tessera[nano]'") from error
     return Levenshtein.distance(" ".join(reply.split()), " ".join(answer.split()))
 
 
@@ -64,113 +60,113 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Samples of neighbouring confidences: how many, their mean confidence, and the share that is right."""
-
-    count: int
-    confidence: float
-    right: float
+def anls(reply: str, answers: Sequence[str], *, threshold: float = 0.5) -> float:
+    """Return DocVQA's similarity to the nearest answer: 1 - distance / length, or 0 below the threshold."""
+    best = max((similarity(reply.lower(), answer.lower()) for answer in answers), default=0.0)
+    return best if best >= threshold else 0.0
 
 
-def reliability(confidences: ArrayLike, right: ArrayLike, bins: int = BINS) -> list[Bin]:
-    """Sort the samples by confidence into bins of equal counts: the data of a reliability diagram.
+def anls_as_published(reply: str, answers: Sequence[str]) -> float:
+    """Return mistral-evals' variant of ANLS: no threshold, and punctuation at the end does not count."""
+    return anls(without_end_marks(reply), [without_end_marks(answer) for answer in answers], threshold=0.0)
 
-    Equal confidences are spread over the bins like others, in the order given.
+
+def similarity(one: str, other: str) -> float:
+    """Return 1 - distance / length of the longer; 1 for two empty texts."""
+    longest = max(len(" ".join(one.split())), len(" ".join(other.split())))
+    return 1 - edit_distance(one, other) / longest if longest else 1.0
+
+
+def without_end_marks(text: str) -> str:
+    """Remove punctuation and space at the end, but no percent sign."""
+    return text.rstrip(string.punctuation.replace("%", "") + string.whitespace)
+
+
+def relaxed_accuracy(reply: str, answer: str, *, tolerance: float = 0.05) -> bool:
+    """Return ChartQA's verdict: a number within 5 % of the answer's, or else the same text in any case.
+
+    A percentage is a hundredth, and nothing but zero itself is near zero.
     """
-    values, hits = _arrays(confidences, right)
-    order = np.argsort(values, kind="stable")
-    parts = np.array_split(order, min(bins, max(len(order), 1)))
-    return [Bin(len(part), float(values[part].mean()), float(hits[part].mean())) for part in parts if len(part)]
+    given, wanted = plain_number(reply), plain_number(answer)
+    if given is not None and wanted:
+        return abs(given - wanted) / abs(wanted) <= tolerance
+    return reply.lower() == answer.lower()
 
 
-def calibration_error(confidences: ArrayLike, right: ArrayLike, bins: int = BINS) -> float:
-    """Return the expected calibration error: the mean distance of confidence and share right, over equal-count bins."""
-    found = reliability(confidences, right, bins)
-    count = sum(each.count for each in found)
-    return math.fsum(each.count * abs(each.confidence - each.right) for each in found) / count if count else math.nan
+def relaxed_accuracy_as_published(reply: str, answers: Sequence[str], *, tolerance: float = 0.05) -> bool:
+    """Return mistral-evals' verdict, with which the paper's tables were made.
 
-
-def brier(confidences: ArrayLike, right: ArrayLike) -> float:
-    """Return the mean squared distance of a confidence from 1 (right) or 0 (wrong)."""
-    values, hits = _arrays(confidences, right)
-    return float(((values - hits) ** 2).mean()) if len(values) else math.nan
-
-
-def auroc(confidences: ArrayLike, right: ArrayLike) -> float:
-    """Return the chance that a right sample has more confidence than a wrong one, equal ones counting half.
-
-    NaN if all are right, or all wrong.
+    Signs of currency, thousands and final punctuation do not count; a percentage may be read either
+    way; and a single letter is right if the reply begins with it, so "Cat" is right for C.
     """
-    values, hits = _arrays(confidences, right)
-    positives, negatives = int(hits.sum()), int(len(hits) - hits.sum())
-    if not positives or not negatives:
-        return math.nan
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # equal values share their mean rank
-    return float((ranks[hits > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return any(_is_near_as_published(_tidied(reply), _tidied(answer), tolerance) for answer in answers)
 
 
-def coverage_at(confidences: ArrayLike, right: ArrayLike, max_error: float) -> float:
-    """Return the largest share of samples, the most confident first, among which at most `max_error` are wrong."""
-    values, hits = _arrays(confidences, right)
-    if not len(values):
-        return math.nan
-    order = np.argsort(-values, kind="stable")
-    counts = np.arange(1, len(order) + 1)
-    errors = np.cumsum(1 - hits[order]) / counts
-    # A threshold takes all samples of equal confidence, or none of them.
-    ends = np.append(values[order][1:] != values[order][:-1], True)
-    kept = counts[ends & (errors <= max_error + 1e-12)]
-    return float(kept.max() / len(order)) if len(kept) else 0.0
+def _is_near_as_published(given: str, wanted: str, tolerance: float) -> bool:
+    one, other = _number(given.strip().rstrip("%")), _number(wanted.strip().rstrip("%"))
+    if one is not None and other is not None:
+        hundredths = [1.0, *([0.01] if "%" in (given.strip()[-1:], wanted.strip()[-1:]) else [])]
+        pairs = [(one, other)]
+        if len(hundredths) == 2:
+            pairs += [(one * (0.01 if given.strip().endswith("%") else 1.0), other)]
+            pairs += [(one, other * (0.01 if wanted.strip().endswith("%") else 1.0))]
+        return any(abs(a - b) / max(abs(b), 1e-10) <= tolerance for a, b in pairs)
+    if len(wanted) == 1 and wanted.isalpha() and given:
+        return given[0].lower() == wanted.lower()
+    return given.lower() == wanted.lower()
 
 
-def caught_at(confidences: ArrayLike, right: ArrayLike, reviewed: float) -> float:
-    """Return the share of the wrong samples that is among the `reviewed` share of least confidence.
+def _tidied(text: str) -> str:
+    if any(sign.isdigit() for sign in text):
+        return without_end_marks(text).replace(",", "").replace("$", "")
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text
 
-    Of equal confidences at the boundary, each counts by its chance to be among them; NaN if none is wrong.
-    """
-    values, hits = _arrays(confidences, right)
-    wrong = 1 - hits
-    if not wrong.sum():
-        return math.nan
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    wrong_in_group = np.bincount(group, weights=wrong)
-    before = np.cumsum(counts) - counts
-    shares = np.clip(reviewed * len(values) - before, 0, counts) / counts
-    return float((shares * wrong_in_group).sum() / wrong.sum())
+
+def plain_number(text: str) -> float | None:
+    """Return a text that is a number or a percentage as a number: "50%" is 0.5; None for any other text."""
+    text = text.strip()
+    number = _number(text.rstrip("%"))
+    return number / 100 if number is not None and text.endswith("%") else number
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def pass_at_k(count: int, right: int, k: int) -> float:
+    """Return the unbiased chance that one of k programs is right, after `right` of `count` were (Chen, 2021)."""
+    if count - right < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / number for number in range(count - right + 1, count + 1))
 
 
 def bootstrap_interval(
-    metric: Callable[[ArrayLike, ArrayLike], float],
-    confidences: ArrayLike,
-    right: ArrayLike,
-    groups: Sequence[object],
-    resamples: int = RESAMPLES,
+    scores: Sequence[float], clusters: Sequence[str], *, seed: int = 0, rounds: int = 2000
 ) -> tuple[float, float]:
-    """Return a metric's 95 % interval by drawing groups (documents) with replacement; seeded, NaN without any value.
-
-    Fields of one document are right or wrong together, so single fields would give too narrow an interval.
-    """
-    values, hits = _arrays(confidences, right)
-    members: dict[object, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    parts = [np.array(each) for each in members.values()]
-    if not parts:
-        return math.nan, math.nan
-    random = np.random.default_rng(0)
-    found = []
-    for _ in range(resamples):
-        drawn = np.concatenate([parts[index] for index in random.integers(0, len(parts), len(parts))])
-        value = metric(values[drawn], hits[drawn])
-        if not math.isnan(value):
-            found.append(value)
-    if not found:
-        return math.nan, math.nan
-    low, high = np.percentile(found, [2.5, 97.5])
+    """Return the 95 % interval of the mean, by drawing whole clusters (all questions about one image) again."""
+    if not scores:
+        return 0.0, 1.0
+    _, place = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    sums = np.bincount(place, weights=np.asarray(scores, dtype=float))
+    sizes = np.bincount(place).astype(float)
+    generator = np.random.default_rng(seed)
+    means = np.empty(rounds)
+    for number in range(rounds):
+        drawn = generator.integers(0, len(sums), len(sums))
+        means[number] = sums[drawn].sum() / sizes[drawn].sum()
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _arrays(confidences: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.asarray(confidences, np.float64), np.asarray(right, np.float64)
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return McNemar's exact two-sided p: how often chance alone would part the two runs as far (McNemar, 1947)."""
+    count, fewer = only_first + only_second, min(only_first, only_second)
+    if not count:
+        return 1.0
+    tail = sum(math.comb(count, number) for number in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**count)

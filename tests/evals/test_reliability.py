@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.evals.metrics import (
+from tessera.evals.reliability import (
     auroc,
     bootstrap_interval,
     brier,
