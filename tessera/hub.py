@@ -6,7 +6,7 @@ Only the choice of files is ours; huggingface_hub talks to the hub and keeps its
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -92,6 +92,25 @@ def download(repository: str, revision: str | None = None, file: str | None = No
         return text
     weight_files(folder, detect(folder))  # raises an error that names the missing files
     return folder
+
+
+def download_data(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Get a data set's files of these patterns into the hub's cache and return their folder; raises FetchError."""
+    import httpx2
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        with _checked_answers():
+            return Path(
+                snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+            )
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, httpx2.TransportError) as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
+        raise FetchError(
+            f"the data set {repository} is not in the hub's cache and could not be fetched from {constants.ENDPOINT} "
+            f"({why}); check the name and the connection, or name a folder that holds its files."
+        ) from error
 
 
 @contextmanager

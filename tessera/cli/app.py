@@ -19,6 +19,7 @@ from tessera import __version__
 from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
 from tessera.cli.app_documents import documents, presets
+from tessera.cli.app_eval import evals
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
 from tessera.cli.app_trust import boxes, trust
@@ -173,6 +174,7 @@ app.add_typer(documents)
 app.add_typer(trust)
 app.add_typer(presets, name="presets")
 app.add_typer(boxes, name="boxes")
+app.add_typer(evals, name="eval")
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")
 app.add_typer(bench, name="bench")

@@ -80,7 +80,7 @@ def opens_session(command: Callable[..., None]) -> Callable[..., None]:
     """Add a Session's options to a command, which gets them as its first parameter, `session`."""
     session, *own = inspect.signature(command).parameters.values()
     hints = get_type_hints(command, localns={session.annotation: object}, include_extras=True)
-    after = 1 + [parameter.name for parameter in own].index("image")
+    after = next((place for place, parameter in enumerate(own, 1) if parameter.name == "image"), 0)
     own = [
         parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own
     ]

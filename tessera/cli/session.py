@@ -82,14 +82,17 @@ class Session:
         """The same session with another model; None means the bundled one."""
         return replace(self, source=replace(self.source, name=model or BUNDLED), is_default=model is None)
 
-    def open(self) -> ChatModel:
-        """Load the model; without a name, the bundled one, reported once. With an endpoint, use its server."""
+    def open(self, concurrency: int | None = None) -> ChatModel:
+        """Load the model; without a name, the bundled one, reported once. With an endpoint, use its server.
+
+        `concurrency` is how many requests run at once; None leaves it to the model or the client.
+        """
         if self.endpoint is not None:
             from tessera.client import Client
 
-            return Client(
-                self.endpoint, model=self.model, api_key=os.environ.get("TESSERA_API_KEY"), limits=self.limits()
-            )
+            at_once = {} if concurrency is None else {"concurrency": concurrency}
+            key = os.environ.get("TESSERA_API_KEY")
+            return Client(self.endpoint, model=self.model, api_key=key, limits=self.limits(), **at_once)
         from tessera.llm import LLM
 
         if self.is_default:
@@ -103,7 +106,8 @@ class Session:
                     shown = percent
                     status(f"loading {percent} %")
 
-            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype)
+            at_once = {} if concurrency is None else {"max_num_seqs": concurrency}
+            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype, **at_once)
         for note in llm.notes:
             self.note(note)
         return llm

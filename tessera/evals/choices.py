@@ -25,7 +25,7 @@ def mmmu_choice(reply: str, options: Sequence[str]) -> str | None:
     letters = LETTERS[: len(options)]
     for form in ("({})", " {} "):
         if found := [letter for letter in letters if form.format(letter) in reply]:
-            return max(found, key=lambda letter: reply.rfind(form.format(letter)))  # noqa: B023
+            return max(found, key=lambda letter: reply.rfind(form.format(letter)))
     if len(reply.split()) > 5:
         lower = reply.lower()
         named = [number for number, option in enumerate(options) if option and option.lower() in lower]

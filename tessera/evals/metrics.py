@@ -169,4 +169,4 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if not count:
         return 1.0
     tail = sum(math.comb(count, number) for number in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**count)
+    return min(1.0, 2 * tail / (1 << count))

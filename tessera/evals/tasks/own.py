@@ -1,0 +1,190 @@
+"""A task of one's own: JSON lines or CSV with questions, answers, images and the scorer to use."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UsageError, shown
+from tessera.evals.metrics import anls, is_near, is_same_text, number_in
+from tessera.evals.rows import Row
+from tessera.evals.task import Question, Shots, Task, Verdict
+from tessera.messages import Image, Message, parse_messages
+from tessera.sampling import SamplingParams
+
+MAX_PATTERN = 1000  # characters of a regular expression
+Scorer = Callable[[str, Sequence[Any], float], tuple[float, str | None]]
+
+
+def _exact(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    reply = reply.strip().removesuffix(".")
+    return float(any(is_same_text(reply.lower(), str(each).lower()) for each in answers)), reply or None
+
+
+def _contains(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    text = " ".join(reply.lower().split())
+    found = [str(each) for each in answers if " ".join(str(each).lower().split()) in text]
+    return float(bool(found)), found[0] if found else None
+
+
+def _number(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    value = number_in(reply)
+    is_right = any(is_near(reply, str(each), tolerance) for each in answers)
+    return float(is_right), None if value is None else f"{value:g}"
+
+
+def _anls(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    return anls(reply.strip(), [str(each) for each in answers]), reply.strip() or None
+
+
+def _regex(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    for pattern in answers:
+        if found := re.search(str(pattern), reply):
+            return 1.0, found[0]
+    return 0.0, None
+
+
+def _json(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
+    """Score the share of the answer's fields that the reply has with equal values."""
+    value = _object_in(reply)
+    if value is None:
+        return 0.0, None
+    best = max(_equal_share(value, _object_in(str(each)) if isinstance(each, str) else each) for each in answers)
+    return best, json.dumps(value, ensure_ascii=False)
+
+
+def _object_in(text: str) -> Any:
+    """Return the JSON object in a text, which may have words or a fence around it; None without one."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        return json.loads(text[start : end + 1]) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _equal_share(given: Any, wanted: Any) -> float:
+    fields = _leaves(wanted)
+    found = _leaves(given)
+    right = sum(name in found and _is_equal(found[name], value) for name, value in fields.items())
+    return right / len(fields) if fields else float(given == wanted)
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Return every value of a nested object by its path."""
+    if isinstance(value, Mapping):
+        return {path: leaf for key, each in value.items() for path, leaf in _leaves(each, f"{name}.{key}").items()}
+    if isinstance(value, list):
+        return {path: leaf for key, each in enumerate(value) for path, leaf in _leaves(each, f"{name}[{key}]").items()}
+    return {name: value}
+
+
+def _is_equal(given: Any, wanted: Any) -> bool:
+    if isinstance(given, str) and isinstance(wanted, str):
+        return is_same_text(given.lower(), wanted.lower())
+    return bool(given == wanted) and isinstance(given, bool) == isinstance(wanted, bool)
+
+
+SCORERS: dict[str, tuple[Scorer, str]] = {
+    "exact": (_exact, "the same words, in any case"),
+    "contains": (_contains, "the answer stands in the reply, in any case"),
+    "number": (_number, "the reply's only number is within the tolerance"),
+    "anls": (_anls, "1 - edit distance / length, 0 below one half"),
+    "json": (_json, "the share of the answer's fields with equal values"),
+    "regex": (_regex, "the answer is a regular expression that is found in the reply"),
+}
+
+
+def own_task(path: Path, scorer: str, tolerance: float, max_tokens: int | None, system: str | None) -> Task:
+    """Return the task of a file; a row's own `scorer`, `tolerance` and `max_tokens` come before these."""
+    _check_scorer(scorer, "--scorer")
+
+    def questions(row: Row, shots: Shots) -> Sequence[Question]:
+        kind, answers = str(row.get("scorer", scorer)), _answers(row)
+        _check_scorer(kind, f"{row.place}: scorer")
+        if kind == "regex":
+            _check_patterns(answers, row)
+        images = _images(row)
+        tokens = row.get("max_tokens", max_tokens)
+        return [
+            Question(
+                id=str(row.get("id", "")),
+                messages=_messages(row, images, system),
+                params=SamplingParams(max_tokens=int(tokens) if tokens else None),
+                answer=answers,
+                groups=_groups(row),
+                cluster=str(images[0].source) if images and isinstance(images[0].source, str | Path) else "",
+                facts={"scorer": kind, "tolerance": _tolerance(row, tolerance)},
+            )
+        ]
+
+    def score(question: Question, reply: str) -> Verdict:
+        points, parsed = SCORERS[question.facts["scorer"]][0](reply, question.answer, question.facts["tolerance"])
+        return Verdict({"score": points}, parsed)
+
+    return Task(
+        name=path.stem,
+        title=path.name,
+        split="test",
+        repositories=(),
+        prompt=json.dumps([scorer, tolerance, max_tokens, system]),
+        protocol=f"the file's own questions, greedy; scorer {scorer} unless a row names another",
+        scores={"score": SCORERS[scorer][1]},
+        questions=questions,
+        score=score,
+        is_graded=True,
+        options={
+            "path": str(path.absolute()), "scorer": scorer, "tolerance": tolerance, "max_tokens": max_tokens,
+            "system": system,
+        },
+    )  # fmt: skip
+
+
+def _check_scorer(name: str, where: str) -> None:
+    if name not in SCORERS:
+        raise UsageError(f"{where} is {shown(name)}; it must be one of {', '.join(SCORERS)}.")
+
+
+def _check_patterns(answers: Sequence[Any], row: Row) -> None:
+    for pattern in map(str, answers):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{row.place}: {shown(pattern)} is no regular expression; correct it.") from error
+        if len(pattern) > MAX_PATTERN:
+            raise UsageError(f"{row.place}: the regular expression has over {MAX_PATTERN} characters; shorten it.")
+
+
+def _tolerance(row: Row, tolerance: float) -> float:
+    try:
+        return float(row.get("tolerance", tolerance))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{row.place}: tolerance must be a number, such as 0.05.") from error
+
+
+def _answers(row: Row) -> list[Any]:
+    value = row["answers" if "answers" in row.values else "answer"]
+    answers = value if isinstance(value, list) else [value]
+    if not answers or any(each is None for each in answers):
+        raise UsageError(f"{row.place}: answer must be a text, a number, an object or a list of them.")
+    return answers
+
+
+def _images(row: Row) -> list[Image]:
+    given = row.get("images", row.get("image", []))
+    return [row.image_of(each, "image") for each in (given if isinstance(given, list) else [given]) if each]
+
+
+def _messages(row: Row, images: Sequence[Image], system: str | None) -> tuple[Message, ...]:
+    if "messages" in row.values:
+        return tuple(parse_messages(row["messages"]))
+    first = [Message("system", (system,))] if system else []
+    return (*first, Message("user", (*images, row.text("question"))))
+
+
+def _groups(row: Row) -> dict[str, str]:
+    found = {name: str(row.get(name)) for name in ("category", "subject", "group", "type") if row.get(name)}
+    given = row.get("groups", {})
+    return found | ({str(k): str(v) for k, v in given.items()} if isinstance(given, Mapping) else {})
