@@ -45,9 +45,9 @@ class Scoring(StrEnum):
 evals = typer.Typer(
     cls=EvalGroup,
     no_args_is_help=True,
-    help="Measure a model on benchmarks or on your own questions: `tessera eval TASK --data PATH --out RUN`.",
-    epilog="Tasks: mmmu, mathvista, chartqa, docvqa, vqav2, mm-mt-bench, mmlu, mmlu-pro, math, humaneval, or a .jsonl or "
-    ".csv file. Example: tessera eval chartqa --data ChartQA/ -m pixtral --out run",
+    help="Measure a model on benchmarks or on your questions: `tessera eval TASK --data PATH --out RUN`.",
+    epilog="Tasks: mmmu, mathvista, chartqa, docvqa, vqav2, mm-mt-bench, mmlu, mmlu-pro, math, humaneval, or a .jsonl "
+    "or .csv file. Example: tessera eval chartqa --data ChartQA/ -m pixtral --out run",
 )
 Folders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that --out named.")]
 
@@ -95,7 +95,8 @@ def eval_run(
         Evaluation(
             session=session, task=task, out=out, data=data, split=split, limit=limit, seed=seed, jobs=jobs,
             judge_endpoint=judge_endpoint, judge_model=judge_model,
-            run_code=None if run_code is None else run_code.value, own=own, retry_failed=retry_failed, force=force, as_json=as_json,
+            run_code=None if run_code is None else run_code.value, own=own, retry_failed=retry_failed, force=force,
+            as_json=as_json,
         )
     )  # fmt: skip
 

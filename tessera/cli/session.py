@@ -90,7 +90,7 @@ class Session:
         if self.endpoint is not None:
             from tessera.client import Client
 
-            at_once = {} if concurrency is None else {"concurrency": concurrency}
+            at_once: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
             key = os.environ.get("TESSERA_API_KEY")
             return Client(self.endpoint, model=self.model, api_key=key, limits=self.limits(), **at_once)
         from tessera.llm import LLM
@@ -106,8 +106,8 @@ class Session:
                     shown = percent
                     status(f"loading {percent} %")
 
-            at_once = {} if concurrency is None else {"max_num_seqs": concurrency}
-            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype, **at_once)
+            options: dict[str, Any] = {} if concurrency is None else {"max_num_seqs": concurrency}
+            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype, **options)
         for note in llm.notes:
             self.note(note)
         return llm

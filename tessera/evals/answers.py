@@ -154,8 +154,11 @@ def mean_score(task: Task, score: str, answers: Sequence[Answer], name: str | No
     """Return a score's mean: with Wilson's interval for right or wrong, else by the bootstrap over clusters."""
     points = [answer.scores.get(score, 0.0) for answer in answers]
     mean = sum(points) / len(points) if points else 0.0
-    if task.is_graded and len(set(points)) > 1:
-        low, high = bootstrap_interval(points, [answer.cluster for answer in answers])
+    clusters = [answer.cluster for answer in answers]
+    if task.is_graded and len(answers) > 1 and len(set(clusters)) == 1:
+        low, high = 0.0, task.best  # one image says nothing about others
+    elif task.is_graded and len(set(points)) > 1:
+        low, high = bootstrap_interval(points, clusters)
     else:
         # Equal points leave the bootstrap nothing to draw; as so many right or wrong ones they have an interval.
         low, high = (task.best * end for end in wilson_interval(round(sum(points) / task.best), len(points)))

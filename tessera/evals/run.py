@@ -195,7 +195,8 @@ class _Asking:
 
     def question(self, item: Item) -> Question:
         row, part = json.loads(item.payload)
-        return self.task.questions(self.data.rows[row], self.data.shots)[part]
+        found: Question = self.task.questions(self.data.rows[row], self.data.shots)[part]
+        return found
 
 
 def _judge(
