@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +19,13 @@ from tessera.errors import TesseraError
 from tessera.server.backend import Backend
 from tessera.server.body import JsonRoute
 from tessera.server.errors import BadRequestError, error_headers, failure_body, unexpected_error
+from tessera.server.files import FileStore
 from tessera.server.guards import Guard
 from tessera.server.handlers import ClientLeftError, Handlers
 from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
-from tessera.server.routes import chat, completions, messages, models, operation, responses
+from tessera.server.routes import chat, completions, files, messages, models, operation, responses
+from tessera.server.routes.files import signed_owner
 from tessera.server.settings import Settings, api_keys
 from tessera.server.validation_words import describe_mistake
 
@@ -35,7 +38,8 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     """Build the application over a running engine; `on_death` is called when the engine dies."""
     names = settings.served_model_name or (backend.model_name,)
     metrics = Metrics(backend, names[0])
-    handlers = Handlers(backend, settings, metrics, names)
+    store = FileStore(settings)
+    handlers = Handlers(backend, settings, metrics, names, store)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,6 +48,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         yield
         watching.cancel()
         backend.close()
+        store.close()
 
     app = FastAPI(
         title="Tessera", version=tessera.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -51,7 +56,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.router.route_class = JsonRoute
-    for route in (chat, completions, messages, models, operation, responses):
+    for route in (chat, completions, files, messages, models, operation, responses):
         route.add(app, handlers)
     operation.add_page(app, handlers)
     _add_failures(app)
@@ -65,10 +70,12 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         access_log=settings.access_log,
         root_path=settings.root_path,
         count=metrics.count_answer,
+        max_upload_bytes=settings.max_file_bytes,
+        signed=partial(signed_owner, store),
     )
     if settings.allowed_origins:
         app.add_middleware(  # before the guard: a browser's preflight has no key
-            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
+            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST", "DELETE"), allow_headers=("*",),
             allow_private_network=True, expose_headers=("x-request-id", "retry-after", "deprecation"),
         )  # fmt: skip
     return app

@@ -38,6 +38,9 @@ PAGE_HEADERS = (
     (b"cache-control", b"no-cache"),
 )
 BODY_TIMEOUT_S = 300.0  # the largest body at 2 Mbit/s
+UPLOAD_PATH = "/v1/files"
+FORM_BYTES = 65_536  # of a form around its file
+UPLOAD_TIMEOUT_S = 2400.0  # half a gigabyte at the same speed; it goes to the disk as it comes
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -45,7 +48,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 class Guard:
     """Empty `keys` lets everybody in. `count` receives method, route and status of every response.
 
-    A path below `root_path` loses that prefix, unless a proxy has already removed it.
+    A path below `root_path` loses that prefix, unless a proxy has already removed it. `signed` returns the owner
+    of a path and query that need no key, else None.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Guard:
         hosts: Sequence[str] = (ANY,),
         root_path: str = "",
         count: Callable[[str, str, int], None] = lambda method, route, status: None,
+        max_upload_bytes: int = 0,
+        signed: Callable[[str, str], str | None] = lambda path, query: None,
     ) -> None:
         self.app = app
         self._root_path = root_path
@@ -67,7 +73,8 @@ class Guard:
         self._hosts = tuple(hosts)
         self._bodies = Bodies(max_pending_body_bytes)
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._max_upload_bytes = max_body_bytes, max_upload_bytes
+        self._signed = signed
         self._open = OPEN_PATHS if metrics_need_key else OPEN_PATHS | {"/metrics"}
         self._access_log = access_log
 
@@ -102,8 +109,9 @@ class Guard:
                 return
             self._check_key(scope, headers)
             self._check_host(headers)
-            self._check_length(headers)
-            await self.app(scope, self._counted(receive, body), send_with_id)
+            self._check_length(scope, headers)
+            counted = self._passed_on(receive) if is_upload(scope) else self._counted(receive, body)
+            await self.app(scope, counted, send_with_id)
         except TesseraError as error:
             await _refuse(failure_body(error, scope["path"], request_id.decode()), error, send_with_id)
         finally:
@@ -121,6 +129,9 @@ class Guard:
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
         if not self._digests or path in self._open or is_page(path):
+            return
+        if scope["method"] == "GET" and (owner := self._signed(path, scope["query_string"].decode("latin-1"))):
+            scope["state"]["tenant"] = owner
             return
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         token = token.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
@@ -140,10 +151,13 @@ class Guard:
                 code="unknown_host",
             )
 
-    def _check_length(self, headers: dict[bytes, bytes]) -> None:
+    def _check_length(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > self._max_body_bytes:
-            raise self._too_large()
+        if is_upload(scope):
+            if length.isdigit() and int(length[:20]) > self._max_upload_bytes + FORM_BYTES:
+                raise self._too_large(self._max_upload_bytes, "max_file_bytes")
+        elif length.isdigit() and int(length[:20]) > self._max_body_bytes:
+            raise self._too_large(self._max_body_bytes, "max_body_bytes")
 
     def _counted(self, receive: Receive, body: Body) -> Receive:
         """Count a body as it arrives, regardless of its announced length, and limit the wait for its end."""
@@ -157,7 +171,7 @@ class Guard:
                 num_bytes, more = len(message.get("body", b"")), bool(message.get("more_body"))
                 seen += num_bytes
                 if seen > self._max_body_bytes:
-                    raise self._too_large()
+                    raise self._too_large(self._max_body_bytes, "max_body_bytes")
                 if not more:
                     deadline = None  # from now on we wait only for the client to disconnect
                 body.add(num_bytes, more=more)
@@ -165,9 +179,34 @@ class Guard:
 
         return counted
 
-    def _too_large(self) -> BadRequestError:
+    def _passed_on(self, receive: Receive) -> Receive:
+        """Limit an upload's bytes and time; it is no part of the budget, since it is not kept in memory."""
+        seen = 0
+        deadline: float | None = asyncio.get_running_loop().time() + UPLOAD_TIMEOUT_S
+
+        async def counted() -> Message:
+            nonlocal seen, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BadRequestError(
+                    f"the file did not arrive within {UPLOAD_TIMEOUT_S:g} s; send it again.", status=408
+                ) from None
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self._max_upload_bytes + FORM_BYTES:
+                    raise self._too_large(self._max_upload_bytes, "max_file_bytes")
+                if not message.get("more_body"):
+                    deadline = None
+            return message
+
+        return counted
+
+    @staticmethod
+    def _too_large(limit: int, setting: str) -> BadRequestError:
         return BadRequestError(
-            f"the body exceeds the limit of {self._max_body_bytes:,} bytes (max_body_bytes); send smaller images.",
+            f"the body exceeds the limit of {limit:,} bytes ({setting}); send less.",
             code="request_too_large",
             status=413,
         )
@@ -206,6 +245,11 @@ async def _receive_until(deadline: float | None, receive: Receive, body: Body) -
     finally:
         body.timeout = None
     raise EngineBusyError("the body stopped arriving and made way for others; send the request again.")
+
+
+def is_upload(scope: Scope) -> bool:
+    """Return True for a file that is sent to be kept."""
+    return bool(scope["method"] == "POST" and scope["path"] == UPLOAD_PATH)
 
 
 def is_page(path: str) -> bool:

@@ -24,6 +24,7 @@ from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, Events
+from tessera.server.files import FileStore
 from tessera.server.metrics import Metrics
 from tessera.server.replies import DeltaReader, Replies
 from tessera.server.schemas import Sampling, StreamOptions
@@ -50,6 +51,7 @@ class Handlers:
     settings: Settings
     metrics: Metrics
     names: tuple[str, ...]
+    files: FileStore
 
     def check(self, body: Sampling) -> None:
         """Refuse what can be refused before any image is read."""

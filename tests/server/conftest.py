@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +43,7 @@ class Running:
     llm: LLM
     server: uvicorn.Server
     thread: threading.Thread
+    files: Path
 
     def post(self, path: str, body: Any, **more: Any) -> httpx2.Response:
         with httpx2.Client(timeout=300) as client:
@@ -54,6 +57,8 @@ class Running:
         self.server.should_exit = True
         self.thread.join(timeout=30)
         assert not self.thread.is_alive()
+        if self.files.parent.name.startswith("tessera-files-"):
+            shutil.rmtree(self.files.parent)
 
 
 def run_server(**changes: Any) -> Running:
@@ -65,13 +70,15 @@ def run_server(**changes: Any) -> Running:
 def start_server(llm: LLM, settings: Settings | None = None) -> Running:
     """Serve a model that is already in memory."""
     settings = settings or Settings(access_log=False, port=0)
+    if settings.files_dir is None:  # never the user's own
+        settings = settings.model_copy(update={"files_dir": Path(tempfile.mkdtemp(prefix="tessera-files-")) / "files"})
     server = uvicorn.Server(http_config(create_app(LocalBackend(llm), settings), settings))
     sockets = bind(settings)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    return Running(address_of(sockets, settings), llm, server, thread)
+    return Running(address_of(sockets, settings), llm, server, thread, settings.files_dir)
 
 
 @pytest.fixture(scope="session")
