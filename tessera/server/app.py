@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 import tessera
 from tessera.errors import TesseraError
 from tessera.server.backend import Backend
+from tessera.server.batches import Batches
 from tessera.server.body import JsonRoute
 from tessera.server.errors import BadRequestError, error_headers, failure_body, unexpected_error
 from tessera.server.files import FileStore
@@ -24,7 +25,8 @@ from tessera.server.guards import Guard
 from tessera.server.handlers import ClientLeftError, Handlers
 from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
-from tessera.server.routes import chat, completions, files, messages, models, operation, responses
+from tessera.server.routes import batch_jobs, chat, completions, files, messages, models, operation, responses
+from tessera.server.routes import batches as openai_batches
 from tessera.server.routes.files import signed_owner
 from tessera.server.settings import Settings, api_keys
 from tessera.server.validation_words import describe_mistake
@@ -39,14 +41,17 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     names = settings.served_model_name or (backend.model_name,)
     metrics = Metrics(backend, names[0])
     store = FileStore(settings)
-    handlers = Handlers(backend, settings, metrics, names, store)
+    batches = Batches(store, backend, settings, names)
+    handlers = Handlers(backend, settings, metrics, names, store, batches)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend.open()
+        batches.open()
         watching = asyncio.create_task(_watch(backend, on_death))
         yield
         watching.cancel()
+        await asyncio.to_thread(batches.close)
         backend.close()
         store.close()
 
@@ -56,7 +61,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.router.route_class = JsonRoute
-    for route in (chat, completions, files, messages, models, operation, responses):
+    for route in (batch_jobs, openai_batches, chat, completions, files, messages, models, operation, responses):
         route.add(app, handlers)
     operation.add_page(app, handlers)
     _add_failures(app)
@@ -75,8 +80,9 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     )
     if settings.allowed_origins:
         app.add_middleware(  # before the guard: a browser's preflight has no key
-            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST", "DELETE"), allow_headers=("*",),
-            allow_private_network=True, expose_headers=("x-request-id", "retry-after", "deprecation"),
+            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",), allow_private_network=True,
+            expose_headers=("x-request-id", "retry-after", "deprecation"),
         )  # fmt: skip
     return app
 

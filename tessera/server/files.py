@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tessera.errors import EngineBusyError, TesseraError, UsageError
-from tessera.machine import disk_room
+from tessera.machine import disk_room, written_whole
 from tessera.server.errors import BadRequestError
 from tessera.server.settings import Settings
 from tessera.shelf import data_folder
@@ -148,9 +148,11 @@ class FileStore:
 
     def _read_secret(self) -> bytes:
         path = self.folder / "secret"
-        with suppress(FileExistsError):
-            with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
+        if not path.exists():
+            with written_whole(path) as partial:
+                descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
+                    file.write(secrets.token_bytes(32))
         return path.read_bytes()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend
+from tessera.server.batches import Batches
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.files import FileStore
@@ -52,6 +53,7 @@ class Handlers:
     metrics: Metrics
     names: tuple[str, ...]
     files: FileStore
+    batches: Batches
 
     def check(self, body: Sampling) -> None:
         """Refuse what can be refused before any image is read."""

@@ -82,15 +82,15 @@ class _Open:
 class LineJob:
     """What a runner needs to answer lines: `ask` and `accept`."""
 
-    def __init__(self, path: Path, rows: Rows) -> None:
-        self._path, self._rows = path, rows
+    def __init__(self, path: Path, rows: Rows, max_completions: int = MAX_COMPLETIONS) -> None:
+        self._path, self._rows, self._max_completions = path, rows, max_completions
         self._file: BinaryIO | None = None
         self._open: dict[str, _Open] = {}
 
     def ask(self, item: Item) -> tuple[Conversation, SamplingParams, Tools]:
         """The line's first question; raises TesseraError for one that no route would answer."""
         asked = self._open[item.id] = _Open(read_line(self._data(item), number_of(item.payload)))
-        asked.question = question_of(asked.line, self._rows.names, MAX_COMPLETIONS)
+        asked.question = question_of(asked.line, self._rows.names, self._max_completions)
         return asked.question.messages, asked.question.params[0], asked.question.tools
 
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
@@ -138,7 +138,13 @@ class InputChangedError(UsageError):
 
 
 def _places(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line's id and place: number, offset, bytes and checksum; empty lines are passed over."""
+    """Yield each line's id and place: number, offset, bytes and checksum."""
+    for number, start, data in numbered_lines(path):
+        yield _identity(data, number), json.dumps([number, start, len(data), zlib.crc32(data)])
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield each line's number from 1, its offset and its bytes; empty lines are passed over, long ones are cut."""
     with path.open("rb") as file:
         for number in count(1):
             start = file.tell()
@@ -150,7 +156,7 @@ def _places(path: Path) -> Iterator[tuple[str, str]]:
             if number == 1 and data.startswith(BOM_UTF8):
                 start, data = start + len(BOM_UTF8), data.removeprefix(BOM_UTF8)
             if data.strip():
-                yield _identity(data, number), json.dumps([number, start, len(data), zlib.crc32(data)])
+                yield number, start, data
 
 
 def _identity(data: bytes, number: int) -> str:

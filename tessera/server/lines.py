@@ -62,8 +62,8 @@ class Question:
     logprobs: bool
 
 
-def read_line(data: bytes, number: int) -> Line:
-    """Read a line; raises LineError."""
+def read_line(data: bytes, number: int, endpoint: str = CHAT) -> Line:
+    """Read a line of a batch for this path; raises LineError."""
     if len(data) > MAX_LINE_BYTES:
         raise LineError(f"line {number} has more than {MAX_LINE_BYTES:,} bytes, which is the limit of one request.")
     try:
@@ -86,11 +86,11 @@ def read_line(data: bytes, number: int) -> Line:
         custom_id.encode()
     except UnicodeEncodeError as error:
         raise LineError(f"line {number}: custom_id holds half a surrogate pair; write whole characters.") from error
-    _check_fields(told, number, custom_id)
+    _check_fields(told, number, custom_id, endpoint)
     return Line(number, custom_id, told["body"])
 
 
-def _check_fields(told: Mapping[str, Any], number: int, custom_id: str) -> None:
+def _check_fields(told: Mapping[str, Any], number: int, custom_id: str, endpoint: str) -> None:
     where = f"line {number} ({custom_id[:64]})"
     for name, value in told.items():
         if name not in FIELDS and value is not None:
@@ -100,9 +100,9 @@ def _check_fields(told: Mapping[str, Any], number: int, custom_id: str) -> None:
             )
     if (method := told.get("method")) not in (None, "POST"):
         raise LineError(f"{where}: method is {shown(method)}; it must be POST.", custom_id=custom_id)
-    if (url := told.get("url")) not in (None, CHAT):
+    if (url := told.get("url")) not in (None, endpoint):
         raise LineError(
-            f"{where}: url is {shown(url)}, which has no batches; use {CHAT}.", code="invalid_url", custom_id=custom_id
+            f"{where}: url is {shown(url)}, and this batch is for {endpoint}.", code="invalid_url", custom_id=custom_id
         )
     if not isinstance(told.get("body"), dict):
         raise LineError(f"{where}: body is {shown(told.get('body'))}; it must be an object.", custom_id=custom_id)

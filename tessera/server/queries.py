@@ -48,7 +48,8 @@ class Query:
         return found
 
     def text(self, name: str) -> str | None:
-        return (self.several(name) or [None])[-1]
+        found = self.several(name)
+        return found[-1] if found else None
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
         text = self.text(name)
@@ -81,6 +82,13 @@ class Query:
         if is_paged:
             return Paging(None, size, page * size, order == "asc")
         return Paging(after, limit, 0, order == "asc")
+
+    def rest(self) -> dict[str, str]:
+        """What was not read: parameters whose names are the client's own."""
+        found = {name: self.text(name) or "" for name in self._given if name not in self._read}
+        if len(found) > MAX_VALUES:
+            raise BadRequestError(f"the query has more than {MAX_VALUES} parameters, which is the limit.")
+        return found
 
     def check(self) -> None:
         """Raise BadRequestError for a parameter that was not read."""

@@ -58,7 +58,7 @@ class Running:
         self.thread.join(timeout=30)
         assert not self.thread.is_alive()
         if self.files.parent.name.startswith("tessera-files-"):
-            shutil.rmtree(self.files.parent)
+            shutil.rmtree(self.files.parent, ignore_errors=True)
 
 
 def run_server(**changes: Any) -> Running:

@@ -65,7 +65,7 @@ def test_the_mistral_client_keeps_reads_and_deletes_files(running: Running) -> N
     )  # fmt: skip
     assert files.retrieve(file_id=made.id).deleted is False
     assert b"".join(files.download(file_id=made.id).iter_bytes()) == b"%PDF-1.7"
-    listed = files.list(search="page", sample_type=["ocr_input"], page_size=1)
+    listed = files.list(search="page", sample_type=["ocr_input"], page_size=1)  # type: ignore[list-item]
     assert (listed.total, [each.id for each in listed.data]) == (1, [made.id])
     address = files.get_signed_url(file_id=made.id, expiry=1).url
     assert httpx2.get(address).content == b"%PDF-1.7"
@@ -215,7 +215,7 @@ def test_old_files_and_what_belongs_to_nothing_go(tmp_path: Path, monkeypatch: p
 
 
 def test_two_servers_never_share_a_folder(running: Running, tmp_path: Path) -> None:
-    send(running)
+    send(running)  # opens the folder
     other = run_server(files_dir=running.files)
     try:
         assert_refused(other.get("/v1/files"), 503, "files_dir")

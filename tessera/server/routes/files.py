@@ -28,9 +28,11 @@ from tessera.server.wire import created_now
 
 Result = TypeVar("Result")
 HOUR_S = 3600
+CONTENT = "application/octet-stream"  # Mistral's clients take no other type
 KINDS = {"batch": "batch_request", "ocr": "ocr_input"}  # Mistral's sample_type by purpose
 PURPOSES = ("batch", "ocr", "user_data", "vision", "assistants")
 UNUSABLE = {"fine-tune": "this server trains no models", "evals": "this server runs no evaluations"}
+COLUMNS = {"purpose": "purpose", "sample_type": "kind", "source": "source", "mimetypes": "mimetype"}  # by parameter
 FORM_FIELDS = {"purpose", "visibility", "expiry", "expires_after[anchor]", "expires_after[seconds]"}
 
 
@@ -61,8 +63,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
     @app.get("/v1/files/{file_id}/content", response_class=FileResponse)
     async def content(file_id: str, request: Request) -> Response:
         row = await in_thread(store.get, file_id, tenant_of(request))
-        kind = "application/jsonl" if row.purpose.startswith("batch") else "application/octet-stream"
-        return FileResponse(store.path(row.id), media_type=kind, filename=row.name)
+        return FileResponse(store.path(row.id), media_type=CONTENT, filename=row.name)
 
     @app.get("/v1/files/{file_id}/url")
     async def url(file_id: str, request: Request) -> dict[str, str]:

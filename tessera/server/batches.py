@@ -1,0 +1,266 @@
+"""Batches of both APIs: one table of jobs, each with a journal, worked on by threads of the server.
+
+A job's folder holds its input, its journal, and its outputs until they are files. The state is on the disk before it
+is told, so a server that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tessera.documents.journal import Counts
+from tessera.server.backend import Backend
+from tessera.server.errors import BadRequestError
+from tessera.server.files import DAY_S, GARBAGE_S, FileStore
+from tessera.server.quiet import Gate
+from tessera.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+MAX_RUNNING = 4  # jobs at once; they share the places in the engine
+SWEEP_S = 600.0
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+
+@dataclass
+class Job:
+    """One job's row. `times` has the second of each state that it reached, `expires` that of its end at the latest."""
+
+    id: str
+    tenant: str
+    created: int
+    endpoint: str
+    served: str  # the model, as the server's settings name it
+    window: str  # as the client said it
+    expires: int
+    inputs: list[str] = field(default_factory=list)  # file ids; none for requests that came with the call
+    state: str = "validating"
+    model: str | None = None
+    metadata: dict[str, Any] | None = None
+    times: dict[str, int] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    output: str | None = None
+    error: str | None = None
+    output_age_s: int | None = None
+    usage: dict[str, int] | None = None
+    ending: str | None = None  # the state that it is to end in, once it has stopped
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class JobMissingError(BadRequestError):
+    """No such job for this key."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no batch {job_id[:60]!r}; list yours.", code="batch_not_found", status=404)
+
+
+class Batches:
+    """The jobs; `open` in the server's event loop, `close` before the engine."""
+
+    def __init__(self, store: FileStore, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
+        self.store, self.backend, self.settings, self.names = store, backend, settings, names
+        self.gate = Gate(backend)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.closing = threading.Event()
+        self._lock = threading.RLock()
+        self._running: dict[str, Running] = {}
+        self._swept = time.monotonic()
+
+    def open(self) -> None:
+        """Go on with what an earlier server left."""
+        self.loop = asyncio.get_running_loop()
+        if self.store.exists:
+            try:
+                self._start_waiting()
+            except BadRequestError as error:
+                logger.warning("batches do not go on: %s", error)
+
+    def close(self) -> None:
+        """Stop all work now; the jobs go on when the next server starts."""
+        self.closing.set()
+        with self._lock:
+            running = list(self._running.values())
+        for each in running:
+            each.abort()
+        for each in running:
+            each.thread.join(timeout=30)
+
+    # Jobs ------------------------------------------------------------------------------------
+
+    def create(self, job: Job, fill: Callable[[Path], None]) -> Job:
+        """Begin a job; `fill` writes its input to a path. Raises BadRequestError if the key has too many."""
+        unfinished = sum(not each.ended for each in self.select(job.tenant))
+        if unfinished >= self.settings.max_batches:
+            raise BadRequestError(
+                f"{unfinished} batches are not finished, and the limit is {self.settings.max_batches} (max_batches); "
+                "wait for one, or cancel it.",
+                code="too_many_batches", status=429,
+            )  # fmt: skip
+        folder = self.folder(job)
+        folder.mkdir(mode=0o700)
+        try:
+            fill(folder / "input.jsonl")
+            self._save(job)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        self._start_waiting()
+        return job
+
+    def get(self, job_id: str, tenant: str) -> Job:
+        """Return a key's job, with its counts as they are now; raises JobMissingError."""
+        found = self._rows("id = ? AND tenant = ?", (job_id, tenant))
+        if not found:
+            raise JobMissingError(job_id)
+        return found[0]
+
+    def select(self, tenant: str) -> list[Job]:
+        """All jobs of a key, newest first."""
+        return self._rows("tenant = ?", (tenant,))
+
+    def cancel(self, job_id: str, tenant: str) -> Job:
+        """Stop a job: no more of its lines are begun, and what is there is kept. One that has ended stays as it is."""
+        with self._lock:
+            job = self.get(job_id, tenant)
+            if job.ended or job.state in ("cancelling", "finalizing"):
+                return job
+            job.ending = "cancelled"
+            self._enter(job, "cancelling")
+            if running := self._running.get(job.id):
+                running.is_cancelled = True
+        self._start_waiting()
+        return job
+
+    def delete(self, job_id: str, tenant: str) -> None:
+        """Forget a job that has ended; its files stay."""
+        job = self.get(job_id, tenant)
+        if not job.ended:
+            raise BadRequestError(f"the batch is {job.state}; cancel it first.", code="batch_not_ended", status=409)
+        with self.store.table() as table:
+            table.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+
+    # For the threads -------------------------------------------------------------------------
+
+    def folder(self, job: Job) -> Path:
+        return self.store.folder / "jobs" / job.id
+
+    def is_stopped(self, job: Job) -> str | None:
+        """Why a job may begin no more lines: "closing", "cancelled" or "expired"; None if it may."""
+        if self.closing.is_set() or not self.backend.alive:
+            return "closing"
+        with self._lock:
+            running = self._running.get(job.id)
+        if running is not None and running.is_cancelled:
+            return "cancelled"
+        return "expired" if time.time() >= job.expires else None
+
+    def move(self, job: Job, state: str) -> None:
+        """Move a job of a thread to a state, on the disk, and take in that it was cancelled meanwhile."""
+        with self._lock:
+            current = self.get(job.id, job.tenant)
+            job.times, job.ending = current.times | job.times, job.ending or current.ending
+            if current.state == "cancelling" and state == "in_progress":
+                job.state = current.state
+            else:
+                self._enter(job, state)
+
+    def _enter(self, job: Job, state: str) -> None:
+        job.state = state
+        job.times[state] = int(time.time())
+        self._save(job)
+
+    def _save(self, job: Job) -> None:
+        with self.store.table() as table:
+            table.execute(
+                "INSERT OR REPLACE INTO jobs (id, tenant, created, state, told) VALUES (?, ?, ?, ?, ?)",
+                (job.id, job.tenant, job.created, job.state, json.dumps(asdict(job))),
+            )
+
+    def ended(self, job: Job) -> None:
+        """Make room for the next job; called by the thread at its end."""
+        with self._lock:
+            self._running.pop(job.id, None)
+        if not self.closing.is_set() and self.backend.alive:
+            self._start_waiting()
+
+    # Inside ----------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        """Start as many unfinished jobs as may run, the oldest first."""
+        from tessera.server.batch_run import BatchRun
+
+        self._sweep()
+        with self._lock:
+            for job in self._rows(f"state NOT IN ({','.join('?' * len(ENDED))})", tuple(ENDED), "created, id"):
+                if len(self._running) >= MAX_RUNNING or self.closing.is_set() or self.loop is None:
+                    return
+                if job.id not in self._running:
+                    run = BatchRun(self, job)
+                    self._running[job.id] = Running(run.work, run.abort, run.counts, job.state == "cancelling")
+                    self._running[job.id].thread.start()
+
+    def _rows(self, where: str, values: Sequence[Any], order: str = "created DESC, id DESC") -> list[Job]:
+        with self._lock, self.store.table() as table:
+            rows = table.execute(f"SELECT told FROM jobs WHERE {where} ORDER BY {order}", tuple(values)).fetchall()
+            jobs = [Job(**json.loads(told)) for (told,) in rows]
+            for job in jobs:
+                self._count(job)
+        return jobs
+
+    def _count(self, job: Job) -> None:
+        running = self._running.get(job.id)
+        counts = None if running is None or job.ended else running.counts()
+        if counts is not None:
+            job.total, job.completed, job.failed = counts.total, counts.done, counts.failed
+
+    def _sweep(self) -> None:
+        """Now and then remove old jobs, and folders of jobs that are none."""
+        if time.monotonic() - self._swept < SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        self.store.sweep()
+        before = time.time() - self.settings.files_max_days * DAY_S
+        with self.store.table() as table:
+            table.execute(
+                f"DELETE FROM jobs WHERE created < ? AND state IN ({','.join('?' * len(ENDED))})", (before, *ENDED)
+            )
+            known = {row[0] for row in table.execute("SELECT id FROM jobs")}
+        for path in (self.store.folder / "jobs").iterdir():
+            if path.name not in known and time.time() - path.stat().st_mtime > GARBAGE_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class Running:
+    """A job's thread."""
+
+    def __init__(
+        self, work: Callable[[], None], abort: Callable[[], None], counts: Callable[[], Counts | None],
+        is_cancelled: bool,
+    ) -> None:  # fmt: skip
+        self.thread = threading.Thread(target=work, name="tessera-batch", daemon=True)
+        self.abort, self.counts, self.is_cancelled = abort, counts, is_cancelled
+
+
+def usage_of(rows: Iterator[str]) -> dict[str, int]:
+    """Sum the tokens that output rows tell."""
+    read = written = 0
+    for row in rows:
+        response: Mapping[str, Any] = json.loads(row).get("response") or {}
+        usage = (response.get("body") or {}).get("usage") or {}
+        read += usage.get("prompt_tokens", 0)
+        written += usage.get("completion_tokens", 0)
+    return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
