@@ -354,7 +354,7 @@ def test_old_formats_speak_and_say_what_they_lack(name: str) -> None:
     with pytest.raises(ConversationError, match=r"message 0 \(user\) holds an image, and .* format v. has none"):
         tokenizer.encode_chat([Message("user", (Image("x.png"),))], [random_image(0, 1, 1)])
     if name.endswith("v1"):
-        with pytest.raises(ConversationError, match=r"message 1 \(assistant\) is of a tool, and .* v1 has none"):
+        with pytest.raises(ConversationError, match=r"message 1 \(assistant\) is a tool message, and .* v1 has none"):
             tokenizer.encode_chat([parse_message(each) for each in (user("A"), assistant("", ONE), result(ONE))], [])
 
 

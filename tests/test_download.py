@@ -236,7 +236,7 @@ def test_an_etag_that_leads_out_of_the_cache_writes_nothing(
 
     monkeypatch.setattr(whole, "_file", lying)
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
-    with pytest.raises(FetchError, match=r"answers with the ETag .* no file of it was written"):
+    with pytest.raises(FetchError, match=r"answers with the ETag .* so no file was written"):
         download("ORG/tiny")
     assert not whole.fetched
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before

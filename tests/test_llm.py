@@ -154,7 +154,7 @@ def test_one_question_is_one_line(llm: LLM) -> None:
         llm.chat(ask("what is this?", red()), SHORT), timings=ANY, usage=ANY
     )
     assert llm.ask("which is red?", red(), red(4, 4), params=SHORT).usage.image_tokens == 2 * (3 + 1) + 1 * (1 + 1)
-    with pytest.raises(UsageError, match="question must be a text that is not empty, not '  '"):
+    with pytest.raises(UsageError, match="question must be a non-empty string, not '  '"):
         llm.ask("  ")
 
 

@@ -211,9 +211,9 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 def test_a_file_or_folder_has_no_revision(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("x")
     for name in ("nano", str(tmp_path), str(tmp_path / "model.gguf")):
-        with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
+        with pytest.raises(UsageError, match=r"is a model on this machine; leave out revision"):
             load.find_model(name, "v1")
-        with pytest.raises(UsageError, match=r"is on this machine, has no revision and lies in no cache"):
+        with pytest.raises(UsageError, match=r"is a model on this machine; leave out revision"):
             load.find_model(name, None, tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [load.target_device(name) for name in ("auto", "cuda", "cuda:0")] == [
         torch.device("cuda", 1), torch.device("cuda", 1), torch.device("cuda", 0),
     ]  # fmt: skip
-    with pytest.raises(UsageError, match=r"device 'cuda:2' is not there"):
+    with pytest.raises(UsageError, match=r"device 'cuda:2' does not exist"):
         load.target_device("cuda:2")
 
 
@@ -241,10 +241,12 @@ def test_options_beside_what_holds_them_are_refused() -> None:
     source = load.ModelSource(name="nano", dtype="float32")
     assert load.ModelSource.of(source) is source
     assert load.ModelSource.of("nano", dtype="float32", device="auto") == source
-    with pytest.raises(UsageError, match=r"^dtype, device came beside a ModelSource; leave out what that decides\.$"):
+    with pytest.raises(
+        UsageError, match=r"^dtype, device came with a ModelSource, which already decides that; leave it out\.$"
+    ):
         load.ModelSource.of(source, dtype="auto2", device="cpu", revision=None)
     loaded = load.load_model(source)
-    with pytest.raises(UsageError, match=r"^dtype came beside a LoadedModel"):
+    with pytest.raises(UsageError, match=r"^dtype came with a LoadedModel"):
         LLM(loaded, dtype="float32")
     with LLM(loaded, kv_cache_bytes=2**22) as llm:
         assert llm.model_name == "nano"

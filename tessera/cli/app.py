@@ -95,9 +95,7 @@ def ask(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="QUESTION",
-            show_default=False,
-            help="The question, in quotes; without it, or with -, standard input is read.",
+            metavar="QUESTION", show_default=False, help="In quotes; if missing or -, standard input is read."
         ),
     ] = None,
     image: Images = [],  # noqa: B006

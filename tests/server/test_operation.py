@@ -54,7 +54,7 @@ def test_a_taken_port_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7", "x" * 300])
 def test_a_host_that_is_not_here(host: str) -> None:
-    with pytest.raises(AddressError, match=r"no address of this machine; use 127\.0\.0\.1"):
+    with pytest.raises(AddressError, match=r"not an address of this machine; use 127\.0\.0\.1"):
         bind(Settings(host=host, port=0))
 
 
@@ -277,7 +277,7 @@ def test_the_start_is_told(running: Running) -> None:
     config = running.llm.config
     assert f"{config.num_blocks * 16 / config.max_model_len:.1f} requests of the full" in text
     assert "float32 on cpu" in text
-    assert "WARNING: everybody" in lines[-1]
+    assert "WARNING: anyone" in lines[-1]
     assert "secret" not in "\n".join(startup_lines(running.llm, Settings(host="0.0.0.0"), ("secret",)))
 
 
