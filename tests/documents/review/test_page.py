@@ -10,14 +10,19 @@ import csv
 import io
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tessera.documents.record import Record
+from tessera.documents.review.packed import WEB
 from tessera.documents.review.report import ReportLimits, write_report
+from tessera.documents.stored import record_object
 from tests.documents.review import samples
 from tests.server.pages import expect, launched, needs_chromium, watched_pages
 
@@ -361,3 +366,62 @@ def test_thousands_of_documents_are_drawn_in_parts(opened: Open) -> None:
     page.get_by_role("button", name="Show 100 more of 901").click()
     expect(page.locator(".record")).to_have_count(200)
     expect(page.locator(".head")).to_contain_text("992 page images left out")
+
+
+class Served(SimpleHTTPRequestHandler):
+    """The modules as a server gives them, and a page that shows records as they come, under a policy like its own."""
+
+    PAGE = b"""<!doctype html><html lang="en"><title>Live</title><link rel="icon" href="data:,">
+        <link rel="stylesheet" href="/colours.css"><link rel="stylesheet" href="/review.css">
+        <main id="live"></main>"""
+
+    def do_GET(self) -> None:
+        if self.path != "/":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+        self.send_header("Content-Security-Policy", policy)
+        self.end_headers()
+        self.wfile.write(self.PAGE)
+        return None
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_servers_page_uses_the_same_modules_while_records_come(browser: Any) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=str(WEB)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    first, second = record_object(samples.clean("a")), record_object(samples.invoice("b"))
+    script = """async ([schema, ...records]) => {
+        const { startReview } = await import("/review.js");
+        const imageOf = async (document, page) => ({ src: `data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>`, width: 10, height: 14 });
+        window.review = startReview(document.getElementById("live"), { title: "Live", digest: "job-1", schema, metrics: null, imageOf, shelf: localStorage });
+        for (const record of records) window.review.add([record]);
+    }"""  # noqa: E501
+    try:
+        with watched_pages(browser, f"http://127.0.0.1:{server.server_port}/") as open_page:
+            page = open_page()
+            page.evaluate(script, [samples.SCHEMA, first | {"key": "one"}, second | {"key": "two"}])
+            assert documents(page) == ["b", "a"]
+            press(page, "n", "c")
+            page.evaluate("record => review.add([record])", first | {"key": "one", "error": "gone", "message": "m"})
+            expect(page.locator(".facts")).to_have_text(
+                "2 documents · 1 to review with 1 doubtful value · 1 failed · 1 confirmed or corrected"
+            )
+            expect(chosen(page)).to_contain_text("total")
+            expect(chosen(page)).to_be_focused()
+            expect(page.locator(".viewer .mark")).to_have_count(2)
+            press(page, "Enter")
+            page.get_by_label("Value of total").fill("110")
+            page.evaluate("record => review.add([record])", first | {"key": "three", "document": "c"})
+            expect(page.locator(".facts")).to_contain_text("3 documents")
+            press(page, "Enter")  # what was being written is still there
+            expect(row(page, "total").locator(".value")).to_contain_text("110")
+            assert documents(page) == ["a", "b", "c"]  # nothing is doubtful, so what failed is first
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

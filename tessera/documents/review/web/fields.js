@@ -9,12 +9,12 @@ const MOST_SHOWN = 600; // characters of a value in its row
 const STATES = { blank: "left blank", missing: "not on the page", unreadable: "unreadable" };
 
 /** A calibrated probability in per cent, never rounded to certainty; else a score by that name. */
-export function sureness({ confidence, score, state }) {
+export function sureness({ confidence, score }) {
   if (Number.isFinite(confidence)) {
     const percent = Math.min(99, Math.max(1, Math.round(100 * confidence)));
     return confidence > 0.995 ? "over 99 %" : confidence < 0.005 ? "under 1 %" : `${percent} %`;
   }
-  return state === "found" && Number.isFinite(score) ? `score ${score.toFixed(2)}` : "";
+  return Number.isFinite(score) ? `score ${score.toFixed(2)}` : "";
 }
 
 /** What doubtful values are ordered by: the least certain first. */

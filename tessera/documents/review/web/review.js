@@ -18,6 +18,7 @@ const KEYS = [
   ["c", "it is right; go to the next doubtful one"], ["Shift C", "all values of the document are right"],
   ["Enter", "correct it (Enter saves, Escape leaves)"], ["x", "there is nothing on the page"], ["u", "undo"], ["?", "these keys"],
 ];
+const HINT = "Choose a document, or press n for the first doubtful value.";
 const FILTERS = [["all", "All"], ["review", "To review"], ["failed", "Failed"]];
 
 export function startReview(root, given) {
@@ -65,7 +66,7 @@ class Review {
       element("div", { class: "columns" }, element("section", { "aria-label": "Documents" }, this.list, this.more), this.viewer.root),
       trust(this.given.metrics));
     root.classList.add("review");
-    this.say("Choose a document, or press n for the first doubtful value.");
+    this.say(HINT);
   }
 
   /** Takes records; those of a key that is there already replace it. */
@@ -73,10 +74,13 @@ class Review {
     const known = new Map(this.records.map((record, index) => [record.key, index]));
     for (const given of records) {
       const record = prepared(given, this.records.length);
-      if (known.has(record.key)) this.records[known.get(record.key)] = record;
-      else this.records.push(record);
+      if (known.has(record.key)) this.records[known.get(record.key)] = { ...record, number: known.get(record.key) };
+      else known.set(record.key, this.records.push(record) - 1);
     }
-    this.choose();
+    // A correction that is being written stays; the list follows when it is done.
+    this.isStale = this.list.querySelector("form") !== null;
+    if (this.isStale) this.summarize();
+    else this.choose(this.drawn);
   }
 
   // ---- what is shown
@@ -87,7 +91,8 @@ class Review {
   asksItself = (record) => record.error === null && record.review && (record.checks.length > 0 || !record.list.some(({ review }) => review));
 
   /** Chooses and orders the records anew: the least certain first. */
-  choose() {
+  choose(count = PAGE) {
+    this.isStale = false;
     const passes = {
       all: () => true,
       review: (record) => record.error === null && this.isDoubtful(record),
@@ -98,14 +103,17 @@ class Review {
     this.shown = this.records.filter(fits).map((record) => ({ record, rank: rank(record) }))
       .sort((one, other) => one.rank - other.rank || one.record.least - other.record.least || one.record.number - other.record.number)
       .map(({ record }) => record);
-    this.drawn = PAGE;
-    if (this.at && !this.shown.includes(this.at[0])) this.at = null;
+    this.drawn = count;
+    const chosen = this.at && this.shown.find(({ key }) => key === this.at[0].key);
+    this.at = chosen ? [chosen, this.at[1]] : null;
     this.draw();
   }
 
   draw(isPrinted = false) {
     const count = isPrinted ? MOST_PRINTED : this.drawn;
-    this.list.replaceChildren(...this.shown.slice(0, count).map((record) => this.item(record, isPrinted)));
+    const hadFocus = this.list.contains(document.activeElement);
+    this.list.replaceChildren(...this.shown.slice(0, count).map((record) => this.item(record, isPrinted || undefined)));
+    if (hadFocus && this.at) this.nameOf(...this.at)?.focus({ preventScroll: true });
     const left = this.shown.length - count;
     this.more.hidden = left <= 0;
     this.more.textContent = `Show ${Math.min(PAGE, left)} more of ${left}`;
@@ -132,7 +140,7 @@ class Review {
     ];
     const name = button("", { class: "document", "aria-expanded": String(Boolean(isUnfolded)) }, () => (isUnfolded ? this.fold() : this.select(record, null)));
     name.append(foreign(record.document), element("span", { class: "note" }, pagesText(record.pages)), ...badges.filter(Boolean));
-    const made = element("li", { class: "record", "data-key": record.key }, element("h3", {}, name));
+    const made = element("li", { class: "record", "data-key": record.key }, element("h2", {}, name));
     if (isUnfolded) made.append(...this.inside(record));
     return made;
   }
@@ -142,8 +150,8 @@ class Review {
     const checks = record.checks.map((text) => foreign(text, { class: "check" }, "li"));
     const isWhole = this.corrections.get(record.key, WHOLE) !== undefined;
     const all = isWhole
-      ? button("Take back: all right", { class: "quiet" }, () => this.takeBack(record, WHOLE))
-      : button("All right", { class: "quiet", "aria-label": `All values of ${record.document} are right` }, () => this.confirm(record, WHOLE));
+      ? button("Take back: all are right", { class: "quiet" }, () => this.takeBack(record, WHOLE))
+      : button("All are right", { class: "quiet", "aria-label": `All values of ${record.document} are right` }, () => this.confirm(record, WHOLE));
     const context = { actions: this.actions, corrections: this.corrections, schema: this.given.schema };
     const rows = record.list.map((field) => fieldRow(record, field, { ...context, isSelected: this.at?.[0] === record && this.at[1] === field.path }));
     return [checks.length ? element("ul", { class: "checks whole" }, ...checks) : null, element("ol", { class: "fields", "aria-label": "Values" }, ...rows), this.wholeOf(record), element("div", { class: "line" }, all, button("Correct as JSON", { class: "quiet", "aria-label": `Correct ${record.document} as JSON` }, () => this.editWhole(record)))].filter(Boolean);
@@ -187,10 +195,13 @@ class Review {
   // ---- going through
 
   select(record, path, focus = true) {
+    if (this.isStale) this.choose(this.drawn);
     const before = this.at?.[0];
-    const index = this.shown.indexOf(record);
+    const index = this.shown.findIndex(({ key }) => key === record.key);
     if (index < 0) return;
+    record = this.shown[index]; // which may have come anew
     this.at = [record, path];
+    if (this.status.textContent === HINT) this.say("");
     if (index >= this.drawn) {
       this.drawn = Math.ceil((index + 1) / PAGE) * PAGE;
       this.draw();
@@ -198,18 +209,22 @@ class Review {
       if (before && before !== record) this.redraw(before);
       this.redraw(record);
     }
-    const made = this.list.querySelector(`[data-key="${CSS.escape(record.key)}"]`);
-    const target = path === null ? made.querySelector(".document") : made.querySelector(`[data-path="${CSS.escape(path)}"] .name`);
+    const target = this.nameOf(record, path);
     if (focus) target?.focus({ preventScroll: true });
     target?.closest("li")?.scrollIntoView({ block: "nearest" });
     if (record.pages.length) this.viewer.show(record, record.fields[path] ?? null);
+  }
+
+  nameOf(record, path) {
+    const item = this.list.querySelector(`[data-key="${CSS.escape(record.key)}"]`);
+    return item?.querySelector(path === null ? ".document" : `[data-path="${CSS.escape(path)}"] .name`);
   }
 
   fold() {
     const [record] = this.at;
     this.at = null;
     this.redraw(record);
-    this.list.querySelector(`[data-key="${CSS.escape(record.key)}"] .document`)?.focus();
+    this.nameOf(record, null)?.focus();
   }
 
   /** Goes to the next value, or the next that passes `wanted`; records without values count as one. */
@@ -314,7 +329,7 @@ class Review {
     const [key, path] = undone;
     const record = this.records.find((each) => each.key === key);
     this.say(`${path || record?.document}: undone.`);
-    if (record && !this.shown.includes(record)) this.choose();
+    if (record && !this.shown.some((each) => each.key === key)) this.choose();
     if (record) this.select(record, path || null);
   }
 
