@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ LONGEST_UNIT = 400
 TAIL = 6_000  # characters that are looked at
 ROW = re.compile(r"\{[^{}]*\}")
 SAME_ROWS = 12  # equal rows of a list in a row
+MAX_CUTS = 8
 
 
 def problem_of(reply: Completion, *, plain: bool) -> str | None:
@@ -65,24 +67,18 @@ def parsed(text: str) -> Any:
 def completed(text: str) -> str:
     """Close JSON that was cut, after its last whole value; "{}" if there is none."""
     closers: list[str] = []
-    best, in_string, escaped = "{}", False, False
+    cuts: deque[str] = deque(maxlen=MAX_CUTS)  # the latest places after which the text may be closed
+    in_string = escaped = False
     for index, sign in enumerate(text):
         if in_string:
-            if escaped:
-                escaped = False
-            elif sign == "\\":
-                escaped = True
-            elif sign == '"':
-                in_string = False
-            continue
-        if sign == '"':
+            in_string = escaped or sign != '"'
+            escaped = sign == "\\" and not escaped
+        elif sign == '"':
             in_string = True
         elif sign in "{[":
             closers.append("}" if sign == "{" else "]")
-        elif sign in "}]" and closers:
-            closers.pop()
-            best = text[: index + 1] + "".join(reversed(closers))
-        elif sign == "," and closers:
-            cut = text[:index] + "".join(reversed(closers))
-            best = cut if isinstance(parsed(cut), dict | list) else best
-    return best if parsed(best) is not None else "{}"
+        elif closers and sign in "}],":
+            if sign != ",":
+                closers.pop()
+            cuts.append(text[: index + (sign != ",")] + "".join(reversed(closers)))
+    return next((cut for cut in reversed(cuts) if parsed(cut) is not None), "{}")

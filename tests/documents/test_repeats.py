@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.documents.repeats import completed, loops, problem_of
@@ -54,11 +54,13 @@ def test_a_cut_reply_keeps_its_whole_rows() -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
 
 
-@given(st.dictionaries(st.text(), VALUES), st.data())
+@settings(max_examples=60)
+@given(st.dictionaries(st.text(), VALUES, max_size=4), st.data())
 def test_any_cut_completes_to_json(value: dict[str, object], data: st.DataObject) -> None:
     text = json.dumps(value)
     cut = text[: data.draw(st.integers(0, len(text)))]
