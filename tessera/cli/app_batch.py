@@ -60,7 +60,7 @@ def batch(
 ) -> None:
     """Answer a file of requests; after any interruption the same command goes on.
 
-    Lines that fail are in OUT.errors beside OUT, and the exit code is then 1.
+    Failed lines go to a file beside OUT, replies.errors.jsonl for replies.jsonl; the exit code is then 1.
     """
     from tessera.cli.batch import Batch, run_batch
 
