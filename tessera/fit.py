@@ -19,11 +19,12 @@ from tessera.bench.work import encode_flops, prefill_flops
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.kernels.quantized_weight import STORAGE
 from tessera.model.config import ModelConfig
-from tessera.quantize.plan import SCHEMES, Options, linear_of, schemes_of, units_of
+from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.quantize.rounding import ErrorSum, round_to
+from tessera.shelf import SCHEMES
 from tessera.weights.fill import empty_model, linear_shapes
-from tessera.weights.quantized import fields_of
 
 PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
@@ -168,4 +169,4 @@ def quantizing(config: ModelConfig, bits: str, rates: Mapping[str, float]) -> Qu
 
 
 def _packed_bytes(scheme: str, shape: tuple[int, int]) -> int:
-    return sum(math.prod(field) * dtype.itemsize for dtype, field in fields_of(scheme, shape).values())
+    return sum(math.prod(field) * dtype.itemsize for dtype, field in STORAGE[scheme].fields(shape).values())

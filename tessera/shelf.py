@@ -6,6 +6,7 @@ Nothing here reads a model: the command line imports this file before it imports
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from tessera.errors import UsageError
 
 BUNDLED = "nano"
 ALIASES = {"pixtral": "mistralai/Pixtral-12B-2409"}
-QUANTIZED = re.compile(r"(?P<model>.+)-(?P<bits>4bit|8bit|fp8)")
+SCHEMES = {"4": "int4", "8": "int8", "fp8": "fp8"}  # by the value of `tessera quantize --bits`
 SHORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -65,15 +66,18 @@ def made_models() -> Path:
 def quantized_name(model: str, bits: str) -> str:
     """Return the default name of a `quantize` result. Example: "pixtral-4bit"."""
     known = {repository: alias for alias, repository in ALIASES.items()}
-    short = known.get(model, Path(model).name)
-    return f"{short}-{bits}bit" if bits.isdigit() else f"{short}-{bits}"
+    return known.get(model, Path(model).name) + _suffix(bits)
+
+
+def _suffix(bits: str) -> str:
+    return f"-{bits}bit" if bits.isdigit() else f"-{bits}"
 
 
 def how_to_make(name: str) -> str | None:
     """Return the command that makes the model of a short name; None if there is none."""
     if name in ALIASES:
         return f"tessera download {name}"
-    found = QUANTIZED.fullmatch(name)
-    if found is None or found["model"] not in ALIASES:
-        return None
-    return f"tessera quantize {found['model']} --bits {found['bits'].removesuffix('bit')}"
+    for model, bits in itertools.product(ALIASES, SCHEMES):
+        if name == model + _suffix(bits):
+            return f"tessera quantize {model} --bits {bits}"
+    return None

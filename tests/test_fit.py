@@ -10,7 +10,7 @@ import torch
 from tessera.bench.random_weights import widths, write_random
 from tessera.fit import Device, best, image_seconds, precisions, rounding_rates, weights_of
 from tessera.model.family import FAMILY, PIXTRAL_12B
-from tessera.quantize.plan import SCHEMES
+from tessera.shelf import SCHEMES
 
 GIB = 2**30
 

@@ -21,6 +21,7 @@ from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
 from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
+from tessera.kernels.quantized_weight import STORAGE
 from tessera.load import BUNDLED_FOLDER
 from tessera.machine import free_disk_bytes, written_whole
 from tessera.model.config import ModelConfig
@@ -30,7 +31,7 @@ from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST
 from tessera.weights.fill import empty_model
-from tessera.weights.quantized import ALIGNMENT, BITS, LinearRecord, Manifest, fields_of
+from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest
 from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]
@@ -131,7 +132,8 @@ def _plain(name: str, shape: tuple[int, ...]) -> Piece:
 
 def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
     """The fields of a packed linear: its codes, and their scales, which are all equal."""
-    fields, bits = fields_of(scheme, (shape[0], shape[1])), BITS[scheme]
+    fields = STORAGE[scheme].fields((shape[0], shape[1]))
+    bits = fields["codes"][1][-1] // 64
     one = scale(name, shape, bits)
 
     def code_bytes() -> Iterator[memoryview]:

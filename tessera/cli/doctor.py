@@ -38,8 +38,7 @@ from tessera.load import target_device
 from tessera.machine import available_bytes, processor_name
 from tessera.model.config import ModelConfig
 from tessera.model.family import FAMILY
-from tessera.quantize.plan import SCHEMES
-from tessera.shelf import quantized_name
+from tessera.shelf import SCHEMES, quantized_name
 
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 LABEL, CELL = 31, 16  # characters in a table's first column and in each other one: 79 in all

@@ -16,11 +16,11 @@ from tessera.cli.completion import hub_names
 from tessera.errors import CheckpointError, ModelNotFoundError, TesseraError, UsageError
 from tessera.hub import cached_folder, repository_folder
 from tessera.load import BUNDLED, BUNDLED_FOLDER
-from tessera.shelf import ALIASES, made_models
+from tessera.shelf import ALIASES, SCHEMES, made_models
 from tessera.summary import ModelSummary, describe
 from tessera.weights.detect import sole_gguf
 
-BITS = {"int4": "4", "int8": "8", "fp8": "fp8"}
+BITS = {scheme: bits for bits, scheme in SCHEMES.items()}
 DTYPE_BITS = {"float32": "32", "bfloat16": "16", "float16": "16"}
 
 

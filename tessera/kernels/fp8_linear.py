@@ -52,8 +52,24 @@ class Fp8Weight:
     def device(self) -> torch.device:
         return self.values.device
 
+    @property
+    def units(self) -> tuple[int, int]:
+        """The rows and columns that stay together when the matrix is split."""
+        return 1, 1
+
     def to(self, device: torch.device) -> Fp8Weight:
         return Fp8Weight(self.values.to(device), self.scales.to(device))
+
+    def clone(self) -> Fp8Weight:
+        return Fp8Weight(self.values.clone(), self.scales.clone())
+
+    def rows(self, start: int, stop: int) -> Fp8Weight:
+        """Return views of rows `start` to `stop`."""
+        return Fp8Weight(self.values[start:stop], self.scales[start:stop])
+
+    def columns(self, start: int, stop: int) -> Fp8Weight:
+        """Return views of columns `start` to `stop`."""
+        return Fp8Weight(self.values[:, start:stop], self.scales)
 
 
 def quantize_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:

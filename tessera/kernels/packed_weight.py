@@ -83,8 +83,24 @@ class PackedWeight:
     def device(self) -> torch.device:
         return self.codes.device
 
+    @property
+    def units(self) -> tuple[int, int]:
+        """The rows and columns that stay together when the matrix is split."""
+        return TILE_ROWS, GROUP_COLUMNS if self.super_scales is None else GROUP_COLUMNS * SUPER_GROUPS
+
     def to(self, device: torch.device) -> PackedWeight:
         return PackedWeight(self.bits, self.shape, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def clone(self) -> PackedWeight:
+        return PackedWeight(self.bits, self.shape, **{name: tensor.clone() for name, tensor in self.tensors.items()})
+
+    def rows(self, start: int, stop: int) -> PackedWeight:
+        """Return views of rows `start` to `stop`, which are multiples of the unit."""
+        return self.tiles(start // TILE_ROWS, -(-stop // TILE_ROWS))
+
+    def columns(self, start: int, stop: int) -> PackedWeight:
+        """Return views of columns `start` to `stop`, which are multiples of the unit."""
+        return self.groups(start // GROUP_COLUMNS, stop // GROUP_COLUMNS)
 
     def tiles(self, start: int, stop: int) -> PackedWeight:
         """Return views of tiles `start` to `stop`."""

@@ -1,28 +1,78 @@
-"""A quantized matrix in either of two forms, and its product, which passes gradients to the inputs.
+"""The quantized types, one row of tables each, and their product, which passes gradients to the inputs.
 
-Packed codes and 8-bit floats both have `scheme`, `shape`, `nbytes`, `device`, `tensors` and `to`, so that
-code that stores, moves, shards, places or multiplies a weight need not know its form. The weight is frozen:
-only the inputs have a gradient, for which it is dequantized again, a panel at a time. Autograd would
+Weights of every type have `scheme`, `shape`, `nbytes`, `device`, `tensors`, `units`, `to`, `clone`, `rows` and
+`columns`, so that code that stores, moves, shards, places or multiplies a weight need not know its type. The weight
+is frozen: only the inputs have a gradient, for which it is dequantized again, a panel at a time. Autograd would
 otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, fp8_linear, fp8_linear_twin
+from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linear, fp8_linear_twin
 from tessera.kernels.gradients import records
 from tessera.kernels.packed_linear import linear_twin, packed_linear
-from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize
+from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, packs
 
 QuantizedWeight = PackedWeight | Fp8Weight
+Shape = tuple[int, int]
+Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 PANEL_COLUMNS = 1024  # dequantized at a time for a gradient; a multiple of eight groups
+
+
+@dataclass(frozen=True)
+class Computing:
+    """The functions of a type: the product, its plain PyTorch twin, and the dequantized matrix in a dtype."""
+
+    product: Callable[[Tensor, Any], Tensor]
+    twin: Callable[[Tensor, Any], Tensor]
+    values: Callable[[Any, torch.dtype], Tensor]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How our files store a matrix of some shape: the tensors' dtypes and shapes, and the weight made of them."""
+
+    holds: Callable[[Shape], bool]
+    fields: Callable[[Shape], Fields]
+    weight: Callable[[Shape, Mapping[str, Tensor]], QuantizedWeight]
+
+
+def _packed_fields(bits: int, shape: Shape) -> Fields:
+    tiled = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
+    return {"codes": (torch.uint8, (*tiled, 64 * bits)), "scales": (torch.float16, (*tiled, TILE_ROWS))}
+
+
+def _packed(bits: int) -> Storage:
+    return Storage(
+        holds=lambda shape: packs(*shape),
+        fields=partial(_packed_fields, bits),
+        weight=lambda shape, fields: PackedWeight(bits, shape, **fields),
+    )
+
+
+COMPUTING: dict[type, Computing] = {
+    PackedWeight: Computing(packed_linear, linear_twin, dequantize),
+    Fp8Weight: Computing(fp8_linear, fp8_linear_twin, dequantize_fp8),
+}
+STORAGE = {
+    "int4": _packed(4),
+    "int8": _packed(8),
+    "fp8": Storage(
+        holds=lambda shape: True,
+        fields=lambda shape: {"values": (FP8, shape), "scales": (torch.float32, shape[:1])},
+        weight=lambda shape, fields: Fp8Weight(**fields),
+    ),
+}
 
 
 def quantized_linear(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
@@ -30,14 +80,12 @@ def quantized_linear(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
     if records(inputs_TK):
         product_TN: Tensor = _Product.apply(inputs_TK, weight)  # type: ignore[no-untyped-call]
         return product_TN
-    if isinstance(weight, Fp8Weight):
-        return fp8_linear(inputs_TK, weight)
-    return packed_linear(inputs_TK, weight)
+    return COMPUTING[type(weight)].product(inputs_TK, weight)
 
 
 def values_of(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the dequantized matrix (N, K), computed in float32."""
-    return dequantize_fp8(weight, dtype) if isinstance(weight, Fp8Weight) else dequantize(weight, dtype)
+    return COMPUTING[type(weight)].values(weight, dtype)
 
 
 class _Product(torch.autograd.Function):
@@ -46,9 +94,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
         ctx.weight = weight
-        if isinstance(weight, Fp8Weight):
-            return fp8_linear_twin(inputs_TK, weight)
-        return linear_twin(inputs_TK, weight)
+        return COMPUTING[type(weight)].twin(inputs_TK, weight)
 
     @staticmethod
     @once_differentiable
@@ -61,8 +107,4 @@ class _Product(torch.autograd.Function):
 def _column_panels(weight: QuantizedWeight) -> Iterator[QuantizedWeight]:
     columns = weight.shape[1]
     for start in range(0, columns, PANEL_COLUMNS):
-        stop = min(start + PANEL_COLUMNS, columns)
-        if isinstance(weight, Fp8Weight):
-            yield Fp8Weight(weight.values[:, start:stop], weight.scales)
-        else:
-            yield weight.groups(start // GROUP_COLUMNS, stop // GROUP_COLUMNS)
+        yield weight.columns(start, min(start + PANEL_COLUMNS, columns))

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from tessera.errors import UsageError
-from tessera.kernels.fp8_linear import Fp8Weight
-from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight
+from tessera.kernels.packed_weight import TILE_ROWS
 from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.model.config import ModelConfig
 
@@ -102,29 +101,15 @@ class Shard:
     def shard_quantized(self, linear: str, weight: QuantizedWeight) -> QuantizedWeight:
         """Return this rank's part of a quantized weight; raises UsageError if tiles or groups cannot be split."""
         rows, columns = self.rows(linear, weight.shape[0]), self.columns(linear, weight.shape[1])
-        if isinstance(weight, PackedWeight):
-            return self._cut_packed(linear, weight, rows, columns)
-        if rows is not None:
-            return Fp8Weight(*(tensor[rows.start : rows.stop].clone() for tensor in weight.tensors.values()))
-        if columns is not None:
-            return Fp8Weight(weight.values[:, columns.start : columns.stop].clone(), weight.scales)
-        return weight
-
-    def _cut_packed(self, linear: str, weight: PackedWeight, rows: range | None, columns: range | None) -> PackedWeight:
-        unit = GROUP_COLUMNS if weight.super_scales is None else GROUP_COLUMNS * SUPER_GROUPS
-        for part, whole, what in ((rows, TILE_ROWS, "rows"), (columns, unit, "columns")):
-            if part is not None and (part.start % whole or part.stop % whole):
+        for part, unit, what in ((rows, weight.units[0], "rows"), (columns, weight.units[1], "columns")):
+            if part is not None and (part.start % unit or part.stop % unit):
                 raise UsageError(
-                    f"{linear} is packed in {whole} {what} at a time, and a share of {len(part)} of its {what} for "
+                    f"{linear} is packed in {unit} {what} at a time, and a share of {len(part)} of its {what} for "
                     f"each of {self.size} ranks is no multiple; choose another tensor_parallel_size."
                 )
         if rows is not None:
-            cut = weight.tiles(rows.start // TILE_ROWS, rows.stop // TILE_ROWS)
-        elif columns is not None:
-            cut = weight.groups(columns.start // GROUP_COLUMNS, columns.stop // GROUP_COLUMNS)
-        else:
-            return weight
-        return PackedWeight(cut.bits, cut.shape, **{name: tensor.clone() for name, tensor in cut.tensors.items()})
+            return weight.rows(rows.start, rows.stop).clone()
+        return weight if columns is None else weight.columns(columns.start, columns.stop).clone()
 
     def _even(self, total: int) -> range:
         part = total // self.size

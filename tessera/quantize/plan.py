@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from tessera.errors import UsageError
+from tessera.kernels.quantized_weight import STORAGE
 from tessera.model.config import ModelConfig
+from tessera.shelf import SCHEMES
 from tessera.weights.fill import linear_shapes
-from tessera.weights.quantized import fields_of, holds
 from tessera.weights.source import Source
 
-SCHEMES = {"4": "int4", "8": "int8", "fp8": "fp8"}
 AS_IT_IS = "16"
 
 
@@ -48,7 +48,9 @@ def schemes_of(config: ModelConfig, options: Options) -> dict[str, str]:
     """Return the scheme of every linear to be quantized; matrices that their scheme cannot hold are left out."""
     shapes = linear_shapes(config)
     wished = {name: SCHEMES.get(_bits_of(name, options)) for name in shapes}
-    return {name: scheme for name, scheme in wished.items() if scheme is not None and holds(scheme, shapes[name])}
+    return {
+        name: scheme for name, scheme in wished.items() if scheme is not None and STORAGE[scheme].holds(shapes[name])
+    }
 
 
 def units_of(names: Iterable[str], num_layers: int) -> list[Unit]:
@@ -69,7 +71,7 @@ def bytes_needed(sources: Mapping[str, Source], schemes: Mapping[str, str], conf
     """Return the size in bytes of the quantized model's tensors."""
     shapes = linear_shapes(config)
     plain = sum(source.stored.num_bytes for name, source in sources.items() if linear_of(name) not in schemes)
-    fields = [field for name, scheme in schemes.items() for field in fields_of(scheme, shapes[name]).values()]
+    fields = [field for name, scheme in schemes.items() for field in STORAGE[scheme].fields(shapes[name]).values()]
     return plain + sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in fields)
 
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from tessera.errors import CheckpointError
-from tessera.kernels.fp8_linear import FP8, Fp8Weight
-from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
-from tessera.kernels.quantized_weight import QuantizedWeight
+from tessera.kernels.packed_weight import GROUP_COLUMNS
+from tessera.kernels.quantized_weight import STORAGE, QuantizedWeight
 from tessera.model.config import ModelConfig
 from tessera.weights.checkpoint import Checkpoint, checkpoint_of_folder
 from tessera.weights.detect import MANIFEST, read_json, weight_files
@@ -33,9 +32,6 @@ from tessera.weights.source import Source, StoredLinear
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector that a kernel loads
-SCHEMES = ("int4", "int8", "fp8")
-BITS = {"int4": 4, "int8": 8}  # per code of the packed schemes
-Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -91,10 +87,10 @@ def read_manifest(file: Path) -> Manifest:
             f"{file} is not a whole manifest of a quantized model; quantize again, or download it again."
         )
     for name, record in linears.items():
-        if record.scheme not in SCHEMES:
+        if record.scheme not in tuple(STORAGE):  # which may be anything, also a list
             raise CheckpointError(
                 f"{file}: {name!r} is held by the scheme {record.scheme!r}, and this version of Tessera reads "
-                f"{', '.join(SCHEMES)}; use the version that wrote it."
+                f"{', '.join(STORAGE)}; use the version that wrote it."
             )
     return Manifest(texts[0], texts[1], texts[2], options, files, linears)
 
@@ -127,39 +123,19 @@ def read_linears(
     shapes = linear_shapes(config)
     weights: dict[str, QuantizedWeight] = {}
     for name, record in linears.items():
-        if name not in shapes or not holds(record.scheme, shapes[name]):
+        storage = STORAGE[record.scheme]
+        if name not in shapes or not storage.holds(shapes[name]):
             raise CheckpointError(
                 f"{files[0].parent / MANIFEST} names the linear {name!r}, which this architecture does not have, or "
                 f"not in a shape that {record.scheme} can hold; manifest and params.json belong to different models: "
                 "use those of one model."
             )
         fields: dict[str, Tensor] = {}
-        for field, (dtype, shape) in fields_of(record.scheme, shapes[name]).items():
+        for field, (dtype, shape) in storage.fields(shapes[name]).items():
             tensor = _checked(stored.pop(f"{name}.{field}", None), f"{name}.{field}", dtype, shape, files)
             fields[field] = tensor.within(pages[tensor.file])
-        weights[name] = weight_of(record.scheme, shapes[name], fields)
+        weights[name] = storage.weight(shapes[name], fields)
     return stored, weights
-
-
-def fields_of(scheme: str, shape: tuple[int, int]) -> Fields:
-    """Return the stored tensors of a linear of this shape, with their dtypes and shapes."""
-    rows, columns = shape
-    if scheme == "fp8":
-        return {"values": (FP8, shape), "scales": (torch.float32, (rows,))}
-    tiled = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
-    return {
-        "codes": (torch.uint8, (*tiled, 64 * BITS[scheme])),
-        "scales": (torch.float16, (*tiled, TILE_ROWS)),
-    }
-
-
-def holds(scheme: str, shape: tuple[int, int]) -> bool:
-    """Return True if a scheme can hold a matrix of this shape."""
-    return scheme == "fp8" or packs(*shape)
-
-
-def weight_of(scheme: str, shape: tuple[int, int], fields: Mapping[str, Tensor]) -> QuantizedWeight:
-    return Fp8Weight(**fields) if scheme == "fp8" else PackedWeight(BITS[scheme], shape, **fields)
 
 
 def _checked(
