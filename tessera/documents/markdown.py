@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
-from tessera.documents.page import Page, Word
+from tessera.documents.page import Box, Page, Word
 
 LEAST_WORDS, MAX_BROKEN = 5, 0.03  # of a text layer that is used; the share of characters that stand for none
 CELL_GAP, PARAGRAPH_GAP = 1.2, 0.9  # in line heights, between two cells of a row, and two paragraphs
@@ -29,11 +30,22 @@ def has_good_text(page: Page) -> bool:
 
 
 @dataclass(frozen=True)
+class TextBlock:
+    """A part of a page as Markdown, and where it is."""
+
+    kind: Literal["title", "text", "table"]
+    text: str
+    box: Box
+
+
+@dataclass(frozen=True)
 class _Line:
     cells: tuple[str, ...]
     top: float  # in the page's units
     bottom: float
     height: float
+    left: float  # shares of the page's width
+    right: float
 
     @property
     def text(self) -> str:
@@ -42,33 +54,50 @@ class _Line:
 
 def text_to_markdown(page: Page) -> str:
     """Write the text layer in its own order."""
+    return "\n\n".join(block.text for block in text_blocks(page))
+
+
+def text_blocks(page: Page) -> list[TextBlock]:
+    """Divide the text layer into headings, paragraphs and tables, in its own order."""
     lines = _lines(page)
     if not lines:
-        return ""
-    sizes = sorted((line.height, len(line.text)) for line in lines)
-    usual = _middle(sizes)
-    blocks: list[str] = []
+        return []
+    usual = _middle(sorted((line.height, len(line.text)) for line in lines))
+    blocks: list[TextBlock] = []
     paragraph: list[_Line] = []
+
+    def end_paragraph() -> None:
+        if paragraph:
+            blocks.append(TextBlock("text", "\n".join(each.text for each in paragraph), _around(page, paragraph)))
+            paragraph.clear()
+
     for is_table, run in _runs(lines):
         for line in run if not is_table else ():
             heading = next((mark for size, mark in HEADINGS if line.height >= size * usual), "")
             is_heading = bool(heading) and len(line.text.split()) <= HEADING_WORDS
             far = bool(paragraph) and not -2 < (line.top - paragraph[-1].bottom) / usual < PARAGRAPH_GAP
-            if paragraph and (far or is_heading):
-                blocks.append("\n".join(each.text for each in paragraph))
-                paragraph = []
+            if far or is_heading:
+                end_paragraph()
             if is_heading:
-                blocks.append(heading + line.text)
+                blocks.append(TextBlock("title", heading + line.text, _around(page, [line])))
             else:
                 paragraph.append(line)
         if is_table:
-            if paragraph:
-                blocks.append("\n".join(each.text for each in paragraph))
-                paragraph = []
-            blocks.append(_table(run))
-    if paragraph:
-        blocks.append("\n".join(each.text for each in paragraph))
-    return "\n\n".join(blocks)
+            end_paragraph()
+            blocks.append(TextBlock("table", _table(run), _around(page, run)))
+    end_paragraph()
+    return blocks
+
+
+def _around(page: Page, lines: Sequence[_Line]) -> Box:
+    height = page.size[1]
+    return Box(
+        page.number,
+        min(line.left for line in lines),
+        min(line.top for line in lines) / height,
+        max(line.right for line in lines),
+        max(line.bottom for line in lines) / height,
+    )
 
 
 def _lines(page: Page) -> list[_Line]:
@@ -92,7 +121,8 @@ def _line(row: Sequence[Word], width: float, height: float) -> _Line:
             cells.append([])
         cells[-1].append(word.text)
     top, bottom = min(word.box.top for word in row) * height, max(word.box.bottom for word in row) * height
-    return _Line(tuple(" ".join(cell) for cell in cells), top, bottom, tallest)
+    left, right = min(word.box.left for word in row), max(word.box.right for word in row)
+    return _Line(tuple(" ".join(cell) for cell in cells), top, bottom, tallest, left, right)
 
 
 def _runs(lines: Sequence[_Line]) -> list[tuple[bool, list[_Line]]]:

@@ -53,6 +53,7 @@ class Page(ABC):
     rotation: int
     words: tuple[Word, ...]
     blank: bool
+    figures: tuple[Box, ...] = ()  # pictures on the page, where the file tells them; none of the whole page
     pixels: int | None = None  # along the longer edge, as stored; None: the page can be rendered at any size
 
     @abstractmethod

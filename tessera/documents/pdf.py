@@ -64,6 +64,7 @@ class PdfPage(Page):
             raise _error(document, "damaged", number)
         self.size, self.rotation = (width, height), answer["rotation"]
         self.words = tuple(Word(text, Box(number, *sides)) for text, *sides in answer["words"])
+        self.figures = tuple(Box(number, *sides) for sides in answer["figures"])
         self.blank = not self.words and is_blank(self.image())
 
     def image(self, side: int = 1024, crop: Box | None = None, rotation: int = 0) -> PILImage.Image:

@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import islice
 from typing import Any
 
 import pypdfium2
@@ -33,6 +34,7 @@ FILLED = (
     pdfium.FPDF_FORMFIELD_COMBOBOX,
 )  # their values are no part of the page's text
 MAX_FIELDS, MAX_VALUE = 5000, 8192  # of a page's form, and UTF-16 units of a value
+MAX_FIGURES, MAX_OBJECTS, WHOLE_PAGE = 200, 20_000, 0.9  # of a page; the share of it from which a scan begins
 
 
 class CannotRead(Exception):
@@ -121,7 +123,8 @@ class _Worker:
         words = in_reading_order(words) if is_real(words) else []
         words = with_filled(words, _filled(page))
         rows = [(w.text, *(round(side, 6) for side in (w.left, w.top, w.right, w.bottom))) for w in words]
-        send(self._channel, {"size": page.get_size(), "rotation": page.get_rotation(), "words": rows})
+        told = {"size": page.get_size(), "rotation": page.get_rotation(), "words": rows, "figures": _figures(page)}
+        send(self._channel, told)
 
     def _render(self, page: pypdfium2.PdfPage, left: float, top: float, scale: float, size: tuple[int, int]) -> None:
         """Draw a part of the page in RGB: `left` and `top` are in points, `size` in pixels."""
@@ -194,6 +197,23 @@ def _filled(page: pypdfium2.PdfPage) -> Iterator[Piece]:
         down = sorted((y0 + yx * rect.left + yy * rect.bottom, y0 + yx * rect.right + yy * rect.top))
         for word in text.split():
             yield Piece(word, across[0], down[0], across[1], down[1])
+
+
+def _figures(page: pypdfium2.PdfPage) -> list[list[float]]:
+    """Return the places of the page's pictures, clipped to what is displayed; a scan of the whole page is none."""
+    across, down, x0, y0 = _frame(page)
+    found: list[list[float]] = []
+    objects = page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
+    for picture in islice(objects, MAX_OBJECTS):
+        left, bottom, right, top = picture.get_bounds()
+        xs = sorted(x0 + across[0] * x + across[1] * y for x, y in ((left, bottom), (right, top)))
+        ys = sorted(y0 + down[0] * x + down[1] * y for x, y in ((left, bottom), (right, top)))
+        box = [round(min(max(side, 0.0), 1.0), 6) for side in (xs[0], ys[0], xs[1], ys[1])]
+        if 0 < (box[2] - box[0]) * (box[3] - box[1]) < WHOLE_PAGE and box not in found:
+            found.append(box)
+        if len(found) == MAX_FIGURES:
+            break
+    return found
 
 
 def _frame(page: pypdfium2.PdfPage) -> tuple[tuple[float, float], tuple[float, float], float, float]:

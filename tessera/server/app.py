@@ -19,14 +19,27 @@ from tessera.errors import TesseraError
 from tessera.server.backend import Backend
 from tessera.server.batches import Batches
 from tessera.server.body import JsonRoute
+from tessera.server.documents import OcrService
 from tessera.server.errors import BadRequestError, error_headers, failure_body, unexpected_error
 from tessera.server.files import FileStore
 from tessera.server.guards import Guard
 from tessera.server.handlers import ClientLeftError, Handlers
 from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
-from tessera.server.routes import batch_jobs, chat, completions, files, messages, models, operation, responses
+from tessera.server.routes import (
+    batch_jobs,
+    chat,
+    completions,
+    files,
+    messages,
+    models,
+    operation,
+    responses,
+)
 from tessera.server.routes import batches as openai_batches
+from tessera.server.routes import (
+    ocr as ocr_route,
+)
 from tessera.server.routes.files import signed_owner
 from tessera.server.settings import Settings, api_keys
 from tessera.server.validation_words import describe_mistake
@@ -41,8 +54,9 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     names = settings.served_model_name or (backend.model_name,)
     metrics = Metrics(backend, names[0])
     store = FileStore(settings)
-    batches = Batches(store, backend, settings, names)
-    handlers = Handlers(backend, settings, metrics, names, store, batches)
+    ocr = OcrService(store, backend, settings, names)
+    batches = Batches(ocr)
+    handlers = Handlers(backend, settings, metrics, names, files=store, batches=batches, ocr=ocr)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +75,18 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.router.route_class = JsonRoute
-    for route in (batch_jobs, openai_batches, chat, completions, files, messages, models, operation, responses):
+    for route in (
+        batch_jobs,
+        openai_batches,
+        chat,
+        completions,
+        files,
+        messages,
+        models,
+        ocr_route,
+        operation,
+        responses,
+    ):
         route.add(app, handlers)
     operation.add_page(app, handlers)
     _add_failures(app)

@@ -6,17 +6,19 @@ import json
 import logging
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 from tessera.documents.journal import Counts, Journal
-from tessera.documents.runner import run
-from tessera.errors import EngineDeadError, TesseraError, UsageError
+from tessera.documents.runner import WAIT_S, run
+from tessera.errors import EngineDeadError, TesseraError
 from tessera.server.batches import Batches, Job, usage_of
+from tessera.server.documents import OCR, OcrLines
 from tessera.server.errors import BadRequestError, unexpected_error
 from tessera.server.files import StoredFile, new_id
 from tessera.server.jobs import LineJob, digest_of, errors_path, fill, number_of, numbered_lines, write_outputs
-from tessera.server.lines import CHAT, LineError, Rows, read_line
-from tessera.server.quiet import JobStoppedError, QuietModel
+from tessera.server.lines import LineError, Rows, read_line
+from tessera.server.served_model import JobStoppedError, ServedModel
 
 logger = logging.getLogger(__name__)
 MAX_ERRORS = 100  # told of one input
@@ -30,7 +32,7 @@ class BatchRun:
         self._batches, self._job = batches, job
         self._folder = batches.folder(job)
         self._counts: Counts | None = None
-        self._model: QuietModel | None = None
+        self._model: ServedModel | None = None
 
     def counts(self) -> Counts | None:
         """The lines by state, as last known; None before they are counted."""
@@ -119,28 +121,42 @@ class BatchRun:
         if batches.loop is None:
             raise RuntimeError("jobs run after the server is open")
         salt = "" if batches.settings.share_cache else job.tenant
-        self._model = QuietModel(
-            batches.backend, batches.loop, batches.gate, salt, lambda: batches.is_stopped(job) is not None
+        self._model = ServedModel(
+            batches.backend, batches.loop, salt, lambda: batches.is_stopped(job) is not None, batches.gate
         )
-        work = self._lines(source)
+        rows = Rows(job.id, job.created, batches.names, batches.backend.tokenizer)
         try:
-            run(journal, self._model, work.ask, work.accept, progress=lambda told: self._told(told.counts))
+            if job.endpoint == OCR:
+                self._read(journal, OcrLines(batches.ocr, source, rows, job.tenant), self._model)
+            else:
+                work = LineJob(source, rows, batches.settings.max_completions)
+                with closing(work):
+                    run(journal, self._model, work.ask, work.accept, progress=lambda told: self._told(told.counts))
         except JobStoppedError:
+            journal.release()
             reason = batches.is_stopped(job)
             if reason in (None, "closing"):
                 raise
             job.ending = reason
-        finally:
-            work.close()
         if job.ending == "expired":
             self._close_lines(journal)
 
-    def _lines(self, source: Path) -> LineJob:
-        if self._job.endpoint != CHAT:
-            raise UsageError(f"{self._job.endpoint} has no batches; use {CHAT}.")
-        batches = self._batches
-        rows = Rows(self._job.id, self._job.created, batches.names, batches.backend.tokenizer)
-        return LineJob(source, rows, batches.settings.max_completions)
+    def _read(self, journal: Journal, lines: OcrLines, model: ServedModel) -> None:
+        """Read the documents that are left; raises JobStoppedError."""
+        while True:
+            if self._batches.is_stopped(self._job) is not None:
+                raise JobStoppedError("the job was told to stop.")
+            items = journal.take(1)
+            if not items:
+                journal.flush()
+                self._told(journal.counts())
+                if not journal.counts().left:
+                    return
+                time.sleep(WAIT_S)
+            for item in items:
+                done = lines.done(item, model)
+                journal.finish(item.id, done.result, failed=done.failed)
+                self._told(journal.counts())
 
     def _told(self, counts: Counts) -> None:
         self._counts = counts

@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tessera.documents.journal import Counts
-from tessera.server.backend import Backend
 from tessera.server.errors import BadRequestError
-from tessera.server.files import DAY_S, GARBAGE_S, FileStore
-from tessera.server.quiet import Gate
-from tessera.server.settings import Settings
+from tessera.server.files import DAY_S, GARBAGE_S
+from tessera.server.served_model import Gate
+
+if TYPE_CHECKING:
+    from tessera.server.documents import OcrService
 
 logger = logging.getLogger(__name__)
 MAX_RUNNING = 4  # jobs at once; they share the places in the engine
@@ -71,9 +72,10 @@ class JobMissingError(BadRequestError):
 class Batches:
     """The jobs; `open` in the server's event loop, `close` before the engine."""
 
-    def __init__(self, store: FileStore, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
-        self.store, self.backend, self.settings, self.names = store, backend, settings, names
-        self.gate = Gate(backend)
+    def __init__(self, ocr: OcrService) -> None:
+        self.ocr, self.store, self.backend = ocr, ocr.store, ocr.backend
+        self.settings, self.names = ocr.settings, ocr.names
+        self.gate = Gate(self.backend)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closing = threading.Event()
         self._lock = threading.RLock()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +22,6 @@ from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend
-from tessera.server.batches import Batches
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.files import FileStore
@@ -35,6 +34,10 @@ from tessera.server.structured import uses_deprecated
 from tessera.server.translate import choices_of
 from tessera.server.wire import usage_object
 from tessera.tool_calls import ToolCallReader
+
+if TYPE_CHECKING:
+    from tessera.server.batches import Batches
+    from tessera.server.documents import OcrService
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -54,6 +57,7 @@ class Handlers:
     names: tuple[str, ...]
     files: FileStore
     batches: Batches
+    ocr: OcrService
 
     def check(self, body: Sampling) -> None:
         """Refuse what can be refused before any image is read."""

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
+from PIL import Image as PILImage
+
 from tessera.decoding import MAX_DECODING, Decoders
 from tessera.errors import EngineBusyError, FetchError, ImageError
 from tessera.fetch import Stop
@@ -64,6 +66,10 @@ class Images:
         return lambda wanted: [prepared[id(image)] for image in wanted]
 
     async def _one(self, image: Image, salt: str, hold: Callable[[int], None]) -> PreparedImage:
+        if isinstance(image.source, PILImage.Image):  # a page that was rendered here
+            prepared = await self._run(self._decoding, partial(self._prepare, image.source))
+            hold(prepared.pixels_CHW.nbytes)
+            return prepared
         readers = self._readers if is_data_url(image.source) else self._fetchers
         name, data, digest = await self._run(readers, partial(self._read, image))
         key = digest, image.low_detail, salt
@@ -80,6 +86,9 @@ class Images:
             raise TypeError(f"a request's image is named by a text, not {type(image.source).__name__}")
         name, data = read(image.source, self._limits, stop)
         return name, data, hashlib.blake2b(data, digest_size=32).digest()
+
+    def _prepare(self, page: PILImage.Image, stop: Stop) -> PreparedImage:
+        return prepare(page, self._vision)
 
     def _decode(self, name: str, data: bytes, low_detail: bool, stop: Stop) -> PreparedImage:
         return prepare(self._decoders.decode(name, data, self._limits, stop), self._vision, low_detail=low_detail)

@@ -114,16 +114,9 @@ class LineJob:
             self._file.close()
 
     def _data(self, item: Item) -> bytes:
-        number, start, length, checksum = json.loads(item.payload)
         if self._file is None:
             self._file = self._path.open("rb")
-        self._file.seek(start)
-        data = self._file.read(length)
-        if zlib.crc32(data) != checksum:
-            raise InputChangedError(
-                f"{self._path} was changed while it was read, at line {number}; begin anew with --force."
-            )
-        return data
+        return _data_in(self._file, self._path, item)
 
     def _unasked(self, item: Item, error: TesseraError) -> str:
         """The row of a line that cannot be read, or that killed its process and is not opened again."""
@@ -131,6 +124,21 @@ class LineJob:
             raise error
         custom_id = json.loads(item.id)
         return self._rows.never_asked(number_of(item.payload), custom_id if isinstance(custom_id, str) else None, error)
+
+
+def item_data(path: Path, item: Item) -> bytes:
+    """The bytes of a line; raises InputChangedError if they are others than before."""
+    with path.open("rb") as file:
+        return _data_in(file, path, item)
+
+
+def _data_in(file: BinaryIO, path: Path, item: Item) -> bytes:
+    number, start, length, checksum = json.loads(item.payload)
+    file.seek(start)
+    data = file.read(length)
+    if zlib.crc32(data) != checksum:
+        raise InputChangedError(f"{path} was changed while it was read, at line {number}; begin anew with --force.")
+    return data
 
 
 class InputChangedError(UsageError):

@@ -145,6 +145,10 @@ class Rows:
             for choice, each in zip(body["choices"], named, strict=True):
                 choice["logprobs"] = logprobs_object(each.logprobs, self.tokenizer)
         body["usage"]["prompt_tokens_details"].pop("cached_tokens")  # it depends on what ran before
+        return self.replied(line, body)
+
+    def replied(self, line: Line, body: Mapping[str, Any]) -> str:
+        """The row of a line that was answered with this body."""
         return self._row(line.number, line.custom_id, self._response(line.number, 200, body), None)
 
     def refused(self, line: Line, error: TesseraError) -> str:

@@ -22,7 +22,7 @@ from mistralai.client.models import ChatCompletionRequest, ChatCompletionRespons
 from mistralai.extra.batch import BatchClient, BatchInput
 from openai.types import Batch
 
-from tessera.server.quiet import Gate
+from tessera.server.served_model import Gate
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import assert_refused
 
@@ -263,7 +263,8 @@ def test_mistrals_batch_client_gets_each_request_once(running: Running) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"endpoint": "/v1/fim/completions"}, "endpoint"), ({"agent_id": "a"}, "agents"), ({"model": "x"}, "not served"),
+        ({"endpoint": "/v1/fim/completions"}, "endpoint"), ({"agent_id": "a"}, "agents"),
+        ({"model": "x"}, "not served"),
         ({"requests": []}, "either input_files or requests"), ({"timeout_hours": 0}, "timeout_hours"),
         ({"timeout_hours": 1000}, "timeout_hours"), ({"input_files": ["x"]}, "either input_files"),
     ],
@@ -329,12 +330,12 @@ def test_a_batch_goes_on_in_the_next_server(tmp_path: Path) -> None:
 def test_people_come_first(running: Running, api: Api) -> None:
     """A batch leaves one place in the engine free, so that whoever asks waits for no line of it."""
     batch = api.create(many(60, max_tokens=200))
-    until(lambda: running.llm.stats().num_running >= 3)
+    until(lambda: running.llm.stats().running >= 3)
     most = 0
     for _ in range(5):
         reply = running.post(CHAT, many(1, max_tokens=20)[0]["body"])
         assert reply.status_code == 200
-        most = max(most, running.llm.stats().num_running)
+        most = max(most, running.llm.stats().running)
     assert most <= 4
     now = api.client.batches.retrieve(batch.id)
     assert now.status == "in_progress", "the batch ended before the people did"

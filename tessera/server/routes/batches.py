@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from tessera.server.batch_schemas import BatchCreateRequest
 from tessera.server.batches import Batches, Job
+from tessera.server.documents import OCR
 from tessera.server.errors import BadRequestError
 from tessera.server.files import FileStore, new_id
 from tessera.server.handlers import Handlers
@@ -21,7 +22,7 @@ from tessera.server.routes.files import check_origin, in_thread, tenant_of
 from tessera.server.wire import created_now
 
 WINDOW_S = 24 * 3600
-ENDPOINTS = (CHAT,)
+ENDPOINTS = (CHAT, OCR)
 PIECE = 1 << 20
 
 

@@ -1,7 +1,7 @@
-"""The engine as a batch uses it: only where nobody waits, and only until it is told to stop.
+"""The served engine as a ChatModel, for work in threads: until it is told to stop, and for batches only in quiet times.
 
-A batch's requests take the same way as a client's (pictures in child processes, the key's own cache), but none
-starts while any request waits, and one place in the engine is never theirs.
+Its requests take the same way as a client's: pictures in child processes, the key's own cache. None of a batch starts
+while any request waits, and one place in the engine is never a batch's.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tessera.tool_calls import ToolCallReader
 
 POLL_S = 0.02  # between two looks whether there is room
 MAX_AHEAD = 64  # replies that wait for one before them
+MAX_PAGES_AHEAD = 4  # of one document that somebody waits for
 
 
 class JobStoppedError(TesseraError):
@@ -61,14 +62,14 @@ class Gate:
 
 
 @dataclass
-class QuietModel(ChatModel):
-    """A ChatModel for one job's thread; `stopped` says that no more may be asked."""
+class ServedModel(ChatModel):
+    """A ChatModel for one thread; `stopped` says that no more may be asked. With a `gate`, a batch's."""
 
     backend: Backend
     loop: asyncio.AbstractEventLoop
-    gate: Gate
     salt: str
     stopped: Callable[[], bool]
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         self.model_name = self.backend.model_name
@@ -86,7 +87,14 @@ class QuietModel(ChatModel):
     def stream(
         self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
     ) -> Iterator[Delta]:
-        raise NotImplementedError("a batch's replies are not streamed")
+        """Yield the reply, in one piece."""
+        for reply in self.each([messages], params, tools=tools):
+            if isinstance(reply, TesseraError):
+                raise reply
+            yield Delta(
+                text=reply.text, token_ids=reply.token_ids, logprobs=reply.logprobs, finish_reason=reply.finish_reason,
+                usage=reply.usage, timings=reply.timings, tool_calls=reply.tool_calls,
+            )  # fmt: skip
 
     def each(
         self,
@@ -103,7 +111,7 @@ class QuietModel(ChatModel):
         try:
             while waiting or more:
                 more = more and not self.stopped()
-                if more and len(waiting) < MAX_AHEAD and self.gate.try_enter():
+                if more and len(waiting) < self._most and (self.gate is None or self.gate.try_enter()):
                     more = self._ask_next(questions)
                 elif waiting:
                     wait(list(waiting)[:1], POLL_S)
@@ -119,18 +127,26 @@ class QuietModel(ChatModel):
         if self.stopped():
             raise JobStoppedError("the job was told to stop.")
 
+    @property
+    def _most(self) -> int:
+        return MAX_PAGES_AHEAD if self.gate is None else MAX_AHEAD
+
+    def _leave(self, _: object = None) -> None:
+        if self.gate is not None:
+            self.gate.leave()
+
     def _ask_next(self, questions: Iterator[tuple[Conversation, SamplingParams, Tools]]) -> bool:
         """Ask the next question in the place just taken; returns False if there is none."""
         try:
             question = next(questions, None)
         except BaseException:
-            self.gate.leave()
+            self._leave()
             raise
         if question is None:
-            self.gate.leave()
+            self._leave()
             return False
         asking = asyncio.run_coroutine_threadsafe(self._answer(*question), self.loop)
-        asking.add_done_callback(lambda _: self.gate.leave())
+        asking.add_done_callback(self._leave)
         self._waiting.append(asking)
         return True
 
@@ -153,13 +169,14 @@ class QuietModel(ChatModel):
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
         replies = self.backend.start([(prompt, wanted)], cache_salt=self.salt, reader=reader)
         deltas: list[Delta] = []
-        self.gate.num_beginning += 1  # only in the event loop
+        gate = self.gate or Gate(self.backend)
+        gate.num_beginning += 1  # only in the event loop
         try:
             async for _, delta in replies:
-                self.gate.num_beginning -= not deltas
+                gate.num_beginning -= not deltas
                 deltas.append(delta)
         finally:
-            self.gate.num_beginning -= not deltas
+            gate.num_beginning -= not deltas
             replies.close()
         if (error := deltas[-1].error) is not None:
             raise error

@@ -1,0 +1,145 @@
+"""Documents that requests name: an uploaded file, a URL through the guard of `fetch`, or data; each on the disk.
+
+Only here do `/v1/ocr` and its batches differ from files on one's own machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tessera.chat import ChatModel
+from tessera.documents.api import LEAST_WIDTH
+from tessera.documents.journal import Item
+from tessera.documents.kinds import kind_of
+from tessera.documents.limits import PageLimits
+from tessera.documents.plan import Budget
+from tessera.documents.runner import Done
+from tessera.errors import DocumentError, TesseraError
+from tessera.fetch import Stop
+from tessera.server.backend import Backend
+from tessera.server.errors import BadRequestError
+from tessera.server.files import FileStore
+from tessera.server.handlers import check_model
+from tessera.server.jobs import item_data, number_of
+from tessera.server.lines import Line, LineError, Rows, read_line
+from tessera.server.ocr import Given, OcrReader, check
+from tessera.server.ocr_schemas import Document, ImageUrl, OcrRequest
+from tessera.server.served_model import JobStoppedError
+from tessera.server.settings import Settings
+from tessera.server.validation_words import describe_mistake
+from tessera.sources import ImageLimits, is_data_url, is_url, read
+
+OCR = "/v1/ocr"
+FIELDS = {"document_url": "document_url", "image_url": "image_url", "file": "file_id"}  # of a document, by its type
+
+
+@dataclass(frozen=True)
+class OcrService:
+    """Answers OCR requests of any key; blocks, so it is called from threads."""
+
+    store: FileStore
+    backend: Backend
+    settings: Settings
+    names: tuple[str, ...]
+
+    def answer(self, body: OcrRequest, tenant: str, model: ChatModel, stop: Stop | None = None) -> dict[str, Any]:
+        """Read the document and return the response; raises TesseraError."""
+        body.check_extra_fields()
+        check_model(body.model, self.names)
+        check(body)
+        vision = self.backend.vision
+        budget = Budget(
+            context_tokens=self.backend.config.max_model_len, image_side=vision.image_size,
+            token_side=vision.token_size, instructions=vision.hidden_size >= LEAST_WIDTH,
+        )  # fmt: skip
+        limits = PageLimits(
+            max_pages=self.settings.max_ocr_pages, max_bytes=self.settings.max_ocr_bytes,
+            max_pixels=self.settings.max_image_pixels,
+        )  # fmt: skip
+        reader = OcrReader(model, budget, limits, self.settings.limit_mm_per_prompt)
+        with self._given(body.document, tenant, stop) as given:
+            with given.path.open("rb") as file:
+                kind = kind_of(file)
+            if kind in ("zip", "mail"):
+                raise DocumentError(f"{given.name} holds several documents; send each one alone.", code="unsupported")
+            return reader.answer(body, given, self.names[0])
+
+    @contextmanager
+    def _given(self, document: Document, tenant: str, stop: Stop | None) -> Iterator[Given]:
+        field = FIELDS[document.type]
+        for name in ("document_url", "image_url", "file_id"):
+            if name != field and getattr(document, name) is not None:
+                raise BadRequestError(f"document.{name} cannot be combined with the type {document.type}.",
+                                      param=f"document.{name}")  # fmt: skip
+        source = getattr(document, field)
+        source = source.url if isinstance(source, ImageUrl) else source
+        if not source:
+            raise BadRequestError(f"document.{field} is required with the type {document.type}.",
+                                  param=f"document.{field}")  # fmt: skip
+        if document.type == "file":
+            row = self.store.get(source, tenant)
+            yield Given(self.store.path(row.id), row.name, row.size)
+            return
+        if not (is_data_url(source) or is_url(source)):
+            raise BadRequestError(
+                f"document.{field} must be an http(s) URL or a data URL; upload the file for anything else.",
+                param=f"document.{field}",
+            )
+        name, data = read(source, self._limits, stop)
+        name = (document.document_name or "").rpartition("/")[2] or ("the document" if is_data_url(source) else name)
+        with tempfile.NamedTemporaryFile(prefix="tessera-ocr-") as file:
+            file.write(data)
+            file.flush()
+            yield Given(Path(file.name), name, len(data))
+
+    @property
+    def _limits(self) -> ImageLimits:
+        settings = self.settings
+        return ImageLimits(
+            max_bytes=settings.max_ocr_bytes, fetch_timeout_s=settings.fetch_timeout_s,
+            allow_private_addresses=settings.allow_private_addresses, domains=settings.allowed_media_domains,
+            proxy=settings.image_proxy, local_files=None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OcrLines:
+    """Answers the lines of a batch for /v1/ocr, one after the other; a document's pages are read at once."""
+
+    service: OcrService
+    source: Path
+    rows: Rows
+    tenant: str
+
+    def done(self, item: Item, model: ChatModel) -> Done:
+        """The line's row; raises JobStoppedError if it was not finished."""
+        number = number_of(item.payload)
+        try:
+            line = read_line(item_data(self.source, item), number, OCR)
+        except LineError as error:
+            return Done(self.rows.never_asked(number, error.custom_id, error), failed=True)
+        if item.died:
+            died = DocumentError("the server died while it read this document.", code="worker_died")
+            return Done(self.rows.never_asked(number, line.custom_id, died), failed=True)
+        try:
+            told = self.service.answer(_body(line), self.tenant, model)
+        except JobStoppedError:
+            raise
+        except TesseraError as error:
+            return Done(self.rows.refused(line, error), failed=True)
+        return Done(self.rows.replied(line, told))
+
+
+def _body(line: Line) -> OcrRequest:
+    try:
+        return OcrRequest.model_validate(line.body)
+    except ValidationError as error:
+        path, words = describe_mistake(error.errors(include_url=False))
+        raise BadRequestError(f"{path or 'the body'} {words}.", param=path or None) from error
