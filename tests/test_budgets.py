@@ -20,7 +20,7 @@ FILES = {
     "tessera/engine/ranks.py": (360, "the two halves of one protocol between processes"),
     "tessera/engine/schema.py": (430, "one function for each group of JSON Schema's keywords"),
     "tessera/fetch.py": (400, "one guarded connection, from the URL to the last byte"),
-    "tessera/llm.py": (420, "the public interface, documented method by method"),
+    "tessera/llm.py": (450, "the public interface, documented method by method"),
     "tessera/nano/pictures/charts_canvas.py": (850, DRAWN),
     "tessera/nano/pictures/charts_data.py": (460, WORDS),
     "tessera/nano/pictures/charts_questions.py": (900, WORDS),

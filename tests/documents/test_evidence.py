@@ -116,8 +116,11 @@ def test_a_scan_says_nothing_against_a_value() -> None:
 
 @pytest.mark.parametrize(
     ("value", "state"),
-    [(None, "missing"), ("", "blank"), ("  ", "blank"), ([], "blank"), ("[illegible]", "unreadable"), ("x", "found"), (0, "found"), (False, "found")],
-)  # fmt: skip # noqa: E501
+    [
+        (None, "missing"), ("", "blank"), ("  ", "blank"), ([], "blank"), ("[illegible]", "unreadable"), ("x", "found"),
+        (0, "found"), (False, "found"),
+    ],
+)  # fmt: skip
 def test_states(value: Any, state: str) -> None:
     assert state_of(value) == state
     field = judged({"vendor": value}, SCAN)["vendor"]
