@@ -64,9 +64,10 @@ class Report:
     thresholds: Mapping[float, tuple[float | None, float]]  # by wanted error: the confidence, and the share above it
 
     def as_json(self) -> dict[str, Any]:
+        numbers = {name: [*map(_finite, (each.value, each.low, each.high))] for name, each in self.numbers.items()}
         return {
             "documents": self.documents, "fields": self.fields, "right": self.right,
-            "numbers": {name: [_finite(each.value), _finite(each.low), _finite(each.high)] for name, each in self.numbers.items()},
+            "numbers": numbers,
             "diagram": [[each.count, each.confidence, each.right] for each in self.diagram],
             "kinds": {kind: list(counts) for kind, counts in self.kinds.items()},
         }  # fmt: skip

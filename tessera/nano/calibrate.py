@@ -85,9 +85,8 @@ def measure(
                 source = "text layer" if paper.page.words else "attention"
                 tally.add(source, fields[key].box, true)
         if number % 20 == 0:
-            log(
-                f"{number} of {len(papers)} papers, {sum(each.right for each in samples)} of {len(samples)} fields right"
-            )
+            hits = sum(each.right for each in samples)
+            log(f"{number} of {len(papers)} papers, {hits} of {len(samples)} fields right")
     return samples, tally
 
 

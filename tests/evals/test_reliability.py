@@ -19,7 +19,9 @@ from tessera.evals.reliability import (
     reliability,
 )
 
-SAMPLES = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40)  # fmt: skip
+SAMPLES = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40
+)
 
 
 def test_calibration_error_by_hand() -> None:
