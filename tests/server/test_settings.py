@@ -168,8 +168,8 @@ def test_an_empty_path_is_no_path() -> None:
     ("changes", "says"),
     [
         ({"config_format": "hf"}, "config_format is hf.*layout mistral"),
-        ({"revision": "main"}, "has no revision"),
-        ({"download_dir": Path("/tmp")}, "lies in no cache"),
+        ({"revision": "main"}, "leave out revision"),
+        ({"download_dir": Path("/tmp")}, "and download_dir"),
         ({"gpu_memory_utilization": 0.5, "device": "cpu"}, "kv_cache_bytes"),
         ({"block_size": 24}, "use 16 or 32"),
         ({"kv_cache_dtype": "float16"}, "computes in float32; use 'auto', 'float32' or 'int8'"),
