@@ -39,7 +39,7 @@ def fill(journal: Journal, path: Path) -> None:
     if journal.counts().total:
         return
     try:
-        if not journal.add(_places(path)):
+        if not journal.add(_places(path)) and not journal.counts().total:  # another run may have added them meanwhile
             raise UsageError(f"{path} holds no requests; write one JSON object a line.")
     except DuplicateError as error:
         first, second = number_of(error.first), number_of(error.second)

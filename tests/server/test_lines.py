@@ -211,6 +211,21 @@ def test_an_input_that_changes_under_the_run_ends_it(tmp_path: Path, running: Ru
         assert journal.counts().failed == 0
 
 
+def test_two_runs_that_begin_at_once_add_the_lines_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(line("a", {}) + "\n" + line("b", {}) + "\n")
+    with Journal.open(tmp_path / "j", {}) as one, Journal.open(tmp_path / "j", {}) as two:
+        add = one.add
+
+        def add_late(items: Any) -> int:
+            fill(two, source)
+            return add(items)
+
+        monkeypatch.setattr(one, "add", add_late)
+        fill(one, source)
+        assert one.counts().total == 2
+
+
 def test_a_files_digest_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc" * 1000)
     assert digest_of(tmp_path / "f") == hashlib.sha256(b"abc" * 1000).hexdigest()
