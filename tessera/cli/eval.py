@@ -73,7 +73,7 @@ def run_eval(given: Evaluation) -> None:
             session.note(f"what was answered is kept in {given.out}; the same command goes on from there")
         raise
     if given.as_json:
-        print(json.dumps({"task": task.name, "model": name, **asdict(summary)}, ensure_ascii=False))
+        print(json.dumps({"event": "done", "task": task.name, "model": name, **asdict(summary)}, ensure_ascii=False))
     else:
         print(summary_text(task, name, summary))
     if summary.flags["failed"]:
@@ -151,7 +151,8 @@ def _model(session: Session) -> tuple[str, str]:
         return name, f"{session.endpoint} {name}"
     from tessera.load import locate
 
-    return session.source.name, digest_of_model(Path(locate(session.source).name))
+    files = digest_of_model(Path(locate(session.source).name))
+    return session.source.name, f"{files}, dtype {session.source.dtype}, kv cache {session.kv_cache_dtype}"
 
 
 def _judge(given: Evaluation) -> ChatModel:

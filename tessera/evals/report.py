@@ -76,7 +76,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Build a table of cells that are HTML already."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _scores(runs: Sequence[Run]) -> str:
@@ -84,11 +84,11 @@ def _scores(runs: Sequence[Run]) -> str:
     rows = []
     for index, (name, meaning) in enumerate(task.scores.items()):
         cells = [_number(task, run.summary.scores[index]) for run in runs]
-        paper = f"{task.paper:g}" if task.paper is not None and name == task.main else ""
+        paper = [] if task.paper is None else [f"{task.paper:g}" if name == task.main else ""]
         label = f"<b>{escape(name)}</b>" if name == task.main else escape(name)
-        rows.append([label, *cells, paper, escape(meaning)])
+        rows.append([label, *cells, *paper, escape(meaning)])
     heads = [run.name for run in runs] if len(runs) > 1 else ["score, 95 % interval"]
-    return _table(["", *heads, "paper, Pixtral 12B", "what it is"], rows)
+    return _table(["", *heads, *([] if task.paper is None else ["paper, Pixtral 12B"]), "what it is"], rows)
 
 
 def _number(task: Task, score: Score) -> str:
@@ -225,7 +225,8 @@ def _short(text: str) -> str:
 
 def _conditions(runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run.facts["identity"]))
-    rows = [[escape(name), *(escape(str(run.facts["identity"].get(name, ""))) for run in runs)] for name in names]
+    known = [run.facts["identity"] for run in runs]
+    rows = [[escape(name.replace("_", " ")), *(escape(str(each.get(name, ""))) for each in known)] for name in names]
     rows += [
         [name, *(escape(str(run.facts.get(name))) for run in runs)] for name in ("data", "split", "judge", "tessera")
     ]

@@ -6,9 +6,10 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --good: #2a7d3c; --accent: #c2570c }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1180px; padding: 0 1em }
 h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em }
-table { border-collapse: collapse; margin: 0.6em 0 1.4em; font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto; margin: 0.6em 0 1.4em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border: 1px solid var(--line); padding: 0.3em 0.6em; text-align: left; vertical-align: top;
-         overflow-wrap: anywhere }
+         overflow-wrap: break-word }
 th { background: var(--soft) } small { opacity: 0.75 }
 .bar { position: relative; height: 5px; min-width: 150px; background: var(--soft); margin-top: 3px }
 .bar i { position: absolute; height: 5px; background: var(--accent); opacity: 0.4 }

@@ -74,8 +74,8 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of the prompt."""
-        return hashlib.sha256(self.prompt.encode()).hexdigest()
+        """Return the SHA-256 of the prompt and the protocol."""
+        return hashlib.sha256(f"{self.protocol}\n{self.prompt}".encode()).hexdigest()
 
 
 def user(*content: str | Image) -> tuple[Message, ...]:

@@ -185,6 +185,6 @@ def _messages(row: Row, images: Sequence[Image], system: str | None) -> tuple[Me
 
 
 def _groups(row: Row) -> dict[str, str]:
-    found = {name: str(row.get(name)) for name in ("category", "subject", "group", "type") if row.get(name)}
+    found = {name: str(row.get(name)) for name in ("category", "subject", "skill", "group", "type") if row.get(name)}
     given = row.get("groups", {})
     return found | ({str(k): str(v) for k, v in given.items()} if isinstance(given, Mapping) else {})
