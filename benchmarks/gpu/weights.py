@@ -9,7 +9,6 @@ from tessera.kernels.fp8_linear import Fp8Weight, quantize_fp8
 from tessera.linears.quantized import place
 from tessera.model.pixtral import Pixtral
 from tessera.weights.fill import linear_shapes
-from tessera.weights.quantized import BITS
 
 
 def quantize_layers(model: Pixtral, scheme: str) -> None:
@@ -20,7 +19,7 @@ def quantize_layers(model: Pixtral, scheme: str) -> None:
         if scheme == "fp8":
             place(model, name, Fp8Weight(*quantize_fp8(model.get_parameter(f"{name}.weight"))))
         else:
-            place(model, name, random_packed(*shape, BITS[scheme], model.device))
+            place(model, name, random_packed(*shape, {"int4": 4, "int8": 8}[scheme], model.device))
 
 
 def random_fp8(rows: int, columns: int, device: torch.device) -> Fp8Weight:

@@ -84,6 +84,9 @@ def extract(
         str, typer.Option("--schema", "-s", help="A JSON schema's file, module:Model, preset:NAME or a preset's file.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table: .xlsx, .csv, .jsonl or .parquet.")],
+    report: Annotated[
+        Path | None, typer.Option(help="Also write one web page for reviewing: doubtful values first, on their pages.")
+    ] = None,
     model: Model = None,
     mmproj: Mmproj = None,
     endpoint: Endpoints = [],  # noqa: B006
@@ -135,7 +138,7 @@ def extract(
         paths=paths, out=out, journal=journal, preset=open_preset(schema, folder=preset_dir, strict_nulls=strict_nulls),
         reading=_reading(pages, password_file, tiles, detect_rotation, retries)
         | {"max_error": max_error, "verify": verify},
-        calibration=calibration,
+        calibration=calibration, report=report,
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
                            max_image_pixels=max_image_pixels, private=allow_private_addresses),

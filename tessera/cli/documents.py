@@ -36,6 +36,7 @@ class Job:
     preset: Preset
     reading: Mapping[str, Any]  # fields of `Options`
     calibration: Path | None = None
+    report: Path | None = None
     model: str | None
     endpoints: Sequence[str]
     api_key: str | None
@@ -64,6 +65,8 @@ class Job:
 def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, Snapshot | None]]:
     """Work off a job, and yield it with its full journal, from which the output is written."""
     check_target("--out", job.out)
+    if job.report is not None:
+        check_target("--report", job.report)
     begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tessera import __version__
 from tessera.cli.documents import Job, planned, worked
 from tessera.cli.session import say
 from tessera.documents.extraction import Extraction
+from tessera.documents.journal import Journal
+from tessera.documents.page import Page
 from tessera.documents.record import Record
+from tessera.documents.review.report import write_report
 from tessera.documents.tables import Layout, check_format, write_table
 
 FAILED, REVIEW = 1, 3  # exit codes
@@ -54,6 +58,8 @@ def run_extract(job: Job, *, csv_raw: bool) -> int:
         }
         layout = Layout(schema=job.preset.schema, about=about, csv_raw=csv_raw)
         write_table(job.out, counts.watch(extraction.records(journal)), layout)
+        if job.report is not None:
+            _write_report(job.report, extraction, journal)
     if job.as_json:
         told = {"records": counts.records, "review": counts.review, "failed": counts.failed, "out": str(job.out)}
         print(json.dumps({"event": "written", **told}), flush=True)
@@ -66,6 +72,22 @@ def run_extract(job: Job, *, csv_raw: bool) -> int:
         f"{counts.review:,} for review, {counts.failed:,} failed"
     )
     return FAILED if counts.failed else REVIEW if counts.review else 0
+
+
+def _write_report(path: Path, extraction: Extraction, journal: Journal) -> None:
+    def page(document: str, number: int) -> Page | None:
+        found = extraction.reader.pages([(document, number)])[0]
+        return found if isinstance(found, Page) else None
+
+    calibration = extraction.options.calibration
+    write_report(
+        path,
+        extraction.records(journal),
+        page,
+        title=extraction.preset.name,
+        schema=extraction.preset.schema.given,
+        metrics=None if calibration is None else calibration.report or None,
+    )
 
 
 def _show_plan(job: Job) -> None:
