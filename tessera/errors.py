@@ -69,7 +69,7 @@ class DocumentError(TesseraError):
 
     http_status = 400
 
-    def __init__(self, text: str, *, code: str) -> None:
+    def __init__(self, text: str = "", *, code: str = "damaged") -> None:
         super().__init__(text)
         self.code = code
 
