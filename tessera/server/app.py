@@ -90,6 +90,11 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         route.add(app, handlers)
     operation.add_page(app, handlers)
     _add_failures(app)
+    _add_middleware(app, settings, metrics, store)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, store: FileStore) -> None:
     app.add_middleware(
         Guard,
         keys=api_keys(settings),
@@ -109,7 +114,6 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
             allow_headers=("*",), allow_private_network=True,
             expose_headers=("x-request-id", "retry-after", "deprecation"),
         )  # fmt: skip
-    return app
 
 
 def _add_failures(app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from tessera.errors import EngineDeadError, TesseraError
 from tessera.server.batches import Batches, Job, usage_of
 from tessera.server.documents import OCR, OcrLines
 from tessera.server.errors import BadRequestError, unexpected_error
-from tessera.server.files import StoredFile, new_id
+from tessera.server.file_table import StoredFile, new_id
 from tessera.server.jobs import LineJob, digest_of, errors_path, fill, number_of, numbered_lines, write_outputs
 from tessera.server.lines import LineError, Rows, read_line
 from tessera.server.served_model import JobStoppedError, ServedModel

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tessera.server.body import MAX_JSON_VALUES
-from tessera.server.files import LEAST_AGE_S, MOST_AGE_S
+from tessera.server.file_table import LEAST_AGE_S, MOST_AGE_S
 from tessera.server.schemas import JsonObject, ModelName, Name, Part, Request, _counted
 
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # OpenAI's limits

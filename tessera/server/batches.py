@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.documents.journal import Counts
 from tessera.server.errors import BadRequestError
-from tessera.server.files import DAY_S, GARBAGE_S
+from tessera.server.file_table import DAY_S
+from tessera.server.files import GARBAGE_S
 from tessera.server.served_model import Gate
 
 if TYPE_CHECKING:

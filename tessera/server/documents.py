@@ -29,7 +29,8 @@ from tessera.server.files import FileStore
 from tessera.server.handlers import check_model
 from tessera.server.jobs import item_data, number_of
 from tessera.server.lines import Line, LineError, Rows, read_line
-from tessera.server.ocr import Given, OcrReader, check
+from tessera.server.ocr import Given, OcrReader
+from tessera.server.ocr_fields import check
 from tessera.server.ocr_schemas import Document, ImageUrl, OcrRequest
 from tessera.server.served_model import JobStoppedError
 from tessera.server.settings import Settings

@@ -26,11 +26,12 @@ from tessera.documents.pages import read_pages
 from tessera.documents.plan import Budget
 from tessera.documents.presets import Preset, named
 from tessera.documents.repeats import problem_of
-from tessera.errors import DocumentError, TesseraError, UsageError
+from tessera.errors import DocumentError, TesseraError
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
-from tessera.server.errors import BadRequestError
+from tessera.server.ocr_annotation import annotated
 from tessera.server.ocr_confidence import Granularity, confidence_scores
+from tessera.server.ocr_fields import check, page_text, schema_of
 from tessera.server.ocr_schemas import OcrRequest
 from tessera.server.ocr_tables import as_html, tables_in
 
@@ -73,8 +74,6 @@ class OcrReader:
 
     def answer(self, body: OcrRequest, given: Given, name: str) -> dict[str, Any]:
         """The whole response; raises TesseraError if nothing of the document can be read."""
-        from tessera.server.ocr_annotation import annotated
-
         check(body)
         readings, errors = self._pages(body, given)
         self._read(readings, from_image=body.confidence_scores_granularity is not None)
@@ -177,11 +176,9 @@ class OcrReader:
         return max(round(page.size[0] * scale), 1), max(round(page.size[1] * scale), 1), max(round(72 * scale), 1)
 
     def _page(self, reading: PageReading, body: OcrRequest) -> dict[str, Any]:
-        page, width_height_dpi = reading.page, self.dimensions(reading.page)
-        width, height, dpi = width_height_dpi
-        index = page.number - 1
+        page, index, markdown = reading.page, reading.page.number - 1, reading.markdown
+        width, height, dpi = self.dimensions(page)
         figures = list(self._figures(page, body, (width, height)))
-        markdown = reading.markdown
         for figure in figures:
             markdown += ("\n\n" if markdown else "") + f"![{figure['id']}]({figure['id']})"
         told: dict[str, Any] = {
@@ -246,9 +243,7 @@ class OcrReader:
                 return
             if min(width, height) < max(body.image_min_size or 0, 1):
                 continue
-            data = None
-            if body.include_image_base64:
-                data = data_url(page.image(FIGURE_SIDE, crop=box))
+            data = data_url(page.image(FIGURE_SIDE, crop=box)) if body.include_image_base64 else None
             yield {"id": f"img-{page.number - 1}-{number}.jpeg", **corners, "image_base64": data,
                    "image_annotation": None}  # fmt: skip
             number += 1
@@ -303,53 +298,3 @@ def data_url(image: PILImage.Image) -> str:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=JPEG)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def page_text(pages: Sequence[int] | str | None) -> str | None:
-    """Page numbers from 0, as the API has them, in the form of `documents.ranges`, from 1."""
-    if pages is None:
-        return None
-    if not isinstance(pages, str):
-        return ",".join(str(number + 1) for number in sorted(set(pages)))[:100_000]
-    parts = []
-    for part in pages.split(","):
-        first, dash, last = (each.strip() for each in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
-            raise BadRequestError(
-                f'pages is {pages[:60]!r}; write numbers from 0 and ranges, such as "0-5" or "0,2-4".', param="pages"
-            )
-        parts.append(f"{int(first) + 1}-{int(last) + 1}" if dash else str(int(first) + 1))
-    return ",".join(parts)
-
-
-def schema_of(given: Any, where: str) -> dict[str, Any]:
-    """The schema in a format; raises BadRequestError if there is none."""
-    schema = given.json_schema.schema_
-    if schema is None:
-        raise BadRequestError(f"{where}.json_schema.schema is required.", param=f"{where}.json_schema.schema")
-    return dict(schema)
-
-
-def check(body: OcrRequest) -> None:
-    """Refuse what cannot be honoured, by name, before the document is read."""
-    for name in ("extract_header", "extract_footer"):
-        if getattr(body, name):
-            raise BadRequestError(
-                f"{name} is not supported: headers and footers are not told apart here; leave it out.",
-                param=name, code="unsupported_parameter",
-            )  # fmt: skip
-    if body.document_annotation_prompt is not None and body.document_annotation_format is None:
-        raise BadRequestError(
-            "document_annotation_prompt needs a document_annotation_format.", param="document_annotation_prompt"
-        )
-    if body.preset is not None and body.document_annotation_format is not None:
-        raise BadRequestError("preset and document_annotation_format exclude each other; keep one.", param="preset")
-    for where in ("bbox_annotation_format", "document_annotation_format"):
-        if (given := getattr(body, where)) is not None:
-            schema_of(given, where)
-    if body.preset is not None:
-        try:
-            named(body.preset)
-        except UsageError as error:
-            raise BadRequestError(str(error), param="preset") from error
-    page_text(body.pages)

@@ -21,6 +21,7 @@ from tessera.errors import DocumentError, GrammarError, TesseraError, UsageError
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 from tessera.server.errors import BadRequestError
+from tessera.server.ocr_fields import page_text, schema_of
 from tessera.server.ocr_schemas import OcrRequest
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ LEAST_REPLY = 256  # tokens
 
 def annotated(reader: OcrReader, body: OcrRequest, given: Given, pages: Sequence[Page]) -> dict[str, Any]:
     """The keys of the response that annotate the document."""
-    from tessera.server.ocr import page_text, schema_of
-
     if body.preset is not None:
         preset = named(body.preset)
         if preset.schema.plain or preset.images > 1:

@@ -15,14 +15,19 @@ from pydantic.fields import FieldInfo
 from tessera.engine.admission import MAX_PARTS
 from tessera.errors import PromptTooLongError
 from tessera.messages import Message
-from tessera.server import schemas
+from tessera.server import batch_schemas, ocr_schemas, schemas
 from tessera.server.body import MAX_JSON_VALUES
 from tests.server.conftest import Running
 from tests.server.test_hostile import ROUTES, Route, routes
 from tests.server.test_http import assert_refused
 
 REQUESTS = sorted(
-    (each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, schemas.Request)),
+    {
+        each
+        for module in (schemas, batch_schemas, ocr_schemas)
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, schemas.Request)
+    },
     key=lambda each: each.__name__,
 )
 

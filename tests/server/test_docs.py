@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tessera.cli.serve import foreign_names
+from tessera.server.batch_schemas import BatchCreateRequest, BatchJobRequest
+from tessera.server.ocr_schemas import OcrRequest
 from tessera.server.schemas import (
     HARMLESS,
     NEUTRAL,
@@ -60,6 +62,9 @@ def fields_table() -> str:
         ("by `/v1/responses`", names(set(ResponsesRequest.model_fields) - shared)),
         ("by `/v1/messages`", names(set(MessagesRequest.model_fields) - shared)),
         ("by `/v1/completions`", names(set(CompletionRequest.model_fields) - shared)),
+        ("by `/v1/ocr`", names(set(OcrRequest.model_fields))),
+        ("by `/v1/batches`", names(set(BatchCreateRequest.model_fields))),
+        ("by `/v1/batch/jobs`", names(set(BatchJobRequest.model_fields))),
         ("without effect on a reply", names(HARMLESS)),
         ("refused unless neutral", names(NEUTRAL)),
     ]

@@ -15,7 +15,8 @@ import pytest
 from mistralai.client import Mistral
 
 from tessera.server.errors import BadRequestError
-from tessera.server.files import GARBAGE_S, FileStore, StoredFile
+from tessera.server.file_table import StoredFile
+from tessera.server.files import GARBAGE_S, FileStore
 from tessera.server.settings import Settings
 from tests.server.conftest import Running, run_server
 from tests.server.test_http import assert_refused

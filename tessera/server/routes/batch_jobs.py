@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from tessera.server.batch_schemas import BatchJobRequest, InlineRequest
 from tessera.server.batches import Batches, Job
 from tessera.server.errors import BadRequestError
-from tessera.server.files import new_id
+from tessera.server.file_table import new_id
 from tessera.server.handlers import Handlers
 from tessera.server.queries import Query
 from tessera.server.routes.batches import check_endpoint, joined

@@ -14,7 +14,8 @@ from tessera.server.batch_schemas import BatchCreateRequest
 from tessera.server.batches import Batches, Job
 from tessera.server.documents import OCR
 from tessera.server.errors import BadRequestError
-from tessera.server.files import FileStore, new_id
+from tessera.server.file_table import new_id
+from tessera.server.files import FileStore
 from tessera.server.handlers import Handlers
 from tessera.server.lines import CHAT
 from tessera.server.queries import Query

@@ -19,7 +19,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import FileResponse, Response
 
 from tessera.server.errors import BadRequestError
-from tessera.server.files import FileStore, StoredFile, checked_age
+from tessera.server.file_table import StoredFile, checked_age
+from tessera.server.files import FileStore
 from tessera.server.guards import UPLOAD_PATH
 from tessera.server.handlers import Handlers
 from tessera.server.multipart import Form, read_form

@@ -1,0 +1,61 @@
+"""The fields of /v1/ocr that need more than a type: pages, schemas, and what is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tessera.documents.presets import named
+from tessera.errors import UsageError
+from tessera.server.errors import BadRequestError
+from tessera.server.ocr_schemas import OcrRequest
+
+
+def page_text(pages: Sequence[int] | str | None) -> str | None:
+    """Page numbers from 0, as the API has them, in the form of `documents.ranges`, from 1."""
+    if pages is None:
+        return None
+    if not isinstance(pages, str):
+        return ",".join(str(number + 1) for number in sorted(set(pages)))[:100_000]
+    parts = []
+    for part in pages.split(","):
+        first, dash, last = (each.strip() for each in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
+            raise BadRequestError(
+                f'pages is {pages[:60]!r}; write numbers from 0 and ranges, such as "0-5" or "0,2-4".', param="pages"
+            )
+        parts.append(f"{int(first) + 1}-{int(last) + 1}" if dash else str(int(first) + 1))
+    return ",".join(parts)
+
+
+def schema_of(given: Any, where: str) -> dict[str, Any]:
+    """The schema in a format; raises BadRequestError if there is none."""
+    schema = given.json_schema.schema_
+    if schema is None:
+        raise BadRequestError(f"{where}.json_schema.schema is required.", param=f"{where}.json_schema.schema")
+    return dict(schema)
+
+
+def check(body: OcrRequest) -> None:
+    """Refuse what cannot be honoured, by name, before the document is read."""
+    for name in ("extract_header", "extract_footer"):
+        if getattr(body, name):
+            raise BadRequestError(
+                f"{name} is not supported: headers and footers are not told apart here; leave it out.",
+                param=name, code="unsupported_parameter",
+            )  # fmt: skip
+    if body.document_annotation_prompt is not None and body.document_annotation_format is None:
+        raise BadRequestError(
+            "document_annotation_prompt needs a document_annotation_format.", param="document_annotation_prompt"
+        )
+    if body.preset is not None and body.document_annotation_format is not None:
+        raise BadRequestError("preset and document_annotation_format exclude each other; keep one.", param="preset")
+    for where in ("bbox_annotation_format", "document_annotation_format"):
+        if (given := getattr(body, where)) is not None:
+            schema_of(given, where)
+    if body.preset is not None:
+        try:
+            named(body.preset)
+        except UsageError as error:
+            raise BadRequestError(str(error), param="preset") from error
+    page_text(body.pages)
