@@ -6,11 +6,8 @@ The local engine and the HTTP client both implement it, so evaluation and docume
 from __future__ import annotations
 
 import reprlib
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import repeat
 from types import TracebackType
@@ -278,37 +275,3 @@ def asked(
         if (each := next(tools, None)) is None:
             raise UsageError(f"conversation {count} has no tools: there are {count}; give each some, or `Tools()`.")
         yield messages, wanted, each
-
-
-def each_in_threads(
-    chat: Callable[[Conversation, SamplingParams, Tools], Completion],
-    questions: Iterable[tuple[Conversation, SamplingParams, Tools]],
-    concurrency: int,
-) -> Iterator[Completion | TesseraError]:
-    """Yield each question's reply, or its error, in order, with `concurrency` calls of `chat` at once."""
-    waiting: deque[Future[Completion | TesseraError]] = deque()
-    for question in questions:
-        if len(waiting) == concurrency:
-            yield waiting.popleft().result()
-        waiting.append(_started(chat, question))
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _started(
-    chat: Callable[[Conversation, SamplingParams, Tools], Completion],
-    question: tuple[Conversation, SamplingParams, Tools],
-) -> Future[Completion | TesseraError]:
-    """Ask in a thread of its own that nobody has to wait for, not even the interpreter at its exit."""
-    reply: Future[Completion | TesseraError] = Future()
-
-    def ask() -> None:
-        try:
-            reply.set_result(chat(*question))
-        except TesseraError as error:
-            reply.set_result(error)
-        except BaseException as error:
-            reply.set_exception(error)
-
-    threading.Thread(target=ask, name="tessera-ask", daemon=True).start()
-    return reply

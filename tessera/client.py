@@ -28,7 +28,6 @@ from tessera.chat import (
     ToolDefinitions,
     Tools,
     asked,
-    each_in_threads,
 )
 from tessera.client_format import (
     CallParts,
@@ -44,6 +43,7 @@ from tessera.errors import EndpointError, TesseraError, UnreachableError, UsageE
 from tessera.messages import parse_messages
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
+from tessera.threads import each_in_threads
 
 RETRIED = {408, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0

@@ -25,7 +25,6 @@ from tessera.chat import (
     ToolDefinitions,
     Tools,
     asked,
-    each_in_threads,
 )
 from tessera.errors import (
     EndpointError,
@@ -39,6 +38,7 @@ from tessera.errors import (
 )
 from tessera.messages import Message, parse_messages
 from tessera.sampling import SamplingParams
+from tessera.threads import each_in_threads
 
 Result = TypeVar("Result")
 MAX_MODELS = 1024

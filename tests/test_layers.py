@@ -47,7 +47,7 @@ ROWS = (
     {"decoding"},
     {"raster"},
     {"containers", "sources"},
-    {"children", "fetch", "machine"},
+    {"children", "fetch", "machine", "threads"},
     {"chat", "model.config"},
     {"messages", "sampling"},
     {"shelf"},
