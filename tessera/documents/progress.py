@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -59,9 +60,14 @@ class Meter:
         if self._clock() - self._shown >= SHOW_S:
             self.show()
 
+    def end(self) -> None:
+        """Show the last snapshot, once all results are committed."""
+        self._counted = -math.inf
+        self.show()
+
     def show(self) -> None:
         now = self._clock()
-        if now - self._counted >= RECOUNT_S or not self._counts.left:  # others may work on the same journal
+        if now - self._counted >= RECOUNT_S:  # others may work on the same journal
             self._counts, self._counted = self._journal.counts(), now
         while len(self._marks) > 1 and now - self._marks[0][0] > WINDOW_S:
             self._marks.popleft()

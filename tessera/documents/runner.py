@@ -69,7 +69,7 @@ def run(
         raise
     finally:
         journal.flush()
-        job.meter.show()
+        job.meter.end()
     return journal.counts()
 
 

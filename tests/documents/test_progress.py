@@ -75,3 +75,18 @@ def test_the_meter_measures_this_runs_speed_over_the_last_minute(
     slow = shown[-1]
     assert abs(slow.items_per_s - 0.25) < 0.02
     assert (slow.usage.prompt_tokens, slow.usage.completion_tokens) == (3000, 300)
+
+
+def test_the_last_snapshot_counts_what_was_just_committed(tmp_path: Path) -> None:
+    now, shown = [100.0], list[Snapshot]()
+    with Journal.open(tmp_path / "j", {}) as journal:
+        journal.add([("a", "")])
+        (item,) = journal.take(1)
+        meter = Meter(journal, shown.append, lambda: now[0])
+        now[0] += 1.0
+        journal.finish(item.id, "done")
+        meter.finished(failed=False, review=True)
+        journal.flush()
+        meter.end()
+    assert [(each.counts.done, each.counts.left) for each in shown] == [(1, 0), (1, 0)]
+    assert shown[-1].counts.review == 0  # the journal's own count, not the meter's

@@ -44,6 +44,7 @@ class Running:
     server: uvicorn.Server
     thread: threading.Thread
     files: Path
+    made: Path | None = None  # a folder to remove at the end
 
     def post(self, path: str, body: Any, **more: Any) -> httpx2.Response:
         with httpx2.Client(timeout=300) as client:
@@ -57,8 +58,8 @@ class Running:
         self.server.should_exit = True
         self.thread.join(timeout=30)
         assert not self.thread.is_alive()
-        if self.files.parent.name.startswith("tessera-files-"):
-            shutil.rmtree(self.files.parent, ignore_errors=True)
+        if self.made is not None:
+            shutil.rmtree(self.made, ignore_errors=True)
 
 
 def run_server(**changes: Any) -> Running:
@@ -70,15 +71,17 @@ def run_server(**changes: Any) -> Running:
 def start_server(llm: LLM, settings: Settings | None = None) -> Running:
     """Serve a model that is already in memory."""
     settings = settings or Settings(access_log=False, port=0)
+    made = None
     if settings.files_dir is None:  # never the user's own
-        settings = settings.model_copy(update={"files_dir": Path(tempfile.mkdtemp(prefix="tessera-files-")) / "files"})
+        made = Path(tempfile.mkdtemp(prefix="tessera-files-"))
+        settings = settings.model_copy(update={"files_dir": made / "files"})
     server = uvicorn.Server(http_config(create_app(LocalBackend(llm), settings), settings))
     sockets = bind(settings)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    return Running(address_of(sockets, settings), llm, server, thread, settings.files_dir)
+    return Running(address_of(sockets, settings), llm, server, thread, settings.files_dir or Path(), made)
 
 
 @pytest.fixture(scope="session")
