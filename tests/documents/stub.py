@@ -19,13 +19,13 @@ from tessera.chat import (
     Tools,
     Usage,
     asked,
-    each_in_threads,
 )
 from tessera.documents.journal import Item, Journal
 from tessera.documents.runner import Done, run
 from tessera.errors import TesseraError
 from tessera.messages import Message, parse_messages
 from tessera.sampling import SamplingParams
+from tessera.threads import each_in_threads
 
 ANSWERED = Usage(prompt_tokens=3, completion_tokens=2)
 
