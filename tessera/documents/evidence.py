@@ -19,14 +19,13 @@ from tessera.documents.confidence import Features, TokenSpans
 from tessera.documents.page import Box, Page
 from tessera.documents.pointing import Locator, Pointed
 from tessera.documents.record import BoxSource, Field, State
+from tessera.documents.repeats import loops
 from tessera.documents.reread import Rereader
 from tessera.documents.spans import Leaf, Leaves, find_leaves, kind_of
 
 DEFAULT_MAX_ERROR = 0.05
 UNREADABLE = {"unreadable", "illegible", "not readable", "not legible"}  # what a model writes for it
 MIN_WORDS = 15  # a text layer with fewer words, in which nothing was found, does not speak for its page
-LOOP = re.compile(r"(.{6,200}?)\1{5}", re.DOTALL)
-LOOP_CHARACTERS = 4000  # of a reply's end, where loops are
 NOT_IN_TEXT = "the page's text does not have this value"
 OTHER_LETTERS = "the page's text has it with other letters: {text}"
 READ_AGAIN = "a second reading of its place says something else"
@@ -69,7 +68,7 @@ def judge(
     """
     leaves = find_leaves(reply.text)
     threshold = 1.0 - max_error if calibration is None else calibration.threshold(max_error)
-    broken = not leaves.whole or reply.finish_reason != "stop" or is_loop(reply.text)
+    broken = not leaves.whole or reply.finish_reason != "stop" or loops(reply.text, plain=False)
     found = {}
     for path, each in gather(reply, schema, pages, leaves=leaves, locate=locate, reread=reread).items():
         values = each.values
@@ -157,11 +156,6 @@ def schema_at(schema: Mapping[str, Any], path: str) -> Mapping[str, Any]:
             name = key[2:-2] if key.startswith('["') else key
             here = (here.get("properties") or {}).get(name, {})
     return _resolved(here, schema)
-
-
-def is_loop(text: str) -> bool:
-    """Return True if a reply's end says the same thing six times in a row."""
-    return LOOP.search(text[-LOOP_CHARACTERS:]) is not None
 
 
 def _resolved(part: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
