@@ -31,7 +31,7 @@ RECEIPT = ROOT / "tessera" / "nano" / "demo" / "receipt.png"
 KEY = "the-key-of-the-suite"
 KNOWN_NAME = "pixtral-12b-2409"  # LlamaIndex's Mistral integration refuses names that are not Mistral's
 QUESTION = "What is the total?"
-FEATURES = ("chat", "stream", "schema", "tools", "errors", "models", "responses")
+FEATURES = ("chat", "stream", "schema", "tools", "errors", "models", "responses", "batches", "ocr")
 START_S, SCRIPT_S = 300, 900  # generous: a loaded machine is slow, not broken
 CURRENCIES = {"type": "string", "enum": ["EUR", "USD", "GBP"]}
 TOOLS = [
@@ -112,7 +112,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         self._command = [sys.executable, "-m", "tessera", "serve", "--port", str(port), "--api-key", KEY]
-        self._command += ["--kv-cache-bytes", str(2**26)]
+        self._command += ["--kv-cache-bytes", str(2**26), "--files-dir", str(log.with_name("files"))]
         for name in ("nano", KNOWN_NAME):
             self._command += ["--served-model-name", name]
 

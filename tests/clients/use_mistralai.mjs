@@ -85,4 +85,32 @@ await probe.run({
     holds(names.includes(MODEL), `the models that see are ${names}`);
     return names;
   },
+
+  async batches() {
+    const line = { custom_id: "a", body: { messages: [{ role: "user", content: QUESTION }], max_tokens: MAX_TOKENS } };
+    const content = Buffer.from(JSON.stringify(line));
+    const file = await client.files.upload({ file: { fileName: "in.jsonl", content }, purpose: "batch" });
+    let job = await client.batch.jobs.create({ endpoint: "/v1/chat/completions", inputFiles: [file.id], model: MODEL });
+    while (["QUEUED", "RUNNING"].includes(job.status)) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      job = await client.batch.jobs.get({ jobId: job.id });
+    }
+    same([job.status, job.succeededRequests], ["SUCCESS", 1]);
+    const pieces = [];
+    for await (const piece of await client.files.download({ fileId: job.outputFile })) pieces.push(piece);
+    same(JSON.parse(Buffer.concat(pieces).toString()).custom_id, "a");
+    same((await client.batch.jobs.cancel({ jobId: job.id })).status, "SUCCESS");
+    holds((await client.files.delete({ fileId: file.id })).deleted, "the file stays");
+    return job.id;
+  },
+
+  async ocr() {
+    const schemaDefinition = { type: "object", properties: { total: { type: "string" } }, required: ["total"] };
+    const documentAnnotationFormat = { type: "json_schema", jsonSchema: { name: "receipt", schemaDefinition } };
+    const document = { type: "image_url", imageUrl: PICTURE };
+    const told = await client.ocr.process({ model: MODEL, document, documentAnnotationFormat });
+    same(Object.keys(JSON.parse(told.documentAnnotation)), ["total"]);
+    same(told.usageInfo.pagesProcessed, 1);
+    return told.documentAnnotation;
+  },
 });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 from mistralai.client import Mistral
@@ -106,6 +108,36 @@ def check_models() -> str:
     names = [model.id for model in client.models.list().data or [] if model.capabilities.vision]
     holds(MODEL in names, f"the models that see are {names}")
     return ", ".join(names)
+
+
+@feature
+def check_batches() -> str:
+    row = {"custom_id": "a", "body": {"messages": asking(), "max_tokens": MAX_TOKENS}}
+    content = json.dumps(row).encode()
+    file = client.files.upload(file={"file_name": "in.jsonl", "content": content}, purpose="batch")
+    job = client.batch.jobs.create(endpoint="/v1/chat/completions", input_files=[file.id], model=MODEL)
+    while job.status in ("QUEUED", "RUNNING"):
+        time.sleep(0.2)
+        job = client.batch.jobs.get(job_id=job.id)
+    same((job.status, job.succeeded_requests), ("SUCCESS", 1))
+    told = json.loads(b"".join(client.files.download(file_id=job.output_file).iter_bytes()))
+    same((told["custom_id"], told["response"]["body"]["choices"][0]["message"]["content"]), ("a", ANSWER))
+    same(client.batch.jobs.cancel(job_id=job.id).status, "SUCCESS")
+    holds(client.files.delete(file_id=file.id).deleted, "the file stays")
+    return job.id
+
+
+@feature
+def check_ocr() -> str:
+    schema = {"type": "object", "properties": {"total": {"type": "string"}}, "required": ["total"]}
+    told = client.ocr.process(
+        model=MODEL,
+        document={"type": "image_url", "image_url": PICTURE},
+        document_annotation_format={"type": "json_schema", "json_schema": {"name": "receipt", "schema": schema}},
+    )
+    same(list(json.loads(told.document_annotation)), ["total"])
+    same(told.usage_info.pages_processed, 1)
+    return told.document_annotation
 
 
 run()

@@ -1,6 +1,6 @@
 // OpenAI's JavaScript client.
 
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 import * as probe from "./probe.mjs";
@@ -105,5 +105,26 @@ await probe.run({
     const final = await client.responses.create({ model: MODEL, input, tools, tool_choice: "none", store: false });
     holds(final.output_text, "no answer after the tool's result");
     return JSON.stringify(parsed.output_parsed);
+  },
+
+  async batches() {
+    const body = { model: MODEL, messages: asking(), max_completion_tokens: MAX_TOKENS };
+    const line = (name) => JSON.stringify({ custom_id: name, method: "POST", url: "/v1/chat/completions", body });
+    const content = await toFile(Buffer.from(["a", "b"].map(line).join("\n")), "in.jsonl");
+    const file = await client.files.create({ file: content, purpose: "batch" });
+    const options = { input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h" };
+    let batch = await client.batches.create(options);
+    while (!["completed", "failed"].includes(batch.status)) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      batch = await client.batches.retrieve(batch.id);
+    }
+    same(batch.request_counts, { total: 2, completed: 2, failed: 0 });
+    const rows = (await (await client.files.content(batch.output_file_id)).text()).trim().split("\n");
+    const told = rows.map((row) => JSON.parse(row));
+    same(told.map((row) => row.custom_id), ["a", "b"]);
+    for (const row of told) same(row.response.body.choices[0].message.content, ANSWER);
+    same((await client.batches.cancel(batch.id)).status, "completed");
+    holds((await client.files.delete(file.id)).deleted, "the file stays");
+    return batch.id;
   },
 });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import openai
@@ -129,6 +131,27 @@ def check_responses() -> str:
     final = client.responses.create(model=MODEL, input=conversation, tools=flat, tool_choice="none", store=False)
     holds(final.output_text, "no answer after the tool's result")
     return f"{len(kinds)} events, {parsed!r}"
+
+
+@feature
+def check_batches() -> str:
+    body = {"model": MODEL, "messages": asking(), "max_completion_tokens": MAX_TOKENS}
+    rows = [{"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body} for name in "ab"]
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"suite": "clients"}
+    )
+    while batch.status not in ("completed", "failed"):
+        time.sleep(0.2)
+        batch = client.batches.retrieve(batch.id)
+    told = [json.loads(row) for row in client.files.content(batch.output_file_id).text.splitlines()]
+    same([row["custom_id"] for row in told], ["a", "b"])
+    for row in told:
+        same(row["response"]["body"]["choices"][0]["message"]["content"], ANSWER)
+    same(client.batches.cancel(batch.id).status, "completed")
+    holds(client.files.delete(file.id).deleted, "the file stays")
+    return batch.id
 
 
 run()

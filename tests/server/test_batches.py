@@ -373,11 +373,12 @@ class Process:
         def ready() -> bool:
             assert self.process.poll() is None, "the server ended"
             try:
-                return httpx2.get(self.url + "/ready").status_code == 200
+                return client.get(self.url + "/ready").status_code == 200
             except httpx2.HTTPError:
                 return False
 
-        until(ready, 120)
+        with httpx2.Client(verify=False) as client:
+            until(ready, 200)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -386,10 +387,11 @@ class Process:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_after_any_kills_each_line_is_answered_once_and_the_same(tmp_path: Path) -> None:
-    told = many(1500, temperature=1.0, seed=7, max_tokens=6)
+    told = many(600, temperature=1.0, seed=7, max_tokens=6)
     whole: list[list[dict[str, Any]]] = []
-    for kills in (0, 5):
+    for kills in (0, 4):
         folder = tmp_path / f"files-{kills}"
         server = Process(folder)
         server.wait()
@@ -397,7 +399,7 @@ def test_after_any_kills_each_line_is_answered_once_and_the_same(tmp_path: Path)
         for number in range(kills):
             api = Api(server)
             until(lambda: (now := api.client.batches.retrieve(batch.id).request_counts) and  # noqa: B023
-                  now.completed >= 200 * (number + 1), 120)  # noqa: B023  # fmt: skip
+                  now.completed >= 100 * (number + 1), 120)  # noqa: B023  # fmt: skip
             server.kill()
             server = Process(folder)
             server.wait()
@@ -407,6 +409,6 @@ def test_after_any_kills_each_line_is_answered_once_and_the_same(tmp_path: Path)
         whole.append(api.rows(done.output_file_id))
         server.kill()
     for found in whole:
-        assert [row["custom_id"] for row in found] == [f"n{number}" for number in range(1500)]
+        assert [row["custom_id"] for row in found] == [f"n{number}" for number in range(600)]
     choices = [[row["response"]["body"]["choices"] for row in found] for found in whole]
     assert choices[0] == choices[1]
