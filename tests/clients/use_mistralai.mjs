@@ -107,7 +107,7 @@ await probe.run({
   async ocr() {
     const schemaDefinition = { type: "object", properties: { total: { type: "string" } }, required: ["total"] };
     const documentAnnotationFormat = { type: "json_schema", jsonSchema: { name: "receipt", schemaDefinition } };
-    const document = { type: "image_url", imageUrl: PICTURE };
+    const document = { type: "image_url", imageUrl: IMAGE };
     const told = await client.ocr.process({ model: MODEL, document, documentAnnotationFormat });
     same(Object.keys(JSON.parse(told.documentAnnotation)), ["total"]);
     same(told.usageInfo.pagesProcessed, 1);

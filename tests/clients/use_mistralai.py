@@ -132,7 +132,7 @@ def check_ocr() -> str:
     schema = {"type": "object", "properties": {"total": {"type": "string"}}, "required": ["total"]}
     told = client.ocr.process(
         model=MODEL,
-        document={"type": "image_url", "image_url": PICTURE},
+        document={"type": "image_url", "image_url": IMAGE},
         document_annotation_format={"type": "json_schema", "json_schema": {"name": "receipt", "schema": schema}},
     )
     same(list(json.loads(told.document_annotation)), ["total"])
