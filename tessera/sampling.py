@@ -37,10 +37,14 @@ class Grammar:
     """A constraint on a reply. `source` is, by kind: nothing, for json_object (any JSON object); the JSON
     text of a schema; a regular expression; a JSON list of strings, one of which is the reply; a Lark grammar in
     llguidance's dialect, or GBNF. The kind tool_calls is Lark that may name special tokens; `tool_calls` writes it.
+
+    With `compact`, JSON is written on one line as `json.dumps` does, ", " and ": " between its parts, so that no token
+    is spent on white space. Requests to other servers have no field for it: they get the same JSON, laid out freely.
     """
 
     kind: GrammarKind
     source: str = ""
+    compact: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in GRAMMAR_KINDS:
@@ -50,6 +54,8 @@ class Grammar:
         if bool(self.source) == (self.kind == "json_object"):
             wanted = "takes no source; leave it out" if self.source else "needs a source; give one"
             raise UsageError(f"grammar kind {self.kind} {wanted}.")
+        if self.compact and self.kind not in ("json_object", "json_schema"):
+            raise UsageError(f"grammar kind {self.kind} has no compact form, which is one of JSON; leave compact out.")
 
 
 class _NamedFields(type):

@@ -46,6 +46,14 @@ PasswordFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Passwor
 TilesOption = Annotated[
     Tiles | None, typer.Option(help="Show a page again in parts; auto: when type is small. Default: the preset's.")
 ]
+ImageSide = Annotated[
+    int | None,
+    typer.Option(
+        "--max-image-side",
+        metavar="N",
+        help="Most pixels along a page's longer edge: fewer are faster. Default: the preset's, or the model's.",
+    ),
+]
 Rotation = Annotated[
     bool | None,
     typer.Option(
@@ -95,6 +103,7 @@ def extract(
     pages: Pages = None,
     password_file: PasswordFile = None,
     tiles: TilesOption = None,
+    max_image_side: ImageSide = None,
     detect_rotation: Rotation = None,
     retries: Retries = 4,
     max_error: Annotated[
@@ -137,7 +146,7 @@ def extract(
     job = Job(
         paths=paths, out=out, journal=journal, preset=open_preset(schema, folder=preset_dir, strict_nulls=strict_nulls),
         reading=_reading(pages, password_file, tiles, detect_rotation, retries)
-        | {"max_error": max_error, "verify": verify},
+        | {"max_image_side": max_image_side, "max_error": max_error, "verify": verify},
         calibration=calibration, report=report,
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
@@ -165,6 +174,7 @@ def transcribe(
     pages: Pages = None,
     password_file: PasswordFile = None,
     tiles: TilesOption = None,
+    max_image_side: ImageSide = None,
     detect_rotation: Rotation = None,
     retries: Retries = 4,
     preset_dir: PresetDir = None,
@@ -191,7 +201,7 @@ def transcribe(
 
     job = Job(
         paths=paths, out=out, journal=journal, preset=open_preset(preset, folder=preset_dir),
-        reading=_reading(pages, password_file, tiles, detect_rotation, retries),
+        reading=_reading(pages, password_file, tiles, detect_rotation, retries) | {"max_image_side": max_image_side},
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
                            max_image_pixels=max_image_pixels, private=allow_private_addresses),

@@ -15,8 +15,10 @@ from tessera.documents.plan import Budget
 from tessera.documents.presets import Preset, open_preset
 from tessera.documents.record import Record
 from tessera.documents.streaming import extract_records
+from tessera.model.config import VisionConfig
 
 LEAST_WIDTH = 512  # of a vision encoder: nano is narrower, and the official models are twice as wide
+TYPE_SIZE = 14.0  # pixels an em that narrower ones read best: they learned from small images, at such sizes
 
 
 def extract(
@@ -79,10 +81,20 @@ def budget_of(model: ChatModel) -> Budget:
 
     if not isinstance(model, LLM):
         return Budget()
-    vision = model.vision
+    return budget_for(model.vision, model.config.max_model_len)
+
+
+def budget_for(vision: VisionConfig, context_tokens: int) -> Budget:
+    """What a model with this vision encoder can take.
+
+    A small one gets pages no larger than their type needs, and questions without the instructions before them. Both go
+    by the encoder's width, since a checkpoint does not say on which sizes and turns its model was trained.
+    """
+    is_small = vision.hidden_size < LEAST_WIDTH
     return Budget(
-        context_tokens=model.config.max_model_len,
+        context_tokens=context_tokens,
         image_side=vision.image_size,
         token_side=vision.token_size,
-        instructions=vision.hidden_size >= LEAST_WIDTH,
+        type_size=TYPE_SIZE if is_small else None,
+        instructions=not is_small,
     )

@@ -29,10 +29,12 @@ from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
 from tessera.documents.reader import Reader
 from tessera.documents.record import Field, Record
+from tessera.documents.rendering import MAX_SIDE
 from tessera.documents.repeats import problem_of
 from tessera.documents.reread import Rereader
 from tessera.documents.rotation import detect_turn
 from tessera.documents.runner import Again, Done, run
+from tessera.documents.tiles import LEAST_SIDE
 from tessera.errors import GrammarError, TesseraError, UsageError
 from tessera.sampling import SamplingParams
 
@@ -46,6 +48,7 @@ class Options:
     pages: str | None = None  # "1-5,8": of every document
     passwords: tuple[str, ...] = ()
     tiles: str | None = None  # auto, off or 2x2; None: what the preset says
+    max_image_side: int | None = None  # pixels along a page's longer edge, at most; None: what the preset says
     detect_rotation: bool | None = None  # ask the model which way is up; None: what the preset says
     retries: int = 4  # of a reply that loops, is cut or is no JSON
     max_error: float = 0.01  # share of wrong values among those not sent to review
@@ -57,6 +60,9 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
             raise UsageError(f"retries is {self.retries}; it must lie between 0 and {MAX_RETRIES}.", param="retries")
+        if self.max_image_side is not None and not LEAST_SIDE <= self.max_image_side <= MAX_SIDE:
+            words = f"it must lie between {LEAST_SIDE} and {MAX_SIDE:,}"
+            raise UsageError(f"max_image_side is {self.max_image_side}; {words}.", param="max_image_side")
         if not 0 < self.max_error < 1:
             raise UsageError(f"max_error is {self.max_error}; it must lie between 0 and 1.", param="max_error")
 
@@ -66,6 +72,7 @@ class Extraction:
 
     def __init__(self, paths: Sequence[str | Path], preset: Preset, options: Options) -> None:
         self.preset, self.options = preset, options
+        self.budget = options.budget.limited(options.max_image_side or preset.max_image_side)
         self.model: ChatModel | None = None  # while it runs
         self.reader = Reader(paths, options.pages, options.passwords, options.limits)
         self.units: list[Unit] = []
@@ -75,7 +82,8 @@ class Extraction:
     def identity(self, model: str) -> dict[str, str]:
         """What results depend on, for the journal; `model` identifies the model."""
         preset = {name: value for name, value in asdict(self.preset).items() if name not in ("title", "reason", "name")}
-        settings = {"pages": self.options.pages, "tiles": self.options.tiles, "retries": self.options.retries,
+        settings = {"pages": self.options.pages, "tiles": self.options.tiles,
+                    "max_image_side": self.options.max_image_side, "retries": self.options.retries,
                     "rotation": self.options.detect_rotation, "verify": self.options.verify,
                     "max_error": self.options.max_error}  # fmt: skip
         digest = sha256(_text(preset).encode()).hexdigest()
@@ -87,7 +95,7 @@ class Extraction:
         seen: set[str] = set()
         with closing(self.reader.every()) as pages:
             asked = (page for page in pages if isinstance(page, PageError) or self.needs_model(page))
-            for unit in plan.units(asked, self.preset, self.options.budget, self.options.tiles):
+            for unit in plan.units(asked, self.preset, self.budget, self.options.tiles):
                 if unit.id in seen:
                     continue
                 seen.add(unit.id)
@@ -107,7 +115,7 @@ class Extraction:
         pages = self.reader.pages(_keys(item))
         turns = [self._turn(page) for page in pages]
         options = self.options
-        self._asked[item.id] = plan.asked(pages, self.preset, options.budget, tiles=options.tiles, turns=turns)
+        self._asked[item.id] = plan.asked(pages, self.preset, self.budget, tiles=options.tiles, turns=turns)
         return self._question(item, 0)
 
     def _question(self, item: Item, attempt: int) -> tuple[Conversation, SamplingParams]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.documents.page import Box, Page, PageError
 from tessera.documents.presets import Preset
-from tessera.documents.tiles import needs_tiles, tile_boxes
+from tessera.documents.tiles import legible_side, needs_tiles, small_type, tile_boxes
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 
@@ -32,7 +32,12 @@ class Budget:
     context_tokens: int = 32_768
     image_side: int = 1024  # pixels along the longer edge
     token_side: int = 16  # pixels of one token
+    type_size: float | None = None  # pixels an em that small type gets, if the side allows; None: pages get all of it
     instructions: bool = True  # a small model that was trained on questions alone reads worse after a system message
+
+    def limited(self, side: int | None) -> Budget:
+        """Return the budget with images of at most `side` pixels, if that is less."""
+        return self if side is None else replace(self, image_side=min(self.image_side, side))
 
     def image_tokens(self, width: float, height: float, stored: int | None = None) -> int:
         """Estimate the tokens of an image of this shape; `stored` pixels along its longer edge are not enlarged."""
@@ -121,18 +126,29 @@ def windows(tokens: Sequence[int], preset: Preset, budget: Budget) -> tuple[tupl
 def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
     """Estimate a page's tokens, those of its tiles included."""
     width, height = page.size
-    total = budget.image_tokens(width, height, page.pixels)
-    for box in _tiles(page, tiles, budget):
-        share = box.right - box.left
-        stored = None if page.pixels is None else round(page.pixels * share)
-        total += budget.image_tokens(width * share, height * (box.bottom - box.top), stored)
+    total = 0
+    for box, side in views(page, tiles, budget):
+        across, down = (box.right - box.left, box.bottom - box.top) if box else (1.0, 1.0)
+        stored = side if page.pixels is None else min(side, round(page.pixels * across))
+        total += budget.image_tokens(width * across, height * down, stored)
     return total
 
 
-def _tiles(page: Page, tiles: str, budget: Budget) -> Sequence[Box]:
-    if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, budget.image_side)):
-        return tile_boxes(page)
-    return ()
+def page_side(page: Page, budget: Budget) -> int:
+    """Return the pixels along a page's longer edge that the model is shown."""
+    return views(page, "off", budget)[0][1]
+
+
+def views(page: Page, tiles: str, budget: Budget, turn: int = 0) -> list[tuple[Box | None, int]]:
+    """Return the parts of a page that are shown, and the side of each: the whole page (None), then its tiles."""
+    most = budget.image_side
+    height = None if budget.type_size is None else small_type(page, most, turn)
+    parts: list[Box | None] = [None]
+    if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, most)):
+        parts += tile_boxes(page)
+    shares = [1.0 if part is None else part.right - part.left for part in parts]
+    size = budget.type_size or 0.0
+    return [(part, legible_side(height, most, size, share)) for part, share in zip(parts, shares, strict=True)]
 
 
 def instructions(preset: Preset) -> str:
@@ -165,9 +181,9 @@ def asked(
     images: list[Image] = []
     regions: list[Box] = []
     for page, turn in zip(pages, turns or [0] * len(pages), strict=True):
-        parts = [None, *_tiles(page, tiles or preset.tiles, budget)]
-        images += [Image(page.image(budget.image_side, crop=part, rotation=turn)) for part in parts]
-        regions += [part or Box(page.number, 0.0, 0.0, 1.0, 1.0) for part in parts]
+        for part, side in views(page, tiles or preset.tiles, budget, turn):
+            images.append(Image(page.image(side, crop=part, rotation=turn)))
+            regions.append(part or Box(page.number, 0.0, 0.0, 1.0, 1.0))
     question = Message("user", (*images, preset.question))
     messages = [Message("system", (instructions(preset),)), question] if budget.instructions else [question]
     return Asked(tuple(pages), tuple(messages), () if any(turns) else tuple(regions))
@@ -175,7 +191,7 @@ def asked(
 
 def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int = 0) -> SamplingParams:
     """How a window's reply is drawn: the first reading as the preset says, retries at rising temperatures."""
-    grammar = None if preset.schema.plain else Grammar("json_schema", json.dumps(preset.schema.wire))
+    grammar = None if preset.schema.plain else Grammar("json_schema", json.dumps(preset.schema.wire), compact=True)
     temperature = preset.temperature if reading or preset.readings == 1 else 0.0
     if attempt:
         temperature = max(temperature, TEMPERATURES[min(attempt, len(TEMPERATURES)) - 1])

@@ -76,7 +76,7 @@ def _params(path: str, value: Any) -> SamplingParams:
         "additionalProperties": False,
     }  # fmt: skip
     tokens = SPARE_TOKENS + 2 * len(json.dumps({name: value}, ensure_ascii=False).encode())
-    return SamplingParams(max_tokens=tokens, grammar=Grammar("json_schema", json.dumps(schema)))
+    return SamplingParams(max_tokens=tokens, grammar=Grammar("json_schema", json.dumps(schema), compact=True))
 
 
 def _agrees(value: Any, reply: Completion | TesseraError) -> bool | None:

@@ -1,4 +1,4 @@
-"""Tiles: a page whose type is too small at the model's resolution is shown again in parts."""
+"""Views of a page: as large as its type needs and the model takes, and again in parts where that is too small."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ LEGIBLE = 12.0  # pixels an em; below that, models misread A4 at 1024 pixels
 LINE_PER_EM = 1.15  # a word's box is as tall as its font's line: 1.12 (Arial) to 1.17 (Helvetica, DejaVu)
 SMALL = 0.1  # of the characters are at most as tall as "common small type"
 MAX_TILES = 64
+LEAST_SIDE = 256  # pixels of a page whose type is huge; a smaller part of a page may have fewer
+
+
+def legible_side(height: float | None, most: int, em: float, share: float = 1.0) -> int:
+    """Return the side at which small type has `em` pixels: at most `most`, where it has `height` on a whole page.
+
+    `share` is the part of the page's longer edge that is shown. Without a known height the side is `most`.
+    """
+    if height is None:
+        return most
+    return min(most, max(round(LEAST_SIDE * share), round(most * share * em / height)))
 
 
 def needs_tiles(page: Page, side: int = 1024) -> bool:
@@ -19,8 +30,17 @@ def needs_tiles(page: Page, side: int = 1024) -> bool:
     """
     if page.blank or (page.pixels is not None and page.pixels <= side):
         return False
-    height = _height_of_words(page, side) if page.words else type_height(page.image(side))
+    height = small_type(page, side)
     return height is not None and height < LEGIBLE
+
+
+def small_type(page: Page, side: int, rotation: int = 0) -> float | None:
+    """Return the em of the page's small type, in pixels, if its longer edge had `side` of them; None if unknown."""
+    if page.words:
+        return _height_of_words(page, side)
+    image = page.image(side, rotation=rotation)
+    height = type_height(image)
+    return None if height is None else height * side / max(image.size)
 
 
 def _height_of_words(page: Page, side: int) -> float | None:

@@ -37,7 +37,9 @@ MAX_DEPTH = 64  # nesting of a schema's own JSON; llguidance's reader stops at 1
 MAX_WHITESPACE = 20  # characters in one place: a new line and the indent of nine levels
 CACHED_GRAMMARS = 64
 NO_FORCING = '%llguidance {"no_forcing": true}\n'  # otherwise long constant texts are tokenized again at every step
-JSON_OPTIONS = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}", "lenient": False, "coerce_one_of": False}
+JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
+FREE = {"whitespace_pattern": rf"[ \t\r\n]{{1,{MAX_WHITESPACE}}}"}
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as `json.dumps` writes it
 # Not "u": a name with a letter written as "\u0061" would match neither a declared name nor a pattern.
 ESCAPES = 'nrbtf\\"'
 WITH_CONTROLS = re.compile(r"\\u00[01]|\x7f")  # characters that a schema's text can only write as "\u0001"
@@ -253,9 +255,9 @@ def to_lark(grammar: Grammar) -> str:
     source = grammar.source
     _check_source(grammar)
     if grammar.kind == "json_object":
-        return f"start: {json_rule(ANY_OBJECT)}"
+        return f"start: {json_rule(ANY_OBJECT, compact=grammar.compact)}"
     if grammar.kind == "json_schema":
-        return f"start: {json_rule(_parse_json(source, 'JSON schema'))}"
+        return f"start: {json_rule(_parse_json(source, 'JSON schema'), compact=grammar.compact)}"
     if grammar.kind == "choice":
         return f"start: /{'|'.join(map(_quote, _choices(source)))}/"
     if grammar.kind == "regex":
@@ -305,7 +307,7 @@ def _loosen(lark: str, problem: str) -> str | None:
     return "\n".join(lines) if changed else None
 
 
-def json_rule(schema: Any, *, loosely: bool = False) -> str:
+def json_rule(schema: Any, *, loosely: bool = False, compact: bool = False) -> str:
     """Return the part of a Lark rule that matches a schema's JSON values; raises GrammarError.
 
     With `loosely`, unsupported parts are left out, and the rest may still turn out unsupported: see LOOSE.
@@ -320,12 +322,12 @@ def json_rule(schema: Any, *, loosely: bool = False) -> str:
         raise GrammarError(
             f"the JSON schema is nested {depth} levels deep and the limit is {MAX_DEPTH}; use $ref and $defs for parts."
         )
-    return _written(followed(schema, loosely=loosely))
+    return _written(followed(schema, loosely=loosely), compact=compact)
 
 
-def _written(schema: Any) -> str:
+def _written(schema: Any, *, compact: bool = False) -> str:
     escapes = ESCAPES + "u" * bool(WITH_CONTROLS.search(json.dumps(schema, ensure_ascii=False)))
-    options = JSON_OPTIONS | {"json_allowed_escapes": escapes}
+    options = JSON_OPTIONS | (COMPACT if compact else FREE) | {"json_allowed_escapes": escapes}
     text = json.dumps(schema | {"x-guidance": options}, ensure_ascii=False)
     _check_text(text, "JSON schema")
     return f"%json {text}"

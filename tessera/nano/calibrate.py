@@ -57,7 +57,8 @@ def conversation_of(paper: Paper) -> Conversation:
 
 
 def params_of(paper: Paper) -> SamplingParams:
-    return SamplingParams(max_tokens=REPLY_TOKENS, logprobs=0, grammar=Grammar("json_schema", json.dumps(paper.schema)))
+    grammar = Grammar("json_schema", json.dumps(paper.schema), compact=True)
+    return SamplingParams(max_tokens=REPLY_TOKENS, logprobs=0, grammar=grammar)
 
 
 def measure(

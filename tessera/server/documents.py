@@ -15,11 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessera.chat import ChatModel
-from tessera.documents.api import LEAST_WIDTH
+from tessera.documents.api import budget_for
 from tessera.documents.journal import Item
 from tessera.documents.kinds import kind_of
 from tessera.documents.limits import PageLimits
-from tessera.documents.plan import Budget
 from tessera.documents.runner import Done
 from tessera.errors import DocumentError, TesseraError
 from tessera.fetch import Stop
@@ -55,11 +54,7 @@ class OcrService:
         body.check_extra_fields()
         check_model(body.model, self.names)
         check(body)
-        vision = self.backend.vision
-        budget = Budget(
-            context_tokens=self.backend.config.max_model_len, image_side=vision.image_size,
-            token_side=vision.token_size, instructions=vision.hidden_size >= LEAST_WIDTH,
-        )  # fmt: skip
+        budget = budget_for(self.backend.vision, self.backend.config.max_model_len)
         limits = PageLimits(
             max_pages=self.settings.max_ocr_pages, max_bytes=self.settings.max_ocr_bytes,
             max_pixels=self.settings.max_image_pixels,

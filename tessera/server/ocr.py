@@ -172,7 +172,8 @@ class OcrReader:
     def dimensions(self, page: Page) -> tuple[int, int, int]:
         """Width and height in pixels of the page as the model sees it, and its dots per inch."""
         longest = max(page.size)
-        scale = min(self.budget.image_side, page.pixels or self.budget.image_side) / longest
+        side = plan.page_side(page, self.budget)
+        scale = min(side, page.pixels or side) / longest
         return max(round(page.size[0] * scale), 1), max(round(page.size[1] * scale), 1), max(round(72 * scale), 1)
 
     def _page(self, reading: PageReading, body: OcrRequest) -> dict[str, Any]:
@@ -258,7 +259,8 @@ class OcrReader:
         wanted = [
             (figure, reading.page) for page, reading in zip(pages, readings, strict=True) for figure in page["images"]
         ]
-        params = SamplingParams(max_tokens=self._figure_tokens(), grammar=Grammar("json_schema", json.dumps(schema)))
+        grammar = Grammar("json_schema", json.dumps(schema), compact=True)
+        params = SamplingParams(max_tokens=self._figure_tokens(), grammar=grammar)
 
         def questions() -> Iterator[list[Message]]:
             for figure, page in wanted:

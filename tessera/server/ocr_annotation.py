@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tessera.documents import plan
 from tessera.documents.extraction import Options
 from tessera.documents.page import Page
 from tessera.documents.presets import ASK, Preset, named, open_preset
@@ -81,7 +82,7 @@ def _direct(reader: OcrReader, body: OcrRequest, schema: Mapping[str, Any], page
     """Ask once about all pages, under the schema as it is; without evidence for single values."""
     shown = [page for page in pages if not page.blank]
     budget = reader.budget
-    used = MARGIN + sum(budget.image_tokens(*page.size, page.pixels) for page in shown)
+    used = MARGIN + sum(plan.page_tokens(page, "off", budget) for page in shown)
     if len(shown) > reader.max_images or used + LEAST_REPLY > budget.context_tokens:
         raise BadRequestError(
             f"{len(shown)} pages are wanted, and under this schema they must fit into one request, of at most "
@@ -91,10 +92,9 @@ def _direct(reader: OcrReader, body: OcrRequest, schema: Mapping[str, Any], page
     asks = [body.document_annotation_prompt] if body.document_annotation_prompt else []
     names = ", ".join(f'"{name}"' for name in schema.get("properties") or ())
     asks.append(f"Extract {{{names}}} as JSON." if names else "Answer as JSON.")
-    images = tuple(Image(page.image(budget.image_side)) for page in shown)
-    params = SamplingParams(
-        max_tokens=min(budget.context_tokens - used, 4096), grammar=Grammar("json_schema", json.dumps(schema))
-    )
+    images = tuple(Image(page.image(plan.page_side(page, budget))) for page in shown)
+    grammar = Grammar("json_schema", json.dumps(schema), compact=True)
+    params = SamplingParams(max_tokens=min(budget.context_tokens - used, 4096), grammar=grammar)
     (reply,) = reader.model.each([[Message("user", (*images, "\n".join(asks)))]], params)
     if isinstance(reply, GrammarError):
         raise BadRequestError(str(reply), param="document_annotation_format") from reply

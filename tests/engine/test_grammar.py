@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -152,6 +153,33 @@ def test_json_object_is_any_object_with_little_whitespace() -> None:
         assert allows(anything, text)
     for text in ("[]", "1", '{"a":' + " " * (MAX_WHITESPACE + 1) + "1}", '{"a":1} ', '{"a":"\\ud800"}', ' {"a":1}'):
         assert not allows(anything, text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_compact_json_is_written_as_json_dumps_does(value: Any) -> None:
+    free = Grammar("json_object")
+    compact = replace(free, compact=True)
+    text = json.dumps({"a": value, "b": [1, 2]})
+    assert allows(compact, text)
+    for other in (json.dumps({"a": value, "b": [1, 2]}, separators=(",", ":")), json.dumps({"a": value}, indent=1)):
+        assert allows(free, other)
+        assert not allows(compact, other)
+
+
+def test_compact_is_a_form_of_json_alone_and_follows_a_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {}}, "required": ["a", "b"]}
+    grammar = replace(schema_grammar(schema), compact=True)
+    assert allows(grammar, '{"a": 1, "b": [true, null]}')
+    assert not allows(grammar, '{"a":1, "b": null}')
+    assert not allows(grammar, '{"a":  1, "b": null}')
+    with pytest.raises(UsageError, match="regex has no compact form"):
+        Grammar("regex", "a", compact=True)
 
 
 def test_max_tokens_and_stop_strings_still_cut() -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 
 from tessera.documents.checks import parse_check
+from tessera.documents.rendering import MAX_SIDE
 from tessera.documents.schemas import Schema, make_schema, plain_text, read_schema
+from tessera.documents.tiles import LEAST_SIDE
 from tessera.errors import TesseraError, UsageError, shown
 
 PACKAGED = Path(__file__).parent
@@ -42,6 +44,7 @@ class Preset:
     temperature: float = 0.0
     reason: str = ""  # of the temperature
     tiles: str = "auto"
+    max_image_side: int | None = None  # pixels along a page's longer edge; None: as many as the model takes
     checks: tuple[str, ...] = ()
     images: int = 1  # documents that make one record
     readings: int = 1  # replies that vote
@@ -57,7 +60,8 @@ class Preset:
 # Fields of a file beside `schema`: their type, and their bounds or values.
 FIELDS: dict[str, tuple[type | tuple[type, ...], Any]] = {
     "title": (str, None), "system": (str, None), "ask": (str, None), "reason": (str, None),
-    "temperature": ((int, float), (0, 2)), "tiles": (str, TILES), "images": (int, (1, MAX_IMAGES)),
+    "temperature": ((int, float), (0, 2)), "tiles": (str, TILES),
+    "max_image_side": (int, (LEAST_SIDE, MAX_SIDE)), "images": (int, (1, MAX_IMAGES)),
     "readings": (int, (1, MAX_READINGS)), "windows": (int, (1, 100)), "detect_rotation": (bool, None),
     "checks": (list, None),
 }  # fmt: skip
