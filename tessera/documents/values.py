@@ -6,6 +6,7 @@ is no date, and a year of two digits is a recent one.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date
 from decimal import Decimal
@@ -44,7 +45,7 @@ def typed(leaf: Leaf, given: Any) -> tuple[Any, str | None]:
 def number_of(given: Any, *, is_amount: bool = False) -> float:
     """Read the one number in a text: "1.234,50 EUR", "$1,234.50", "(12.00)", "CHF 1'234.50"."""
     if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
+        return _finite(given)
     text = str(given).strip()
     found = [each.rstrip(" \u00a0\u202f.,'’") for each in NUMBER.findall(text)]
     if len(found) != 1:
@@ -54,7 +55,18 @@ def number_of(given: Any, *, is_amount: bool = False) -> float:
         raise UnreadableError(f"{text[:60]!r} is no number")
     # A comma before three digits divides thousands; a point does so in sums of money only.
     value = meant[0] if is_amount or "," in found[0] or "'" in found[0] or " " in found[0] else meant[-1]
-    return float(-value if NEGATIVE.fullmatch(text) else value)
+    return _finite(-value if NEGATIVE.fullmatch(text) else value)
+
+
+def _finite(value: float | Decimal) -> float:
+    """Return a number as a float; a model in a loop writes digits without end."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UnreadableError("a number beyond 1.8e308 is a misreading")
+    return number
 
 
 def _has_decimals(value: Decimal) -> bool:

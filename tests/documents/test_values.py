@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tessera.documents.values import UnreadableError, date_of, number_of
+from tessera.documents.schemas import Leaf
+from tessera.documents.values import UnreadableError, date_of, number_of, typed
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,13 @@ def test_amounts_are_read_in_every_notation(text: str, amount: float) -> None:
 def test_a_point_before_three_digits_is_a_decimal_point_outside_of_money() -> None:
     assert number_of("1.234") == 1.234
     assert number_of("1,234") == 1234.0
+
+
+@pytest.mark.parametrize("given", [10**400, float("inf"), float("nan")])
+def test_a_number_beyond_all_floats_is_unreadable(given: object) -> None:
+    for leaf in (Leaf("a", "number"), Leaf("a", "integer")):
+        with pytest.raises(UnreadableError, match="misreading"):
+            typed(leaf, given)
 
 
 @pytest.mark.parametrize("text", ["abc", "12 x 3", "", "1.2.3"])
