@@ -15,7 +15,7 @@ from typing import Any
 
 from tessera.documents.page import Box, Page, PageError
 from tessera.documents.presets import Preset
-from tessera.documents.tiles import legible_side, needs_tiles, small_type, tile_boxes
+from tessera.documents.tiles import legible_side, needs_tiles, printed_box, share_of, small_type, tile_boxes
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 
@@ -129,26 +129,30 @@ def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
     total = 0
     for box, side in views(page, tiles, budget):
         across, down = (box.right - box.left, box.bottom - box.top) if box else (1.0, 1.0)
-        stored = side if page.pixels is None else min(side, round(page.pixels * across))
+        stored = side if page.pixels is None else min(side, round(page.pixels * share_of(page, box)))
         total += budget.image_tokens(width * across, height * down, stored)
     return total
 
 
 def page_side(page: Page, budget: Budget) -> int:
-    """Return the pixels along a page's longer edge that the model is shown."""
-    return views(page, "off", budget)[0][1]
+    """Return the pixels that the longer edge of a page has in what the model is shown of it."""
+    part, side = views(page, "off", budget)[0]
+    return round(side / share_of(page, part))
 
 
 def views(page: Page, tiles: str, budget: Budget, turn: int = 0) -> list[tuple[Box | None, int]]:
-    """Return the parts of a page that are shown, and the side of each: the whole page (None), then its tiles."""
-    most = budget.image_side
-    height = None if budget.type_size is None else small_type(page, most, turn)
-    parts: list[Box | None] = [None]
+    """Return the parts of a page that are shown, and the side of each: the whole page (None), then its tiles.
+
+    With a wanted size of type, the whole page is no more than what is printed on it.
+    """
+    most, size = budget.image_side, budget.type_size
+    parts: list[Box | None] = [None if size is None else printed_box(page, most)]
     if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, most)):
         parts += tile_boxes(page)
-    shares = [1.0 if part is None else part.right - part.left for part in parts]
-    size = budget.type_size or 0.0
-    return [(part, legible_side(height, most, size, share)) for part, share in zip(parts, shares, strict=True)]
+    if size is None:
+        return [(part, most) for part in parts]
+    height = small_type(page, most, turn)
+    return [(part, legible_side(height, most, size, share_of(page, part))) for part in parts]
 
 
 def instructions(preset: Preset) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.documents.ink import type_height
+from tessera.documents.ink import printed_part, type_height
 from tessera.documents.page import Box, Page
 from tessera.errors import UsageError
 
@@ -10,6 +10,7 @@ LEGIBLE = 12.0  # pixels an em; below that, models misread A4 at 1024 pixels
 LINE_PER_EM = 1.15  # a word's box is as tall as its font's line: 1.12 (Arial) to 1.17 (Helvetica, DejaVu)
 SMALL = 0.1  # of the characters are at most as tall as "common small type"
 MAX_TILES = 64
+NEARLY_ALL = 0.95
 LEAST_SIDE = 256  # pixels of a page whose type is huge; a smaller part of a page may have fewer
 
 
@@ -21,6 +22,23 @@ def legible_side(height: float | None, most: int, em: float, share: float = 1.0)
     if height is None:
         return most
     return min(most, max(round(LEAST_SIDE * share), round(most * share * em / height)))
+
+
+def printed_box(page: Page, side: int) -> Box | None:
+    """Return the part of a page that has print on it; None if that is nearly all of it. Raises DocumentError."""
+    found = printed_part(page.image(side))
+    if found is None:
+        return None
+    box = Box(page.number, *found)
+    return box if share_of(page, box) < NEARLY_ALL or (box.right - box.left) < NEARLY_ALL else None
+
+
+def share_of(page: Page, part: Box | None) -> float:
+    """Return the longer edge of a part as a share of the page's longer edge."""
+    if part is None:
+        return 1.0
+    width, height = page.size
+    return max((part.right - part.left) * width, (part.bottom - part.top) * height) / max(width, height)
 
 
 def needs_tiles(page: Page, side: int = 1024) -> bool:

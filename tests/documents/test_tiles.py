@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,19 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from tessera.documents.api import budget_for
+from tessera.documents.extraction import Extraction, Options
 from tessera.documents.ink import is_blank, type_height
 from tessera.documents.page import Box, Page
 from tessera.documents.pages import read_pages
+from tessera.documents.plan import Budget, page_side, page_tokens, views
+from tessera.documents.presets import preset_of
 from tessera.documents.ranges import page_ranges
-from tessera.documents.tiles import needs_tiles, tile_boxes
+from tessera.documents.tiles import LEAST_SIDE, legible_side, needs_tiles, tile_boxes
 from tessera.documents.words import Piece, in_reading_order, is_real, words_of
 from tessera.errors import UsageError
+from tessera.load import BUNDLED_FOLDER
+from tessera.weights.checkpoint import open_checkpoint
 from tests.documents.files import image_bytes, pdf_bytes, scan, text_at, written
 
 
@@ -79,6 +86,53 @@ def test_a_footnote_asks_for_no_tiles_nor_does_what_has_no_more_pixels(tmp_path:
     small = page_of(tmp_path, image_bytes(scan(size=(700, 1000), em=9), "PNG"))
     assert not needs_tiles(small)
     assert not needs_tiles(page_of(tmp_path, image_bytes(PILImage.new("RGB", (2000, 3000), "white"), "PNG")))
+
+
+def placed(size: float) -> bytes:
+    """A4 whose lower half is empty."""
+    return pdf_bytes(lines(size, 12, 780))
+
+
+@pytest.mark.parametrize("size", [9, 12, 18, 36])
+def test_a_page_for_a_small_model_is_as_large_as_its_type_needs(tmp_path: Path, size: float) -> None:
+    budget = Budget(image_side=1020, type_size=14.0)
+    page = page_of(tmp_path, placed(size))
+    scanned = page_of(tmp_path, image_bytes(page.image(2000), "PNG"))
+    for each in (page, scanned):
+        ((part, side),) = [view for view in views(each, "off", budget)]
+        shown = each.image(side, crop=part)
+        assert max(shown.size) == side
+        assert side < 1020
+        em = size / 842 * page_side(each, budget)  # of 842 points
+        assert em == pytest.approx(14.0, rel=0.05 if each.words else 0.35)
+        assert part is not None
+        assert part.top < (842 - 780 - size) / 842 < part.bottom < 0.95
+        whole = page_tokens(each, "off", replace(budget, type_size=None))
+        assert page_tokens(each, "off", budget) < (0.8 if size > 10 else 1.0) * whole
+
+
+def test_a_side_stays_within_its_bounds_and_other_models_get_all_of_theirs(tmp_path: Path) -> None:
+    assert [legible_side(height, 1020, 14.0) for height in (None, 7.0, 14.0, 28.0, 900.0)] == [
+        1020, 1020, 1020, 510, LEAST_SIDE
+    ]  # fmt: skip
+    assert legible_side(14.0, 1020, 14.0, 0.5) == 510
+    page = page_of(tmp_path, placed(12))
+    assert views(page, "off", Budget()) == [(None, 1024)]
+    assert views(page, "off", Budget().limited(600)) == [(None, 600)]
+    assert Budget().limited(4000).image_side == Budget().limited(None).image_side == 1024
+    nano = open_checkpoint(BUNDLED_FOLDER).config.vision_encoder
+    wide = replace(nano, hidden_size=1024, num_attention_heads=16)
+    assert (budget_for(nano, 4096).type_size, budget_for(wide, 4096).type_size) == (14.0, None)
+
+
+def test_the_option_goes_before_the_preset_for_the_largest_side() -> None:
+    preset = preset_of("mine", {"max_image_side": 512})
+    assert Extraction([], preset, Options()).budget.image_side == 512
+    assert Extraction([], preset, Options(max_image_side=700)).budget.image_side == 700
+    with pytest.raises(UsageError, match=r"max_image_side is 9; it must lie between 256 and 16,384"):
+        Options(max_image_side=9)
+    with pytest.raises(UsageError, match="max_image_side is 9"):
+        preset_of("mine", {"max_image_side": 9})
 
 
 def test_sizes_of_type_in_scans_are_near() -> None:
