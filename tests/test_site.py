@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,29 +15,58 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tessera" / "nano" / "demo"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "draw_demo_pictures")
+AGENTS = ("agent", "agent_langchain")  # long ones, which docs/documents.md names instead of showing
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "client"])  # tests/server/test_client.py
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ("client", *AGENTS)])
 def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    """`client` runs in tests/server/test_client.py, beside a server."""
     for image in DEMO.glob("*.png"):
         shutil.copy(image, tmp_path)
-    done = subprocess.run(
+    done = run_example(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_agent_writes_a_row_for_each_receipt(tmp_path: Path) -> None:
+    for name in ("receipt.png", "receipt2.png"):
+        shutil.copy(DEMO / "receipt.png", tmp_path / name)
+    done = run_example("agent", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "receipts.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["receipt.png", "receipt2.png"]
+    assert all(set(row) == {"file", "vendor", "date", "total"} for row in rows)
+    assert rows[0]["total"] == rows[1]["total"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("langchain_openai") is not None, reason="LangChain is installed")
+def test_the_langchain_agent_names_what_to_install(tmp_path: Path) -> None:
+    done = run_example("agent_langchain", tmp_path)
+    assert done.returncode == 1
+    assert "is not installed; run: pip install langchain-openai" in done.stderr
+
+
+def run_example(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, ROOT / "examples" / f"{name}.py"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout, whichever is installed
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
 
 
 def test_the_python_page_shows_every_example() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    texts = {name: (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8") for name in EXAMPLES}
+    texts = {
+        name: (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8") for name in EXAMPLES if name not in AGENTS
+    }
     assert [name for name, text in texts.items() if f"```python\n{text}```\n" not in page] == []
+    documents = (ROOT / "docs" / "documents.md").read_text(encoding="utf-8")
+    assert all(f"examples/{name}.py" in documents for name in AGENTS)
 
 
 def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
