@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tessera.chat import Completion, Usage
+from tessera.documents.journal_file import storable
 from tessera.documents.page import Page
 from tessera.documents.record import Field
 from tessera.documents.repeats import completed, parsed
@@ -37,7 +38,7 @@ class Answer:
         fields = [field_object(each) for each in self.fields.values()]
         told = {"pages": self.pages, "value": self.value, "fields": fields, "problem": self.problem}
         counts = {"retried": self.retried, "seconds": round(self.seconds, 3), "usage": asdict(self.usage)}
-        return json.dumps(told | counts, ensure_ascii=False, separators=(",", ":"))
+        return storable(json.dumps(told | counts, ensure_ascii=False, separators=(",", ":")))
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Answer:

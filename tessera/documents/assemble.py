@@ -19,6 +19,7 @@ PROBLEMS = {
     "loop": "the reply repeated itself without end",
     "length": "the reply was cut at its longest",
     "invalid": "the reply was not whole JSON",
+    "shape": "the reply lacked parts of the schema",
 }
 
 

@@ -35,7 +35,7 @@ from tessera.documents.reread import Rereader
 from tessera.documents.rotation import detect_turn
 from tessera.documents.runner import Again, Done, run
 from tessera.documents.tiles import LEAST_SIDE
-from tessera.errors import GrammarError, TesseraError, UsageError
+from tessera.errors import DocumentError, GrammarError, TesseraError, UsageError
 from tessera.sampling import SamplingParams
 
 MAX_RETRIES = len(plan.TEMPERATURES)
@@ -86,6 +86,9 @@ class Extraction:
                     "max_image_side": self.options.max_image_side, "retries": self.options.retries,
                     "rotation": self.options.detect_rotation, "verify": self.options.verify,
                     "max_error": self.options.max_error}  # fmt: skip
+        if (calibration := self.options.calibration) is not None:
+            told = asdict(replace(calibration, report={}))
+            settings["calibration"] = sha256(repr(told).encode()).hexdigest()[:16]
         digest = sha256(_text(preset).encode()).hexdigest()
         return {"work": "extract", "schema": f"{self.preset.name} {digest[:16]}", "model": model,
                 "settings": _text(settings)}  # fmt: skip
@@ -113,6 +116,9 @@ class Extraction:
     def ask(self, item: Item) -> tuple[Conversation, SamplingParams]:
         """The question of an item; raises DocumentError if its pages cannot be rendered."""
         pages = self.reader.pages(_keys(item))
+        for page in pages:
+            if page.digest is not None and page.digest[:16] not in item.id:
+                raise DocumentError(f"{page.document} has changed since it was planned; run it again.", code="changed")
         turns = [self._turn(page) for page in pages]
         options = self.options
         self._asked[item.id] = plan.asked(pages, self.preset, self.budget, tiles=options.tiles, turns=turns)
@@ -134,7 +140,8 @@ class Extraction:
         if isinstance(reply, GrammarError):
             raise reply  # the schema's fault, so every page's
         if isinstance(reply, Completion):
-            problem = problem_of(reply, plain=self.preset.schema.plain)
+            schema = self.preset.schema
+            problem = problem_of(reply, plain=schema.plain, wire=schema.wire)
             tried.append((problem, reply))
             if problem is not None and len(tried) <= self.options.retries:
                 return Again(*self._question(item, len(tried)))
@@ -179,7 +186,8 @@ class Extraction:
     def records(self, journal: Journal) -> Iterator[Record]:
         """Yield the records in the documents' order, from the journal's results, few of them in memory."""
         early: dict[str, str] = {}
-        results = journal.results()
+        known = {each for unit in self.units for each in item_ids(unit, self.preset)}
+        results = (each for each in journal.results() if each.id in known)  # not of files as they were before
         for unit in self.units:
             wanted = item_ids(unit, self.preset)
             for result in results if not early.keys() >= set(wanted) else ():
@@ -218,7 +226,7 @@ def _worth(tried: tuple[str | None, Completion]) -> tuple[int, float]:
     problem, reply = tried
     known = [entry.logprob for entry in reply.logprobs if entry.logprob is not None]
     mean = sum(known) / len(known) if known else 0.0
-    return ("loop", "invalid", "length", None).index(problem), mean
+    return ("loop", "invalid", "shape", "length", None).index(problem), mean
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -28,6 +28,7 @@ from tessera.documents.journal_file import (
     opened,
     reader,
     return_leases,
+    storable,
     waiting_items,
 )
 from tessera.documents.owners import Owner, others_of
@@ -128,7 +129,7 @@ class Journal:
         added = 0
         with self._writing() as connection:
             (last,) = connection.execute("SELECT COALESCE(MAX(number), 0) FROM items").fetchone()
-            for identity, payload in items:
+            for identity, payload in ((storable(name), storable(told)) for name, told in items):
                 cursor = connection.execute(
                     "INSERT INTO items (id, payload) VALUES (?, ?) ON CONFLICT DO NOTHING", (identity, payload)
                 )
@@ -169,7 +170,7 @@ class Journal:
         """Record an item's result; it is committed within half a second. The first result of an item stays."""
         with self._lock:
             self._finished_since = self._finished_since if self._finished else time.monotonic()
-            self._finished[identity] = (result, failed, review)
+            self._finished[identity] = (storable(result), failed, review)
             self._finished_bytes += len(result)
             self._held.pop(identity, None)
             if len(self._finished) >= GROUP or self._finished_bytes >= GROUP_BYTES or self._is_late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from tessera.errors import DiskFullError, TesseraError, UsageError, shown
 APPLICATION, VERSION = 0x54534A4C, 1  # SQLite's application_id: "TSJL"
 BUSY_S = 120.0  # the longest wait for another process that writes
 WAITING, RUNNING, DONE, FAILED = range(4)
+HALVES = re.compile(r"[\ud800-\udfff]")
 TABLES = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -135,6 +137,11 @@ def return_leases(connection: sqlite3.Connection, path: Path, owner: str) -> int
             (other, not alive, time.time()),
         ).rowcount
     return returned
+
+
+def storable(text: str) -> str:
+    """Return a text that SQLite can keep: half a surrogate pair, which JSON may hold, is no character of UTF-8."""
+    return HALVES.sub("\ufffd", text)
 
 
 @contextmanager

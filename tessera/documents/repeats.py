@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -22,15 +23,34 @@ SAME_ROWS = 12  # equal rows of a list in a row
 MAX_CUTS = 8
 
 
-def problem_of(reply: Completion, *, plain: bool) -> str | None:
-    """Return why a reply should be asked for again: "loop", "length" or "invalid"; None for a sound one."""
+def problem_of(reply: Completion, *, plain: bool, wire: Mapping[str, Any] | None = None) -> str | None:
+    """Return why a reply should be asked for again: "loop", "length", "invalid" or "shape"; None for a sound one.
+
+    With `wire`, the enforced form of its schema, a reply that lacks objects, lists or keys of it has no right shape.
+    """
     if loops(reply.text, plain=plain):
         return "loop"
     if reply.finish_reason == "length":
         return "length"
-    if not plain and not isinstance(parsed(reply.text), dict):
+    if plain:
+        return None
+    value = parsed(reply.text)
+    if not isinstance(value, dict):
         return "invalid"
-    return None
+    return None if wire is None or _has_shape(value, wire) else "shape"
+
+
+def _has_shape(value: Any, wire: Mapping[str, Any]) -> bool:
+    if value is None:
+        return True
+    if "properties" in wire:
+        parts: Mapping[str, Any] = wire["properties"]
+        return isinstance(value, dict) and all(
+            name in value and _has_shape(value[name], part) for name, part in parts.items()
+        )
+    if "items" in wire:
+        return isinstance(value, list) and all(_has_shape(each, wire["items"]) for each in value)
+    return True
 
 
 def loops(text: str, *, plain: bool) -> bool:

@@ -8,6 +8,7 @@ a model is never forced to invent a value, and never asked to convert one.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -21,6 +22,7 @@ from tessera.errors import UsageError, shown
 Kind = Literal["text", "number", "integer", "date", "amount", "enum", "boolean"]
 KINDS = get_args(Kind)
 MAX_DEPTH, MAX_LEAVES, MAX_FILE_BYTES = 8, 500, 1_000_000
+MAX_PARTS = 50_000  # keywords and values, with references written out
 MAX_ITEMS = 500  # of a list without its own limit
 COPIED = {"type": ["string", "number", "null"]}  # as printed: "1.234,50 EUR", or 12.50
 # Keywords of a text or list that the grammar can keep.
@@ -84,7 +86,7 @@ def read_schema(given: str | Path | Mapping[str, Any] | type, *, strict_nulls: b
 
 def make_schema(name: str, given: Mapping[str, Any], *, strict_nulls: bool = False) -> Schema:
     """Check a JSON schema and derive its wire form and leaves; raises UsageError that names the property."""
-    whole = _inlined(given, given, 0)
+    whole = _inlined(given, given, 0, itertools.count())
     if whole.get("type", "object") != "object" or not isinstance(whole.get("properties"), Mapping):
         raise UsageError(
             f"the schema {name} must describe an object with properties, not {shown(whole.get('type', 'anything'))}; "
@@ -152,12 +154,14 @@ def _of_class(model: type) -> Mapping[str, Any]:
         ) from error
 
 
-def _inlined(part: Any, root: Mapping[str, Any], depth: int) -> Any:
+def _inlined(part: Any, root: Mapping[str, Any], depth: int, count: Iterator[int]) -> Any:
     """Replace references by what they name; raises UsageError for those that are nested in themselves."""
     if depth > 4 * MAX_DEPTH:
         raise UsageError(f"the schema is nested more than {MAX_DEPTH} deep, or in itself; flatten it.")
+    if next(count) > MAX_PARTS:
+        raise UsageError(f"the schema has more than {MAX_PARTS:,} parts when its references are written out.")
     if isinstance(part, list):
-        return [_inlined(each, root, depth + 1) for each in part]
+        return [_inlined(each, root, depth + 1, count) for each in part]
     if not isinstance(part, Mapping):
         return part
     if isinstance(reference := part.get("$ref"), str):
@@ -167,7 +171,25 @@ def _inlined(part: Any, root: Mapping[str, Any], depth: int) -> Any:
         if not reference.startswith("#/") or not isinstance(target, Mapping):
             raise UsageError(f"the schema's reference {shown(reference)} leads nowhere; it must start with #/.")
         part = {**target, **{key: value for key, value in part.items() if key != "$ref"}}
-    return {key: _inlined(value, root, depth + 1) for key, value in part.items() if key not in ("$defs", "definitions")}
+        return _inlined(part, root, depth + 1, count)
+    whole = {}
+    for key, value in part.items():
+        if key == "properties" and isinstance(value, Mapping):  # these may have any name
+            whole[key] = {name: _inlined(each, root, depth + 2, count) for name, each in value.items()}
+        elif key not in ("$defs", "definitions"):
+            whole[key] = _inlined(value, root, depth + 1, count)
+    parts = whole.pop("allOf", None)
+    return whole if not isinstance(parts, list) else _merged([*parts, whole])
+
+
+def _merged(parts: list[Any]) -> dict[str, Any]:
+    """The parts of an `allOf` as one: what the last says counts, and properties are put together."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        if isinstance(part, Mapping):
+            both = [each["properties"] for each in (whole, part) if isinstance(each.get("properties"), Mapping)]
+            whole |= {**part, "properties": {**both[0], **both[-1]}} if both else part
+    return whole
 
 
 def _wire(path: str, part: Any, leaves: list[Leaf], strict: bool) -> dict[str, Any]:
@@ -230,6 +252,8 @@ def _leaf(path: str, part: Mapping[str, Any], nullable: bool) -> Leaf:
     choices = part.get("enum") if "const" not in part else [part["const"]]
     if choices is not None and (not isinstance(choices, list) or not choices or len(choices) > 500):
         raise UsageError(f"the enum of {path} must list 1 to 500 values, not {shown(choices)}.")
+    if any(isinstance(each, list | Mapping) for each in choices or ()):
+        raise UsageError(f"the enum of {path} lists objects or lists; list texts or numbers.")
     kind = part.get("x-kind") or _kind_of(part, choices)
     if kind not in KINDS:
         raise UsageError(f"{path} has the type {shown(kind)}; use string, number, integer or boolean.")

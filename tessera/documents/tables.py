@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tessera.documents.stored import record_object
 from tessera.errors import MissingExtraError, UsageError
 from tessera.machine import written_whole
 
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # as OWASP lists them
 SUFFIXES = (".jsonl", ".csv", ".xlsx", ".parquet")
 BATCH_ROWS = 1000  # of Parquet's row groups
 ABOUT = ("review", "checks", "error", "message", "retried")  # columns after the values
@@ -59,6 +59,19 @@ def columns_of(schema: Schema) -> list[str]:
     return [leaf.path.removesuffix("[]") for leaf in schema.leaves if "[]." not in leaf.path]
 
 
+def header_of(before: Sequence[str], values: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The names of all columns, each once: a value that is named like one of ours gets a sign behind its name."""
+    taken = {*before, *after, *values}
+    named = []
+    for name in values:
+        new = name
+        while new in (*before, *after) or (new != name and new in taken):
+            new += "_"
+        taken.add(new)
+        named.append(new)
+    return [*before, *named, *after]
+
+
 def value_at(value: Any, path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -87,7 +100,8 @@ def _write_csv(path: Path, records: Iterable[Record], layout: Layout) -> None:
     # The mark at the start tells spreadsheets that this is UTF-8.
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["document", "pages", *columns, *lists, *ABOUT])
+        header = header_of(["document", "pages"], [*columns, *lists], ABOUT)
+        writer.writerow([_csv_cell(name, raw=layout.csv_raw) for name in header])
         for record in records:
             values = [value_at(record.value, path) for path in (*columns, *lists)]
             cells = [record.document, pages_text(record.pages), *values, *about_cells(record)]
@@ -121,16 +135,15 @@ def _write_parquet(path: Path, records: Iterable[Record], layout: Layout) -> Non
     arrow = _pyarrow()
     import pyarrow.parquet
 
-    fields = [("document", arrow.string()), ("pages", arrow.list_(arrow.int32()))]
-    fields += [
-        (name, _arrow_type(arrow, layout, part, name)) for name, part in layout.schema.wire["properties"].items()
-    ]
-    fields += [("review", arrow.bool_()), ("checks", arrow.list_(arrow.string())), ("error", arrow.string()),
-               ("message", arrow.string()), ("retried", arrow.int32()), ("fields", arrow.string())]  # fmt: skip
-    # A value may be named like one of ours.
-    names = [name if index in (0, 1) or name not in ("document", "pages") else f"{name}_" for index, (name, _) in
-             enumerate(fields)]  # fmt: skip
-    schema = arrow.schema(list(zip(names, (kind for _, kind in fields), strict=True)))
+    properties = layout.schema.wire["properties"]
+    names = header_of(["document", "pages"], list(properties), (*ABOUT, "fields"))
+    about = {"review": arrow.bool_(), "checks": arrow.list_(arrow.string()), "retried": arrow.int32()}
+    kinds = [
+        arrow.string(), arrow.list_(arrow.int32()),
+        *(_arrow_type(arrow, layout, part, name) for name, part in properties.items()),
+        *(about.get(name, arrow.string()) for name in (*ABOUT, "fields")),
+    ]  # fmt: skip
+    schema = arrow.schema(list(zip(names, kinds, strict=True)))
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for batch in _batches(records):
             rows = [_parquet_row(record, layout) for record in batch]

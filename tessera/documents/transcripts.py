@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tessera.documents.assemble import PROBLEMS
-from tessera.documents.extraction import Extraction, Options
+from tessera.documents.extraction import Extraction, Options, item_id
 from tessera.documents.journal import Journal
 from tessera.documents.markdown import has_good_text, text_to_markdown
 from tessera.documents.page import Page, PageError
@@ -49,10 +49,21 @@ class Transcription(Extraction):
 
     def transcripts(self, journal: Journal) -> Iterator[Transcript]:
         """Yield all pages in order, from the documents and the journal's results."""
-        early: dict[tuple[str, int], str] = {}
-        results = journal.results()
+        wanted = {
+            unit.keys[position]: item_id(unit, number, 0)
+            for unit in self.units
+            for number, window in enumerate(unit.windows)
+            for position in window
+        }
+        known = set(wanted.values())
+        results = (each for each in journal.results() if each.id in known)  # not of files as they were before
+        early: dict[str, str] = {}
+        told: set[tuple[str, int | None]] = set()
         with closing(self.reader.every()) as pages:
             for page in pages:
+                if (page.document, page.number) in told:
+                    continue  # a document that was named twice
+                told.add((page.document, page.number))
                 if isinstance(page, PageError):
                     yield Transcript(page.document, page.number, "", "error", None, page.message)
                 elif page.blank:
@@ -60,15 +71,10 @@ class Transcription(Extraction):
                 elif not self.needs_model(page):
                     yield Transcript(page.document, page.number, text_to_markdown(page), "text layer", page.size)
                 else:
-                    key = page.document, page.number
+                    key = wanted.get((page.document, page.number), "")
                     while key not in early and (result := next(results, None)) is not None:
-                        early[_key(result.payload)] = result.result
+                        early[result.id] = result.result
                     yield _read(page, early.pop(key, None))
-
-
-def _key(payload: str) -> tuple[str, int]:
-    document, number = json.loads(payload)["pages"][0]
-    return document, number
 
 
 def _read(page: Page, result: str | None) -> Transcript:
@@ -130,4 +136,6 @@ def _ocr_page(index: int, transcript: Transcript) -> dict[str, Any]:
     """A page in the shape of Mistral's /v1/ocr; sizes are in points, at 72 to the inch, or pixels of an image."""
     size = transcript.size
     dimensions = None if size is None else {"dpi": 72, "height": round(size[1]), "width": round(size[0])}
-    return {"index": index, "markdown": transcript.text, "images": [], "dimensions": dimensions}
+    told = {"index": index, "markdown": transcript.text, "images": [], "dimensions": dimensions}
+    # The clients allow further keys; a page without text must say why.
+    return told if transcript.problem is None else {**told, "error": {"message": transcript.problem}}

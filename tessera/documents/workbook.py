@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tessera.documents.tables import Layout
 
 AMBER, RED = "#FFD27F", "#F4B6B6"
-MAX_ROWS, MAX_CELL = 1_048_576, 32_767  # Excel's own
+MAX_ROWS, MAX_CELL, MAX_EXACT = 1_048_576, 32_767, 10**15  # Excel's own: it keeps 15 digits
 MAX_COMMENTS = 50_000  # they are kept in memory, and Excel slows down with more
 WIDTHS = {"document": 32, "pages": 8, "checks": 40, "message": 40}
 
@@ -68,7 +68,7 @@ class _Sheet:
             )
         elif isinstance(value, bool):
             self.sheet.write_boolean(self.row, column, value, self.book.form(**look))
-        elif isinstance(value, int | float) and math.isfinite(value):
+        elif (isinstance(value, int) and abs(value) < MAX_EXACT) or (isinstance(value, float) and math.isfinite(value)):
             self.sheet.write_number(self.row, column, value, self.book.form(**look))
         elif value is None or value == "":
             if look:
@@ -93,10 +93,10 @@ class _Workbook:
         return self._forms[key]
 
     def write(self, records: Iterable[Record]) -> None:
-        from tessera.documents.tables import ABOUT, about_cells, columns_of, pages_text
+        from tessera.documents.tables import ABOUT, about_cells, columns_of, header_of, pages_text
 
         columns = columns_of(self.layout.schema)
-        rows = _Sheet(self, "Rows", ["document", "pages", *columns, *ABOUT])
+        rows = _Sheet(self, "Rows", header_of(["document", "pages"], columns, ABOUT))
         names = [leaf.path for leaf in self.layout.schema.leaves if "[]." in leaf.path]
         items = _Sheet(self, "Items", ["document", "list", "row", *names]) if names else None
         errors = _Sheet(self, "Errors", ["document", "page", "error", "message"])

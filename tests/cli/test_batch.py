@@ -185,7 +185,7 @@ def test_what_cannot_go_together_is_refused_before_any_work(tmp_path: Path) -> N
         "is a folder": batch(tmp_path, out),
         "both": batch(source, source),
         "OUT and the journal": batch(source, out, journal=out),
-        "not there": batch(source, tmp_path / "no" / "out.jsonl"),
+        "folder that does not exist": batch(source, tmp_path / "no" / "out.jsonl"),
         "--device and --endpoint": batch(source, out, url, settings={"device": "cpu"}),
         "given twice": batch(source, out, url, url),
         "--api-key": batch(source, out, api_key="secret"),

@@ -27,7 +27,7 @@ from tessera.documents.calibration import (
 from tessera.documents.confidence import Features
 from tessera.documents.curves import binomial_tail, isotonic, logistic
 from tessera.errors import UsageError
-from tessera.evals.metrics import calibration_error
+from tessera.evals.reliability import calibration_error
 
 
 def drawn(count: int, seed: int = 0, kinds: tuple[str, ...] = ("total",)) -> list[Sample]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tessera.documents import extract
+from tessera.documents.calibration import EVIDENCE, Calibration
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
 from tessera.documents.plan import Budget, windows
@@ -16,6 +17,7 @@ from tessera.documents.presets import Preset, open_preset
 from tessera.errors import GrammarError, ReplyError, UsageError
 from tests.documents.fakes import Scripted, completion, draw
 
+WIDTH = len(EVIDENCE)
 BUDGET = Budget(context_tokens=100_000)
 SCHEMA = {
     "properties": {
@@ -197,6 +199,58 @@ def test_the_records_of_a_journal_come_in_the_documents_order(tmp_path: Path) ->
             journal.add(job.plan())
             job.run(journal, model)
             assert [record.document for record in job.records(journal)] == [str(path) for path in given]
+
+
+def test_half_a_surrogate_pair_in_a_reply_ends_no_run(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: completion(r'{"vendor": "a\ud800b", "total": null, "items": []}'))
+    (record,) = records(draw(tmp_path / "a.png", "x"), model, journal=tmp_path / "journal")
+    assert record.value["vendor"] == "a\ufffdb"
+    (again,) = records(tmp_path / "a.png", model, journal=tmp_path / "journal")
+    assert again.value["vendor"] == "a\ufffdb"
+
+
+@pytest.mark.parametrize("said", [{}, {"vendor": "Acme", "total": 1, "items": {"name": "Tea"}}, SAID | {"items": [5]}])
+def test_a_reply_without_all_parts_of_the_schema_is_asked_again_and_then_for_review(said: Any, tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: said)
+    (record,) = records(draw(tmp_path / "a.png", "x"), model, retries=1)
+    assert len(model.asked) == 2
+    assert record.review
+    assert record.checks == ("the reply lacked parts of the schema (pages 1)",)
+
+
+def test_a_file_that_changed_is_read_again_and_its_old_results_are_not_used(tmp_path: Path) -> None:
+    path, said = tmp_path / "a.png", iter(["old", "new"])
+    model = Scripted(lambda images, params: SAID | {"vendor": next(said)})
+    for vendor in ("old", "new"):
+        draw(path, vendor)
+        job = Extraction([path], open_preset(SCHEMA), Options(budget=BUDGET))
+        with Journal.open(tmp_path / "journal", job.identity("m")) as journal:
+            journal.add(job.plan())
+            job.run(journal, model)
+            assert [record.value["vendor"] for record in job.records(journal) if record.value] == [vendor]
+
+
+def test_a_file_that_changes_after_it_was_planned_is_an_error_and_not_the_new_one(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.png", "old")
+    model = Scripted(lambda images, params: SAID)
+    job = Extraction([path], open_preset(SCHEMA), Options(budget=BUDGET))
+    with Journal.open(tmp_path / "journal", job.identity("m")) as journal:
+        journal.add(job.plan())
+        draw(path, "new")
+        job.run(journal, model)
+        (record,) = job.records(journal)
+    assert record.error == "changed"
+    assert not model.asked
+
+
+def test_another_calibration_needs_another_journal(tmp_path: Path) -> None:
+    calibrations = [
+        Calibration("scripted", (0.0,) * WIDTH, (1.0,) * WIDTH, (bias,) + (0.0,) * WIDTH) for bias in (0.0, 1.0)
+    ]
+    identities = [
+        Extraction([], open_preset(SCHEMA), Options(calibration=each)).identity("m") for each in (None, *calibrations)
+    ]
+    assert len({each["settings"] for each in identities}) == 3
 
 
 def test_another_schema_needs_another_journal(tmp_path: Path) -> None:

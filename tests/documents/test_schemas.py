@@ -70,6 +70,9 @@ def test_a_module_in_the_working_directory_is_imported(tmp_path: Path, monkeypat
     assert (schema.name, schema.leaves) == ("Bill", (Leaf("total", "number"),))
 
 
+LAUGHS = {  # ten references each to the next: a million values, from a small file
+    f"A{level}": {"properties": {f"p{n}": {"$ref": f"#/$defs/A{level + 1}"} for n in range(10)}} for level in range(6)
+} | {"A6": {"type": "string"}}
 REFUSED: list[tuple[Any, str]] = [
     ({"type": "array", "items": {"type": "string"}}, "must describe an object"),
     ({"type": "object"}, "must describe an object"),
@@ -79,12 +82,14 @@ REFUSED: list[tuple[Any, str]] = [
     ({"properties": {"a.b": {"type": "string"}}}, "'a.b' cannot be part of a path"),
     ({"properties": {"a": {"type": "strin"}}}, "a has the type 'strin'"),
     ({"properties": {"a": {"enum": []}}}, "the enum of a"),
+    ({"properties": {"a": {"enum": [{"b": 1}]}}}, "the enum of a lists objects"),
     ({"properties": {"a": {"$ref": "#/$defs/Gone"}}}, "leads nowhere"),
     ({"properties": {"a": {"$ref": "#"}}}, "leads nowhere"),
     (
         {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"properties": {"a": {"$ref": "#/$defs/A"}}}}},
         "deep",
     ),
+    ({"properties": {"a": {"$ref": "#/$defs/A0"}}, "$defs": LAUGHS}, "50,000 parts"),
     ({"properties": {"a": {"anyOf": [{"type": "object"}, {"type": "array"}]}}}, "one of several objects"),
     ({"properties": {str(n): {"type": "string"} for n in range(501)}}, "501 values"),
     ({"properties": {"a": {"type": "number", "minimum": "x"}}}, "minimum of a"),
@@ -105,6 +110,20 @@ def test_a_schema_that_is_not_there_is_named(name: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=name.partition(":")[2 if name.startswith("preset") else 0]):
         open_preset(name)
+
+
+def test_parts_of_an_all_of_are_one_and_names_of_definitions_may_be_properties() -> None:
+    given = {
+        "$defs": {"Sum": {"type": "number", "minimum": 0}},
+        "properties": {
+            "total": {"allOf": [{"$ref": "#/$defs/Sum"}, {"maximum": 9}], "title": "Total"},
+            "definitions": {"type": "string"},
+            "$defs": {"type": "string"},
+        },
+    }
+    total, *others = make_schema("s", given).leaves
+    assert (total.kind, total.minimum, total.maximum) == ("number", 0, 9)
+    assert [leaf.path for leaf in others] == ["definitions", "$defs"]
 
 
 def test_paths_name_every_leaf() -> None:

@@ -81,7 +81,7 @@ def test_csv_guards_formulas_and_keeps_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "guarded"),
     [("-12.50", False), ("-12,50", False), ("+49 30 1234", True), ("@x", True), ("\tx", True), (" =1", True),
-     ("a=1", False)],
+     ("\n=1", True), ("＝1", True), ("a=1", False)],
 )  # fmt: skip
 def test_csv_leaves_numbers_alone(text: str, guarded: bool, tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", [record(vendor=text)], LAYOUT)
@@ -128,6 +128,35 @@ def test_parquet_has_the_schemas_types(tmp_path: Path) -> None:
     assert (first["day"], first["total"], first["items"]) == (date(2026, 3, 5), 12.5, ITEMS)
     assert (second["total"], second["error"]) == (None, "damaged")
     assert str(table.schema.field("total").type) == "double"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "xlsx", "parquet"])
+def test_a_value_named_like_one_of_our_columns_has_a_column_of_its_own(suffix: str, tmp_path: Path) -> None:
+    names = ["document", "document_", "error", "pages", "review", "=1+1"]
+    schema = make_schema("s", {"properties": {name: {"type": "string"} for name in names}})
+    given = Record("a.pdf", (1,), {name: f"<{name}>" for name in names})
+    path = tmp_path / f"t.{suffix}"
+    write_table(path, [given], Layout(schema=schema, about={}))
+    if suffix == "csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            (row,) = csv.DictReader(file)
+    elif suffix == "xlsx":
+        header, cells = openpyxl.load_workbook(path)["Rows"].iter_rows(values_only=True)
+        row = dict(zip(header, cells, strict=True))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+        (row,) = parquet.read_table(path).to_pylist()
+    assert (row["document"], row["document__"], row["document_"]) == ("a.pdf", "<document>", "<document_>")
+    assert (row["error_"], row["error"] or None, row["pages_"]) == ("<error>", None, "<pages>")
+    assert row["'=1+1" if suffix == "csv" else "=1+1"] == "<=1+1>"
+
+
+def test_a_workbook_keeps_numbers_of_more_digits_than_excels_as_text(tmp_path: Path) -> None:
+    schema = make_schema("s", {"properties": {"account": {"type": "integer"}}})
+    records = [Record("a", (1,), {"account": 12345678901234567}), Record("b", (1,), {"account": 123456789012345})]
+    write_table(tmp_path / "t.xlsx", records, Layout(schema=schema, about={}))
+    sheet = openpyxl.load_workbook(tmp_path / "t.xlsx")["Rows"]
+    assert [sheet.cell(row, 3).value for row in (2, 3)] == ["12345678901234567", 123456789012345]
 
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@ def tall(page: TypedPage, row: int, scale: float) -> None:
     )
 
 
-def transcribe(path: Path, out: Path, model: Scripted, **given: Any) -> tuple[int, int]:
-    job = Transcription([path], open_preset("preset:transcribe"), Options(), **given)
+def transcribe(path: Path, out: Path, model: Scripted, *more: Path, **given: Any) -> tuple[int, int]:
+    job = Transcription([path, *more], open_preset("preset:transcribe"), Options(), **given)
     with Journal.open(out.with_suffix(".journal"), job.identity("m")) as journal:
         journal.add(job.plan())
         job.run(journal, model)
@@ -97,3 +97,25 @@ def test_a_page_with_a_problem_says_so_at_its_place(tmp_path: Path) -> None:
     out = tmp_path / "a.md"
     assert transcribe(draw(tmp_path / "a.png", "one"), out, model) == (1, 1)
     assert "the reply repeated itself without end" in out.read_text()
+
+
+def test_a_file_that_changed_is_not_told_by_its_old_text(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        model = Scripted(lambda images, params, text=text: completion("0" if params.grammar else text))  # type: ignore[misc]
+        assert transcribe(draw(tmp_path / "a.png", text), tmp_path / "a.md", model) == (1, 0)
+        assert (tmp_path / "a.md").read_text().endswith(f"\n{text}\n")
+
+
+def test_a_document_that_is_named_twice_is_told_once(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.png", "one")
+    model = Scripted(lambda images, params: completion("0" if params.grammar else "text"))
+    assert transcribe(path, tmp_path / "a.md", model, path) == (1, 0)
+    assert (tmp_path / "a.md").read_text().count("text") == 1
+
+
+def test_a_page_with_a_problem_says_so_in_json_too(tmp_path: Path) -> None:
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 damaged")
+    model = Scripted(lambda images, params: completion("text"))
+    assert transcribe(tmp_path / "bad.pdf", tmp_path / "a.json", model) == (1, 1)
+    (page,) = json.loads((tmp_path / "a.json").read_text())["pages"]
+    assert "damaged" in page["error"]["message"]

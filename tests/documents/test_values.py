@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tessera.documents.schemas import Leaf
+from tessera.documents.schemas import Kind, Leaf
 from tessera.documents.values import UnreadableError, date_of, number_of, typed
 
 
@@ -59,3 +61,31 @@ def test_a_date_that_may_be_another_says_so() -> None:
 def test_a_text_without_a_real_date_is_unreadable(text: str) -> None:
     with pytest.raises(UnreadableError):
         date_of(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        ("integer", "12345678901234567", 12345678901234567), ("integer", 9007199254740993, 9007199254740993),
+        ("integer", "1.000", 1), ("text", 12, "12"), ("text", True, "true"), ("text", "", ""), ("enum", 3.0, 3),
+        ("enum", "", None), ("boolean", False, False), ("number", 1e308, 1e308),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_kept_where_it_is_the_same_and_exactly(kind: Kind, given: Any, meant: Any) -> None:
+    found = typed(Leaf("a", kind, choices=("x", 3)), given)[0]
+    assert found == meant
+    assert type(found) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("number", float("nan")), ("number", float("inf")), ("amount", float("-inf")), ("integer", float("inf")),
+        ("integer", 10**400), ("number", 10**400), ("integer", "9223372036854775808"), ("integer", 1.5),
+        ("number", [1]), ("date", {"day": 1}), ("text", ["x"]), ("text", {"a": 1}), ("boolean", "yes"), ("boolean", 1),
+        ("enum", "y"), ("enum", True), ("enum", [3]), ("number", True),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_none_of_its_kind_is_unreadable(kind: Kind, given: Any) -> None:
+    with pytest.raises(UnreadableError):
+        typed(Leaf("a", kind, choices=("x", 3)), given)
