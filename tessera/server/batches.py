@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_RUNNING = 4  # jobs at once; they share the places in the engine
 SWEEP_S = 600.0
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+KINDS = {"batch": "batches", "extraction": "extractions"}
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Job:
     output_age_s: int | None = None
     usage: dict[str, int] | None = None
     ending: str | None = None  # the state that it is to end in, once it has stopped
+    kind: str = "batch"  # or "extraction"
+    task: dict[str, Any] = field(default_factory=dict)  # what an extraction is to do
 
     @property
     def ended(self) -> bool:
@@ -64,10 +67,10 @@ class Job:
 
 
 class JobMissingError(BadRequestError):
-    """No such job for this key."""
+    """No such job of this kind for this key."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"there is no batch {job_id[:60]!r}; list yours.", code="batch_not_found", status=404)
+    def __init__(self, job_id: str, kind: str = "batch") -> None:
+        super().__init__(f"there is no {kind} {job_id[:60]!r}; list yours.", code=f"{kind}_not_found", status=404)
 
 
 class Batches:
@@ -106,12 +109,13 @@ class Batches:
 
     def create(self, job: Job, fill: Callable[[Path], None]) -> Job:
         """Begin a job; `fill` writes its input to a path. Raises BadRequestError if the key has too many."""
-        unfinished = sum(not each.ended for each in self.select(job.tenant))
+        unfinished = sum(not each.ended for each in self.select(job.tenant, job.kind))
         if unfinished >= self.settings.max_batches:
+            several = KINDS[job.kind]
             raise BadRequestError(
-                f"{unfinished} batches are not finished, and the limit is {self.settings.max_batches} (max_batches); "
+                f"{unfinished} {several} are not finished, and the limit is {self.settings.max_batches} (max_batches); "
                 "wait for one, or cancel it.",
-                code="too_many_batches", status=429,
+                code=f"too_many_{several}", status=429,
             )  # fmt: skip
         folder = self.folder(job)
         folder.mkdir(mode=0o700)
@@ -124,21 +128,21 @@ class Batches:
         self._start_waiting()
         return job
 
-    def get(self, job_id: str, tenant: str) -> Job:
+    def get(self, job_id: str, tenant: str, kind: str = "batch") -> Job:
         """Return a key's job, with its counts as they are now; raises JobMissingError."""
-        found = self._rows("id = ? AND tenant = ?", (job_id, tenant))
+        found = [job for job in self._rows("id = ? AND tenant = ?", (job_id, tenant)) if job.kind == kind]
         if not found:
-            raise JobMissingError(job_id)
+            raise JobMissingError(job_id, kind)
         return found[0]
 
-    def select(self, tenant: str) -> list[Job]:
-        """All jobs of a key, newest first."""
-        return self._rows("tenant = ?", (tenant,))
+    def select(self, tenant: str, kind: str = "batch") -> list[Job]:
+        """All jobs of a key and kind, newest first."""
+        return [job for job in self._rows("tenant = ?", (tenant,)) if job.kind == kind]
 
-    def cancel(self, job_id: str, tenant: str) -> Job:
+    def cancel(self, job_id: str, tenant: str, kind: str = "batch") -> Job:
         """Stop a job: no more of its lines are begun, and what is there is kept. One that has ended stays as it is."""
         with self._lock:
-            job = self.get(job_id, tenant)
+            job = self.get(job_id, tenant, kind)
             if job.ended or job.state in ("cancelling", "finalizing"):
                 return job
             job.ending = "cancelled"
@@ -148,13 +152,14 @@ class Batches:
         self._start_waiting()
         return job
 
-    def delete(self, job_id: str, tenant: str) -> None:
+    def delete(self, job_id: str, tenant: str, kind: str = "batch") -> None:
         """Forget a job that has ended; its files stay."""
-        job = self.get(job_id, tenant)
+        job = self.get(job_id, tenant, kind)
         if not job.ended:
-            raise BadRequestError(f"the batch is {job.state}; cancel it first.", code="batch_not_ended", status=409)
+            raise BadRequestError(f"the {kind} is {job.state}; cancel it first.", code=f"{kind}_not_ended", status=409)
         with self.store.table() as table:
             table.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+        shutil.rmtree(self.folder(job), ignore_errors=True)
 
     # For the threads -------------------------------------------------------------------------
 
@@ -174,7 +179,7 @@ class Batches:
     def move(self, job: Job, state: str) -> None:
         """Move a job of a thread to a state, on the disk, and take in that it was cancelled meanwhile."""
         with self._lock:
-            current = self.get(job.id, job.tenant)
+            current = self.get(job.id, job.tenant, job.kind)
             job.times, job.ending = current.times | job.times, job.ending or current.ending
             if current.state == "cancelling" and state == "in_progress":
                 job.state = current.state
@@ -205,6 +210,7 @@ class Batches:
     def _start_waiting(self) -> None:
         """Start as many unfinished jobs as may run, the oldest first."""
         from tessera.server.batch_run import BatchRun
+        from tessera.server.extractions import ExtractionRun
 
         self._sweep()
         with self._lock:
@@ -212,7 +218,7 @@ class Batches:
                 if len(self._running) >= MAX_RUNNING or self.closing.is_set() or self.loop is None:
                     return
                 if job.id not in self._running:
-                    run = BatchRun(self, job)
+                    run = (ExtractionRun if job.kind == "extraction" else BatchRun)(self, job)
                     self._running[job.id] = Running(run.work, run.abort, run.counts, job.state == "cancelling")
                     self._running[job.id].thread.start()
 

@@ -253,8 +253,8 @@ def is_upload(scope: Scope) -> bool:
 
 
 def is_page(path: str) -> bool:
-    """Return True if a raw path is the page or one of its files, which everybody may read."""
-    return path == "/" or path.startswith("/web/")
+    """Return True if a raw path is one of the pages or of their files, which everybody may read."""
+    return path in ("/", "/documents") or path.startswith("/web/")
 
 
 def _route(scope: Scope) -> str:

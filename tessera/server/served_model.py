@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ from tessera.chat import (
     Conversation,
     Delta,
     EachTools,
+    Glance,
+    Head,
     ToolDefinitions,
     Tools,
     asked,
@@ -27,7 +29,7 @@ from tessera.chat import (
 from tessera.errors import EngineBusyError, EngineDeadError, TesseraError
 from tessera.messages import parse_messages
 from tessera.sampling import SamplingParams
-from tessera.server.backend import Backend
+from tessera.server.backend import Backend, LocalBackend
 from tessera.tool_calls import ToolCallReader
 
 POLL_S = 0.02  # between two looks whether there is room
@@ -73,7 +75,8 @@ class ServedModel(ChatModel):
 
     def __post_init__(self) -> None:
         self.model_name = self.backend.model_name
-        self._waiting: deque[Future[Completion | TesseraError]] = deque()
+        self._open: set[Future[Completion | TesseraError]] = set()
+        self._is_asking = False  # in the place of a question that asks others before it, such as which way is up
 
     def close(self) -> None:
         """End what is being answered; the engine is the server's."""
@@ -81,7 +84,7 @@ class ServedModel(ChatModel):
 
     def abort(self) -> None:
         """End what is being answered, too."""
-        for each in tuple(self._waiting):
+        for each in tuple(self._open):
             each.cancel()
 
     def stream(
@@ -107,12 +110,13 @@ class ServedModel(ChatModel):
 
         When stopped, the replies that are being written are still yielded; then raises JobStoppedError.
         """
-        waiting, questions, more = self._waiting, asked(conversations, params, tools), True
+        waiting: deque[Future[Completion | TesseraError]] = deque()
+        questions, more, gate = asked(conversations, params, tools), True, None if self._is_asking else self.gate
         try:
             while waiting or more:
                 more = more and not self.stopped()
-                if more and len(waiting) < self._most and (self.gate is None or self.gate.try_enter()):
-                    more = self._ask_next(questions)
+                if more and len(waiting) < self._most and (gate is None or gate.try_enter()):
+                    more = self._ask_next(questions, waiting, gate)
                 elif waiting:
                     wait(list(waiting)[:1], POLL_S)
                 else:
@@ -122,32 +126,54 @@ class ServedModel(ChatModel):
         except CancelledError:
             raise JobStoppedError("the server ends.") from None
         finally:
-            self.abort()
-            waiting.clear()
+            for each in waiting:
+                each.cancel()
         if self.stopped():
             raise JobStoppedError("the job was told to stop.")
+
+    def locate(
+        self,
+        messages: Conversation,
+        reply: Completion | str,
+        spans: Sequence[tuple[int, int]],
+        heads: Sequence[Head] = (),
+    ) -> list[list[tuple[Glance, ...]]] | None:
+        if not isinstance(self.backend, LocalBackend) or self.stopped():
+            return None
+        return self.backend.llm.locate(messages, reply, spans, heads)
 
     @property
     def _most(self) -> int:
         return MAX_PAGES_AHEAD if self.gate is None else MAX_AHEAD
 
-    def _leave(self, _: object = None) -> None:
-        if self.gate is not None:
-            self.gate.leave()
-
-    def _ask_next(self, questions: Iterator[tuple[Conversation, SamplingParams, Tools]]) -> bool:
+    def _ask_next(
+        self,
+        questions: Iterator[tuple[Conversation, SamplingParams, Tools]],
+        waiting: deque[Future[Completion | TesseraError]],
+        gate: Gate | None,
+    ) -> bool:
         """Ask the next question in the place just taken; returns False if there is none."""
+
+        def leave(_: object = None) -> None:
+            if gate is not None:
+                gate.leave()
+
+        was_asking, self._is_asking = self._is_asking, True
         try:
             question = next(questions, None)
         except BaseException:
-            self._leave()
+            leave()
             raise
+        finally:
+            self._is_asking = was_asking
         if question is None:
-            self._leave()
+            leave()
             return False
         asking = asyncio.run_coroutine_threadsafe(self._answer(*question), self.loop)
-        asking.add_done_callback(self._leave)
-        self._waiting.append(asking)
+        self._open.add(asking)
+        asking.add_done_callback(self._open.discard)
+        asking.add_done_callback(leave)
+        waiting.append(asking)
         return True
 
     async def _answer(self, messages: Conversation, params: SamplingParams, tools: Tools) -> Completion | TesseraError:

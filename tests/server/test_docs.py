@@ -16,6 +16,7 @@ import pytest
 
 from tessera.cli.serve import foreign_names
 from tessera.server.batch_schemas import BatchCreateRequest, BatchJobRequest
+from tessera.server.extraction_schemas import ExtractionRequest
 from tessera.server.ocr_schemas import OcrRequest
 from tessera.server.schemas import (
     HARMLESS,
@@ -65,6 +66,7 @@ def fields_table() -> str:
         ("by `/v1/ocr`", names(set(OcrRequest.model_fields))),
         ("by `/v1/batches`", names(set(BatchCreateRequest.model_fields))),
         ("by `/v1/batch/jobs`", names(set(BatchJobRequest.model_fields))),
+        ("by `/v1/extractions`", names({each.alias or name for name, each in ExtractionRequest.model_fields.items()})),
         ("without effect on a reply", names(HARMLESS)),
         ("refused unless neutral", names(NEUTRAL)),
     ]

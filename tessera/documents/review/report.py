@@ -183,15 +183,15 @@ def _lines(*spools: IO[str]) -> Iterator[str]:
 
 def _json(value: Any) -> str:
     """JSON of one line that can stand within a script element and that a browser reads without loss."""
-    return json.dumps(_exact(value), ensure_ascii=True, allow_nan=False).translate(ESCAPES)
+    return json.dumps(exact(value), ensure_ascii=True, allow_nan=False).translate(ESCAPES)
 
 
-def _exact(value: Any) -> Any:
+def exact(value: Any) -> Any:
     """Turn what a browser would round or refuse (long integers, infinities, other types) into text."""
     if isinstance(value, Mapping):
-        return {str(key): _exact(inner) for key, inner in value.items()}
+        return {str(key): exact(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_exact(inner) for inner in value]
+        return [exact(inner) for inner in value]
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int) and abs(value) <= LARGEST_EXACT:

@@ -1,4 +1,4 @@
-"""Operational routes: health, readiness, version, metrics, and the web page with its initial data."""
+"""Operational routes: health, readiness, version, metrics, and the web pages with their initial data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import tessera
+from tessera.documents.review.packed import WEB as REVIEW
 from tessera.load import BUNDLED, BUNDLED_FOLDER
 from tessera.server.handlers import Handlers
 from tessera.server.settings import api_keys
@@ -50,6 +51,10 @@ def add_page(app: FastAPI, handlers: Handlers) -> None:
     async def page() -> Response:
         return FileResponse(PAGE / "index.html")
 
+    @app.get("/documents", include_in_schema=False)
+    async def documents() -> Response:
+        return FileResponse(PAGE / "documents.html")
+
     @app.get("/web/config.json", include_in_schema=False)
     async def config() -> dict[str, Any]:
         return {
@@ -67,4 +72,5 @@ def add_page(app: FastAPI, handlers: Handlers) -> None:
         }
 
     app.mount("/web/demo", StaticFiles(directory=DEMO), name="demo")
+    app.mount("/web/review", StaticFiles(directory=REVIEW), name="review")
     app.mount("/web", StaticFiles(directory=PAGE), name="web")
