@@ -22,6 +22,7 @@ class ExtractionOptions(Part):
     tiles: Literal["auto", "off", "2x2"] | None = None
     detect_rotation: bool | None = None
     verify: bool = False
+    strict_nulls: bool = False
     retries: int = Field(4, ge=0, le=MAX_RETRIES)
     max_error: float = Field(0.01, gt=0, lt=1)
 

@@ -39,7 +39,9 @@ class _StoppedError(Exception):
 
 def preset_of(task: Mapping[str, Any]) -> Preset:
     """What a job asks of each document; raises UsageError."""
-    return named(task["preset"]) if task.get("preset") else open_preset(task["schema"])
+    strict = bool((task.get("options") or {}).get("strict_nulls"))
+    given = task["schema"]
+    return open_preset(given, strict_nulls=strict) if given else named(task["preset"], strict_nulls=strict)
 
 
 def limits_of(settings: Settings) -> PageLimits:

@@ -3,9 +3,10 @@
 // Addresses are relative to the page, which may live behind a proxy's prefix.
 
 export class ApiError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, code = null) {
     super(message);
     this.status = status;
+    this.code = code; // the server's, which stays the same when its words change
   }
 }
 
@@ -43,11 +44,11 @@ export async function* streamChat(body, key, signal) {
   throw new ApiError("The connection ended before the answer did; ask again.");
 }
 
-function headersFor(key) {
+export function headersFor(key) {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-async function request(address, options = {}) {
+export async function request(address, options = {}) {
   let response;
   try {
     response = await fetch(address, { ...options, credentials: "same-origin", redirect: "error" });
@@ -62,11 +63,11 @@ async function request(address, options = {}) {
 /** What the server said, and what to do about it. */
 async function refusal(response, sentBytes) {
   const { status } = response;
-  const said = await response
+  const error = await response
     .json()
-    .then((body) => body.error?.message)
+    .then((body) => body.error)
     .catch(() => null);
-  const why = sentenceOf(said ?? `it answered ${status} ${response.statusText}`.trim());
+  const why = sentenceOf(error?.message ?? `it answered ${status} ${response.statusText}`.trim());
   const megabytes = (sentBytes / 1e6).toFixed(1);
   const sentence =
     {
@@ -75,7 +76,7 @@ async function refusal(response, sentBytes) {
       429: `The server is busy. ${why}`,
       503: `The server is not ready. ${why}`,
     }[status] ?? why;
-  return new ApiError(sentence + waiting(response.headers.get("Retry-After")), status);
+  return new ApiError(sentence + waiting(response.headers.get("Retry-After")), status, error?.code ?? null);
 }
 
 /** The server's words for programs begin small; here they stand among sentences. */
