@@ -210,10 +210,10 @@ class Settings(BaseModel):
     max_file_bytes: Count = _field(512_000_000, "Files", "Bytes of one uploaded file.", ge=1024)
     max_files: Count = _field(10_000, "Files", "Files that are kept.", ge=1)
     files_max_days: int = _field(30, "Files", "Days after which a file is deleted, and what a batch wrote.", ge=1)
-    max_batches: Count = _field(64, "Files", "Batches of one API key that are not finished.", ge=1)
+    max_batches: Count = _field(64, "Files", "Batches of one API key that are not finished; as many extractions.", ge=1)
     max_batch_lines: Count = _field(100_000, "Files", "Requests of one batch.", ge=1)
     max_ocr_bytes: Count = _field(50_000_000, "Files", "Bytes of one document for /v1/ocr.", ge=1024)
-    max_ocr_pages: Count = _field(1000, "Files", "Pages of one document for /v1/ocr.", ge=1)
+    max_ocr_pages: Count = _field(1000, "Files", "Pages of one document for /v1/ocr and extractions.", ge=1)
 
     allowed_local_media_path: OptionalPath = _field(None, "Images", "Clients may name the files below this folder.")
     allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")

@@ -18,6 +18,7 @@ import tessera
 
 WEB = Path(tessera.__file__).parent / "server" / "web"
 DEMO = Path(tessera.__file__).parent / "nano" / "demo"
+REVIEW = Path(tessera.__file__).parent / "documents" / "review" / "web"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = WEB / ("index.html" if self.path == "/" else self.path.removeprefix("/web/"))
         if self.path.startswith("/web/demo/"):
             path = DEMO / self.path.removeprefix("/web/demo/")
+        if self.path.startswith("/web/review/"):
+            path = REVIEW / self.path.removeprefix("/web/review/")
         if not path.is_file():
             return self._json(404, {"error": {"message": f"There is no {self.path}."}})
         return self._send(200, TYPES[path.suffix], path.read_bytes())

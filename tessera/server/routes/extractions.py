@@ -61,12 +61,17 @@ class _Places:
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:
-    batches, places = handlers.batches, _Places(MAX_WORKING)
+    _add_jobs(app, handlers)
+    _add_results(app, handlers.batches)
 
     @app.get("/v1/presets")
     async def presets() -> dict[str, Any]:
         found = await in_thread(lambda: [each for each in every() if isinstance(each, Preset)])
         return {"object": "list", "data": [_preset_object(each) for each in found]}
+
+
+def _add_jobs(app: FastAPI, handlers: Handlers) -> None:
+    batches = handlers.batches
 
     @app.post("/v1/extractions")
     async def create(body: ExtractionRequest, request: Request) -> dict[str, Any]:
@@ -100,6 +105,10 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         return extraction_object(await in_thread(batches.cancel, extraction_id, tenant_of(request), KIND))
 
     app.include_router(router)
+
+
+def _add_results(app: FastAPI, batches: Batches) -> None:
+    places = _Places(MAX_WORKING)
 
     @app.get("/v1/extractions/{extraction_id}/records")
     async def records(extraction_id: str, request: Request) -> Response:

@@ -1,21 +1,8 @@
-// Makes elements. Text always arrives as text nodes, so nothing a model or a file name says can become markup.
+// What the chat page makes elements with, beside what it shares with the review.
 
-/** element("p", {class: "note", "aria-label": "..."}, "text", child, ...); attributes that are null are left out. */
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
+import { button, element } from "./review/dom.js";
 
-/** A button that does one thing. */
-export function button(label, attributes, onClick) {
-  const made = element("button", { type: "button", ...attributes }, label);
-  made.addEventListener("click", onClick);
-  return made;
-}
+export { button, element };
 
 /** A button that copies what `text()` gives, and says for a moment whether the browser let it. */
 export function copyButton(text, attributes = { class: "quiet" }) {

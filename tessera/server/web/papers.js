@@ -51,7 +51,7 @@ class Intake {
     const left = files.length - this.files.length;
     const bytes = this.files.reduce((sum, { size }) => sum + size, 0);
     const over = left ? ` ${plural(left, "file")} beyond ${MOST_FILES} left out: put them into a zip, or read them later.` : "";
-    byId("chosen-facts").textContent = this.files.length ? `${plural(this.files.length, "file")}, ${(bytes / 1e6).toFixed(1)} MB.${over}` : "No files are chosen.";
+    byId("chosen-facts").textContent = this.files.length ? `${plural(this.files.length, "file")}, ${bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `${(bytes / 1e6).toFixed(1)} MB`}.${over}` : "No files are chosen.";
     byId("clear").hidden = !this.files.length;
     const shown = this.files.slice(0, MOST_LISTED).map((file, index) =>
       element("li", {}, button("×", { class: "quiet", "aria-label": `Take ${file.name} away` }, () => this.set(this.files.toSpliced(index, 1))), foreign(pathOf(file))));

@@ -24,8 +24,6 @@ from tessera.documents.review.report import ReportCounts, ReportLimits, write_re
 from tessera.errors import DocumentError, UsageError
 from tests.documents.review import samples
 
-SERVER_WEB = Path(__file__).parents[3] / "tessera" / "server" / "web"
-
 
 class Parsed(HTMLParser):
     """The elements of a file, with their text."""
@@ -210,9 +208,6 @@ def test_equal_records_have_equal_digests_and_others_do_not(tmp_path: Path) -> N
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_every_file_of_the_page_is_packed_and_colours_are_the_servers() -> None:
+def test_every_file_of_the_page_is_packed() -> None:
     assert {path.name for path in WEB.iterdir()} == {*MODULES, *STYLES}
     assert not re.search(r"^import ", script(), re.MULTILINE)
-    colours = (WEB / "colours.css").read_text().partition("\n\n")[2].strip()
-    assert colours.startswith(":root {")
-    assert colours in (SERVER_WEB / "style.css").read_text()
