@@ -30,7 +30,7 @@ def test_a_point_before_three_digits_is_a_decimal_point_outside_of_money() -> No
 @pytest.mark.parametrize("given", [10**400, float("inf"), float("nan")])
 def test_a_number_beyond_all_floats_is_unreadable(given: object) -> None:
     for leaf in (Leaf("a", "number"), Leaf("a", "integer")):
-        with pytest.raises(UnreadableError, match="misreading"):
+        with pytest.raises(UnreadableError, match="number"):
             typed(leaf, given)
 
 
