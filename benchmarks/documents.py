@@ -105,7 +105,7 @@ def by_expressions(sheet: Sheet) -> tuple[dict[str, str], list[dict[str, str]]]:
 
 def docling_text(path: Path) -> str:
     """Read a paper with docling, which must have its models."""
-    from docling.document_converter import DocumentConverter  # type: ignore[import-not-found]
+    from docling.document_converter import DocumentConverter
 
     return str(DocumentConverter().convert(path).document.export_to_text())
 
@@ -192,8 +192,7 @@ def table(runs: Mapping[str, Run], others: Mapping[str, Score], count: int) -> s
         except UsageError as error:
             lines.append(f"No calibration: {error}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    lines += ["", f"Peak memory: {peak:.0f} MB, its largest child (PDFium, Tesseract) {children:.0f} MB."]
+    lines += ["", f"Peak memory: {peak:.0f} MB, without the children that run PDFium and Tesseract."]
     return "\n".join(lines)
 
 

@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 
 FIELDS = ["vendor", "date", "total"]
-ENTER = {
+ENTER: dict[str, Any] = {
     "name": "enter",
     "description": "Enter a receipt into the spreadsheet, each value as it is printed.",
     "parameters": {
@@ -24,6 +25,7 @@ ENTER = {
         "additionalProperties": False,
     },
 }
+TOOLS: Any = [{"type": "function", "function": ENTER}]
 
 
 @contextlib.contextmanager
@@ -51,7 +53,7 @@ def served(model: str) -> Iterator[openai.OpenAI]:
 def book(client: openai.OpenAI, image: Path, rows: list[dict[str, str]]) -> str:
     """Show one receipt to the model; its tool call becomes a row, and what the tool says goes back to it."""
     url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
-    messages: list = [
+    messages: list[Any] = [
         {
             "role": "user",
             "content": [
@@ -63,15 +65,15 @@ def book(client: openai.OpenAI, image: Path, rows: list[dict[str, str]]) -> str:
     asked = client.chat.completions.create(
         model=MODEL,
         messages=messages,
-        tools=[{"type": "function", "function": ENTER}],  # type: ignore[list-item]
+        tools=TOOLS,
         tool_choice="required",
         temperature=0,
         max_tokens=300,
     )
-    calls = asked.choices[0].message.tool_calls or []
+    calls = [call for call in asked.choices[0].message.tool_calls or [] if call.type == "function"]
     messages.append(asked.choices[0].message)
     for call in calls:
-        row = json.loads(call.function.arguments)  # type: ignore[union-attr]
+        row = json.loads(call.function.arguments)
         rows.append({"file": image.name, **row})
         messages.append({"role": "tool", "tool_call_id": call.id, "content": f"Entered as row {len(rows)}."})
     said = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=60)

@@ -171,9 +171,8 @@ class OcrReader:
 
     def dimensions(self, page: Page) -> tuple[int, int, int]:
         """Width and height in pixels of the page as the model sees it, and its dots per inch."""
-        longest = max(page.size)
         side = plan.page_side(page, self.budget)
-        scale = min(side, page.pixels or side) / longest
+        scale = min(side, page.pixels or side) / max(page.size)
         return max(round(page.size[0] * scale), 1), max(round(page.size[1] * scale), 1), max(round(72 * scale), 1)
 
     def _page(self, reading: PageReading, body: OcrRequest) -> dict[str, Any]:
@@ -259,8 +258,8 @@ class OcrReader:
         wanted = [
             (figure, reading.page) for page, reading in zip(pages, readings, strict=True) for figure in page["images"]
         ]
-        grammar = Grammar("json_schema", json.dumps(schema), compact=True)
-        params = SamplingParams(max_tokens=self._figure_tokens(), grammar=grammar)
+        asked = Grammar("json_schema", json.dumps(schema), compact=True)
+        params = SamplingParams(max_tokens=self._figure_tokens(), grammar=asked)
 
         def questions() -> Iterator[list[Message]]:
             for figure, page in wanted:
@@ -297,6 +296,5 @@ def _failed_page(page: PageError, error: TesseraError) -> dict[str, Any]:
 
 
 def data_url(image: PILImage.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=JPEG)
+    image.save(out := io.BytesIO(), "JPEG", quality=JPEG)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

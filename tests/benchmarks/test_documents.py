@@ -1,0 +1,43 @@
+"""The comparison with regular expressions: what is right, claimed and printed is counted apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.documents import Score, fields_in
+from benchmarks.papers import Sheet
+
+RECEIPT = Sheet(
+    Path("a.png"), "receipt",
+    {"vendor": "Corner Bakery", "date": "17.09.2024", "subtotal": "£15.50", "tax": "£3.10", "total": "£18.60",
+     "cash": None},
+    ({"description": "Sourdough", "amount": "£7.80"}, {"description": "Tea", "amount": "£7.70"}), {},
+)  # fmt: skip
+TEXT = "Corner Bakery\n7 Station Road\n\nDate: 17.09.2024\nSourdough £7.80\nTea £7.70\nSubtotal £15.50\nVAT £3.10\nTotal due £18.60\n"  # noqa: E501
+
+
+def test_expressions_read_a_clean_receipt_whole() -> None:
+    found, items = fields_in(TEXT, RECEIPT)
+    score = Score()
+    score.add(RECEIPT, found, items)
+    assert (score.right, score.claimed, score.printed) == (5, 5, 5)
+    assert score.items == [2, 2, 2]
+    assert score.f1 == score.group == 1.0
+
+
+def test_a_wrong_a_missing_and_an_invented_value_count_differently() -> None:
+    score = Score()
+    score.add(RECEIPT, {"vendor": "Corner Bakery", "date": "18.09.2024", "cash": "5.00"}, [{"description": "Tea"}])
+    assert (score.right, score.claimed, score.printed) == (1, 3, 5)
+    assert score.f1 == pytest.approx(2 / 8)
+    assert score.items == [0, 1, 2]
+
+
+def test_one_line_item_is_not_counted_twice() -> None:
+    score = Score()
+    tea = {"description": "Tea", "amount": 7.7}
+    score.add(RECEIPT, {}, [tea, tea])
+    assert score.items == [1, 2, 2]
+    assert score.group == pytest.approx(2 / 4)
