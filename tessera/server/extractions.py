@@ -147,7 +147,7 @@ class ExtractionRun(BatchRun):
         """Write the rows that an earlier run owes, and those of documents about which nothing is asked."""
         written = repaired(self._rows)
         for number, unit in enumerate(extraction.units):
-            if unit.id in written:
+            if json.loads(self._shown(json.dumps(unit.id, ensure_ascii=False))) in written:
                 continue
             ids = item_ids(unit, extraction.preset)
             if not ids:
