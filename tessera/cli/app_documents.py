@@ -234,9 +234,10 @@ def show_preset(
 def _reading(
     pages: str | None, password_file: Path | None, tiles: Tiles | None, detect_rotation: bool | None, retries: int
 ) -> dict[str, Any]:
-    lines = [] if password_file is None else password_file.read_text(encoding="utf-8").splitlines()
+    from tessera.cli.documents import passwords_in
+
     return {
-        "pages": pages, "passwords": tuple(line for line in lines if line), "retries": retries,
+        "pages": pages, "passwords": () if password_file is None else passwords_in(password_file), "retries": retries,
         "tiles": None if tiles is None else tiles.value, "detect_rotation": detect_rotation,
     }  # fmt: skip
 

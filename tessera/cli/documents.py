@@ -61,12 +61,20 @@ class Job:
             say(text)
 
 
+def passwords_in(file: Path) -> tuple[str, ...]:
+    """Read a file of passwords, one a line; editors on Windows begin it with a mark."""
+    try:
+        return tuple(line for line in file.read_text(encoding="utf-8-sig").splitlines() if line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the password file {file} cannot be read ({type(error).__name__}); give a text file in UTF-8."
+        ) from error
+
+
 @contextmanager
 def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, Snapshot | None]]:
     """Work off a job, and yield it with its full journal, from which the output is written."""
-    check_target("--out", job.out)
-    if job.report is not None:
-        check_target("--report", job.report)
+    _check_files(job)
     begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()
@@ -88,6 +96,17 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
                     )
                 raise
             yield extraction, journal, last
+
+
+def _check_files(job: Job) -> None:
+    """Refuse output files that cannot be written, or that would replace one another or a document."""
+    taken = {Path(path).absolute(): f"the document {path}" for path in job.paths}
+    for name, file in (("--out", job.out), ("--report", job.report), ("the journal", job.journal_path)):
+        if file is None:
+            continue
+        check_target(name, file)
+        if (other := taken.setdefault(file.absolute(), name)) != name:
+            raise UsageError(f"{name} and {other} are both {file}; give each its own file.")
 
 
 def _run(job: Job, extraction: Extraction, journal: Journal, opened: Any) -> Snapshot | None:

@@ -28,8 +28,6 @@ def kind_of(file: BinaryIO) -> Kind:
 
 
 def _kind(head: bytes, file: BinaryIO) -> Kind:
-    if b"%PDF-" in head[:1024]:
-        return "pdf"
     for name, beginning in BEGINNINGS.items():
         if re.match(beginning, head, re.DOTALL):
             return "tiff" if name == "TIFF" else "image"
@@ -39,7 +37,10 @@ def _kind(head: bytes, file: BinaryIO) -> Kind:
         return _kind_of_ole(head, file)
     if head.startswith(b"{\\rtf"):
         return "office"
-    return "mail" if _is_mail(head) else "unknown"
+    if _is_mail(head):
+        return "mail"
+    # Last, because something may stand before it: a zip's first member, a mail's text.
+    return "pdf" if b"%PDF-" in head[:1024] else "unknown"
 
 
 def _kind_of_zip(file: BinaryIO) -> Kind:

@@ -51,6 +51,13 @@ def record_object(record: Record) -> dict[str, Any]:
     }
 
 
+def lasting_object(record: Record) -> dict[str, Any]:
+    """A record without what depends on interruptions, so that what is written does not."""
+    told = record_object(record)
+    del told["seconds"], told["usage"]["cached_tokens"]
+    return told
+
+
 def record_of(given: Mapping[str, Any]) -> Record:
     fields = {path: field_of(each) for path, each in given["fields"].items()}
     tuples = {name: tuple(given[name]) for name in ("pages", "checks")}

@@ -15,7 +15,7 @@ from typing import Any
 
 from tessera.documents.record import Record
 from tessera.documents.schemas import Schema
-from tessera.documents.stored import record_object
+from tessera.documents.stored import lasting_object, record_object
 from tessera.errors import MissingExtraError, UsageError
 from tessera.machine import written_whole
 
@@ -92,7 +92,7 @@ def pages_text(pages: tuple[int, ...]) -> str:
 def _write_jsonl(path: Path, records: Iterable[Record], layout: Layout) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
-            file.write(json.dumps(record_object(record), ensure_ascii=False) + "\n")
+            file.write(json.dumps(lasting_object(record), ensure_ascii=False) + "\n")
 
 
 def _write_csv(path: Path, records: Iterable[Record], layout: Layout) -> None:

@@ -90,6 +90,14 @@ def test_events_are_lines_of_json(run: Run, model: Scripted, tmp_path: Path) -> 
         (("extract", "a.png", "-s", "s.json", "-o", "t.ods"), "t.ods ends in .ods"),
         (("extract", "a.png", "-s", "s.json", "-o", "none/t.csv"), "none"),
         (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--max-error", "2"), "max_error is 2"),
+        (
+            ("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--report", "./t.csv"),
+            "--report and --out are both t.csv",
+        ),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--journal", "t.csv"), "the journal and --out are both"),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--report", "a.png"), "the document a.png are both"),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--password-file", "a.png"), "password file a.png"),
+        (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--password-file", "gone"), "password file gone"),
         (("transcribe", "a.png", "-o", "t.pdf"), "t.pdf ends in .pdf"),
         (("transcribe", "a.png", "-o", "t.md", "--preset", "preset:invoice"), "gives records"),
         (("presets", "show", "gone"), "no preset 'gone'"),
@@ -119,7 +127,7 @@ def test_passwords_are_read_from_a_file(run: Run, model: Scripted, tmp_path: Pat
         page = pdf.add_blank_page(page_size=(200, 200))
         page.contents_add(b"0 0 100 100 re f")
         pdf.save(tmp_path / "locked.pdf", encryption=pikepdf.Encryption(user="second", owner="o"))
-    (tmp_path / "words").write_text("first\nsecond\n")
+    (tmp_path / "words").write_bytes(b"\xef\xbb\xbfsecond\r\nother\r\n")
     assert run("extract", "locked.pdf", "-s", "s.json", "-o", "t.csv").exit_code == 1
     assert run("extract", "locked.pdf", "-s", "s.json", "-o", "u.csv", "--password-file", "words").exit_code == 0
 

@@ -362,3 +362,13 @@ def test_locked_and_foreign_office_files_say_what_to_do(tmp_path: Path) -> None:
         path = written(tmp_path / "a.doc", ole + name.encode("utf-16-le"))
         assert [found for _, found in rows(path)] == [code]
     assert kind_of(io.BytesIO(ole)) == "office"
+
+
+def test_what_holds_a_pdf_uncompressed_near_its_beginning_is_no_pdf(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:  # stored, as archivers do with PDFs
+        archive.writestr("one.pdf", ONE)
+        archive.writestr("two.pdf", TWO)
+    assert {Path(str(name)).name for name, _ in rows(tmp_path / "a.zip")} == {"one.pdf", "two.pdf"}
+    mail = written(tmp_path / "a.eml", b"From: a@example.org\r\nSubject: b\r\n\r\nIt begins with %PDF-1.4, always.\r\n")
+    assert [str(text).splitlines()[-1] for _, text in rows(mail)] == ["It begins with %PDF-1.4, always."]
+    assert kind_of(io.BytesIO(mail.read_bytes())) == "mail"

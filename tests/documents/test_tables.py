@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -13,6 +14,7 @@ from typing import Any
 import openpyxl
 import pytest
 
+from tessera.chat import Usage
 from tessera.documents.page import Box
 from tessera.documents.record import Field, Record
 from tessera.documents.schemas import make_schema
@@ -175,6 +177,17 @@ def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.jsonl, \.csv, \.xlsx, \.parquet"):
         write_table(tmp_path / "t.ods", [], LAYOUT)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.xlsx"])
+def test_no_byte_depends_on_how_long_it_took(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_files = []
+    for number, seconds in enumerate((0.5, 7.0)):
+        monkeypatch.setattr("time.time", lambda now=1e9 * (number + 1): now)
+        later = dataclasses.replace(GOOD, seconds=seconds, usage=Usage(cached_tokens=number))
+        write_table(tmp_path / f"{number}{name}", [later], LAYOUT)
+        written_files.append((tmp_path / f"{number}{name}").read_bytes())
+    assert written_files[0] == written_files[1]
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.xlsx"])

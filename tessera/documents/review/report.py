@@ -20,7 +20,7 @@ from typing import IO, Any
 from tessera.documents.page import Page
 from tessera.documents.record import Record
 from tessera.documents.review.packed import head, tail
-from tessera.documents.stored import record_object
+from tessera.documents.stored import lasting_object
 from tessera.errors import DocumentError, UsageError
 from tessera.machine import disk_room, written_whole
 
@@ -105,7 +105,7 @@ class _Writer:
             for record in records:
                 self._count(record)
                 spool = doubtful if record.review or record.error is not None else others
-                spool.write(_json(record_object(record)) + "\n")
+                spool.write(_json(lasting_object(record)) + "\n")
             digest, written, room = hashlib.sha256(), 0, self.limits.record_bytes
             file.write('<script type="application/json" id="records">\n')
             for line in _lines(doubtful, others):
