@@ -67,10 +67,9 @@ def run_extract(job: Job, *, csv_raw: bool) -> int:
         say(line)
     if counts.failed > len(counts.said):
         say(f"and {counts.failed - len(counts.said):,} more, in {job.out}")
-    job.note(
-        f"{counts.records:,} {'record is' if counts.records == 1 else 'records are'} in {job.out}: {counts.records - counts.review - counts.failed:,} good, "
-        f"{counts.review:,} for review, {counts.failed:,} failed"
-    )
+    good = counts.records - counts.review - counts.failed
+    stand = "1 record is" if counts.records == 1 else f"{counts.records:,} records are"
+    job.note(f"{stand} in {job.out}: {good:,} good, {counts.review:,} for review, {counts.failed:,} failed")
     return FAILED if counts.failed else REVIEW if counts.review else 0
 
 
