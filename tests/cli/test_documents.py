@@ -43,7 +43,7 @@ def test_good_records_exit_with_zero(run: Run, model: Scripted, tmp_path: Path) 
     done = run("extract", "a.png", "-s", "s.json", "-o", "t.xlsx")
     assert done.exit_code == 0, done.output
     assert openpyxl.load_workbook(tmp_path / "t.xlsx")["Rows"]["C2"].value == "Acme"
-    assert "1 records are in t.xlsx: 1 good, 0 for review, 0 failed" in done.stderr
+    assert "1 record is in t.xlsx: 1 good, 0 for review, 0 failed" in done.stderr
 
 
 def test_doubtful_records_exit_with_three_and_failed_ones_with_one(run: Run, model: Scripted, tmp_path: Path) -> None:
