@@ -31,6 +31,7 @@ ROWS = (
     {"summary"},
     {"engine", "quantize"},
     {"load"},
+    {"lora"},
     {"linears"},
     {"parallel", "hub"},
     {"weights"},

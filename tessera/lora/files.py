@@ -1,0 +1,184 @@
+"""Files of adapters: finds out which of the three formats is at hand; reads and writes Mistral's and llama.cpp's.
+
+Mistral's is `lora.safetensors` with official names; its scale is a plain factor, in params.json beside it or left to
+whoever loads it. llama.cpp's is a GGUF file whose tensors are in our order. Both know only the decoder, the second
+also the head. Sources: mistral-finetune's checkpointing.py, mistral-inference's lora.py, llama.cpp's
+convert_lora_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+from gguf import GGUFType, GGUFWriter, Keys
+from torch import Tensor
+
+from tessera.errors import CheckpointError, UsageError
+from tessera.lora.adapter import LoraAdapter, LowRank
+from tessera.lora.names import GGUF_MATRIX, MATRIX, gguf_linears, refuse_unmatched
+from tessera.lora.peft import CONFIG, read_matrix, read_peft
+from tessera.machine import disk_room, written_whole
+from tessera.model.config import ModelConfig
+from tessera.shelf import BUNDLED
+from tessera.weights.detect import is_gguf, is_gguf_name, read_json
+from tessera.weights.fill import linear_shapes
+from tessera.weights.gguf.header import read_header
+from tessera.weights.gguf.names import to_gguf_name
+from tessera.weights.gguf.read import TEXT_ARCHITECTURE
+from tessera.weights.gguf.stored import stored_tensor
+from tessera.weights.safetensors import StoredTensor, stored_tensors
+from tessera.weights.write import Writer, piece_of_panels, write_files, write_tensors
+
+MISTRAL_FILE, MISTRAL_PARAMS = "lora.safetensors", "params.json"
+MISTRAL_SCALING = 2.0  # the default of both of Mistral's programs
+FORMS = f"a folder with {CONFIG} or {MISTRAL_FILE}, or a GGUF file"
+
+
+def find_adapter(path: Path) -> Path:
+    """Return the file or folder that `read_adapter` reads; raises UsageError if there is no adapter."""
+    for folder in (path, path / "consolidated"):
+        if (folder / CONFIG).is_file():
+            return folder
+        if (folder / MISTRAL_FILE).is_file():
+            return folder / MISTRAL_FILE
+    if path.is_dir() and len(files := [file for file in path.iterdir() if is_gguf(file)]) == 1:
+        return files[0]
+    if (path.name == MISTRAL_FILE and path.is_file()) or is_gguf(path):
+        return path
+    raise UsageError(f"{path} is no LoRA adapter; give {FORMS}.")
+
+
+def base_of(path: Path) -> str:
+    """Return the name of the model that an adapter says it was trained for; raises UsageError if it says none."""
+    found = find_adapter(path)
+    named = read_json(found / CONFIG).get("base_model_name_or_path") if found.is_dir() else None
+    if not isinstance(named, str) or not named:
+        raise UsageError(f"{path} does not say which model it was trained for; name it, such as {BUNDLED!r}.")
+    return named
+
+
+def read_adapter(path: Path, config: ModelConfig) -> LoraAdapter:
+    """Read an adapter of any format for a model of this config; raises CheckpointError that names the fault."""
+    found = find_adapter(path)
+    if found.is_dir():
+        return read_peft(found, config)
+    return _read_gguf(found, config) if is_gguf_name(found) else _read_mistral(found, config)
+
+
+def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
+    params = file.parent / MISTRAL_PARAMS
+    settings = read_json(params).get("lora") if params.is_file() else None
+    scaling, notes = MISTRAL_SCALING, tuple[str, ...]()
+    if isinstance(settings, dict) and "scaling" in settings:
+        scaling = settings["scaling"]
+        if isinstance(scaling, bool) or not isinstance(scaling, int | float):
+            raise CheckpointError(f"{params}: lora.scaling is {scaling!r} and must be a number; correct it.")
+    else:
+        notes = (f"{file} has no {MISTRAL_PARAMS} with its scale beside it; taken to be {scaling}, Mistral's default",)
+    stored = stored_tensors([file])
+    linears = {name: name for name in linear_shapes(config)}
+    found = {key: (match[1], match[2]) for key in stored if (match := MATRIX.fullmatch(key))}
+    refuse_unmatched(file, [key for key in stored if key not in found or found[key][0] not in linears], len(stored))
+    pairs = _pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
+    modules = {name: LowRank(a_RK, b_NR, float(scaling)) for name, (a_RK, b_NR) in pairs.items()}
+    return LoraAdapter.of(modules, config, str(file), notes=notes)
+
+
+def _read_gguf(file: Path, config: ModelConfig) -> LoraAdapter:
+    header = read_header(file)
+    kind = header.text(Keys.General.TYPE), header.text(Keys.Adapter.TYPE)
+    if kind != (GGUFType.ADAPTER, "lora"):
+        raise CheckpointError(f"{file} is of the type {kind[0]!r}, not a LoRA adapter; use a file of an adapter.")
+    alpha = header.values.get(Keys.Adapter.LORA_ALPHA, 0.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise CheckpointError(f"{file}: {Keys.Adapter.LORA_ALPHA} is no number; convert the adapter again.")
+    linears = gguf_linears(config)
+    found = {key: (match[1], match[2].upper()) for key in header.tensors if (match := GGUF_MATRIX.fullmatch(key))}
+    unmatched = [key for key in header.tensors if key not in found or found[key][0] not in linears]
+    refuse_unmatched(file, unmatched, len(header.tensors))
+    named = ((linears[found[key][0]], found[key][1], stored_tensor(file, each)) for key, each in header.tensors.items())
+    # Without an alpha, llama.cpp takes the product as it is.
+    modules = {
+        name: LowRank(a_RK, b_NR, alpha / max(len(a_RK), 1) if alpha else 1.0)
+        for name, (a_RK, b_NR) in _pairs(file, named).items()
+    }
+    return LoraAdapter.of(modules, config, str(file))
+
+
+def _pairs(file: Path, named: Iterable[tuple[str, str, StoredTensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and B of each linear; raises CheckpointError if one is missing."""
+    found: dict[str, dict[str, StoredTensor]] = {}
+    for name, matrix, tensor in named:
+        found.setdefault(name, {})[matrix] = tensor
+    for name, pair in found.items():
+        if pair.keys() != {"A", "B"}:
+            raise CheckpointError(f"{file} has only the matrix {next(iter(pair))} of {name}; save the adapter again.")
+    return {name: (read_matrix(pair["A"]), read_matrix(pair["B"])) for name, pair in found.items()}
+
+
+def write_mistral(
+    adapter: LoraAdapter, folder: Path, config: ModelConfig, dtype: torch.dtype = torch.bfloat16
+) -> tuple[str, ...]:
+    """Write a new folder that mistral-inference's `load_lora` loads without options; returns what it cannot load.
+
+    Its loader adds matrices in the model's dtype, times 2 by default: all scales are folded to that.
+    """
+    kept, notes = _kept(adapter, ("decoder",), "mistral-inference")
+    one = kept.uniform(MISTRAL_SCALING, dtype)
+    pieces = []
+    for name, module in one.modules.items():
+        pieces += [piece_of_panels(f"{name}.lora_A.weight", [module.a_RK])]
+        pieces += [piece_of_panels(f"{name}.lora_B.weight", [module.b_NR])]
+    rank = next(iter(one.modules.values())).rank
+    settings = {"enable": True, "rank": rank, "dropout": 0.0, "scaling": MISTRAL_SCALING}
+    text = json.dumps(config.to_params() | {"lora": settings}, indent=2) + "\n"
+    writers: dict[str, Writer] = {
+        MISTRAL_FILE: partial(write_tensors, pieces=pieces),
+        MISTRAL_PARAMS: partial(Path.write_text, data=text, encoding="utf-8"),
+    }
+    write_files(folder, writers, sum(piece.num_bytes for piece in pieces) + len(text))
+    return notes
+
+
+def write_gguf_adapter(adapter: LoraAdapter, file: Path) -> tuple[str, ...]:
+    """Write a new GGUF file that llama.cpp loads with --lora; returns what it cannot load of the adapter.
+
+    Its scale is alpha over a tensor's rank. bfloat16 becomes float32, which holds every such number.
+    """
+    if file.exists() or not is_gguf_name(file):
+        raise UsageError(f"{file} exists or does not end in .gguf; name a new file that does.")
+    kept, notes = _kept(adapter, ("decoder", "head"), "llama.cpp")
+    one = kept.uniform()
+    first = next(iter(one.modules.values()))
+    with disk_room(file.parent), written_whole(file) as partial_file:
+        writer = GGUFWriter(partial_file, TEXT_ARCHITECTURE)
+        writer.add_type(GGUFType.ADAPTER)
+        writer.add_string(Keys.Adapter.TYPE, "lora")
+        writer.add_float32(Keys.Adapter.LORA_ALPHA, first.scale * first.rank)
+        for name, module in one.modules.items():
+            for suffix, matrix in (("lora_a", module.a_RK), ("lora_b", module.b_NR)):
+                values = matrix if matrix.dtype == torch.float16 else matrix.float()
+                writer.add_tensor(f"{to_gguf_name(f'{name}.weight')}.{suffix}", values.contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return notes
+
+
+def _kept(adapter: LoraAdapter, parts: tuple[str, ...], program: str) -> tuple[LoraAdapter, tuple[str, ...]]:
+    """Return what a program can load of an adapter, and a note on the rest; raises UsageError if it can nothing."""
+    kept = adapter.only(parts)
+    remedy = "merge the adapter into the model instead"
+    if not kept.modules:
+        raise UsageError(f"{program} loads adapters of the {' and '.join(parts)} only, and this has none; {remedy}.")
+    if lost := len(adapter.modules) - len(kept.modules):
+        return kept, (
+            f"{program} loads adapters of the {' and '.join(parts)} only: {lost} of {len(adapter.modules)} modules are "
+            f"left out, and answers differ; for all of them, {remedy}",
+        )
+    return kept, ()

@@ -1,0 +1,226 @@
+"""peft's folders: adapter_config.json and adapter_model.safetensors, names and rows in Hugging Face's layout.
+
+All spellings of the names are read, and those of transformers 5 written. peft itself drops vision modules under the
+older names with a warning; here a tensor that matches nothing is an error. Source: peft 0.21's LoraConfig.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import CheckpointError, shown
+from tessera.lora.adapter import LoraAdapter, LowRank
+from tessera.lora.names import MATRIX, PREFIX, classic_path, from_hf, hf_linears, live_path, refuse_unmatched, to_hf
+from tessera.model.config import ModelConfig
+from tessera.weights.detect import PICKLES, read_json
+from tessera.weights.fill import linear_shapes
+from tessera.weights.safetensors import StoredTensor, stored_tensors
+from tessera.weights.write import Writer, piece_of_panels, write_files, write_tensors
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Settings under which W + scale * B @ A is not what was trained, and what to do.
+REFUSED = {
+    "use_dora": "train without DoRA",
+    "use_qalora": "train without QALoRA",
+    "lora_bias": "train without biases",
+    "fan_in_fan_out": "this model has no such layers",
+    "modules_to_save": "name these modules in target_modules instead",
+    "layer_replication": "train the model's own layers",
+    "trainable_token_indices": "train without new token embeddings",
+    "alora_invocation_tokens": "train an adapter that is always on",
+    "arrow_config": "save one adapter",
+}
+# Starting points that also change the base's weights, unless peft converted them when saving.
+CHANGED_BASE = ("pissa", "olora", "loftq", "corda")
+MAX_PATTERNS, MAX_PATTERN_CHARACTERS, MAX_WILD = 10_000, 200, 3
+# Regular expressions whose time is bounded: nothing is repeated but single characters.
+PATTERN = re.compile(r"(?:[\w|$^()]|\\\.|\.[*+]?|\\d\+?|\[[\w-]+\]\+?)+")
+
+
+def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
+    """Read and check the adapter in a folder; raises CheckpointError that names the fault."""
+    file = folder / WEIGHTS
+    if not file.is_file():
+        pickles = sorted(found.name for pattern in PICKLES for found in folder.glob(pattern))
+        why = f"{pickles[0]} is a pickle, which can run code and is never read" if pickles else f"{WEIGHTS} is missing"
+        raise CheckpointError(f"{folder}: {why}; save the adapter as safetensors.")
+    scaling = _Scaling.read(folder / CONFIG)
+    linears, stored = hf_linears(config), stored_tensors([file])
+    pairs: dict[str, dict[str, StoredTensor]] = {}
+    unmatched: list[str] = []
+    for key, tensor in stored.items():
+        match = MATRIX.fullmatch(key)
+        name = linears.get(classic_path(match[1])) if match else None
+        if match is None or name is None:
+            unmatched.append(key)
+        elif pairs.setdefault(name, {}).setdefault(match[2], tensor) is not tensor:
+            raise CheckpointError(f"{file} has the adapter of {name} under two names, one is {key!r}; keep one.")
+    refuse_unmatched(file, unmatched, len(stored))
+    modules = {}
+    for name, pair in pairs.items():
+        if pair.keys() != {"A", "B"}:
+            raise CheckpointError(f"{file} has only lora_{next(iter(pair))} of {name}; save the adapter again.")
+        a_RK, b_NR = read_matrix(pair["A"]), read_matrix(pair["B"])
+        path = MATRIX.sub(r"\1", pair["A"].name).removeprefix(PREFIX)
+        modules[name] = LowRank(a_RK, from_hf(name, b_NR, config), scaling.of(path, a_RK.shape[0]))
+    return LoraAdapter.of(modules, config, str(folder), base=scaling.base)
+
+
+def read_matrix(stored: StoredTensor) -> Any:
+    """Read a matrix of an adapter; raises CheckpointError for another form."""
+    if len(stored.shape) != 2 or not stored.dtype.is_floating_point or stored.dtype.itemsize < 2:
+        raise CheckpointError(
+            f"{stored.file}: {stored.name!r} is {stored.dtype} of the shape {stored.shape}, and an adapter has "
+            "matrices in float32, bfloat16 or float16; save it in one of these."
+        )
+    return stored.read()
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """What adapter_config.json says of ranks and scales."""
+
+    file: Path
+    rank: int
+    alpha: float
+    root: bool  # rank-stabilized: alpha / sqrt(rank)
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    base: str | None
+
+    @classmethod
+    def read(cls, file: Path) -> _Scaling:
+        settings = read_json(file)
+        if settings.get("peft_type") != "LORA":
+            raise CheckpointError(
+                f"{file}: peft_type is {shown(settings.get('peft_type'))}, and 'LORA' is read; train such an adapter."
+            )
+        _refuse(file, settings)
+        rank = _number(file, "r", settings.get("r", 8))
+        alpha = _number(file, "lora_alpha", settings.get("lora_alpha", 8))
+        base = settings.get("base_model_name_or_path")
+        return cls(
+            file,
+            int(rank),
+            alpha,
+            bool(settings.get("use_rslora")),
+            {key: int(value) for key, value in _patterns(file, "rank_pattern", settings).items()},
+            _patterns(file, "alpha_pattern", settings),
+            base if isinstance(base, str) and base else None,
+        )
+
+    def of(self, path: str, rank: int) -> float:
+        """Return the scale of a module by its path in the file; raises CheckpointError for another rank."""
+        told = self.ranks.get(_matching(path, self.ranks), self.rank)
+        if rank != told:
+            raise CheckpointError(
+                f"{self.file} gives {path} the rank {told}, and its matrices have {rank}; use the config of this file."
+            )
+        alpha = self.alphas.get(_matching(path, self.alphas), self.alpha)
+        return alpha / (math.sqrt(rank) if self.root else rank)
+
+
+def _refuse(file: Path, settings: Mapping[str, Any]) -> None:
+    for key, remedy in REFUSED.items():
+        if settings.get(key):
+            raise CheckpointError(f"{file}: {key} is {shown(settings[key])}, which is not supported; {remedy}.")
+    if settings.get("bias", "none") != "none":
+        raise CheckpointError(f"{file}: bias is {shown(settings['bias'])}, and 'none' is read; train without biases.")
+    start = settings.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
+        raise CheckpointError(
+            f"{file}: init_lora_weights is {shown(start)}, which also changed the base's weights; save the adapter "
+            "with peft's path_initial_model_for_weight_conversion."
+        )
+
+
+def _patterns(file: Path, key: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    patterns = settings.get(key) or {}
+    if not isinstance(patterns, Mapping) or len(patterns) > MAX_PATTERNS:
+        raise CheckpointError(f"{file}: {key} must be an object of at most {MAX_PATTERNS:,} entries; correct it.")
+    for pattern in patterns:
+        wild = pattern.count("*") + pattern.count("+")
+        if len(pattern) > MAX_PATTERN_CHARACTERS or wild > MAX_WILD or not PATTERN.fullmatch(pattern):
+            raise CheckpointError(
+                f"{file}: {key} has the pattern {shown(pattern)}; module names are read, with at most {MAX_WILD} of "
+                f"* and +, and at most {MAX_PATTERN_CHARACTERS} characters: write the names out."
+            )
+        try:
+            re.compile(pattern)
+        except re.error:
+            raise CheckpointError(f"{file}: {key} has the invalid pattern {shown(pattern)}; correct it.") from None
+    return {pattern: _number(file, f"{key}, {pattern}", value) for pattern, value in patterns.items()}
+
+
+def _matching(path: str, patterns: Mapping[str, object]) -> str:
+    """Return the first pattern that is the path's end, or the whole of it after "^", as in peft; "" if none."""
+    for pattern in patterns:
+        anchored = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})"
+        if re.fullmatch(anchored.removesuffix("$"), path):
+            return pattern
+    return ""
+
+
+def _number(file: Path, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise CheckpointError(f"{file}: {key} is {shown(value)} and must be a number above 0; correct it.")
+    return value
+
+
+def write_peft(adapter: LoraAdapter, folder: Path, config: ModelConfig) -> tuple[str, ...]:
+    """Write the adapter as a new folder for peft and vLLM; returns what these cannot load of it.
+
+    vLLM knows one rank and one scale for all, so differing ones are folded into the matrices.
+    """
+    one = adapter.uniform()
+    pieces = []
+    for name, module in one.modules.items():
+        key = PREFIX + live_path(name)
+        pieces.append(piece_of_panels(f"{key}.lora_A.weight", [module.a_RK]))
+        pieces.append(piece_of_panels(f"{key}.lora_B.weight", [to_hf(name, module.b_NR, config)]))
+    first = next(iter(one.modules.values()))
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base,
+        "inference_mode": True,
+        "r": first.rank,
+        "lora_alpha": _whole(first.scale * first.rank),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": targets(one, config),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    writers: dict[str, Writer] = {
+        WEIGHTS: partial(write_tensors, pieces=pieces),
+        CONFIG: partial(Path.write_text, data=text, encoding="utf-8"),
+    }
+    write_files(folder, writers, sum(piece.num_bytes for piece in pieces) + len(text))
+    return _limits(one)
+
+
+def targets(adapter: LoraAdapter, config: ModelConfig) -> list[str]:
+    """Return the last names of the modules if they mean just these modules in the model, or else their paths."""
+    ends = {live_path(name).rpartition(".")[2] for name in adapter.modules}
+    meant = [name for name in linear_shapes(config) if live_path(name).rpartition(".")[2] in ends]
+    return sorted(ends) if len(meant) == len(adapter.modules) else [live_path(name) for name in adapter.modules]
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+def _limits(adapter: LoraAdapter) -> tuple[str, ...]:
+    notes = []
+    if adapter.changes_images:
+        notes.append("vLLM applies the modules of the vision encoder only with --enable-tower-connector-lora")
+    if adapter.only(("head",)).modules:
+        notes.append("some versions of vLLM do not load an adapter of the head (lm_head)")
+    return tuple(notes)

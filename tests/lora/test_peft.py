@@ -1,0 +1,155 @@
+"""peft's folders: every spelling of the names is read, the newest is written, and nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tessera.errors import CheckpointError
+from tessera.lora.adapter import LoraAdapter
+from tessera.lora.files import read_adapter
+from tessera.lora.peft import write_peft
+from tests.lora.adapters import live_paths, random_adapter, random_pairs, write_peft_folder
+from tests.weights.checkpoints import LLAVA
+
+SHAPES = live_paths(LLAVA)
+DECODER = {path: shape for path, shape in SHAPES.items() if ".language_model." in path}
+
+
+def classic(path: str) -> str:
+    return path.removeprefix("model.").replace("language_model.", "language_model.model.")
+
+
+def text_only(path: str) -> str:
+    return path.replace("language_model.", "")
+
+
+@pytest.mark.parametrize(
+    ("rename", "shapes"), [(lambda path: path, SHAPES), (classic, SHAPES), (text_only, DECODER)], ids=str
+)
+def test_every_spelling_is_the_same_adapter(tmp_path: Path, rename: Callable[[str], str], shapes: Any) -> None:
+    pairs = random_pairs(shapes)
+    read = read_adapter(write_peft_folder(tmp_path / "a", pairs, rename), LLAVA)
+    newest = read_adapter(write_peft_folder(tmp_path / "b", pairs), LLAVA)
+    vision = "14/14" if shapes is SHAPES else "0/14"
+    assert read.counts(LLAVA) == f"decoder 14/14, vision {vision}, adapter {'2/2' if shapes is SHAPES else '0/2'}"
+    assert read.digest == newest.digest
+    wq = read.modules["layers.1.attention.wq"]
+    a_RK, b_NR = pairs["model.language_model.layers.1.self_attn.q_proj"]
+    assert torch.equal(wq.a_RK, a_RK) and wq.scale == 2.0
+    # Within a head of 24, transformers pairs rows (i, i + 12), we (2 i, 2 i + 1).
+    assert torch.equal(wq.b_NR[:4], b_NR[[0, 12, 1, 13]]) and torch.equal(wq.b_NR[24], b_NR[24])
+
+
+def test_what_is_written_is_what_was_read_byte_for_byte(tmp_path: Path) -> None:
+    folder = write_peft_folder(tmp_path / "in", random_pairs(SHAPES), lora_alpha=16, base_model_name_or_path="nano")
+    notes = write_peft(read_adapter(folder, LLAVA), tmp_path / "out", LLAVA)
+    before, after = (load_file(each / "adapter_model.safetensors") for each in (folder, tmp_path / "out"))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 16, "nano")
+    assert config["target_modules"] == sorted([*{path.rpartition(".")[2] for path in SHAPES}])
+    assert "--enable-tower-connector-lora" in " ".join(notes)
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight" in after
+
+
+def test_a_part_s_adapter_names_its_modules_in_full(tmp_path: Path) -> None:
+    """The suffix q_proj would also mean the vision encoder's."""
+    adapter = random_adapter(LLAVA, lambda name: name.startswith("layers.") and name.endswith("wq"))
+    write_peft(adapter, tmp_path / "out", LLAVA)
+    targets = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == [f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in range(2)]
+
+
+def test_patterns_and_rank_stabilized_scales(tmp_path: Path) -> None:
+    pairs = random_pairs(SHAPES, lambda path: 2 if path.endswith("down_proj") else 4)
+    settings = {"rank_pattern": {"down_proj": 2}, "alpha_pattern": {r"^model\.vision_tower.*q_proj": 32, "v_proj": 1}}
+    read = read_adapter(write_peft_folder(tmp_path / "a", pairs, use_rslora=True, **settings), LLAVA)
+    scales = {name: module.scale for name, module in read.modules.items()}
+    assert scales["layers.0.attention.wq"] == 8 / 2 and scales["layers.0.attention.wv"] == 1 / 2
+    assert scales["layers.0.feed_forward.w2"] == 8 / math.sqrt(2)
+    assert scales["vision_encoder.transformer.layers.1.attention.wq"] == 32 / 2
+
+    # Written with one rank and one scale, which is all that vLLM knows.
+    write_peft(read, tmp_path / "out", LLAVA)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 16) and "rank_pattern" not in config
+    again = read_adapter(tmp_path / "out", LLAVA)
+    assert {(module.rank, module.scale) for module in again.modules.values()} == {(4, 4.0)}
+    for name, module in again.modules.items():
+        torch.testing.assert_close(module.change(), read.modules[name].change(), rtol=1e-5, atol=1e-7)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_adapter(folder, LLAVA)
+    return str(caught.value)
+
+
+def test_a_name_that_matches_nothing_is_refused(tmp_path: Path) -> None:
+    pairs = random_pairs({**SHAPES, "model.language_model.layers.2.self_attn.q_proj": (96, 64)})
+    text = refused(write_peft_folder(tmp_path / "a", pairs))
+    assert "layers.2.self_attn.q_proj" in text and "2 such tensors of 62" in text
+    folder = write_peft_folder(tmp_path / "b", random_pairs(DECODER))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
+    assert "saved whole" in refused(folder)
+
+
+def test_an_empty_adapter_is_refused(tmp_path: Path) -> None:
+    assert "changes no linear" in refused(write_peft_folder(tmp_path / "a", {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"peft_type": "LOHA"}, {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"r": 8},
+        {"init_lora_weights": "pissa_niter_16"}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
+        {"alpha_pattern": {"(a+)+b": 1}}, {"alpha_pattern": {".*.*.*.*a": 1}}, {"rank_pattern": {"(": 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_change_the_computation_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    text = refused(write_peft_folder(tmp_path / "a", random_pairs(DECODER), **settings))
+    assert next(iter(settings)).removesuffix("_pattern") in text or "rank 8" in text
+
+
+def test_damaged_matrices_are_refused(tmp_path: Path) -> None:
+    path = next(iter(DECODER))
+    for number, change in enumerate(
+        (
+            {"lora_A": torch.zeros(4, 63)},
+            {"lora_B": torch.full((96, 4), float("inf"))},
+            {"lora_A": torch.zeros(4, 64, dtype=torch.int8)},
+            {"lora_A": None},
+        )
+    ):
+        folder = write_peft_folder(tmp_path / str(number), random_pairs(DECODER))
+        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors |= {f"base_model.model.{path}.{name}.weight": tensor for name, tensor in change.items()}  # type: ignore[misc]
+        save_file(
+            {key: each for key, each in tensors.items() if each is not None}, folder / "adapter_model.safetensors"
+        )
+        assert "q_proj" in refused(folder) or "attention.wq" in refused(folder)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    folder = write_peft_folder(tmp_path / "a", random_pairs(DECODER))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    assert "pickle" in refused(folder)
+
+
+def test_the_digest_is_of_the_content() -> None:
+    one = random_adapter(LLAVA)
+    other = LoraAdapter.of(one.modules, LLAVA, "elsewhere", base="nano")
+    assert one.digest == other.digest != random_adapter(LLAVA, scale=1.0).digest
