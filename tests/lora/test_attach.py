@@ -66,7 +66,8 @@ def test_every_matrix_gets_a_gradient_and_no_weight_does(scheme: str | None) -> 
     adapter = random_adapter(DIVISIBLE)
     attach(model, adapter, trainable=True)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert {name.rpartition(".lora_")[0] for name in names} == set(adapter.modules) and len(names) == 60
+    assert {name.rpartition(".lora_")[0] for name in names} == set(adapter.modules)
+    assert len(names) == 60
     logits(model)[-1].logsumexp(0).backward()
     assert all(model.get_parameter(name).grad.abs().max() > 0 for name in names)  # type: ignore[union-attr]
     assert not any(parameter.grad is not None for name, parameter in model.named_parameters() if name not in names)
@@ -99,5 +100,6 @@ def test_it_moves_to_another_dtype_with_the_model() -> None:
     before = logits(model)
     model.bfloat16()
     linear = model.get_submodule("layers.0.attention.wo")
-    assert isinstance(linear, LoraLinear) and linear.lora_A.weight.dtype == torch.bfloat16
+    assert isinstance(linear, LoraLinear)
+    assert linear.lora_A.weight.dtype == torch.bfloat16
     torch.testing.assert_close(logits(model), before, rtol=0, atol=0.1 * float(before.abs().max()))

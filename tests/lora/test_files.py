@@ -31,7 +31,9 @@ def test_mistral_s_loader_adds_twice_the_product(tmp_path: Path) -> None:
         if decoder(name):
             added = 2.0 * tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
             torch.testing.assert_close(added, 0.5 * module.b_NR @ module.a_RK, rtol=1e-5, atol=1e-7)
-    assert len(notes) == 1 and "16 of 30 modules are left out" in notes[0] and "merge" in notes[0]
+    assert len(notes) == 1
+    assert "16 of 30 modules are left out" in notes[0]
+    assert "merge" in notes[0]
     params = json.loads((tmp_path / "out" / "params.json").read_text())
     assert params["lora"] == {"enable": True, "rank": 4, "dropout": 0.0, "scaling": 2.0}
 
@@ -46,7 +48,8 @@ def test_mistral_s_adapter_is_read_with_its_scale(tmp_path: Path) -> None:
     assert "Mistral's default" in read_adapter(folder, LLAVA).notes[0]
     (folder / "params.json").write_text(json.dumps({"lora": {"rank": 4, "scaling": 3.5}}))
     read = read_adapter(folder.parent, LLAVA)
-    assert read.notes == () and read.counts(LLAVA) == "decoder 14/14, vision 0/14, adapter 0/2"
+    assert read.notes == ()
+    assert read.counts(LLAVA) == "decoder 14/14, vision 0/14, adapter 0/2"
     assert {module.scale for module in read.modules.values()} == {3.5}
     assert torch.equal(read.modules["layers.0.attention.wk"].b_NR, tensors["layers.0.attention.wk.lora_B.weight"])
     write_mistral(random_adapter(LLAVA, decoder), tmp_path / "again", LLAVA)

@@ -44,16 +44,19 @@ def test_every_spelling_is_the_same_adapter(tmp_path: Path, rename: Callable[[st
     assert read.digest == newest.digest
     wq = read.modules["layers.1.attention.wq"]
     a_RK, b_NR = pairs["model.language_model.layers.1.self_attn.q_proj"]
-    assert torch.equal(wq.a_RK, a_RK) and wq.scale == 2.0
+    assert torch.equal(wq.a_RK, a_RK)
+    assert wq.scale == 2.0
     # Within a head of 24, transformers pairs rows (i, i + 12), we (2 i, 2 i + 1).
-    assert torch.equal(wq.b_NR[:4], b_NR[[0, 12, 1, 13]]) and torch.equal(wq.b_NR[24], b_NR[24])
+    assert torch.equal(wq.b_NR[:4], b_NR[[0, 12, 1, 13]])
+    assert torch.equal(wq.b_NR[24], b_NR[24])
 
 
 def test_what_is_written_is_what_was_read_byte_for_byte(tmp_path: Path) -> None:
     folder = write_peft_folder(tmp_path / "in", random_pairs(SHAPES), lora_alpha=16, base_model_name_or_path="nano")
     notes = write_peft(read_adapter(folder, LLAVA), tmp_path / "out", LLAVA)
     before, after = (load_file(each / "adapter_model.safetensors") for each in (folder, tmp_path / "out"))
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 16, "nano")
     assert config["target_modules"] == sorted([*{path.rpartition(".")[2] for path in SHAPES}])
@@ -76,14 +79,16 @@ def test_patterns_and_rank_stabilized_scales(tmp_path: Path) -> None:
     settings = {"rank_pattern": {"down_proj": 2}, "alpha_pattern": {r"^model\.vision_tower.*q_proj": 32, "v_proj": 1}}
     read = read_adapter(write_peft_folder(tmp_path / "a", pairs, use_rslora=True, **settings), LLAVA)
     scales = {name: module.scale for name, module in read.modules.items()}
-    assert scales["layers.0.attention.wq"] == 8 / 2 and scales["layers.0.attention.wv"] == 1 / 2
+    assert scales["layers.0.attention.wq"] == 8 / 2
+    assert scales["layers.0.attention.wv"] == 1 / 2
     assert scales["layers.0.feed_forward.w2"] == 8 / math.sqrt(2)
     assert scales["vision_encoder.transformer.layers.1.attention.wq"] == 32 / 2
 
     # Written with one rank and one scale, which is all that vLLM knows.
     write_peft(read, tmp_path / "out", LLAVA)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"]) == (4, 16) and "rank_pattern" not in config
+    assert (config["r"], config["lora_alpha"]) == (4, 16)
+    assert "rank_pattern" not in config
     again = read_adapter(tmp_path / "out", LLAVA)
     assert {(module.rank, module.scale) for module in again.modules.values()} == {(4, 4.0)}
     for name, module in again.modules.items():
@@ -99,7 +104,8 @@ def refused(folder: Path) -> str:
 def test_a_name_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     pairs = random_pairs({**SHAPES, "model.language_model.layers.2.self_attn.q_proj": (96, 64)})
     text = refused(write_peft_folder(tmp_path / "a", pairs))
-    assert "layers.2.self_attn.q_proj" in text and "2 such tensors of 62" in text
+    assert "layers.2.self_attn.q_proj" in text
+    assert "2 such tensors of 62" in text
     folder = write_peft_folder(tmp_path / "b", random_pairs(DECODER))
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
