@@ -63,6 +63,7 @@ class LLM(ChatModel):
     LoadedModel.
     `mmproj` is the vision part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
+    `adapter` is a LoRA adapter's folder or file, with which the model computes.
     `notes` are what the model's user should know of how it was loaded; `heads` look at what is read. `progress` hears
     of each tensor that is read: its name, the bytes done and the bytes in all; with several processes it hears nothing.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
@@ -78,6 +79,7 @@ class LLM(ChatModel):
         device: str = "auto",
         revision: str | None = None,
         download_dir: Path | None = None,
+        adapter: str | Path | None = None,
         limits: ImageLimits | None = None,
         tensor_parallel_size: int = 1,
         progress: Progress | None = None,
@@ -86,6 +88,7 @@ class LLM(ChatModel):
         ranks = None
         given = {
             "mmproj": None if mmproj is None else Path(mmproj).expanduser(), "dtype": dtype, "device": device,
+            "adapter": None if adapter is None else Path(adapter).expanduser(),
             "revision": revision, "download_dir": download_dir, "tensor_parallel_size": tensor_parallel_size,
         }  # fmt: skip
         if isinstance(name_or_path, LoadedModel):

@@ -19,6 +19,8 @@ from tessera.heads import heads_file, read_heads
 from tessera.hub import cached_folder, is_hub_id
 from tessera.kernels.cuda import keep_precision
 from tessera.linears.quantized import place
+from tessera.lora.attach import attach
+from tessera.lora.files import read_adapter
 from tessera.machine import available_bytes, use_device
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -145,6 +147,7 @@ def load_model(
     folder = find_model(source.name, source.revision, source.download_dir)
     checkpoint = open_checkpoint(folder, source.mmproj)
     tokenizer = checkpoint.load_tokenizer()
+    adapter = None if source.adapter is None else read_adapter(source.adapter, checkpoint.config)
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     target = target_device(source.device)
     use_device(target)
@@ -159,9 +162,12 @@ def load_model(
     for name, linear in linears.items():
         place(model, name, shard.shard_quantized(name, linear.load()).to(target))
     fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=shard.shard)
-    return LoadedModel(
-        model.eval(), tokenizer, shard, model_name(folder), checkpoint.notes(), read_heads(heads_file(folder), config)
-    )
+    notes = checkpoint.notes()
+    if adapter is not None:
+        attach(model, adapter, shard)
+        notes += (*adapter.notes, f"{source.adapter} changes these linears: {adapter.counts(config)}")
+    heads = read_heads(heads_file(folder), config)
+    return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), notes, heads)
 
 
 def target_device(device: str) -> torch.device:

@@ -32,6 +32,7 @@ class ModelSource:
     device: str = "auto"
     revision: str | None = None  # of a hub id: a branch, tag or commit
     download_dir: Path | None = None  # the hub's cache that holds a hub id; None: the usual one
+    adapter: Path | None = None  # a LoRA adapter that the model computes with
     tensor_parallel_size: int = 1  # processes that share the model
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The commands about models: list, download, convert and quantize them, and show what they need."""
+"""The commands about models: list, download, convert, merge and quantize them, and show what they need."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ class Layout(StrEnum):
     gguf = "gguf"
 
 
+class MergeBase(StrEnum):
+    """What `merge` adds an adapter to."""
+
+    full = "full"
+    quantized = "quantized"
+
+
 class MatrixType(StrEnum):
-    """The types of matrices that `convert --to gguf` writes."""
+    """The types of matrices in the GGUF files that `convert` and `merge` write."""
 
     q8_0 = "q8_0"
     q4_0 = "q4_0"
@@ -95,6 +102,29 @@ def convert(
     from tessera.cli.convert import run_convert
 
     run_convert(source, destination, to.value, None if type is None else type.value, quiet)
+
+
+@models.command(epilog="Example: tessera merge my-adapter --into gguf --out pixtral-invoices -m pixtral")
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="A LoRA adapter: a folder of peft or Mistral, or a GGUF file.")],
+    *,
+    into: Annotated[Layout, typer.Option(help="The layout to write.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write; created if missing.")],
+    base: Annotated[
+        MergeBase, typer.Option(help="Add the adapter to a full model's weights, or to a quantized one's values.")
+    ] = MergeBase.full,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The model to merge into; default: the one that the adapter names."),
+    ] = None,
+    type: Annotated[MatrixType | None, typer.Option(help="For gguf: how matrices are stored; default: q8_0.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model with a LoRA adapter merged into its weights, one tensor at a time."""
+    from tessera.cli.merge import run_merge
+
+    kind = None if type is None else type.value
+    run_merge(adapter, model, out, into=into.value, base=base.value, kind=kind, quiet=quiet)
 
 
 @models.command(epilog="Example: tessera quantize pixtral --bits 4    Then: tessera ask QUESTION -m pixtral-4bit")

@@ -29,6 +29,7 @@ Model = Annotated[
 ]
 Destination = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; created if missing.")]
 Mmproj = Annotated[Path | None, typer.Option(help="A GGUF model's vision part; default: mmproj*.gguf beside it.")]
+Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter to compute with: a folder or a GGUF file.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=among("auto", *DTYPES))]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=among("auto", "cpu", "cuda"))]
 KVCacheDtype = Annotated[
@@ -63,7 +64,7 @@ Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Also f
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 # A Session's options and defaults. The first group follows a command's images, the other comes last.
-NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None)}
+NAMING: dict[str, tuple[Any, Any]] = {"model": (Model, None), "mmproj": (Mmproj, None), "adapter": (Adapter, None)}
 OPENING: dict[str, tuple[Any, Any]] = {
     "dtype": (Dtype, "auto"),
     "device": (Device, "auto"),
@@ -109,10 +110,10 @@ def _session(model: str | None, **given: Any) -> Any:
 
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise UsageError for a local model's option if a server is used."""
-    local = ("mmproj", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size")
+    local = ("mmproj", "adapter", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size")
     defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
     for name in local:
-        if given[name] != defaults[name]:
+        if given.get(name, defaults[name]) != defaults[name]:
             raise UsageError(f"--{name.replace('_', '-')} and --endpoint exclude each other: the server decides it.")
 
 

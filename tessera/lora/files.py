@@ -57,7 +57,9 @@ def base_of(path: Path) -> str:
     found = find_adapter(path)
     named = read_json(found / CONFIG).get("base_model_name_or_path") if found.is_dir() else None
     if not isinstance(named, str) or not named:
-        raise UsageError(f"{path} does not say which model it was trained for; name it, such as {BUNDLED!r}.")
+        raise UsageError(
+            f"{path} does not say which model it was trained for; name the model with -m, such as {BUNDLED}."
+        )
     return named
 
 

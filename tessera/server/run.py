@@ -122,7 +122,7 @@ def _open_model(settings: Settings) -> LLM:
 
 def source_of(settings: Settings) -> ModelSource:
     """The model that the settings name, and how it is opened."""
-    return ModelSource(**_taken(settings, [each.name for each in fields(ModelSource)]))
+    return ModelSource(**_taken(settings, [each.name for each in fields(ModelSource) if each.name != "adapter"]))
 
 
 def _taken(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
