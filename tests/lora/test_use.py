@@ -1,0 +1,101 @@
+"""An adapter as its user meets it: given to LLM and to the command line, it answers as the merged model does."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.cli import app as cli
+from tessera.errors import CheckpointError
+from tessera.llm import LLM
+from tessera.load import load_model
+from tessera.lora.peft import write_peft
+from tessera.messages import Message
+from tessera.sampling import SamplingParams
+from tessera.shelf import ModelSource
+from tests.lora.adapters import random_adapter
+from tests.weights.checkpoints import LLAVA, write_mistral_folder, write_tokenizer
+
+PARAMS = SamplingParams(max_tokens=24, ignore_eos=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_mistral_folder(tmp_path / "base", dtype=torch.float32)
+    write_tokenizer(tmp_path / "base" / "tekken.json")
+    write_peft(random_adapter(LLAVA), tmp_path / "adapter", LLAVA)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["tessera", *map(str, arguments)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(str(ended.value.code))
+
+
+def answer(llm: LLM) -> str:
+    with llm:
+        return llm.chat([Message("user", ["Hello"])], PARAMS).text
+
+
+def test_llm_answers_as_the_merged_model_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(
+        monkeypatch, "merge", folder / "adapter", "--into", "mistral", "--out", folder / "m", "-m", folder / "base"
+    )
+    assert code == 0, capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert shown.out == f"{folder / 'm'}\n"
+    assert "the full weights of base, in float32: decoder 14/14, vision 14/14, adapter 2/2" in shown.err
+    beside = LLM(folder / "base", adapter=folder / "adapter")
+    assert "decoder 14/14, vision 14/14, adapter 2/2" in beside.notes[-1]
+    found = answer(beside)
+    assert found == answer(LLM(folder / "m")) != answer(LLM(folder / "base"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--base", "quantized", "-m", "base"], "full weights"),
+        (["--type", "bf16", "-m", "base"], "is for GGUF files"),
+        ([], "does not say which model"),
+    ],
+    ids=str,
+)
+def test_a_merge_that_cannot_be_is_one_sentence(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run(monkeypatch, "merge", "adapter", "--into", "hf", "--out", "out", *options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_another_model_s_adapter_is_refused_before_weights_are_read(folder: Path) -> None:
+    write_mistral_folder(folder / "other", replace(LLAVA, n_layers=1))
+    write_tokenizer(folder / "other" / "tekken.json")
+    shown: list[str] = []
+    with pytest.raises(CheckpointError, match="one of 14 such tensors of 60, matches no linear"):
+        load_model(
+            ModelSource(name=str(folder / "other"), adapter=folder / "adapter"),
+            progress=lambda name, done, total: shown.append(name),
+        )
+    assert shown == []
+
+
+def test_an_adapter_s_way_is_the_server_s_with_an_endpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "ask", "Hi", "--adapter", folder / "adapter", "--endpoint", "http://127.0.0.1:9") == 2
+    assert "--adapter and --endpoint exclude each other" in capsys.readouterr().err
