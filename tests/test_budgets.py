@@ -80,7 +80,7 @@ FOLDERS = {
     "benchmarks/gpu": 1000,
     "tessera": 6500,
     "tessera/bench": 1550,
-    "tessera/cli": 4500,
+    "tessera/cli": 4700,
     "tessera/documents": 8000,
     "tessera/engine": 4800,
     "tessera/evals": 3200,

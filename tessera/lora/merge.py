@@ -6,7 +6,7 @@ weights (QLoRA) has learnt to make up for their rounding; merged into the full w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -42,7 +42,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class _MadeTensor(StoredTensor):
-    """A tensor whose values are computed from quantized ones whenever they are read."""
+    """A tensor whose values are computed from quantized ones whenever they are read, so it is best read whole."""
 
     make: Callable[[], Tensor]
 
@@ -54,12 +54,6 @@ class _MadeTensor(StoredTensor):
 
     def rows(self, start: int, stop: int) -> Tensor:
         return self.make()[start:stop]
-
-    def first_bytes(self, count: int) -> bytes:
-        return next(self.chunks())[:count]
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self.make().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def merge(
@@ -122,7 +116,7 @@ def _plain(checkpoint: Checkpoint) -> dict[str, Source]:
     sources = {name: _uncoded(source, dtype) for name, source in checkpoint.sources.items()}
     for name, linear in checkpoint.linears.items():
         make = _dequantizer(linear.load, dtype)
-        sources[f"{name}.weight"] = Source(_MadeTensor(name, checkpoint.path, dtype, linear.shape, 0, make))
+        sources[f"{name}.weight"] = Source(_MadeTensor(name, checkpoint.path, dtype, linear.shape, 0, make), _as_made)
     return sources
 
 
@@ -135,7 +129,12 @@ def _uncoded(source: Source, dtype: torch.dtype) -> Source:
     if not stored.is_coded:
         return source
     made = _MadeTensor(stored.name, stored.file, dtype, stored.shape, 0, lambda: stored.read().to(dtype))
-    return replace(source, stored=made)
+    return Source(made, source.transform or _as_made)
+
+
+def _as_made(values: Tensor) -> Tensor:
+    """A transform that changes nothing: a source with any is read whole, once, instead of panel by panel."""
+    return values
 
 
 def _added(module: LowRank, before: Transform | None) -> Transform:

@@ -38,7 +38,7 @@ def random_adapter(
 
 def live_paths(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """The linears of transformers' LlavaForConditionalGeneration by path, with rows and columns."""
-    vision, shapes = config.vision_encoder, {}
+    vision, shapes = config.vision_encoder, dict[str, tuple[int, int]]()
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     for layer in range(config.n_layers):
         here = f"model.language_model.layers.{layer}"

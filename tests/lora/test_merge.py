@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,13 +84,26 @@ def test_a_gguf_model_is_a_base_too(tmp_path: Path, adapter: LoraAdapter) -> Non
     torch.testing.assert_close(after.sources[name].read(), before.sources[name].read())
 
 
+def test_quantized_values_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for every panel that is written."""
+    base(tmp_path / "base")
+    write_peft(random_adapter(LLAVA, lambda name: name == WQ), tmp_path / "adapter", LLAVA)
+    quantize(tmp_path / "base", tmp_path / "packed", Options("4", "8", "16"))
+    monkeypatch.setattr("tessera.weights.gguf.write.PANEL_WEIGHTS", 64)
+    seen: list[int] = []
+    monkeypatch.setattr("tessera.lora.merge.values_of", lambda *given: [seen.append(1), values_of(*given)][1])
+    merge(tmp_path / "adapter", tmp_path / "packed", tmp_path / "out", "gguf", base="quantized", kind="bf16")
+    assert len(seen) == len(open_checkpoint(tmp_path / "packed").linears)
+
+
 def test_a_base_that_is_not_as_said_is_refused(tmp_path: Path, adapter: LoraAdapter) -> None:
     base(tmp_path / "base")
     quantize(tmp_path / "base", tmp_path / "packed", Options("8", "8", "16"))
     for model, said in (("base", "quantized"), ("packed", "full")):
         with pytest.raises(UsageError, match=f"--base {'full' if said == 'quantized' else 'quantized'}"):
             merge(tmp_path / "adapter", tmp_path / model, tmp_path / "out", "hf", base=said)
-    for options in ({"into": "onnx"}, {"into": "hf", "base": "half"}, {"into": "hf", "kind": "bf16"}):
+    wrong: list[dict[str, Any]] = [{"into": "onnx"}, {"into": "hf", "base": "half"}, {"into": "hf", "kind": "bf16"}]
+    for options in wrong:
         with pytest.raises(UsageError, match=r"is unknown|is for GGUF"):
             merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

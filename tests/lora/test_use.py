@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def answer(llm: LLM) -> str:
     with llm:
-        return llm.chat([Message("user", ["Hello"])], PARAMS).text
+        return llm.chat([Message("user", ("Hello",))], PARAMS).text
 
 
 def test_llm_answers_as_the_merged_model_does(
