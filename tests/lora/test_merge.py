@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tessera.errors import UsageError
-from tessera.kernels.quantized_weight import values_of
+from tessera.kernels.quantized_weight import QuantizedWeight, values_of
 from tessera.lora.adapter import LoraAdapter
 from tessera.lora.merge import merge
 from tessera.lora.peft import write_peft
@@ -90,8 +90,13 @@ def test_quantized_values_are_computed_once(tmp_path: Path, monkeypatch: pytest.
     write_peft(random_adapter(LLAVA, lambda name: name == WQ), tmp_path / "adapter", LLAVA)
     quantize(tmp_path / "base", tmp_path / "packed", Options("4", "8", "16"))
     monkeypatch.setattr("tessera.weights.gguf.write.PANEL_WEIGHTS", 64)
-    seen: list[int] = []
-    monkeypatch.setattr("tessera.lora.merge.values_of", lambda *given: [seen.append(1), values_of(*given)][1])
+    seen: list[QuantizedWeight] = []
+
+    def counted(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+        seen.append(weight)
+        return values_of(weight, dtype)
+
+    monkeypatch.setattr("tessera.lora.merge.values_of", counted)
     merge(tmp_path / "adapter", tmp_path / "packed", tmp_path / "out", "gguf", base="quantized", kind="bf16")
     assert len(seen) == len(open_checkpoint(tmp_path / "packed").linears)
 
