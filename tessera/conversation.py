@@ -59,8 +59,11 @@ class _Turn:
         return ConversationError(f"{self.where} ({self.role}) {problem}", self.index, self.message.place)
 
 
-def arrange(messages: Sequence[Message], version: int) -> list[Message]:
-    """Arrange messages as turns for this version's format; raises ConversationError that names the message."""
+def arrange(messages: Sequence[Message], version: int, *, whole: bool = False) -> list[Message]:
+    """Arrange messages as turns for this version's format; raises ConversationError that names the message.
+
+    With `whole`, as in training, the conversation may end with calls that nothing answers yet.
+    """
     if not messages:
         raise ConversationError("the conversation has no message; send at least one user message.")
     turns = [_Turn(message, index) for index, message in enumerate(messages)]
@@ -68,7 +71,7 @@ def arrange(messages: Sequence[Message], version: int) -> list[Message]:
         _check(turn, version)
     turns = [turn for turn in turns if not _is_silent(turn.message)]
     turns = _gather_calls(_raise_system(_answer_system(turns)), version)
-    _check_results(turns, version)
+    _check_results(turns, version, whole)
     if version < IMAGES_IN_RESULTS_SINCE:
         turns = list(_move_images(turns))
     if not turns or _opens_without_user(turns):
@@ -254,7 +257,7 @@ def _move_images(turns: Sequence[_Turn]) -> Iterator[_Turn]:
 # Calls and results -----------------------------------------------------------------------------
 
 
-def _check_results(turns: Sequence[_Turn], version: int) -> None:
+def _check_results(turns: Sequence[_Turn], version: int, whole: bool) -> None:
     """Check that each call, and nothing else, is answered by the messages after it."""
     calling: _Turn | None = None  # the turn whose results may come here
     results: list[_Turn] = []
@@ -268,7 +271,7 @@ def _check_results(turns: Sequence[_Turn], version: int) -> None:
             _check_answered(calling, results, turn, version)
         calling = turn if turn.message.tool_calls else None
         results = []
-    if calling is not None:
+    if calling is not None and (results or not whole):
         _check_answered(calling, results, None, version)
 
 

@@ -76,7 +76,10 @@ class Tokenizer:
         from mistral_common.protocol.instruct.normalize import get_normalizer
         from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 
-        self._validator = get_validator(self._base.version, ValidationMode.serving)
+        self._validators = {
+            whole: get_validator(self._base.version, ValidationMode.finetuning if whole else ValidationMode.serving)
+            for whole in (False, True)
+        }
         self._normalizer = get_normalizer(self._base.version, self._base.model_settings_builder)
         if self.version_number >= IMAGES_SINCE:
             # Ours replaces the encoder that would need OpenCV and could fetch.
@@ -171,10 +174,13 @@ class Tokenizer:
         images: Sequence[PreparedImage],
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
+        *,
+        whole: bool = False,
     ) -> Prompt:
         """Encode a whole conversation; `images` are the messages' images in order.
 
-        A last assistant message is continued, unless it is empty. Raises ConversationError, which
+        A last assistant message is continued, unless it is empty; with `whole`, as in training, it must be there
+        and ends with the end token. Raises ConversationError, which
         names the message, for a conversation that the format does not allow, UsageError for wrong tools, and
         PromptTooLongError as soon as its text alone exceeds `max_tokens`.
         """
@@ -182,16 +188,17 @@ class Tokenizer:
         if count != len(images):
             raise ValueError(f"the messages have {count} images, {len(images)} were prepared")
         with contextlib.nullcontext() if max_tokens is None else reading(max_tokens):
-            encoded = self._encode(_request(arrange(messages, self.version_number), images, tools))
+            turns = arrange(messages, self.version_number, whole=whole)
+            encoded = self._encode(_request(turns, images, tools, whole), whole)
         ids = tuple(int(token) for token in encoded.tokens)
         return Prompt(ids, tuple(self._find_spans(ids, [images[int(number)] for number in encoded.images])))
 
-    def _encode(self, request: Any) -> Any:
+    def _encode(self, request: Any, whole: bool) -> Any:
         from mistral_common.exceptions import MistralCommonException
 
         try:
             # The format does not depend on the tools' schemas, so they are not checked here.
-            self._validator.validate_messages(request.messages)
+            self._validators[whole].validate_messages(request.messages)
             return self._mistral.instruct_tokenizer.encode_instruct(
                 self._normalizer.from_chat_completion_request(request)
             )
@@ -376,7 +383,9 @@ def _named_failures(encode: Callable[..., list[int]]) -> Callable[..., list[int]
     return encode_or_say
 
 
-def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]]) -> Any:
+def _request(
+    turns: Sequence[Message], images: Sequence[PreparedImage], tools: Sequence[Mapping[str, Any]], whole: bool
+) -> Any:
     """Build mistral-common's request; a number and grid stand for each image."""
     from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -394,7 +403,7 @@ def _request(turns: Sequence[Message], images: Sequence[PreparedImage], tools: S
             calls = [_tool_call(call, names) for call in turn.tool_calls]
             last = index == len(turns) - 1
             converted.append(
-                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=last and not calls)
+                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=last and not calls and not whole)
             )
         else:
             call_id = _short_id(str(turn.tool_call_id), names)
