@@ -84,6 +84,7 @@ FOLDERS = {
     "tessera/documents": 8000,
     "tessera/engine": 4800,
     "tessera/evals": 3200,
+    "tessera/finetune": 1900,
     "tessera/kernels": 2600,
     "tessera/linears": 290,
     "tessera/lora": 920,

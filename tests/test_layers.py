@@ -23,7 +23,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"fit"},
-    {"nano", "bench"},
+    {"nano", "bench", "finetune"},
     {"server", "training", "cluster"},
     {"documents.api"},
     {"llm"},

@@ -1,0 +1,90 @@
+"""Which samples make a step, and how they are laid end to end: a function of the seed and the step alone.
+
+Samples of one pass are attended each by itself, and a step's loss is the mean over all its labelled tokens, so
+packing changes only the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from tessera.finetune.samples import Picture, Sample
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Samples end to end, computed in one pass; `step_labelled` are the labelled tokens of its whole step."""
+
+    samples: tuple[Sample, ...]
+    step_labelled: int
+    passes: int = 1  # of its step
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.samples))
+
+    @property
+    def labelled(self) -> int:
+        return sum(sample.labelled for sample in self.samples)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(sample) for sample in self.samples]
+
+    @property
+    def images(self) -> list[Picture]:
+        return [picture for sample in self.samples for picture in sample.images]
+
+    def ids(self, device: torch.device) -> Tensor:
+        return torch.tensor([token for sample in self.samples for token in sample.ids], device=device)
+
+    def rows(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the rows whose next token is labelled, and those tokens."""
+        labels = torch.frombuffer(bytearray(b"".join(sample.labels for sample in self.samples)), dtype=torch.uint8)
+        targets = labels.nonzero()[:, 0].to(device)
+        return targets - 1, self.ids(device)[targets]
+
+    def sources(self) -> list[tuple[str, int]]:
+        """Return each sample's source and kind, and its labelled tokens, in order."""
+        return [
+            (f"{sample.source}/{'images' if sample.images else 'text'}", sample.labelled) for sample in self.samples
+        ]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a run: every epoch passes all samples once, shuffled anew."""
+
+    count: int
+    per_step: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.count // self.per_step)
+
+    def step(self, number: int) -> list[int]:
+        """Return the samples of a step, by number."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        shuffled = list(range(self.count))
+        Random(f"{self.seed}/{epoch}").shuffle(shuffled)
+        return shuffled[place * self.per_step : (place + 1) * self.per_step]
+
+
+def packs(samples: Sequence[Sample], tokens_per_pass: int) -> list[Pack]:
+    """Lay samples in as few passes of at most `tokens_per_pass` as is easily found; a longer sample has its own."""
+    bins: list[list[Sample]] = []
+    for sample in sorted(samples, key=len, reverse=True):
+        for held in bins:
+            if sum(map(len, held)) + len(sample) <= tokens_per_pass:
+                held.append(sample)
+                break
+        else:
+            bins.append([sample])
+    labelled = sum(sample.labelled for sample in samples)
+    return [Pack(tuple(held), labelled, len(bins)) for held in bins]
