@@ -20,6 +20,7 @@ from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
 from tessera.cli.app_documents import documents, presets
 from tessera.cli.app_eval import evals
+from tessera.cli.app_finetune import teaching
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
 from tessera.cli.app_trust import boxes, trust
@@ -168,6 +169,7 @@ def chat(
 # Listed after this file's commands, in this order, in `tessera --help`.
 app.add_typer(jobs)
 app.add_typer(models)
+app.add_typer(teaching)
 app.add_typer(documents)
 app.add_typer(trust)
 app.add_typer(presets, name="presets")

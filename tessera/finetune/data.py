@@ -139,7 +139,7 @@ class Reader:
                 path.write_bytes(data)
             return Image(path, image.low_detail)
         if isinstance(source, str | Path):
-            return Image(row.file.parent / source, image.low_detail)
+            return Image((row.file.parent / source).absolute(), image.low_detail)
         raise ImageError("an image must be a path, a data URL, or bytes.")
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -25,8 +24,7 @@ from tessera.prompt import Tokenizer
 from tessera.sources import ImageLimits
 
 LEAST_SIDE_TOKENS = 4  # images are not shrunk below this many tokens a side
-TooLong = Literal["stop", "drop", "shrink"]
-TOO_LONG: tuple[TooLong, ...] = ("stop", "drop", "shrink")
+TOO_LONG = ("stop", "drop", "shrink")  # what happens to a sample of too many tokens
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Encoder:
     """Turns conversations into samples; each image is read once, to check it and to learn its size."""
 
     def __init__(
-        self, tokenizer: Tokenizer, vision: VisionConfig, *, max_tokens: int, too_long: TooLong, limits: ImageLimits
+        self, tokenizer: Tokenizer, vision: VisionConfig, *, max_tokens: int, too_long: str, limits: ImageLimits
     ) -> None:
         self.tokenizer, self.vision, self.limits = tokenizer, vision, limits
         self.max_tokens, self.too_long = max_tokens, too_long

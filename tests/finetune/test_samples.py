@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from tessera.errors import PromptTooLongError
 from tessera.finetune.data import Conversation
-from tessera.finetune.samples import Encoder, Sample, TooLong
+from tessera.finetune.samples import Encoder, Sample
 from tessera.messages import Image, Message
 from tessera.sources import ImageLimits
 from tests.engine.tiny import VISION
@@ -22,7 +22,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
 CALL = {"id": "abcdefghi", "function": {"name": "look", "arguments": "{}"}}
 
 
-def encoder(version: str = "v3", *, max_tokens: int = 1000, too_long: TooLong = "stop") -> Encoder:
+def encoder(version: str = "v3", *, max_tokens: int = 1000, too_long: str = "stop") -> Encoder:
     return Encoder(ours(version), VISION, max_tokens=max_tokens, too_long=too_long, limits=ImageLimits())
 
 
@@ -72,7 +72,7 @@ def test_v3_with_a_system_prompt_is_one_sequence_for_each_turn() -> None:
     assert [trained(each) for each in made] == [["bb|"], ["dd|"]]
     messages = [SystemMessage(content="S"), UserMessage(content="a"), AssistantMessage(content="bb")]
     instruct = theirs("v3").instruct_tokenizer
-    request = InstructRequest(messages=messages[1:], system_prompt="S")
+    request: Any = InstructRequest(messages=messages[1:], system_prompt="S")  # type: ignore[type-var]
     assert list(made[0].ids) == instruct.encode_instruct(request).tokens
     assert "S\n\na" in ours("v3").decode(made[0].ids)
     assert "S\n\nc" in ours("v3").decode(made[1].ids)

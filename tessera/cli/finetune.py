@@ -1,0 +1,112 @@
+"""`tessera finetune`: the data is checked, memory is estimated, and then the run starts or resumes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from tessera.errors import UsageError
+from tessera.finetune.data import Reader
+from tessera.finetune.memory import Estimate, check_fits, estimate
+from tessera.finetune.preview import counts, hours, largest_pass, problems, product_rate, report
+from tessera.finetune.run import RUN, Run
+from tessera.finetune.samples import Encoder, Samples
+from tessera.finetune.settings import Settings
+from tessera.load import compute_dtype, find_model, load_model, target_device
+from tessera.prompt import Tokenizer
+from tessera.shelf import BUNDLED, ModelSource
+from tessera.sources import ImageLimits
+from tessera.weights.checkpoint import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known before the model is loaded."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    settings: Settings
+    device: torch.device
+    dtype: torch.dtype
+
+    def memory(self, samples: Samples) -> Estimate:
+        config = self.checkpoint.config
+        sizes = largest_pass(samples.samples, self.settings, config)
+        return estimate(config, self.settings, self.dtype, self.device, *sizes)
+
+
+def run_finetune(
+    data: Path, out: Path | None, model: str | None, eval_data: Path | None, settings: Settings,
+    *, dry_run: bool, allow_urls: bool, dtype: str, device: str, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    if out is None and not dry_run:
+        raise UsageError("--out is missing; name the folder to write, or add --dry-run.")
+    source = ModelSource(name=model or BUNDLED, dtype=dtype, device=device)
+    checkpoint = open_checkpoint(find_model(source.name))
+    chosen = target_device(device)
+    plan = _Plan(checkpoint, checkpoint.load_tokenizer(), settings, chosen, compute_dtype(dtype, checkpoint, chosen))
+    with tempfile.TemporaryDirectory() as folder:
+        keep = (Path(folder) if out is None or dry_run else out / RUN) / "images"
+        found, held_out = _read(plan, keep, allow_urls, data, eval_data)
+        memory = plan.memory(found)
+        if dry_run:
+            _show(plan, found, memory, as_json)
+            return
+    assert out is not None
+    check_fits(memory, chosen, settings)
+    _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}")
+    loaded = load_model(source)
+    run = Run(
+        out, loaded, checkpoint, settings, found.samples,
+        held_out=held_out.samples if held_out else (), say=lambda line: _say_unless(quiet, line),
+    )  # fmt: skip
+    outcome = run.go()
+    _say_unless(quiet, f"loss {outcome.first_loss:.4f} to {outcome.last_loss:.4f}  {outcome.curve}")
+    if chosen.type == "cuda":
+        _say_unless(quiet, f"peak memory {torch.cuda.max_memory_allocated(chosen) / 1e9:.2f} GB, estimated {memory}")
+    print(json.dumps(asdict(outcome) | {"out": str(out)}) if as_json else out)
+
+
+def _read(
+    plan: _Plan, keep: Path, allow_urls: bool, data: Path, eval_data: Path | None
+) -> tuple[Samples, Samples | None]:
+    """Read and check both files before anything starts; raises UsageError with the bad rows."""
+    settings = plan.settings
+    encoder = Encoder(
+        plan.tokenizer, plan.checkpoint.config.vision_encoder,
+        max_tokens=settings.max_tokens, too_long=settings.too_long, limits=ImageLimits(),
+    )  # fmt: skip
+    reader = Reader(keep, allow_urls=allow_urls)
+    paths = [data] if eval_data is None else [data, eval_data]
+    read = [encoder.encode_all(reader.read(path)) for path in paths]
+    for found, path in zip(read, paths, strict=True):
+        lines = problems(found)
+        for line in lines:
+            print(line, file=sys.stderr)
+        if lines and not settings.drop_bad:
+            raise UsageError(
+                f"{len(found.problems):,} of {found.counts['rows']:,} rows of {path} cannot be used; correct them, or "
+                "leave them out with --drop-bad."
+            )
+        if not found.samples:
+            raise UsageError(f"no row of {path} is left to train on.")
+    return read[0], read[1] if len(read) > 1 else None
+
+
+def _show(plan: _Plan, found: Samples, memory: Estimate, as_json: bool) -> None:
+    config, settings = plan.checkpoint.config, plan.settings
+    time_h = hours(found.samples, settings, config, product_rate(plan.device, plan.dtype))
+    if as_json:
+        print(json.dumps(counts(found, settings) | {"memory_bytes": memory.total, "hours": time_h}))
+    else:
+        print(report(found, settings, config, plan.tokenizer, memory, time_h))
+
+
+def _say_unless(quiet: bool, line: str) -> None:
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,102 @@
+"""Memory of a run, estimated from shapes before anything is loaded: weights, trained state, and one pass.
+
+Counts per token that a layer keeps for its gradient were matched to Pixtral 12B's 272 KiB in bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from tessera.errors import CheckpointError
+from tessera.finetune.loss import CHUNK_ROWS
+from tessera.finetune.settings import Settings
+from tessera.finetune.trained import VISION, chosen_linears
+from tessera.kernels.quantized_weight import STORAGE
+from tessera.machine import available_bytes
+from tessera.model.config import ModelConfig
+from tessera.quantize.plan import Options, schemes_of
+from tessera.weights.fill import empty_model, linear_shapes
+
+RUNTIME_BYTES = {"cuda": 800_000_000, "cpu": 300_000_000}
+MASTER_BYTES = 4 + 4 + 8  # float32: the weight, its gradient, AdamW's two moments
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by purpose; `loading` is what the plain weights take before they are rounded."""
+
+    weights: int
+    trained: int
+    kept: int  # what enters each layer, of one pass
+    layer: int  # computed again, one layer at a time
+    logits: int
+    runtime: int
+    loading: int = 0
+
+    @property
+    def total(self) -> int:
+        running = self.weights + self.trained + self.kept + self.layer + self.logits + self.runtime
+        return max(running, self.loading + self.runtime)
+
+    def __str__(self) -> str:
+        named = {"weights": self.weights, "trained": self.trained, "one pass": self.kept + self.layer + self.logits}
+        parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in named.items())
+        return f"{self.total / GB:.2f} GB ({parts})"
+
+
+def estimate(
+    config: ModelConfig, settings: Settings, dtype: torch.dtype, device: torch.device, longest: int, patches: int
+) -> Estimate:
+    """Estimate a run whose largest pass has `longest` tokens, and images of `patches` patches."""
+    size, shapes, vision = dtype.itemsize, linear_shapes(config), config.vision_encoder
+    named = dict(empty_model(config).named_parameters())
+    plain = sum(parameter.numel() for parameter in named.values()) * size
+    weights = plain
+    if settings.qlora:
+        for name, scheme in schemes_of(config, Options(bits=str(settings.qlora), head="16")).items():
+            fields = STORAGE[scheme].fields(shapes[name]).values()
+            weights += sum(math.prod(shape) * kind.itemsize for kind, shape in fields) - math.prod(shapes[name]) * size
+    if settings.full:
+        count = sum(p.numel() for n, p in named.items() if settings.train_vision or not n.startswith(VISION))
+        trained = count * (MASTER_BYTES + size)  # the gradient; the weights themselves are counted
+    else:
+        count = sum(settings.rank * sum(shapes[name]) for name in chosen_linears(config, settings))
+        trained = count * (MASTER_BYTES + 2 * size)
+    tokens = max(longest, 1)
+    projected = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    layer = _layer_values(config.dim, projected, config.hidden_dim) * tokens
+    kept = (config.n_layers + 1) * config.dim * tokens
+    seen = _layer_values(vision.hidden_size, 3 * vision.hidden_size, vision.intermediate_size) * patches
+    if settings.train_vision:
+        kept += (vision.num_hidden_layers + 1) * vision.hidden_size * patches
+    logits = min(CHUNK_ROWS, tokens) * config.vocab_size * (size + 8)
+    return Estimate(
+        weights, trained, kept * size, max(layer, seen) * size, logits, RUNTIME_BYTES[device.type],
+        plain if settings.qlora else 0,
+    )  # fmt: skip
+
+
+def _layer_values(width: int, projected: int, hidden: int) -> int:
+    return round(8 * width + 3 * projected + 5.5 * hidden)
+
+
+def check_fits(found: Estimate, device: torch.device, settings: Settings) -> None:
+    """Raise CheckpointError with the way out if a run would not fit the device's free memory."""
+    free = available_bytes(device)
+    if found.total <= free:
+        return
+    ways = []
+    if found.kept + found.layer > found.total / 4:
+        ways.append("fewer pass_tokens, or a smaller max_tokens with too_long=shrink")
+    if settings.full:
+        ways.append("an adapter instead of full training")
+    elif settings.qlora is None:
+        ways.append("qlora 4, of a model quantized before (tessera quantize)")
+    raise CheckpointError(
+        f"training needs about {found} and {free / GB:.2f} GB of {device.type} memory is free; "
+        f"choose {', or '.join([*ways, 'a larger machine'])}."
+    )
