@@ -138,8 +138,9 @@ class Reader:
                 self.keep.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             return Image(path, image.low_detail)
-        if isinstance(source, str | Path):
-            return Image((row.file.parent / source).absolute(), image.low_detail)
+        if isinstance(source, str | Path):  # a path of the column is beside the file already
+            path = source if isinstance(source, Path) else row.file.parent / source
+            return Image(path.absolute(), image.low_detail)
         raise ImageError("an image must be a path, a data URL, or bytes.")
 
 

@@ -75,6 +75,18 @@ def test_every_shape_becomes_the_same_conversation(shape: str, tmp_path: Path) -
     assert row.messages[0].images[0].source == tmp_path / "a.png"
 
 
+@pytest.mark.parametrize("shape", ["openai", "labels"])
+def test_paths_are_beside_the_file_wherever_it_is_read_from(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "data.jsonl").write_text(json.dumps(SHAPES[shape]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    (row,) = Reader(tmp_path / "kept").read(Path("in/data.jsonl"))
+    assert isinstance(row, Conversation), row
+    assert row.messages[0].images[0].source == tmp_path / "in" / "a.png"
+
+
 def test_several_images_keep_their_places(tmp_path: Path) -> None:
     content = "Left: <image> right: <image>."
     (row,) = read(tmp_path, {"messages": [{"role": "user", "content": content}, REPLY], "images": ["a.png", "b.png"]})
