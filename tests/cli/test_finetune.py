@@ -1,0 +1,74 @@
+"""The command: what the dry run says, what is refused, and a run that ends in an adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.cli import finetune as command
+from tessera.errors import UsageError
+from tessera.finetune.settings import Settings
+from tests.finetune.small import prepare, read_samples
+
+
+def run(folder: Path, out: Path | None = None, *, data: str = "data0.jsonl", **options: Any) -> None:
+    given = {"dry_run": False, "allow_urls": False, "dtype": "auto", "device": "cpu", "as_json": True, "quiet": True}
+    settings = Settings(**{name: value for name, value in options.items() if name not in given})
+    given |= {name: value for name, value in options.items() if name in given}
+    command.run_finetune(folder / "data" / data, out, str(folder / "model"), None, settings, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("finetune"))
+
+
+def test_the_dry_run_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, dry_run=True, epochs=2, step_samples=4)
+    values = json.loads(capsys.readouterr().out)
+    samples = read_samples(folder / "data" / "data0.jsonl")
+    assert (values["rows"], values["samples"], values["with_images"], values["text_only"]) == (9, 9, 6, 3)
+    assert values["tokens"] == sum(len(each.ids) for each in samples)
+    assert values["trained_tokens"] == sum(sum(each.labels) for each in samples)
+    assert values["longest"] == max(len(each.ids) for each in samples)
+    assert values["steps"] == 6
+    assert values["memory_bytes"] > 0
+    assert values["hours"] > 0
+    assert sorted(each.name for each in folder.iterdir()) == ["data", "model"], "it writes nothing"
+
+
+def test_the_dry_run_marks_what_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, dry_run=True, as_json=False)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("<s>")]
+    rows = [json.loads(line) for line in (folder / "data" / "data0.jsonl").read_text().splitlines()]
+    assert len(shown) == 3
+    for line, row in zip(shown, rows, strict=False):
+        assert line.endswith(f"{row['question']}[/INST]⟦{row['answer']}</s>⟧")
+        assert line.startswith(f"<s>[INST][image {row['image']}" if "image" in row else f"<s>[INST]{row['question']}")
+
+
+def test_bad_rows_stop_it_or_are_left_out_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = (folder / "data" / "data0.jsonl").read_text()
+    (folder / "data" / "mixed.jsonl").write_text("{\n" + good)
+    with pytest.raises(UsageError, match=r"1 of 10 rows .*--drop-bad"):
+        run(folder, dry_run=True, data="mixed.jsonl")
+    assert "mixed.jsonl, line 1: " in capsys.readouterr().err
+    run(folder, dry_run=True, data="mixed.jsonl", drop_bad=True)
+    values = json.loads(capsys.readouterr().out)
+    assert (values["rows"], values["samples"], values["bad"]) == (10, 9, 1)
+
+
+def test_a_run_ends_in_an_adapter(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, tmp_path / "out", step_samples=4, rate=0.01)
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["steps"], outcome["out"]) == (3, str(tmp_path / "out"))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 32)
+
+
+def test_a_folder_is_needed(folder: Path) -> None:
+    with pytest.raises(UsageError, match="--out is missing"):
+        run(folder)

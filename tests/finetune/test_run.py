@@ -1,0 +1,193 @@
+"""A run falls, stays within what it may change, and resumes after a kill as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tessera.errors import TesseraError, UsageError
+from tessera.finetune import run as running
+from tessera.finetune.log import read_log
+from tessera.finetune.run import LOG, RUN, STATE, Run
+from tessera.finetune.settings import Settings
+from tessera.linears.quantized import QuantizedLinear
+from tessera.linears.replace import innermost
+from tessera.load import ModelSource, load_model
+from tessera.lora.attach import attach
+from tessera.lora.files import read_adapter
+from tests.finetune.small import CONFIG, make_run, prepare
+
+FAST: dict[str, Any] = {
+    "rate": 0.02, "epochs": 3, "step_samples": 4, "pass_tokens": 150, "eval_steps": 2, "save_steps": 3,
+}  # fmt: skip
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "all parts, LoRA+": {"train_vision": True, "plus_factor": 2.0},
+    "qlora": {"qlora": 4},
+    "full": {"full": True, "rate": 0.005},
+}
+# A process that ends itself with SIGKILL, at a step or while a file is being written.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tessera.finetune import run, settings
+from tests.finetune.small import make_run
+folder, out, when, options = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
+kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+made = make_run(folder, out, settings.Settings(**options))
+if when == "state":
+    saved = run.save_checkpoint
+    run.save_checkpoint = lambda path, tensors, step: saved(path, tensors, step) if step < 6 else kill()
+else:
+    own = made._mark
+    made._mark = lambda pack: kill() if made.step == int(when) else own(pack)
+made.go()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("finetune"))
+
+
+def settings(**options: Any) -> Settings:
+    return Settings(**(FAST | options))
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The log, without the time that a step took."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(out / RUN / LOG)]
+
+
+def state(out: Path) -> dict[str, Tensor]:
+    return load_file(out / RUN / STATE)
+
+
+def files(out: Path) -> Iterator[Path]:
+    return (each.relative_to(out) for each in sorted(out.rglob("*.safetensors")) if RUN not in each.parts)
+
+
+MOMENTS = [
+    ("lora", "1"), ("lora", "8"), ("lora", "state"), ("all parts, LoRA+", "4"), ("qlora", "4"), ("full", "4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "when"), MOMENTS)
+def test_a_killed_run_resumes_bit_for_bit(method: str, when: str, folder: Path, tmp_path: Path) -> None:
+    options = FAST | METHODS[method]
+    make_run(folder, tmp_path / "whole", Settings(**options)).go()
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "parts"), when, repr(options)]
+    killed = subprocess.run(command, check=False, timeout=120)
+    assert killed.returncode == -9
+    assert len(lines(tmp_path / "parts")) < len(lines(tmp_path / "whole"))
+    make_run(folder, tmp_path / "parts", Settings(**options)).go()
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    names = list(files(tmp_path / "whole"))
+    assert len(names) == 2
+    assert names == list(files(tmp_path / "parts"))
+    assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "parts" / n).read_bytes() for n in names)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_falls_and_only_what_is_trained_changes(method: str, folder: Path, tmp_path: Path) -> None:
+    made = make_run(folder, tmp_path / "out", settings(**METHODS[method]))
+    before = {name: each.clone() for name, each in made.model.state_dict().items()}
+    trained = set(made.trained.parameters)
+    outcome = made.go()
+    assert outcome.steps == 9
+    assert outcome.last_loss < 0.8 * outcome.first_loss
+    after = made.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    # Without gradient are only the embeddings of tokens that no sample has, which are one tensor with the others.
+    assert changed == trained
+    is_vision = {name for name in changed if name.startswith("vision_encoder.")}
+    assert bool(is_vision) == METHODS[method].get("train_vision", False)
+    assert all(".lora_" in name for name in changed) == (not METHODS[method].get("full", False))
+    packed = [each for each in made.model.modules() if isinstance(innermost(each), QuantizedLinear)]
+    assert bool(packed) == ("qlora" in METHODS[method])
+
+
+def test_the_best_and_the_last_are_kept_and_give_their_losses(folder: Path, tmp_path: Path) -> None:
+    made = make_run(folder, tmp_path / "out", settings())
+    outcome = made.go()
+    held_out = {line["step"]: line["held_out"] for line in lines(tmp_path / "out") if "held_out" in line}
+    assert list(held_out) == [2, 4, 6, 8, 9]
+    assert outcome.best.loss == min(held_out.values()) == held_out[outcome.best.step]
+    for adapter, loss in (("out", outcome.best.loss), ("out/last", held_out[9])):
+        fresh = load_model(ModelSource(name=str(folder / "model"), device="cpu")).model
+        attach(fresh, read_adapter(tmp_path / adapter, CONFIG))
+        made.model = made.tower.model = fresh
+        made.tower._kept.clear()
+        assert abs(made._evaluate()[0] - loss) < 1e-5
+
+
+def test_a_trained_model_loads_like_any_other(folder: Path, tmp_path: Path) -> None:
+    made = make_run(folder, tmp_path / "out", settings(full=True, rate=0.005))
+    made.go()
+    again = load_model(ModelSource(name=str(tmp_path / "out" / "last"), device="cpu"))
+    assert all(torch.equal(each, again.model.state_dict()[n]) for n, each in made.model.state_dict().items())
+
+
+def test_a_folder_belongs_to_one_run(folder: Path, tmp_path: Path) -> None:
+    make_run(folder, tmp_path / "out", settings(epochs=1)).go()
+    with pytest.raises(UsageError, match="another epochs, rank"):
+        make_run(folder, tmp_path / "out", settings(rank=4))
+    make_run(folder, tmp_path / "out", settings(epochs=1, pass_tokens=300)).go()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(UsageError, match="holds other files"):
+        make_run(folder, tmp_path / "other", settings())
+
+
+def test_a_linear_without_gradient_is_named(folder: Path, tmp_path: Path) -> None:
+    made = make_run(folder, tmp_path / "out", settings())
+    name = "layers.1.feed_forward.w2"
+    made.model.get_submodule(name).lora_B.weight.requires_grad_(False)
+    with pytest.raises(TesseraError, match=f"1 of {2 * 7 + 2} adapted linears got no gradient.*{name}"):
+        made.go()
+
+
+def test_it_ends_early_when_the_loss_grows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, losses = make_run(folder, tmp_path / "out", settings(eval_steps=1, patience=2)), iter((5.0, 4.0, 4.5, 4.2))
+    monkeypatch.setattr(made, "_evaluate", lambda: (next(losses), 0.5))
+    outcome = made.go()
+    assert (outcome.steps, outcome.best.step, outcome.best.loss) == (4, 2, 4.0)
+    assert make_run(folder, tmp_path / "out", settings(eval_steps=1, patience=2)).go().steps == 4
+
+
+def test_memory_that_runs_out_names_the_option(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(running, "mark", fail)
+    with pytest.raises(TesseraError, match="pass_tokens below 150"):
+        make_run(folder, tmp_path / "out", settings()).go()
+
+
+def test_targets_are_ends_of_names_ours_or_theirs(folder: Path, tmp_path: Path) -> None:
+    for number, (targets, count) in enumerate(
+        ((("wq", "v_proj"), 4), (("layers.1.attention.wq",), 1), (("adapter",), 2))
+    ):
+        made: Run = make_run(folder, tmp_path / str(number), settings(targets=targets))
+        assert sum(".lora_B." in name for name in made.trained.parameters) == count
+    with pytest.raises(UsageError, match="ends with 'wz'"):
+        make_run(folder, tmp_path / "no", settings(targets=("wz",)))
+
+
+def test_settings_are_bounded() -> None:
+    for name, value in (("rank", 0), ("epochs", 0), ("rate", 2.0), ("qlora", 3), ("too_long", "cut")):
+        with pytest.raises(UsageError, match=name):
+            settings(**{name: value})
+    assert json.dumps(settings().as_json())
