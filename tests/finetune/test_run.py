@@ -154,7 +154,7 @@ def test_a_folder_belongs_to_one_run(folder: Path, tmp_path: Path) -> None:
 def test_a_linear_without_gradient_is_named(folder: Path, tmp_path: Path) -> None:
     made = make_run(folder, tmp_path / "out", settings())
     name = "layers.1.feed_forward.w2"
-    made.model.get_submodule(name).lora_B.weight.requires_grad_(False)
+    made.model.get_parameter(f"{name}.lora_B.weight").requires_grad_(False)
     with pytest.raises(TesseraError, match=f"1 of {2 * 7 + 2} adapted linears got no gradient.*{name}"):
         made.go()
 

@@ -72,7 +72,7 @@ def test_v3_with_a_system_prompt_is_one_sequence_for_each_turn() -> None:
     assert [trained(each) for each in made] == [["bb|"], ["dd|"]]
     messages = [SystemMessage(content="S"), UserMessage(content="a"), AssistantMessage(content="bb")]
     instruct = theirs("v3").instruct_tokenizer
-    request: Any = InstructRequest(messages=messages[1:], system_prompt="S")  # type: ignore[type-var]
+    request: Any = InstructRequest(messages=messages[1:], system_prompt="S")
     assert list(made[0].ids) == instruct.encode_instruct(request).tokens
     assert "S\n\na" in ours("v3").decode(made[0].ids)
     assert "S\n\nc" in ours("v3").decode(made[1].ids)
