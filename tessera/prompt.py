@@ -401,9 +401,9 @@ def _request(
             converted.append(SystemMessage(content=content))
         elif turn.role == "assistant":
             calls = [_tool_call(call, names) for call in turn.tool_calls]
-            last = index == len(turns) - 1
+            continued = index == len(turns) - 1 and not calls and not whole
             converted.append(
-                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=last and not calls and not whole)
+                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=continued)
             )
         else:
             call_id = _short_id(str(turn.tool_call_id), names)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tessera.cli.session import in_flags
 from tessera.errors import UsageError
 from tessera.finetune.data import Reader
 from tessera.finetune.memory import Estimate, check_fits, estimate
@@ -87,7 +88,7 @@ def _read(
     for found, path in zip(read, paths, strict=True):
         lines = problems(found)
         for line in lines:
-            print(line, file=sys.stderr)
+            print(in_flags(line), file=sys.stderr)
         if lines and not settings.drop_bad:
             raise UsageError(
                 f"{len(found.problems):,} of {found.counts['rows']:,} rows of {path} cannot be used; correct them, or "

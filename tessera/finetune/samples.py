@@ -147,7 +147,7 @@ class Encoder:
                     return smaller
         raise PromptTooLongError(
             f"the sample has {tokens:,} tokens, {words:,} of them text, and the limit is {self.max_tokens:,} "
-            "(max_tokens); raise it, shorten the sample, or choose what happens (too_long: drop, or shrink its images)."
+            "(max_tokens); raise it, shorten the sample, or choose what happens: too_long=drop, or shrink its images."
         )
 
     def _picture(self, image: Image, side: int) -> Picture:

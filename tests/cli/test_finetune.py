@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tessera.cli import finetune as command
+from tessera.cli.session import in_flags
 from tessera.errors import UsageError
 from tessera.finetune.settings import Settings
 from tests.finetune.small import prepare, read_samples
@@ -72,3 +73,21 @@ def test_a_run_ends_in_an_adapter(folder: Path, tmp_path: Path, capsys: pytest.C
 def test_a_folder_is_needed(folder: Path) -> None:
     with pytest.raises(UsageError, match="--out is missing"):
         run(folder)
+
+
+def test_errors_name_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="cannot be used"):
+        run(folder, dry_run=True, max_tokens=60)
+    said = capsys.readouterr().err
+    assert "the limit is 60 (--max-tokens); raise it" in said
+    assert "--too-long=drop" in said
+    wrong = {
+        "pass_tokens": (0, "--pass-tokens is 0"),
+        "qlora": (3, "--qlora is 3"),
+        "rate": (2.0, "--learning-rate is 2"),
+    }
+    for name, (value, flag) in wrong.items():
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(UsageError) as refused:
+            Settings(**given)
+        assert in_flags(str(refused.value)).startswith(flag)
