@@ -38,7 +38,8 @@ class _Plan:
     def memory(self, samples: Samples) -> Estimate:
         config = self.checkpoint.config
         sizes = largest_pass(samples.samples, self.settings, config)
-        return estimate(config, self.settings, self.dtype, self.device, *sizes)
+        stored = self.checkpoint.weight_bytes(self.dtype) if self.checkpoint.is_quantized else None
+        return estimate(config, self.settings, self.dtype, self.device, *sizes, quantized_bytes=stored)
 
 
 def run_finetune(

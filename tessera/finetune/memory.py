@@ -49,14 +49,24 @@ class Estimate:
 
 
 def estimate(
-    config: ModelConfig, settings: Settings, dtype: torch.dtype, device: torch.device, longest: int, patches: int
+    config: ModelConfig,
+    settings: Settings,
+    dtype: torch.dtype,
+    device: torch.device,
+    longest: int,
+    patches: int,
+    *,
+    quantized_bytes: int | None = None,
 ) -> Estimate:
-    """Estimate a run whose largest pass has `longest` tokens, and images of `patches` patches."""
+    """Estimate a run whose largest pass has `longest` tokens, and images of `patches` patches.
+
+    `quantized_bytes` are the weights of a model that is stored quantized already, and is not loaded plain first.
+    """
     size, shapes, vision = dtype.itemsize, linear_shapes(config), config.vision_encoder
     named = dict(empty_model(config).named_parameters())
     plain = sum(parameter.numel() for parameter in named.values()) * size
-    weights = plain
-    if settings.qlora:
+    weights = plain if quantized_bytes is None else quantized_bytes
+    if rounded := settings.qlora is not None and quantized_bytes is None:
         for name, scheme in schemes_of(config, Options(bits=str(settings.qlora), head="16")).items():
             fields = STORAGE[scheme].fields(shapes[name]).values()
             weights += sum(math.prod(shape) * kind.itemsize for kind, shape in fields) - math.prod(shapes[name]) * size
@@ -76,7 +86,7 @@ def estimate(
     logits = min(CHUNK_ROWS, tokens) * config.vocab_size * (size + 8)
     return Estimate(
         weights, trained, kept * size, max(layer, seen) * size, logits, RUNTIME_BYTES[device.type],
-        plain if settings.qlora else 0,
+        plain if rounded else 0,
     )  # fmt: skip
 
 

@@ -46,6 +46,13 @@ def test_rounding_needs_the_plain_weights_first() -> None:
     assert found.total >= found.loading == of().weights > found.weights
 
 
+def test_a_model_that_is_stored_quantized_is_not_loaded_plain() -> None:
+    sizes = (torch.bfloat16, CUDA, 4096, 4096)
+    found = estimate(PIXTRAL_12B, Settings(qlora=4), *sizes, quantized_bytes=9 * GIB)
+    assert (found.weights, found.loading) == (9 * GIB, 0)
+    assert found.total < of(qlora=4).loading
+
+
 def test_what_does_not_fit_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 20 * 10**9)
     with pytest.raises(CheckpointError, match=r"needs about .* and 20.00 GB of cpu memory is free; choose .*qlora 4"):
