@@ -402,9 +402,7 @@ def _request(
         elif turn.role == "assistant":
             calls = [_tool_call(call, names) for call in turn.tool_calls]
             continued = index == len(turns) - 1 and not calls and not whole
-            converted.append(
-                AssistantMessage(content=content or None, tool_calls=calls or None, prefix=continued)
-            )
+            converted.append(AssistantMessage(content=content or None, tool_calls=calls or None, prefix=continued))
         else:
             call_id = _short_id(str(turn.tool_call_id), names)
             converted.append(ToolMessage(content=content, tool_call_id=call_id, name=turn.name))

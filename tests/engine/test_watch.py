@@ -14,12 +14,12 @@ from tessera.engine.engine import Engine
 from tessera.engine.watch import WatchedPrompt
 from tessera.images import PreparedImage
 from tessera.model.attention import AttentionPlan
-from tests.engine.tiny import CONFIG, picture, prompt, text_ids, tiny_engine, tiny_model
+from tests.engine.tiny import CONFIG, prompt, random_image, text_ids, tiny_engine, tiny_model
 from tests.engine.tiny import SamplingParams as Params
 
 MODEL = tiny_model()
 HEADS = tuple(Head(layer, head) for layer, head in product(range(CONFIG.n_layers), range(CONFIG.n_heads)))
-PICTURES = (picture(1, 3, 5), picture(2, 4, 2))
+PICTURES = (random_image(1, 3, 5), random_image(2, 4, 2))
 QUESTION = prompt("look ", PICTURES[0], " and ", PICTURES[1], " what is there")
 
 
