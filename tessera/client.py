@@ -11,7 +11,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,15 +19,11 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tessera.chat import (
-    ChatModel,
-    Completion,
     Conversation,
     Delta,
-    EachTools,
     Timings,
     ToolDefinitions,
     Tools,
-    asked,
 )
 from tessera.client_format import (
     CallParts,
@@ -39,18 +35,18 @@ from tessera.client_format import (
     tools_object,
     usage_of,
 )
-from tessera.errors import EndpointError, TesseraError, UnreachableError, UsageError
+from tessera.errors import EndpointError, UnreachableError, UsageError
 from tessera.messages import parse_messages
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
-from tessera.threads import each_in_threads
+from tessera.threads import ThreadedChatModel
 
 RETRIED = {408, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 MAX_REPLY_BYTES = 64_000_000
 
 
-class Client(ChatModel):
+class Client(ThreadedChatModel):
     """A model at `base_url` (http://host:port, with or without /v1); without `model`, the first one it serves.
 
     A wait for the next piece of a reply ends after `timeout_s` seconds. Temporary failures are retried up to
@@ -103,20 +99,6 @@ class Client(ChatModel):
         began = time.perf_counter()
         with self._opened("POST", "/chat/completions", body) as response:
             yield from _Reply(began, self.base_url).read(self._events(response))
-
-    def each(
-        self,
-        conversations: Iterable[Conversation],
-        params: SamplingParams | Iterable[SamplingParams] | None = None,
-        *,
-        tools: EachTools = (),
-    ) -> Iterator[Completion | TesseraError]:
-        """Yield one reply, or the error instead of it, for each conversation, in order."""
-        yield from each_in_threads(
-            lambda messages, wanted, offered: self.chat(messages, wanted, tools=offered),
-            asked(conversations, params, tools),
-            self.concurrency,
-        )
 
     def close(self) -> None:
         self._closed.set()  # ends retries and their pauses

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,10 +21,8 @@ from tessera.chat import (
     Completion,
     Conversation,
     Delta,
-    EachTools,
     ToolDefinitions,
     Tools,
-    asked,
 )
 from tessera.errors import (
     EndpointError,
@@ -38,7 +36,7 @@ from tessera.errors import (
 )
 from tessera.messages import Message, parse_messages
 from tessera.sampling import SamplingParams
-from tessera.threads import each_in_threads
+from tessera.threads import ThreadedChatModel
 
 Result = TypeVar("Result")
 MAX_MODELS = 1024
@@ -66,7 +64,7 @@ class _Replica:
         return now >= self.rests_until and not (self.failures and self.in_flight)
 
 
-class Pool(ChatModel):
+class Pool(ThreadedChatModel):
     """Models that stand for each other. Give clients `max_retries=0`: the pool itself tries again, elsewhere.
 
     A conversation waits at most `patience_s` seconds while no model can be asked, then it fails.
@@ -86,7 +84,7 @@ class Pool(ChatModel):
         return self._ask(lambda model: model.model_name, b"")
 
     @property
-    def concurrency(self) -> int:
+    def concurrency(self) -> int:  # type: ignore[override]
         """Conversations that `each` has in flight."""
         return sum(getattr(each.model, "concurrency", CONCURRENCY) for each in self._replicas)
 
@@ -112,20 +110,6 @@ class Pool(ChatModel):
         if first is not None:
             yield first
             yield from rest
-
-    def each(
-        self,
-        conversations: Iterable[Conversation],
-        params: SamplingParams | Iterable[SamplingParams] | None = None,
-        *,
-        tools: EachTools = (),
-    ) -> Iterator[Completion | TesseraError]:
-        """Yield one reply, or the error instead of it, for each conversation, in order."""
-        yield from each_in_threads(
-            lambda messages, wanted, offered: self.chat(messages, wanted, tools=offered),
-            asked(conversations, params, tools),
-            self.concurrency,
-        )
 
     def close(self) -> None:
         with self._changed:

@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tessera.chat import (
-    ChatModel,
     Completion,
     Conversation,
     Delta,
-    EachTools,
     Timings,
     ToolDefinitions,
     Tools,
     Usage,
-    asked,
 )
 from tessera.documents.journal import Item, Journal
 from tessera.documents.runner import Done, run
 from tessera.errors import TesseraError
 from tessera.messages import Message, parse_messages
 from tessera.sampling import SamplingParams
-from tessera.threads import each_in_threads
+from tessera.threads import ThreadedChatModel
 
 ANSWERED = Usage(prompt_tokens=3, completion_tokens=2)
 
 
-class Stub(ChatModel):
+class Stub(ThreadedChatModel):
     """Answers with `answer` of the last text, after `seconds`; `concurrency` questions at once."""
 
     model_name = "stub"
@@ -49,19 +46,6 @@ class Stub(ChatModel):
         time.sleep(self.seconds)
         yield Delta(self.answer(question))
         yield Delta("", finish_reason="stop", usage=ANSWERED, timings=Timings())
-
-    def each(
-        self,
-        conversations: Iterable[Conversation],
-        params: SamplingParams | Iterable[SamplingParams] | None = None,
-        *,
-        tools: EachTools = (),
-    ) -> Iterator[Completion | TesseraError]:
-        yield from each_in_threads(
-            lambda messages, wanted, offered: self.chat(messages, wanted, tools=offered),
-            asked(conversations, params, tools),
-            self.concurrency,
-        )
 
     def close(self) -> None:
         pass
