@@ -239,7 +239,18 @@ class Lessons(Dataset[Any]):
 
     def __getitem__(self, lesson: tuple[Course, int]) -> Example:
         course, seed = lesson
-        return example_of(draw_page(course, Random(seed)), self.tokenizer, self.config)
+        return example_of(page_of(course, seed), self.tokenizer, self.config)
+
+
+def page_of(course: Course, seed: int) -> Page:
+    """Draw the page of a seed; one that its renderer fails at is named and another drawn, so that a long run goes on."""
+    for source in (seed, f"{seed} again", f"{seed} and again"):
+        try:
+            return draw_page(course, Random(source))
+        except Exception as error:
+            print(f"page {source!r} could not be drawn: {type(error).__name__}: {str(error)[:200]}", flush=True)
+            failure = error
+    raise failure
 
 
 class LessonOrder:

@@ -356,6 +356,20 @@ def test_vega_prints_the_values_where_the_page_says() -> None:
     assert isinstance(drawn.image, Image.Image)
 
 
+@pytest.mark.parametrize("kind", ["line", "grouped"])
+def test_vega_takes_names_that_are_words_of_its_expressions(kind: str) -> None:
+    pytest.importorskip("vl_convert", reason="vl-convert-python draws these charts")
+    from tessera.nano.pictures import charts_vega
+
+    job = charts_vega._Job(brush(3, width=900, height=600))
+    names = ("try", "if", "datum")
+    rows = ((20.0, 40.0, 60.0, 20.0), (10.0, 20.0, 30.0, 10.0), (5.0, 10.0, 15.0, 5.0))
+    job.chart = replace(QUARTERS, kind=kind, series=names, values=rows, axis=Axis(0, 60, 20, NumberStyle()))
+    job.size, job.turned, job.thickness, job.height_share, job.width_share = 12.0, 0, 0.3, 0.8, 0.8
+    text = "".join(glyph.char for glyph in job.draw().glyphs)
+    assert all(name in text for name in names)
+
+
 def test_touching_texts_are_noticed() -> None:
     pytest.importorskip("vl_convert", reason="vl-convert-python draws these charts")
     from tessera.nano.pictures.charts_vega import touching

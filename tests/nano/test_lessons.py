@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tessera.images import prepare
 from tessera.messages import Image, Message
 from tessera.model.attention import DensePlan
 from tessera.nano import lessons
-from tessera.nano.lessons import IGNORED, NOTHING, PRINTABLE, SHARED, Example, batches_of, example_of, join
+from tessera.nano.lessons import IGNORED, NOTHING, PRINTABLE, SHARED, Example, batches_of, example_of, join, page_of
+from tessera.nano.pictures.mix import CLEAN, Course
 from tessera.nano.pictures.page import Glyph, Page, side_by_side
 from tessera.nano.recipe import NANO
 from tessera.nano.teacher import PlainVisionPlan, WatchedPlan
@@ -166,3 +168,27 @@ def test_batches_hold_every_example_within_the_budget(examples: list[Example]) -
     assert sum(batch.pages for batch in batches) == len(examples)
     assert all(len(batch.ids) <= 400 or batch.pages == 1 for batch in batches)
     assert len(batches) > 1
+
+
+def test_a_page_that_cannot_be_drawn_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tag(1)
+
+    def draw(course: Course, random: Random) -> Page:
+        if random.random() == Random(5).random():
+            raise ValueError("Unrecognized signal name")
+        return page
+
+    monkeypatch.setattr(lessons, "draw_page", draw)
+    assert page_of(CLEAN, 5) is page
+    assert "page 5 could not be drawn: ValueError: Unrecognized signal name" in capsys.readouterr().out
+
+
+def test_a_renderer_that_always_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(course: Course, random: Random) -> Page:
+        raise ValueError("no fonts")
+
+    monkeypatch.setattr(lessons, "draw_page", draw)
+    with pytest.raises(ValueError, match="no fonts"):
+        page_of(CLEAN, 5)

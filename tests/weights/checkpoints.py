@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tessera.model.config import ModelConfig, VisionConfig
-from tessera.model.pixtral import Pixtral
 from tessera.prompt import packaged_tokenizer_path
+from tessera.weights.fill import empty_model
 
 RANKS = 280  # of the tokenizer: the 256 bytes and a few words
 VOCAB = 1000 + RANKS
@@ -56,8 +56,7 @@ SEGMENTS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float
 
 def tensors_of(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> dict[str, Tensor]:
     """Random values for every tensor of a model, by official name."""
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Pixtral(config).named_parameters()}
+    shapes = {name: tensor.shape for name, tensor in empty_model(config).named_parameters()}
     generator = torch.Generator().manual_seed(seed)
     return {name: (torch.randn(shape, generator=generator) * 0.08).to(dtype) for name, shape in shapes.items()}
 

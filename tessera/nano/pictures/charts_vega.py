@@ -228,7 +228,7 @@ class _Job:
             category["scale"] = {"paddingInner": self.thickness, "paddingOuter": self.thickness / 2}
         encoding: Spec = {"y": category, "x": value} if chart.lying else {"x": category, "y": value}
         if chart.kind in ("grouped", "hgrouped"):
-            encoding["yOffset" if chart.lying else "xOffset"] = {"field": "series", "sort": list(chart.series)}
+            encoding["yOffset" if chart.lying else "xOffset"] = {"field": "series", "sort": None}
         layers = [*self.marks(encoding)]
         if chart.printed:
             layers.append(self.value_texts())
@@ -239,7 +239,7 @@ class _Job:
     def coloring(self) -> Spec:
         chart = self.chart
         if len(chart.series) > 1:
-            return {"color": {"field": "series", "type": "nominal", "sort": list(chart.series)},
+            return {"color": {"field": "series", "type": "nominal", "sort": None},
                     "order": {"field": "order"}}  # fmt: skip
         if chart.series[0]:
             return {"color": {"field": "series", "type": "nominal"}}
