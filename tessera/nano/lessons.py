@@ -243,7 +243,7 @@ class Lessons(Dataset[Any]):
 
 
 def page_of(course: Course, seed: int) -> Page:
-    """Draw the page of a seed; one that its renderer fails at is named and another drawn, so that a long run goes on."""
+    """Draw the page of a seed; one that its renderer fails at is named and replaced, so that a long run goes on."""
     for source in (seed, f"{seed} again", f"{seed} and again"):
         try:
             return draw_page(course, Random(source))
