@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,17 @@ def tensors_of(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, seed: i
     return {name: (torch.randn(shape, generator=generator) * 0.08).to(dtype) for name, shape in shapes.items()}
 
 
-def write_tokenizer(file: Path) -> None:
-    """Pixtral's own tokenizer file, cut to RANKS ranks."""
+@functools.cache
+def _cut_tokenizer() -> str:
     tekken = json.loads(packaged_tokenizer_path().read_text())
     tekken["vocab"] = tekken["vocab"][:RANKS]
     tekken["config"] |= {"num_vocab_tokens": RANKS, "default_vocab_size": VOCAB}
-    file.write_text(json.dumps(tekken))
+    return json.dumps(tekken)
+
+
+def write_tokenizer(file: Path) -> None:
+    """Pixtral's own tokenizer file, cut to RANKS ranks."""
+    file.write_text(_cut_tokenizer())
 
 
 def write_mistral_folder(

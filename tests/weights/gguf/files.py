@@ -25,6 +25,11 @@ SCALE_OFFSETS = dict.fromkeys((Kind.Q4_1, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K), (0, 
 }
 
 
+@functools.cache
+def _names(arch: gguf.MODEL_ARCH) -> gguf.TensorNameMap:
+    return gguf.get_tensor_name_map(arch, 8)
+
+
 def gguf_name(name: str, config: ModelConfig) -> str:
     """llama.cpp's name of an official one, from the package's own tables."""
     stem, _, suffix = name.rpartition(".")
@@ -35,7 +40,7 @@ def gguf_name(name: str, config: ModelConfig) -> str:
     arch = gguf.MODEL_ARCH.LLAMA
     if stem.startswith(("vision_encoder.", "patch_merger", "pre_mm")):
         arch = gguf.MODEL_ARCH.MMPROJ
-    found = gguf.get_tensor_name_map(arch, 8).get_name(stem)
+    found = _names(arch).get_name(stem)
     assert found is not None, name
     return f"{found}.{suffix}"
 
