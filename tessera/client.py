@@ -8,6 +8,7 @@ the server may set. A reply that has begun is never requested twice.
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -43,7 +44,9 @@ from tessera.threads import ThreadedChatModel
 
 RETRIED = {408, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
-MAX_REPLY_BYTES = 64_000_000
+MAX_REPLY_BYTES = 64_000_000  # of an answer, or of one event
+MAX_STREAM_BYTES = 1_000_000_000  # of a reply in pieces: each token's event states its log-probabilities
+NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 
 
 class Client(ThreadedChatModel):
@@ -161,7 +164,7 @@ class Client(ThreadedChatModel):
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             yield _parsed(_whole(response))
             return
-        for line in response.iter_lines():
+        for line in _lines(response):
             if line.startswith("data:"):
                 data = line.removeprefix("data:").strip()
                 if data == "[DONE]":
@@ -187,6 +190,12 @@ class _Reply:
 
     def read(self, events: Iterator[Any]) -> Iterator[Delta]:
         """Yield deltas, the last with reason, usage and timings; raises for a failure or an end without a reason."""
+        try:
+            yield from self._deltas(events)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # a part of another type
+            raise EndpointError(NOT_OPENAI) from error
+
+    def _deltas(self, events: Iterator[Any]) -> Iterator[Delta]:
         reason: str | None = None
         usage: Mapping[str, Any] | None = None
         for event in events:
@@ -200,6 +209,8 @@ class _Reply:
                 piece = choice.get("delta") or choice.get("message") or {}
                 self.calls.add(_objects(piece.get("tool_calls")))
                 text, logprobs = piece.get("content") or "", logprobs_of(choice.get("logprobs"))
+                if not isinstance(text, str):
+                    raise EndpointError(NOT_OPENAI)
                 if text or logprobs:
                     self.first = self.first or time.perf_counter()
                     yield Delta(text, logprobs=logprobs)
@@ -220,24 +231,41 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
     """Check a list of objects, which may be absent; raises EndpointError for anything else."""
     listed = value or []
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
-        raise EndpointError("the server did not send what OpenAI's API has; check what it is.")
+        raise EndpointError(NOT_OPENAI)
     return listed
 
 
-def _whole(response: httpx2.Response) -> str:
-    """Read the whole body; raises EndpointError if it does not end."""
-    data = bytearray()
+def _pieces(response: httpx2.Response, most: int) -> Iterator[bytes]:
+    """Yield the body as it comes; raises EndpointError if it does not end."""
+    size = 0
     for piece in response.iter_bytes():
-        data += piece
-        if len(data) > MAX_REPLY_BYTES:
-            raise EndpointError(f"the answer exceeds {MAX_REPLY_BYTES:,} bytes; check the address.")
-    return data.decode("utf-8", "replace")
+        size += len(piece)
+        if size > most:
+            raise EndpointError(f"the answer exceeds {most:,} bytes; check the address.")
+        yield piece
+
+
+def _whole(response: httpx2.Response) -> str:
+    return b"".join(_pieces(response, MAX_REPLY_BYTES)).decode("utf-8", "replace")
+
+
+def _lines(response: httpx2.Response) -> Iterator[str]:
+    """Yield the lines of an event stream; raises EndpointError if one does not end."""
+    held = bytearray()
+    for piece in _pieces(response, MAX_STREAM_BYTES):
+        held += piece
+        if b"\n" in piece:
+            *lines, held = held.split(b"\n")
+            yield from (line.decode("utf-8", "replace") for line in lines)
+        if len(held) > MAX_REPLY_BYTES:
+            raise EndpointError(f"an event of the answer exceeds {MAX_REPLY_BYTES:,} bytes; check the address.")
+    yield held.decode("utf-8", "replace")
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -256,9 +284,10 @@ def _pause_seconds(number: int, wanted: str | None) -> float:
 def _seconds_of(wanted: str | None) -> float | None:
     """Read a Retry-After header in seconds, within bounds; None without one, or if it is a date."""
     try:
-        return min(max(float(wanted), 0.0), LONGEST_PAUSE_S) if wanted else None
+        seconds = float(wanted or "nan")
     except ValueError:
         return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_PAUSE_S)
 
 
 def _pause_for(closed: threading.Event, seconds: float) -> None:

@@ -22,6 +22,7 @@ from tessera.errors import (
     EndpointError,
     EngineBusyError,
     ImageError,
+    KeyRefusedError,
     ModelNotFoundError,
     PromptTooLongError,
     TooManyImagesError,
@@ -75,6 +76,15 @@ def stub(server: HTTPServer, *answers: Callable[[Request], Response] | Response)
 def events(*objects: Any) -> Response:
     text = "".join(f"data: {json.dumps(each)}\n\n" for each in objects) + "data: [DONE]\n\n"
     return Response(": alive\n\n" + text, content_type="text/event-stream")
+
+
+def whole(reply: Any) -> Response:
+    return Response(json.dumps(reply), content_type="application/json")
+
+
+def choosing(**changes: Any) -> dict[str, Any]:
+    """A reply whose only choice is another one in these fields."""
+    return REPLY | {"choices": [REPLY["choices"][0] | changes]}
 
 
 def failing(status: int, headers: dict[str, str] | None = None, **error: Any) -> Response:
@@ -225,7 +235,7 @@ def test_what_passes_by_itself_is_tried_again(httpserver: HTTPServer, quick: lis
         (lambda: failing(503, message="loading"), EndpointError, "loading", 4),
         (lambda: failing(503, {"x-should-retry": "false"}, message="dead"), EndpointError, "dead", 1),
         (lambda: failing(400, message="bad", param="top_p"), UsageError, "bad", 1),
-        (lambda: failing(401, message="no key"), EndpointError, "no key", 1),
+        (lambda: failing(401, message="no key"), KeyRefusedError, "no key .* give another key", 1),
         (lambda: failing(400, message="long", code="context_length_exceeded"), PromptTooLongError, "long", 1),
         (lambda: Response("<html>", 502), EndpointError, "answered 502", 4),
         (lambda: Response("<html>", 200, content_type="text/html"), EndpointError, "did not send JSON", 1),
@@ -233,6 +243,21 @@ def test_what_passes_by_itself_is_tried_again(httpserver: HTTPServer, quick: lis
         (lambda: events({"error": {"message": "died", "code": 500}}), EndpointError, "died", 1),
         (lambda: events("text"), EndpointError, "did not send JSON", 1),
         (lambda: events({"choices": 5}), EndpointError, "did not send", 1),
+        (lambda: Response("[" * 100_000, content_type="application/json"), EndpointError, "did not send JSON", 1),
+        *[
+            (lambda reply=reply: whole(reply), EndpointError, "did not send", 1)
+            for reply in (
+                REPLY | {"usage": {"prompt_tokens": "nine"}},
+                REPLY | {"usage": [9]},
+                REPLY | {"usage": {"prompt_tokens_details": "many"}},
+                choosing(message="71"),
+                choosing(message={"content": [{"type": "text", "text": "71"}]}),
+                choosing(logprobs={"content": [{"text": "71"}]}),
+                choosing(logprobs={"content": [{"token": "71", "logprob": "high"}]}),
+                choosing(message={"tool_calls": [{"function": "book"}]}),
+                choosing(message={"tool_calls": [{"index": [], "function": {"name": 5}}]}),
+            )
+        ],
     ],
 )
 def test_failures_are_told_and_tried_again_only_where_it_helps(
@@ -246,6 +271,26 @@ def test_failures_are_told_and_tried_again_only_where_it_helps(
     with stub(httpserver, lambda _: answer()) as client, pytest.raises(kind, match=says):
         client.ask("hi")
     assert len(quick) == tries - 1
+
+
+@pytest.mark.parametrize(
+    ("piece", "says"),
+    [(b'data: {"choices": [{"delta": {"content": "xxxxxxxx"}}]}\n\n', "exceeds 200,000"), (b"x" * 1000, "event of")],
+)
+def test_a_reply_that_does_not_end_is_left(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, piece: bytes, says: str
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_REPLY_BYTES", 10_000)
+    monkeypatch.setattr(client_module, "MAX_STREAM_BYTES", 200_000)
+    answer = Response((piece for _ in range(10_000)), content_type="text/event-stream")
+    with stub(httpserver, answer) as client, pytest.raises(EndpointError, match=says):
+        client.ask("hi")
+
+
+def test_a_pause_that_is_no_number_is_not_waited_for(httpserver: HTTPServer, quick: list[float]) -> None:
+    with stub(httpserver, failing(429, {"retry-after": "nan"}), whole(REPLY)) as client:
+        assert client.ask("hi").text == "71"
+    assert 0 < quick[0] < 1
 
 
 def test_leaving_early_waits_for_no_other_reply(httpserver: HTTPServer) -> None:
