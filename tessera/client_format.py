@@ -132,8 +132,8 @@ def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
     return tuple(
         TokenLogprob(
             NO_ID,
-            entry["token"],
-            entry["logprob"],
+            str(entry["token"]),
+            None if entry["logprob"] is None else float(entry["logprob"]),
             tuple((NO_ID, other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ()),
         )
         for entry in (logprobs or {}).get("content") or ()
@@ -174,6 +174,8 @@ def error_of(status: int, body: Any, url: str) -> TesseraError:
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, TesseraError) and kind.code and kind.code == code:
             return kind(text)
+    if status == 401:
+        return errors.KeyRefusedError(f"{text.rstrip('.')} ({url} answered {status}); give another key.")
     if status == 404:
         return errors.ModelNotFoundError(text)
     if status in (400, 413, 422):

@@ -57,6 +57,12 @@ class GrammarError(UsageError):
     """A grammar or schema that is invalid, unsupported, or too complex to follow."""
 
 
+class DeadEndError(GrammarError):
+    """A reply whose grammar could not continue, or grew too complex: another reply may not come there."""
+
+    code = "grammar_dead_end"
+
+
 class ImageError(TesseraError):
     """An image that cannot be read or exceeds a limit."""
 
@@ -128,6 +134,12 @@ class EndpointError(TesseraError):
 
 class UnreachableError(EndpointError):
     """A server that no connection reaches, so that the request never arrived; the next one will not either."""
+
+
+class KeyRefusedError(UnreachableError):
+    """A server that refuses our key, as it will every other request's."""
+
+    code = "key_refused"
 
 
 class NotFiniteError(ReplyError):

@@ -28,6 +28,7 @@ from tessera.errors import (
     EndpointError,
     EngineBusyError,
     EngineDeadError,
+    KeyRefusedError,
     NotFiniteError,
     ReplyError,
     TesseraError,
@@ -57,6 +58,7 @@ class _Replica:
     in_flight: int = 0
     failures: int = 0  # in a row
     rests_until: float = 0.0
+    refuses: bool = False  # our key
     epoch: int = 0  # counts changes of state, so that many conversations report one failure once
 
     def can_take(self, now: float) -> bool:
@@ -132,7 +134,8 @@ class Pool(ThreadedChatModel):
                 if not _is_models_fault(error):
                     raise
                 last = error
-                if not isinstance(error, UnreachableError | EngineBusyError):
+                # A server that says when to ask again was not killed by this conversation: it loads, or is full.
+                if not isinstance(error, UnreachableError | EngineBusyError) and error.retry_after_s is None:
                     tries += 1
                     deadline = time.monotonic() + self.patience_s
                     if tries == MAX_TRIES:
@@ -156,6 +159,8 @@ class Pool(ThreadedChatModel):
                     chosen = choose(free, pictures)
                     chosen.in_flight += 1
                     return chosen, chosen.epoch
+                if last is not None and all(each.refuses for each in self._replicas):
+                    raise last
                 if now >= deadline:
                     raise self._gave_up(last)
                 wake = min((each.rests_until for each in self._replicas if each.rests_until > now), default=deadline)
@@ -173,6 +178,7 @@ class Pool(ThreadedChatModel):
         """Let a model rest that failed; a request's own error shows that it is well."""
         with self._changed:
             replica.in_flight -= 1
+            replica.refuses = isinstance(error, KeyRefusedError)
             now = time.monotonic()
             if isinstance(error, EngineBusyError):
                 pause = BUSY_S if error.retry_after_s is None else error.retry_after_s
@@ -189,7 +195,7 @@ class Pool(ThreadedChatModel):
     def _answered(self, replica: _Replica) -> None:
         with self._changed:
             replica.in_flight -= 1
-            replica.failures = 0
+            replica.failures, replica.refuses = 0, False
             self._changed.notify_all()
 
     def _left(self, replica: _Replica) -> None:

@@ -16,6 +16,7 @@ from tessera.chat import Completion, Conversation, Delta, ToolDefinitions, Tools
 from tessera.errors import (
     EndpointError,
     EngineBusyError,
+    KeyRefusedError,
     NotFiniteError,
     PromptTooLongError,
     ReplyError,
@@ -26,6 +27,7 @@ from tessera.errors import (
 from tessera.messages import Image, Message, parse_messages
 from tessera.pool import LONGEST_REST_S, MAX_TRIES, SLACK, Pool, choose, pictures_digest
 from tessera.sampling import SamplingParams
+from tessera.threads import MAX_AHEAD
 from tests.documents.stub import Stub
 
 
@@ -121,6 +123,23 @@ def test_a_model_that_failed_rests_longer_each_time_and_is_tried_with_one(clock:
     assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_REST_S, LONGEST_REST_S][: len(pauses)]
     assert len(pauses) == 8
     assert clock.now == 200
+
+
+def test_a_server_that_says_when_to_come_back_is_waited_for(clock: Clock) -> None:
+    loading = EndpointError("loading")
+    loading.retry_after_s = 7
+    with Pool([Model("slow", lambda number: loading if number <= 2 * MAX_TRIES else None)]) as pool:
+        assert str(pool.chat(question())) == "slow"
+    assert clock.now == 2 * MAX_TRIES * 7
+
+
+def test_a_refused_key_is_told_at_once_unless_another_server_takes_it(clock: Clock) -> None:
+    refusing = always(KeyRefusedError("no such key"))
+    with Pool([Model("one", refusing), Model("two", refusing)]) as pool, pytest.raises(KeyRefusedError):
+        pool.chat(question())
+    assert clock.now == 0
+    with Pool([Model("one", refusing), Model("two")]) as pool:
+        assert {str(pool.chat(question())) for _ in range(5)} == {"two"}
 
 
 def test_a_model_that_comes_back_is_used_again(clock: Clock) -> None:
@@ -260,3 +279,17 @@ def test_a_name_is_asked_of_whoever_answers(clock: Clock) -> None:
 
     with Pool([Nameless("a"), Model("b")]) as pool:
         assert pool.model_name == "b"
+
+
+def test_one_slow_reply_holds_up_no_more_than_the_replies_after_it() -> None:
+    free, asked = threading.Event(), list[str]()
+    slow = Stub(lambda text: text if text != "0" or free.wait(60) else "", concurrency=2)
+
+    def questions() -> Iterator[list[Message]]:
+        for number in range(MAX_AHEAD + 20):
+            asked.append(str(number))
+            if number == MAX_AHEAD:
+                free.set()  # which comes only if the others went on meanwhile
+            yield question(str(number))
+
+    assert [str(each) for each in slow.each(questions())] == asked

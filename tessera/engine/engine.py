@@ -37,7 +37,7 @@ from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.engine.watch import WatchedPrompt
-from tessera.errors import EngineDeadError, GrammarError, ReplyError, TesseraError
+from tessera.errors import DeadEndError, EngineDeadError, ReplyError, TesseraError
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import Prompt
@@ -281,7 +281,7 @@ class Engine:
         if not finite:
             return self.soundness.fail()
         if request.matcher is not None and request.matcher.has_failed:
-            return GrammarError(
+            return DeadEndError(
                 "the reply's grammar or schema came to a dead end, or grew too complex to follow; simplify it."
             )
         return ReplyError("no token may follow in this reply, and it is not complete; the log has the details.")

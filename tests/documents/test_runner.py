@@ -21,6 +21,7 @@ from tessera.documents.progress import Snapshot
 from tessera.documents.runner import MAX_ROUNDS, Again, Done, run
 from tessera.errors import DocumentError, EngineDeadError, ReplyError, TesseraError, UnreachableError
 from tessera.sampling import SamplingParams
+from tessera.threads import MAX_AHEAD
 from tests.documents.stub import Stub, accept, ask
 
 JOB = {"input": "test"}
@@ -67,7 +68,7 @@ def test_items_are_taken_as_the_model_reads_them(tmp_path: Path) -> None:
 
     with Journal.open(path, JOB) as journal:
         run(journal, Stub(concurrency=4), ask, accept_counting)
-    assert most == 5  # and one that is read ahead
+    assert 5 <= most <= 5 + MAX_AHEAD  # those in flight, one that is read ahead, and replies behind a slower one
 
 
 def test_an_error_of_one_item_is_its_result(tmp_path: Path) -> None:
