@@ -7,6 +7,7 @@ are in memory. What a reply is worth is decided while its pages are at hand; win
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -35,7 +36,7 @@ from tessera.documents.reread import Rereader
 from tessera.documents.rotation import detect_turn
 from tessera.documents.runner import Again, Done, run
 from tessera.documents.tiles import LEAST_SIDE
-from tessera.errors import DocumentError, GrammarError, TesseraError, UsageError
+from tessera.errors import DeadEndError, DocumentError, GrammarError, TesseraError, UsageError
 from tessera.sampling import SamplingParams
 
 MAX_RETRIES = len(plan.TEMPERATURES)
@@ -56,6 +57,7 @@ class Options:
     verify: bool = False  # read each value again in the part of the page where it was found
     budget: Budget = field(default_factory=Budget)
     limits: PageLimits = field(default_factory=PageLimits)
+    skip: tuple[Path, ...] = ()  # files in the folders that are no documents: what the run itself writes
 
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
@@ -74,10 +76,11 @@ class Extraction:
         self.preset, self.options = preset, options
         self.budget = options.budget.limited(options.max_image_side or preset.max_image_side)
         self.model: ChatModel | None = None  # while it runs
-        self.reader = Reader(paths, options.pages, options.passwords, options.limits)
+        self.reader = Reader(paths, options.pages, options.passwords, options.limits, options.skip)
         self.units: list[Unit] = []
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
-        self._asked: dict[str, Asked] = {}  # of the items in hand
+        self._dead_ends: Counter[str] = Counter()  # of the items in hand, as is the next
+        self._asked: dict[str, Asked] = {}
 
     def identity(self, model: str) -> dict[str, str]:
         """What results depend on, for the journal; `model` identifies the model."""
@@ -137,14 +140,19 @@ class Extraction:
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
         """Keep a reply, ask again, or make the error the item's result."""
         tried = self._tried.setdefault(item.id, [])
-        if isinstance(reply, GrammarError):
+        if isinstance(reply, DeadEndError):
+            self._dead_ends[item.id] += 1
+            if (attempt := len(tried) + self._dead_ends[item.id]) <= self.options.retries:
+                return Again(*self._question(item, attempt))
+        elif isinstance(reply, GrammarError):
             raise reply  # the schema's fault, so every page's
         if isinstance(reply, Completion):
             schema = self.preset.schema
             problem = problem_of(reply, plain=schema.plain, wire=schema.wire)
             tried.append((problem, reply))
-            if problem is not None and len(tried) <= self.options.retries:
-                return Again(*self._question(item, len(tried)))
+            attempt = len(tried) + self._dead_ends[item.id]
+            if problem is not None and attempt <= self.options.retries:
+                return Again(*self._question(item, attempt))
         elif not tried:
             self._forget(item)
             error = {"code": reply.code or "failed", "message": str(reply), "pages": _numbers(item)}
@@ -176,6 +184,7 @@ class Extraction:
 
     def _forget(self, item: Item) -> None:
         self._tried.pop(item.id, None)
+        self._dead_ends.pop(item.id, None)
         self._asked.pop(item.id, None)
 
     def run(self, journal: Journal, model: ChatModel, progress: Progress = lambda snapshot: None) -> Counts:

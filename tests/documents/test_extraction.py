@@ -14,7 +14,7 @@ from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
 from tessera.documents.plan import Budget, windows
 from tessera.documents.presets import Preset, open_preset
-from tessera.errors import GrammarError, ReplyError, UsageError
+from tessera.errors import DeadEndError, GrammarError, ReplyError, UsageError
 from tests.documents.fakes import Scripted, completion, draw
 
 WIDTH = len(EVIDENCE)
@@ -137,6 +137,17 @@ def test_a_failed_reply_is_a_row_with_its_code(tmp_path: Path) -> None:
 def test_a_schema_that_the_model_cannot_follow_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(GrammarError):
         records(draw(tmp_path / "a.png", "x"), Scripted(lambda images, params: GrammarError("too complex")))
+
+
+def test_a_reply_that_its_grammar_cannot_continue_is_asked_again_and_then_a_row(tmp_path: Path) -> None:
+    page = draw(tmp_path / "a.png", "x")
+    said = iter([DeadEndError("no way on"), "{", SAID])
+    (record,) = records(page, Scripted(lambda images, params: next(said)))
+    assert record.value["vendor"] == "Acme"
+    model = Scripted(lambda images, params: DeadEndError("no way on"))
+    (record,) = records(page, model, retries=2)
+    assert (record.error, record.message) == ("grammar_dead_end", "no way on")
+    assert [params.temperature for _, params in model.asked] == [0.0, 0.1, 0.1]
 
 
 def test_failed_checks_mark_the_record_and_their_fields(tmp_path: Path) -> None:
