@@ -54,7 +54,13 @@ class Job:
 
     def options(self, **given: Any) -> Options:
         limits = PageLimits(max_pixels=self.settings["max_image_pixels"])
-        return Options(**{**self.reading, "limits": limits, **given})
+        return Options(**{**self.reading, "limits": limits, "skip": self.written, **given})
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that the run writes, which may lie among the documents."""
+        journal = [self.journal_path.with_name(self.journal_path.name + suffix) for suffix in ("", "-wal", "-shm")]
+        return (self.out, *journal, *([self.report] if self.report is not None else ()))
 
     def note(self, text: str) -> None:
         if not self.quiet:

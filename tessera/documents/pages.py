@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from tessera.documents.archives import Zip
@@ -47,16 +48,18 @@ def read_pages(
     pages: str | None = None,
     passwords: Sequence[str] = (),
     limits: PageLimits | None = None,
+    skip: Collection[Path] = (),
 ) -> Iterator[Page | PageError]:
     """Read the pages of files, folders and patterns, of archives and mails in them, in order and one at a time.
 
-    `pages` selects some of each document, such as "1-5,8,-1". `passwords` are tried in order. What cannot be read is a
+    `pages` selects some of each document, such as "1-5,8,-1". `passwords` are tried in order. Files of
+    `skip` are left out of folders and patterns. What cannot be read is a
     PageError with a stable code, and reading goes on after it. Raises UsageError for a selection that is none.
     """
     check_ranges(pages)
     reader = _Reader(pages, tuple(passwords))
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return reader.read(find_sources(given, limits or PageLimits()), 0)
+    return reader.read(find_sources(given, limits or PageLimits(), skip), 0)
 
 
 class _Reader:

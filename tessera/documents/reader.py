@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 
 from tessera.documents.limits import PageLimits
@@ -18,16 +18,20 @@ class Reader:
     """Reads the documents at `paths` from the front, and again from the document itself for a page that is past."""
 
     def __init__(
-        self, paths: Sequence[str | Path], pages: str | None, passwords: Sequence[str], limits: PageLimits
-    ) -> None:
+        self, paths: Sequence[str | Path], pages: str | None, passwords: Sequence[str], limits: PageLimits,
+        skip: Collection[Path] = (),
+    ) -> None:  # fmt: skip
         self._paths = [str(path) for path in paths]
-        self._pages, self._passwords, self._limits = pages, tuple(passwords), limits
+        self._pages, self._passwords, self._limits, self._skip = pages, tuple(passwords), limits, tuple(skip)
         self._ahead: Iterator[Page | PageError] | None = None
         self._kept: OrderedDict[tuple[str, int], Page] = OrderedDict()
 
     def every(self) -> Generator[Page | PageError, None, None]:
         """Read everything once, for planning."""
-        yield from read_pages(self._paths, pages=self._pages, passwords=self._passwords, limits=self._limits)
+        yield from self._read(self._paths, self._pages)
+
+    def _read(self, paths: Sequence[str], pages: str | None) -> Iterator[Page | PageError]:
+        return read_pages(paths, pages=pages, passwords=self._passwords, limits=self._limits, skip=self._skip)
 
     def pages(self, keys: Sequence[tuple[str, int]]) -> list[Page]:
         """Return the pages of these documents and numbers; raises DocumentError for one that has gone."""
@@ -44,9 +48,7 @@ class Reader:
         document = key[0]
         paths = [document] if Path(document).is_file() else self._paths
         numbers = str(key[1]) if Path(document).is_file() else self._pages
-        if (
-            found := self._find(read_pages(paths, pages=numbers, passwords=self._passwords, limits=self._limits), key)
-        ) is not None:
+        if (found := self._find(self._read(paths, numbers), key)) is not None:
             return found
         raise DocumentError(f"{document}: page {key[1]} was there when the run began, and is gone.", code="gone")
 

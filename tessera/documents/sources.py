@@ -10,7 +10,7 @@ import glob
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,15 +64,21 @@ def temporary() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def find_sources(paths: Iterable[str | os.PathLike[str]], limits: PageLimits) -> Iterator[Source | PageError]:
-    """Find the files of paths, in order: a folder's are sorted, and searched below it; patterns are expanded."""
+def find_sources(
+    paths: Iterable[str | os.PathLike[str]], limits: PageLimits, skip: Collection[Path] = ()
+) -> Iterator[Source | PageError]:
+    """Find the files of paths, in order: a folder's are sorted, and searched below it; patterns are expanded.
+
+    Files of `skip`, such as a run's own outputs, are no documents of a folder or pattern that they lie in.
+    """
+    skipped = frozenset(os.path.realpath(each) for each in skip)
     for given in paths:
         path, name = Path(given), shown_path(given)
         try:
             if not os.path.lexists(path) and glob.has_magic(os.fspath(given)):
-                yield from _matches(os.fspath(given), limits)
+                yield from _matches(os.fspath(given), limits, skipped)
             elif os.path.isdir(path):
-                yield from _Folder(name, limits).files(path)
+                yield from _Folder(name, limits, skipped).all(path)
             else:
                 yield _source(path, limits)
         except DocumentError as error:
@@ -81,7 +87,7 @@ def find_sources(paths: Iterable[str | os.PathLike[str]], limits: PageLimits) ->
             yield PageError(name, None, "not_found", str(_cannot_open(name, error)))
 
 
-def _matches(pattern: str, limits: PageLimits) -> Iterator[Source | PageError]:
+def _matches(pattern: str, limits: PageLimits, skipped: frozenset[str]) -> Iterator[Source | PageError]:
     found = list(islice(glob.iglob(pattern, recursive=True), limits.max_files + 1))
     if not found:
         raise DocumentError(f"no file matches {pattern}; check the spelling and the folder.", code="not_found")
@@ -90,7 +96,7 @@ def _matches(pattern: str, limits: PageLimits) -> Iterator[Source | PageError]:
     shortest: dict[str, str] = {}  # "**" follows links, also those that lead back
     for each in sorted(found, key=len, reverse=True):
         shortest[os.path.realpath(each)] = each
-    for each in sorted(shortest.values()):
+    for each in sorted(each for real, each in shortest.items() if real not in skipped):
         if not os.path.isdir(each):
             yield from find_sources([each], limits)
 
@@ -98,11 +104,20 @@ def _matches(pattern: str, limits: PageLimits) -> Iterator[Source | PageError]:
 class _Folder:
     """A walk through one folder: bounded, and each folder is entered once, however many links lead to it."""
 
-    def __init__(self, name: str, limits: PageLimits) -> None:
+    def __init__(self, name: str, limits: PageLimits, skipped: frozenset[str]) -> None:
         self._name = name
         self._limits = limits
+        self._skipped, self._skipped_names = skipped, {os.path.basename(each) for each in skipped}
         self._entered: set[tuple[int, int]] = set()
         self._count = 0
+
+    def all(self, folder: Path) -> Iterator[Source | PageError]:
+        """Yield the folder's files, or an error if it holds none: the folder meant was another."""
+        found = None
+        for found in self.files(folder):
+            yield found
+        if found is None:
+            yield PageError(self._name, None, "empty", f"{self._name} holds no documents; check the folder.")
 
     def files(self, folder: Path, depth: int = 0) -> Iterator[Source | PageError]:
         name = shown_path(folder)
@@ -125,11 +140,14 @@ class _Folder:
 
     def _entries(self, folder: Path) -> Iterator[Path]:
         for entry in folder.iterdir():
-            if not is_ignored(entry.name):
+            if not is_ignored(entry.name) and not self._is_skipped(entry):
                 self._count += 1
                 if self._count > self._limits.max_files:
                     raise _too_many_files(self._name, self._limits)
                 yield entry
+
+    def _is_skipped(self, entry: Path) -> bool:
+        return entry.name in self._skipped_names and os.path.realpath(entry) in self._skipped
 
 
 def _source(path: Path, limits: PageLimits) -> Source:

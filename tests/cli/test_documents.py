@@ -138,3 +138,12 @@ def test_presets_are_listed_and_shown(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(run("presets", "show", "invoice").stdout)
     shown = json.loads(run("presets", "--json", "--preset-dir", ".").stdout)
     assert "mine" in [each["name"] for each in shown["presets"]]
+
+
+def test_the_output_may_lie_among_the_documents(run: Run, model: Scripted, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", "x")
+    (tmp_path / "s.json").rename(tmp_path / ".s.json")
+    for _ in range(2):
+        done = run("extract", ".", "-s", ".s.json", "-o", "t.csv", "--report", "t.html")
+        assert done.exit_code == 0, done.output
+        assert "1 record is" in done.stderr

@@ -19,6 +19,7 @@ from tessera.documents.kinds import MAX_DIRECTORY_BYTES, kind_of
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import Page, PageError
 from tessera.documents.pages import read_pages
+from tessera.documents.sources import Source, find_sources
 from tessera.errors import UsageError
 from tests.documents.files import image_bytes, mail_bytes, pdf_bytes, scan, text_at, written, zip_bytes
 
@@ -372,3 +373,21 @@ def test_what_holds_a_pdf_uncompressed_near_its_beginning_is_no_pdf(tmp_path: Pa
     mail = written(tmp_path / "a.eml", b"From: a@example.org\r\nSubject: b\r\n\r\nIt begins with %PDF-1.4, always.\r\n")
     assert [str(text).splitlines()[-1] for _, text in rows(mail)] == ["It begins with %PDF-1.4, always."]
     assert kind_of(io.BytesIO(mail.read_bytes())) == "mail"
+
+
+def test_a_runs_own_files_are_no_documents_of_their_folder(tmp_path: Path) -> None:
+    for name in ("a.pdf", "out.csv", "inner/out.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for given in (tmp_path, f"{tmp_path}/**"):
+        found = find_sources([given], PageLimits(), skip=[tmp_path / "inner/../out.csv"])
+        names = [Path(each.name).relative_to(tmp_path).as_posix() for each in found if isinstance(each, Source)]
+        assert sorted(names) == ["a.pdf", "inner/out.csv"]
+
+
+def test_a_folder_without_documents_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / ".DS_Store").write_bytes(b"x")
+    (error,) = find_sources([tmp_path], PageLimits())
+    assert isinstance(error, PageError)
+    assert (error.code, error.number) == ("empty", None)
