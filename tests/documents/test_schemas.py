@@ -156,6 +156,8 @@ def test_ones_own_preset_stands_beside_the_packaged_and_may_replace_one(
     (tmp_path / "more" / "label.yaml").write_text("ask: Read the label.\n")
     assert open_preset("preset:invoice").title == "Mine"
     assert open_preset("preset:label", folder=tmp_path / "more").schema.plain
+    with pytest.raises(UsageError, match=r"folder of presets .*mroe does not exist"):
+        open_preset("preset:invoice", folder=tmp_path / "mroe")
     assert open_preset(str(tmp_path / "more" / "label.yaml")).ask == "Read the label."
     with pytest.raises(UsageError, match="no preset 'label'; there are alt-text"):
         open_preset("preset:label")

@@ -105,7 +105,9 @@ def named(name: str, *, folder: Path | None = None, strict_nulls: bool = False) 
 
 
 def files(folder: Path | None = None) -> dict[str, Path]:
-    """Return every preset's file by name; a user's own replaces a packaged one."""
+    """Return every preset's file by name; a user's own replaces a packaged one. Raises UsageError."""
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"the folder of presets {folder} does not exist; check the path.")
     found = {
         path.stem: path
         for place in (PACKAGED, own_folder(), *([folder] if folder else []))
