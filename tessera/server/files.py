@@ -130,8 +130,7 @@ class FileStore:
     @contextmanager
     def upload(self) -> Iterator[Upload]:
         """Yield where to write a new file; what is not kept at the end is removed."""
-        with self.table() as table:
-            (count,) = table.execute("SELECT COUNT(*) FROM files").fetchone()
+        count = self._sum("COUNT(*)", self._max_files - len(self._uploads) - 1)
         if count + len(self._uploads) >= self._max_files:
             raise BadRequestError(
                 f"the server keeps {count:,} files and the limit is {self._max_files:,} (max_files); delete some.",
@@ -160,14 +159,23 @@ class FileStore:
         self._uploads[file_id] = size
         if before // (8 * PIECE) == size // (8 * PIECE) and before:
             return  # the sum is looked up now and then
-        with self.table() as table:
-            (stored,) = table.execute("SELECT COALESCE(SUM(size), 0) FROM files").fetchone()
+        stored = self._sum("COALESCE(SUM(size), 0)", self._max_bytes - sum(self._uploads.values()))
         if stored + sum(self._uploads.values()) > self._max_bytes:
             raise BadRequestError(
                 f"the server's files hold {stored:,} bytes and the limit is {self._max_bytes:,} (files_max_bytes); "
                 "delete some.",
                 code="no_room", status=413,
             )  # fmt: skip
+
+    def _sum(self, what: str, room: int) -> int:
+        """A sum over all files; if it exceeds the room, files over their age are removed before."""
+        for attempt in range(2):
+            with self.table() as table:
+                found = int(table.execute(f"SELECT {what} FROM files").fetchone()[0])
+            if found <= room or attempt:
+                break
+            self.sweep()
+        return found
 
     def keep(self, upload: Upload, row: StoredFile) -> StoredFile:
         """Put a file that has arrived under its id, on the disk before in the table."""

@@ -55,7 +55,7 @@ class Query:
         text = self.text(name)
         if text is None:
             return default
-        if not text.isdecimal() or not least <= int(text[:20]) <= most:
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
             raise BadRequestError(
                 f"{name} is {text[:40]!r}; it must be a whole number between {least} and {most}.", param=name
             )

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,9 @@ def test_another_sites_page_cannot_send_a_file(running: Running) -> None:
         client.delete(f"{running.url}/v1/files/{made.json()['id']}")
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "order=up", "nobody=1", "page=-1", "after=x&page=1"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "order=up", "nobody=1", "page=-1", "after=x&page=1", f"page={0:020}{9**25}"]
+)
 def test_a_bad_query_is_refused(running: Running, query: str) -> None:
     assert_refused(running.get(f"/v1/files?{query}"), 400, query.partition("=")[0] if "&" not in query else "exclude")
 
@@ -212,6 +215,27 @@ def test_old_files_and_what_belongs_to_nothing_go(tmp_path: Path, monkeypatch: p
         store.get(row.id, "")
     store.sweep()
     assert list(content.iterdir()) == []
+    store.close()
+
+
+@pytest.mark.parametrize("limits", [{"max_files": 1}, {"files_max_bytes": 1500}], ids=str)
+def test_files_over_their_age_take_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    store = FileStore(Settings(files_dir=tmp_path / "files", **limits))
+    row = StoredFile("", "", "a", "user_data", 1000, int(time.time()), int(time.time()) + 3600, "user_data", "upload")
+
+    def keep() -> None:
+        with store.upload() as upload:
+            upload.write(b"x" * 1000)
+            store.keep(upload, replace(row, id=upload.id, expires=int(time.time()) + 3600))
+
+    keep()
+    with pytest.raises(BadRequestError, match="limit"):
+        keep()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    keep()
     store.close()
 
 
