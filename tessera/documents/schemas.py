@@ -108,14 +108,12 @@ def plain_text(name: str) -> Schema:
 
 def _of_file(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise UsageError(
-            f"no schema at {path}; give a JSON file, module:Model, or preset:NAME (`tessera presets` lists them)."
-        )
+        raise UsageError(f"no schema at {path}; give a JSON file, module:Model, or preset:NAME (`tessera presets`).")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UsageError(f"the schema {path} has more than {MAX_FILE_BYTES:,} bytes; give a smaller one.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds {shown(content)}; a JSON schema is an object.")
@@ -220,7 +218,9 @@ def _wire_object(path: str, part: Mapping[str, Any], leaves: list[Leaf], strict:
             '{"key", "value"}.'
         )
     for name in properties:
-        if not re.fullmatch(r"[^.\[\]\"\s][^.\[\]\"]*", str(name)):
+        if not isinstance(name, str):
+            raise UsageError(f"a property's name is {name!r}, which is no text; write it in quotes, as YAML's `no`.")
+        if not re.fullmatch(r"[^.\[\]\"\s][^.\[\]\"]*", name):
             raise UsageError(
                 f"the property {shown(name)} cannot be part of a path; leave out dots, brackets and quotes."
             )

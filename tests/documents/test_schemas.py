@@ -103,6 +103,15 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, part: str) -> 
         make_schema("s", schema)
 
 
+def test_a_file_may_begin_with_a_mark_and_need_not_be_read_to_any_depth(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text('{"properties": {"a": {"type": "string"}}}', encoding="utf-8-sig")
+    assert open_preset(path).schema.keys == ("a",)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is not JSON"):
+        open_preset(path)
+
+
 @pytest.mark.parametrize(
     "name", ["gone.json", "no_such_module:Model", "json:Gone", "a b:c", "preset:gone", "gone.yaml"]
 )
@@ -158,6 +167,10 @@ def test_ones_own_preset_stands_beside_the_packaged_and_may_replace_one(
     assert open_preset("preset:label", folder=tmp_path / "more").schema.plain
     with pytest.raises(UsageError, match=r"folder of presets .*mroe does not exist"):
         open_preset("preset:invoice", folder=tmp_path / "mroe")
+    (tmp_path / "more" / "sign.yml").write_text("schema: {properties: {day: {enum: [2024-01-31]}}}\n")
+    assert open_preset("preset:sign", folder=tmp_path / "more").schema.leaves[0].choices == ("2024-01-31",)
+    (tmp_path / "more" / "My own.yaml").write_text("ask: Read it.\n")
+    assert "rename it" in str(list(presets.every(tmp_path / "more"))[-1])
     assert open_preset(str(tmp_path / "more" / "label.yaml")).ask == "Read the label."
     with pytest.raises(UsageError, match="no preset 'label'; there are alt-text"):
         open_preset("preset:label")
@@ -170,7 +183,9 @@ def test_ones_own_preset_stands_beside_the_packaged_and_may_replace_one(
         ({"temperature": True}, "cannot be True"), ({"tiles": "3x3"}, "use one of auto"),
         ({"checks": "net"}, "checks cannot be 'net'"), ({"schema": []}, "must be a JSON schema"),
         ({"checks": ["a = b"], "schema": {"properties": {"a": {}}}}, "names b"),
-        ({"readings": 100}, "between 1 and 25"),
+        ({"readings": 100}, "between 1 and 25"), ({"title": 2024}, "must be a text"),
+        ({"temperature": "hot"}, "must be a number"), ({"windows": "2"}, "must be a whole number"),
+        ({"schema": {"properties": {False: {}}}}, "name is False, which is no text"),
     ],
 )  # fmt: skip
 def test_a_preset_with_a_mistake_is_refused(content: dict[str, Any], part: str) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -30,6 +30,8 @@ SYSTEM = (
     'Copy each value as it is printed. Use null for what the page does not show, and "" for a place left empty.'
 )
 TILES = ("auto", "off", "2x2")
+SUFFIXES = (".yaml", ".yml")
+WORDS = {str: "a text", bool: "true or false", int: "a whole number", list: "a list"}  # for a field's type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def open_preset(
         return given
     if isinstance(given, str) and given.startswith("preset:"):
         return named(given.removeprefix("preset:"), folder=folder, strict_nulls=strict_nulls)
-    if isinstance(given, str | Path) and str(given).endswith((".yaml", ".yml")):
+    if isinstance(given, str | Path) and str(given).endswith(SUFFIXES):
         return _of_file(Path(given), strict_nulls)
     schema = read_schema(given, strict_nulls=strict_nulls)
     checks = schema.given.get("x-checks", [])
@@ -108,13 +110,14 @@ def files(folder: Path | None = None) -> dict[str, Path]:
     """Return every preset's file by name; a user's own replaces a packaged one. Raises UsageError."""
     if folder is not None and not folder.is_dir():
         raise UsageError(f"the folder of presets {folder} does not exist; check the path.")
-    found = {
-        path.stem: path
-        for place in (PACKAGED, own_folder(), *([folder] if folder else []))
-        for path in (sorted(place.glob("*.yaml")) if place.is_dir() else ())
-        if NAME.fullmatch(path.stem)
-    }
+    found = {path.stem: path for path in _all_files(folder) if NAME.fullmatch(path.stem)}
     return dict(sorted(found.items()))
+
+
+def _all_files(folder: Path | None) -> Iterator[Path]:
+    for place in (PACKAGED, own_folder(), *([folder] if folder else [])):
+        if place.is_dir():
+            yield from sorted(path for path in place.iterdir() if path.suffix in SUFFIXES)
 
 
 def every(folder: Path | None = None) -> Iterator[Preset | UsageError]:
@@ -124,6 +127,9 @@ def every(folder: Path | None = None) -> Iterator[Preset | UsageError]:
             yield _of_file(path, False)
         except UsageError as error:
             yield error
+    for path in _all_files(folder):
+        if not NAME.fullmatch(path.stem):
+            yield UsageError(f"{path} is no preset: its name must be of letters, digits, - and _; rename it.")
 
 
 def own_folder() -> Path:
@@ -132,17 +138,27 @@ def own_folder() -> Path:
     return (Path(home) if home else Path("~/.config").expanduser()) / "tessera" / "presets"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a date is a text, as in JSON."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [each for each in found if each[0] != "tag:yaml.org,2002:timestamp"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _of_file(path: Path, strict_nulls: bool) -> Preset:
     if not path.is_file():
         raise UsageError(f"no preset at {path}; `tessera presets` lists those that there are.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UsageError(f"the preset {path} has more than {MAX_FILE_BYTES:,} bytes; give a smaller one.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the preset {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise UsageError(f"the preset {path} holds {shown(content)}; a preset is a mapping of fields.")
+        held = "nothing" if content is None else shown(content)
+        raise UsageError(f"the preset {path} holds {held}; a preset is a mapping of fields.")
     try:
         return preset_of(path.stem, content, strict_nulls=strict_nulls)
     except TesseraError as error:
@@ -158,7 +174,8 @@ def preset_of(name: str, content: Mapping[str, Any], *, strict_nulls: bool = Fal
             raise UsageError(f"the preset field {shown(field)} is unknown; there are schema, {', '.join(FIELDS)}.")
         kind, bounds = FIELDS[field]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise UsageError(f"the preset field {field} cannot be {shown(value)}.")
+            words = WORDS.get(kind, "a number") if isinstance(kind, type) else "a number"
+            raise UsageError(f"the preset field {field} cannot be {shown(value)}; it must be {words}.")
         if field == "tiles" and value not in TILES:
             raise UsageError(f"the preset field tiles is {shown(value)}; use one of {', '.join(TILES)}.")
         if isinstance(value, int | float) and bounds and not bounds[0] <= value <= bounds[1]:
