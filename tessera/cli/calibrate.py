@@ -44,17 +44,22 @@ def run_calibrate(job: Labelled) -> None:
     check_target("--out", job.out)
     preset = open_preset(job.schema)
     labels = read_labels(job.labels)
+    paths = {path for values in labels.values() for path in values if path}
+    names = sorted(path for path in paths if preset.schema.leaf(path) is None)
+    _say_some(names, f"names in {job.labels} are no fields of the schema {preset.name}")
     samples: list[Sample] = []
     failed: list[str] = []
     with _open(job) as model:
         for number, record in enumerate(extract(list(labels), preset, model, verify=job.verify), 1):
             if record.error is not None:
                 failed.append(f"{record.document}: {record.error}: {record.message}")
+            elif (values := labels.get(Path(record.document))) is None:
+                failed.append(f"{record.document}: the labels name what it lies in; name the document itself")
             else:
-                samples += samples_of(record.document, record.fields.values(), labels[Path(record.document)])
+                samples += samples_of(record.document, record.fields.values(), values)
             _say(f"{number} of {len(labels)} documents, {len(samples)} labelled fields")
+        _say_some(failed, "documents failed")
         calibration = fit(samples, model.fingerprint, preset.schema.wire)
-    _say_some(failed, "documents failed")
     report = report_of(calibration, samples)
     replace(calibration, report=report.as_json()).save(job.out)
     print(report.markdown())
@@ -116,7 +121,12 @@ def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, 
         if not isinstance(document, str) or not isinstance(value, Mapping):
             mistakes.append(f'line {number} lacks "document" and "value"')
             continue
-        yield document, dict(value) if told.get("fields") else by_path(value)
+        try:
+            values = dict(value) if told.get("fields") else by_path(value)
+        except RecursionError:
+            mistakes.append(f"line {number} is nested too deeply")
+            continue
+        yield document, values
 
 
 def _open(job: Labelled) -> ChatModel:
@@ -135,4 +145,4 @@ def _say(line: str) -> None:
 
 def _say_some(lines: list[str], what: str) -> None:
     if lines:
-        _say(f"{len(lines)} {what}: {'; '.join(lines[:MAX_SAID])}{'; ...' if len(lines) > MAX_SAID else ''}")
+        _say(f"{len(lines):,} {what}: {'; '.join(lines[:MAX_SAID])}{'; ...' if len(lines) > MAX_SAID else ''}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tessera.cli.calibrate import read_labels
+from tessera.cli import calibrate
+from tessera.cli.calibrate import Labelled, read_labels, run_calibrate
 from tessera.errors import UsageError
+from tests.documents.fakes import Scripted, draw
 
 
 def test_json_lines_and_csv_give_the_same_labels(tmp_path: Path) -> None:
@@ -47,6 +50,30 @@ def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
         read_labels(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not text in UTF-8"):
+        read_labels(path)
+
+
+def test_labels_that_lead_nowhere_are_named_before_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Scripted(lambda images, params: {"vendor": "Acme"})
+    monkeypatch.setattr(calibrate, "_open", lambda job: nullcontext(model))
+    (tmp_path / "folder").mkdir()
+    draw(tmp_path / "folder" / "a.png", "x")
+    path = tmp_path / "labels.csv"
+    path.write_text("document,seller\nfolder,Acme\ngone.png,Acme\n")
+    with pytest.raises(UsageError, match="cover 0 fields"):
+        run_calibrate(Labelled(path, "preset:receipt", tmp_path / "c.json", verify=False, model=None, endpoint=None))
+    said = capsys.readouterr().err
+    assert "no fields of the schema receipt: seller" in said
+    assert "a.png: the labels name what it lies in" in said
+    assert "gone.png: not_found" in said
+
+
+def test_a_label_nested_without_end_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"document": "a", "value": ' + '{"a":' * 900 + "1" + "}" * 901)
+    with pytest.raises(UsageError, match="has no labels"):
         read_labels(path)
 
 
