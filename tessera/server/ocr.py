@@ -31,7 +31,7 @@ from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 from tessera.server.ocr_annotation import annotated
 from tessera.server.ocr_confidence import Granularity, confidence_scores
-from tessera.server.ocr_fields import check, page_text, schema_of
+from tessera.server.ocr_fields import check, no_such_page, page_text, schema_of
 from tessera.server.ocr_schemas import OcrRequest
 from tessera.server.ocr_tables import as_html, tables_in
 
@@ -104,7 +104,7 @@ class OcrReader:
                 continue
             error = DocumentError(page.message.replace(str(given.path), given.name), code=page.code)
             if page.number is None:
-                raise error
+                raise no_such_page(body.pages, given.name) if page.code == "no_such_page" else error
             errors.append(_failed_page(page, error))
         if not readings:
             first = errors[0]["error"] if errors else {"message": f"{given.name} has no pages.", "code": "empty"}

@@ -20,12 +20,21 @@ def page_text(pages: Sequence[int] | str | None) -> str | None:
     parts = []
     for part in pages.split(","):
         first, dash, last = (each.strip() for each in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
+        is_range = first.isdecimal() and (not dash or last.isdecimal()) and len(part) <= 20
+        if not is_range or (dash and int(last) < int(first)):
             raise BadRequestError(
                 f'pages is {pages[:60]!r}; write numbers from 0 and ranges, such as "0-5" or "0,2-4".', param="pages"
             )
         parts.append(f"{int(first) + 1}-{int(last) + 1}" if dash else str(int(first) + 1))
     return ",".join(parts)
+
+
+def no_such_page(pages: Sequence[int] | str | None, name: str) -> BadRequestError:
+    """The error for pages that a document lacks, counted as the request does."""
+    return BadRequestError(
+        f"pages is {str(pages)[:60]}, and {name} has none of them; the first page is 0.",
+        param="pages", code="no_such_page",
+    )  # fmt: skip
 
 
 def schema_of(given: Any, where: str) -> dict[str, Any]:

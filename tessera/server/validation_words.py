@@ -57,6 +57,7 @@ def describe_mistake(findings: Sequence[Mapping[str, Any] | Any]) -> tuple[str, 
     same = [(path, finding) for path, finding in zip(paths, findings, strict=True) if path[:root] == paths[0][:root]]
     furthest = max((_rank(path) for path, _ in same))
     meant = [(path, finding) for path, finding in same if _rank(path) == furthest]
+    meant = [(path, finding) for path, finding in meant if path == meant[0][0]]
     others = [finding for _, finding in meant if finding.get("type") not in _KINDS]
     if others:
         return _shown(meant[0][0]), _words(others[0])
