@@ -1,7 +1,8 @@
 """Several replies about one document joined to one record: windows of a long document, and readings that vote.
 
 A value that windows read differently is shown in both forms and asks for review. The items of lists follow one
-another; those of a page that two windows share, and a row that a page break cut, are there once.
+another; those of a page that two windows share, and a row that a page break cut, are there once. Of a row that both
+windows read, what one of them saw only half of is taken from the other.
 """
 
 from __future__ import annotations
@@ -102,36 +103,76 @@ def _pages(part: Part) -> str:
     return f"{part.pages[0]}-{part.pages[-1]}" if len(part.pages) > 1 else str(part.pages[0])
 
 
+@dataclass
+class _Row:
+    """A row of a joined list; `origins` are the parts and paths that say it, several for one that was read twice."""
+
+    value: Any
+    origins: list[tuple[Part, str]]
+    cut: bool = False  # united from two halves
+
+
 def _joined_lists(values: Sequence[Any], place: _Place, fields: dict[str, Field]) -> list[Any]:
-    rows: list[Any] = []
-    origins: list[list[tuple[Part, str]]] = []  # of each row: the part and path that say it; two for a cut one
+    rows: list[_Row] = []
     for index, value in enumerate(values):
         items = value if isinstance(value, list) else []
         part, source = place.parts[index], place.sources[index]
         shared = index > 0 and bool(set(part.pages) & set(place.parts[index - 1].pages))
-        skip = _overlap(rows, items) if shared else 0
-        for number, item in enumerate(items[skip:], skip):
+        skip = _overlap([row.value for row in rows], items) if shared else 0
+        for number, item in enumerate(items):
             origin = (part, f"{source}[{number}]")
-            if number == skip and index and rows and (whole := _united(rows[-1], item)) is not None:
-                rows[-1] = whole
-                origins[-1].append(origin)
-                continue
-            rows.append(item)
-            origins.append([origin])
-    for number, (row, said) in enumerate(zip(rows, origins, strict=True)):
-        _move_fields(row, said, f"{place.path}[{number}]", fields)
-    return rows
+            if number < skip:
+                again = rows[len(rows) - skip + number]
+                again.value = _fuller(again.value, item)
+                again.origins.append(origin)
+            elif number == skip and index and rows and (whole := _united(rows[-1].value, item)) is not None:
+                rows[-1].value, rows[-1].cut = whole, True
+                rows[-1].origins.append(origin)
+            else:
+                rows.append(_Row(item, [origin]))
+    for number, row in enumerate(rows):
+        _move_fields(row, f"{place.path}[{number}]", fields)
+    return [row.value for row in rows]
 
 
-def _move_fields(row: Any, origins: Sequence[tuple[Part, str]], path: str, fields: dict[str, Field]) -> None:
-    for tail, value in paths_in(row):
+def _move_fields(row: _Row, path: str, fields: dict[str, Field]) -> None:
+    for tail, value in paths_in(row.value):
         tail = f".{tail}" if tail and not tail.startswith("[") else tail
-        read = [each for part, source in origins if (each := part.fields.get(f"{source}{tail}")) is not None]
-        chosen = next((each for each in read if _plain(each.value) == _plain(value)), read[0] if read else None)
-        if chosen is not None:
-            review = chosen.review or len(origins) > 1
-            checks = (*chosen.checks, *(["joined over a page break"] if len(origins) > 1 else []))
-            fields[f"{path}{tail}"] = replace(chosen, path=f"{path}{tail}", checks=checks, review=review)
+        read = [
+            (part, each) for part, source in row.origins if (each := part.fields.get(f"{source}{tail}")) is not None
+        ]
+        if not read:
+            continue
+        _, chosen = next((each for each in read if _plain(each[1].value) == _plain(value)), read[0])
+        said = ["joined over a page break"] if row.cut else []
+        said += [
+            f"{path}{tail}: pages {_pages(part)} say {str(each.value)[:60]!r} instead"
+            for part, each in read
+            if not row.cut and each.value not in (None, "") and not _begins(value, each.value)
+        ]
+        fields[f"{path}{tail}"] = replace(
+            chosen, path=f"{path}{tail}", value=value, checks=(*chosen.checks, *said),
+            review=chosen.review or bool(said),
+        )  # fmt: skip
+
+
+def _begins(whole: Any, part: Any) -> bool:
+    """Whether two values are equal, or the one is a text that begins with the words of the other."""
+    if _plain(whole) == _plain(part):
+        return True
+    if not isinstance(whole, str) or not isinstance(part, str):
+        return False
+    words = [_plain(word) for word in part.split()]
+    return words == [_plain(word) for word in whole.split()][: len(words)]
+
+
+def _fuller(one: Any, other: Any) -> Any:
+    """A row that two windows read: what the first lacks, or has only the beginning of, is the other's."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return {name: _fuller(value, other.get(name)) for name, value in one.items()}
+    if one in (None, "", []):
+        return one if other is None else other
+    return other if _begins(other, one) and _plain(other) != _plain(one) else one
 
 
 def _overlap(rows: Sequence[Any], items: Sequence[Any]) -> int:
@@ -149,7 +190,7 @@ def _is_same_row(one: Any, other: Any) -> bool:
     both = [path for path in first if first[path] not in (None, "") and second.get(path) not in (None, "")]
     if not both:
         return False
-    same = [path for path in both if _plain(first[path]) == _plain(second[path])]
+    same = [path for path in both if _begins(first[path], second[path]) or _begins(second[path], first[path])]
     numbers = [path for path in both if isinstance(first[path], int | float)]
     return len(same) > len(both) / 2 and all(path in same for path in numbers)
 
@@ -157,7 +198,8 @@ def _is_same_row(one: Any, other: Any) -> bool:
 def _united(one: Any, other: Any) -> Any:
     """One row from the two halves that a page break left; None if these are two rows.
 
-    Halves lack what the other has, and agree where both say something.
+    Halves lack what the other has, and agree where both say something. A second half of nothing but text goes on with
+    the one text that the first half has.
     """
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return None
@@ -166,9 +208,17 @@ def _united(one: Any, other: Any) -> Any:
     adds = [name for name in lacks_one if name not in lacks_other]
     had = [name for name in lacks_other if name not in lacks_one]
     both = [name for name in one if name not in lacks_one and name not in lacks_other]
+    if not adds and had and len(both) == 1 and _is_tail(one, other[both[0]], both[0]):
+        return {name: f"{value} {other[name]}" if name in both else value for name, value in one.items()}
     if not adds or not had or any(_plain(one[name]) != _plain(other[name]) for name in both):
         return None
     return {name: other[name] if name in adds else value for name, value in one.items()}
+
+
+def _is_tail(row: Mapping[str, Any], text: Any, name: str) -> bool:
+    """Whether a text goes on with a row's: it is the row's only one, and begins in the middle of a sentence."""
+    texts = [each for each, value in row.items() if isinstance(value, str) and value]
+    return texts == [name] and isinstance(text, str) and text[:1].islower()
 
 
 def _plain(value: Any) -> str:

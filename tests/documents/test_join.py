@@ -77,6 +77,46 @@ def test_whole_rows_on_both_sides_of_a_break_stay_two() -> None:
     assert len(joined.value["items"]) == 2
 
 
+def test_a_row_that_one_window_saw_half_of_is_the_others() -> None:
+    first = part((1, 2), items=[row("a", 1.0), row("consulting", 7.5)])
+    second = part((2, 3), items=[row("consulting in May", 7.5), row("c", 3.0)])
+    joined = join([first, second], SCHEMA)
+    assert joined.value["items"] == [row("a", 1.0), row("consulting in May", 7.5), row("c", 3.0)]
+    assert joined.fields["items[1].name"].value == "consulting in May"
+    assert not joined.fields["items[1].name"].review, "the beginning of a text is no other text"
+    cut = join([part((1, 2), items=[row("b", None)]), part((2, 3), items=[row("b", 2.0)])], SCHEMA)
+    assert cut.value["items"] == [row("b", 2.0)]
+    assert cut.fields["items[0].amount"].value == 2.0
+
+
+WIDE = {"properties": {name: {"type": "string"} for name in ("name", "unit", "code")}}
+ROWS = make_schema("r", {"properties": {"items": {"items": WIDE}}})
+
+
+def wide(pages: tuple[int, ...], *rows: tuple[str | None, str | None, str | None]) -> Part:
+    value = {"items": [dict(zip(("name", "unit", "code"), each, strict=True)) for each in rows]}
+    fields = {path: Field(path, leaf, str(leaf), "found", 0.9) for path, leaf in paths_in(value)}
+    return Part(pages, value, fields)
+
+
+def test_what_two_windows_read_differently_in_one_row_is_shown() -> None:
+    joined = join([wide((1, 2), ("bolt", "kg", "A1")), wide((2, 3), ("bolt", "kg", "A7"))], ROWS)
+    assert joined.value["items"] == [{"name": "bolt", "unit": "kg", "code": "A1"}]
+    field = joined.fields["items[0].code"]
+    assert (field.value, field.review) == ("A1", True)
+    assert field.checks == ("items[0].code: pages 2-3 say 'A7' instead",)
+    assert not joined.fields["items[0].unit"].review
+
+
+def test_a_text_that_a_page_break_cut_goes_on_and_is_for_review() -> None:
+    joined = join([part((1,), items=[row("services for", 7.5)]), part((2,), items=[row("the month", None)])], SCHEMA)
+    assert joined.value["items"] == [row("services for the month", 7.5)]
+    field = joined.fields["items[0].name"]
+    assert (field.value, field.review, field.checks) == ("services for the month", True, ("joined over a page break",))
+    two = join([part((1,), items=[row("Tax", 7.5)]), part((2,), items=[row("Shipping", None)])], SCHEMA)
+    assert len(two.value["items"]) == 2, "what begins with a capital is a row of its own"
+
+
 def test_transcripts_follow_one_another() -> None:
     parts = [Part((n,), {"text": t}, {"text": Field("text", t, t, "found", 0.9)}) for n, t in ((1, "one"), (2, "two"))]
     assert join(parts, plain_text("t")).value == {"text": "one\n\ntwo"}
