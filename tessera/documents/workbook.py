@@ -60,6 +60,7 @@ class _Sheet:
 
     def _write(self, column: int, value: Any, field: Field | None, amber: bool) -> None:
         look: dict[str, Any] = {"bg_color": AMBER} if amber else {}
+        note = ""
         if isinstance(value, datetime | date):
             self.sheet.write_datetime(
                 self.row,
@@ -75,15 +76,19 @@ class _Sheet:
             if look:
                 self.sheet.write_blank(self.row, column, None, self.book.form(**look))
         else:
-            self.sheet.write_string(self.row, column, str(value)[:MAX_CELL], self.book.form(**look))
-        if field is not None and (text := comment(field)) and self.book.comments < MAX_COMMENTS:
+            text, note = _fitted(str(value))
+            self.sheet.write_string(self.row, column, text, self.book.form(**look))
+        self.book.cut += bool(note)
+        said = "\n".join(filter(None, (note, "" if field is None else comment(field))))
+        if said and (note or self.book.comments < MAX_COMMENTS):
             self.book.comments += 1
-            self.sheet.write_comment(self.row, column, text, {"x_scale": 1.5})
+            self.sheet.write_comment(self.row, column, said, {"x_scale": 1.5})
 
 
 class _Workbook:
     def __init__(self, workbook: Any, layout: Layout) -> None:
         self.workbook, self.layout, self.comments = workbook, layout, 0
+        self.cut = 0  # texts that were too long for a cell
         self._forms: dict[tuple[Any, ...], Any] = {}
 
     def form(self, **look: Any) -> Any:
@@ -117,6 +122,8 @@ class _Workbook:
         rows.sheet.autofilter(0, 0, max(1, rows.row - 1), 1 + len(columns) + len(ABOUT))
         about_sheet = _Sheet(self, "About", ["what", "value"])
         about_sheet.sheet.set_column(0, 1, 40)
+        if self.cut:
+            counts["texts cut at a cell's limit; .csv and .jsonl have all of them"] = self.cut
         for name, value in {**counts, **self.layout.about}.items():
             about_sheet.add([(name, None), (value, None)])
 
@@ -151,6 +158,17 @@ class _Workbook:
             name, _, number = place.removesuffix("]").rpartition("[")
             first = [(record.document, None), (name, None), (int(number) + 1, None)]
             yield [*first, *(cells.get(each, (None, None)) for each in names)]
+
+
+def _fitted(text: str) -> tuple[str, str]:
+    """A text as a cell holds it, and what is said of one that is too long."""
+    length = len(text.encode("utf-16-le", "surrogatepass")) // 2  # as Excel counts
+    if length <= MAX_CELL:
+        return text, ""
+    whole = f"{length:,} characters"
+    room = MAX_CELL - len(mark := f" … [cut: the text has {whole}]")
+    kept = text.encode("utf-16-le", "surrogatepass")[: 2 * room].decode("utf-16-le", "ignore")
+    return kept + mark, f"cut: Excel's cells hold {MAX_CELL:,} of its {whole}; .csv and .jsonl have all"
 
 
 def comment(field: Field) -> str:

@@ -113,6 +113,19 @@ def test_a_workbook_has_typed_cells_comments_and_amber(tmp_path: Path) -> None:
     assert about == {"records": 2, "for review": 1, "failed": 1, "model": "nano"}
 
 
+def test_a_text_longer_than_a_cell_is_cut_with_a_mark_and_notes(tmp_path: Path) -> None:
+    path = tmp_path / "t.xlsx"
+    write_table(path, [record(vendor="x" * 40_000), record(vendor="y" * 32_767), record(vendor="🙂" * 20_000)], LAYOUT)
+    book = openpyxl.load_workbook(path)
+    cells = [book["Rows"].cell(row, 3) for row in (2, 3, 4)]
+    assert cells[0].value.endswith("x … [cut: the text has 40,000 characters]")
+    assert [len(cell.value.encode("utf-16-le")) // 2 for cell in cells] == [32_767, 32_767, 32_766]
+    assert "cut: Excel's cells hold 32,767 of its 40,000 characters; .csv and .jsonl have all" in cells[0].comment.text
+    assert "cut" not in cells[1].comment.text
+    assert cells[1].value == "y" * 32_767
+    assert ("texts cut at a cell's limit; .csv and .jsonl have all of them", 2) in book["About"].values
+
+
 def test_rows_inside_of_rows_stand_in_their_own_rows(tmp_path: Path) -> None:
     inner = {"items": {"properties": {"y": {"type": "number"}}}}
     schema = make_schema("s", {"properties": {"a": {"items": {"properties": {"n": {"type": "string"}, "b": inner}}}}})
