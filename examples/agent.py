@@ -14,6 +14,8 @@ from typing import Any
 
 import openai
 
+from tessera.documents.tables import csv_cell
+
 FIELDS = ["vendor", "date", "total"]
 ENTER: dict[str, Any] = {
     "name": "enter",
@@ -89,5 +91,6 @@ with served(MODEL) as client:
 with open("receipts.csv", "w", encoding="utf-8", newline="") as file:
     table = csv.DictWriter(file, ["file", *FIELDS])
     table.writeheader()
-    table.writerows(rows)
+    # A receipt's text never becomes a formula in somebody's spreadsheet.
+    table.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
 print(f"{len(rows)} rows are in receipts.csv:", rows)

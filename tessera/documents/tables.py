@@ -101,11 +101,11 @@ def _write_csv(path: Path, records: Iterable[Record], layout: Layout) -> None:
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         header = header_of(["document", "pages"], [*columns, *lists], ABOUT)
-        writer.writerow([_csv_cell(name, raw=layout.csv_raw) for name in header])
+        writer.writerow([csv_cell(name, raw=layout.csv_raw) for name in header])
         for record in records:
             values = [value_at(record.value, path) for path in (*columns, *lists)]
             cells = [record.document, pages_text(record.pages), *values, *about_cells(record)]
-            writer.writerow([_csv_cell(cell, raw=layout.csv_raw) for cell in cells])
+            writer.writerow([csv_cell(cell, raw=layout.csv_raw) for cell in cells])
 
 
 def about_cells(record: Record) -> list[Any]:
@@ -113,7 +113,8 @@ def about_cells(record: Record) -> list[Any]:
     return [record.review, "; ".join(record.checks) or None, record.error, record.message, record.retried]
 
 
-def _csv_cell(cell: Any, *, raw: bool) -> Any:
+def csv_cell(cell: Any, *, raw: bool = False) -> Any:
+    """A value as a CSV file's cell: a spreadsheet would run a text that begins like a formula, so it gets a sign."""
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, list | Mapping):
