@@ -17,7 +17,7 @@ from typing import BinaryIO
 from tessera.documents.kinds import MAX_DIRECTORY_BYTES, directory_bytes
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import PageError
-from tessera.documents.sources import Source, is_ignored, temporary
+from tessera.documents.sources import Source, distinct, is_ignored, locked_words, temporary
 from tessera.errors import DocumentError
 
 PIECE = 1 << 20
@@ -25,11 +25,14 @@ RATIO_FROM_BYTES = 10_000_000  # smaller members cannot harm, however well they 
 LOCKED = 0x1  # in a member's flags
 
 
-def member_name(outer: str, name: str) -> str:
-    """Return a member's name as it is shown: without the parts of a path that lead out of the archive."""
+def member_name(outer: str, name: str, taken: set[str]) -> str:
+    """Return a member's name as it is shown, and add it to those that are taken.
+
+    It lacks the parts of a path that lead out of the archive; several of one name are told apart.
+    """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     text = "".join(sign if sign.isprintable() else "\ufffd" for sign in "/".join(parts))
-    return f"{outer}/{text[-500:] or 'unnamed'}"
+    return distinct(f"{outer}/{text[-500:] or 'unnamed'}", taken)
 
 
 class Zip:
@@ -44,7 +47,7 @@ class Zip:
 
     def members(self) -> Iterator[Source | PageError]:
         """Yield the documents in it by name, and an error for each that may not be unpacked."""
-        total = 0
+        total, taken = 0, set[str]()
         with self._source.open() as file, self._archive(file) as archive:
             wanted = [info for info in archive.infolist() if not info.is_dir() and not _is_ignored(info.filename)]
             if len(wanted) > self._limits.max_members:
@@ -54,7 +57,7 @@ class Zip:
             self._open = archive
             try:
                 for info in sorted(wanted, key=lambda info: info.filename):
-                    name = member_name(self._source.name, info.filename)
+                    name = member_name(self._source.name, info.filename, taken)
                     total += info.file_size
                     try:
                         _check_size(name, info, self._limits)
@@ -105,11 +108,7 @@ class Zip:
                     raise _damaged(name) from error
             except (OSError, EOFError, ValueError) as error:
                 raise _damaged(name) from error
-        raise DocumentError(
-            f"{name} is locked and none of the {len(self._passwords)} given passwords opens it; give the right one "
-            "(passwords).",
-            code="password_required",
-        )
+        raise DocumentError(locked_words(name, len(self._passwords)), code="password_required")
 
 
 def copied(name: str, read: Callable[[int], bytes], stated: int) -> BinaryIO:

@@ -48,8 +48,9 @@ class Mail:
         if len(found) > self._source.limits.max_members:
             raise too_many_members(self._source.name, len(found), self._source.limits)
         try:
+            taken: set[str] = set()
             for index, given in enumerate(names):
-                name = member_name(self._source.name, given or f"attachment-{index + 1}")
+                name = member_name(self._source.name, given or f"attachment-{index + 1}", taken)
                 yield replace(self._source, name=name, opener=partial(self._member, index))
         finally:
             self._message = None  # parsed again for a later look at one attachment

@@ -16,7 +16,7 @@ from tessera.documents.ink import is_blank
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import Box, Page, Word
 from tessera.documents.rendering import KEPT, checked_side, turned, whole_or
-from tessera.documents.sources import Source
+from tessera.documents.sources import Source, locked_words
 from tessera.errors import DocumentError
 
 MAX_CHILDREN = 2
@@ -25,7 +25,6 @@ START_S = 30.0
 MAX_PASSWORDS = 100
 ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
 WORDS = {
-    "password_required": "is locked and none of the {passwords} given passwords opens it; give its own (passwords).",
     "unsupported": "is encrypted in a way that cannot be read here; save it without a password.",
     "damaged": "is damaged or cut short; print it to a new PDF, or send the whole file again.",
     "empty": "has no pages; check the program that wrote it.",
@@ -137,7 +136,7 @@ class _Readers:
     def _take(self, document: PdfDocument) -> _Reader:
         """Take the child that has this document open, else any, else a new one."""
         with self._lock:
-            self._idle.sort(key=lambda reader: reader.opened == document.digest)
+            self._idle.sort(key=lambda reader: reader.opened == (document.digest, document.passwords))
             reader = self._idle.pop() if self._idle else None
         if reader is not None and reader.process.poll() is None and reader.num_pages < MAX_PAGES_OF_CHILD:
             return reader
@@ -152,7 +151,7 @@ class _Readers:
 
 @dataclass
 class _Reader(children.Child):
-    opened: str | None = None
+    opened: tuple[str, tuple[str, ...]] | None = field(repr=False, default=None)  # a document with its passwords
     answer: dict[str, Any] = field(default_factory=dict)
     num_pages: int = 0
 
@@ -168,13 +167,13 @@ class _Reader(children.Child):
         return cls(child.process, child.channel)
 
     def open(self, document: PdfDocument) -> dict[str, Any]:
-        if self.opened != document.digest:
+        if self.opened != (document.digest, document.passwords):
             self.opened = None
             with document.source.open() as file:
                 question = {"ask": "open", "passwords": document.passwords[:MAX_PASSWORDS]}
                 self.answer, _ = self.ask(question, document.limits.page_seconds, file.fileno())
             if "code" not in self.answer:
-                self.opened = document.digest
+                self.opened = (document.digest, document.passwords)
         return self.answer
 
     def ask(self, question: dict[str, Any], seconds: float, file: int | None = None) -> tuple[dict[str, Any], int]:
@@ -185,9 +184,10 @@ class _Reader(children.Child):
 
 
 def _error(document: PdfDocument, code: str, number: int | None) -> DocumentError:
-    words = WORDS[code].format(passwords=len(document.passwords), seconds=document.limits.page_seconds)
     place = document.name if number is None else f"{document.name}, page {number},"
-    return DocumentError(f"{place} {words}", code=code)
+    if code == "password_required":
+        return DocumentError(locked_words(place, len(document.passwords)), code=code)
+    return DocumentError(f"{place} {WORDS[code].format(seconds=document.limits.page_seconds)}", code=code)
 
 
 _READERS = _Readers()

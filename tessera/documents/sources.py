@@ -54,6 +54,26 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
+def distinct(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, "a (2).pdf" for another "a.pdf", and add it to those that are."""
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or "/" in suffix:  # ".profile", or a dot in a folder's name
+        stem, dot, suffix = name, "", ""
+    new, number = name, 1
+    while new in taken:
+        number += 1
+        new = f"{stem} ({number}){dot}{suffix}"
+    taken.add(new)
+    return new
+
+
+def locked_words(name: str, tried: int) -> str:
+    """What is said of a document with a password that is not among those that were given."""
+    words = "no password was given" if not tried else "the given password does not open it"
+    words = f"none of the {tried} given passwords opens it" if tried > 1 else words
+    return f"{name} is locked and {words}; give its own (--password-file, or `passwords` in Python and the API)."
+
+
 def is_ignored(name: str) -> bool:
     """Tell the files of file managers, which nobody means."""
     return name.startswith(".") or name.lower() in IGNORED

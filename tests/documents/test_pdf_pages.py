@@ -201,11 +201,14 @@ def test_what_is_filled_into_a_form_is_drawn(tmp_path: Path) -> None:
 def test_passwords_are_tried_in_order_and_an_owners_alone_locks_nothing(tmp_path: Path) -> None:
     locked = pikepdf.Encryption(user="käse", owner="boss", R=6)
     path = written(tmp_path / "locked.pdf", pdf_bytes(text_at(50, 700, "secret"), save={"encryption": locked}))
-    for passwords in ((), ("wrong", "also wrong")):
+    told = {(): "no password was given", ("no",): "the given password does not", ("no", "nor"): "none of the 2 given"}
+    for passwords, words in told.items():
         error = failed(path, passwords=passwords)
         assert (error.code, error.number) == ("password_required", None)
-        assert str(len(passwords)) in error.message
+        assert words in error.message
+        assert "--password-file" in error.message
     assert only(path, passwords=("wrong", "käse")).text == "secret"
+    assert failed(path).code == "password_required", "a document that somebody opened is not open for all"
     assert only(path, passwords=("boss",)).text == "secret"
     owned = pikepdf.Encryption(user="", owner="boss", R=6, allow=pikepdf.Permissions(extract=False))
     assert (

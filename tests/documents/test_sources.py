@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -111,6 +112,17 @@ def test_members_are_read_by_name_and_nothing_is_written_to_their_names(tmp_path
     third = pages[3]
     assert isinstance(third, Page)
     assert (third.text, third.image(200).size) == ("three", (141, 200))  # unpacked again
+
+
+def test_members_of_one_name_are_documents_of_their_own(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+        warnings.simplefilter("ignore")  # of the zip's own writer, about the name that comes twice
+        for name in ("a.pdf", "a.pdf", "../a.pdf", "b.d/readme", "b.d/readme"):
+            archive.writestr(name, ONE)
+    path = written(tmp_path / "a.zip", file.getvalue())
+    found = list(dict.fromkeys(name.removeprefix(f"{path}/") for name, _ in rows(path)))
+    assert found == ["a.pdf", "a (2).pdf", "a (3).pdf", "b.d/readme", "b.d/readme (2)"]
 
 
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
