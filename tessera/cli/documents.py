@@ -14,15 +14,15 @@ from tessera.cli.batch_models import Answering, Endpoints, LocalModel
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
-from tessera.documents.api import budget_of
+from tessera.documents.api import budget_for, budget_of
 from tessera.documents.calibration import Calibration
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
 from tessera.documents.limits import PageLimits
-from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE
+from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE, Budget
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Snapshot, described
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import ModelNotFoundError, TesseraError, UsageError
 from tessera.shelf import BUNDLED
 
 
@@ -143,6 +143,22 @@ def _answering(job: Job) -> Answering:
     if job.model is None:
         job.note(NANO_NOTE)
     return LocalModel(job.model or BUNDLED, job.in_flight, job.settings)
+
+
+def stated_budget(job: Job) -> Budget:
+    """What the model takes that the job would open, from its config alone; for a server's, Pixtral 12B's."""
+    if job.endpoints:
+        return Budget()
+    from tessera.load import find_model
+    from tessera.weights.checkpoint import open_checkpoint
+
+    try:
+        folder = find_model(job.model or BUNDLED)
+    except ModelNotFoundError:
+        job.note(f"{job.model} is not on this machine, so its tokens are estimated as Pixtral 12B's")
+        return Budget()
+    config = open_checkpoint(folder, job.settings["mmproj"]).config
+    return budget_for(config.vision_encoder, config.max_seq_len)
 
 
 def planned(extraction: Extraction, readings: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tessera import __version__
-from tessera.cli.documents import Job, planned, worked
+from tessera.cli.documents import Job, planned, stated_budget, worked
 from tessera.cli.session import say
 from tessera.documents.extraction import Extraction
 from tessera.documents.journal import Journal
@@ -90,7 +90,8 @@ def _write_report(path: Path, extraction: Extraction, journal: Journal) -> None:
 
 
 def _show_plan(job: Job) -> None:
-    told = planned(Extraction(job.paths, job.preset, job.options()), job.preset.readings)
+    options = job.options(budget=stated_budget(job))
+    told = planned(Extraction(job.paths, job.preset, options), job.preset.readings)
     if job.as_json:
         print(json.dumps(told))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
-from tessera.cli.documents import Job, planned, worked
+from tessera.cli.documents import Job, planned, stated_budget, worked
 from tessera.cli.session import say
 from tessera.documents.extraction import Options
 from tessera.documents.transcripts import Transcription, check_out, write_transcripts
@@ -21,7 +21,7 @@ def run_transcribe(job: Job, *, from_image: bool) -> int:
         return Transcription(job.paths, job.preset, options, from_image=from_image)
 
     if job.dry_run:
-        told = planned(begin(job.options()), 1)
+        told = planned(begin(job.options(budget=stated_budget(job))), 1)
         print(json.dumps(told) if job.as_json else "\n".join(f"{name}: {count:,}" for name, count in told.items()))
         return 0
     with worked(job, begin) as (extraction, journal, _):

@@ -9,6 +9,8 @@ from typing import Any
 
 import openpyxl
 import pytest
+from PIL import Image as PILImage
+from PIL import ImageDraw
 from typer.testing import CliRunner
 
 from tessera.cli.app import app
@@ -74,6 +76,23 @@ def test_a_dry_run_counts_and_asks_nothing(run: Run, model: Scripted, tmp_path: 
     assert (told["documents"], told["pages"], told["blank pages"], told["requests"]) == (1, 2, 1, 1)
     assert not model.asked
     assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_dry_run_counts_tokens_as_the_model_that_is_named_cuts_images(run: Run, tmp_path: Path) -> None:
+    PILImage.new("RGB", (1600, 2000), "white").save(tmp_path / "a.png")
+    with PILImage.open(tmp_path / "a.png") as page:
+        ImageDraw.Draw(page).text((100, 100), "Total 5.00", "black", font_size=200)
+        page.save(tmp_path / "a.png")
+
+    def tokens(*words: str) -> int:
+        done = run("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--tiles", "off", "--dry-run", "--json", *words)
+        assert done.exit_code == 0, done.output
+        return int(json.loads(done.stdout)["prompt tokens, about"])
+
+    # Pixtral's 1,024 pixels by 16 a token: 64 rows of 52 tokens, each with its break. Nano takes 512 pixels: 32 of 26.
+    assert tokens("--endpoint", "http://127.0.0.1:9/v1") == 64 * 53
+    assert 0 < tokens("-m", "nano") <= 32 * 27
+    assert tokens("-m", "mistral-community/pixtral-absent") == 64 * 53
 
 
 def test_events_are_lines_of_json(run: Run, model: Scripted, tmp_path: Path) -> None:
