@@ -14,18 +14,23 @@ from tessera.documents.page import Page
 from tessera.documents.record import Field
 from tessera.documents.repeats import completed, parsed
 from tessera.documents.schemas import Schema
+from tessera.documents.spans import is_wrapped
 from tessera.documents.stored import field_object, field_of
 from tessera.documents.values import UnreadableError, typed
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply's value and fields; `problem` says what is wrong with the best reply that there was."""
+    """A reply's value and fields; `problem` says what is wrong with the best reply that there was.
+
+    `wrapped` says that there was more than JSON in it, such as a fence or words.
+    """
 
     pages: tuple[int, ...]
     value: Mapping[str, Any]
     fields: Mapping[str, Field]
     problem: str | None = None
+    wrapped: bool = False
     retried: int = 0
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
@@ -36,7 +41,8 @@ class Answer:
 
     def to_json(self) -> str:
         fields = [field_object(each) for each in self.fields.values()]
-        told = {"pages": self.pages, "value": self.value, "fields": fields, "problem": self.problem}
+        told: dict[str, Any] = {"pages": self.pages, "value": self.value, "fields": fields, "problem": self.problem}
+        told |= {"wrapped": True} if self.wrapped else {}
         counts = {"retried": self.retried, "seconds": round(self.seconds, 3), "usage": asdict(self.usage)}
         return storable(json.dumps(told | counts, ensure_ascii=False, separators=(",", ":")))
 
@@ -60,7 +66,7 @@ def answer_of(reply: Completion, pages: Sequence[Page], schema: Schema, judged: 
     value = value if isinstance(value, dict) else parsed(completed(reply.text))
     fields: dict[str, Field] = {}
     shaped = _shaped(schema.wire, value, "", (schema, judged, fields))
-    return Answer(numbers, shaped, fields)
+    return Answer(numbers, shaped, fields, wrapped=is_wrapped(reply.text))
 
 
 def unfenced(text: str) -> str:

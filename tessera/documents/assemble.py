@@ -22,6 +22,8 @@ PROBLEMS = {
     "shape": "the reply lacked parts of the schema",
 }
 
+WRAPPED = "the reply had a fence or words around its JSON"
+
 
 def assemble(unit: Unit, results: Sequence[str | None], preset: Preset) -> Record:
     """Make the record of a unit from its items' results, window by window and reading by reading."""
@@ -40,6 +42,7 @@ def assemble(unit: Unit, results: Sequence[str | None], preset: Preset) -> Recor
     checks = [PROBLEMS[each.problem] + f" (pages {_span(each.pages)})" for each in good if each.problem]
     checks += [f"page {each.number}: {each.message}" for each in unit.errors]
     checks += [f"pages {_span(each.get('pages') or [0])}: {each['message']}" for each in errors]
+    notes = [WRAPPED + f" (pages {_span(each.pages)})" for each in good if each.wrapped]
     failures = run_checks(preset.checks, whole.value, preset.schema)
     fields = dict(whole.fields)
     for failure in failures:
@@ -54,6 +57,7 @@ def assemble(unit: Unit, results: Sequence[str | None], preset: Preset) -> Recor
         whole.value,
         fields,
         checks=tuple(dict.fromkeys(said)),
+        notes=tuple(dict.fromkeys(notes)),
         review=bool(said) or any(each.review for each in fields.values()),
         retried=sum(each.retried for each in good),
         seconds=sum(each.seconds for each in good),
@@ -70,7 +74,8 @@ def _failed(unit: Unit, errors: Sequence[Mapping[str, Any]]) -> Record:
     elif unit.errors:
         code, message = unit.errors[0].code, unit.errors[0].message
     else:
-        code, message = "blank", f"{unit.document} has nothing on its {len(unit.blank)} pages."
+        where = "its only page" if len(unit.blank) == 1 else f"any of its {len(unit.blank)} pages"
+        code, message = "blank", f"{unit.document} has nothing on {where}."
     return Record(unit.document, unit.pages, None, error=code, message=message, review=True)
 
 

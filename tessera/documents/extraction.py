@@ -21,6 +21,7 @@ from tessera.documents.answers import Answer, answer_of
 from tessera.documents.assemble import assemble
 from tessera.documents.calibration import Calibration
 from tessera.documents.evidence import judge
+from tessera.documents.headings import read_headings
 from tessera.documents.journal import Counts, Item, Journal
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import Page, PageError
@@ -28,7 +29,7 @@ from tessera.documents.plan import Asked, Budget, Unit
 from tessera.documents.pointing import Locator
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
-from tessera.documents.reader import Reader
+from tessera.documents.reader import Passwords, Reader
 from tessera.documents.record import Field, Record
 from tessera.documents.rendering import MAX_SIDE
 from tessera.documents.repeats import problem_of
@@ -47,7 +48,7 @@ class Options:
     """How documents are read and asked about, beside the preset."""
 
     pages: str | None = None  # "1-5,8": of every document
-    passwords: tuple[str, ...] = ()
+    passwords: Passwords = field(default=(), repr=False)  # of all documents, or of each path its own
     tiles: str | None = None  # auto, off or 2x2; None: what the preset says
     max_image_side: int | None = None  # pixels along a page's longer edge, at most; None: what the preset says
     detect_rotation: bool | None = None  # ask the model which way is up; None: what the preset says
@@ -81,6 +82,7 @@ class Extraction:
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
         self._dead_ends: Counter[str] = Counter()  # of the items in hand, as is the next
         self._asked: dict[str, Asked] = {}
+        self._read_headings: dict[tuple[str, int], Sequence[str]] = {}
 
     def identity(self, model: str) -> dict[str, str]:
         """What results depend on, for the journal; `model` identifies the model."""
@@ -109,7 +111,12 @@ class Extraction:
                 for number, window in enumerate(unit.windows):
                     keys = [unit.keys[position] for position in window]
                     for reading in range(self.preset.readings):
-                        payload = json.dumps({"pages": keys, "reading": reading}, ensure_ascii=False)
+                        told: dict[str, Any] = {"pages": keys, "reading": reading}
+                        if headings := unit.headings[number]:
+                            told["headings"] = headings
+                        elif number and self.preset.schema.lists and self.preset.images == 1:
+                            told["first"] = unit.keys[0]
+                        payload = json.dumps(told, ensure_ascii=False)
                         yield item_id(unit, number, reading), payload
 
     def needs_model(self, page: Page) -> bool:
@@ -124,7 +131,10 @@ class Extraction:
                 raise DocumentError(f"{page.document} has changed since it was planned; run it again.", code="changed")
         turns = [self._turn(page) for page in pages]
         options = self.options
-        self._asked[item.id] = plan.asked(pages, self.preset, self.budget, tiles=options.tiles, turns=turns)
+        self._asked[item.id] = plan.asked(
+            pages, self.preset, self.budget, tiles=options.tiles, turns=turns,
+            headings=self._headings(item),
+        )  # fmt: skip
         return self._question(item, 0)
 
     def _question(self, item: Item, attempt: int) -> tuple[Conversation, SamplingParams]:
@@ -136,6 +146,18 @@ class Extraction:
         wanted = self.options.detect_rotation
         wanted = self.preset.detect_rotation if wanted is None else wanted
         return detect_turn(self.model, page) if wanted and not page.words and self.model is not None else 0
+
+    def _headings(self, item: Item) -> Sequence[str]:
+        """The columns of a table before a window: from a text layer, else asked once about a document's first page."""
+        told = json.loads(item.payload)
+        if "first" not in told or self.model is None or not self.budget.instructions:
+            return tuple(told.get("headings", ()))
+        key = (str(told["first"][0]), int(told["first"][1]))
+        if key not in self._read_headings:
+            (page,) = self.reader.pages([key])
+            found = () if page.words else read_headings(self.model, page, plan.page_side(page, self.budget))
+            self._read_headings = {key: found}  # of the document in hand
+        return self._read_headings[key]
 
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
         """Keep a reply, ask again, or make the error the item's result."""

@@ -14,6 +14,7 @@ LEAST_WORDS, MAX_BROKEN = 5, 0.03  # of a text layer that is used; the share of 
 CELL_GAP, PARAGRAPH_GAP = 1.2, 0.9  # in line heights, between two cells of a row, and two paragraphs
 HEADINGS = ((1.7, "# "), (1.4, "## "), (1.2, "### "))  # by the size of type against the page's usual one
 HEADING_WORDS, TABLE_ROWS = 14, 3
+MAX_COLUMNS, MAX_CELL = 20, 60  # of headings that are told on; characters
 
 
 def has_good_text(page: Page) -> bool:
@@ -27,6 +28,15 @@ def has_good_text(page: Page) -> bool:
     broken = sum(unicodedata.category(sign) in ("Co", "Cn", "Cc", "Cs") or sign == "\ufffd" for sign in text)
     readable = sum(sign.isalnum() for sign in text)
     return broken <= MAX_BROKEN * len(text) and readable >= 0.4 * len(text)
+
+
+def table_headings(page: Page) -> tuple[str, ...]:
+    """The headings of the last table in a page's text layer that has any: a row above others, without numbers."""
+    for is_table, run in reversed(_runs(_lines(page)) if page.words else []):
+        cells = run[0].cells
+        if is_table and len(cells) <= MAX_COLUMNS and not any(sign.isdigit() for sign in run[0].text):
+            return tuple(cell[:MAX_CELL] for cell in cells)
+    return ()
 
 
 @dataclass(frozen=True)

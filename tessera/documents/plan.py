@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tessera.documents.markdown import table_headings
 from tessera.documents.page import Box, Page, PageError
 from tessera.documents.presets import Preset
 from tessera.documents.tiles import legible_side, needs_tiles, printed_box, share_of, small_type, tile_boxes
@@ -23,6 +24,7 @@ WHOLE, WINDOW, OVERLAP = 8, 4, 1  # pages
 REPLY_TOKENS, REPLY_TOKENS_PER_PAGE = 512, 1536
 TEMPERATURES = (0.1, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)  # of retries, as olmOCR raises them
 CHARS_PER_TOKEN = 3  # of instructions, for estimates
+CARRIED = "If a table goes on here from the pages before, without headings, its columns are: {columns}.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Unit:
     document: str
     keys: tuple[tuple[str, int], ...]  # (document, number)
     windows: tuple[tuple[int, ...], ...]  # positions in `keys`
+    headings: tuple[tuple[str, ...], ...] = ()  # of each window: the columns of the table before it, if they are known
     tokens: int = 0
     blank: tuple[tuple[str, int], ...] = ()
     errors: tuple[PageError, ...] = ()
@@ -84,6 +87,7 @@ class _Seen:
     def __init__(self, page: Page, preset: Preset, budget: Budget, tiles: str | None) -> None:
         self.document, self.number, self.digest, self.blank = page.document, page.number, page.digest, page.blank
         self.tokens = 0 if page.blank else page_tokens(page, tiles or preset.tiles, budget)
+        self.headings = table_headings(page) if preset.schema.lists and budget.instructions else ()
 
 
 def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | None) -> Unit:
@@ -94,6 +98,7 @@ def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | Non
     digests = list(dict.fromkeys(each.digest or "" for each in group))
     document = " + ".join(names)
     missing = preset.images - len(group)
+    divided = windows([each.tokens for each in shown], preset, budget)
     if preset.images > 1 and missing > 0:
         text = f"the preset {preset.name} compares {preset.images} images, and {missing} is missing after {names[-1]}."
         errors = (*errors, PageError(document, None, "image_missing", text))
@@ -101,11 +106,17 @@ def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | Non
         id="+".join(f"{digest[:16]}:{name}" for digest, name in zip(digests + [""] * len(names), names, strict=False)),
         document=document,
         keys=tuple((each.document, each.number) for each in shown),
-        windows=windows([each.tokens for each in shown], preset, budget),
+        windows=divided,
+        headings=tuple(_headings_before(shown, window[0]) for window in divided),
         tokens=sum(each.tokens for each in shown),
         blank=tuple((each.document, each.number) for each in seen if each.blank),
         errors=errors,
     )
+
+
+def _headings_before(shown: Sequence[_Seen], first: int) -> tuple[str, ...]:
+    """The columns of the last table that has headings before a window."""
+    return next((page.headings for page in reversed(shown[:first]) if page.headings), ())
 
 
 def windows(tokens: Sequence[int], preset: Preset, budget: Budget) -> tuple[tuple[int, ...], ...]:
@@ -176,11 +187,13 @@ class Asked:
 
 
 def asked(
-    pages: Sequence[Page], preset: Preset, budget: Budget, *, tiles: str | None = None, turns: Sequence[int] = ()
-) -> Asked:
+    pages: Sequence[Page], preset: Preset, budget: Budget, *, tiles: str | None = None, turns: Sequence[int] = (),
+    headings: Sequence[str] = (),
+) -> Asked:  # fmt: skip
     """Show a window: instructions, each page and then its tiles, and the closing line.
 
-    `turns` are degrees clockwise by which the pages are turned further.
+    `turns` are degrees clockwise by which the pages are turned further. `headings` are the columns of a table that
+    may go on from the pages before. They come after the images, so that all windows of a run share the beginning.
     """
     images: list[Image] = []
     regions: list[Box] = []
@@ -188,7 +201,8 @@ def asked(
         for part, side in views(page, tiles or preset.tiles, budget, turn):
             images.append(Image(page.image(side, crop=part, rotation=turn)))
             regions.append(part or Box(page.number, 0.0, 0.0, 1.0, 1.0))
-    question = Message("user", (*images, preset.question))
+    told = CARRIED.format(columns=" | ".join(headings)) if headings else ""
+    question = Message("user", (*images, told + preset.question))
     messages = [Message("system", (instructions(preset),)), question] if budget.instructions else [question]
     return Asked(tuple(pages), tuple(messages), () if any(turns) else tuple(regions))
 

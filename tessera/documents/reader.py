@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tessera.documents.limits import PageLimits
@@ -13,16 +13,18 @@ from tessera.errors import DocumentError
 
 KEPT = 64  # pages behind the one that was read last
 
+Passwords = Sequence[str] | Mapping[str, Sequence[str]]  # tried in order on every document, or on those of each path
+
 
 class Reader:
     """Reads the documents at `paths` from the front, and again from the document itself for a page that is past."""
 
     def __init__(
-        self, paths: Sequence[str | Path], pages: str | None, passwords: Sequence[str], limits: PageLimits,
+        self, paths: Sequence[str | Path], pages: str | None, passwords: Passwords, limits: PageLimits,
         skip: Collection[Path] = (),
     ) -> None:  # fmt: skip
         self._paths = [str(path) for path in paths]
-        self._pages, self._passwords, self._limits, self._skip = pages, tuple(passwords), limits, tuple(skip)
+        self._pages, self._passwords, self._limits, self._skip = pages, passwords, limits, tuple(skip)
         self._ahead: Iterator[Page | PageError] | None = None
         self._kept: OrderedDict[tuple[str, int], Page] = OrderedDict()
 
@@ -31,7 +33,13 @@ class Reader:
         yield from self._read(self._paths, self._pages)
 
     def _read(self, paths: Sequence[str], pages: str | None) -> Iterator[Page | PageError]:
-        return read_pages(paths, pages=pages, passwords=self._passwords, limits=self._limits, skip=self._skip)
+        given = self._passwords
+        if not isinstance(given, Mapping):
+            yield from read_pages(paths, pages=pages, passwords=given, limits=self._limits, skip=self._skip)
+            return
+        for path in paths:
+            own = given.get(path, ())
+            yield from read_pages([path], pages=pages, passwords=own, limits=self._limits, skip=self._skip)
 
     def pages(self, keys: Sequence[tuple[str, int]]) -> list[Page]:
         """Return the pages of these documents and numbers; raises DocumentError for one that has gone."""

@@ -43,6 +43,7 @@ class Record:
     value: Mapping[str, Any] | None
     fields: Mapping[str, Field] = field(default_factory=dict)
     checks: tuple[str, ...] = ()  # failed checks of the whole record
+    notes: tuple[str, ...] = ()  # what is worth knowing and asks for no look
     review: bool = False
     error: str | None = None
     message: str | None = None

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from tessera.chat import Completion
+from tessera.documents.spans import find_json
 
 MIN_REPEATS, MIN_CHARS = 6, 60  # of one unit in a row, and the characters that they fill
 LONGEST_UNIT = 400
@@ -78,14 +79,17 @@ def loops(text: str, *, plain: bool) -> bool:
 
 
 def parsed(text: str) -> Any:
+    """Return the JSON in a text (`find_json`), or None."""
+    start, end = find_json(text)
     try:
-        return json.loads(text)
+        return json.loads(text[start:end])
     except (ValueError, RecursionError):
         return None
 
 
 def completed(text: str) -> str:
     """Close JSON that was cut, after its last whole value; "{}" if there is none."""
+    text = text[slice(*find_json(text))]
     closers: list[str] = []
     cuts: deque[str] = deque(maxlen=MAX_CUTS)  # the latest places after which the text may be closed
     in_string = escaped = False

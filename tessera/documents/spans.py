@@ -15,8 +15,10 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 MAX_DEPTH = 64
+MAX_OPENINGS = 64  # braces in a reply at which its object is looked for
 MAX_LEAVES = 100_000
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+LIST = re.compile(r'\[\s*(?:[\[\]{"\d-]|true|false|null|$)')  # and not a word in brackets
 SPACE = re.compile(r"[ \t\n\r]*")
 NUMBER_ENDS = tuple(",]} \t\n\r")
 WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
@@ -47,10 +49,47 @@ class _BrokenError(Exception):
     """The JSON ends too early, or is not JSON from here on."""
 
 
+def find_json(text: str) -> tuple[int, int]:
+    """Return where a reply's JSON begins and ends: all of a reply in a forced form, else the longest object in it.
+
+    Models behind endpoints that force nothing put a fence around it, and words before and after. What was cut goes to
+    the text's end; a text without an opening brace is returned whole.
+    """
+    start = len(text) - len(text.lstrip())
+    if text[start : start + 1] == "{" or LIST.match(text, start):
+        try:
+            return start, json.JSONDecoder().raw_decode(text, start)[1]
+        except (ValueError, RecursionError):
+            return start, len(text)
+    best, place, first = (0, 0), text.find("{"), None
+    for _ in range(MAX_OPENINGS):
+        if place < 0:
+            break
+        try:
+            end = json.JSONDecoder().raw_decode(text, place)[1]
+        except (ValueError, RecursionError):
+            if first is None and re.match(r'\{\s*"', text[place : place + 200]):
+                first = place
+            place = text.find("{", place + 1)
+            continue
+        best = max(best, (end - place, place))
+        place = text.find("{", end)
+    length, place = best
+    if first is not None and (not length or first < place):  # an object inside one that was cut is not the reply
+        return first, len(text)
+    return (place, place + length) if length else (0, len(text))
+
+
+def is_wrapped(text: str) -> bool:
+    """Return True if a reply has more than spaces around its JSON."""
+    start, end = find_json(text)
+    return bool(text[:start].strip() or text[end:].strip())
+
+
 def find_leaves(text: str) -> Leaves:
-    """Find the leaves of the first JSON object or list in a text."""
+    """Find the leaves of the JSON in a text (`find_json`)."""
     found: dict[str, Leaf] = {}
-    opening = re.search(r"[{\[]", text)
+    opening = re.compile(r"[{\[]").search(text, find_json(text)[0])
     if opening is None:
         return Leaves({}, False)
     reader = _Reader(text)

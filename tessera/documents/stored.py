@@ -42,6 +42,7 @@ def record_object(record: Record) -> dict[str, Any]:
         "value": record.value,
         "fields": {path: field_object(field) for path, field in record.fields.items()},
         "checks": list(record.checks),
+        "notes": list(record.notes),
         "review": record.review,
         "error": record.error,
         "message": record.message,
@@ -60,5 +61,5 @@ def lasting_object(record: Record) -> dict[str, Any]:
 
 def record_of(given: Mapping[str, Any]) -> Record:
     fields = {path: field_of(each) for path, each in given["fields"].items()}
-    tuples = {name: tuple(given[name]) for name in ("pages", "checks")}
+    tuples = {name: tuple(given.get(name, ())) for name in ("pages", "checks", "notes")}
     return Record(**{**given, **tuples, "fields": fields, "usage": Usage(**given["usage"])})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pikepdf
 import pytest
 
 from tessera.documents import extract
@@ -16,6 +18,7 @@ from tessera.documents.plan import Budget, windows
 from tessera.documents.presets import Preset, open_preset
 from tessera.errors import DeadEndError, GrammarError, ReplyError, UsageError
 from tests.documents.fakes import Scripted, completion, draw
+from tests.documents.files import pdf_bytes, text_at
 
 WIDTH = len(EVIDENCE)
 BUDGET = Budget(context_tokens=100_000)
@@ -49,6 +52,19 @@ def test_a_page_becomes_a_typed_record_with_evidence(tmp_path: Path) -> None:
     assert (params.temperature, params.logprobs) == (0.0, 0)
 
 
+def test_a_fence_and_words_around_the_json_are_passed_over_and_noted(tmp_path: Path) -> None:
+    said = f"Sure! Here is {{the}} record:\n```json\n{json.dumps(SAID, indent=1)}\n```\nAnything else?"
+    model = Scripted(lambda images, params: completion(said, probability=-0.1))
+    (record,) = records(draw(tmp_path / "a.png", "Acme"), model)
+    assert len(model.asked) == 1, "nothing is wrong with it, so it is not asked again"
+    assert record.value == {"vendor": "Acme", "total": 1234.5, "items": [{"name": "Tea"}]}
+    assert record.fields["vendor"].score == pytest.approx(math.exp(-0.1 * len('Acme"'))), "of the value's own tokens"
+    assert record.notes == ("the reply had a fence or words around its JSON (pages 1)",)
+    assert record.checks == ()
+    plain = Scripted(lambda images, params: SAID)
+    assert records(draw(tmp_path / "b.png", "Acme"), plain)[0].notes == ()
+
+
 def test_null_blank_and_unreadable_are_told_apart(tmp_path: Path) -> None:
     model = Scripted(lambda images, params: {"vendor": "", "total": "see below", "items": []})
     (record,) = records(draw(tmp_path / "a.png", "Acme"), model)
@@ -65,7 +81,20 @@ def test_blank_pages_never_reach_the_model_and_a_blank_document_is_a_row(tmp_pat
     by_name = {Path(each.document).name: each for each in (first, second)}
     assert by_name["a.tif"].pages == (1, 3)
     assert by_name["b.png"].error == "blank"
+    assert by_name["b.png"].message == f"{tmp_path / 'b.png'} has nothing on its only page."
     assert len(model.asked) == 1
+
+
+def test_each_file_has_passwords_of_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        locked = pikepdf.Encryption(user=f"open {name}", owner="boss", R=6)
+        (tmp_path / f"{name}.pdf").write_bytes(pdf_bytes(text_at(50, 700, name), save={"encryption": locked}))
+    paths = [tmp_path / "a.pdf", tmp_path / "b.pdf"]
+    passwords = {str(paths[0]): ("open a",), str(paths[1]): ("open a",)}
+    found = records(paths, Scripted(lambda *_: SAID), passwords=passwords)
+    errors = {Path(each.document).name: each.error for each in found}
+    assert errors == {"a.pdf": None, "b.pdf": "password_required"}
+    assert "open a" not in repr(Options(passwords=passwords))
 
 
 def test_a_bad_file_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -87,9 +116,50 @@ def test_a_long_document_is_read_in_windows_that_share_a_page(tmp_path: Path) ->
 
     model = Scripted(answer)
     (record,) = records(draw(tmp_path / "a.tif", *"abcdefghij"), model)
-    assert len(model.asked) == 3
+    assert len(model.asked) == 4, "three windows, and once the headings of the first page's table"
     assert record.pages == tuple(range(1, 11))
     assert record.value["vendor"] == "Acme"
+
+
+COLUMNS, XS = ("Name", "Count", "Price each"), (60, 260, 420)
+
+
+def table_page(first: int, *, header: bool) -> str:
+    rows = [COLUMNS] if header else []
+    rows += [(f"Part {first + number}", str(number), f"{number}.50") for number in range(5)]
+    return "".join(
+        text_at(x, 760 - 30 * line, cell) for line, row in enumerate(rows) for x, cell in zip(XS, row, strict=True)
+    )
+
+
+def carried(model: Scripted) -> list[bool]:
+    """Whether each question about the schema names the columns of an earlier page."""
+    return [
+        "its columns are: Name | Count | Price each." in messages[-1].content[-1]
+        for messages, params in model.asked
+        if "vendor" in params.grammar.source
+    ]
+
+
+def test_a_tables_headings_go_along_to_the_windows_that_lack_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(pdf_bytes(*(table_page(10 * number, header=number == 0) for number in range(10))))
+    model = Scripted(lambda images, params: SAID)
+    records(path, model)
+    assert carried(model) == [False, True, True]
+    small = Scripted(lambda images, params: SAID)
+    list(extract(path, SCHEMA, small, budget=Budget(context_tokens=100_000, instructions=False)))
+    assert carried(small) == [False, False, False], "a model of questions alone is told nothing else"
+
+
+def test_headings_of_a_scan_are_asked_of_its_first_page_once(tmp_path: Path) -> None:
+    def answer(images: list[Any], params: Any) -> Any:
+        return {"columns": list(COLUMNS)} if "columns" in params.grammar.source else SAID
+
+    model = Scripted(answer)
+    records(draw(tmp_path / "a.tif", *"abcdefghij"), model)
+    assert carried(model) == [False, True, True]
+    assert len(model.asked) == 4
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.documents.spans import child_path, find_leaves, group_of, item_path, kind_of, name_of
+from tessera.documents.spans import (
+    child_path,
+    find_json,
+    find_leaves,
+    group_of,
+    is_wrapped,
+    item_path,
+    kind_of,
+    name_of,
+)
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
@@ -55,6 +64,24 @@ def test_text_around_the_json_is_passed_over() -> None:
     text = 'Here it is:\n```json\n{"total": "9.50"}\n```'
     leaf = find_leaves(text).by_path["total"]
     assert (text[leaf.start : leaf.end], leaf.value) == ("9.50", "9.50")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('```json\n{"total": 5}\n```', '{"total": 5}'),
+        ('[Note] The set {a, b} is empty. {"total": {"net": 5}} I hope {this} helps!', '{"total": {"net": 5}}'),
+        ('For example {"a": 1}. So:\n{"total": 5, "tax": 1}', '{"total": 5, "tax": 1}'),
+        ('Here: {"items": [{"name": "Tea"}, {"na', '{"items": [{"name": "Tea"}, {"na'),
+        (' {"total": 5} ', '{"total": 5}'),
+        ("[1, 2] then", "[1, 2]"),
+        ("nothing", "nothing"),
+    ],
+    ids=["fence", "braces in words", "the longest", "cut", "alone", "list", "none"],
+)
+def test_a_replys_object_is_found_in_its_fence_and_among_words(text: str, found: str) -> None:
+    assert text[slice(*find_json(text))] == found
+    assert is_wrapped(text) == (text.strip() != found)
 
 
 def test_of_equal_keys_the_last_counts_with_all_that_is_in_it() -> None:
