@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from tessera.documents.journal import Counts, Journal
@@ -129,7 +130,8 @@ class BatchRun:
             if job.endpoint == OCR:
                 self._read(journal, OcrLines(batches.ocr, source, rows, job.tenant), self._model)
             else:
-                work = LineJob(source, rows, batches.settings.max_completions)
+                with_pages = partial(batches.ocr.with_pages, tenant=job.tenant)
+                work = LineJob(source, rows, batches.settings.max_completions, with_pages)
                 with closing(work):
                     run(journal, self._model, work.ask, work.accept, progress=lambda told: self._told(told.counts))
         except JobStoppedError:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tessera.server.body import MAX_JSON_VALUES
 from tessera.server.file_table import LEAST_AGE_S, MOST_AGE_S
-from tessera.server.schemas import JsonObject, ModelName, Name, Part, Request, _counted
+from tessera.server.schemas import JsonObject, ModelName, Name, Part, Request, counted
 
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # OpenAI's limits
 MAX_HOURS = 168
@@ -17,7 +17,7 @@ MAX_INPUTS = 64
 FileId = Annotated[str, Field(min_length=1, max_length=64)]
 Key = Annotated[str, Field(max_length=MAX_KEY)]
 Value = Annotated[str, Field(max_length=MAX_VALUE)]
-Metadata = Annotated[dict[Key, Value], _counted(MAX_METADATA), Field(max_length=MAX_METADATA)]
+Metadata = Annotated[dict[Key, Value], counted(MAX_METADATA), Field(max_length=MAX_METADATA)]
 
 
 class ExpiresAfter(Part):

@@ -5,12 +5,14 @@ Only here do `/v1/ocr` and its batches differ from files on one's own machine.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,10 +21,13 @@ from tessera.documents.api import budget_for
 from tessera.documents.journal import Item
 from tessera.documents.kinds import kind_of
 from tessera.documents.limits import PageLimits
+from tessera.documents.plan import Budget
 from tessera.documents.runner import Done
-from tessera.errors import DocumentError, TesseraError
+from tessera.errors import DocumentError, EngineBusyError, TesseraError
 from tessera.fetch import Stop
+from tessera.messages import Message
 from tessera.server.backend import Backend
+from tessera.server.document_parts import PageReader
 from tessera.server.errors import BadRequestError
 from tessera.server.files import FileStore
 from tessera.server.handlers import check_model
@@ -37,7 +42,33 @@ from tessera.server.validation_words import describe_mistake
 from tessera.sources import ImageLimits, is_data_url, is_url, read
 
 OCR = "/v1/ocr"
+MAX_READING = 8  # documents at once
 FIELDS = {"document_url": "document_url", "image_url": "image_url", "file": "file_id"}  # of a document, by its type
+Result = TypeVar("Result")
+
+
+class DocumentThreads:
+    """Threads in which documents are read that a client waits for, MAX_READING at once; used in the event loop."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_READING, thread_name_prefix="tessera-documents")
+        self._reading = 0
+
+    def start(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Begin work in a thread; raises EngineBusyError if all are taken."""
+        if self._reading >= MAX_READING:
+            raise EngineBusyError(
+                f"{self._reading} documents are being read (at most {MAX_READING}); send it again later."
+            )
+        self._reading += 1
+        started = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        started.add_done_callback(self._ended)
+        return started
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._reading -= 1
+        if not work.cancelled():
+            work.exception()  # whoever asked may have left
 
 
 @dataclass(frozen=True)
@@ -48,45 +79,50 @@ class OcrService:
     backend: Backend
     settings: Settings
     names: tuple[str, ...]
+    threads: DocumentThreads = field(default_factory=DocumentThreads)
 
     def answer(self, body: OcrRequest, tenant: str, model: ChatModel, stop: Stop | None = None) -> dict[str, Any]:
         """Read the document and return the response; raises TesseraError."""
         body.check_extra_fields()
         check_model(body.model, self.names)
         check(body)
-        budget = budget_for(self.backend.vision, self.backend.config.max_model_len)
-        limits = PageLimits(
-            max_pages=self.settings.max_ocr_pages, max_bytes=self.settings.max_ocr_bytes,
-            max_pixels=self.settings.max_image_pixels,
-        )  # fmt: skip
-        reader = OcrReader(model, budget, limits, self.settings.limit_mm_per_prompt)
-        with self._given(body.document, tenant, stop) as given:
+        reader = OcrReader(model, self._budget, self._page_limits, self.settings.limit_mm_per_prompt)
+        with self.opened(body.document, tenant, stop) as given:
             with given.path.open("rb") as file:
                 kind = kind_of(file)
             if kind in ("zip", "mail"):
                 raise DocumentError(f"{given.name} holds several documents; send each one alone.", code="unsupported")
             return reader.answer(body, given, self.names[0])
 
+    def with_pages(self, messages: Sequence[Message], tenant: str, stop: Stop | None = None) -> list[Message]:
+        """A chat's messages with the pages of its documents as images; raises TesseraError that names the part."""
+        reader = PageReader(
+            lambda document: self.opened(document, tenant, stop), self._budget, self._page_limits,
+            self.settings.limit_mm_per_prompt,
+        )  # fmt: skip
+        return reader.with_pages(messages)
+
     @contextmanager
-    def _given(self, document: Document, tenant: str, stop: Stop | None) -> Iterator[Given]:
-        field = FIELDS[document.type]
+    def opened(self, document: Document, tenant: str, stop: Stop | None) -> Iterator[Given]:
+        """Bring a document to the disk for a time: a key's file as it is, another to a file of its own."""
+        source_field = FIELDS[document.type]
         for name in ("document_url", "image_url", "file_id"):
-            if name != field and getattr(document, name) is not None:
+            if name != source_field and getattr(document, name) is not None:
                 raise BadRequestError(f"document.{name} cannot be combined with the type {document.type}.",
                                       param=f"document.{name}")  # fmt: skip
-        source = getattr(document, field)
+        source = getattr(document, source_field)
         source = source.url if isinstance(source, ImageUrl) else source
         if not source:
-            raise BadRequestError(f"document.{field} is required with the type {document.type}.",
-                                  param=f"document.{field}")  # fmt: skip
+            raise BadRequestError(f"document.{source_field} is required with the type {document.type}.",
+                                  param=f"document.{source_field}")  # fmt: skip
         if document.type == "file":
             row = self.store.get(source, tenant)
             yield Given(self.store.path(row.id), row.name, row.size)
             return
         if not (is_data_url(source) or is_url(source)):
             raise BadRequestError(
-                f"document.{field} must be an http(s) URL or a data URL; upload the file for anything else.",
-                param=f"document.{field}",
+                f"document.{source_field} must be an http(s) URL or a data URL; upload the file for anything else.",
+                param=f"document.{source_field}",
             )
         name, data = read(source, self._limits, stop)
         name = (document.document_name or "").rpartition("/")[2] or ("the document" if is_data_url(source) else name)
@@ -94,6 +130,17 @@ class OcrService:
             file.write(data)
             file.flush()
             yield Given(Path(file.name), name, len(data))
+
+    @property
+    def _budget(self) -> Budget:
+        return budget_for(self.backend.vision, self.backend.config.max_model_len)
+
+    @property
+    def _page_limits(self) -> PageLimits:
+        return PageLimits(
+            max_pages=self.settings.max_ocr_pages, max_bytes=self.settings.max_ocr_bytes,
+            max_pixels=self.settings.max_image_pixels,
+        )  # fmt: skip
 
     @property
     def _limits(self) -> ImageLimits:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
@@ -18,10 +19,12 @@ from starlette.responses import Response
 
 from tessera.chat import Completion, Delta, Timings, Tools, Usage
 from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
+from tessera.fetch import Stop
 from tessera.messages import Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend
+from tessera.server.document_parts import documents_in
 from tessera.server.errors import BadRequestError, error_object, unexpected_error
 from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.files import FileStore
@@ -74,6 +77,17 @@ class Handlers:
         except UsageError:
             return False
         return True
+
+    async def with_pages(self, messages: list[Message], request: Request) -> list[Message]:
+        """Messages with the pages of the documents in them, read in a thread; the key's own files only."""
+        if not documents_in(messages):
+            return messages
+        stop = Stop()
+        work = self.ocr.threads.start(partial(self.ocr.with_pages, messages, str(request.state.tenant), stop))
+        try:
+            return await unless_left(request, asyncio.shield(work))
+        finally:
+            stop.set()
 
     async def start_chat(
         self,

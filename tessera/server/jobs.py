@@ -10,8 +10,8 @@ import hashlib
 import json
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,9 @@ from tessera.documents.journal import DuplicateError, Item, Journal
 from tessera.documents.runner import Again, Done
 from tessera.errors import TesseraError, UsageError, shown
 from tessera.machine import disk_room, written_whole
+from tessera.messages import Message
 from tessera.sampling import SamplingParams
+from tessera.server.document_parts import without_documents
 from tessera.server.lines import MAX_LINE_BYTES, Line, LineError, Question, Rows, question_of, read_line
 
 MAX_COMPLETIONS = 8  # the most `n` of a line, as the server's default
@@ -82,15 +84,19 @@ class _Open:
 class LineJob:
     """What a runner needs to answer lines: `ask` and `accept`."""
 
-    def __init__(self, path: Path, rows: Rows, max_completions: int = MAX_COMPLETIONS) -> None:
-        self._path, self._rows, self._max_completions = path, rows, max_completions
+    def __init__(
+        self, path: Path, rows: Rows, max_completions: int = MAX_COMPLETIONS,
+        with_pages: Callable[[Sequence[Message]], list[Message]] = without_documents,
+    ) -> None:  # fmt: skip
+        self._path, self._rows, self._max_completions, self._with_pages = path, rows, max_completions, with_pages
         self._file: BinaryIO | None = None
         self._open: dict[str, _Open] = {}
 
     def ask(self, item: Item) -> tuple[Conversation, SamplingParams, Tools]:
         """The line's first question; raises TesseraError for one that no route would answer."""
         asked = self._open[item.id] = _Open(read_line(self._data(item), number_of(item.payload)))
-        asked.question = question_of(asked.line, self._rows.names, self._max_completions)
+        question = question_of(asked.line, self._rows.names, self._max_completions)
+        asked.question = replace(question, messages=self._with_pages(question.messages))
         return asked.question.messages, asked.question.params[0], asked.question.tools
 
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:

@@ -144,7 +144,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 _logged: set[str] = set()
 
 
-def _counted(limit: int) -> BeforeValidator:
+def counted(limit: int) -> BeforeValidator:
     """Refuse a mapping with too many entries before reading any of them."""
 
     def check(value: Any) -> Any:
@@ -171,8 +171,8 @@ Name = Annotated[str, Field(max_length=MAX_NAME)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
-JsonObject = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)]
-JsonSchema = Annotated[dict[Name, Any], _counted(MAX_KEYS), Field(max_length=MAX_KEYS)] | GrammarText
+JsonObject = Annotated[dict[Name, Any], counted(MAX_KEYS), Field(max_length=MAX_KEYS)]
+JsonSchema = Annotated[dict[Name, Any], counted(MAX_KEYS), Field(max_length=MAX_KEYS)] | GrammarText
 StopString = Annotated[str, Field(max_length=1024)]
 Choices = Annotated[list[GrammarText], Field(max_length=MAX_JSON_VALUES, fail_fast=True)]
 Messages = Annotated[list[JsonObject], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -298,7 +298,7 @@ class Sampling(Request):
     frequency_penalty: Annotated[float, _within("frequency_penalty")] | None = None
     repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
     logit_bias: (
-        Annotated[dict[TokenId, Bias], _counted(MAX_BIASED_IDS), Field(max_length=MAX_BIASED_IDS)] | None
+        Annotated[dict[TokenId, Bias], counted(MAX_BIASED_IDS), Field(max_length=MAX_BIASED_IDS)] | None
     ) = None  # fmt: skip
     structured_outputs: StructuredOutputs | None = None
     guided_decoding: StructuredOutputs | None = None
@@ -327,6 +327,7 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto", "required", "any"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = None
+    preset: Name | None = None  # ours: the name of one of /v1/presets
 
 
 class TextFormat(JsonSchemaFormat):
@@ -354,6 +355,7 @@ class ResponsesRequest(Sampling):
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: JsonObject | None = None
+    preset: Name | None = None  # as in a chat
 
 
 class CountTokensRequest(Request):

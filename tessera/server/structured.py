@@ -12,6 +12,7 @@ from typing import Any
 
 from tessera.sampling import Grammar
 from tessera.server.errors import BadRequestError
+from tessera.server.presets import grammar_of_preset, preset_of
 from tessera.server.schemas import (
     ChatRequest,
     JsonSchemaFormat,
@@ -37,6 +38,8 @@ def grammar_of(request: Sampling) -> Grammar | None:
     asked["grammar"] = _typed(request.grammar)
     for field in ("structured_outputs", "guided_decoding"):
         asked |= _parts(field, getattr(request, field))
+    if isinstance(request, ChatRequest | ResponsesRequest):
+        asked["preset"] = _of_preset(request)
     if isinstance(request, ChatRequest):
         asked["response_format"] = _format("response_format", request.response_format)
     if isinstance(request, ResponsesRequest) and request.text is not None:
@@ -50,6 +53,17 @@ def grammar_of(request: Sampling) -> Grammar | None:
             f"{' and '.join(found)} each say what the reply must look like; keep one.", param=list(found)[1]
         )
     return next(iter(found.values()), None)
+
+
+def _of_preset(request: ChatRequest | ResponsesRequest) -> Grammar | None:
+    """The form of a preset's replies; raises BadRequestError beside a format that asks for plain text."""
+    grammar = grammar_of_preset(preset_of(request.preset))
+    where, given = "response_format", request.response_format if isinstance(request, ChatRequest) else None
+    if isinstance(request, ResponsesRequest):
+        where, given = "text.format", request.text.format if request.text else None
+    if grammar is not None and given is not None and given.type == "text":
+        raise BadRequestError(f"preset and {where} each say what the reply must look like; keep one.", param=where)
+    return grammar
 
 
 def uses_deprecated(request: Sampling) -> bool:

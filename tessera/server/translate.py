@@ -9,6 +9,7 @@ from typing import Any
 from tessera.chat import ToolChoice, ToolDefinitions, Tools
 from tessera.sampling import SamplingParams
 from tessera.server.errors import BadRequestError
+from tessera.server.presets import preset_of, temperature_of
 from tessera.server.schemas import Sampling
 from tessera.server.structured import grammar_of
 
@@ -19,7 +20,7 @@ def sampling_of(request: Sampling) -> SamplingParams:
     return SamplingParams(
         max_tokens=request.max_tokens,
         min_tokens=request.min_tokens or 0,
-        temperature=request.temperature or 0.0,
+        temperature=temperature_of(preset_of(getattr(request, "preset", None)), request.temperature),
         top_p=1.0 if request.top_p is None else max(request.top_p, 1e-6),
         top_k=max(request.top_k or 0, 0),
         min_p=request.min_p or 0.0,

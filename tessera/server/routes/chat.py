@@ -17,9 +17,11 @@ from tessera.chat import Completion, Delta, Tools
 from tessera.messages import Message, parse_messages
 from tessera.prompt import Tokenizer
 from tessera.sampling import SamplingParams
+from tessera.server.document_parts import with_documents
 from tessera.server.errors import BadRequestError
 from tessera.server.events import ChunkEvents
 from tessera.server.handlers import Handlers, field_named, notes_on
+from tessera.server.presets import instructed, preset_of
 from tessera.server.schemas import ChatRequest
 from tessera.server.translate import sampling_of, tools_among
 from tessera.server.wire import call_object, created_now, finish_reason_of, logprobs_object, new_id, usage_object
@@ -29,9 +31,10 @@ def add(app: FastAPI, handlers: Handlers) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         handlers.check(body)
-        asked = conversation_of(body), chat_sampling(body), tools_of(body)
+        messages, params, tools = conversation_of(body), chat_sampling(body), tools_of(body)
+        messages = await handlers.with_pages(messages, request)
         with field_named("messages"):
-            num_tokens, replies = await handlers.start_chat(*asked, body, request)
+            num_tokens, replies = await handlers.start_chat(messages, params, tools, body, request)
         reply_id, model = new_id("chatcmpl"), handlers.names[0]
         tokenizer = handlers.backend.tokenizer if body.logprobs else None
         if body.stream:
@@ -44,8 +47,11 @@ def add(app: FastAPI, handlers: Handlers) -> None:
 
 
 def conversation_of(request: ChatRequest) -> list[Message]:
-    """Read the messages; a last assistant message is always continued, and a request to the contrary is refused."""
-    messages = parse_messages(request.messages, lenient=True)
+    """Read the messages; a last assistant message is always continued, and a request to the contrary is refused.
+
+    Documents are in them by reference (`document_parts`). A preset adds its instructions.
+    """
+    messages = parse_messages(with_documents(request.messages, "messages"), lenient=True)
     if request.continue_final_message is not None:
         continues = messages[-1].role == "assistant"
         if request.continue_final_message != continues:
@@ -53,7 +59,7 @@ def conversation_of(request: ChatRequest) -> list[Message]:
                 "continue_final_message must be true where the last message is the assistant's, and only there.",
                 param="continue_final_message",
             )
-    return messages
+    return instructed(messages, preset_of(request.preset))
 
 
 def chat_sampling(request: ChatRequest) -> SamplingParams:

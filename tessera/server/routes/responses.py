@@ -18,9 +18,11 @@ from tessera.chat import Completion, Delta, FinishReason, TokenLogprob, ToolCall
 from tessera.messages import Message, parse_content, parse_message
 from tessera.prompt import Tokenizer
 from tessera.sampling import SamplingParams
+from tessera.server.document_parts import with_documents
 from tessera.server.errors import BadRequestError
 from tessera.server.events import Events
 from tessera.server.handlers import Handlers, field_named, notes_on
+from tessera.server.presets import instructed, preset_of, temperature_of
 from tessera.server.schemas import ResponsesRequest
 from tessera.server.translate import sampling_of, tools_among
 from tessera.server.wire import created_now, finish_reason_of, json_text, logprobs_object
@@ -32,9 +34,12 @@ def add(app: FastAPI, handlers: Handlers) -> None:
     @app.post("/v1/responses")
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         handlers.check(body)
-        asked = input_messages(body), response_sampling(body), response_tools(body)
+        messages, params, tools = input_messages(body), response_sampling(body), response_tools(body)
+        messages = await handlers.with_pages(messages, request)
         with field_named("input"):
-            num_tokens, replies = await handlers.start_chat(*asked, body, request, truncate=body.truncation == "auto")
+            num_tokens, replies = await handlers.start_chat(
+                messages, params, tools, body, request, truncate=body.truncation == "auto"
+            )
         reply_id, model, tokenizer = new_item_id("resp"), handlers.names[0], handlers.backend.tokenizer
         if body.stream:
             events = ResponseEvents(reply_id, model, body, tokenizer)
@@ -52,10 +57,11 @@ def input_messages(request: ResponsesRequest) -> list[Message]:
     if request.instructions:
         messages.append(Message("system", (request.instructions,), place="instructions"))
     if isinstance(request.input, str):
-        return [*messages, Message("user", (request.input,), place="input")]
-    for index, item in enumerate(request.input):
-        _add_item(messages, f"input.{index}", item)
-    return messages
+        messages.append(Message("user", (request.input,), place="input"))
+    else:
+        for index, item in enumerate(with_documents(request.input, "input")):
+            _add_item(messages, f"input.{index}", item)
+    return instructed(messages, preset_of(request.preset))
 
 
 def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> None:
@@ -161,7 +167,7 @@ def _head(response_id: str, model: str, request: ResponsesRequest) -> dict[str, 
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "store": False,
-        "temperature": request.temperature or 0.0,
+        "temperature": temperature_of(preset_of(request.preset), request.temperature),
         "text": text,
         "tool_choice": request.tool_choice or "auto",
         "tools": request.tools or [],

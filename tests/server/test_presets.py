@@ -1,0 +1,89 @@
+"""Presets by name in chats: their instructions, schema and temperature, unless the request says otherwise."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tessera.documents.presets import named
+from tessera.messages import Image
+from tessera.server.errors import BadRequestError
+from tessera.server.routes.chat import chat_sampling, conversation_of
+from tessera.server.routes.responses import input_messages, response_sampling
+from tessera.server.schemas import ChatRequest, ResponsesRequest
+from tests.server.conftest import RECEIPT, Running, asking
+from tests.server.test_http import assert_refused
+
+IMAGE = {"type": "image_url", "image_url": {"url": RECEIPT}}
+TURN = [{"role": "user", "content": [IMAGE]}]
+
+
+def chat(**more: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"messages": TURN, "preset": "invoice"} | more)
+
+
+def test_a_preset_gives_instructions_question_schema_and_temperature() -> None:
+    system, user = conversation_of(chat())
+    assert system.role == "system"
+    assert str(system.content[0]).startswith("You read documents")
+    assert '"iban"' in str(system.content[0])
+    assert isinstance(user.content[0], Image)
+    assert user.content[1] == named("invoice").question
+    params = chat_sampling(chat())
+    assert params.grammar is not None
+    assert set(json.loads(params.grammar.source)["properties"]) == set(named("invoice").schema.keys)
+    assert params.temperature == 0.0
+    assert chat_sampling(chat(preset="describe")).temperature == named("describe").temperature > 0
+    assert chat_sampling(chat(preset="describe")).grammar is None
+
+
+def test_what_the_request_says_itself_wins() -> None:
+    said = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [IMAGE, "Read it."]}]
+    messages = conversation_of(chat(messages=said))
+    assert [message.content[-1] for message in messages] == ["Be brief.", "Read it."]
+    assert chat_sampling(chat(preset="describe", temperature=0.0)).temperature == 0.0
+    assert chat_sampling(chat(temperature=0.4)).temperature == 0.4
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"response_format": {"type": "json_object"}}, "preset and response_format each say"),
+        ({"response_format": {"type": "text"}}, "preset and response_format each say"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs.regex and preset each say"),
+        ({"preset": "nothing"}, "no preset 'nothing'; there are"),
+        ({"preset": "../invoice"}, "no preset '../invoice'"),
+    ],
+    ids=["json", "text", "regex", "unknown", "path"],
+)
+def test_what_contradicts_is_refused_by_name(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequestError, match=words):
+        chat_sampling(chat(**more))
+
+
+def test_responses_take_presets_too() -> None:
+    body = ResponsesRequest.model_validate(
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": RECEIPT}]}], "preset": "receipt"}
+    )
+    system, user = input_messages(body)
+    assert (system.role, user.content[-1]) == ("system", named("receipt").question)
+    params = response_sampling(body)
+    assert params.grammar is not None
+    own = body.model_copy(update={"instructions": "Be brief."})
+    assert [message.content[-1] for message in input_messages(own)] == ["Be brief.", named("receipt").question]
+
+
+def test_the_reply_has_the_presets_form(running: Running) -> None:
+    body = {"messages": TURN, "preset": "receipt", "max_tokens": 600}
+    reply = running.post("/v1/chat/completions", body)
+    assert reply.status_code == 200, reply.text
+    choice = reply.json()["choices"][0]
+    if choice["finish_reason"] == "stop":
+        assert set(json.loads(choice["message"]["content"])) == set(named("receipt").schema.keys)
+    assert choice["message"]["content"].startswith("{")
+    refused = running.post("/v1/chat/completions", asking(preset="x" * 2000))
+    assert_refused(refused, 400, "preset")
+    listed = running.get("/v1/presets").json()["data"]
+    assert {each["name"]: each["temperature"] for each in listed}["describe"] == named("describe").temperature
