@@ -8,6 +8,8 @@ import csv
 import sys
 from pathlib import Path
 
+from tessera.documents.tables import csv_cell
+
 try:
     from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
     from langchain_core.tools import tool
@@ -46,4 +48,4 @@ for path in sorted(folder.glob("receipt*.png")):
 with open("receipts.csv", "w", encoding="utf-8", newline="") as file:
     table = csv.DictWriter(file, ["vendor", "date", "total"])
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)

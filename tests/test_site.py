@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tessera.documents.tables import csv_cell
+
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tessera" / "nano" / "demo"
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "draw_demo_pictures")
@@ -38,6 +40,13 @@ def test_the_agent_writes_a_row_for_each_receipt(tmp_path: Path) -> None:
     assert [row["file"] for row in rows] == ["receipt.png", "receipt2.png"]
     assert all(set(row) == {"file", "vendor", "date", "total"} for row in rows)
     assert rows[0]["total"] == rows[1]["total"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_agents_read_never_becomes_a_formula(name: str) -> None:
+    text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+    assert "csv_cell(value)" in text, "a receipt's text goes through the one guard of tables"
+    assert csv_cell('=HYPERLINK("http://evil")').startswith("'=")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("langchain_openai") is not None, reason="LangChain is installed")
