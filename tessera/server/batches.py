@@ -17,11 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tessera.documents.calibration import Calibration
 from tessera.documents.journal import Counts
+from tessera.errors import UsageError
+from tessera.server.backend import Backend, LocalBackend
 from tessera.server.errors import BadRequestError
 from tessera.server.file_table import DAY_S
 from tessera.server.files import GARBAGE_S
 from tessera.server.served_model import Gate
+from tessera.server.settings import Settings
 
 if TYPE_CHECKING:
     from tessera.server.documents import OcrService
@@ -80,6 +84,7 @@ class Batches:
         self.ocr, self.store, self.backend = ocr, ocr.store, ocr.backend
         self.settings, self.names = ocr.settings, ocr.names
         self.gate = Gate(self.backend)
+        self.calibration = _calibration(self.settings, self.backend)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closing = threading.Event()
         self._lock = threading.RLock()
@@ -251,6 +256,15 @@ class Batches:
         for path in (self.store.folder / "jobs").iterdir():
             if path.name not in known and time.time() - path.stat().st_mtime > GARBAGE_S:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _calibration(settings: Settings, backend: Backend) -> Calibration | None:
+    """Read the calibration that extractions use; raises UsageError for one of another model."""
+    if settings.calibration is None:
+        return None
+    if not isinstance(backend, LocalBackend):
+        raise UsageError("calibration is for a model in this process; leave it out.")
+    return Calibration.load(settings.calibration, backend.llm.fingerprint)
 
 
 class Running:

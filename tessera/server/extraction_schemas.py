@@ -8,9 +8,10 @@ from pydantic import Field
 
 from tessera.documents.extraction import MAX_RETRIES
 from tessera.server.batch_schemas import FileId, Metadata
-from tessera.server.schemas import JsonObject, ModelName, Name, Part, Request
+from tessera.server.schemas import JsonObject, ModelName, Name, Part, Request, counted
 
 MAX_DOCUMENTS = 1000  # files of one extraction; a zip is one
+MAX_PASSWORD = 1024  # characters
 MAX_CORRECTED, MAX_SEEN = 5000, 2000
 FORMATS = ("xlsx", "csv", "jsonl", "parquet")
 
@@ -27,12 +28,16 @@ class ExtractionOptions(Part):
     max_error: float = Field(0.01, gt=0, lt=1)
 
 
+Password = Annotated[str, Field(min_length=1, max_length=MAX_PASSWORD)]
+
+
 class ExtractionRequest(Request):
     input_file_ids: Annotated[list[FileId], Field(min_length=1, max_length=MAX_DOCUMENTS, fail_fast=True)]
     model: ModelName | None = None
     preset: Name | None = None
     schema_: JsonObject | None = Field(None, alias="schema")
     options: ExtractionOptions | None = None
+    passwords: Annotated[dict[FileId, Password], counted(MAX_DOCUMENTS)] | None = None  # of locked files, by their ids
     metadata: Metadata | None = None
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tessera.chat import Completion
-from tessera.documents.api import LEAST_WIDTH
+from tessera.documents.api import budget_for
 from tessera.documents.assemble import assemble
 from tessera.documents.extraction import Extraction, Options, item_ids
 from tessera.documents.journal import Counts, Item, Journal
 from tessera.documents.limits import PageLimits
-from tessera.documents.plan import Budget, Unit
+from tessera.documents.plan import Unit
 from tessera.documents.presets import Preset, named, open_preset
 from tessera.documents.progress import Snapshot
+from tessera.documents.reader import Passwords
 from tessera.documents.runner import Again, Done, Question, run
 from tessera.documents.stored import record_object
 from tessera.errors import TesseraError
@@ -29,6 +31,7 @@ from tessera.server.batches import Batches, Job
 from tessera.server.errors import BadRequestError
 from tessera.server.extraction_rows import append, repaired, rows_file
 from tessera.server.extraction_schemas import ExtractionOptions
+from tessera.server.sealing import opened
 from tessera.server.served_model import JobStoppedError, ServedModel
 from tessera.server.settings import Settings
 
@@ -50,17 +53,14 @@ def limits_of(settings: Settings) -> PageLimits:
     )
 
 
-def options_of(task: Mapping[str, Any], backend: Backend, settings: Settings) -> Options:
-    """How a job reads; raises UsageError."""
-    vision = backend.vision
-    budget = Budget(
-        context_tokens=backend.config.max_model_len, image_side=vision.image_size, token_side=vision.token_size,
-        instructions=vision.hidden_size >= LEAST_WIDTH,
-    )  # fmt: skip
+def options_of(task: Mapping[str, Any], backend: Backend, settings: Settings, passwords: Passwords = ()) -> Options:
+    """How a job reads; raises UsageError. `passwords` are those of paths."""
+    budget = budget_for(backend.vision, backend.config.max_model_len)
     given = ExtractionOptions.model_validate(task.get("options") or {})
     return Options(
         pages=given.pages, tiles=given.tiles, detect_rotation=given.detect_rotation, verify=given.verify,
         retries=given.retries, max_error=given.max_error, budget=budget, limits=limits_of(settings),
+        passwords=passwords,
     )  # fmt: skip
 
 
@@ -79,7 +79,11 @@ class ExtractionRun(BatchRun):
     def _work(self) -> None:
         job, batches = self._job, self._batches
         paths = [batches.store.path(each) for each in job.inputs]
-        extraction = Extraction(paths, preset_of(job.task), options_of(job.task, batches.backend, batches.settings))
+        told = opened(batches.store.secret, job.task.get("locked"))
+        passwords = {str(batches.store.path(each)): (told[each],) for each in job.inputs if each in told}
+        options = options_of(job.task, batches.backend, batches.settings, passwords)
+        options = replace(options, calibration=batches.calibration)
+        extraction = Extraction(paths, preset_of(job.task), options)
         with Journal.open(self._folder / "journal", extraction.identity(job.served)) as journal:
             try:
                 self._run(extraction, journal)

@@ -207,6 +207,14 @@ class FileStore:
 
     # Reading ---------------------------------------------------------------------------------
 
+    @property
+    def secret(self) -> bytes:
+        """The folder's own key."""
+        if not self._secret:
+            with self.table():
+                pass  # which opens the folder
+        return self._secret
+
     def path(self, file_id: str) -> Path:
         """Where the content lies; the id must come from a row."""
         return self.folder / "content" / str(uuid.UUID(file_id))

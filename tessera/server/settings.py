@@ -214,6 +214,7 @@ class Settings(BaseModel):
     max_batch_lines: Count = _field(100_000, "Files", "Requests of one batch.", ge=1)
     max_ocr_bytes: Count = _field(50_000_000, "Files", "Bytes of one document for /v1/ocr.", ge=1024)
     max_ocr_pages: Count = _field(1000, "Files", "Pages of one document for /v1/ocr and extractions.", ge=1)
+    calibration: OptionalPath = _field(None, "Files", "Calibration of extractions, from `tessera extract calibrate`.")
 
     allowed_local_media_path: OptionalPath = _field(None, "Images", "Clients may name the files below this folder.")
     allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")

@@ -19,6 +19,7 @@ from tessera.documents.page import PageError
 from tessera.documents.pages import read_pages
 from tessera.documents.presets import Preset, every
 from tessera.documents.review.report import exact
+from tessera.documents.sources import distinct
 from tessera.documents.tables import Layout, check_format, write_table
 from tessera.errors import DocumentError, EngineBusyError, UsageError
 from tessera.server import extraction_rows as rows
@@ -30,6 +31,7 @@ from tessera.server.file_table import DAY_S, new_id
 from tessera.server.handlers import Handlers
 from tessera.server.queries import Query
 from tessera.server.routes.files import check_origin, in_thread, tenant_of
+from tessera.server.sealing import opened, sealed
 from tessera.server.wire import created_now
 
 Result = TypeVar("Result")
@@ -155,11 +157,16 @@ def _create(batches: Batches, body: ExtractionRequest, tenant: str) -> Job:
     if (body.preset is None) == (body.schema_ is None):
         raise BadRequestError("give either preset, a name of /v1/presets, or schema, a JSON schema.", param="preset")
     ids = list(dict.fromkeys(body.input_file_ids))
-    names: dict[str, str] = {}
-    for file_id in ids:
-        name = batches.store.get(file_id, tenant).name
-        names[file_id] = _unlike(name, set(names.values()))
+    taken: set[str] = set()  # a folder's files may be called alike
+    names = {file_id: distinct(batches.store.get(file_id, tenant).name, taken) for file_id in ids}
     task = job_task(body.preset, body.schema_, body.options, names)
+    for file_id in body.passwords or {}:
+        if file_id not in names:
+            raise BadRequestError(
+                f"passwords names {file_id[:60]!r}, which is none of input_file_ids.", param="passwords"
+            )
+    if body.passwords:
+        task["locked"] = sealed(batches.store.secret, body.passwords)
     try:
         preset_of(task)
         options_of(task, batches.backend, batches.settings)
@@ -175,16 +182,6 @@ def _create(batches: Batches, body: ExtractionRequest, tenant: str) -> Job:
     return batches.create(job, lambda path: None)
 
 
-def _unlike(name: str, taken: set[str]) -> str:
-    """A name for a file that no other of the job has: a folder's files may be called alike."""
-    stem, dot, suffix = name.rpartition(".")
-    for number in range(2, len(taken) + 3):
-        if name not in taken:
-            break
-        name = f"{stem} ({number}){dot}{suffix}" if dot else f"{suffix} ({number})"
-    return name
-
-
 def _page(batches: Batches, job: Job, document: str, number: int, side: int) -> bytes:
     """A page as JPEG; raises DocumentError if it cannot be read, and BadRequestError if there is none."""
     names = sorted(job.task["names"].items(), key=lambda each: len(each[1]), reverse=True)
@@ -193,7 +190,9 @@ def _page(batches: Batches, job: Job, document: str, number: int, side: int) -> 
         file_id, name = found
         path = str(batches.store.path(batches.store.get(file_id, job.tenant).id))
         wanted = path + document[len(name) :]
-        pages = read_pages([path], pages=str(number), limits=limits_of(batches.settings))
+        passwords = opened(batches.store.secret, job.task.get("locked")).get(file_id)
+        pages = read_pages([path], pages=str(number), passwords=(passwords,) if passwords else (),
+                           limits=limits_of(batches.settings))  # fmt: skip
         with closing(pages):  # type: ignore[type-var]
             for page in pages:
                 if page.document != wanted:
@@ -244,6 +243,7 @@ def _preset_object(preset: Preset) -> dict[str, Any]:
         "object": "preset",
         "title": preset.title,
         "schema": None if preset.schema.plain else preset.schema.given,
+        "temperature": preset.temperature,
         "checks": list(preset.checks),
         "images": preset.images,
     }
@@ -260,7 +260,10 @@ def extraction_object(job: Job) -> dict[str, Any]:
         "preset": task["preset"],
         "schema": task["schema"] if task["preset"] is None else dict(preset_of(task).schema.given),
         "options": task["options"],
-        "input_files": [{"id": each, "name": task["names"][each]} for each in job.inputs],
+        "input_files": [
+            {"id": each, "name": task["names"][each], "password": each in (task.get("locked") or {})}
+            for each in job.inputs
+        ],
         "documents": task["documents"],
         "request_counts": {"total": job.total, "completed": job.completed, "failed": job.failed},
         "errors": {"object": "list", "data": job.errors} if job.errors else None,
