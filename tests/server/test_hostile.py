@@ -108,6 +108,7 @@ ROUTES = {
     "tokenize": Route("/tokenize", as_chat, samples=False),
     "tokenize text": Route("/tokenize", as_prompt, images=False, samples=False, chat=False),
 }  # fmt: skip
+JOBS = ("/v1/batch/jobs", "/v1/batches", "/v1/extractions", "/v1/ocr")
 PATHS = sorted({route.path for route in ROUTES.values()} | {"/detokenize"})
 
 
@@ -233,6 +234,18 @@ def test_no_address_leads_inside(asker: Asker, route: Route, monkeypatch: pytest
         message = asker.refused(route.path, route.image(url), code="image_fetch_failed")
         for address in ("127.0.0.1", "169.254", "0.0.0.0"):
             assert address not in message or address in url, message
+    assert not dialled
+
+
+def test_no_documents_address_leads_inside(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled = forbid_dialling(monkeypatch, asker)
+    for url in ADDRESSES:
+        for kind in ("document_url", "image_url"):
+            code = asker.refused("/v1/ocr", {"document": {"type": kind, kind: url}}, code="image_fetch_failed")
+            assert "169.254" not in code or "169.254" in url
+        asker.refused(
+            "/v1/chat/completions", as_chat([{"type": "document_url", "document_url": url}]), code="image_fetch_failed"
+        )
     assert not dialled
 
 
@@ -411,6 +424,12 @@ BOMBS = {
     "html": b"<html><body>hello</body></html>",
     "zip": b"PK\x03\x04" + bytes(100),
     "a heif brand and nothing more": b"\x00\x00\x00\x18ftypheic" + bytes(12),
+}  # fmt: skip
+DOCUMENTS = {
+    **{name: data for name, data in BOMBS.items() if name not in ("eps", "many frames")},
+    "pages in a circle": b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count 9"
+    b"/Kids[2 0 R]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
+    "a zip of itself": b"PK\x05\x06" + bytes(18), "mail": b"From: a@b\nTo: c@d\nSubject: x\n\nHi\n",
 }  # fmt: skip
 ODD = {
     "one row": png(1, 20_000, png_chunk(b"IDAT", zlib.compress(bytes(4 * 20_000)))),
@@ -623,6 +642,100 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_no_request(asker: Asker, path: str, name: str) -> None:
     asker.refused(path, BODIES[name])
+
+
+@pytest.mark.parametrize("path", JOBS)
+def test_a_body_that_is_no_job(asker: Asker, path: str) -> None:
+    for body in BODIES.values():
+        asker.refused(path, body)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_that_are_none_are_refused_by_every_route_that_reads_them(asker: Asker, name: str) -> None:
+    url = data_url(DOCUMENTS[name])
+    parts = [{"type": "file", "file": {"file_data": url, "filename": "\u202e../../x\x00.pdf"}}]
+    for path, body in (
+        ("/v1/ocr", {"document": {"type": "document_url", "document_url": url, "document_name": "../../x"}}),
+        ("/v1/chat/completions", as_chat(parts)),
+    ):
+        asker.refused(path, body, 400, 413)
+
+
+ODD_VALUES: list[Any] = [None, 5, BIG, "", "x" * 5000, "../../table.sqlite", "\x00", "\ud800", [], [None], {}, {"a": 1}]
+
+
+def test_fields_of_jobs_that_are_none(asker: Asker) -> None:
+    for value in ODD_VALUES:
+        for path, body in (
+            ("/v1/extractions", {"input_file_ids": value, "preset": "invoice"}),
+            ("/v1/extractions", {"input_file_ids": [value], "preset": "invoice"}),
+            ("/v1/extractions", {"input_file_ids": ["a"], "preset": value if value != [] else 5}),
+            ("/v1/extractions", {"input_file_ids": ["a"], "preset": "invoice", "passwords": {"a": value}}),
+            ("/v1/ocr", {"document": value}),
+            ("/v1/ocr", {"document": {"type": "file", "file_id": value}}),
+            ("/v1/ocr", {"document": {"type": "image_url", "image_url": value}}),
+            ("/v1/batches", {"input_file_id": value, "endpoint": "/v1/chat/completions", "completion_window": "24h"}),
+            ("/v1/batch/jobs", {"input_files": [value], "endpoint": "/v1/chat/completions", "model": "nano"}),
+            ("/v1/batch/jobs", {"requests": value, "endpoint": value, "model": "nano"}),
+            ("/v1/chat/completions", as_chat([{"type": "file", "file_id": value}])),
+            ("/v1/chat/completions", as_chat("Hi") | {"preset": value if value is not None else 5}),
+        ):
+            asker.refused(path, body, 400, 404, 422)
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+PARTS = '--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{body}\r\n'
+UPLOADS = {
+    "nothing": b"", "no part": b"--b--\r\n", "no end": PARTS.format(name="file", more="", body="x").encode(),
+    "no file": (PARTS.format(name="purpose", more="", body="ocr") + "--b--").encode(),
+    "unknown purpose": (PARTS.format(name="purpose", more="", body="x" * 5000)
+                        + PARTS.format(name="file", more='; filename="a"', body="x") + "--b--").encode(),
+    "endless head": b"--b\r\nContent-Disposition: form-data; " + b"x" * 300_000,
+    "many parts": (PARTS.format(name="x", more="", body="y") * 20_000 + "--b--").encode(),
+    "no boundary": b"x" * 100_000, "zeros": bytes(100_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_uploads_that_are_none(asker: Asker, name: str) -> None:
+    sent = asker.client.post(
+        f"{asker.running.url}/v1/files", content=UPLOADS[name], headers={"content-type": MULTIPART}
+    )
+    assert 400 <= sent.status_code < 500, sent.text
+    judged(sent)
+    asker._is_well()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "\x1b[2J", "a" * 5000, "=cmd|'/c'!A1", "\u202efdp.exe"])
+def test_a_files_name_is_only_a_name(asker: Asker, name: str) -> None:
+    url = f"{asker.running.url}/v1/files"
+    sent = asker.client.post(url, files={"file": (name, b"x")}, data={"purpose": "user_data"})
+    if sent.status_code != 200:
+        judged(sent)
+        return
+    file_id = sent.json()["id"]
+    assert asker.client.get(f"{url}/{file_id}/content").content == b"x"
+    assert asker.client.delete(f"{url}/{file_id}").json()["deleted"]
+
+
+def test_no_id_and_no_query_leads_elsewhere(asker: Asker) -> None:
+    for path in ("/v1/files", "/v1/batches", "/v1/batch/jobs", "/v1/extractions"):
+        for odd in (
+            "x" * 3000,
+            "..%2f..%2ftable.sqlite",
+            "%00",
+            "%ff",
+            "'%20OR%201=1--",
+            "00000000-0000-0000-0000-" + "0" * 12,
+        ):
+            found = asker.client.get(f"{asker.running.url}{path}/{odd}")
+            assert found.status_code in (400, 404), found.text
+            assert "SELECT" not in found.text
+        for query in ("limit=-1", "limit=1e9", "limit=" + "9" * 5000, "after=%00", "after=" + "x" * 3000, "unknown=1"):
+            assert asker.client.get(f"{asker.running.url}{path}?{query}").status_code in (200, 400, 404)
+    for query in ("", "?name=../../x", "?" + "a=1&" * 2000):
+        assert asker.client.get(f"{asker.running.url}/v1/presets{query}").status_code in (200, 400)
+    asker._is_well()
 
 
 @routes()

@@ -134,7 +134,32 @@ class Traffic:
             return json.dumps(chat).encode()[:-5]
         return chat
 
+    async def ask_for_documents(self, client: httpx2.AsyncClient) -> None:
+        """A request to the routes of documents; a file that is sent is taken away again."""
+        which, image = self.draw.randint(0, 6), self.draw.choice(self.images)
+        bodies = {
+            0: ("/v1/extractions", {"input_file_ids": ["none"], "preset": "invoice"}),
+            1: ("/v1/batches", {"input_file_id": "none", "endpoint": "/v1/ocr", "completion_window": "24h"}),
+            2: ("/v1/ocr", {"document": {"type": "document_url", "document_url": image[: len(image) // 8 * 4]}}),
+            3: ("/v1/chat/completions", {"messages": [{"role": "user", "content": [
+                {"type": "file", "file": {"file_data": image}}, {"type": "text", "text": "Hi"}]}], "max_tokens": 4}),
+        }  # fmt: skip
+        if which in bodies:
+            response = await client.post(self.url + bodies[which][0], json=bodies[which][1])
+        elif which == 4:
+            response = await client.get(f"{self.url}/v1/presets")
+        else:
+            response = await client.post(
+                f"{self.url}/v1/files", files={"file": ("a.png", b"x" * 1000)}, data={"purpose": "user_data"}
+            )
+            if response.status_code == 200:
+                await client.delete(f"{self.url}/v1/files/{response.json()['id']}")
+        self.ends[str(response.status_code)] += 1
+
     async def send(self, client: httpx2.AsyncClient) -> None:
+        if self.draw.random() < 0.15:
+            await self.ask_for_documents(client)
+            return
         path, body = self.request()
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sending = client.post(self.url + path, content=content, headers={"content-type": "application/json"})
@@ -193,7 +218,7 @@ def test_nothing_is_held_and_nothing_grows(running: Running, count: int) -> None
     )
     print(f"blocks {blocks}; sent back {stats().preemptions}; threads, files, waiting {before} -> {after}")
     print(f"engine: {stats().finished}, grammars kept {len(running.llm._loop.engine.grammars._known)}")
-    assert set(traffic.ends) <= {"200", "400", "429", "left"}
+    assert set(traffic.ends) <= {"200", "400", "404", "429", "left"}
     assert (blocks.used, blocks.free + blocks.cached) == (0, blocks.total)
     assert after[2] == 0
     assert after[0] <= before[0] + WORKERS  # they are started one by one, as they are needed
