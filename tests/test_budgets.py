@@ -93,7 +93,7 @@ FOLDERS = {
     "tessera/nano": 15_500,
     "tessera/parallel": 230,
     "tessera/quantize": 700,
-    "tessera/server": 8600,
+    "tessera/server": 8900,
     "tessera/training": 300,
     "tessera/weights": 3750,
 }

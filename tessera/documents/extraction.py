@@ -125,6 +125,7 @@ class Extraction:
 
     def ask(self, item: Item) -> tuple[Conversation, SamplingParams]:
         """The question of an item; raises DocumentError if its pages cannot be rendered."""
+        headings = self._headings(item)  # first: the reader goes forward, and their page comes before these
         pages = self.reader.pages(_keys(item))
         for page in pages:
             if page.digest is not None and page.digest[:16] not in item.id:
@@ -132,9 +133,8 @@ class Extraction:
         turns = [self._turn(page) for page in pages]
         options = self.options
         self._asked[item.id] = plan.asked(
-            pages, self.preset, self.budget, tiles=options.tiles, turns=turns,
-            headings=self._headings(item),
-        )  # fmt: skip
+            pages, self.preset, self.budget, tiles=options.tiles, turns=turns, headings=headings
+        )
         return self._question(item, 0)
 
     def _question(self, item: Item, attempt: int) -> tuple[Conversation, SamplingParams]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import pikepdf
 import pytest
 
 from tests.documents.files import pdf_bytes, text_at
 from tests.server.conftest import Running
 from tests.server.pages import expect, launched, needs_chromium, watched_pages
-from tests.server.test_extractions import Api, receipt
+from tests.server.test_extractions import Api, printed, receipt
 
 pytestmark = needs_chromium
 
@@ -29,12 +30,6 @@ DROP = """([files]) => {
   }
   dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
 }"""
-
-
-def printed() -> bytes:
-    """A receipt as a PDF with a text layer."""
-    lines = ((160, "Corner Bakery"), (100, "Bread   9.00"), (40, "Total   12.40"))
-    return pdf_bytes("".join(text_at(20, y, text, 20) for y, text in lines), media=(0, 0, 260, 200))
 
 
 FILES = (("scan.png", receipt()), ("printed.pdf", printed()), ("broken.pdf", b"%PDF-1.4 nothing"))
@@ -165,3 +160,19 @@ def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any]) -> None:
     expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents")
     shown(page, "scan.png").locator(".document").click()
     assert page.evaluate(wide) == 390
+
+
+def test_a_locked_file_is_read_with_the_password_that_is_given_for_it(open_page: Callable[..., Any]) -> None:
+    locked = pdf_bytes(text_at(20, 100, "Total 12.40", 20), media=(0, 0, 260, 200),
+                       save={"encryption": pikepdf.Encryption(user="open sesame", owner="boss", R=6)})  # fmt: skip
+    page = open_page()
+    drop(page, ("locked.pdf", locked), ("shut.pdf", locked + b"\n"))
+    page.get_by_role("button", name="Give the password of locked.pdf").click()
+    page.get_by_label("Password of locked.pdf").fill("open sesame")
+    page.get_by_label("What to read").select_option("own schema")
+    page.get_by_label("JSON schema").fill(json.dumps(SCHEMA))
+    page.get_by_role("button", name="Read the documents").click()
+    expect(shown(page, "shut.pdf")).to_contain_text("password_required")
+    expect(shown(page, "locked.pdf")).to_be_visible()
+    expect(shown(page, "locked.pdf")).not_to_contain_text("password_required")
+    assert "sesame" not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")

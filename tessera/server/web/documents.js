@@ -78,7 +78,7 @@ function wanted() {
   }
 }
 
-/** Uploads files, some at once, and returns the ids of those that were taken. */
+/** Uploads files, some at once, and returns the ids of all of them: null for those that were not taken. */
 async function uploadAll(files) {
   const ids = new Array(files.length).fill(null);
   let next = 0;
@@ -97,10 +97,10 @@ async function uploadAll(files) {
     }
   };
   await Promise.all(Array.from({ length: UPLOADS }, worker));
-  return ids.filter((id) => id !== null);
+  return ids;
 }
 
-async function begin(files) {
+async function begin({ files, passwords }) {
   byId("start-error").textContent = "";
   byId("refused").replaceChildren();
   let isSent = false;
@@ -111,9 +111,11 @@ async function begin(files) {
     byId("read").disabled = true;
     isSent = true;
     byId("job").hidden = false;
-    const ids = await uploadAll(files);
+    const all = await uploadAll(files);
+    const ids = all.filter((id) => id !== null);
     if (!ids.length) throw new ApiError("The server took none of the files; the reasons stand below.");
-    const job = await server.create({ ...body, input_file_ids: ids });
+    const locked = Object.fromEntries(files.flatMap((file, index) => (all[index] && passwords.has(file) ? [[all[index], passwords.get(file)]] : [])));
+    const job = await server.create({ ...body, input_file_ids: ids, ...(Object.keys(locked).length ? { passwords: locked } : {}) });
     remember("job", job.id);
     await open(job);
   } catch (error) {
@@ -268,7 +270,7 @@ byId("edit-schema").addEventListener("click", () => {
 });
 byId("start").addEventListener("submit", (event) => {
   event.preventDefault();
-  begin(intake.files);
+  begin(intake);
 });
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

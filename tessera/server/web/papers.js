@@ -40,6 +40,7 @@ export function startIntake() {
 
 class Intake {
   files = [];
+  passwords = new WeakMap(); // of locked files, while the page is open and nowhere else
 
   add(files) {
     const sorted = [...files].sort((one, other) => pathOf(one).localeCompare(pathOf(other), "en", { numeric: true }));
@@ -54,9 +55,27 @@ class Intake {
     byId("chosen-facts").textContent = this.files.length ? `${plural(this.files.length, "file")}, ${bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `${(bytes / 1e6).toFixed(1)} MB`}.${over}` : "No files are chosen.";
     byId("clear").hidden = !this.files.length;
     const shown = this.files.slice(0, MOST_LISTED).map((file, index) =>
-      element("li", {}, button("×", { class: "quiet", "aria-label": `Take ${file.name} away` }, () => this.set(this.files.toSpliced(index, 1))), foreign(pathOf(file))));
+      element("li", {}, button("×", { class: "quiet", "aria-label": `Take ${file.name} away` }, () => this.set(this.files.toSpliced(index, 1))), foreign(pathOf(file)), this.locked(file)));
     if (this.files.length > MOST_LISTED) shown.push(element("li", { class: "note" }, `and ${this.files.length - MOST_LISTED} more`));
     byId("chosen").replaceChildren(...shown);
+  }
+
+  /** A button that becomes the field for a file's password; images have none. */
+  locked(file) {
+    if (file.type.startsWith("image/")) return "";
+    const ask = () => {
+      const field = element("input", { type: "password", "aria-label": `Password of ${file.name}`, placeholder: "Password", maxlength: "1024", autocomplete: "off", spellcheck: "false" });
+      field.value = this.passwords.get(file) ?? "";
+      field.addEventListener("input", () => { if (field.value) this.passwords.set(file, field.value); else this.passwords.delete(file); });
+      return field;
+    };
+    if (this.passwords.has(file)) return ask();
+    const opener = button("Password…", { class: "quiet", "aria-label": `Give the password of ${file.name}` }, () => {
+      const field = ask();
+      opener.replaceWith(field);
+      field.focus();
+    });
+    return opener;
   }
 }
 

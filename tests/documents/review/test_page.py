@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_doubtful_documents_come_first_and_filters_choose(opened: Open) -> None:
     page.get_by_text("All 3", exact=True).click()
     page.get_by_label("Find a document or value").fill("corner")
     assert documents(page) == ["invoices/clean.png"]
+
+
+def test_the_list_shows_the_first_values_of_each_document_and_its_notes(opened: Open) -> None:
+    page = opened(samples.invoice(), replace(samples.clean(), notes=("the reply had a fence",)), samples.failed())
+    first = page.locator(".record").first
+    expect(first.locator(".preview")).to_contain_text("Brightwater Press · 2026-03-")
+    assert page.locator(".preview").count() == 2, "a document that failed has none"
+    first.locator(".document").click()
+    expect(first.locator(".preview")).to_have_count(0)
+    page.get_by_role("button", name="invoices/clean.png").click()
+    expect(page.get_by_text("the reply had a fence")).to_be_visible()
 
 
 def test_keys_go_through_the_values_and_the_doubtful_ones(opened: Open) -> None:

@@ -8,11 +8,13 @@ import { Corrections, WHOLE } from "./corrections.js";
 import { trust } from "./diagram.js";
 import { button, element, foreign, plural, save } from "./dom.js";
 import { certainty, editJson, editRow, fieldRow } from "./fields.js";
-import { leafOf } from "./kinds.js";
+import { leafOf, textOf } from "./kinds.js";
 import { Viewer } from "./viewer.js";
 
 const PAGE = 100; // records drawn at once
 const MOST_PRINTED = 200;
+const MOST_PREVIEWED = 4; // values beside a document's name
+const PREVIEW = 28; // characters of each
 const KEYS = [
   ["j, ↓", "next value"], ["k, ↑", "previous value"], ["n", "next doubtful value"], ["p", "previous doubtful value"],
   ["c", "it is right; go to the next doubtful one"], ["Shift C", "all values of the document are right"],
@@ -140,9 +142,21 @@ class Review {
     ];
     const name = button("", { class: "document", "aria-expanded": String(Boolean(isUnfolded)) }, () => (isUnfolded ? this.fold() : this.select(record, null)));
     name.append(foreign(record.document), element("span", { class: "note" }, pagesText(record.pages)), ...badges.filter(Boolean));
+    if (!isUnfolded && record.error === null) name.append(this.preview(record));
     const made = element("li", { class: "record", "data-key": record.key }, element("h2", {}, name));
     if (isUnfolded) made.append(...this.inside(record));
     return made;
+  }
+
+  /** The first values of a record, so that the list tells one document from the next. */
+  preview(record) {
+    const values = [];
+    for (const { path } of record.list) {
+      const text = textOf(this.corrections.current(record, path)).replace(/\s+/g, " ").trim();
+      if (text) values.push(text.length > PREVIEW ? `${text.slice(0, PREVIEW - 1)}…` : text);
+      if (values.length === MOST_PREVIEWED) break;
+    }
+    return element("span", { class: "note preview" }, ...values.flatMap((text, index) => [index ? " · " : "", foreign(text)]));
   }
 
   inside(record) {
@@ -154,7 +168,8 @@ class Review {
       : button("All are right", { class: "quiet", "aria-label": `All values of ${record.document} are right` }, () => this.confirm(record, WHOLE));
     const context = { actions: this.actions, corrections: this.corrections, schema: this.given.schema };
     const rows = record.list.map((field) => fieldRow(record, field, { ...context, isSelected: this.at?.[0] === record && this.at[1] === field.path }));
-    return [checks.length ? element("ul", { class: "checks whole" }, ...checks) : null, element("ol", { class: "fields", "aria-label": "Values" }, ...rows), this.wholeOf(record), element("div", { class: "line" }, all, button("Correct as JSON", { class: "quiet", "aria-label": `Correct ${record.document} as JSON` }, () => this.editWhole(record)))].filter(Boolean);
+    const notes = (record.notes ?? []).map((text) => element("p", { class: "note" }, foreign(text)));
+    return [checks.length ? element("ul", { class: "checks whole" }, ...checks) : null, ...notes, element("ol", { class: "fields", "aria-label": "Values" }, ...rows), this.wholeOf(record), element("div", { class: "line" }, all, button("Correct as JSON", { class: "quiet", "aria-label": `Correct ${record.document} as JSON` }, () => this.editWhole(record)))].filter(Boolean);
   }
 
   /** What a record was corrected to as JSON: rows that were added have no place among its values. */
