@@ -37,7 +37,9 @@ class ExtractionRequest(Request):
     preset: Name | None = None
     schema_: JsonObject | None = Field(None, alias="schema")
     options: ExtractionOptions | None = None
-    passwords: Annotated[dict[FileId, Password], counted(MAX_DOCUMENTS)] | None = None  # of locked files, by their ids
+    passwords: Annotated[dict[FileId, Password], counted(MAX_DOCUMENTS), Field(max_length=MAX_DOCUMENTS)] | None = (
+        None  # of locked files, by their ids
+    )
     metadata: Metadata | None = None
 
 

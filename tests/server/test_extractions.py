@@ -7,6 +7,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,7 @@ def judging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         Sample(str(number), "total", (draw.gauss(0, 1), *[0.0] * (len(EVIDENCE) - 1)), draw.random() < 0.5)
         for number in range(60)
     ]
-    fit(samples, llm.fingerprint).save(path)
+    replace(fit(samples, llm.fingerprint), report={"documents": 60}).save(path)
     running = start_server(llm, Settings(**SMALL, port=0, access_log=False, calibration=path))
     yield running
     running.stop()
@@ -255,7 +256,8 @@ def judging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_confidences_places_and_second_readings_come_through_the_server(judging: Running) -> None:
     api = Api(judging)
     job = api.create(("a.png", receipt()), ("b.pdf", printed()), schema=SCHEMA, options={"verify": True})
-    assert api.ended(job)["status"] == "completed"
+    done = api.ended(job)
+    assert (done["status"], done["metrics"]) == ("completed", {"documents": 60})
     rows = {row["document"]: row for row in api.rows(job)}
     fields = [field for row in rows.values() for field in row["fields"].values()]
     found = [field for field in fields if field["state"] == "found"]

@@ -92,7 +92,9 @@ def _add_jobs(app: FastAPI, handlers: Handlers) -> None:
 
     @app.get("/v1/extractions/{extraction_id}")
     async def extraction(extraction_id: str, request: Request) -> dict[str, Any]:
-        return extraction_object(await in_thread(batches.get, extraction_id, tenant_of(request), KIND))
+        job = await in_thread(batches.get, extraction_id, tenant_of(request), KIND)
+        used = batches.calibration
+        return extraction_object(job) | {"metrics": None if used is None else dict(used.report) or None}
 
     @app.delete("/v1/extractions/{extraction_id}")
     async def delete(extraction_id: str, request: Request) -> dict[str, Any]:

@@ -148,12 +148,13 @@ function showJob(job, count) {
   byId("download").disabled = count === 0;
 }
 
-async function open(job) {
+async function open(begun) {
+  const job = await server.job(begun.id); // which says how far its confidences can be trusted
   current = job;
   byId("start").hidden = true;
   byId("job").hidden = false;
   const title = presets.find(({ name }) => name === job.preset)?.title || job.preset || "Documents";
-  review = startReview(byId("review"), { title, digest: job.id, schema: job.schema, metrics: null, shelf, imageOf: (name, page) => server.page(job.id, name, page) });
+  review = startReview(byId("review"), { title, digest: job.id, schema: job.schema, metrics: job.metrics, shelf, imageOf: (name, page) => server.page(job.id, name, page) });
   let [after, count, wait] = [0, 0, POLL_MS];
   for (;;) {
     try {

@@ -5,6 +5,7 @@ import { button, element, foreign, plural } from "./review/dom.js";
 
 const MOST_FILES = 1000; // of one extraction
 const MOST_LISTED = 100;
+const IMAGES = /\.(png|jpe?g|webp|gif|bmp|tiff?|heic|heif|avif)$/i;
 const IGNORED = /^(\.|thumbs\.db$|desktop\.ini$|__MACOSX$)/i; // what file managers leave
 
 /** Returns an object whose `files` are those that are chosen now. */
@@ -62,7 +63,7 @@ class Intake {
 
   /** A button that becomes the field for a file's password; images have none. */
   locked(file) {
-    if (file.type.startsWith("image/")) return "";
+    if (file.type.startsWith("image/") || IMAGES.test(file.name)) return "";
     const ask = () => {
       const field = element("input", { type: "password", "aria-label": `Password of ${file.name}`, placeholder: "Password", maxlength: "1024", autocomplete: "off", spellcheck: "false" });
       field.value = this.passwords.get(file) ?? "";
