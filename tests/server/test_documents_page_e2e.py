@@ -22,6 +22,7 @@ from tests.server.test_extractions import Api, printed, receipt
 pytestmark = needs_chromium
 
 PATIENCE_S = 60  # a busy machine is slow, not wrong
+PATIENCE_MS = 1000 * PATIENCE_S
 SCHEMA = {"type": "object", "properties": {"vendor": {"type": "string"}, "total": {"type": "number"}}}
 DROP = """([files]) => {
   const given = new DataTransfer();
@@ -81,7 +82,7 @@ def table(page: Any, kind: str) -> bytes:
 def test_dropped_files_become_rows_that_are_corrected_and_downloaded(open_page: Callable[..., Any]) -> None:
     page = open_page()
     read(page, *FILES)
-    expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents")
+    expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents", timeout=PATIENCE_MS)
     expect(page.locator(".record")).to_have_count(3)
     expect(shown(page, "broken.pdf").locator(".badge.bad")).to_have_text("damaged")
     shown(page, "printed.pdf").locator(".document").click()
@@ -157,7 +158,7 @@ def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any]) -> None:
     wide = "() => document.documentElement.scrollWidth"
     assert page.evaluate(wide) == 390
     read(page, *FILES)
-    expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents")
+    expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents", timeout=PATIENCE_MS)
     shown(page, "scan.png").locator(".document").click()
     assert page.evaluate(wide) == 390
 
@@ -172,7 +173,7 @@ def test_a_locked_file_is_read_with_the_password_that_is_given_for_it(open_page:
     page.get_by_label("What to read").select_option("own schema")
     page.get_by_label("JSON schema").fill(json.dumps(SCHEMA))
     page.get_by_role("button", name="Read the documents").click()
-    expect(shown(page, "shut.pdf")).to_contain_text("password_required")
-    expect(shown(page, "locked.pdf")).to_be_visible()
+    expect(shown(page, "shut.pdf")).to_contain_text("password_required", timeout=PATIENCE_MS)
+    expect(shown(page, "locked.pdf")).to_be_visible(timeout=PATIENCE_MS)
     expect(shown(page, "locked.pdf")).not_to_contain_text("password_required")
     assert "sesame" not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
