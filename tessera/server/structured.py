@@ -58,10 +58,12 @@ def grammar_of(request: Sampling) -> Grammar | None:
 def _of_preset(request: ChatRequest | ResponsesRequest) -> Grammar | None:
     """The form of a preset's replies; raises BadRequestError beside a format that asks for plain text."""
     grammar = grammar_of_preset(preset_of(request.preset))
-    where, given = "response_format", request.response_format if isinstance(request, ChatRequest) else None
-    if isinstance(request, ResponsesRequest):
+    given: JsonSchemaFormat | None
+    if isinstance(request, ChatRequest):
+        where, given = "response_format", request.response_format
+    else:
         where, given = "text.format", request.text.format if request.text else None
-    if grammar is not None and given is not None and given.type == "text":
+    if grammar is not None and given is not None and getattr(given, "type", None) == "text":
         raise BadRequestError(f"preset and {where} each say what the reply must look like; keep one.", param=where)
     return grammar
 
