@@ -138,7 +138,7 @@ def own_folder() -> Path:
     return (Path(home) if home else Path("~/.config").expanduser()) / "tessera" / "presets"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which a date is a text, as in JSON."""
 
     yaml_implicit_resolvers: ClassVar = {
