@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tessera import __version__
+from tessera.cli.app_adapter import adapters
 from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
 from tessera.cli.app_documents import documents, presets
@@ -174,6 +175,7 @@ app.add_typer(documents)
 app.add_typer(trust)
 app.add_typer(presets, name="presets")
 app.add_typer(boxes, name="boxes")
+app.add_typer(adapters, name="adapter")
 app.add_typer(evals, name="eval")
 app.add_typer(nano, name="nano")
 app.add_typer(config, name="config")

@@ -14,6 +14,7 @@ from tessera.cli import app as cli
 from tessera.errors import CheckpointError
 from tessera.llm import LLM
 from tessera.load import load_model
+from tessera.lora.files import read_adapter
 from tessera.lora.peft import write_peft
 from tessera.messages import Message
 from tessera.sampling import SamplingParams
@@ -99,3 +100,24 @@ def test_an_adapter_s_way_is_the_server_s_with_an_endpoint(
 ) -> None:
     assert run(monkeypatch, "ask", "Hi", "--adapter", folder / "adapter", "--endpoint", "http://127.0.0.1:9") == 2
     assert "--adapter and --endpoint exclude each other" in capsys.readouterr().err
+
+
+def test_an_adapter_is_written_for_other_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = read_adapter(folder / "adapter", LLAVA).only(("decoder",)).digest
+    for to, name, left_out in (("gguf", "a.gguf", "llama.cpp loads"), ("mistral", "m", "mistral-inference loads")):
+        code = run(
+            monkeypatch, "adapter", "convert", folder / "adapter", folder / name, "--to", to, "-m", folder / "base"
+        )
+        shown = capsys.readouterr()
+        assert (code, shown.out) == (0, f"{folder / name}\n"), shown.err
+        assert "an adapter of base: decoder 14/14, vision 14/14, adapter 2/2" in shown.err
+        assert left_out in shown.err
+    assert read_adapter(folder / "a.gguf", LLAVA).digest == digest
+    assert read_adapter(folder / "m", LLAVA).counts(LLAVA) == "decoder 14/14, vision 0/14, adapter 0/2"
+    back = "adapter", "convert", folder / "a.gguf", folder / "again", "--to", "peft"
+    assert run(monkeypatch, *back) == 2
+    assert "does not say which model" in capsys.readouterr().err
+    assert run(monkeypatch, *back, "-m", folder / "base") == 0
+    assert read_adapter(folder / "again", LLAVA).digest == digest
