@@ -48,7 +48,7 @@ FILES = {
 }
 # Lines of a function, and why.
 FUNCTIONS = {
-    "tessera/cli/app_finetune.py finetune": (65, "a command's options"),
+    "tessera/cli/app_finetune.py finetune": (72, "a command's options"),
     "tessera/cli/app_documents.py extract": (71, "a command's options, each with its help"),
     "tessera/cli/app_documents.py transcribe": (52, "a command's options, each with its help"),
     "tessera/fetch.py fetch": (60, "the order of checks, which is the guard"),

@@ -40,6 +40,13 @@ def finetune(
     epochs: Annotated[int, typer.Option(help="How often each sample is trained.")] = 1,
     step_samples: Annotated[int, typer.Option(help="Samples in a step.")] = 16,
     pass_tokens: Annotated[int, typer.Option(help="Tokens computed at once.")] = 8192,
+    recompute: Annotated[
+        str,
+        typer.Option(
+            help="Compute layers again for the gradient, in less memory: auto (as memory allows), always or never.",
+            autocompletion=among("auto", "always", "never"),
+        ),
+    ] = "auto",
     max_tokens: Annotated[int, typer.Option(help="Longest sample.")] = 8192,
     too_long: Annotated[
         str,
@@ -66,8 +73,8 @@ def finetune(
         full=full, qlora=qlora, train_vision=train_vision, rank=rank, alpha=alpha, rate=learning_rate,
         targets=tuple(filter(None, (target_modules or "").split(","))), vision_factor=vision_factor,
         plus_factor=plus_factor, warmup=warmup, epochs=epochs, step_samples=step_samples, pass_tokens=pass_tokens,
-        max_tokens=max_tokens, too_long=too_long, drop_bad=drop_bad, seed=seed, eval_steps=eval_steps,
-        save_steps=save_steps, patience=patience,
+        recompute=recompute, max_tokens=max_tokens, too_long=too_long, drop_bad=drop_bad, seed=seed,
+        eval_steps=eval_steps, save_steps=save_steps, patience=patience,
     )  # fmt: skip
     run_finetune(
         data, out, model, eval_data, settings,

@@ -13,12 +13,13 @@ import torch
 from tessera.cli.session import in_flags
 from tessera.errors import UsageError
 from tessera.finetune.data import Reader
-from tessera.finetune.memory import Estimate, check_fits, estimate
+from tessera.finetune.memory import Estimate, check_fits, estimate, recomputes
 from tessera.finetune.preview import counts, hours, largest_pass, problems, product_rate, report
 from tessera.finetune.run import RUN, Run
 from tessera.finetune.samples import Encoder, Samples
 from tessera.finetune.settings import Settings
 from tessera.load import compute_dtype, find_model, load_model, target_device
+from tessera.machine import available_bytes
 from tessera.prompt import Tokenizer
 from tessera.shelf import BUNDLED, ModelSource
 from tessera.sources import ImageLimits
@@ -61,11 +62,14 @@ def run_finetune(
             return
     assert out is not None
     check_fits(memory, chosen, settings)
+    recompute = recomputes(memory, available_bytes(chosen), settings.recompute)
+    memory = memory if recompute else memory.of_all_layers
     _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}")
     loaded = load_model(source)
     run = Run(
         out, loaded, checkpoint, settings, found.samples,
-        held_out=held_out.samples if held_out else (), say=lambda line: _say_unless(quiet, line),
+        held_out=held_out.samples if held_out else (), recompute=recompute,
+        say=lambda line: _say_unless(quiet, line),
     )  # fmt: skip
     outcome = run.go()
     _say_unless(quiet, f"loss {outcome.first_loss:.4f} to {outcome.last_loss:.4f}  {outcome.curve}")

@@ -1,6 +1,7 @@
-"""The loss of a pack: logits of labelled rows only, a few at a time, computed again for the gradient.
+"""The loss of a pack: logits of labelled rows only, a few at a time, of which nothing is kept.
 
-All logits of a 4,096-token sample of the 12B would take 5 GB; 512 rows of them take 0.6.
+All logits of a 4,096-token sample of the 12B would take 5 GB; 512 rows of them take 0.6. A frozen head's gradient is
+computed at once with the loss, so its logits are computed once; a trained head computes them again.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tessera.finetune.packing import Pack
+from tessera.kernels.gradients import records
 from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
 
@@ -59,8 +63,33 @@ def mark(model: Pixtral, pack: Pack, embeddings: Sequence[Tensor]) -> Marks:
 def token_losses(model: Pixtral, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return each row's loss in float32, and whether its target is the likeliest token."""
     pairs = zip(hidden_RD.split(CHUNK_ROWS), targets_R.split(CHUNK_ROWS), strict=True)
-    chunks = [checkpoint(partial(_chunk, model), *pair, use_reentrant=False) for pair in pairs]
+    if any(parameter.requires_grad for parameter in model.output.parameters()):
+        chunks = [checkpoint(partial(_chunk, model), *pair, use_reentrant=False) for pair in pairs]
+    elif records(hidden_RD):
+        chunks = [_FrozenHead.apply(model, *pair) for pair in pairs]  # type: ignore[no-untyped-call]
+    else:
+        chunks = [_chunk(model, *pair) for pair in pairs]
     return torch.cat([losses for losses, _ in chunks]), torch.cat([right for _, right in chunks])
+
+
+class _FrozenHead(torch.autograd.Function):
+    """`_chunk` of a head that is not trained: keeps each row's gradient, D numbers, instead of V logits."""
+
+    @staticmethod
+    def forward(ctx: Any, model: Pixtral, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            rows_RD = hidden_RD.detach().requires_grad_()
+            losses, right = _chunk(model, rows_RD, targets_R)
+            (gradient_RD,) = torch.autograd.grad(losses.sum(), rows_RD)
+        ctx.save_for_backward(gradient_RD)
+        ctx.mark_non_differentiable(right)
+        return losses.detach(), right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_R: Tensor, _: object) -> tuple[None, Tensor, None]:
+        (gradient_RD,) = ctx.saved_tensors
+        return None, (gradient_RD * gradient_R[:, None]).to(gradient_RD.dtype), None
 
 
 def _chunk(model: Pixtral, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:

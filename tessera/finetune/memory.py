@@ -6,7 +6,7 @@ Counts per token that a layer keeps for its gradient were matched to Pixtral 12B
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,6 +36,12 @@ class Estimate:
     logits: int
     runtime: int
     loading: int = 0
+    layers: int = 1  # that are trained through
+
+    @property
+    def of_all_layers(self) -> Estimate:
+        """Return the estimate if every layer keeps what its gradient needs, so that nothing is computed again."""
+        return replace(self, layer=self.layer * self.layers)
 
     @property
     def total(self) -> int:
@@ -86,12 +92,18 @@ def estimate(
     logits = min(CHUNK_ROWS, tokens) * config.vocab_size * (size + 8)
     return Estimate(
         weights, trained, kept * size, max(layer, seen) * size, logits, RUNTIME_BYTES[device.type],
-        plain if rounded else 0,
+        plain if rounded else 0, config.n_layers + (vision.num_hidden_layers if settings.train_vision else 0),
     )  # fmt: skip
 
 
 def _layer_values(width: int, projected: int, hidden: int) -> int:
     return round(8 * width + 3 * projected + 5.5 * hidden)
+
+
+def recomputes(found: Estimate, free: int, choice: str) -> bool:
+    """Return True if layers should be computed again: by choice, or to leave half of what is free beside the run."""
+    more, left = found.of_all_layers.total - found.total, free - found.total
+    return choice == "always" or (choice == "auto" and more > left / 2)
 
 
 def check_fits(found: Estimate, device: torch.device, settings: Settings) -> None:

@@ -33,7 +33,7 @@ from tessera.training.optimizer import MasterOptimizer
 from tessera.weights.checkpoint import Checkpoint
 
 RUN, SETTINGS, STATE, LOG = "run", "settings.json", "state.safetensors", "log.jsonl"
-MAY_DIFFER = {"pass_tokens", "save_steps"}  # of a resumed run: neither changes what is learned
+MAY_DIFFER = {"pass_tokens", "recompute", "save_steps"}  # of a resumed run: none changes what is learned
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -67,11 +67,15 @@ class Outcome:
 
 
 class Run:
-    """One run: its model, its data, and its progress in the folder `out`."""
+    """One run: its model, its data, and its progress in the folder `out`.
+
+    `recompute` says whether each layer's inner values are computed again for the gradient, instead of kept.
+    """
 
     def __init__(
         self, out: Path, loaded: LoadedModel, checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample],
-        *, held_out: Sequence[Sample] = (), limits: ImageLimits | None = None, say: Say = print,
+        *, held_out: Sequence[Sample] = (), limits: ImageLimits | None = None, recompute: bool = True,
+        say: Say = print,
     ) -> None:  # fmt: skip
         self.out, self.settings, self.samples, self.held_out = out, settings, samples, held_out
         self.say = say
@@ -85,7 +89,8 @@ class Run:
         self.order = Order(len(samples), settings.step_samples, settings.seed)
         self.steps = settings.epochs * self.order.steps_per_epoch
         self.step, self.best = 0, Best()
-        checkpoint_blocks(self.model)
+        if recompute:
+            checkpoint_blocks(self.model)
 
     @property
     def _state(self) -> Path:
@@ -208,6 +213,6 @@ def _digest(samples: Sequence[Sample]) -> str:
 def _out_of_memory(settings: Settings) -> str:
     other = "" if settings.full or settings.qlora else "; in a new folder, qlora 4 or shrunk images need less as well"
     return (
-        f"memory ran out in a training pass; start again with pass_tokens below {settings.pass_tokens:,}, "
-        f"and the run goes on from its last state{other}."
+        f"memory ran out in a training pass; start again with recompute always, or pass_tokens below "
+        f"{settings.pass_tokens:,}, and the run goes on from its last state{other}."
     )

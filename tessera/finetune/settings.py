@@ -8,6 +8,7 @@ from typing import Any
 from tessera.errors import UsageError
 from tessera.finetune.samples import TOO_LONG
 
+RECOMPUTE = ("auto", "always", "never")
 LORA_RATE, FULL_RATE = 2e-4, 2e-5  # of adapters, ten times full training's (Schulman 2025, "LoRA Without Regret")
 
 
@@ -28,6 +29,7 @@ class Settings:
     epochs: int = 1
     step_samples: int = 16
     pass_tokens: int = 8192
+    recompute: str = "auto"  # of each layer's inner values for the gradient, which takes time and saves memory
     max_tokens: int = 8192  # of one sample
     too_long: str = "stop"
     drop_bad: bool = False
@@ -49,6 +51,8 @@ class Settings:
                 raise UsageError(f"{name} is {value}; it must be between {least:g} and {most:g}.", param=name)
         if self.too_long not in TOO_LONG:
             raise UsageError(f"too_long is {self.too_long!r}; use {', '.join(TOO_LONG)}.", param="too_long")
+        if self.recompute not in RECOMPUTE:
+            raise UsageError(f"recompute is {self.recompute!r}; use {', '.join(RECOMPUTE)}.", param="recompute")
         if self.qlora not in (None, 4, 8):
             raise UsageError(f"qlora is {self.qlora}; use 4 or 8 bits.", param="qlora")
         if self.full and (self.qlora or self.targets):

@@ -59,15 +59,16 @@ def read_samples(path: Path) -> list[Sample]:
     return found.samples
 
 
-def make_run(folder: Path, out: Path, settings: Settings) -> Run:
+def make_run(folder: Path, out: Path, settings: Settings, *, recompute: bool = True) -> Run:
     """A run on the model and the data that lie in a folder."""
     torch.set_num_threads(1)
     model = folder / "model"
     source = ModelSource(name=str(model), device="cpu")
     samples, held_out = (read_samples(folder / "data" / f"data{first}.jsonl") for first in (0, 100))
     return Run(
-        out, load_model(source), open_checkpoint(model), settings, samples, held_out=held_out, say=lambda _: None
-    )
+        out, load_model(source), open_checkpoint(model), settings, samples,
+        held_out=held_out, recompute=recompute, say=lambda _: None,
+    )  # fmt: skip
 
 
 def prepare(folder: Path) -> Path:

@@ -147,6 +147,31 @@ def test_chunks_and_checkpoints_change_nothing(tmp_path: Path, monkeypatch: pyte
         torch.testing.assert_close(same[name], gradient, rtol=1e-5, atol=EXACT, msg=name)
 
 
+@pytest.mark.parametrize("rows", [3, 512])
+def test_a_frozen_head_gives_the_gradient_of_a_trained_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """The one is computed with the loss, the other by autograd afterwards."""
+    samples, model = mixed(tmp_path), tiny_model()
+    monkeypatch.setattr(loss, "CHUNK_ROWS", rows)
+    wanted, gradients = descend(model, packs(samples, 40))
+    model.output.requires_grad_(False)
+    found, same = descend(model, packs(samples, 40))
+    assert abs(found - wanted) < EXACT
+    assert gradients.keys() - same.keys() == {"output.weight"}
+    for name, gradient in same.items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-5, atol=EXACT, msg=name)
+
+
+def test_a_frozen_head_computes_each_logit_once(tmp_path: Path) -> None:
+    model, seen = tiny_model(), []
+    model.output.requires_grad_(False)
+    model.output.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))
+    parts = packs(mixed(tmp_path), 1000)
+    descend(model, parts)
+    assert seen == [parts[0].labelled]
+
+
 def test_only_labelled_rows_reach_the_head(tmp_path: Path) -> None:
     """Logits of all rows would not fit; the head sees as many rows as there are labels."""
     model, seen = tiny_model(), []

@@ -9,7 +9,7 @@ import torch
 
 from tessera.errors import CheckpointError
 from tessera.finetune import memory
-from tessera.finetune.memory import Estimate, check_fits, estimate
+from tessera.finetune.memory import Estimate, check_fits, estimate, recomputes
 from tessera.finetune.settings import Settings
 from tessera.model.family import PIXTRAL_12B
 from tests.loading import load_model
@@ -66,3 +66,15 @@ def test_the_weights_of_nano_are_exact() -> None:
     model = load_model("nano").model
     found = estimate(model.config, Settings(), torch.float32, CPU, 100, 100)
     assert found.weights == sum(parameter.nbytes for parameter in model.parameters())
+
+
+def test_layers_are_computed_again_only_where_keeping_them_would_crowd_the_machine() -> None:
+    found = of()
+    kept = found.of_all_layers
+    assert kept.total - found.total == 39 * found.layer
+    assert kept.layer / GIB == pytest.approx(40 * 1.06, rel=0.05)
+    room = found.total + 2 * 39 * found.layer
+    assert not recomputes(found, room, "auto")
+    assert recomputes(found, room - 2, "auto")
+    assert recomputes(found, room, "always")
+    assert not recomputes(found, 0, "never")

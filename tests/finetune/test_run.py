@@ -100,6 +100,15 @@ def test_a_killed_run_resumes_bit_for_bit(method: str, when: str, folder: Path, 
     assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "parts" / n).read_bytes() for n in names)
 
 
+def test_what_is_kept_for_the_gradient_changes_no_bit(folder: Path, tmp_path: Path) -> None:
+    """So a run may be resumed with more or less memory."""
+    options = settings(train_vision=True, epochs=1)
+    for name, recompute in (("again", True), ("kept", False)):
+        make_run(folder, tmp_path / name, options, recompute=recompute).go()
+    again, kept = state(tmp_path / "again"), state(tmp_path / "kept")
+    assert all(torch.equal(again[name], kept[name]) for name in again)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_falls_and_only_what_is_trained_changes(method: str, folder: Path, tmp_path: Path) -> None:
     made = make_run(folder, tmp_path / "out", settings(**METHODS[method]))
