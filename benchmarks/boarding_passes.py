@@ -32,7 +32,14 @@ AIRPORTS = (
     "AMS", "ATH", "BCN", "BER", "CDG", "CPH", "DUB", "EDI", "FCO", "FRA", "GVA", "HEL", "HND", "IST", "JFK", "LAX",
     "LHR", "LIS", "MAD", "MUC", "NCE", "ORD", "OSL", "PRG", "SFO", "SIN", "SYD", "VIE", "WAW", "ZRH",
 )  # fmt: skip
-AIRLINES = {"NORD AIR": "NA", "Skyline": "SK", "Blue Wing": "BW", "TransAlpina": "TA", "Meridian": "MD", "Oceanic": "OC"}
+AIRLINES = {
+    "NORD AIR": "NA",
+    "Skyline": "SK",
+    "Blue Wing": "BW",
+    "TransAlpina": "TA",
+    "Meridian": "MD",
+    "Oceanic": "OC",
+}
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 COLOURS = ("#123a6b", "#8a1c2b", "#1d6b45", "#5b2a86", "#b35a00", "#222222")
 FACES = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")

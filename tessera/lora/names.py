@@ -21,6 +21,8 @@ from tessera.weights.hf_names import classic_name, from_hf_rows, permuted_heads,
 
 # A name in memory has the adapter's own name before `.weight`; files of some trainers keep it.
 MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+# The base's own weights, which peft saves beside an adapted head, whole and unchanged.
+COPIED = re.compile(r".*\b(?:lm_head\.base_layer|lm_head|embed_tokens\.base_layer|embed_tokens)\.weight")
 GGUF_MATRIX = re.compile(r"(.+)\.weight\.lora_([ab])")
 PREFIX = "base_model.model."
 CLASSIC_TEXT = "language_model.model."
@@ -38,7 +40,7 @@ def gguf_linears(config: ModelConfig) -> dict[str, str]:
 
 def classic_path(path: str) -> str:
     """Return the classic path of a linear, from a path of transformers 5, of older versions or of a text model."""
-    classic = classic_name(path)
+    classic = classic_name(f"{path}.weight").removesuffix(".weight")
     return CLASSIC_TEXT + classic if classic.startswith("layers.") else classic
 
 

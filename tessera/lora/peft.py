@@ -17,7 +17,17 @@ from typing import Any
 
 from tessera.errors import CheckpointError, shown
 from tessera.lora.adapter import LoraAdapter, LowRank
-from tessera.lora.names import MATRIX, PREFIX, classic_path, from_hf, hf_linears, live_path, refuse_unmatched, to_hf
+from tessera.lora.names import (
+    COPIED,
+    MATRIX,
+    PREFIX,
+    classic_path,
+    from_hf,
+    hf_linears,
+    live_path,
+    refuse_unmatched,
+    to_hf,
+)
 from tessera.model.config import ModelConfig
 from tessera.weights.detect import PICKLES, read_json
 from tessera.weights.fill import linear_shapes
@@ -53,6 +63,7 @@ def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
         raise CheckpointError(f"{folder}: {why}; save the adapter as safetensors.")
     scaling = _Scaling.read(folder / CONFIG)
     linears, stored = hf_linears(config), stored_tensors([file])
+    copied, stored = _without_copies(stored, config)
     pairs: dict[str, dict[str, StoredTensor]] = {}
     unmatched: list[str] = []
     for key, tensor in stored.items():
@@ -70,7 +81,24 @@ def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
         a_RK, b_NR = read_matrix(pair["A"]), read_matrix(pair["B"])
         path = MATRIX.sub(r"\1", pair["A"].name).removeprefix(PREFIX)
         modules[name] = LowRank(a_RK, from_hf(name, b_NR, config), scaling.of(path, a_RK.shape[0]))
-    return LoraAdapter.of(modules, config, str(folder), base=scaling.base)
+    return LoraAdapter.of(modules, config, str(folder), base=scaling.base, notes=copied)
+
+
+def _without_copies(
+    stored: dict[str, StoredTensor], config: ModelConfig
+) -> tuple[tuple[str, ...], dict[str, StoredTensor]]:
+    """Leave out whole weights of the head and the embeddings, and say so.
+
+    peft saves them of itself if one is adapted (`save_embedding_layers`), though they are frozen: trained ones are in
+    `modules_to_save`, which is refused. Of another shape they belong to another vocabulary, and are refused later.
+    """
+    shape = config.vocab_size, config.dim
+    copies = [key for key, each in stored.items() if COPIED.fullmatch(key) and tuple(each.shape) == shape]
+    kept = {key: each for key, each in stored.items() if key not in copies}
+    if not copies or not any(".lora_" in key for key in kept):
+        return (), stored
+    note = f"{', '.join(copies)}: peft's copies of the base's own weights; the model's are used"
+    return (note,), kept
 
 
 def read_matrix(stored: StoredTensor) -> Any:

@@ -33,6 +33,21 @@ def text_only(path: str) -> str:
     return path.replace("language_model.", "")
 
 
+def test_an_adapted_head_comes_with_copies_that_are_left_out(tmp_path: Path) -> None:
+    """peft saves a head's own weight of itself; of another shape it belongs to another vocabulary."""
+    folder = write_peft_folder(tmp_path / "a", random_pairs({"lm_head": (LLAVA.vocab_size, LLAVA.dim)}))
+    file = folder / "adapter_model.safetensors"
+    read = read_adapter(folder, LLAVA)
+    assert list(read.modules) == ["output"]
+    whole = {"base_model.model.lm_head.base_layer.weight": torch.ones(LLAVA.vocab_size, LLAVA.dim)}
+    save_file(load_file(file) | whole, file)
+    again = read_adapter(folder, LLAVA)
+    assert again.digest == read.digest
+    assert "lm_head.base_layer.weight: peft's copies" in again.notes[0]
+    save_file(load_file(file) | {name: each[:-1].clone() for name, each in whole.items()}, file)
+    assert "saved whole" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("rename", "shapes"),
     [(str, SHAPES), (classic, SHAPES), (text_only, DECODER)],
