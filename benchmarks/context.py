@@ -68,7 +68,7 @@ def measure(shape: str, tokens: int, kv_cache_dtype: str = "auto") -> Run:
     ids = torch.randint(1000, config.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
     marks = [SHORTEST << n for n in range((tokens // SHORTEST).bit_length())]
     _step_through(engine, ids[:SHORTEST])  # one-time allocations of libraries do not count
-    before, token_bytes = _reset_peak(), kv_bytes_per_token(config, engine.config.cache_dtype)
+    before, token_bytes = reset_peak(), kv_bytes_per_token(config, engine.config.cache_dtype)
     # Different from the warm-up's prefix, or it would be found in the cache.
     ids = ids[::-1]
     chunks, peaks = _step_through(engine, ids[: tokens - 1], marks)
@@ -118,7 +118,7 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the peak to the current value
     return peak_bytes()
 
