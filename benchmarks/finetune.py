@@ -16,6 +16,7 @@ from statistics import median
 from tessera.bench.peer import WIDTHS
 from tessera.bench.process import Side, python
 from tessera.errors import MeasurementError
+from tessera.finetune.settings import Settings
 
 LENGTHS = (512, 256, 256)
 LABELLED = 0.25
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of each sample")
     arguments = parser.parse_args()
     shared = ("--layers", str(arguments.layers), "--vocab-size", str(arguments.vocab_size))
-    shared += ("--pass-tokens", str(max(arguments.lengths)))
+    shared += ("--pass-tokens", str(Settings().pass_tokens))
     ours = ("--bits", str(arguments.bits), *(["--recompute"] if arguments.recompute else []))
     theirs = ["--recompute"] if arguments.peer_recompute else []
     with ExitStack() as stack:
