@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,14 @@ def total_bytes(device: torch.device) -> int:
 def taken_bytes(device: torch.device) -> int:
     """Bytes of a GPU that this process uses for tensors; 0 on a CPU."""
     return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else 0
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes that this process has had: of a GPU's tensors, or of memory in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def free_disk_bytes(folder: Path) -> int:

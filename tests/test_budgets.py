@@ -48,7 +48,7 @@ FILES = {
 }
 # Lines of a function, and why.
 FUNCTIONS = {
-    "tessera/cli/app_finetune.py finetune": (72, "a command's options"),
+    "tessera/cli/app_finetune.py finetune": (78, "a command's options"),
     "tessera/cli/app_documents.py extract": (71, "a command's options, each with its help"),
     "tessera/cli/app_documents.py transcribe": (52, "a command's options, each with its help"),
     "tessera/fetch.py fetch": (60, "the order of checks, which is the guard"),
@@ -85,7 +85,7 @@ FOLDERS = {
     "tessera/documents": 8000,
     "tessera/engine": 4800,
     "tessera/evals": 3200,
-    "tessera/finetune": 1900,
+    "tessera/finetune": 2200,
     "tessera/kernels": 2600,
     "tessera/linears": 290,
     "tessera/lora": 920,
@@ -94,7 +94,7 @@ FOLDERS = {
     "tessera/parallel": 230,
     "tessera/quantize": 700,
     "tessera/server": 8900,
-    "tessera/training": 300,
+    "tessera/training": 450,
     "tessera/weights": 3750,
 }
 Sizes = dict[str, int]

@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu.check`: the GPU path's correctness and speed in one script and one table.
 
 First everything it computes is compared with the CPU in float32, by distance in norm; then the
-tests that only a GPU can run; then the measurements of `table`. Failures are reported, the rest
+tests that only a GPU can run; then the measurements of `table` and `training`. Failures are reported, the rest
 continues, and the exit code is 1. It needs torch, Triton, numpy, Pillow, transformers for its
 columns, and pytest with hypothesis for the tests. With `--device cpu --tiny` every line of it runs on
 a CPU in a minute, which shows that it works and nothing else.
@@ -28,6 +28,7 @@ from benchmarks.gpu.kernels import kernel_lines
 from benchmarks.gpu.rates import measure_rates
 from benchmarks.gpu.sizes import FULL, TINY, Sizes
 from benchmarks.gpu.table import Table
+from benchmarks.gpu.training import qlora_line
 from benchmarks.gpu.weights import quantize_layers
 from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.kernels import cuda
@@ -43,7 +44,7 @@ from tessera.model.pixtral import Pixtral
 SECONDS = 520  # for everything; rows not begun by then are skipped, and count as failed
 TESTS_S = 300  # for the tests, of these
 CPU = torch.device("cpu")
-GPU_TESTS = ("tests/kernels/test_triton.py", "tests/engine/test_gpu.py")
+GPU_TESTS = ("tests/kernels/test_triton.py", "tests/kernels/test_flash_attention.py", "tests/engine/test_gpu.py")
 # Distances in norm: sums in another order; rounding of each value to 8 or 11 bits of mantissa on the way
 # through all layers; 8-bit floating point keeps 4 bits, of weights (compared with themselves) and of inputs.
 BOUNDS = {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -280,7 +281,9 @@ def main(arguments: list[str] | None = None) -> int:
         failed |= "FAILED" in line
     table = Table(device, sizes, rates, deadline_s, with_peer=not options.no_peer)
     table.measure()
-    return int(failed or table.failed)
+    trained = qlora_line(device, sizes, deadline_s)
+    print(trained, flush=True)
+    return int(failed or table.failed or "FAILED" in trained)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def finetune(
     alpha: Annotated[float, typer.Option(help="The adapter counts alpha / rank times.")] = 32.0,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate; default: 2e-4, full 2e-5.")] = None,
     vision_factor: Annotated[float, typer.Option(help="Of the rate, for the vision encoder.")] = 0.5,
+    adapter_factor: Annotated[float, typer.Option(help="Of the rate, for the vision-language adapter.")] = 1.0,
     plus_factor: Annotated[float, typer.Option(help="Of the rate, for B (LoRA+).")] = 1.0,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.03,
     epochs: Annotated[int, typer.Option(help="How often each sample is trained.")] = 1,
@@ -59,6 +60,7 @@ def finetune(
     eval_steps: Annotated[int, typer.Option(help="Steps between evaluations.")] = 50,
     save_steps: Annotated[int, typer.Option(help="Steps between saved states.")] = 50,
     patience: Annotated[int, typer.Option(help="Evaluations without a better loss before the end; 0: none.")] = 0,
+    sample: Annotated[int, typer.Option(help="Held-out samples answered and shown at each evaluation.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of order and beginning.")] = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -72,9 +74,10 @@ def finetune(
     settings = Settings(
         full=full, qlora=qlora, train_vision=train_vision, rank=rank, alpha=alpha, rate=learning_rate,
         targets=tuple(filter(None, (target_modules or "").split(","))), vision_factor=vision_factor,
+        adapter_factor=adapter_factor,
         plus_factor=plus_factor, warmup=warmup, epochs=epochs, step_samples=step_samples, pass_tokens=pass_tokens,
         recompute=recompute, max_tokens=max_tokens, too_long=too_long, drop_bad=drop_bad, seed=seed,
-        eval_steps=eval_steps, save_steps=save_steps, patience=patience,
+        eval_steps=eval_steps, save_steps=save_steps, patience=patience, sample=sample,
     )  # fmt: skip
     run_finetune(
         data, out, model, eval_data, settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -13,16 +14,17 @@ import torch
 from tessera.cli.session import in_flags
 from tessera.errors import UsageError
 from tessera.finetune.data import Reader
-from tessera.finetune.memory import Estimate, check_fits, estimate, recomputes
+from tessera.finetune.memory import GB, Estimate, check_fits, estimate, free_bytes, gathered_bytes, recomputes
 from tessera.finetune.preview import counts, hours, largest_pass, problems, product_rate, report
-from tessera.finetune.run import RUN, Run
+from tessera.finetune.run import CURVE, RUN, Outcome, Run
 from tessera.finetune.samples import Encoder, Samples
 from tessera.finetune.settings import Settings
 from tessera.load import compute_dtype, find_model, load_model, target_device
-from tessera.machine import available_bytes
+from tessera.machine import use_device
 from tessera.prompt import Tokenizer
 from tessera.shelf import BUNDLED, ModelSource
 from tessera.sources import ImageLimits
+from tessera.training.ranks import Ranks, joined, local_device
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -36,11 +38,12 @@ class _Plan:
     device: torch.device
     dtype: torch.dtype
 
-    def memory(self, samples: Samples) -> Estimate:
+    def memory(self, samples: Samples, ranks: Ranks) -> Estimate:
         config = self.checkpoint.config
         sizes = largest_pass(samples.samples, self.settings, config)
         stored = self.checkpoint.weight_bytes(self.dtype) if self.checkpoint.is_quantized else None
-        return estimate(config, self.settings, self.dtype, self.device, *sizes, quantized_bytes=stored)
+        found = estimate(config, self.settings, self.dtype, self.device, *sizes, quantized_bytes=stored)
+        return found.cut(ranks.size, gathered_bytes(config, self.dtype)) if self.settings.full else found
 
 
 def run_finetune(
@@ -49,33 +52,50 @@ def run_finetune(
 ) -> None:  # fmt: skip
     if out is None and not dry_run:
         raise UsageError("--out is missing; name the folder to write, or add --dry-run.")
-    source = ModelSource(name=model or BUNDLED, dtype=dtype, device=device)
+    source = ModelSource(name=model or BUNDLED, dtype=dtype, device=local_device(device))
     checkpoint = open_checkpoint(find_model(source.name))
-    chosen = target_device(device)
+    chosen = target_device(source.device)
+    use_device(chosen)
+    _repeat_sums(chosen)
     plan = _Plan(checkpoint, checkpoint.load_tokenizer(), settings, chosen, compute_dtype(dtype, checkpoint, chosen))
-    with tempfile.TemporaryDirectory() as folder:
+    with joined(chosen) as ranks, tempfile.TemporaryDirectory() as folder:
+        quiet = quiet or not ranks.first
         keep = (Path(folder) if out is None or dry_run else out / RUN) / "images"
-        found, held_out = _read(plan, keep, allow_urls, data, eval_data)
-        memory = plan.memory(found)
+        found, held_out = ranks.from_first(lambda: _read(plan, keep, allow_urls, data, eval_data))
+        memory = plan.memory(found, ranks)
         if dry_run:
-            _show(plan, found, memory, as_json)
+            if ranks.first:
+                _show(plan, found, memory, as_json)
             return
-    assert out is not None
-    check_fits(memory, chosen, settings)
-    recompute = recomputes(memory, available_bytes(chosen), settings.recompute)
-    memory = memory if recompute else memory.of_all_layers
-    _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}")
-    loaded = load_model(source)
-    run = Run(
-        out, loaded, checkpoint, settings, found.samples,
-        held_out=held_out.samples if held_out else (), recompute=recompute,
-        say=lambda line: _say_unless(quiet, line),
-    )  # fmt: skip
-    outcome = run.go()
+        assert out is not None
+        check_fits(memory, chosen, settings, ranks.on_machine)
+        recompute = recomputes(memory, free_bytes(chosen, ranks.on_machine), settings.recompute)
+        memory = memory if recompute else memory.of_all_layers
+        many = f", on each of {ranks.size} ranks" if ranks.size > 1 else ""
+        _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}{many}")
+        run = Run(
+            out, load_model(source), checkpoint, settings, found.samples,
+            held_out=held_out.samples if held_out else (), recompute=recompute,
+            say=lambda line: _say_unless(quiet, line), ranks=ranks,
+        )  # fmt: skip
+        _report(run.go(), memory, out, as_json=as_json, quiet=quiet, prints=ranks.first)
+
+
+def _repeat_sums(device: torch.device) -> None:
+    """Ask torch for sums in a fixed order on a GPU, so that a resumed run equals one that never stopped."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see torch's notes on reproducibility
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _report(outcome: Outcome, memory: Estimate, out: Path, *, as_json: bool, quiet: bool, prints: bool) -> None:
     _say_unless(quiet, f"loss {outcome.first_loss:.4f} to {outcome.last_loss:.4f}  {outcome.curve}")
-    if chosen.type == "cuda":
-        _say_unless(quiet, f"peak memory {torch.cuda.max_memory_allocated(chosen) / 1e9:.2f} GB, estimated {memory}")
-    print(json.dumps(asdict(outcome) | {"out": str(out)}) if as_json else out)
+    _say_unless(quiet, f"the curve is in {out / RUN / CURVE}")
+    _say_unless(quiet, f"peak memory {outcome.peak_bytes / GB:.2f} GB, estimated {memory.total / GB:.2f}")
+    if prints:
+        values = asdict(outcome) | {"out": str(out), "estimated_bytes": memory.total}
+        print(json.dumps(values) if as_json else out)
 
 
 def _read(

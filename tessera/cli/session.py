@@ -45,9 +45,10 @@ FLAG_WORDS = (
     (r"(?<![\w-])(max_tokens|top_p|top_k|min_p|temperature|seed|logprobs|stop)(?= (is|must|has)\b)", r"--\1"),
     # The settings of training.
     (r"\b(pass|too|train|target|step|eval|save)_(tokens|long|vision|modules|samples|steps)\b", r"--\1-\2"),
-    (r"\b(vision|plus)_factor\b", r"--\1-factor"),
+    (r"\b(vision|adapter|plus)_factor\b", r"--\1-factor"),
     (r"\bqlora(?= (\d|is\b))", "--qlora"),
     (r"^rate(?= is\b)", "--learning-rate"),
+    (r"^sample(?= is\b)", "--sample"),
     (r"\(max_tokens\)", "(--max-tokens)"),
     (r"\bsmaller max_tokens\b", "smaller --max-tokens"),
 )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tessera.finetune.loss import Marks
 from tessera.machine import written_whole
@@ -18,10 +18,16 @@ Say = Callable[[str], None]
 
 
 class RunLog:
-    """Appends one JSON object for each step and evaluation; `step` is the number of finished steps."""
+    """Appends one JSON object for each step and evaluation; `step` is the number of finished steps.
 
-    def __init__(self, path: Path, finished: int) -> None:
+    On a rank that does not write, nothing is appended.
+    """
+
+    def __init__(self, path: Path, finished: int, *, writes: bool = True) -> None:
         self.path = path
+        self._file: TextIO | None = None
+        if not writes:
+            return
         kept = [line for line in read_log(path) if line["step"] <= finished]
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial:
@@ -29,11 +35,13 @@ class RunLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ computed at once with the loss, so its logits are computed once; a trained head 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from tessera.finetune.packing import Pack
+from tessera.finetune.packing import FILLER, Pack
 from tessera.kernels.gradients import records
 from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
@@ -38,10 +38,31 @@ class Marks:
     by_source: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
+def nothing() -> Marks:
+    """Return the marks of no samples."""
+    return Marks(torch.zeros(()), 0.0, 0, 0, 0, 0)
+
+
+def mark_beside(model: Pixtral, pack: Pack, embeddings: Sequence[Tensor], unseen: Tensor | None) -> Marks:
+    """Mark a pass of which other ranks compute the like at the same time: all weights that theirs use get a gradient.
+
+    `unseen` is a 0 that depends on the image path, for a pass without images. One without samples counts nothing.
+    """
+    if pack.samples:
+        marks = mark(model, pack, embeddings)
+    else:
+        marks = replace(nothing(), loss=0 * mark(model, replace(pack, samples=(FILLER,)), ()).loss)
+    return marks if unseen is None else replace(marks, loss=marks.loss + unseen)
+
+
 def mark(model: Pixtral, pack: Pack, embeddings: Sequence[Tensor]) -> Marks:
     """Compute a pack's part of its step's mean loss, scaled so that the mean over the step's passes is that mean."""
     plan = DensePlan(pack.lengths, model.device)
-    hidden_TD = model(model.embed(pack.ids(model.device), embeddings), plan)
+    embedded_TD = model.embed(pack.ids(model.device), embeddings)
+    if torch.is_grad_enabled() and not embedded_TD.requires_grad:
+        # Else the first layer would take kernels that round otherwise, in passes without images alone.
+        embedded_TD.requires_grad_()
+    hidden_TD = model(embedded_TD, plan)
     rows, targets = pack.rows(model.device)
     losses, right = token_losses(model, hidden_TD[rows], targets)
     by_source: dict[str, tuple[float, int]] = {}

@@ -6,6 +6,7 @@ Counts per token that a layer keeps for its gradient were matched to Pixtral 12B
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +48,17 @@ class Estimate:
     def total(self) -> int:
         running = self.weights + self.trained + self.kept + self.layer + self.logits + self.runtime
         return max(running, self.loading + self.runtime)
+
+    def cut(self, ranks: int, whole: int) -> Estimate:
+        """Return what a rank needs if all ranks share weights and state, of which `whole` bytes are gathered at once.
+
+        Each loads all weights before it lets go of what others keep.
+        """
+        if ranks == 1:
+            return self
+        return replace(
+            self, weights=self.weights // ranks + whole, trained=self.trained // ranks, loading=self.weights
+        )  # fmt: skip
 
     def __str__(self) -> str:
         named = {"weights": self.weights, "trained": self.trained, "one pass": self.kept + self.layer + self.logits}
@@ -96,6 +108,14 @@ def estimate(
     )  # fmt: skip
 
 
+def gathered_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of weights that are whole on a rank during a pass of cut ones: two blocks, and all outside."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in empty_model(config).named_parameters():
+        sizes["block" if name.startswith("layers.0.") else "" if "layers." in name else "outside"] += parameter.numel()
+    return (2 * sizes["block"] + sizes["outside"]) * dtype.itemsize
+
+
 def _layer_values(width: int, projected: int, hidden: int) -> int:
     return round(8 * width + 3 * projected + 5.5 * hidden)
 
@@ -106,16 +126,21 @@ def recomputes(found: Estimate, free: int, choice: str) -> bool:
     return choice == "always" or (choice == "auto" and more > left / 2)
 
 
-def check_fits(found: Estimate, device: torch.device, settings: Settings) -> None:
-    """Raise CheckpointError with the way out if a run would not fit the device's free memory."""
-    free = available_bytes(device)
+def free_bytes(device: torch.device, on_machine: int = 1) -> int:
+    """Return a rank's share of the free memory; `on_machine` ranks share a CPU's, and each has a GPU of its own."""
+    return available_bytes(device) // (on_machine if device.type == "cpu" else 1)
+
+
+def check_fits(found: Estimate, device: torch.device, settings: Settings, on_machine: int = 1) -> None:
+    """Raise CheckpointError with the way out if a run would not fit a rank's share of the device's free memory."""
+    free = free_bytes(device, on_machine)
     if found.total <= free:
         return
     ways = []
     if found.kept + found.layer > found.total / 4:
         ways.append("fewer pass_tokens, or a smaller max_tokens with too_long=shrink")
     if settings.full:
-        ways.append("an adapter instead of full training")
+        ways.append("an adapter instead of full training, or more devices (torchrun)")
     elif settings.qlora is None:
         ways.append("qlora 4, of a model quantized before (tessera quantize)")
     raise CheckpointError(

@@ -6,6 +6,7 @@ packing changes only the speed.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -18,11 +19,15 @@ from tessera.finetune.samples import Picture, Sample
 
 @dataclass(frozen=True)
 class Pack:
-    """Samples end to end, computed in one pass; `step_labelled` are the labelled tokens of its whole step."""
+    """Samples end to end, computed in one pass; `step_labelled` are the labelled tokens of its whole step.
+
+    A rank of several may have a pass without samples, beside others' passes.
+    """
 
     samples: tuple[Sample, ...]
     step_labelled: int
-    passes: int = 1  # of its step
+    passes: int = 1  # of its step, over all ranks
+    beside_images: bool = False  # of this rank's pass or of another's at the same time
 
     @property
     def tokens(self) -> int:
@@ -87,4 +92,44 @@ def packs(samples: Sequence[Sample], tokens_per_pass: int) -> list[Pack]:
         else:
             bins.append([sample])
     labelled = sum(sample.labelled for sample in samples)
-    return [Pack(tuple(held), labelled, len(bins)) for held in bins]
+    return [Pack(tuple(held), labelled, len(bins), any(each.images for each in held)) for held in bins]
+
+
+def shares(samples: Sequence[Sample], tokens_per_pass: int, ranks: int) -> list[list[Pack]]:
+    """Lay samples in equally many passes for each rank, which begin together and are of about equal size.
+
+    The gradients' mean over a rank's passes, and then over the ranks, is that of the step's mean loss.
+    """
+    whole = packs(samples, tokens_per_pass)
+    if ranks == 1:
+        return [whole]
+    rounds = -(-len(whole) // ranks)
+    while True:
+        bins = _spread(samples, rounds * ranks)
+        if rounds * ranks >= len(samples) or all(_fits(held, tokens_per_pass) for held in bins):
+            break
+        rounds += 1
+    labelled = sum(sample.labelled for sample in samples)
+    parts: list[list[Pack]] = [[] for _ in range(ranks)]
+    for first in range(0, len(bins), ranks):
+        together = bins[first : first + ranks]
+        images = any(sample.images for held in together for sample in held)
+        for part, held in zip(parts, together, strict=True):
+            part.append(Pack(tuple(held), labelled, len(bins), images))
+    return parts
+
+
+def _fits(held: Sequence[Sample], tokens: int) -> bool:
+    return len(held) < 2 or sum(map(len, held)) <= tokens
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
+    """Lay each sample, the longest first, where the fewest tokens are; return the fullest first."""
+    bins: list[list[Sample]] = [[] for _ in range(count)]
+    for sample in sorted(samples, key=len, reverse=True):
+        min(bins, key=lambda held: sum(map(len, held))).append(sample)
+    return sorted(bins, key=lambda held: sum(map(len, held)), reverse=True)
+
+
+# Two tokens that a rank without samples computes beside the others, times 0.
+FILLER = Sample("", "", array("i", [0, 0]), b"\0\1")

@@ -2,7 +2,8 @@
 
 The batches are a function of the seed and the step, so the state is the trained weights with the optimizer's
 moments, the step, and the best held-out loss so far. The folder holds the best (or, without held-out data, the
-newest) adapter or model itself, the newest in `last/`, and the run's own files in `run/`.
+newest) adapter or model itself, the newest in `last/`, and the run's own files in `run/`. Several ranks each compute
+some of a step's passes: adapters are copies on each, which take one mean of gradients, full training is cut over them.
 """
 
 from __future__ import annotations
@@ -10,31 +11,41 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tessera.errors import TesseraError, UsageError
+from tessera.finetune.answers import answer, chosen
+from tessera.finetune.curve import curve_svg
+from tessera.finetune.features import Features
 from tessera.finetune.log import Progress, RunLog, Say, curve, read_log, step_values
-from tessera.finetune.loss import Marks, checkpoint_blocks, mark
-from tessera.finetune.packing import Order, Pack, packs
+from tessera.finetune.loss import Marks, checkpoint_blocks, mark, mark_beside, nothing
+from tessera.finetune.packing import Order, Pack, shares
 from tessera.finetune.samples import Sample
 from tessera.finetune.settings import Settings
+from tessera.finetune.sharding import Whole, shard
+from tessera.finetune.state import has_state, load_state, save_state
 from tessera.finetune.tower import Tower
 from tessera.finetune.trained import Trained
 from tessera.load import LoadedModel
+from tessera.machine import peak_bytes, written_whole
 from tessera.sources import ImageLimits
-from tessera.training.checkpoint import load_checkpoint, save_checkpoint
-from tessera.training.loop import training_steps
+from tessera.training.loop import Record, training_steps
 from tessera.training.optimizer import MasterOptimizer
+from tessera.training.ranks import Ranks
 from tessera.weights.checkpoint import Checkpoint
 
-RUN, SETTINGS, STATE, LOG = "run", "settings.json", "state.safetensors", "log.jsonl"
-MAY_DIFFER = {"pass_tokens", "recompute", "save_steps"}  # of a resumed run: none changes what is learned
+RUN, SETTINGS, LOG, CURVE, FEATURES = "run", "settings.json", "log.jsonl", "curve.svg", "features"
+MAY_DIFFER = {"pass_tokens", "recompute", "save_steps", "sample"}  # of a resumed run: none changes what is learned
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+SHOWN_ANSWER = 200  # characters of one in the terminal
+ResultT = TypeVar("ResultT")
 
 
 @dataclass
@@ -63,6 +74,7 @@ class Outcome:
     last_loss: float
     best: Best
     seconds: float
+    peak_bytes: int  # of this process; on a GPU of its tensors
     curve: str
 
 
@@ -75,29 +87,40 @@ class Run:
     def __init__(
         self, out: Path, loaded: LoadedModel, checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample],
         *, held_out: Sequence[Sample] = (), limits: ImageLimits | None = None, recompute: bool = True,
-        say: Say = print,
+        say: Say = print, ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
         self.out, self.settings, self.samples, self.held_out = out, settings, samples, held_out
-        self.say = say
+        self.ranks = ranks or Ranks()
+        self.say: Say = say if self.ranks.first else lambda line: None
         self._check_folder(loaded.name)
         torch.manual_seed(settings.seed)
         self.trained = Trained(loaded, checkpoint, settings)
-        self.model = loaded.model
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.cut = settings.full and self.ranks.size > 1
+        self.whole = Whole(self.model)
+        sees_pixels = self.trained.sees_pixels
+        if self.cut:
+            shard(self.whole, self.ranks)
         self.groups = self.trained.groups()
-        self.optimizer = MasterOptimizer(self.groups, betas=(0.9, 0.999))
-        self.tower = Tower(self.model, limits or ImageLimits(), trained=self.trained.sees_pixels)
+        summed = None if self.cut else self.ranks.group
+        self.optimizer = MasterOptimizer(self.groups, betas=(0.9, 0.999), ranks=summed)
+        features = Features(out / RUN / FEATURES)
+        self.tower = Tower(self.model, limits or ImageLimits(), trained=sees_pixels, features=features)
         self.order = Order(len(samples), settings.step_samples, settings.seed)
         self.steps = settings.epochs * self.order.steps_per_epoch
         self.step, self.best = 0, Best()
         if recompute:
             checkpoint_blocks(self.model)
 
-    @property
-    def _state(self) -> Path:
-        return self.out / RUN / STATE
-
     def _check_folder(self, model: str) -> None:
-        """Remember what this run is; raises UsageError if the folder holds another."""
+        """Remember what this run is; raises UsageError if the folder holds another, or other ranks see another one."""
+        if self.ranks.first:
+            self._claim_folder(model)
+        self.ranks.wait()
+        if not (self.out / RUN / SETTINGS).exists():
+            raise UsageError(f"{self.out} is not what rank 0 sees; name a folder on a disk that all ranks share.")
+
+    def _claim_folder(self, model: str) -> None:
         identity = self.settings.as_json() | {
             "model": model, "data": _digest(self.samples), "held_out": _digest(self.held_out),
         }  # fmt: skip
@@ -120,7 +143,7 @@ class Run:
         """Run what is left; raises TesseraError with the option to change if memory runs out."""
         began = time.monotonic()
         self._resume()
-        log = RunLog(self.out / RUN / LOG, self.step)
+        log = RunLog(self.out / RUN / LOG, self.step, writes=self.ranks.first)
         try:
             self._train(log)
         except (RuntimeError, MemoryError) as error:
@@ -129,13 +152,19 @@ class Run:
             raise
         finally:
             log.close()
+        self.ranks.wait()
         losses = [line["loss"] for line in read_log(log.path) if "loss" in line]
-        return Outcome(self.step, losses[0], losses[-1], self.best, time.monotonic() - began, curve(losses))
+        seconds, most = time.monotonic() - began, peak_bytes(self.model.device)
+        return Outcome(self.step, losses[0], losses[-1], self.best, seconds, most, curve(losses))
 
     def _resume(self) -> None:
-        if not self._state.exists():
+        folder, full = self.out / RUN, self.settings.full
+        if not has_state(folder, full=full):
             return
-        tensors, self.step = load_checkpoint(self._state)
+        if full:
+            self.optimizer.prepare_state()
+        into = self.optimizer.state_tensors() | self.best.tensors() if full else {}
+        tensors, self.step = load_state(folder, into, self.ranks, full=full)
         self.best = Best.of(tensors)
         self.optimizer.load_state_tensors(tensors)
         self.say(f"resuming after step {self.step} of {self.steps}")
@@ -148,12 +177,13 @@ class Run:
             return
         for record in training_steps(
             self.optimizer,
-            (self._packs(step) for step in range(self.step, self.steps)),
+            (self._packs(step)[self.ranks.rank] for step in range(self.step, self.steps)),
             self._mark,
             lambda step: self.trained.rates_at(step, self.steps, self.groups),
             self.step,
         ):
             self.step = record.step + 1
+            record = self._of_all_ranks(record)
             if first:
                 self.trained.check_gradients(self.optimizer.masters, any(mark.images for mark in record.marks))
                 first = False
@@ -166,11 +196,30 @@ class Run:
             if self._over():
                 return
 
-    def _packs(self, step: int) -> list[Pack]:
-        return packs([self.samples[number] for number in self.order.step(step)], self.settings.pass_tokens)
+    def _packs(self, step: int) -> list[list[Pack]]:
+        samples = [self.samples[number] for number in self.order.step(step)]
+        return shares(samples, self.settings.pass_tokens, self.ranks.size)
 
     def _mark(self, pack: Pack) -> Marks:
-        return mark(self.model, pack, self.tower.embed(pack.images))
+        if not self.cut:
+            return mark(self.model, pack, self.tower.embed(pack.images)) if pack.samples else nothing()
+        _, marks = self._call(lambda: self._mark_beside(pack))
+        return marks
+
+    def _mark_beside(self, pack: Pack) -> tuple[Tensor, Marks]:
+        unseen = self.tower.unseen() if pack.beside_images and not pack.images else None
+        marks = mark_beside(self.model, pack, self.tower.embed(pack.images), unseen)
+        return marks.loss, marks  # FSDP2 looks for tensors in tuples
+
+    def _call(self, work: Callable[[], ResultT]) -> ResultT:
+        """Do what needs the model's weights, all ranks together where they are cut."""
+        result: ResultT = self.whole(work)
+        return result
+
+    def _of_all_ranks(self, record: Record[Marks]) -> Record[Marks]:
+        """Return a step's record with the marks of all ranks' passes, for the log."""
+        counted = [replace(mark, loss=torch.zeros(())) for mark in record.marks]
+        return replace(record, marks=[mark for marks in self.ranks.gather(counted) for mark in marks])
 
     def _over(self) -> bool:
         patience = self.settings.patience
@@ -185,20 +234,44 @@ class Run:
             self.best = Best(loss, self.step) if better else Best(self.best.loss, self.best.step, self.best.stale + 1)
             log.write(step=self.step, held_out=loss, held_out_right=right, best=better)
             self.say(f"held out after step {self.step}: loss {loss:.4f}, {right:.0%} of tokens right")
+            self._answer_some(log)
             if better:
-                self.trained.write(self.out)
+                self._write(self.out)
         if end or self.step % settings.save_steps == 0 or self._over():
-            self.trained.write(self.out / "last")
+            self._write(self.out / "last")
             if not self.held_out:
-                self.trained.write(self.out)
-            save_checkpoint(self._state, self.optimizer.state_tensors() | self.best.tensors(), self.step)
+                self._write(self.out)
+            if self.ranks.first:
+                self._draw(log)
+            tensors = self.optimizer.state_tensors() | self.best.tensors()
+            save_state(self.out / RUN, tensors, self.step, self.ranks, full=settings.full)
+
+    def _write(self, folder: Path) -> None:
+        self.trained.write(folder, first=self.ranks.first)
+
+    def _draw(self, log: RunLog) -> None:
+        with written_whole(self.out / RUN / CURVE) as partial:
+            partial.write_text(curve_svg(read_log(log.path), f"Loss of {self.out.absolute().name}"), encoding="utf-8")
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, float]:
         """Return the mean loss of the held-out samples' labelled tokens, and the share that is right."""
-        marks = [self._mark(pack) for pack in packs(self.held_out, self.settings.pass_tokens)]
-        labelled = sum(mark.labelled for mark in marks)
-        return sum(mark.total for mark in marks) / labelled, sum(mark.right for mark in marks) / labelled
+        parts = shares(self.held_out, self.settings.pass_tokens, self.ranks.size)
+        found = [self._mark(pack) for pack in parts[self.ranks.rank]]
+        counts = torch.tensor([(mark.total, mark.right, mark.labelled) for mark in found], dtype=torch.float64)
+        total, right, labelled = torch.cat(self.ranks.gather(counts)).sum(0).tolist()
+        return total / labelled, right / labelled
+
+    def _answer_some(self, log: RunLog) -> None:
+        """Answer some held-out samples, show the answers, and log them."""
+        if not (self.cut or self.ranks.first):
+            return
+        ranks = self.ranks if self.cut else Ranks()
+        for sample in chosen(self.held_out, self.settings.sample):
+            found = self._call(partial(answer, self.model, self.tower, self.tokenizer, sample, ranks))
+            log.write(step=self.step, **asdict(found))
+            shown = (json.dumps(text, ensure_ascii=False)[:SHOWN_ANSWER] for text in (found.answer, found.expected))
+            self.say("  {}: {}, expected {}".format(found.place, *shown))
 
 
 def _digest(samples: Sequence[Sample]) -> str:

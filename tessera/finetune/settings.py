@@ -24,6 +24,7 @@ class Settings:
     targets: tuple[str, ...] = ()  # ends of names of linears; default: all of decoder and adapter
     rate: float | None = None
     vision_factor: float = 0.5  # of the rate, for the vision encoder
+    adapter_factor: float = 1.0  # of the rate, for the vision-language adapter
     plus_factor: float = 1.0  # of the rate, for B (LoRA+, arXiv 2402.12354)
     warmup: float = 0.03  # of all steps
     epochs: int = 1
@@ -37,13 +38,16 @@ class Settings:
     eval_steps: int = 50
     save_steps: int = 50
     patience: int = 0  # evaluations without a better loss before the run ends; 0: never
+    sample: int = 2  # held-out samples that are answered at each evaluation
 
     def __post_init__(self) -> None:
         bounds = {
             "rank": (1, 1024), "alpha": (1e-6, 1e6), "rate": (0.0, 1.0), "vision_factor": (0.0, 100.0),
+            "adapter_factor": (0.0, 100.0),
             "plus_factor": (1e-3, 1e3), "warmup": (0.0, 1.0), "epochs": (1, 10_000), "step_samples": (1, 100_000),
             "pass_tokens": (1, 1 << 20), "max_tokens": (8, 1 << 20), "seed": (0, 2**63 - 1),
             "eval_steps": (1, 1 << 30), "save_steps": (1, 1 << 30), "patience": (0, 1 << 30),
+            "sample": (0, 64),
         }  # fmt: skip
         for name, (least, most) in bounds.items():
             value = getattr(self, name)

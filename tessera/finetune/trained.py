@@ -35,6 +35,8 @@ from tessera.weights.fill import linear_shapes
 
 FLOOR = 0.1  # of the peak rate, at the end
 VISION = "vision_encoder."
+# Parts with a rate of their own, by the beginnings of their parameters' names; the decoder is the rest.
+PARTS = {"vision": (VISION,), "adapter": ("vision_language_adapter.", "pre_mm_projector_norm.", "patch_merger.")}
 
 
 def quantize_base(model: Pixtral, bits: int) -> None:
@@ -110,7 +112,8 @@ class Trained:
         """Return the groups, all stepped by AdamW."""
         groups: dict[str, dict[str, nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
-            group = ("vision" if name.startswith(VISION) else "decoder") + (".B" if ".lora_B." in name else "")
+            part = next((part for part, names in PARTS.items() if name.startswith(names)), "decoder")
+            group = part + (".B" if ".lora_B." in name else "")
             groups.setdefault(group, {})[name] = parameter
         return [ParameterGroup(name, {}, parameters) for name, parameters in groups.items()]
 
@@ -119,7 +122,9 @@ class Trained:
         settings = self.settings
         warmup = max(1, round(steps * settings.warmup))
         rate = learning_rate_at(step, steps, settings.peak_rate, warmup=warmup, fall=1.0, floor=FLOOR)
-        factors = {"vision": settings.vision_factor, "B": settings.plus_factor}
+        factors = {
+            "vision": settings.vision_factor, "adapter": settings.adapter_factor, "B": settings.plus_factor,
+        }  # fmt: skip
         return {
             group.name: rate * math.prod(factors.get(word, 1.0) for word in group.name.split(".")) for group in groups
         }
@@ -137,8 +142,14 @@ class Trained:
                 f"first step, first {dead[0].partition('.lora_B')[0]}; choose others with target_modules."
             )
 
-    def write(self, folder: Path) -> None:
-        """Write the adapter or the model into a folder, each file whole, over those of before."""
+    def write(self, folder: Path, *, first: bool = True) -> None:
+        """Write the adapter or the model into a folder, each file whole, over those of before.
+
+        Every rank must call it, because weights may be cut over the ranks; the first one writes.
+        """
+        tensors = self._whole_tensors(first) if self.settings.full else {}
+        if not first:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         if not self.settings.full:
             new = folder / ".new"
@@ -151,6 +162,14 @@ class Trained:
         (folder / "params.json").write_text(json.dumps(self.config.to_params(), indent=2) + "\n")
         source = self.checkpoint.tokenizer_file
         shutil.copyfile(source, folder / source.name)
-        tensors = self.model.state_dict().items()
         with written_whole(folder / "consolidated.safetensors") as partial:
-            save_file({name: each.to("cpu", self.checkpoint.dtype).contiguous() for name, each in tensors}, partial)
+            save_file(tensors, partial)
+
+    def _whole_tensors(self, first: bool) -> dict[str, Tensor]:
+        """Return the model's weights on the CPU, gathered one after the other; nothing on ranks that do not write."""
+        tensors = {}
+        for name, each in self.model.state_dict().items():
+            whole: Tensor = each.full_tensor() if hasattr(each, "full_tensor") else each
+            if first:
+                tensors[name] = whole.to("cpu", self.checkpoint.dtype).contiguous()
+        return tensors

@@ -3,7 +3,8 @@
 Nothing is padded and no mask is built: the kernel reads where each segment begins. Source: arXiv
 2307.08691. torch's paged form (`block_table`, from 2.13 on) needs blocks of a multiple of 256
 tokens: a reply would waste 128 and prefixes match in steps of 256, so contexts are gathered from
-the cache first, which at 32,768 tokens costs a hundredth of their attention. The
+the cache first, which at 32,768 tokens costs a hundredth of their attention. torch's function has a
+derivative that keeps inputs, output and one number for each row, so training takes the same way. The
 twin is `torch.nn.functional.scaled_dot_product_attention`, segment by segment.
 """
 
@@ -22,6 +23,7 @@ from tessera.kernels.gradients import records
 from tessera.machine import upload
 
 MAX_WIDTH = 256  # widest head; a width must also be a multiple of 8
+MAX_TRAINED_WIDTH = 128  # wider ones have no derivative on some GPUs
 FIRST_CAPABILITY = (8, 0)
 
 
@@ -45,14 +47,14 @@ class Segments:
 
 
 def prefers_flash(queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor) -> bool:
-    """Return True if `flash_attention` accepts these: 16 bits, on a supported GPU, outside autograd."""
+    """Return True if `flash_attention` accepts these: 16 bits, on a supported GPU, heads of a width that it has."""
     width = queries_TNK.shape[-1]
+    widest = MAX_TRAINED_WIDTH if records(queries_TNK, keys_CMK, values_CMK) else MAX_WIDTH
     return (
         queries_TNK.is_cuda
         and queries_TNK.dtype in (torch.bfloat16, torch.float16)
         and width % 8 == 0
-        and width <= MAX_WIDTH
-        and not records(queries_TNK, keys_CMK, values_CMK)
+        and width <= widest
         and torch.cuda.get_device_capability(queries_TNK.device) >= FIRST_CAPABILITY
     )
 

@@ -1,6 +1,7 @@
 """Checks if autograd records an operation; its plain-torch twin must then replace the kernel.
 
-Kernels compute no gradients. Grad mode alone does not rule them out: a frozen model called outside
+Kernels compute no gradients; of what they may be left to, only torch's FlashAttention has a derivative
+(`flash_attention`). Grad mode alone does not rule them out: a frozen model called outside
 `torch.inference_mode` records nothing. Every kernel uses this check, so that all follow the same rule.
 """
 

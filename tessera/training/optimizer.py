@@ -80,7 +80,7 @@ class MasterOptimizer:
         masters = [self._take_gradient(name) for group in stepped for name in group.parameters]
         if self.ranks is not None:
             self._average_gradients(masters, self.ranks)
-        norm = float(nn.utils.clip_grad_norm_(masters, self.clip_norm))
+        norm = _whole(nn.utils.clip_grad_norm_(masters, self.clip_norm))
         for name, optimizer in self._optimizers:
             if rates.get(name, 0.0) > 0:
                 for group in optimizer.param_groups:
@@ -108,6 +108,16 @@ class MasterOptimizer:
         for name in names:
             self.parameters[name].copy_(self.masters[name])
 
+    def prepare_state(self) -> None:
+        """Make the moments as they are before the first step, so that a state can be read into them."""
+        for _, optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+                for master in group["params"]:
+                    master.grad = torch.zeros_like(master)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Return all tensors that `load_state_tensors` needs to resume exactly, under flat names."""
         state = {f"master.{name}": master for name, master in self.masters.items()}
@@ -131,6 +141,11 @@ class MasterOptimizer:
                     slots.setdefault(int(index), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         self._write_back(self.parameters)
+
+
+def _whole(norm: Tensor) -> float:
+    """Return a norm as a number, of all ranks' parts where the tensors are cut (FSDP2's are DTensors)."""
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def learning_rate_at(

@@ -17,6 +17,7 @@ from tessera.finetune.settings import Settings
 from tessera.load import ModelSource, load_model
 from tessera.prompt import Tokenizer
 from tessera.sources import ImageLimits
+from tessera.training.ranks import Ranks
 from tessera.weights.checkpoint import open_checkpoint
 from tests.engine.tiny import tiny_model
 from tests.nano.small import SMALL, tag
@@ -59,15 +60,15 @@ def read_samples(path: Path) -> list[Sample]:
     return found.samples
 
 
-def make_run(folder: Path, out: Path, settings: Settings, *, recompute: bool = True) -> Run:
+def make_run(folder: Path, out: Path, settings: Settings, ranks: Ranks | None = None, *, recompute: bool = True) -> Run:
     """A run on the model and the data that lie in a folder."""
     torch.set_num_threads(1)
     model = folder / "model"
     source = ModelSource(name=str(model), device="cpu")
     samples, held_out = (read_samples(folder / "data" / f"data{first}.jsonl") for first in (0, 100))
     return Run(
-        out, load_model(source), open_checkpoint(model), settings, samples,
-        held_out=held_out, recompute=recompute, say=lambda _: None,
+        out, load_model(source), open_checkpoint(model), settings, samples, held_out=held_out, recompute=recompute,
+        say=lambda _: None, ranks=ranks,
     )  # fmt: skip
 
 

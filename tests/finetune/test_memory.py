@@ -9,7 +9,7 @@ import torch
 
 from tessera.errors import CheckpointError
 from tessera.finetune import memory
-from tessera.finetune.memory import Estimate, check_fits, estimate, recomputes
+from tessera.finetune.memory import Estimate, check_fits, estimate, gathered_bytes, recomputes
 from tessera.finetune.settings import Settings
 from tessera.model.family import PIXTRAL_12B
 from tests.loading import load_model
@@ -41,6 +41,18 @@ def test_full_training_takes_masters_and_moments() -> None:
     assert found.trained == (4 + 4 + 8 + 2) * parameters
 
 
+def test_ranks_share_what_is_trained() -> None:
+    """189 GiB of weights, gradients and state over 8 ranks, beside what is gathered: two blocks, embeddings, head."""
+    whole, gathered = of(full=True, train_vision=True), gathered_bytes(PIXTRAL_12B, torch.bfloat16)
+    tables, block = 2 * 131_072 * 5120, 5120 * (2 * 4096 + 2 * 1024) + 3 * 5120 * 14_336
+    assert gathered == pytest.approx(2 * (tables + 2 * block), rel=0.02)
+    cut = whole.cut(8, gathered)
+    assert cut.weights - gathered + cut.trained == pytest.approx((whole.weights + whole.trained) / 8)
+    assert (cut.kept, cut.loading) == (whole.kept, whole.weights)
+    assert cut.total < 80 * 10**9 < whole.cut(2, gathered).total
+    assert whole.cut(1, gathered) == whole
+
+
 def test_rounding_needs_the_plain_weights_first() -> None:
     found = of(qlora=4)
     assert found.total >= found.loading == of().weights > found.weights
@@ -60,6 +72,10 @@ def test_what_does_not_fit_is_refused_with_the_reason(monkeypatch: pytest.Monkey
     with pytest.raises(CheckpointError, match="an adapter instead of full training"):
         check_fits(of(full=True), CPU, Settings(full=True))
     check_fits(Estimate(1, 1, 1, 1, 1, 1), CPU, Settings())
+    half = Estimate(12 * 10**9, 0, 0, 0, 0, 0)
+    check_fits(half, CUDA, Settings(), on_machine=2)
+    with pytest.raises(CheckpointError, match=r"10\.00 GB of cpu memory is free"):
+        check_fits(half, CPU, Settings(), on_machine=2)
 
 
 def test_the_weights_of_nano_are_exact() -> None:

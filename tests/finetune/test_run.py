@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tessera.errors import TesseraError, UsageError
 from tessera.finetune import run as running
+from tessera.finetune.features import Features
 from tessera.finetune.log import read_log
-from tessera.finetune.run import LOG, RUN, STATE, Run
+from tessera.finetune.packing import packs
+from tessera.finetune.run import LOG, RUN, Run
 from tessera.finetune.settings import Settings
+from tessera.finetune.state import STATE, newest_pieces
 from tessera.linears.quantized import QuantizedLinear
 from tessera.linears.replace import innermost
 from tessera.load import ModelSource, load_model
@@ -39,14 +44,22 @@ METHODS: dict[str, dict[str, Any]] = {
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tessera.finetune import run, settings
+from tessera.finetune import run, settings, state
 from tests.finetune.small import make_run
 folder, out, when, options = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 made = make_run(folder, out, settings.Settings(**options))
 if when == "state":
-    saved = run.save_checkpoint
-    run.save_checkpoint = lambda path, tensors, step: saved(path, tensors, step) if step < 6 else kill()
+    saved = state.save_checkpoint
+    state.save_checkpoint = lambda path, tensors, step: saved(path, tensors, step) if step < 6 else kill()
+elif when == "pieces":
+    from torch.distributed.checkpoint import state_dict_saver
+    saved = state_dict_saver.save
+    def save(tensors, **options):
+        saved(tensors, **options)
+        if int(tensors["step"]) == 6:
+            kill()
+    state_dict_saver.save = save
 else:
     own = made._mark
     made._mark = lambda pack: kill() if made.step == int(when) else own(pack)
@@ -69,7 +82,13 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def state(out: Path) -> dict[str, Tensor]:
-    return load_file(out / RUN / STATE)
+    pieces = newest_pieces(out / RUN)
+    if pieces is None:
+        return load_file(out / RUN / STATE)
+    with tempfile.TemporaryDirectory() as folder:
+        dcp_to_torch_save(pieces, f"{folder}/whole")
+        whole: dict[str, Tensor] = torch.load(f"{folder}/whole")
+    return whole
 
 
 def files(out: Path) -> Iterator[Path]:
@@ -78,6 +97,7 @@ def files(out: Path) -> Iterator[Path]:
 
 MOMENTS = [
     ("lora", "1"), ("lora", "8"), ("lora", "state"), ("all parts, LoRA+", "4"), ("qlora", "4"), ("full", "4"),
+    ("full", "pieces"),
 ]  # fmt: skip
 
 
@@ -138,7 +158,7 @@ def test_the_best_and_the_last_are_kept_and_give_their_losses(folder: Path, tmp_
         fresh = load_model(ModelSource(name=str(folder / "model"), device="cpu")).model
         attach(fresh, read_adapter(tmp_path / adapter, CONFIG))
         made.model = made.tower.model = fresh
-        made.tower._kept.clear()
+        made.tower.features = Features()
         assert abs(made._evaluate()[0] - loss) < 1e-5
 
 
@@ -195,8 +215,30 @@ def test_targets_are_ends_of_names_ours_or_theirs(folder: Path, tmp_path: Path) 
         make_run(folder, tmp_path / "no", settings(targets=("wz",)))
 
 
+def test_packing_is_exact_over_a_quantized_base(folder: Path, tmp_path: Path) -> None:
+    """Text alone computes as beside images: without gradients before it, the first layer would round otherwise."""
+    made = make_run(folder, tmp_path / "out", settings(qlora=4))
+    text = [sample for sample in made.samples if not sample.images]
+    assert 0 < len(text) < len(made.samples)
+    (alone,) = packs(text, 10_000)
+    (together,) = packs(made.samples, 10_000)
+    (found,), expected = made._mark(alone).by_source.values(), made._mark(together).by_source["data0/text"]
+    assert found[1] == expected[1]
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+def test_factors_multiply_the_rate(folder: Path, tmp_path: Path) -> None:
+    factors = {"vision_factor": 0.5, "adapter_factor": 3.0, "plus_factor": 2.0, "warmup": 0.0}
+    made = make_run(folder, tmp_path / "out", settings(train_vision=True, rate=0.01, **factors))
+    rates = made.trained.rates_at(0, 9, made.groups)
+    expected = {
+        "decoder": 0.01, "decoder.B": 0.02, "adapter": 0.03, "adapter.B": 0.06, "vision": 0.005, "vision.B": 0.01,
+    }  # fmt: skip
+    assert rates == pytest.approx(expected)
+
+
 def test_settings_are_bounded() -> None:
-    for name, value in (("rank", 0), ("epochs", 0), ("rate", 2.0), ("qlora", 3), ("too_long", "cut")):
+    for name, value in (("rank", 0), ("epochs", 0), ("rate", 2.0), ("sample", -1), ("qlora", 3), ("too_long", "cut")):
         with pytest.raises(UsageError, match=name):
             settings(**{name: value})
     assert json.dumps(settings().as_json())

@@ -82,10 +82,12 @@ def test_a_frozen_model_gets_the_kernels_of_a_gpu(trained: bool, monkeypatch: py
     )
     for tensors in ((given, frozen, frozen), (frozen, frozen, given)):
         assert cuda.serves(*tensors) != trained
-        assert flash_attention.prefers_flash(*tensors) != trained
+        assert flash_attention.prefers_flash(*tensors), "which has a derivative"
         with torch.no_grad():
             assert cuda.serves(*tensors)
             assert flash_attention.prefers_flash(*tensors)
+        wide = [SimpleNamespace(**vars(each) | {"shape": (4, 2, 192)}) for each in tensors]
+        assert flash_attention.prefers_flash(*wide) != trained
 
 
 @pytest.mark.parametrize("trained", [False, True])
