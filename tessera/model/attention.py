@@ -19,7 +19,7 @@ from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
 from tessera.kernels.prefill_attention import prefers_prefill_attention, prefill_attention
 from tessera.model.linear import Linear
-from tessera.model.rope import Rotation
+from tessera.model.rope import Rotation, Rotations
 
 
 class AttentionPlan(ABC):
@@ -49,6 +49,7 @@ class VisionPlan(ABC):
     def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation) -> None:
         self.grids = list(grids)
         self.rotation = rotation
+        self.rotations = Rotations(rotation, rotation)
         self.lengths = [rows * columns for rows, columns in grids]
 
     @abstractmethod
@@ -117,9 +118,9 @@ class Attention(nn.Module):
         self.wv = Linear(width, n_kv_heads * head_dim, bias=False)
         self.wo = Linear(n_heads * head_dim, width, bias=False)
 
-    def project(self, hidden_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, hidden_TD: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries (T, N, K), rotated keys (T, M, K) and values (T, M, K)."""
         queries_TNK, keys_TMK, values_TMK = (
             linear(hidden_TD).unflatten(-1, (-1, self.head_dim)) for linear in (self.wq, self.wk, self.wv)
         )
-        return rotate(queries_TNK, *rotation), rotate(keys_TMK, *rotation), values_TMK
+        return rotate(queries_TNK, *rotations.queries), rotate(keys_TMK, *rotations.keys), values_TMK

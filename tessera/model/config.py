@@ -1,20 +1,21 @@
-"""The model's configuration: two frozen dataclasses read from the checkpoint's params.json.
+"""The model's configuration: frozen dataclasses read from the checkpoint's params.json.
 
-They cover the whole family: Pixtral 12B, Pixtral Large and Mistral Small 3.1, whose differences
-(patch size, merge, biases, token ids) are values here, never constants in the code. `tessera.weights.hf`
-reads config.json, the other layout's form of the same facts.
+They cover the whole family: Pixtral 12B, Pixtral Large, Mistral Small 3.1 and Ministral 3, whose differences
+(patch size, merge, biases, token ids, rotary scaling) are values here, never constants in the code.
+`tessera.weights.hf` reads config.json, the other layout's form of the same facts.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from tessera.errors import CheckpointError
 
 MAX_CONTEXT_TOKENS = 131_072  # Pixtral's trained context; HF's 1,024,000 is a mistake in its config
+SUPPORTED = "Pixtral 12B, Pixtral Large, Mistral Small 3.1 and 3.2, and Ministral 3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,37 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """How a longer context changes the decoder's rotation, under params.json's own key names.
+
+    Source: YaRN, arXiv 2309.00071, sections 3.2 and 3.4, whose beta and alpha these are. Channel pairs that turn at
+    least `beta` times within the original context keep their frequency, those that turn at most `alpha` times are
+    slowed down by `factor`. `apply_scale` is the paper's attention temperature.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    beta: float = 32.0
+    alpha: float = 1.0
+    apply_scale: bool = False  # transformers' conversion of models with images never applies it
+
+    @property
+    def max_seq_len(self) -> int:
+        return round(self.factor * self.original_max_position_embeddings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryScaling:
+    """Queries grow with their position: by 1 + beta * ln(1 + floor(position / original_max_position_embeddings)).
+
+    Source: "llama_4_scaling" of Ministral 3's params.json, after Llama 4's attention temperature.
+    """
+
+    original_max_position_embeddings: int
+    beta: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A whole model, under params.json's own key names."""
 
@@ -62,6 +94,10 @@ class ModelConfig:
     vocab_size: int
     vision_encoder: VisionConfig
     max_seq_len: int = MAX_CONTEXT_TOKENS
+    # Not in the representation, of which fingerprints of models without them are made.
+    tied_embeddings: bool = field(default=False, repr=False)  # the head is the embeddings' matrix
+    yarn: YarnConfig | None = field(default=None, repr=False)
+    llama_4_scaling: QueryScaling | None = field(default=None, repr=False)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], source: str = "params.json") -> ModelConfig:
@@ -78,9 +114,12 @@ class ModelConfig:
                 "the Pixtral family; use a checkpoint with a vision encoder."
             )
         vision = {key: value for key, value in vision.items() if key not in _UNUSED_VISION_PARAMS and value is not None}
+        yarn = _section(YarnConfig, known, "yarn", source)
+        scaling = _section(QueryScaling, known, "llama_4_scaling", source)
         _check_keys(VisionConfig, vision, f"{source}, vision_encoder")
         _check_keys(ModelConfig, known, source)
-        config = cls(**known, vision_encoder=VisionConfig(**vision))
+        known.setdefault("max_seq_len", _trained_tokens(yarn))
+        config = cls(**known, vision_encoder=VisionConfig(**vision), yarn=yarn, llama_4_scaling=scaling)
         _check_shapes(config, source)
         return config
 
@@ -89,10 +128,23 @@ class ModelConfig:
         return asdict(self)
 
 
+def trained_context(config: ModelConfig) -> ModelConfig:
+    """Return the config with the context that it was trained for, if its file has a larger number.
+
+    1,024,000 in Hugging Face's file of Pixtral 12B is a mistake: it was trained for 131,072.
+    """
+    limit = _trained_tokens(config.yarn)
+    return replace(config, max_seq_len=min(config.max_seq_len, limit))
+
+
+def _trained_tokens(yarn: YarnConfig | None) -> int:
+    return MAX_CONTEXT_TOKENS if yarn is None else yarn.max_seq_len
+
+
 # Keys of published params.json files that do not change the computation.
 _UNUSED_PARAMS = {"model_type", "use_biases", "causal", "norm_type"}
-# Settings of later models that do change it: allowed only when they are off.
-_OFF_PARAMS = {"rope_scaling", "tied_embeddings", "moe", "yarn", "quantization", "sliding_window", "llama_4_scaling"}
+# Settings that do change it: read, or allowed only when they are off.
+_OFF_PARAMS = {"rope_scaling", "moe", "yarn", "quantization", "sliding_window", "llama_4_scaling"}
 _UNUSED_VISION_PARAMS = {"max_image_size", "image_start_token_id"}
 # Far beyond the family; larger values in a damaged or hostile file would take hours, or overflow sizes in bytes.
 _LIMITS = {"n_layers": 1000, "num_hidden_layers": 1000, "image_size": 2**14, "spatial_merge_size": 16}
@@ -100,24 +152,38 @@ _MAX_INTEGER, _MAX_FLOAT = 2**20, 1e30
 
 
 def _check_keys(cls: type, given: Mapping[str, Any], where: str) -> None:
-    names = {field.name: field for field in fields(cls)}
+    names = {one.name: one for one in fields(cls)}
     for key in given:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"; the nearest known key is {near[0]!r}" if near else ""
             raise CheckpointError(
                 f"{where}: unknown key {key!r}{hint}. It may change the computation, so the model "
-                "is refused; this version of Tessera supports Pixtral 12B, Pixtral Large and "
-                "Mistral Small 3.1."
+                f"is refused; this version of Tessera supports {SUPPORTED}."
             )
-    required = {"vision_encoder"} if cls is ModelConfig else set()
-    for name, field in names.items():
-        missing = field.default is field.default_factory and name not in given
+    required = {"vision_encoder"} if cls is ModelConfig else set()  # checked before
+    for name, one in names.items():
+        missing = one.default is one.default_factory and name not in given
         if missing and name not in required:
             raise CheckpointError(f"{where}: the key {name!r} is missing; download the file again.")
         if name in given:
-            limit = _LIMITS.get(name, _MAX_FLOAT if field.type == "float" else _MAX_INTEGER)
-            _check_value(f"{where}: {name}", given[name], str(field.type), limit)
+            limit = _LIMITS.get(name, _MAX_FLOAT if one.type == "float" else _MAX_INTEGER)
+            _check_value(f"{where}: {name}", given[name], str(one.type), limit)
+
+
+_Section = TypeVar("_Section", YarnConfig, QueryScaling)
+
+
+def _section(cls: type[_Section], params: dict[str, Any], key: str, source: str) -> _Section | None:
+    """Take a section out of `params` and return it checked; None if it is off."""
+    given = params.pop(key, None)
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise CheckpointError(f"{source}: {key} is {given!r} and should be an object; download the file again.")
+    given = {name: value for name, value in given.items() if value is not None}
+    _check_keys(cls, given, f"{source}, {key}")
+    return cls(**given)
 
 
 def _check_value(name: str, value: Any, kind: str, limit: float) -> None:
@@ -145,6 +211,11 @@ def _check_shapes(config: ModelConfig, source: str) -> None:
         )
     if config.head_dim % 2:
         raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd, and channels are rotated in pairs.")
+    if config.yarn is not None and not (config.yarn.factor >= 1 and config.yarn.beta > config.yarn.alpha):
+        raise CheckpointError(
+            f"{source}: yarn has factor {config.yarn.factor}, beta {config.yarn.beta} and alpha {config.yarn.alpha}; "
+            "the factor must be at least 1 and beta more than alpha: download the file again."
+        )
     if vision.num_channels != 3:
         raise CheckpointError(f"{source}: num_channels is {vision.num_channels}, and images have 3 channels.")
     ids = vision.image_token_id, vision.image_break_token_id, vision.image_end_token_id

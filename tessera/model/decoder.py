@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tessera.model.attention import Attention, AttentionPlan
 from tessera.model.block import FeedForward, RMSNorm
 from tessera.model.config import ModelConfig
-from tessera.model.rope import Rotation
+from tessera.model.rope import Rotations
 
 
 class DecoderBlock(nn.Module):
@@ -22,8 +22,8 @@ class DecoderBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, hidden_TD: Tensor, plan: AttentionPlan, rotation: Rotation) -> Tensor:
-        projected = self.attention.project(self.attention_norm(hidden_TD), rotation)
+    def forward(self, hidden_TD: Tensor, plan: AttentionPlan, rotations: Rotations) -> Tensor:
+        projected = self.attention.project(self.attention_norm(hidden_TD), rotations)
         attended_TNK = plan.attend(self.layer, *projected)
         hidden_TD = hidden_TD + self.attention.wo(attended_TNK.flatten(-2))
         out: Tensor = hidden_TD + self.feed_forward(self.ffn_norm(hidden_TD))

@@ -17,7 +17,10 @@ def fingerprint(model: Pixtral) -> str:
 
     It tells models and quantizations apart; it is no proof of the weights' integrity.
     """
-    digest = hashlib.sha256(repr(model.config).encode())
+    config = model.config
+    digest = hashlib.sha256(repr(config).encode())
+    if config.tied_embeddings or config.yarn or config.llama_4_scaling:
+        digest.update(f"{config.tied_embeddings} {config.yarn} {config.llama_4_scaling}".encode())
     for name, module in model.named_modules():
         digest.update(f"{name} {type(module).__name__}".encode())
     for name, tensor in model.state_dict().items():

@@ -17,7 +17,7 @@ from tessera.model.block import RMSNorm
 from tessera.model.config import ModelConfig
 from tessera.model.decoder import DecoderBlock
 from tessera.model.linear import Linear
-from tessera.model.rope import rotation_1d
+from tessera.model.rope import decoder_rotations
 from tessera.model.vision import (
     VISION_NORM_EPS,
     PatchMerger,
@@ -92,9 +92,9 @@ class Pixtral(nn.Module):
 
     def forward(self, hidden_TD: Tensor, plan: AttentionPlan) -> Tensor:
         """Run the decoder over the step's tokens; returns the final, normed hidden states (T, D)."""
-        rotation = rotation_1d(plan.positions_T, self.config.head_dim, self.config.rope_theta)
+        rotations = decoder_rotations(plan.positions_T, self.config)
         for layer in self.layers:
-            hidden_TD = layer(hidden_TD, plan, rotation)
+            hidden_TD = layer(hidden_TD, plan, rotations)
         out: Tensor = self.norm(hidden_TD)
         return out
 

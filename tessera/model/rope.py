@@ -3,17 +3,20 @@
 Channels are paired as in the official checkpoint, neighbours (2i, 2i+1); checkpoints that pair
 (i, i + half) are permuted when they are read. kernels/elementwise rotates them. Angles are
 computed from the positions of the step, so there is no table for a long context to overrun.
-Sources: RoFormer, arXiv 2104.09864; the two-dimensional form, Pixtral's technical report,
+Sources: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; the two-dimensional form, Pixtral's technical report,
 arXiv 2410.07073, section 2.1, with the released weights' order of frequencies (rows first).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from tessera.model.config import ModelConfig, YarnConfig
 
 
 class Rotation(NamedTuple):
@@ -23,12 +26,49 @@ class Rotation(NamedTuple):
     sin: Tensor
 
 
-def rotation_1d(positions_T: Tensor, head_dim: int, theta: float) -> Rotation:
-    """Return the decoder's rotation: pair i of a token at position p rotates by p * theta^(-2i/K)."""
+class Rotations(NamedTuple):
+    """The decoder's rotations in one step; they differ if queries are scaled by their position."""
+
+    queries: Rotation
+    keys: Rotation
+
+
+def decoder_rotations(positions_T: Tensor, config: ModelConfig) -> Rotations:
+    """Return the decoder's rotations of tokens at these positions.
+
+    Pair i of a token at position p rotates by p * f_i, with f_i = theta^(-2i/K), which YaRN slows down. Query
+    scaling (`QueryScaling`) is part of the queries' cosines and sines.
+    """
     # float64 until the cosine: at position 131,071 a float32 angle is off by 0.004 radians.
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions_T.device)
-    frequencies = theta ** -(exponents / head_dim)
-    return _rotation(positions_T.double()[:, None] * frequencies)
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=positions_T.device)
+    frequencies = config.rope_theta ** -(exponents / config.head_dim)
+    temperature = 1.0
+    if config.yarn is not None:
+        frequencies = _slowed(frequencies, config.rope_theta, config.yarn)
+        temperature = 0.1 * math.log(config.yarn.factor) + 1 if config.yarn.apply_scale else 1.0
+    keys = _rotation(positions_T.double()[:, None] * frequencies, temperature)
+    if (scaling := config.llama_4_scaling) is None:
+        return Rotations(keys, keys)
+    turns_T = (positions_T // scaling.original_max_position_embeddings).float()
+    scales_T = 1 + scaling.beta * torch.log1p(turns_T)
+    return Rotations(Rotation(keys.cos * scales_T[:, None], keys.sin * scales_T[:, None]), keys)
+
+
+def _slowed(frequencies: Tensor, theta: float, yarn: YarnConfig) -> Tensor:
+    """Return YaRN's frequencies: fast pairs unchanged, slow ones divided by the factor, a ramp between them.
+
+    The ramp's ends are the pairs that turn beta and alpha times within the original context, rounded outwards.
+    """
+    num_pairs = len(frequencies)
+
+    def pair_of(turns: float) -> float:
+        return num_pairs * math.log(yarn.original_max_position_embeddings / (turns * math.tau)) / math.log(theta)
+
+    first, last = max(math.floor(pair_of(yarn.beta)), 0), min(math.ceil(pair_of(yarn.alpha)), 2 * num_pairs - 1)
+    width = last - first or 0.001  # as the released code has it, for a ramp that is a step
+    pairs = torch.arange(num_pairs, dtype=torch.float64, device=frequencies.device)
+    ramp = ((pairs - first) / width).clamp(0, 1)
+    return frequencies * (1 - ramp + ramp / yarn.factor)
 
 
 def rotation_2d(grids: Sequence[tuple[int, int]], head_dim: int, theta: float, device: torch.device) -> Rotation:
@@ -47,5 +87,5 @@ def rotation_2d(grids: Sequence[tuple[int, int]], head_dim: int, theta: float, d
     return _rotation(torch.cat([by_row, by_column], dim=-1))
 
 
-def _rotation(angles: Tensor) -> Rotation:
-    return Rotation(angles.cos().float(), angles.sin().float())
+def _rotation(angles: Tensor, temperature: float = 1.0) -> Rotation:
+    return Rotation((angles.cos() * temperature).float(), (angles.sin() * temperature).float())

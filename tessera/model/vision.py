@@ -31,7 +31,7 @@ class VisionBlock(nn.Module):
         self.ffn_norm = RMSNorm(config.hidden_size, VISION_NORM_EPS)
 
     def forward(self, hidden_PE: Tensor, plan: VisionPlan) -> Tensor:
-        attended = plan.attend(*self.attention.project(self.attention_norm(hidden_PE), plan.rotation))
+        attended = plan.attend(*self.attention.project(self.attention_norm(hidden_PE), plan.rotations))
         hidden_PE = hidden_PE + self.attention.wo(attended.flatten(-2))
         out: Tensor = hidden_PE + self.feed_forward(self.ffn_norm(hidden_PE))
         return out

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
-from tessera.model.rope import rotation_1d
+from tessera.model.rope import decoder_rotations
 from tessera.prompt import Prompt
 
 # Linears of a decoder layer that share their inputs.
@@ -72,8 +72,7 @@ class Calibration:
 
     def _through(self, layer: nn.Module, hidden_TD: Tensor) -> Tensor:
         plan = DensePlan([len(hidden_TD)], hidden_TD.device)
-        rotation = rotation_1d(plan.positions_T, self._config.head_dim, self._config.rope_theta)
-        out: Tensor = layer(hidden_TD, plan, rotation)
+        out: Tensor = layer(hidden_TD, plan, decoder_rotations(plan.positions_T, self._config))
         return out
 
 

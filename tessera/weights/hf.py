@@ -8,18 +8,19 @@ quantized ones. Source: transformers' LlavaConfig, Mistral3Config, PixtralVision
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tessera.errors import CheckpointError
-from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
+from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig, trained_context
 from tessera.model.vision import VISION_NORM_EPS
-from tessera.weights import published
+from tessera.weights import hf_rope, published
 from tessera.weights.checkpoint import Checkpoint, checkpoint_of_folder
 from tessera.weights.detect import read_json
-from tessera.weights.hf_names import classic_tensors, plain_sources
+from tessera.weights.hf_names import classic_tensors, has_tied_head, plain_sources
 
 # Saves leave out what equals the defaults of transformers' classes. These are the keys that Pixtral's
 # own uploads leave out, with those defaults; every other key must be there.
@@ -32,6 +33,7 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "hidden_act": "silu",
     "sliding_window": None,
 }
+MINISTRAL_DEFAULTS = TEXT_DEFAULTS | {"max_position_embeddings": 262_144}
 VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -55,10 +57,12 @@ VISION_ACTIVATIONS = ("silu", "gelu")
 
 def open(folder: Path) -> Checkpoint:
     """Open the model in a folder, plain or quantized; raises CheckpointError."""
-    config = read_config(folder)
+    config, tensors = read_config(folder), classic_tensors(folder)
+    if has_tied_head(tensors):
+        config = replace(config, tied_embeddings=True)
     if published.is_quantized(folder):
-        return checkpoint_of_folder(folder, "hf", config, *published.read(folder, config))
-    return checkpoint_of_folder(folder, "hf", config, plain_sources(classic_tensors(folder), config, folder))
+        return checkpoint_of_folder(folder, "hf", config, *published.read(folder, tensors, config))
+    return checkpoint_of_folder(folder, "hf", config, plain_sources(tensors, config, folder))
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -75,7 +79,8 @@ def read_config(folder: Path) -> ModelConfig:
             f"{where}: model_type {kind!r} is not of the Pixtral family; use a model of type "
             f"{' or '.join(ARCHITECTURES)} with a text_config and a vision_config."
         )
-    text, vision = {**TEXT_DEFAULTS, **text}, {**VISION_DEFAULTS, **vision}
+    defaults = MINISTRAL_DEFAULTS if text.get("model_type") == hf_rope.SCALED else TEXT_DEFAULTS
+    text, vision = {**defaults, **text}, {**VISION_DEFAULTS, **vision}
     merged = kind == "mistral3"
     _check_settings(hf, text, vision, merged, where)
     width, heads = _integer(text, "hidden_size", where), _integer(text, "num_attention_heads", where)
@@ -87,16 +92,16 @@ def read_config(folder: Path) -> ModelConfig:
         "hidden_dim": text["intermediate_size"],
         "n_heads": heads,
         "n_kv_heads": text["num_key_value_heads"],
-        "rope_theta": _theta(text, where),
+        "rope_theta": hf_rope.theta(text, where),
+        **hf_rope.scaling(text, where),
         "norm_eps": _need(text, "rms_norm_eps", where),
         "vocab_size": text["vocab_size"],
-        # 1,024,000 in Pixtral 12B's file is a mistake: it was trained for 131,072.
-        "max_seq_len": min(_integer(text, "max_position_embeddings", where), MAX_CONTEXT_TOKENS),
+        "max_seq_len": _integer(text, "max_position_embeddings", where),
         "vision_encoder": {
             "hidden_size": vision["hidden_size"],
             "image_size": _side(vision["image_size"]),
             "patch_size": _side(vision["patch_size"]),
-            "rope_theta": _theta(vision, where),
+            "rope_theta": hf_rope.theta(vision, where),
             "intermediate_size": vision["intermediate_size"],
             "num_hidden_layers": vision["num_hidden_layers"],
             "num_attention_heads": vision["num_attention_heads"],
@@ -110,7 +115,7 @@ def read_config(folder: Path) -> ModelConfig:
             "add_pre_mm_projector_layer_norm": merged,
         },
     }
-    return ModelConfig.from_params(params, where)
+    return trained_context(ModelConfig.from_params(params, where))
 
 
 def write_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -136,9 +141,9 @@ def write_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
         "multimodal_projector_bias": vision.adapter_bias,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": -1,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tied_embeddings,
         "text_config": {
-            "model_type": "mistral",
+            "model_type": "mistral" if config.yarn is None else hf_rope.SCALED,
             "bos_token_id": 1,
             "eos_token_id": 2,
             "hidden_size": config.dim,
@@ -148,19 +153,19 @@ def write_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
             "num_attention_heads": config.n_heads,
             "num_key_value_heads": config.n_kv_heads,
             "rms_norm_eps": config.norm_eps,
-            **_theta_keys(config.rope_theta, "default"),
+            **hf_rope.keys_of(config),
             "vocab_size": config.vocab_size,
             "max_position_embeddings": config.max_seq_len,
             "sliding_window": None,
             "hidden_act": "silu",
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": config.tied_embeddings,
         },
         "vision_config": {
             "model_type": "pixtral",
             "hidden_size": vision.hidden_size,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            **_theta_keys(vision.rope_theta, "axial"),
+            **hf_rope.plain_keys(vision.rope_theta, "axial"),
             "intermediate_size": vision.intermediate_size,
             "num_hidden_layers": vision.num_hidden_layers,
             "num_attention_heads": vision.num_attention_heads,
@@ -178,7 +183,7 @@ def _check_settings(
     accepted: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("vision_config.model_type", vision["model_type"], ("pixtral",)),
         ("vision_config.hidden_act", vision["hidden_act"], VISION_ACTIVATIONS),
-        ("text_config.model_type", text["model_type"], ("mistral",)),
+        ("text_config.model_type", text["model_type"], ("mistral", hf_rope.SCALED) if merged else ("mistral",)),
         ("text_config.hidden_act", text["hidden_act"], ("silu",)),
         ("projector_hidden_act", hf.get("projector_hidden_act", "gelu"), ("gelu",)),
         ("vision_feature_layer", hf.get("vision_feature_layer", -1), (-1,)),
@@ -221,25 +226,6 @@ def _need(section: Mapping[str, Any], key: str, where: str) -> Any:
 def _side(value: Any) -> Any:
     """Return a square's side, which some saves write as [side, side]."""
     return value[0] if isinstance(value, list) and value and all(side == value[0] for side in value) else value
-
-
-def _theta(section: Mapping[str, Any], where: str) -> Any:
-    """Return the rotary base: in the section itself up to transformers 4, in rope_parameters since 5."""
-    nested = section.get("rope_parameters") or section.get("rope_scaling") or {}
-    nested = nested.get("full_attention", nested) if isinstance(nested, Mapping) else nested
-    if not isinstance(nested, Mapping):
-        raise CheckpointError(
-            f"{where}: the rotary settings are {nested!r} and must be an object; download the file again."
-        )
-    kind = nested.get("rope_type", nested.get("type", "default"))
-    if kind not in ("default", "axial"):
-        raise CheckpointError(f"{where}: the rotary scaling {kind!r} is not of the Pixtral family; use a model of it.")
-    return nested["rope_theta"] if "rope_theta" in nested else _need(section, "rope_theta", where)
-
-
-def _theta_keys(theta: float, kind: str) -> dict[str, Any]:
-    """Return the keys of the rotary base for both transformers 4 and 5."""
-    return {"rope_theta": theta, "rope_parameters": {"rope_theta": theta, "rope_type": kind}}
 
 
 def _break_ids(folder: Path, vocab_size: int) -> tuple[int, int]:

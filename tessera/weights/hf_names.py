@@ -110,6 +110,11 @@ def classic_tensors(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
+def has_tied_head(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Return True if the head of `classic_tensors` is the embeddings' own tensor."""
+    return tensors.get(OUTER_NAMES["output.weight"]) is tensors.get(OUTER_NAMES["tok_embeddings.weight"])
+
+
 def plain_sources(
     stored: Mapping[str, StoredTensor], config: ModelConfig, folder: Path, quantized: Collection[str] = ()
 ) -> dict[str, Source]:

@@ -1,4 +1,4 @@
-"""Reads third-party quantized checkpoints in Hugging Face's layout: compressed-tensors, AWQ and GPTQ.
+"""Reads third-party quantized checkpoints in Hugging Face's layout: compressed-tensors, AWQ, GPTQ and Ministral's FP8.
 
 All of them store value = scale * (code - zero) for groups of columns, so their codes go unchanged into
 the packed layout, and 8-bit floats stay floats. Sources of tensor names, variants and the order of codes
@@ -33,7 +33,7 @@ from tessera.weights.source import Source, StoredLinear, Transform, check_scales
 # The column of each place in a word of 8 codes, from the lowest bits on.
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
 # Stored scales of activations and of a cache: both are computed here, so these are ignored.
-UNUSED = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale")
+UNUSED = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale", "activation_scale")
 
 Tensors = Mapping[str, StoredTensor]  # one linear's tensors, by the suffix after its name
 
@@ -86,34 +86,36 @@ def settings_of(folder: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def read(folder: Path, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
-    """Find the plain tensors and the quantized linears, by official name; reads headers only.
+def read(folder: Path, tensors: Tensors, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
+    """Find the plain tensors and the quantized linears, by official name, among a folder's, by classic name.
 
-    Raises CheckpointError for an unsupported format, and for tensors that do not fit this model.
+    Reads headers only. Raises CheckpointError for an unsupported format, and for tensors that do not fit this model.
     """
     form = _format(settings_of(folder) or {}, str(folder / "config.json"))
-    tensors = hf_names.classic_tensors(folder)
     stored = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in UNUSED}
     linears: dict[str, StoredLinear] = {}
     for name, shape in linear_shapes(config).items():
         module = hf_names.to_hf_name(f"{name}.weight").removesuffix("weight")
         parts = {suffix: stored[module + suffix] for suffix in form.needs + form.may if module + suffix in stored}
         if all(suffix in parts for suffix in form.needs):
-            linears[name] = _linear(name, shape, parts, form, config)
+            heads = hf_names.permuted_heads(f"{name}.weight", config)
+            reorder = None if heads is None else partial(hf_names.from_hf_rows, heads=heads)
+            linears[name] = stored_linear(name, form.open(parts, shape, name), shape, parts, reorder)
             for suffix in parts:
                 del stored[module + suffix]
     return hf_names.plain_sources(stored, config, folder, {f"{name}.weight" for name in linears}), linears
 
 
-def _linear(name: str, shape: tuple[int, int], tensors: Tensors, form: Format, config: ModelConfig) -> StoredLinear:
-    opened = form.open(tensors, shape, name)
-    heads = hf_names.permuted_heads(f"{name}.weight", config)
-    reorder = None if heads is None else partial(hf_names.from_hf_rows, heads=heads)
+def stored_linear(
+    name: str, opened: Opened, shape: tuple[int, int], tensors: Tensors, reorder: Transform | None = None
+) -> StoredLinear:
+    """Return the linear that `opened` reads from these tensors; `reorder` puts its rows into the official order."""
+    file = next(iter(tensors.values())).file
     stored_bytes = sum(tensor.num_bytes for tensor in tensors.values())
 
     def load() -> QuantizedWeight:
         weight = _weight(opened.read(), reorder)
-        check_scales(weight, tensors[form.needs[0]].file, name)
+        check_scales(weight, file, name)
         return weight
 
     return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, load)
@@ -158,8 +160,12 @@ def _format(settings: Mapping[str, Any], where: str) -> Format:
             ("g_idx",),
             partial(_open_gptq, bits=int(settings["bits"]), zeros_less=less, centred=centred),
         )
+    if method == "fp8":
+        _accept(where, settings, "activation_scheme", ("static", "dynamic"), "dynamic")
+        _accept(where, settings, "weight_block_size", (None,), (128, 128))
+        return Format(("weight", "weight_scale_inv"), (), partial(open_float, scale="weight_scale_inv"))
     raise CheckpointError(
-        f"{where}: weights quantized by {method!r} are not read; use compressed-tensors, awq or gptq, or the "
+        f"{where}: weights quantized by {method!r} are not read; use compressed-tensors, awq, gptq or fp8, or the "
         "unquantized checkpoint, which `tessera quantize` shrinks."
     )
 
@@ -189,7 +195,7 @@ def _compressed_format(settings: Mapping[str, Any], where: str) -> Format:
         promised = () if any(one.get("symmetric", True) for one in weights) else ("weight_zero_point",)
         needs, may = ("weight_packed", "weight_scale"), ("weight_shape", "weight_zero_point", "weight_g_idx")
         return Format(needs + promised, may, partial(_open_packed, bits=4 if kinds[0] == "int4" else 8))
-    opener = _open_float if kinds[0] == "float8" else _open_int
+    opener = open_float if kinds[0] == "float8" else _open_int
     return Format(("weight", "weight_scale"), ("weight_zero_point",), opener)
 
 
@@ -251,15 +257,15 @@ def _open_int(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
     return _packed(shape, 8, False, read_codes)
 
 
-def _open_float(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:
-    """compressed-tensors: float8_e4m3fn, with a scale for each row or for the whole."""
+def open_float(tensors: Tensors, shape: tuple[int, int], name: str, *, scale: str = "weight_scale") -> Opened:
+    """compressed-tensors and Ministral: float8_e4m3fn, with a scale for each row or for the whole."""
     _expect(tensors["weight"], shape, torch.float8_e4m3fn, name)
     if zeros := tensors.get("weight_zero_point"):
         raise _refused(zeros, name, "8-bit floats with zero points")
-    _check_row_scales(tensors["weight_scale"], shape[0], name)
+    _check_row_scales(tensors[scale], shape[0], name)
 
     def read_values() -> Fp8Weight:
-        scales = tensors["weight_scale"].read().float().flatten().expand(shape[0])
+        scales = tensors[scale].read().float().flatten().expand(shape[0])
         return Fp8Weight(tensors["weight"].read(), scales)
 
     return Opened("fp8", shape[0] * shape[1] + 4 * shape[0], read_values)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Ministral3Config,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     MistralConfig,
@@ -62,7 +63,8 @@ class Pair:
 def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 0.08, **sizes: Any) -> Pair:
     """A random transformers model saved to `folder` and read back by our loader.
 
-    `sizes` are VISION_ and TEXT_ settings of the two transformers configs.
+    `sizes` are VISION_ and TEXT_ settings of the two transformers configs; with TEXT_rope_parameters of YaRN it is a
+    Ministral 3, and TEXT_tie_word_embeddings makes its head the embeddings.
     """
     torch.manual_seed(seed)
     vision = {
@@ -75,8 +77,10 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
         "sliding_window": None, "max_position_embeddings": 4096,
     } | {key.removeprefix("TEXT_"): value for key, value in sizes.items() if key.startswith("TEXT_")}  # fmt: skip
     shared = {
-        "vision_config": PixtralVisionConfig(**vision), "text_config": MistralConfig(**text),
+        "vision_config": PixtralVisionConfig(**vision),
+        "text_config": (Ministral3Config if "rope_parameters" in text else MistralConfig)(**text),
         "image_token_index": 10, "projector_hidden_act": "gelu", "vision_feature_layer": -1,
+        "tie_word_embeddings": text.get("tie_word_embeddings", False),
     }  # fmt: skip
     if merge:
         theirs = Mistral3ForConditionalGeneration(

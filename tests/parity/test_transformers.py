@@ -27,6 +27,10 @@ CONVERSATIONS = {
     "one image": [(3, 5)],
     "several of different sizes": [(2, 4), (5, 1), (3, 3)],
 }
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 48.0, "original_max_position_embeddings": 12, "beta_fast": 32.0,
+    "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+}  # fmt: skip
 # Widths as published where memory allows; the true ratios of heads everywhere.
 FAMILY: dict[str, dict[str, Any]] = {
     "pixtral 12b": {},
@@ -34,6 +38,15 @@ FAMILY: dict[str, dict[str, Any]] = {
     "pixtral large": {
         "TEXT_num_attention_heads": 24, "TEXT_num_key_value_heads": 2, "TEXT_head_dim": 16,
         "VISION_hidden_size": 176, "VISION_num_attention_heads": 2, "VISION_num_hidden_layers": 2,
+    },
+    # Positions are counted over images too: the prompt of three reaches 77, six times the original context.
+    "ministral 3 3b": {
+        "merge": True, "VISION_patch_size": 14, "VISION_image_size": 448, "TEXT_tie_word_embeddings": True,
+        "TEXT_max_position_embeddings": 512, "TEXT_rope_parameters": YARN,
+    },
+    "ministral 3 14b, temperature on": {
+        "merge": True, "TEXT_max_position_embeddings": 512,
+        "TEXT_rope_parameters": YARN | {"factor": 64.0, "beta_fast": 4.0, "mscale_all_dim": 0.0, "rope_theta": 1e9},
     },
 }  # fmt: skip
 
