@@ -88,8 +88,9 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
         )
     else:
         theirs = LlavaForConditionalGeneration(LlavaConfig(**shared, vision_feature_select_strategy="full"))
-    for parameter in theirs.parameters():
-        torch.nn.init.normal_(parameter, std=std)
+    for name, parameter in theirs.named_parameters():
+        # Norms near one, or attention would be so even that no scale of queries shows.
+        torch.nn.init.normal_(parameter, mean=float("norm" in name or "ln_pre" in name), std=std)
     theirs.eval().save_pretrained(folder)
     checkpoint = open_checkpoint(folder)
     ours = empty_model(checkpoint.config)

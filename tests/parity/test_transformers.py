@@ -44,9 +44,13 @@ FAMILY: dict[str, dict[str, Any]] = {
         "merge": True, "VISION_patch_size": 14, "VISION_image_size": 448, "TEXT_tie_word_embeddings": True,
         "TEXT_max_position_embeddings": 512, "TEXT_rope_parameters": YARN,
     },
-    "ministral 3 14b, temperature on": {
+    # A ramp over most channel pairs, the head on its own, and YaRN's temperature, which Ministral's files turn off.
+    "ministral 3, untied": {
         "merge": True, "TEXT_max_position_embeddings": 512,
-        "TEXT_rope_parameters": YARN | {"factor": 64.0, "beta_fast": 4.0, "mscale_all_dim": 0.0, "rope_theta": 1e9},
+        "TEXT_rope_parameters": YARN | {
+            "factor": 64.0, "original_max_position_embeddings": 16, "beta_fast": 2.0, "beta_slow": 0.25,
+            "rope_theta": 100.0, "mscale_all_dim": 0.0,
+        },
     },
 }  # fmt: skip
 
