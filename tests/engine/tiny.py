@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,7 @@ from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.request import Request
 from tessera.images import PreparedImage
 from tessera.model.attention import DensePlan
-from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.config import ModelConfig, QueryScaling, VisionConfig, YarnConfig
 from tessera.model.pixtral import Pixtral
 from tessera.prompt import ImageSpan, Prompt
 from tessera.sampling import SamplingParams
@@ -44,6 +45,13 @@ CONFIG = ModelConfig(
     vision_encoder=VISION,
     max_seq_len=512,
 )
+# As Ministral 3: the rotation and the size of queries depend on where the original context of 16 tokens ends.
+SCALED = replace(
+    CONFIG,
+    yarn=YarnConfig(factor=32.0, original_max_position_embeddings=16, beta=2.0, alpha=0.25),
+    llama_4_scaling=QueryScaling(original_max_position_embeddings=16, beta=0.5),
+)
+CONFIGS = {"plain": CONFIG, "scaled": SCALED}
 BLOCK_BYTES = 16 * 2 * 2 * 2 * 8 * 4  # 16 tokens, 2 layers, keys and values, 2 heads of 8, float32
 
 

@@ -9,6 +9,7 @@ from tessera.model.attention import DensePlan
 from tessera.model.pixtral import Pixtral
 from tessera.sampling import SamplingParams
 from tests.engine.tiny import (
+    CONFIGS,
     RoundedDensePlan,
     dense_greedy,
     dense_logits,
@@ -32,9 +33,9 @@ CACHES = pytest.mark.parametrize(("cache", "bound"), [("auto", BOUND), ("int8", 
 WANTED = {"max_tokens": 24, "logprobs": 5}
 
 
-@pytest.fixture(scope="module")
-def model() -> Pixtral:
-    return tiny_model()
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Pixtral:
+    return tiny_model(CONFIGS[request.param])
 
 
 MIXED = (

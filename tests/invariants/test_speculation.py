@@ -21,7 +21,17 @@ from tessera.kernels.packed_linear import packed_linear
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
 from tessera.sampling import Grammar, SamplingParams
-from tests.engine.tiny import EOS, IMAGE, max_logprob_error, prompt, random_image, run, tiny_engine, tiny_model
+from tests.engine.tiny import (
+    EOS,
+    IMAGE,
+    SCALED,
+    max_logprob_error,
+    prompt,
+    random_image,
+    run,
+    tiny_engine,
+    tiny_model,
+)
 
 Draft = Callable[[Iterable[Sequence[int]]], None]
 BOUND = 2e-5  # as among requests of one step: float32 sums in another order
@@ -88,6 +98,14 @@ def reply_all(engine: Engine, wanted: Sequence[SamplingParams]) -> list[Completi
 
 @pytest.mark.parametrize("name", WANTED)
 def test_a_speculated_reply_equals_the_plain_one(model: Pixtral, name: str, draft: Draft) -> None:
+    check_speculation(model, name, draft)
+
+
+def test_a_speculated_reply_equals_the_plain_one_where_queries_are_scaled(draft: Draft) -> None:
+    check_speculation(tiny_model(SCALED), "greedy", draft)
+
+
+def check_speculation(model: Pixtral, name: str, draft: Draft) -> None:
     wanted = [WANTED[name]] * len(GIVENS)
     plain = reply_all(tiny_engine(model, num_speculative_tokens=0), wanted)
     draft([*given.ids, *reply.token_ids] for given, reply in zip(GIVENS, plain, strict=True))

@@ -16,7 +16,7 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.shard import Shard
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
-from tests.engine.tiny import CONFIG, dense_logits, prompt, random_image
+from tests.engine.tiny import CONFIG, SCALED, dense_logits, prompt, random_image
 from tests.loading import load_model
 from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model, together
 
@@ -29,12 +29,20 @@ BOUNDS = {None: 1e-4, "int8": 0.25, "int4": 0.25, "int4_min": 0.25, "fp8": 1e-3}
 
 @pytest.mark.parametrize("scheme", BOUNDS)
 def test_two_ranks_equal_one(scheme: str | None) -> None:
-    model = random_model(DIVISIBLE, scheme)
+    check_two_ranks(random_model(DIVISIBLE, scheme), BOUNDS[scheme])
+
+
+def test_two_ranks_equal_one_where_queries_are_scaled() -> None:
+    model = random_model(replace(DIVISIBLE, yarn=SCALED.yarn, llama_4_scaling=SCALED.llama_4_scaling))
+    check_two_ranks(model, BOUNDS[None])
+
+
+def check_two_ranks(model: Pixtral, bound: float) -> None:
     with torch.no_grad():
         expected = dense_logits(model, GIVEN)
     first, second = on_ranks(model, 2, lambda part: dense_logits(part, GIVEN))
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, expected, atol=BOUNDS[scheme], rtol=0)
+    torch.testing.assert_close(first, expected, atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("options", [None, Options("4", "8", "8"), Options("8", "8")], ids=str)
