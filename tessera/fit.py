@@ -25,6 +25,7 @@ from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.quantize.rounding import ErrorSum, round_to
 from tessera.shelf import SCHEMES
 from tessera.weights.fill import empty_model, linear_shapes
+from tessera.weights.source import HEAD
 
 PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
@@ -121,9 +122,11 @@ def weights_of(config: ModelConfig, bits: str | None) -> Weights:
     total = step = 0
     for name, parameter in empty_model(config).named_parameters():
         size = parameter.numel() * torch.bfloat16.itemsize
-        if scheme := schemes.get(linear_of(name)):
+        scheme = schemes.get(linear_of(name))
+        if scheme is not None:
             size = _packed_bytes(scheme, shapes[linear_of(name)])
-        total += size
+        is_shared = config.tied_embeddings and name == HEAD and not scheme
+        total += 0 if is_shared else size
         if name.startswith(("layers.", "norm.", "output.")):
             step += size
     return Weights(total, step)

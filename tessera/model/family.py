@@ -7,7 +7,9 @@ and it provides a model's name (`tessera info`).
 
 from __future__ import annotations
 
-from tessera.model.config import ModelConfig, VisionConfig
+from dataclasses import replace
+
+from tessera.model.config import ModelConfig, QueryScaling, VisionConfig, YarnConfig
 
 PIXTRAL_12B = ModelConfig(
     dim=5120,
@@ -76,17 +78,40 @@ PIXTRAL_LARGE = ModelConfig(
         adapter_bias=False,
     ),
 )
+
+
+def _ministral_3(dim: int, n_layers: int, hidden_dim: int, rope_theta: float, *, tied: bool) -> ModelConfig:
+    return replace(
+        MISTRAL_SMALL_31,
+        dim=dim,
+        n_layers=n_layers,
+        hidden_dim=hidden_dim,
+        rope_theta=rope_theta,
+        max_seq_len=262_144,
+        tied_embeddings=tied,
+        yarn=YarnConfig(factor=16.0, original_max_position_embeddings=16_384),
+        llama_4_scaling=QueryScaling(original_max_position_embeddings=16_384, beta=0.1),
+    )
+
+
+MINISTRAL_3_3B = _ministral_3(3072, 26, 9216, 1e6, tied=True)
+MINISTRAL_3_8B = _ministral_3(4096, 34, 14336, 1e6, tied=False)
+MINISTRAL_3_14B = _ministral_3(5120, 40, 16384, 1e9, tied=False)
 FAMILY = {
     "Pixtral 12B": PIXTRAL_12B,
     "Mistral Small 3.1 or 3.2": MISTRAL_SMALL_31,
     "Pixtral Large": PIXTRAL_LARGE,
+    "Ministral 3 3B": MINISTRAL_3_3B,
+    "Ministral 3 8B": MINISTRAL_3_8B,
+    "Ministral 3 14B": MINISTRAL_3_14B,
 }
 
 
 def family_name(config: ModelConfig) -> str:
-    """Name the published model of this shape, by decoder width, layers, feed-forward width and merge."""
+    """Name the published model of this shape: decoder width, layers, feed-forward width, merge, and if YaRN is used."""
     return next((name for name, one in FAMILY.items() if _shape(one) == _shape(config)), "Pixtral family")
 
 
 def _shape(config: ModelConfig) -> tuple[int, ...]:
-    return config.dim, config.n_layers, config.hidden_dim, config.vision_encoder.spatial_merge_size
+    merge, is_scaled = config.vision_encoder.spatial_merge_size, config.yarn is not None
+    return config.dim, config.n_layers, config.hidden_dim, merge, is_scaled

@@ -17,9 +17,8 @@ from tessera.weights.detect import read_json, weight_files
 from tessera.weights.fill import bare_name, check_sources, linear_shapes
 from tessera.weights.published import open_float, stored_linear
 from tessera.weights.safetensors import StoredTensor, stored_tensors
-from tessera.weights.source import Source, StoredLinear
+from tessera.weights.source import EMBEDDINGS, HEAD, Source, StoredLinear
 
-EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
 SCALE, INPUT_SCALE = "qscale_weight", "qscale_act"
 # The values of params.json's quantization: 8-bit floats, with or without a scale of the inputs.
 QUANTIZATION = {"qformat_weight": ("fp8_e4m3",), "qscheme_act": ("TENSOR", "NO_SCALES")}

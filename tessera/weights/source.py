@@ -5,7 +5,7 @@ A layout's reader returns them, for code that fills, converts or quantizes a mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tessera.kernels.quantized_weight import QuantizedWeight
 from tessera.machine import prefer_huge_pages
 from tessera.weights.safetensors import StoredTensor
 
+EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"  # official names, of one matrix in tied models
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -48,6 +49,11 @@ class Source:
         tensor = prefer_huge_pages(torch.empty(self.stored.shape, dtype=dtype, device=device))
         self.stored.read_into(tensor)
         return tensor
+
+
+def has_tied_head(sources: Mapping[str, Source]) -> bool:
+    """Return True if the head is the embeddings' own matrix; both by official name."""
+    return HEAD in sources and sources[HEAD] == sources.get(EMBEDDINGS)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tessera.weights import hf, hf_names
 from tessera.weights.detect import INDEX, Layout
 from tessera.weights.fill import Progress
 from tessera.weights.safetensors import DTYPE_NAMES
-from tessera.weights.source import Source
+from tessera.weights.source import HEAD, Source, has_tied_head
 
 MAX_SHARD_BYTES = 5_000_000_000  # a common size of Hugging Face shards
 HEADER_ALIGNMENT = 8
@@ -65,8 +65,12 @@ def save_model(
 
 
 def pieces_of(sources: Mapping[str, Source], to: Layout, config: ModelConfig) -> list[Piece]:
-    """Return a checkpoint's tensors, to be renamed and permuted for the layout `to` as they are written."""
-    return [_piece_of_source(name, source, to, config) for name, source in sources.items()]
+    """Return a checkpoint's tensors, to be renamed and permuted for the layout `to` as they are written.
+
+    A head that is the embeddings' own matrix is written once, under their name.
+    """
+    head = {HEAD} if has_tied_head(sources) else set()
+    return [_piece_of_source(name, source, to, config) for name, source in sources.items() if name not in head]
 
 
 def write_folder(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.config import ModelConfig, QueryScaling, VisionConfig, YarnConfig
 from tessera.prompt import packaged_tokenizer_path
 from tessera.weights.fill import empty_model
 
@@ -51,13 +51,21 @@ MERGED = dataclasses.replace(
         mm_projector_id="patch_merge",
     ),
 )
-CONFIGS = {"llava": LLAVA, "mistral3": MERGED}
+TIED = dataclasses.replace(
+    MERGED,
+    tied_embeddings=True,
+    yarn=YarnConfig(factor=256.0, original_max_position_embeddings=16, beta=2.0, alpha=0.25),
+    llama_4_scaling=QueryScaling(original_max_position_embeddings=16, beta=0.1),
+)
+CONFIGS = {"llava": LLAVA, "mistral3": MERGED, "ministral3": TIED}
 SEGMENTS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 def tensors_of(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> dict[str, Tensor]:
     """Random values for every tensor of a model, by official name."""
     shapes = {name: tensor.shape for name, tensor in empty_model(config).named_parameters()}
+    if config.tied_embeddings:
+        del shapes["output.weight"]
     generator = torch.Generator().manual_seed(seed)
     return {name: (torch.randn(shape, generator=generator) * 0.08).to(dtype) for name, shape in shapes.items()}
 

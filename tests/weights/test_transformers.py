@@ -26,16 +26,23 @@ GRIDS = ((4, 2), (2, 3))  # of tokens; two images of different shapes
 def oracle_class(kind: str) -> Any:
     import transformers
 
-    name = {"llava": "LlavaForConditionalGeneration", "mistral3": "Mistral3ForConditionalGeneration"}[kind]
-    return getattr(transformers, name)
+    return getattr(transformers, ("Llava" if kind == "llava" else "Mistral3") + "ForConditionalGeneration")
 
 
 def oracle_model(config: ModelConfig, kind: str) -> Any:
     """A random model of transformers, in float32, of the same shape as `config`."""
-    from transformers import LlavaConfig, Mistral3Config, MistralConfig, PixtralVisionConfig
+    from transformers import LlavaConfig, Ministral3Config, Mistral3Config, MistralConfig, PixtralVisionConfig
 
     vision = config.vision_encoder
-    text_config = MistralConfig(
+    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
+    if config.yarn is not None and config.llama_4_scaling is not None:
+        rope |= {
+            "rope_type": "yarn", "factor": config.yarn.factor, "beta_fast": config.yarn.beta,
+            "beta_slow": config.yarn.alpha, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": config.yarn.original_max_position_embeddings,
+            "llama_4_scaling_beta": config.llama_4_scaling.beta,
+        }  # fmt: skip
+    text_config = (MistralConfig if config.yarn is None else Ministral3Config)(
         vocab_size=config.vocab_size,
         hidden_size=config.dim,
         intermediate_size=config.hidden_dim,
@@ -44,7 +51,8 @@ def oracle_model(config: ModelConfig, kind: str) -> Any:
         num_key_value_heads=config.n_kv_heads,
         head_dim=config.head_dim,
         rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_theta": config.rope_theta, "rope_type": "default"},
+        rope_parameters=rope,
+        tie_word_embeddings=config.tied_embeddings,
         max_position_embeddings=config.max_seq_len,
         sliding_window=None,
     )
@@ -64,7 +72,7 @@ def oracle_model(config: ModelConfig, kind: str) -> Any:
         "image_token_index": vision.image_token_id,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": -1,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tied_embeddings,
     }
     torch.manual_seed(1)
     if kind == "llava":
@@ -114,7 +122,8 @@ def test_transformers_loads_what_we_write(kind: str, max_shard_bytes: int, tmp_p
     convert(tmp_path / "a", tmp_path / "hf", "hf", max_shard_bytes=max_shard_bytes)
     model, report = oracle_class(kind).from_pretrained(tmp_path / "hf", dtype="auto", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert model.config.model_type == kind
+    assert model.config.model_type == ("llava" if kind == "llava" else "mistral3")
+    assert model.config.text_config.model_type == ("ministral3" if kind == "ministral3" else "mistral")
     assert model.dtype == torch.float32
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e9
     ours = load_model(tmp_path / "a", device="cpu").model
