@@ -14,7 +14,6 @@ from tessera.load import model_name
 from tessera.model.family import family_name
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
 from tessera.weights.detect import Layout, read_json
-from tessera.weights.source import HEAD, has_tied_head
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,12 @@ def describe(folder: Path, mmproj: Path | None = None) -> ModelSummary:
     config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
     dtype, vision = checkpoint.dtype, config.vision_encoder
     parts: Counter[str] = Counter()
-    head = HEAD if has_tied_head(sources) else None  # counted once, as the embeddings
     for name, source in sources.items():
-        parts[_part(name)] += 0 if name == head else source.stored.num_parameters
+        parts[_part(name)] += source.stored.num_parameters
     for name, linear in linears.items():
         parts[_part(name)] += linear.shape[0] * linear.shape[1]
+    if config.tied_embeddings:  # the head is the embeddings, even where it is stored again, in fewer bits
+        parts["decoder"] -= config.dim * config.vocab_size
     kv_bytes, kv_bytes_int8 = (kv_bytes_per_token(config, stored) for stored in (dtype, torch.int8))
     rows = -(-min(1024, vision.image_size) // vision.token_size)
     return ModelSummary(

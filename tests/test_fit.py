@@ -21,6 +21,10 @@ GIB = 2**30
         ("Pixtral 12B", 12_682_739_712),
         ("Mistral Small 3.1 or 3.2", 24_011_361_280),
         ("Pixtral Large", 124_134_845_824),
+        # Their reports have 3.4 + 0.4, 8.4 + 0.4 and 13.5 + 0.4 billion, the head of the smallest counted once.
+        ("Ministral 3 3B", 3_849_090_048),
+        ("Ministral 3 8B", 8_918_026_240),
+        ("Ministral 3 14B", 13_945_031_680),
     ],
 )
 def test_the_family_has_its_published_sizes(name: str, parameters: int) -> None:

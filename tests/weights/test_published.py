@@ -21,11 +21,13 @@ from torch import Tensor
 from tessera.errors import CheckpointError, UsageError
 from tessera.kernels.quantized_weight import values_of
 from tessera.linears.quantized import QuantizedLinear
+from tessera.model.config import ModelConfig
 from tessera.summary import describe
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.convert import convert
 from tests.loading import load_model
-from tests.weights.checkpoints import LLAVA, edit_json, write_mistral_folder
+from tests.weights.checkpoints import LLAVA, TIED, edit_json, write_mistral_folder
+from tests.weights.test_transformers import example, oracle_class, oracle_logits, our_logits
 
 Writer = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]  # a matrix to its tensors, and what they stand for
 
@@ -114,6 +116,15 @@ def value_of(codes: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
     return (codes - zeros.repeat_interleave(width, 1)) * scales.float().repeat_interleave(width, 1)
 
 
+def fp8_of_one_scale(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """As Ministral 3 is published, with one scale for a matrix and one for its inputs."""
+    scale = matrix.abs().max() / 448
+    values = (matrix / scale).to(torch.float8_e4m3fn)
+    stored = {"weight": values, "weight_scale_inv": scale, "activation_scale": torch.tensor(0.01)}
+    return stored, values.float() * scale
+
+
+MINISTRAL = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None, "dequantize": False}
 W4 = {"num_bits": 4, "strategy": "group", "group_size": 32}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
@@ -124,6 +135,7 @@ FORMATS: dict[str, tuple[dict[str, Any], Writer]] = {
     "w8a16": compressed("pack-quantized", **W4 | {"num_bits": 8}, symmetric=True),
     "w8a8": compressed("int-quantized", num_bits=8, strategy="channel", symmetric=True),
     "fp8": compressed("float-quantized", num_bits=8, type="float", strategy="channel", symmetric=True),
+    "ministral": (MINISTRAL, fp8_of_one_scale),
     "awq": (AWQ, awq),
     "gptq": (GPTQ, gptq(4, centred=True, less=1)),
     "gptq with zeros": (GPTQ | {"sym": False}, gptq(4, centred=False, less=1)),
@@ -138,10 +150,10 @@ LINEARS = [
 QUANTIZED = ("_proj.weight",)  # of the decoder; the rest is plain, as in what is published
 
 
-def write_published(tmp_path: Path, name: str) -> tuple[Path, Path]:
+def write_published(tmp_path: Path, name: str, config: ModelConfig = LLAVA) -> tuple[Path, Path]:
     """A quantized folder, and a plain one with what its matrices stand for."""
     settings, write = FORMATS[name]
-    write_mistral_folder(tmp_path / "mistral", LLAVA, torch.float32)
+    write_mistral_folder(tmp_path / "mistral", config, torch.float32)
     for folder in ("quantized", "plain"):
         convert(tmp_path / "mistral", tmp_path / folder, "hf")
     tensors = load_file(tmp_path / "plain" / "model.safetensors")
@@ -178,10 +190,57 @@ def test_every_linear_stands_for_what_its_library_takes_it_for(name: str, tmp_pa
     assert summary.weight_bytes < describe(plain).weight_bytes
 
 
+@pytest.mark.parametrize("scheme", ["TENSOR", "NO_SCALES"])
+def test_the_official_layout_of_ministrals_fp8_is_the_same_model(scheme: str, tmp_path: Path) -> None:
+    """Both layouts as published, made from the same matrices: and what they stand for in transformers."""
+    hf, plain = write_published(tmp_path, "ministral", TIED)
+    official = load_file(tmp_path / "mistral" / "consolidated.safetensors")
+    for name in LINEARS:
+        values = fp8_of_one_scale(official[f"{name}.weight"].float())[0]
+        official |= {f"{name}.weight": values["weight"], f"{name}.qscale_weight": values["weight_scale_inv"]}
+        if scheme == "TENSOR":
+            official[f"{name}.qscale_act"] = values["activation_scale"]
+    save_file(official, tmp_path / "mistral" / "consolidated.safetensors")
+    quantization = {"qformat_weight": "fp8_e4m3", "qscheme_act": scheme}
+    edit_json(tmp_path / "mistral" / "params.json", quantization=quantization)
+    one, other = (load_model(each, device="cpu", dtype="float32").model for each in (hf, tmp_path / "mistral"))
+    for name in LINEARS:
+        mine, theirs = one.get_submodule(name).quantized, other.get_submodule(name).quantized
+        assert torch.equal(mine.values.view(torch.uint8), theirs.values.view(torch.uint8))
+        assert torch.equal(mine.scales, theirs.scales)
+    assert one.output.weight is one.tok_embeddings.weight
+    assert other.output.weight is other.tok_embeddings.weight
+    theirs_model = oracle_class("mistral3").from_pretrained(plain, dtype=torch.float32)
+    ids_T, images = example(TIED)
+    theirs_TV = oracle_logits(theirs_model.eval(), ids_T, images)
+    for ours in (one, other):
+        torch.testing.assert_close(our_logits(ours, ids_T, images), theirs_TV, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given", [{"qformat_weight": "nvfp4"}, {"qscheme_act": "TENSOR"}, {"qformat_weight": "fp8_e4m3", "x": 1}, "fp8"]
+)
+def test_another_quantization_of_the_official_layout_is_refused(given: Any, tmp_path: Path) -> None:
+    write_mistral_folder(tmp_path / "mistral", TIED)
+    edit_json(tmp_path / "mistral" / "params.json", quantization=given)
+    with pytest.raises(CheckpointError, match=r"params\.json: quantization is .* only qformat_weight 'fp8_e4m3'"):
+        load_model(tmp_path / "mistral", device="cpu")
+
+
+def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path: Path) -> None:
+    tensors = write_mistral_folder(tmp_path / "mistral", TIED)
+    tensors["output.weight"] = tensors["tok_embeddings.weight"].clone()
+    save_file(tensors, tmp_path / "mistral" / "consolidated.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds 'output\.weight', and .* says tied_embeddings"):
+        load_model(tmp_path / "mistral", device="cpu")
+
+
 REFUSED = [
     ("awq", {"quant_method": "bitsandbytes"}, "bitsandbytes"),
     ("awq", {"version": "gemv"}, "version is 'gemv'"),
     ("awq", {"bits": 3}, "bits is 3"),
+    ("ministral", {"weight_block_size": [128, 128]}, r"weight_block_size is \[128, 128\]"),
+    ("ministral", {"activation_scheme": "other"}, "activation_scheme is 'other'"),
     ("gptq", {"bits": 3}, "bits is 3"),
     ("gptq", {"checkpoint_format": "marlin"}, "marlin"),
     ("gptq with zeros", {"sym": True}, "zeros"),
