@@ -145,6 +145,8 @@ def _check_config(config: ModelConfig, tokenizer: Tokenizer, tokenizer_file: Pat
     wanted = {name: getattr(vision, key) for key, name in SPECIAL_TOKENS.items()}
     for what, value, needed in (
         ("the tokenizer's file", tokenizer_file.suffix, ".json"),
+        ("the decoder's yarn", config.yarn, None),  # llama.cpp's architecture mistral3, which is not written
+        ("the decoder's llama_4_scaling", config.llama_4_scaling, None),
         ("the vision encoder's rope_theta", vision.rope_theta, VISION_THETA),
         ("the vision encoder's number of channels", vision.num_channels, 3),
         ("the ids of image tokens", ids, wanted),

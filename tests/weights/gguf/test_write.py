@@ -18,7 +18,7 @@ from tessera.weights.convert import convert
 from tessera.weights.gguf.read import PRINTABLE, written_token
 from tessera.weights.gguf.write import merges
 from tests.loading import load_model
-from tests.weights.checkpoints import LLAVA, MERGED, VOCAB, edit_json, write_mistral_folder
+from tests.weights.checkpoints import LLAVA, MERGED, TIED, VOCAB, edit_json, write_mistral_folder
 from tests.weights.gguf.files import gguf_name
 
 
@@ -100,6 +100,9 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "model", tmp_path / "out", "gguf", kind="q4_k")
     with pytest.raises(UsageError, match=r"type 'q8_0' is for GGUF files"):
         convert(tmp_path / "model", tmp_path / "out", "hf", kind="q8_0")
+    write_mistral_folder(tmp_path / "ministral", TIED)
+    with pytest.raises(UsageError, match=r"the decoder's yarn is YarnConfig\(factor=256\.0.*; keep the model as it is"):
+        convert(tmp_path / "ministral", tmp_path / "out", "gguf")
     edit_json(tmp_path / "model" / "params.json", **{"vision_encoder.rope_theta": 500.0})
     with pytest.raises(UsageError, match=r"rope_theta is 500\.0, and a GGUF file can only have 10000\.0"):
         convert(tmp_path / "model", tmp_path / "out", "gguf")
