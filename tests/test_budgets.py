@@ -89,7 +89,7 @@ FOLDERS = {
     "tessera/kernels": 2600,
     "tessera/linears": 290,
     "tessera/lora": 920,
-    "tessera/model": 830,
+    "tessera/model": 950,
     "tessera/nano": 15_500,
     "tessera/parallel": 230,
     "tessera/quantize": 700,

@@ -79,12 +79,11 @@ def read_config(folder: Path) -> ModelConfig:
             f"{where}: model_type {kind!r} is not of the Pixtral family; use a model of type "
             f"{' or '.join(ARCHITECTURES)} with a text_config and a vision_config."
         )
-    defaults = MINISTRAL_DEFAULTS if text.get("model_type") == hf_rope.SCALED else TEXT_DEFAULTS
-    text, vision = {**defaults, **text}, {**VISION_DEFAULTS, **vision}
+    text, vision = {**_text_defaults(text), **text}, {**VISION_DEFAULTS, **vision}
     merged = kind == "mistral3"
     _check_settings(hf, text, vision, merged, where)
     width, heads = _integer(text, "hidden_size", where), _integer(text, "num_attention_heads", where)
-    breaks = _break_ids(folder, _need(text, "vocab_size", where))
+    image_break, image_end = _break_ids(folder, _need(text, "vocab_size", where))
     params = {
         "dim": width,
         "n_layers": _need(text, "num_hidden_layers", where),
@@ -107,8 +106,8 @@ def read_config(folder: Path) -> ModelConfig:
             "num_attention_heads": vision["num_attention_heads"],
             "num_channels": vision["num_channels"],
             "image_token_id": hf.get("image_token_index", hf.get("image_token_id", 10)),
-            "image_break_token_id": breaks[0],
-            "image_end_token_id": breaks[1],
+            "image_break_token_id": image_break,
+            "image_end_token_id": image_end,
             "adapter_bias": hf.get("multimodal_projector_bias", not merged),
             "mm_projector_id": "patch_merge" if merged else "",
             "spatial_merge_size": hf.get("spatial_merge_size", 2) if merged else 1,
@@ -208,6 +207,10 @@ def _check_settings(
                 f"{where}: {name} is {value!r}, and a model of the Pixtral family has "
                 f"{' or '.join(map(repr, values))}; use a checkpoint of that family."
             )
+
+
+def _text_defaults(text: Mapping[str, Any]) -> dict[str, Any]:
+    return MINISTRAL_DEFAULTS if text.get("model_type") == hf_rope.SCALED else TEXT_DEFAULTS
 
 
 def _integer(section: Mapping[str, Any], key: str, where: str) -> int:
