@@ -12,6 +12,7 @@ import torch
 
 from tessera.errors import CheckpointError
 from tessera.model.config import ModelConfig, VisionConfig
+from tessera.model.family import MINISTRAL_3_3B
 from tessera.weights import hf, hf_names, mistral
 from tests.weights.checkpoints import CONFIGS
 
@@ -264,3 +265,52 @@ def test_a_list_of_tokens_that_is_none_is_named(listed: Any, tmp_path: Path) -> 
 def test_the_context_limit_under_its_other_name(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text(json.dumps(PIXTRAL_12B_PARAMS | {"max_position_embeddings": 32_768}))
     assert mistral.read_config(tmp_path).max_seq_len == 32_768
+
+
+# config.json of Ministral 3 3B, as released; of its vision_config what is not a default here.
+MINISTRAL_3B_HF: dict[str, Any] = {
+    "architectures": ["Mistral3ForConditionalGeneration"], "dtype": "bfloat16", "image_token_index": 10,
+    "model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
+    "spatial_merge_size": 2,
+    "text_config": {
+        "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 3072,
+        "initializer_range": 0.02, "intermediate_size": 9216, "max_position_embeddings": 262144,
+        "model_type": "ministral3", "num_attention_heads": 32, "num_hidden_layers": 26, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_parameters": {
+            "beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384, "rope_theta": 1000000.0,
+            "rope_type": "yarn", "type": "yarn",
+        },
+        "sliding_window": None, "tie_word_embeddings": True, "use_cache": True, "vocab_size": 131072,
+    },
+    "vision_config": {"model_type": "pixtral", "hidden_act": "silu", "image_size": 1540, "patch_size": 14,
+                      "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+    "vision_feature_layer": -1,
+}  # fmt: skip
+
+
+def test_the_published_config_of_ministral_3_is_the_familys(tmp_path: Path) -> None:
+    # That its head is tied is told by the tensors.
+    assert dataclasses.replace(read(tmp_path, MINISTRAL_3B_HF), tied_embeddings=True) == MINISTRAL_3_3B
+
+
+@pytest.mark.parametrize(
+    ("rope", "said"),
+    [
+        ({"short_factor": [1.0]}, "unknown key 'short_factor'"),
+        ({"mscale_all_dim": 0.5}, "mscale 1.0 and mscale_all_dim 0.5"),
+        ({"truncate": False}, "truncate is False and may be True only"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"attention_factor": 1.3}, "attention_factor is 1.3"),
+        ({"rope_type": "llama3"}, "'llama3' is not of the Pixtral family"),
+        ({"factor": None}, "the key 'factor' is missing"),
+        ({"original_max_position_embeddings": None}, "'original_max_position_embeddings' is missing"),
+    ],
+    ids=str,
+)
+def test_other_rotations_of_ministral_3_are_refused(rope: dict[str, Any], said: str, tmp_path: Path) -> None:
+    content = json.loads(json.dumps(MINISTRAL_3B_HF))
+    content["text_config"]["rope_parameters"] |= rope
+    with pytest.raises(CheckpointError, match=said):
+        read(tmp_path, content)
