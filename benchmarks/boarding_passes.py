@@ -80,7 +80,8 @@ def draw(random: Random) -> tuple[Image.Image, dict[str, str]]:
     figure = Figure(figsize=SIZE, dpi=DPI, facecolor=random.choice(("white", "#f6f3ea", "#eef3f8")))
 
     def put(x: float, y: float, text: str, **more: Any) -> None:
-        figure.text(x, y, text, **({"family": face, "size": SMALL, "color": "#222222", "va": "center"} | more))
+        usual: dict[str, Any] = {"family": face, "size": SMALL, "color": "#222222", "va": "center"}
+        figure.text(x, y, text, **(usual | more))
 
     figure.add_artist(Rectangle((0, 0.86), 1, 0.14, facecolor=colour, edgecolor="none"))
     put(0.03, 0.93, airline, size=LARGE, color="white", weight="bold")

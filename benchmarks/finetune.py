@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--peer-recompute", action="store_true", help="the peer does (gradient checkpointing)")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of each sample")
     arguments = parser.parse_args()
-    shared = ("--layers", str(arguments.layers), "--vocab-size", str(arguments.vocab_size))
-    shared += ("--pass-tokens", str(Settings().pass_tokens))
+    shared = ("--layers", str(arguments.layers), "--vocab-size", str(arguments.vocab_size),
+              "--pass-tokens", str(Settings().pass_tokens))  # fmt: skip
     ours = ("--bits", str(arguments.bits), *(["--recompute"] if arguments.recompute else []))
     theirs = ["--recompute"] if arguments.peer_recompute else []
     with ExitStack() as stack:

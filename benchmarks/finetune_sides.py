@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,7 +126,7 @@ class Peft:
         return total
 
 
-SIDES = {"tessera": Tessera, "peft": Peft}
+SIDES: dict[str, Callable[..., Trainer]] = {"tessera": Tessera, "peft": Peft}
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    side: Trainer = SIDES[options.program](shape_of(options.layers, options.vocab_size), options)
+    side = SIDES[options.program](shape_of(options.layers, options.vocab_size), options)
     loaded = reset_peak()
     for line in sys.stdin:
         request = json.loads(line)

@@ -82,6 +82,8 @@ def params_object(params: SamplingParams) -> dict[str, Any]:
         made["logit_bias"] = {str(token_id): bias for token_id, bias in dict(params.logit_bias).items()}
     if (count := made.pop("logprobs", None)) is not None:
         made |= {"logprobs": True, "top_logprobs": count}
+    if params.adapter is not None:
+        made["model"] = made.pop("adapter")  # a server has adapters as models
     if params.grammar is not None:
         made.pop("grammar")
         made |= grammar_object(params.grammar)

@@ -30,6 +30,7 @@ from tessera.chat import (
     Tools,
     asked,
 )
+from tessera.engine.adapters import Adapters
 from tessera.engine.admission import check_image_count, check_parts, num_written
 from tessera.engine.config import EngineConfig, check_options, resolve_config
 from tessera.engine.engine import Engine
@@ -140,7 +141,7 @@ class LLM(ChatModel):
             measure=partial(measure_workspace, model) if measured else None,
         )
         self.vision = model.config.vision_encoder
-        self._loop = EngineLoop(Engine(model, tokenizer, self.config, ranks))
+        self._loop = EngineLoop(Engine(model, tokenizer, self.config, ranks, loaded.shard))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also stops the thread when the LLM is garbage-collected or the interpreter exits mid-step.
         self._finalizer = weakref.finalize(self, self._loop.close)
@@ -278,6 +279,11 @@ class LLM(ChatModel):
     def model(self) -> Pixtral:
         return self._loop.engine.model
 
+    @property
+    def adapters(self) -> Adapters:
+        """The LoRA adapters that requests may name (`SamplingParams.adapter`); loading needs `max_loras`."""
+        return self._loop.engine.adapters
+
     def stats(self) -> Stats:
         """The engine's state now, and its counts since the start."""
         return self._loop.engine.stats()
@@ -299,13 +305,17 @@ class LLM(ChatModel):
         reply: Completion | str,
         spans: Sequence[tuple[int, int]],
         heads: Sequence[Head] = (),
+        *,
+        adapter: str | None = None,
     ) -> list[list[tuple[Glance, ...]]] | None:
         chosen = tuple(heads) or self.heads
         if not chosen or self._loop.engine.ranks is not None:  # each rank has a part of the heads
             return None
         said = () if isinstance(reply, str) else reply.token_ids
         ids = [each for each in said if each not in self.tokenizer.special_ids] or self.encode(str(reply), bos=False)
-        return find_glances(self.start, self.tokenizer, self.prepare(messages), ids, spans, chosen)
+        params = SamplingParams(max_tokens=1, adapter=adapter)
+        start = partial(self.start, params=params)
+        return find_glances(start, self.tokenizer, self.prepare(messages), ids, spans, chosen)
 
     locate.__doc__ = ChatModel.locate.__doc__
 

@@ -1,4 +1,4 @@
-"""How a reply is drawn: sampling parameters, their bounds, and the grammar a reply follows."""
+"""How a reply is drawn: sampling parameters, their bounds, the grammar a reply follows, and the adapter's name."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class SamplingParams(metaclass=_NamedFields):
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     # The reply follows it and ends with it. A stop string still cuts the reply, as max_tokens does.
     grammar: Grammar | None = None
+    # The name of a loaded LoRA adapter that computes the reply; for a server, the name of the model to ask.
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in BOUNDS.items():
@@ -118,6 +120,8 @@ class SamplingParams(metaclass=_NamedFields):
             raise UsageError(f"stop_token_ids must be a tuple of token ids, not {shown(self.stop_token_ids)}.")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise UsageError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.")
+        if self.adapter is not None and (not isinstance(self.adapter, str) or not self.adapter):
+            raise UsageError(f"adapter must be the name of a loaded adapter, not {shown(self.adapter)}.")
         object.__setattr__(self, "logit_bias", _parse_logit_bias(self.logit_bias))
         if self.grammar is None:
             return

@@ -41,6 +41,7 @@ def batch(
     out: Replies,
     model: options.Model = None,
     mmproj: options.Mmproj = None,
+    adapter: options.Adapter = None,
     endpoint: Endpoints = [],  # noqa: B006
     api_key: Key = None,
     in_flight: InFlight = None,
@@ -65,7 +66,7 @@ def batch(
     from tessera.cli.batch import Batch, run_batch
 
     settings = {
-        "mmproj": mmproj, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
+        "mmproj": mmproj, "adapter": adapter, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
         "tensor_parallel_size": tensor_parallel_size, "served_model_name": tuple(served_model_name),
         "allowed_local_media_path": allowed_local_media_path, "max_image_pixels": max_image_pixels,
         "allow_private_addresses": allow_private_addresses,

@@ -10,6 +10,7 @@ import typer
 
 from tessera.cli.options import (
     DEFAULT_MAX_PIXELS,
+    Adapter,
     AsJson,
     Device,
     Dtype,
@@ -97,6 +98,7 @@ def extract(
     ] = None,
     model: Model = None,
     mmproj: Mmproj = None,
+    adapter: Adapter = None,
     endpoint: Endpoints = [],  # noqa: B006
     api_key: ApiKey = None,
     in_flight: InFlight = None,
@@ -150,7 +152,7 @@ def extract(
         calibration=calibration, report=report,
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                           max_image_pixels=max_image_pixels, private=allow_private_addresses),
+                           adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_extract(job, csv_raw=csv_raw):
@@ -168,6 +170,7 @@ def transcribe(
     ] = False,
     model: Model = None,
     mmproj: Mmproj = None,
+    adapter: Adapter = None,
     endpoint: Endpoints = [],  # noqa: B006
     api_key: ApiKey = None,
     in_flight: InFlight = None,
@@ -204,7 +207,7 @@ def transcribe(
         reading=_reading(pages, password_file, tiles, detect_rotation, retries) | {"max_image_side": max_image_side},
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
         settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                           max_image_pixels=max_image_pixels, private=allow_private_addresses),
+                           adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_transcribe(job, from_image=from_image):
@@ -243,12 +246,12 @@ def _reading(
 
 
 def _settings(
-    mmproj: Path | None, dtype: str, device: str, kv_cache_dtype: str, ranks: int, *, max_image_pixels: int,
-    private: bool,
+    mmproj: Path | None, dtype: str, device: str, kv_cache_dtype: str, ranks: int, *, adapter: Path | None,
+    max_image_pixels: int, private: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The server's settings that open a model in this process, by name."""
     return {
-        "mmproj": mmproj, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
+        "mmproj": mmproj, "adapter": adapter, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
         "tensor_parallel_size": ranks, "served_model_name": (), "allowed_local_media_path": None,
         "max_image_pixels": max_image_pixels, "allow_private_addresses": private,
     }  # fmt: skip

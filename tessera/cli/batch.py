@@ -108,6 +108,7 @@ def _answered(batch: Batch, model: Answering, journal: Journal, digest: str) -> 
     """Answer what is left; returns the last snapshot, or None if nothing was left."""
     from tessera.server.jobs import LineJob
     from tessera.server.lines import Rows
+    from tessera.server.names import Names
 
     counts = journal.counts()
     if not counts.left:
@@ -116,7 +117,7 @@ def _answered(batch: Batch, model: Answering, journal: Journal, digest: str) -> 
         say(f"{counts.done + counts.failed:,} of {counts.total:,} lines are done already; going on")
     opened = model.open()
     last: list[Snapshot] = []
-    rows = Rows(digest, int(journal.facts()["created"]), model.names, model.tokenizer)
+    rows = Rows(digest, int(journal.facts()["created"]), Names(tuple(model.names)), model.tokenizer)
     job = LineJob(batch.source, rows)
     try:
         with showing(as_json=batch.as_json, quiet=batch.quiet) as show, stopping_is_said():

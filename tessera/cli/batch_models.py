@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tessera.chat import ChatModel
+from tessera.cli.options import excluded
 from tessera.errors import UsageError
 from tessera.prompt import Tokenizer
 from tessera.sources import ImageLimits
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from tessera.pool import Pool
 
 # Settings that belong to a model in this process; a server decides its own.
-LOCAL = {"mmproj": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto", "tensor_parallel_size": 1}
+LOCAL = {
+    "mmproj": None, "adapter": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto",
+    "tensor_parallel_size": 1,
+}  # fmt: skip
 SAMPLES, SAMPLE_BYTES = 64, 4096  # pieces of a weights file that stand for it
 WHOLE_BYTES = 1 << 20  # files up to this size are read whole
 FIRST_PATIENCE_S = 5.0  # for the first answer of any server; a wrong address must show soon
@@ -64,18 +68,20 @@ class LocalModel(Answering):
     def __init__(self, name: str, in_flight: int | None, given: Mapping[str, Any]) -> None:
         from tessera.load import locate
         from tessera.server.run import source_of
-        from tessera.server.settings import Settings, check_media_folder
+        from tessera.server.settings import Settings, check_folders
 
-        self._settings = Settings(model=name, max_num_seqs=in_flight, **given)
-        check_media_folder(self._settings)
-        self.fingerprint = digest_of_model(Path(locate(source_of(self._settings)).name))
+        self._adapter = given["adapter"]
+        settings = {name: value for name, value in given.items() if name != "adapter"}
+        self._settings = Settings(model=name, max_num_seqs=in_flight, **settings)
+        check_folders(self._settings)
+        self.fingerprint = digest_of_model(Path(locate(source_of(self._settings)).name), self._adapter)
         self.settings = _as_text({name: given[name] for name in ("dtype", "kv_cache_dtype", "served_model_name")})
         self._llm: LLM | None = None
 
     def open(self) -> ChatModel:
         from tessera.server.run import open_model
 
-        self._llm = open_model(self._settings)
+        self._llm = open_model(self._settings, self._adapter)
         return self._llm
 
     @property
@@ -105,9 +111,7 @@ class Endpoints(Answering):
     ) -> None:
         for name, default in LOCAL.items():
             if given[name] != default:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} and --endpoint exclude each other: the server decides it."
-                )
+                raise UsageError(excluded(name))
         if len(set(urls)) < len(urls):
             raise UsageError("an --endpoint is given twice; name each server once.")
         self._given, self._key, self._in_flight = given, key, in_flight
@@ -150,8 +154,19 @@ class Endpoints(Answering):
         self._servers.close()
 
 
-def digest_of_model(path: Path) -> str:
-    """Identify a model's files by their names, sizes and samples; reading 24 GB whole would take minutes."""
+def digest_of_model(path: Path, adapter: Path | None = None) -> str:
+    """Identify the files of a model, and of an adapter beside it, by names, sizes and samples of what they hold.
+
+    Reading 24 GB whole would take minutes.
+    """
+    if adapter is None:
+        return _digest_of_files(path)
+    from tessera.lora.files import find_adapter
+
+    return f"{_digest_of_files(path)} with {_digest_of_files(find_adapter(adapter))}"
+
+
+def _digest_of_files(path: Path) -> str:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
     for file in files:

@@ -151,7 +151,7 @@ def _model(session: Session) -> tuple[str, str]:
         return name, f"{session.endpoint} {name}"
     from tessera.load import locate
 
-    files = digest_of_model(Path(locate(session.source).name))
+    files = digest_of_model(Path(locate(session.source).name), session.source.adapter)
     return session.source.name, f"{files}, dtype {session.source.dtype}, kv cache {session.kv_cache_dtype}"
 
 

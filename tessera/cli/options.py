@@ -114,7 +114,15 @@ def check_options(given: Mapping[str, Any]) -> None:
     defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
     for name in local:
         if given.get(name, defaults[name]) != defaults[name]:
-            raise UsageError(f"--{name.replace('_', '-')} and --endpoint exclude each other: the server decides it.")
+            raise UsageError(excluded(name))
+
+
+def excluded(name: str) -> str:
+    """Return the words for a local model's option beside a server's address, with the way out."""
+    way = "the server decides it"
+    if name == "adapter":
+        way = "the server has adapters as models; name one that it has loaded with -m"
+    return f"--{name.replace('_', '-')} and --endpoint exclude each other: {way}."
 
 
 def _parameters(options: dict[str, tuple[Any, Any]]) -> list[inspect.Parameter]:

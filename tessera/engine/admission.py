@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tessera.engine.adapters import LoadedAdapter
 from tessera.engine.config import MIB, EngineConfig
 from tessera.engine.grammar import Matcher
 from tessera.errors import EngineBusyError, PromptTooLongError, TooManyImagesError, UsageError
@@ -32,12 +33,19 @@ class Submission:
     params: SamplingParams
     cache_salt: str
     matcher: Matcher | None
+    adapter: LoadedAdapter | None = None
 
     @classmethod
     def of(
-        cls, prompt: Prompt, params: SamplingParams, request_id: str | None, cache_salt: str, matcher: Matcher | None
+        cls,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str | None,
+        cache_salt: str,
+        matcher: Matcher | None,
+        adapter: LoadedAdapter | None = None,
     ) -> Submission:
-        return cls(uuid.uuid4().hex if request_id is None else request_id, prompt, params, cache_salt, matcher)
+        return cls(uuid.uuid4().hex if request_id is None else request_id, prompt, params, cache_salt, matcher, adapter)
 
 
 def check_request(prompt: Prompt, params: SamplingParams, config: EngineConfig, model: ModelConfig) -> None:

@@ -5,7 +5,7 @@ It reads requests but never changes them. A finished batch is all that a rank ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from tessera.engine.plans import build_plan
 from tessera.engine.request import Chunk, Request
 from tessera.engine.watch import watching
 from tessera.images import PreparedImage
+from tessera.linears.slots import Stretch
 from tessera.machine import upload
 from tessera.model.attention import AttentionPlan
 
@@ -29,6 +30,7 @@ class ImageRows:
     start: int
     end: int
     begins: bool = True  # no earlier step of this request's run needed the image
+    slot: int | None = None  # of the adapter that it is encoded with
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Batch:
     drafts: list[tuple[int, ...]]  # one for each request in `sampled`
     sampled_rows_R: Tensor  # indices into T: for each request in `sampled` its last token, then its draft
     scored: list[ScoredRows]
+    stretches: tuple[Stretch, ...] = ()  # rows of T with an adapter
+    sampled_stretches: tuple[Stretch, ...] = ()  # the same of `sampled_rows_R`
 
 
 def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, image_token_id: int) -> Batch:
-    """Lay the chunks end to end, single-token chunks first."""
-    chunks = sorted(chunks, key=lambda chunk: chunk.length > 1)
+    """Lay the chunks end to end, single-token chunks first, and among them those of one adapter together."""
+    chunks = sorted(chunks, key=lambda chunk: (chunk.length > 1, -1 if (slot := chunk.request.slot) is None else slot))
     ids: list[int] = []
     images: list[ImageRows] = []
     sampled, drafts, scored = [], [], []
@@ -78,7 +82,25 @@ def build_batch(chunks: Sequence[Chunk], cache: KVCache, device: torch.device, i
         drafts,
         upload(sampled_rows, torch.int64, device),
         scored,
+        stretches((chunk.request.slot, chunk.num_rows) for chunk in chunks),
+        stretches((chunk.request.slot, 1 + len(chunk.draft)) for chunk in chunks if chunk.samples),
     )
+
+
+def stretches(rows: Iterable[tuple[int | None, int]]) -> tuple[Stretch, ...]:
+    """Return the stretches of rows with an adapter, from each request's slot and number of rows.
+
+    Example: (None, 2), (1, 3), (1, 1), (0, 1) are the stretches (1, 2, 6) and (0, 6, 7).
+    """
+    found: list[Stretch] = []
+    row = 0
+    for slot, count in rows:
+        if slot is not None:
+            joins = bool(found) and found[-1][0] == slot and found[-1][2] == row
+            first = found.pop()[1] if joins else row
+            found.append((slot, first, row + count))
+        row += count
+    return tuple(found)
 
 
 def chunk_ids(chunk: Chunk) -> list[int]:
@@ -110,7 +132,8 @@ def image_rows(chunk: Chunk) -> list[ImageRows]:
             first, last = max(chunk.start - span.start, 0), min(chunk.end - span.start, span.length)
             begins = first == 0 or chunk.start == chunk.request.resumed_at
             rows = embeddings_before(first, columns), embeddings_before(last, columns)
-            found.append(ImageRows(span.image, chunk.request.image_key(span.image), *rows, begins))
+            key, slot = chunk.request.image_key(span.image), chunk.request.image_slot
+            found.append(ImageRows(span.image, key, *rows, begins, slot))
     return found
 
 

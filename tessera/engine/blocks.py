@@ -3,8 +3,9 @@
 A block is in exactly one state: free (no content), used (held by one or more requests) or cached
 (held by none, content known; the least recently used is evicted first). A full block is
 known by a hash chained over everything before it, so equal hashes mean equal keys and values: its
-tokens, the images that overlap it (the tokens alone are the same for ALL images), and a salt
-that separates tenants. It uses no tensors. The idea: vLLM's automatic prefix caching.
+tokens, the images that overlap it (the tokens alone are the same for ALL images), the content of the
+adapter that computed it, and a salt that separates tenants. It uses no tensors. The idea: vLLM's
+automatic prefix caching.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ class BlockPool:
         return block
 
 
-def root_hash(cache_salt: str) -> bytes:
-    """Return the parent hash of a sequence's first block; different salts share nothing."""
-    return _digest(b"tessera prefix", cache_salt.encode())
+def root_hash(cache_salt: str, adapter: str = "") -> bytes:
+    """Return the parent hash of a sequence's first block; different salts and adapters, by digest, share nothing."""
+    return _digest(b"tessera prefix", cache_salt.encode(), adapter.encode())
 
 
 def block_hash(parent: bytes, ids: Sequence[int], start: int, images: Sequence[ImageSpan]) -> bytes:

@@ -16,6 +16,8 @@ import torch
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import StepSize, max_image_tokens, workspace_bytes
 from tessera.errors import UsageError
+from tessera.lora.adapter import MAX_RANK
+from tessera.lora.slots import slot_bytes
 from tessera.machine import available_bytes, taken_bytes, total_bytes
 from tessera.model.config import ModelConfig
 
@@ -45,6 +47,9 @@ class EngineConfig:
     num_speculative_tokens: int  # most guessed tokens that a request may compute in a step; 0: none
     prompt_lookup_min: int  # shortest match with earlier tokens from which to guess
     prompt_lookup_max: int  # longest match compared when choosing among earlier places
+    max_loras: int  # adapters that compute in one batch; 0: requests name none
+    max_lora_rank: int  # largest rank of such an adapter
+    max_cpu_loras: int  # adapters that may be loaded
     seed: int  # draws the seeds of requests without one
     num_blocks: int
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class EngineConfig:
 
 OPTIONS = tuple(entry.name for entry in fields(EngineConfig) if entry.name not in ("num_blocks", "reasons"))
 _LOWEST = dict.fromkeys(OPTIONS, 1) | dict.fromkeys(
-    ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed"), 0
+    ("image_cache_bytes", "max_images_per_prompt", "num_speculative_tokens", "seed", "max_loras"), 0
 )
 # Determines the memory to be divided; kv_cache_bytes shows the result.
 UTILIZATION = "gpu_memory_utilization"
@@ -101,7 +106,11 @@ def resolve_config(
         min(24 * image, max(image, free // 20)),
         f"24 of the largest images, or a twentieth of the free {free // MIB} MiB",
     )
+    _settle_adapters(chosen)
+    adapters = chosen["max_loras"] and chosen["max_loras"] * slot_bytes(model, chosen["max_lora_rank"], dtype.itemsize)
     share, meaning = _share(utilization, device, free)
+    if adapters:
+        share, meaning = max(share - adapters, 0), f"{meaning}, less {adapters // MIB} for adapters"
     token = kv_bytes_per_token(model, stored)
 
     def estimate(size: StepSize) -> int:
@@ -179,6 +188,21 @@ def _settle_drafts(chosen: _Choices, on_cpu: bool) -> None:
         raise UsageError(
             f"{given[0]} is given and num_speculative_tokens is 0, so nothing is guessed; raise that, or leave "
             f"{' and '.join(given)} out."
+        )
+
+
+def _settle_adapters(chosen: _Choices) -> None:
+    given = [name for name in ("max_lora_rank", "max_cpu_loras") if chosen.get(name, 0)]
+    chosen.settle("max_loras", 0, "adapters per request are off")
+    chosen.settle("max_lora_rank", 16, "the usual rank")
+    chosen.settle("max_cpu_loras", max(8, chosen["max_loras"]), "the usual number, or max_loras")
+    if given and not chosen["max_loras"]:
+        raise UsageError(f"{given[0]} is given and max_loras is 0, so no adapter can be loaded; raise that.")
+    if chosen["max_lora_rank"] > MAX_RANK:
+        raise UsageError(f"max_lora_rank is {chosen['max_lora_rank']}; {MAX_RANK} is the most: lower it.")
+    if chosen["max_cpu_loras"] < chosen["max_loras"]:
+        raise UsageError(
+            f"max_cpu_loras={chosen['max_cpu_loras']} is less than max_loras={chosen['max_loras']}; raise it."
         )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tessera.chat import Delta, FinishReason, TokenLogprob
+from tessera.engine.adapters import Adapters
 from tessera.engine.admission import Submission, check_request, check_room, pixel_bytes
 from tessera.engine.batch import ScoredRows, build_batch
 from tessera.engine.blocks import BlockPool
@@ -37,9 +38,11 @@ from tessera.engine.soundness import Soundness
 from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.engine.watch import WatchedPrompt
-from tessera.errors import DeadEndError, EngineDeadError, ReplyError, TesseraError
+from tessera.errors import DeadEndError, EngineDeadError, NotFiniteError, ReplyError, TesseraError
+from tessera.lora.slots import Slots
 from tessera.machine import upload
 from tessera.model.pixtral import Pixtral
+from tessera.parallel.shard import Shard
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
 
@@ -75,8 +78,15 @@ class _Computed:
 
 class Engine:
     def __init__(
-        self, model: Pixtral, tokenizer: EngineTokenizer, config: EngineConfig, ranks: Ranks | None = None
+        self,
+        model: Pixtral,
+        tokenizer: EngineTokenizer,
+        config: EngineConfig,
+        ranks: Ranks | None = None,
+        shard: Shard | None = None,
     ) -> None:
+        """`shard` is the part of the model in this process; None: all of it."""
+        shard = Shard(model.config, 0, 1) if shard is None else shard
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
@@ -85,10 +95,12 @@ class Engine:
         self.cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
         self.images = ImageCache(config.image_cache_bytes)
         self.ranks = ranks
-        self.runner = Runner(model, self.images)
+        self.adapters = Adapters(shard.config, config, model.dtype)
+        slots = Slots(model, shard) if config.max_loras else None
+        self.runner = Runner(model, self.images, slots)
         if ranks is not None:
             ranks.begin(config)
-            self.runner = LeadingRunner(model, self.images, self.cache, ranks)
+            self.runner = LeadingRunner(self.runner, self.cache, ranks)
         self.graphs: DecodeGraphs | None = None
         if config.cuda_graphs:
             self.graphs = DecodeGraphs(
@@ -124,7 +136,8 @@ class Engine:
     ) -> Request:
         """Admit a request and queue it. Raises PromptTooLongError, UsageError or EngineBusyError."""
         check_request(prompt, params, self.config, self.model.config)
-        submission = Submission.of(prompt, params, request_id, cache_salt, self.start_grammar(params))
+        adapter = self.adapters.get(params.adapter)
+        submission = Submission.of(prompt, params, request_id, cache_salt, self.start_grammar(params), adapter)
         held_bytes = {id: pixel_bytes(request.prompt) for id, request in self._requests.items()}
         check_room(submission, self.config, waiting=self.scheduler.num_new, held_bytes=held_bytes)
         return self.queue(submission)
@@ -144,11 +157,15 @@ class Engine:
             generator=generator,
             cache_salt=submission.cache_salt,
             matcher=submission.matcher,
+            adapter=submission.adapter,
         )
         if self.config.enable_prefix_caching:
             request.hash_blocks(self.config.block_tokens)  # here, so that a failure is this request's
         self.scheduler.add(request)
         self._requests[request.id] = request
+        if request.adapter is not None:
+            request.adapter.num_requests += 1
+            request.adapter.num_unfinished += 1
         return request
 
     def abort(self, request_id: str) -> bool:
@@ -202,14 +219,19 @@ class Engine:
 
     def _forward(self, chunks: Sequence[Chunk]) -> _Computed:
         """Run the model over the chunks, with a graph if one fits."""
+        if slots := {chunk.request.slot for chunk in chunks} - {None}:
+            for slot, adapter in self.scheduler.slots.unfilled(slots):
+                self.runner.fill(slot, adapter)
+                self.scheduler.slots.filled(slot)
         is_watched = any(isinstance(chunk.request.prompt, WatchedPrompt) for chunk in chunks)
-        if self.graphs is not None and not is_watched and self.graphs.take(chunks):
+        # The graphs were captured without adapters.
+        if self.graphs is not None and not is_watched and not slots and self.graphs.take(chunks):
             requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
             return _Computed(requests, drafts, self.graphs.logits(chunks), [])
         image_token_id = self.model.config.vision_encoder.image_token_id
         batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
         hidden_TD = self.runner.run(batch)
-        logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R])
+        logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R], batch.sampled_stretches)
         return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
 
     def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:
@@ -255,7 +277,10 @@ class Engine:
         for start in range(0, len(rows.target_ids), SCORED_ROWS_PER_CALL):
             target_ids = rows.target_ids[start : start + SCORED_ROWS_PER_CALL]
             row = rows.row + start
-            logits_RV = self.runner.logits(hidden_TD[row : row + len(target_ids)])
+            slot = rows.request.slot
+            logits_RV = self.runner.logits(
+                hidden_TD[row : row + len(target_ids)], () if slot is None else ((slot, 0, None),)
+            )
             target_ids_R = upload(target_ids, torch.int64, logits_RV.device)
             for choice in with_logprobs(logits_RV, target_ids_R, [count] * len(target_ids)):
                 rows.request.prompt_logprobs += self._logprobs(choice)
@@ -278,6 +303,9 @@ class Engine:
 
     def _cause(self, request: Request, *, finite: bool) -> TesseraError:
         """Return the reason that no token can be chosen."""
+        if not finite and request.adapter is not None:
+            name = request.adapter.name
+            return NotFiniteError(f"the model's numbers are not finite with the adapter {name}; train it again.")
         if not finite:
             return self.soundness.fail()
         if request.matcher is not None and request.matcher.has_failed:
@@ -322,6 +350,8 @@ class Engine:
         """Release all that a request holds; every request ends here."""
         self.scheduler.finish(request)
         del self._requests[request.id]
+        if request.adapter is not None:
+            request.adapter.num_unfinished -= 1
         request.finish_reason = reason
         usage = request.usage()
         self._tally.finish(reason, usage)

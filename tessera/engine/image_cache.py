@@ -1,8 +1,8 @@
-"""Caches embeddings of encoded images, by the pixels' digest and the requester's salt.
+"""Caches embeddings of encoded images, by the pixels' digest, the requester's salt, and an adapter that changes them.
 
 The least recently used is evicted when the bytes exceed the budget; images of the current step are
 pinned, so the budget can be exceeded only by one step's own images. A key covers pixels, size,
-preprocessing and tenant; the process has only one model.
+preprocessing, tenant and adapter; the process has only one model.
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ class EngineLoop:
         """
         config = self.engine.config
         check_request(prompt, params, config, self.engine.model.config)
-        submission = Submission.of(prompt, params, request_id, cache_salt, self.engine.start_grammar(params))
+        adapter = self.engine.adapters.get(params.adapter)
+        submission = Submission.of(prompt, params, request_id, cache_salt, self.engine.start_grammar(params), adapter)
         handle = Handle(self, submission.request_id, pixel_bytes(prompt), notify)
         with self._wake:
             self._check_alive()

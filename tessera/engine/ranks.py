@@ -40,8 +40,10 @@ from tessera.engine.runner import Runner
 from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.kernels.cache_layer import CacheLayer
 from tessera.linears.parallel import parallelize
+from tessera.linears.slots import Stretch
 from tessera.load import LoadedModel, load_model, locate
-from tessera.model.pixtral import Pixtral
+from tessera.lora.adapter import LoraAdapter
+from tessera.lora.slots import Slots
 from tessera.parallel.group import Group, connect
 from tessera.shelf import ModelSource
 
@@ -74,6 +76,15 @@ class Logits:
     """Take part in computing logits; the rows come from rank 0."""
 
     rows: int
+    stretches: tuple[Stretch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Put an adapter into a slot: the whole one comes from rank 0, so that all ranks have the same."""
+
+    slot: int
+    adapter: LoraAdapter
 
 
 class Ranks:
@@ -199,8 +210,8 @@ class _Child:
 class LeadingRunner(Runner):
     """Rank 0's runner, which has all other ranks compute the same."""
 
-    def __init__(self, model: Pixtral, images: ImageCache, cache: KVCache, ranks: Ranks) -> None:
-        super().__init__(model, images)
+    def __init__(self, runner: Runner, cache: KVCache, ranks: Ranks) -> None:
+        super().__init__(runner.model, runner.images, runner.slots)
         self._layers = {id(layer): number for number, layer in enumerate(cache.layers)}
         self._ranks = ranks
 
@@ -214,12 +225,16 @@ class LeadingRunner(Runner):
             return super().run(batch)
 
     @torch.inference_mode()
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        with self._together(Logits(len(hidden_RD))):
-            return super().logits(self._ranks.group.broadcast(hidden_RD))
+    def logits(self, hidden_RD: Tensor, stretches: Sequence[Stretch] = ()) -> Tensor:
+        with self._together(Logits(len(hidden_RD), tuple(stretches))):
+            return super().logits(self._ranks.group.broadcast(hidden_RD), stretches)
+
+    def fill(self, slot: int, adapter: LoraAdapter) -> None:
+        with self._together(Fill(slot, adapter)):
+            super().fill(slot, adapter)
 
     @contextmanager
-    def _together(self, task: Batch | Logits) -> Iterator[None]:
+    def _together(self, task: Batch | Logits | Fill) -> Iterator[None]:
         """Have the others do the task too; a failure leaves the others mid-step, so it ends every rank."""
         message = _dump(task, self._layers)
         try:
@@ -293,18 +308,21 @@ def _serve(connection: Connection) -> None:
     connection.send(None)
     config: EngineConfig = pickle.loads(connection.recv_bytes())
     cache = KVCache(model.config, config.num_blocks, config.block_tokens, config.cache_dtype, model.device)
-    runner = Runner(model, ImageCache(config.image_cache_bytes))
+    slots = Slots(model, loaded.shard) if config.max_loras else None
+    runner = Runner(model, ImageCache(config.image_cache_bytes), slots)
     connection.send(None)
     while message := connection.recv_bytes():
         task = _Unpickler(io.BytesIO(message), cache.layers, model.device).load()
         if isinstance(task, Logits):
             like = torch.empty(task.rows, loaded.config.dim, dtype=model.dtype, device=model.device)
-            runner.logits(group.broadcast(like))
+            runner.logits(group.broadcast(like), task.stretches)
+        elif isinstance(task, Fill):
+            runner.fill(task.slot, task.adapter)
         else:
             runner.run(task)
 
 
-def _dump(task: Batch | Logits, layers: dict[int, int]) -> bytes:
+def _dump(task: Batch | Logits | Fill, layers: dict[int, int]) -> bytes:
     file = io.BytesIO()
     _Pickler(file, layers).dump(task)
     return file.getvalue()

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 
 from tessera.chat import FinishReason, Timings, TokenLogprob, Usage
+from tessera.engine.adapters import LoadedAdapter
 from tessera.engine.blocks import block_hash, root_hash
 from tessera.engine.grammar import Matcher
 from tessera.engine.lookup import Lookup
@@ -38,6 +39,7 @@ class Request:
     text: TextStream
     generator: torch.Generator  # on the CPU, so that a seed draws the same on every device
     cache_salt: str = ""
+    adapter: LoadedAdapter | None = None
     matcher: Matcher | None = None  # the reply's position in its grammar; only chosen tokens advance it
     lookup: Lookup | None = None  # created when tokens are first guessed
 
@@ -45,6 +47,7 @@ class Request:
     finish_reason: FinishReason | None = None
     ids: list[int] = field(default_factory=list)  # prompt and reply
     blocks: list[int] = field(default_factory=list)
+    slot: int | None = None  # where its adapter lies while it runs
     num_computed: int = 0  # tokens whose keys and values are in the blocks
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of the tokens after the first, so far
     num_cached: int = 0  # prompt tokens that the first start found in the cache
@@ -82,12 +85,25 @@ class Request:
         return self.hashes
 
     def image_key(self, image: PreparedImage) -> bytes:
-        """Return the cache key of the image's embeddings; requests with different salts share none."""
-        return image.digest + self._root
+        """Return the cache key of the image's embeddings; requests with different salts share none.
+
+        An adapter that changes the decoder alone shares embeddings with the base.
+        """
+        return image.digest + self._image_root
+
+    @property
+    def image_slot(self) -> int | None:
+        """Return the slot of the adapter that its images are encoded with."""
+        return self.slot if self.adapter is not None and self.adapter.content.changes_images else None
 
     @cached_property
     def _root(self) -> bytes:
-        return root_hash(self.cache_salt)
+        return root_hash(self.cache_salt, "" if self.adapter is None else self.adapter.content.digest)
+
+    @cached_property
+    def _image_root(self) -> bytes:
+        changes_images = self.adapter is not None and self.adapter.content.changes_images
+        return self._root if changes_images else root_hash(self.cache_salt)
 
     def append(self, token_id: int) -> None:
         self.ids.append(token_id)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tessera.engine.adapters import SlotTable
 from tessera.engine.blocks import BlockPool
 from tessera.engine.config import EngineConfig
 from tessera.engine.drafter import Drafter, Step
@@ -30,6 +31,7 @@ class Scheduler:
         self.drafter = drafter
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # oldest first
+        self.slots = SlotTable(config.max_loras)
         self.num_new = 0  # waiting requests that never started, so were not preempted
         self.num_preemptions = 0
 
@@ -40,13 +42,14 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """Return the next step's chunks, decoding ones first, with blocks allocated for all."""
         budget, chunks = self.config.max_num_batched_tokens, []
-        for request in sorted(self.running, key=lambda request: request.remaining > 1):
-            length = min(request.remaining, budget)
-            if length and request.state is State.RUNNING and self._grow(request):
-                chunks.append(Chunk(request, request.num_computed, length))
+        for running in sorted(self.running, key=lambda request: request.remaining > 1):
+            length = min(running.remaining, budget)
+            if length and running.state is State.RUNNING and self._grow(running):
+                chunks.append(Chunk(running, running.num_computed, length))
                 budget -= length
-        while budget and self.waiting and len(self.running) < self.config.max_num_seqs and self._start(self.waiting[0]):
-            request = self.running[-1]
+        while budget and len(self.running) < self.config.max_num_seqs and (request := self._next()) is not None:
+            if not self._start(request):
+                break
             length = min(request.remaining, budget)
             chunks.append(Chunk(request, request.num_computed, length))
             budget -= length
@@ -72,6 +75,15 @@ class Scheduler:
             self.num_new -= request.started_s is None
         self._release(request, State.FINISHED)
 
+    def _next(self) -> Request | None:
+        """Return the oldest waiting request; while its adapter finds no slot, the oldest one without an adapter.
+
+        Others with adapters do not overtake it, or they could keep the slots forever.
+        """
+        if not self.waiting or self.slots.has_room(self.waiting[0].adapter):
+            return self.waiting[0] if self.waiting else None
+        return next((request for request in self.waiting if request.adapter is None), None)
+
     def _start(self, request: Request) -> bool:
         known = []
         # Cached tokens would not be computed, and so not be scored.
@@ -91,8 +103,9 @@ class Scheduler:
         if request.started_s is None:
             request.started_s, request.num_cached = time.perf_counter(), request.num_computed
             self.num_new -= 1
-        request.state = State.RUNNING
-        self.running.append(self.waiting.popleft())
+        request.state, request.slot = State.RUNNING, self.slots.take(request.adapter)
+        self.waiting.remove(request)
+        self.running.append(request)
         return True
 
     def _grow(self, request: Request) -> bool:
@@ -125,9 +138,11 @@ class Scheduler:
         return drafted
 
     def _release(self, request: Request, state: State) -> None:
+        if request.state is State.RUNNING:
+            self.slots.release(request.adapter)
         self.pool.release(request.blocks)
         request.blocks, request.num_computed, request.num_published = [], 0, 0
-        request.state = state
+        request.state, request.slot = state, None
 
     def _blocks_for(self, request: Request) -> int:
         return -(-len(request.ids) // self.config.block_tokens)

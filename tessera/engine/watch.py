@@ -20,7 +20,6 @@ from tessera.kernels.cache_layer import CacheLayer
 from tessera.machine import upload
 from tessera.model.attention import AttentionPlan
 from tessera.prompt import ImageSpan, Prompt, Tokenizer
-from tessera.sampling import SamplingParams
 
 ROWS_PER_PRODUCT = 128  # watched tokens at once: their weights over a long context are kept in float32
 REACH = 0.5  # neighbours of the patch with the most weight count while they have this share of it
@@ -128,7 +127,7 @@ def first_watched(prompt: Prompt) -> int | None:
 
 
 def find_glances(
-    start: Callable[[Prompt, SamplingParams], Iterable[object]],
+    start: Callable[[Prompt], Iterable[object]],
     tokenizer: Tokenizer,
     prompt: Prompt,
     ids: Sequence[int],
@@ -137,7 +136,7 @@ def find_glances(
 ) -> list[list[tuple[Glance, ...]]]:
     """Compute a prompt with its reply, and return for each span of the reply's text the glances of its tokens.
 
-    Only tokens that begin a printed character look anywhere.
+    Only tokens that begin a printed character look anywhere. `start` asks for one token after the prompt.
     """
     tokens = _reply_tokens(tokenizer, ids)
     text = b"".join(piece for _, piece in tokens)
@@ -147,7 +146,7 @@ def find_glances(
     if not positions or not prompt.images:
         return [[] for _ in spans]
     watched = WatchedPrompt((*prompt.ids, *ids), prompt.images, tuple(sorted(positions)), tuple(heads))
-    for _ in start(watched, SamplingParams(max_tokens=1)):
+    for _ in start(watched):
         pass
     return [
         [tuple(watched.glances[first + token - head.before][head] for head in heads) for token in inside]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from tessera.errors import UsageError
 from tessera.linears.lora import LoraLinear
 from tessera.linears.replace import replace
@@ -19,18 +21,24 @@ def attach(model: Pixtral, adapter: LoraAdapter, shard: Shard | None = None, *, 
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise UsageError("the model computes with an adapter already; load the model again for another one.")
     for name, module in adapter.modules.items():
-        linear = model.get_submodule(name)
-        a_RK, b_NR = module.a_RK, module.b_NR
-        if shard is not None:
-            rows = shard.rows(name, len(b_NR))
-            columns = shard.columns(name, a_RK.shape[1])
-            b_NR = b_NR if rows is None else b_NR[rows.start : rows.stop]
-            a_RK = a_RK if columns is None else a_RK[:, columns.start : columns.stop]
-        a_RK, b_NR = (each.to(model.device, model.dtype, copy=True).contiguous() for each in (a_RK, b_NR))
-        adapted = LoraLinear(linear, a_RK, b_NR, module.scale)
+        adapted = LoraLinear(model.get_submodule(name), *matrices_beside(model, name, module, shard, copy=True))
         for matrix in (adapted.lora_A, adapted.lora_B):
             matrix.weight.requires_grad_(trainable)
         replace(model, name, adapted)
+
+
+def matrices_beside(
+    model: Pixtral, name: str, module: LowRank, shard: Shard | None, *, copy: bool = False
+) -> tuple[Tensor, Tensor, float]:
+    """Return A, B and the scale for the model's linear `name`, cut as it is, in the model's dtype and on its device."""
+    a_RK, b_NR = module.a_RK, module.b_NR
+    if shard is not None:
+        rows = shard.rows(name, len(b_NR))
+        columns = shard.columns(name, a_RK.shape[1])
+        b_NR = b_NR if rows is None else b_NR[rows.start : rows.stop]
+        a_RK = a_RK if columns is None else a_RK[:, columns.start : columns.stop]
+    a_RK, b_NR = (each.to(model.device, model.dtype, copy=copy).contiguous() for each in (a_RK, b_NR))
+    return a_RK, b_NR, module.scale
 
 
 def attached(model: Pixtral, base: str | None = None) -> LoraAdapter:

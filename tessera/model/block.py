@@ -39,7 +39,8 @@ class FeedForward(nn.Module):
         self.w3 = Linear(width, hidden_width, bias=False)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        if len(hidden_TD) <= FEED_FORWARD_TOKENS or records(hidden_TD, *self.parameters()):
+        whole = getattr(self.w1, "needs_all_rows", False)  # rows of several adapters
+        if len(hidden_TD) <= FEED_FORWARD_TOKENS or whole or records(hidden_TD, *self.parameters()):
             return self._compute(hidden_TD)
         return torch.cat([self._compute(part_TD) for part_TD in hidden_TD.split(FEED_FORWARD_TOKENS)])
 

@@ -26,7 +26,9 @@ from tessera.server.guards import Guard
 from tessera.server.handlers import ClientLeftError, Handlers
 from tessera.server.hosts import host_patterns
 from tessera.server.metrics import Metrics
+from tessera.server.names import Names
 from tessera.server.routes import (
+    adapters,
     batch_jobs,
     chat,
     completions,
@@ -52,8 +54,8 @@ WATCH_S = 1.0  # how often to check that the engine is alive
 
 def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None] = lambda: None) -> FastAPI:
     """Build the application over a running engine; `on_death` is called when the engine dies."""
-    names = settings.served_model_name or (backend.model_name,)
-    metrics = Metrics(backend, names[0])
+    names = Names(settings.served_model_name or (backend.model_name,), backend.adapters)
+    metrics = Metrics(backend, names.own[0])
     store = FileStore(settings)
     ocr = OcrService(store, backend, settings, names)
     batches = Batches(ocr)
@@ -77,6 +79,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
     )  # fmt: skip
     app.router.route_class = JsonRoute
     for route in (
+        adapters,
         batch_jobs,
         openai_batches,
         chat,

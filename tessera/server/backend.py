@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from tessera.chat import ToolDefinitions, Tools
+from tessera.engine.adapters import Adapters
 from tessera.engine.config import EngineConfig
 from tessera.engine.tally import Stats
 from tessera.errors import EngineBusyError
@@ -37,6 +38,10 @@ class Backend(Protocol):
     tokenizer: Tokenizer
     vision: VisionConfig
     config: EngineConfig
+
+    @property
+    def adapters(self) -> Adapters:
+        """The adapters that requests may name."""
 
     @property
     def alive(self) -> bool:
@@ -118,6 +123,10 @@ class LocalBackend:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="tessera-prepare")
         self._max_preparing = max_preparing
         self._preparing = 0
+
+    @property
+    def adapters(self) -> Adapters:
+        return self.llm.adapters
 
     @property
     def alive(self) -> bool:

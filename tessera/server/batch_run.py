@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -125,10 +126,12 @@ class BatchRun:
         self._model = ServedModel(
             batches.backend, batches.loop, salt, lambda: batches.is_stopped(job) is not None, batches.gate
         )
-        rows = Rows(job.id, job.created, batches.names, batches.backend.tokenizer)
+        names = replace(batches.names, default=job.model)
+        rows = Rows(job.id, job.created, names, batches.backend.tokenizer)
         try:
             if job.endpoint == OCR:
-                self._read(journal, OcrLines(batches.ocr, source, rows, job.tenant), self._model)
+                ocr = replace(batches.ocr, names=names)
+                self._read(journal, OcrLines(ocr, source, rows, job.tenant), self._model)
             else:
                 with_pages = partial(batches.ocr.with_pages, tenant=job.tenant)
                 work = LineJob(source, rows, batches.settings.max_completions, with_pages)

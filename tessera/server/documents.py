@@ -30,13 +30,13 @@ from tessera.server.backend import Backend
 from tessera.server.document_parts import PageReader
 from tessera.server.errors import BadRequestError
 from tessera.server.files import FileStore
-from tessera.server.handlers import check_model
 from tessera.server.jobs import item_data, number_of
 from tessera.server.lines import Line, LineError, Rows, read_line
+from tessera.server.names import Names
 from tessera.server.ocr import Given, OcrReader
 from tessera.server.ocr_fields import check
 from tessera.server.ocr_schemas import Document, ImageUrl, OcrRequest
-from tessera.server.served_model import JobStoppedError
+from tessera.server.served_model import JobStoppedError, ServedModel
 from tessera.server.settings import Settings
 from tessera.server.validation_words import describe_mistake
 from tessera.sources import ImageLimits, is_data_url, is_url, read
@@ -78,13 +78,13 @@ class OcrService:
     store: FileStore
     backend: Backend
     settings: Settings
-    names: tuple[str, ...]
+    names: Names
     threads: DocumentThreads = field(default_factory=DocumentThreads)
 
     def answer(self, body: OcrRequest, tenant: str, model: ChatModel, stop: Stop | None = None) -> dict[str, Any]:
         """Read the document and return the response; raises TesseraError."""
         body.check_extra_fields()
-        check_model(body.model, self.names)
+        self.names.adapter(body.model)
         check(body)
         reader = OcrReader(model, self._budget, self._page_limits, self.settings.limit_mm_per_prompt)
         with self.opened(body.document, tenant, stop) as given:
@@ -92,7 +92,7 @@ class OcrService:
                 kind = kind_of(file)
             if kind in ("zip", "mail"):
                 raise DocumentError(f"{given.name} holds several documents; send each one alone.", code="unsupported")
-            return reader.answer(body, given, self.names[0])
+            return reader.answer(body, given, self.names.stated(body.model))
 
     def with_pages(self, messages: Sequence[Message], tenant: str, stop: Stop | None = None) -> list[Message]:
         """A chat's messages with the pages of its documents as images; raises TesseraError that names the part."""
@@ -161,7 +161,7 @@ class OcrLines:
     rows: Rows
     tenant: str
 
-    def done(self, item: Item, model: ChatModel) -> Done:
+    def done(self, item: Item, model: ServedModel) -> Done:
         """The line's row; raises JobStoppedError if it was not finished."""
         number = number_of(item.payload)
         try:
@@ -172,7 +172,9 @@ class OcrLines:
             died = DocumentError("the server died while it read this document.", code="worker_died")
             return Done(self.rows.never_asked(number, line.custom_id, died), failed=True)
         try:
-            told = self.service.answer(_body(line), self.tenant, model)
+            body = _body(line)
+            model.adapter = self.service.names.adapter(body.model)
+            told = self.service.answer(body, self.tenant, model)
         except JobStoppedError:
             raise
         except TesseraError as error:

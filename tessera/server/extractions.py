@@ -106,12 +106,18 @@ class ExtractionRun(BatchRun):
                 f"{batches.settings.model[:80]}; begin another.",
                 code="model_changed",
             )
+        if adapter_digest(batches, job.model) != job.task.get("adapter"):
+            raise BadRequestError(
+                f"the adapter {str(job.model)[:80]!r} has changed since the extraction began; begin another.",
+                code="model_changed",
+            )
         if batches.loop is None:
             raise RuntimeError("jobs run after the server is open")
         salt = "" if batches.settings.share_cache else job.tenant
         self._model = model = ServedModel(
-            batches.backend, batches.loop, salt, lambda: batches.is_stopped(job) is not None, batches.gate
-        )
+            batches.backend, batches.loop, salt, lambda: batches.is_stopped(job) is not None, batches.gate,
+            batches.names.adapter(job.model),
+        )  # fmt: skip
         extraction.model = model
         journal.add(self._planned(extraction))
         job.task["documents"] = len(extraction.units)
@@ -193,6 +199,12 @@ class ExtractionRun(BatchRun):
 
     def _end(self, state: str) -> None:
         self._enter(state)
+
+
+def adapter_digest(batches: Batches, name: str | None) -> str | None:
+    """Return the content of the adapter that a job names; None without one. Raises ModelNotFoundError."""
+    adapter = batches.backend.adapters.get(batches.names.adapter(name))
+    return None if adapter is None else adapter.content.digest
 
 
 def job_task(preset: str | None, schema: Mapping[str, Any] | None, options: ExtractionOptions | None,

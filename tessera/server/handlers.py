@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tessera.chat import Completion, Delta, Timings, Tools, Usage
-from tessera.errors import ConversationError, ModelNotFoundError, TesseraError, UsageError
+from tessera.errors import ConversationError, TesseraError, UsageError
 from tessera.fetch import Stop
 from tessera.messages import Message
 from tessera.prompt import Prompt
@@ -29,6 +29,7 @@ from tessera.server.errors import BadRequestError, error_object, unexpected_erro
 from tessera.server.events import KEEP_ALIVE, Events
 from tessera.server.files import FileStore
 from tessera.server.metrics import Metrics
+from tessera.server.names import Names
 from tessera.server.replies import DeltaReader, Replies
 from tessera.server.schemas import Sampling, StreamOptions
 from tessera.server.settings import Settings
@@ -52,12 +53,12 @@ class ClientLeftError(Exception):
 
 @dataclass(frozen=True)
 class Handlers:
-    """Runs requests for the routes; replies state the first of the model's `names`."""
+    """Runs requests for the routes."""
 
     backend: Backend
     settings: Settings
     metrics: Metrics
-    names: tuple[str, ...]
+    names: Names
     files: FileStore
     batches: Batches
     ocr: OcrService
@@ -67,7 +68,7 @@ class Handlers:
         check_request(body, self.names, self.settings.max_completions)
 
     def check_model(self, name: str | None) -> None:
-        check_model(name, self.names)
+        self.names.adapter(name)
 
     @property
     def calls_tools(self) -> bool:
@@ -113,7 +114,7 @@ class Handlers:
         request: Request,
         reader: Callable[[Prompt], DeltaReader] | None = None,
     ) -> Replies:
-        each = choices_of(params, body.n or 1)
+        each = choices_of(replace(params, adapter=self.names.adapter(body.model)), body.n or 1)
         wanted = [(prompt, params) for prompt in prompts for params in each]
         return self.backend.start(wanted, cache_salt=self._salt(body, request), reader=reader)
 
@@ -142,7 +143,7 @@ class Handlers:
         for each in deltas:
             if (error := each[-1].error) is not None:
                 raise error
-        return [Completion.from_deltas(each, self.names[0]) for each in deltas]
+        return [Completion.from_deltas(each, self.names.own[0]) for each in deltas]
 
     def stream(
         self, replies: Replies, events: Events, prompt_tokens: int, body: Sampling, request: Request
@@ -200,19 +201,14 @@ class Handlers:
             log[name] = round(getattr(timings, name), 4)
 
 
-def check_request(body: Sampling, names: Sequence[str], max_completions: int) -> None:
+def check_request(body: Sampling, names: Names, max_completions: int) -> None:
     """Refuse unsupported fields, other models, and too many choices."""
     body.check_extra_fields()
-    check_model(body.model, names)
+    names.adapter(body.model)
     if (body.n or 1) > max_completions:
         raise BadRequestError(
             f"n is {body.n} and the limit is {max_completions} (max_completions); ask for fewer.", param="n"
         )
-
-
-def check_model(name: str | None, names: Sequence[str]) -> None:
-    if name is not None and name not in names:
-        raise ModelNotFoundError(f"the model {name[:80]!r} is not served here; use {names[0]!r}.")
 
 
 @contextmanager

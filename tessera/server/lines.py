@@ -22,6 +22,7 @@ from tessera.sampling import SamplingParams
 from tessera.server.body import check_values, num_values, parsed_json
 from tessera.server.errors import BadRequestError, error_object
 from tessera.server.handlers import check_request
+from tessera.server.names import Names
 from tessera.server.routes.chat import chat_completion, chat_sampling, conversation_of, tools_of
 from tessera.server.schemas import ChatRequest
 from tessera.server.translate import choices_of
@@ -108,7 +109,7 @@ def _check_fields(told: Mapping[str, Any], number: int, custom_id: str, endpoint
         raise LineError(f"{where}: body is {shown(told.get('body'))}; it must be an object.", custom_id=custom_id)
 
 
-def question_of(line: Line, names: Sequence[str], max_completions: int) -> Question:
+def question_of(line: Line, names: Names, max_completions: int) -> Question:
     """Read a line's body as a POST's; raises TesseraError for what that would refuse."""
     try:
         request = ChatRequest.model_validate(line.body)
@@ -119,16 +120,17 @@ def question_of(line: Line, names: Sequence[str], max_completions: int) -> Quest
     if request.stream:
         raise BadRequestError("stream cannot be true in a batch; leave it out.", param="stream")
     messages, params, tools = conversation_of(request), chat_sampling(request), tools_of(request)
+    params = replace(params, adapter=names.adapter(request.model))
     return Question(messages, choices_of(params, request.n or 1), tools, bool(request.logprobs))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Writes a job's rows: `job` identifies its input, replies state the first of the `names`."""
+    """Writes a job's rows: `job` identifies its input."""
 
     job: str
     created: int
-    names: Sequence[str]
+    names: Names
     tokenizer: Tokenizer | None = None  # None: the replies come from another server
 
     def answered(self, line: Line, completions: Sequence[Completion], *, logprobs: bool) -> str:
@@ -140,7 +142,8 @@ class Rows:
             ))
             for choice, each in enumerate(completions)
         ]  # fmt: skip
-        body = chat_completion(reply_id, self.names[0], named, None) | {"created": self.created}
+        model = self.names.stated(line.body.get("model"))
+        body = chat_completion(reply_id, model, named, None) | {"created": self.created}
         if logprobs:
             for choice, each in zip(body["choices"], named, strict=True):
                 choice["logprobs"] = logprobs_object(each.logprobs, self.tokenizer)

@@ -151,6 +151,12 @@ class _EngineCollector(Collector):
         yield blocks
         limit = backend.config.max_num_seqs
         yield self._gauge(prefix, "max_num_seqs", "Requests that may run at once.", limit)
+        adapters = tuple(backend.adapters)
+        yield self._gauge(prefix, "lora_adapters", "Loaded adapters.", len(adapters))
+        asked = CounterMetricFamily(prefix + "lora_requests", "Requests by loaded adapter.", labels=(LABEL, "adapter"))
+        for each in adapters:
+            asked.add_metric([self._model, each.name], each.num_requests)
+        yield asked
         queue = backend.config.max_queued_requests
         yield self._gauge(prefix, "max_num_queued_reqs", "Requests that may wait in the queue.", queue)
 

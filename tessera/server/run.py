@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,11 +26,12 @@ from tessera.errors import EngineDeadError, TesseraError, UsageError
 from tessera.linears.quantized import PLAIN, count_weights
 from tessera.llm import LLM
 from tessera.load import locate
+from tessera.lora.files import find_adapter
 from tessera.server.app import create_app
 from tessera.server.backend import Backend, LocalBackend
 from tessera.server.listen import address_of, is_public, listen
 from tessera.server.protocol import BoundedProtocol
-from tessera.server.settings import OTHER_NAMES, Settings, api_keys, check_media_folder, in_settings_words
+from tessera.server.settings import OTHER_NAMES, Settings, api_keys, check_folders, in_settings_words
 from tessera.server.supervisor import notify
 from tessera.shelf import ModelSource
 from tessera.sources import ImageLimits
@@ -62,7 +63,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     start_log(verbose=settings.verbose)
     try:
         keys = api_keys(settings)  # report a bad key file before a large model is loaded
-        check_media_folder(settings)
+        check_folders(settings)
         logger.info("tessera %s loads %s", __version__, settings.model)
         notify(f"STATUS=loading {settings.model}")
         llm = open_model(settings)
@@ -100,16 +101,26 @@ def start_log(*, verbose: bool) -> None:
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def open_model(settings: Settings) -> LLM:
-    """Open the model and its engine from the settings; an error names the settings."""
+def open_model(settings: Settings, adapter: Path | None = None) -> LLM:
+    """Open the model and its engine from the settings; an error names the settings.
+
+    All replies are computed with `adapter`, if it is given.
+    """
     try:
-        return _open_model(settings)
+        return _open_model(settings, adapter)
     except TesseraError as error:
         raise type(error)(in_settings_words(str(error))) from error
 
 
-def _open_model(settings: Settings) -> LLM:
-    source = source_of(settings)
+def _open_model(settings: Settings, adapter: Path | None) -> LLM:
+    source = replace(source_of(settings), adapter=adapter)
+    for module in settings.lora_modules:  # a mistake shows before a large model is loaded
+        find_adapter(Path(module.path).expanduser())
+        if module.base not in (None, settings.model, *settings.served_model_name):
+            raise UsageError(
+                f"the adapter {module.name!r} is said to be for the model {module.base!r}, and this server has "
+                f"{settings.model!r}; serve that, or leave base_model_name out."
+            )
     _check_layout(settings, detect(Path(locate(source).name)))
     limits = ImageLimits(
         **_taken(settings, [each.name for each in fields(ImageLimits)]), flags=("max_pixels", "max_bytes")
@@ -117,7 +128,18 @@ def _open_model(settings: Settings) -> LLM:
     options = {name: value for name, value in _taken(settings, (*OPTIONS, UTILIZATION)).items() if value is not None}
     if settings.enforce_eager:
         options["cuda_graphs"] = False
-    return LLM(source, limits=limits, **options)
+    if settings.enable_lora:
+        count = len(settings.lora_modules)
+        options = {"max_loras": max(1, count)} | options
+        options = {"max_cpu_loras": max(8, count, options["max_loras"])} | options
+    llm = LLM(source, limits=limits, **options)
+    try:
+        for module in settings.lora_modules:
+            llm.adapters.load(module.name, module.path, taken=settings.served_model_name or (llm.model_name,))
+    except BaseException:
+        llm.close()
+        raise
+    return llm
 
 
 def source_of(settings: Settings) -> ModelSource:
@@ -148,6 +170,8 @@ def startup_lines(llm: LLM, settings: Settings, keys: Sequence[str]) -> Iterator
     )
     for note in llm.notes:
         yield f"model {llm.model_name}: {note}"
+    for each in llm.adapters:
+        yield f"adapter {each.name}: {each.summary}, from {each.path}"
     tokens = config.num_blocks * config.block_tokens
     yield (
         f"key/value cache: {config.num_blocks:,} blocks of {config.block_tokens} tokens, {tokens:,} tokens in "

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.chat import (
     ChatModel,
@@ -65,13 +65,17 @@ class Gate:
 
 @dataclass
 class ServedModel(ChatModel):
-    """A ChatModel for one thread; `stopped` says that no more may be asked. With a `gate`, a batch's."""
+    """A ChatModel for one thread; `stopped` says that no more may be asked. With a `gate`, a batch's.
+
+    `adapter` computes what is asked, unless a question's parameters name another.
+    """
 
     backend: Backend
     loop: asyncio.AbstractEventLoop
     salt: str
     stopped: Callable[[], bool]
     gate: Gate | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         self.model_name = self.backend.model_name
@@ -140,7 +144,7 @@ class ServedModel(ChatModel):
     ) -> list[list[tuple[Glance, ...]]] | None:
         if not isinstance(self.backend, LocalBackend) or self.stopped():
             return None
-        return self.backend.llm.locate(messages, reply, spans, heads)
+        return self.backend.llm.locate(messages, reply, spans, heads, adapter=self.adapter)
 
     @property
     def _most(self) -> int:
@@ -191,6 +195,7 @@ class ServedModel(ChatModel):
             return error
 
     async def _completion(self, messages: Conversation, params: SamplingParams, tools: Tools) -> Completion:
+        params = replace(params, adapter=params.adapter or self.adapter)
         prompt, wanted = await self.backend.prepare(parse_messages(messages), params, tools, self.salt)
         reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
         replies = self.backend.start([(prompt, wanted)], cache_salt=self.salt, reader=reader)

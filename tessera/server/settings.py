@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tessera.errors import UsageError
+from tessera.server.lora_modules import LoraModules
 from tessera.server.validation_words import first_mistake
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, taken_apart
 
@@ -193,6 +194,22 @@ class Settings(BaseModel):
     prompt_lookup_min: Automatic = _field(None, "Engine", "Shortest n-gram to look up in the prompt.", ge=1, le=64)
     prompt_lookup_max: Automatic = _field(None, "Engine", "Longest n-gram to look up in the prompt.", ge=1, le=64)
 
+    enable_lora: bool = _field(False, "Adapters", "Requests may name a LoRA adapter as their model.")
+    lora_modules: LoraModules = _field(
+        (), "Adapters", "Adapters to load, each under its own name, as name=path or JSON with name and path."
+    )
+    max_loras: Automatic = _field(
+        None, "Adapters", "Adapters that compute in one batch; unset: as many as lora_modules, at least 1.", ge=1, le=64
+    )
+    max_lora_rank: Automatic = _field(None, "Adapters", "Largest rank of an adapter; unset: 16.", ge=1, le=1024)
+    max_cpu_loras: Automatic = _field(
+        None, "Adapters", "Adapters that are loaded at once; unset: 8, or as many as max_loras or lora_modules.", ge=1,
+        le=1024,
+    )  # fmt: skip
+    allowed_lora_path: OptionalPath = _field(
+        None, "Adapters", "Folder below which /v1/load_lora_adapter may load adapters; unset: never."
+    )
+
     limit_mm_per_prompt: ImageLimit = _field(8, "Limits", "Images in one request, written as 8 or image=8.", ge=0)
     max_body_bytes: Count = _field(64_000_000, "Limits", "Bytes of one request's body.", ge=1024)
     max_pending_body_bytes: Count = _field(
@@ -242,7 +259,15 @@ class Settings(BaseModel):
             )
         return values
 
+    @model_validator(mode="after")
+    def _adapters_are_enabled(self) -> Settings:
+        given = [name for name in LORA if getattr(self, name) not in (None, ())]
+        if given and not self.enable_lora:
+            raise UsageError(f"the setting {given[0]} needs enable_lora; add it, or leave {given[0]} out.")
+        return self
 
+
+LORA = ("lora_modules", "max_loras", "max_lora_rank", "max_cpu_loras", "allowed_lora_path")
 # Settings that the engine and the image limits call by another name; their errors are renamed by this table.
 OTHER_NAMES = {
     "block_size": "block_tokens",
@@ -358,16 +383,17 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(value) or "unset"
+        return ",".join(map(str, value)) or "unset"
     return str(value) or "unset"
 
 
-def check_media_folder(settings: Settings) -> None:
-    """Raise UsageError if the folder from which requests may name files is not a folder."""
-    folder = settings.allowed_local_media_path
-    if folder is not None and not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UsageError(f"allowed_local_media_path {folder} {what}; name the folder that requests may read from.")
+def check_folders(settings: Settings) -> None:
+    """Raise UsageError if a folder from which requests may name files or adapters is not a folder."""
+    for name in ("allowed_local_media_path", "allowed_lora_path"):
+        folder = getattr(settings, name)
+        if folder is not None and not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise UsageError(f"{name} {folder} {what}; name the folder that requests may read from.")
 
 
 def panel_of(name: str) -> str:

@@ -18,7 +18,9 @@ ALIASES = {"kv_cache_memory_bytes": "kv_cache_bytes"}
 OPPOSITES = {"disable_uvicorn_access_log": "access_log"}
 # Flags that hold several settings in one JSON object, and the keys that are settings here.
 JOINED = {"speculative_config": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")}
-SEVERAL_AFTER_ONE_FLAG = ("--served-model-name", "--api-key", "--allowed-media-domains", "--allowed-origins")
+SEVERAL_AFTER_ONE_FLAG = (
+    "--served-model-name", "--api-key", "--allowed-media-domains", "--allowed-origins", "--lora-modules",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ FIXED = {
     "enable_chunked_prefill": Fixed(("true",), "prompts always go in chunks of --max-num-batched-tokens"),
     "cpu_offload_gb": Fixed(("0",), "weights stay on one device; choose --device cpu or a smaller --dtype"),
     "swap_space": Fixed(("0",), "what does not fit is computed again, not swapped; leave it out"),
-    "enable_lora": Fixed(("false",), "LoRA adapters are not served; merge them into the weights first"),
-    "lora_modules": Fixed((), "LoRA adapters are not served; merge them into the weights first"),
+    "fully_sharded_loras": Fixed(("false",), "an adapter's matrices are cut as their linears are; leave it out"),
+    "lora_dtype": Fixed(("auto",), "adapters compute in the model's dtype; leave it out"),
+    "enable_tower_connector_lora": Fixed(("true",), "an adapter's modules of the vision encoder always count"),
+    "default_mm_loras": Fixed((), "name the adapter as the model of each request"),
     "enable_auto_tool_choice": Fixed(("true",), "tools are offered to the model whenever a request has them"),
     "tool_call_parser": Fixed(("mistral",), "tool calls are read in the model's own format; leave it out"),
     "chat_template": Fixed((), "prompts have the model's own format; leave it out"),

@@ -22,9 +22,9 @@ from tessera.errors import UnreachableError, UsageError
 from tests.cli.stub_server import stub_server
 
 SETTINGS: dict[str, Any] = {
-    "mmproj": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto", "tensor_parallel_size": 1,
-    "served_model_name": (), "allowed_local_media_path": None, "max_image_pixels": 64_000_000,
-    "allow_private_addresses": False,
+    "mmproj": None, "adapter": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto",
+    "tensor_parallel_size": 1, "served_model_name": (), "allowed_local_media_path": None,
+    "max_image_pixels": 64_000_000, "allow_private_addresses": False,
 }  # fmt: skip
 
 

@@ -14,13 +14,15 @@ import pytest
 from tessera import LLM, Completion, Grammar, SamplingParams
 from tessera.engine.ranks import Start, _Child, start_ranks
 from tessera.errors import EngineDeadError, ReplyError, UsageError
+from tessera.lora.peft import write_peft
 from tessera.shelf import ModelSource
 from tests.engine.tiny import max_logprob_error
+from tests.lora.adapters import random_adapter
 
 DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
 # Partial sums in another order: float32 rounding of logits of order 10.
 BOUND = 1e-3
-OPTIONS = {"kv_cache_bytes": 2**23, "max_num_batched_tokens": 128, "seed": 1}
+OPTIONS = {"kv_cache_bytes": 2**23, "max_num_batched_tokens": 128, "seed": 1, "max_loras": 2}
 
 
 def question(image: str, text: str) -> list[dict[str, object]]:
@@ -61,6 +63,26 @@ def test_two_processes_write_what_one_writes(shared: LLM) -> None:
     stats = shared.stats()
     assert stats.drafts.accepted > 0
     assert stats.image_hits > 0
+
+
+def test_two_processes_compute_adapters_as_one_does(shared: LLM, tmp_path: Path) -> None:
+    """Each process gets its share of the matrices, and an adapter that is exchanged is exchanged in both."""
+    with LLM("nano", **OPTIONS) as alone:
+        config = alone.model.config
+        for name, scale in (("one", 2.0), ("other", 5.0)):
+            write_peft(random_adapter(config, scale=scale), tmp_path / name, config)
+        told = []
+        for llm in (alone, shared):
+            llm.adapters.load("one", tmp_path / "one")
+            llm.adapters.load("other", tmp_path / "other")
+            names = ["one", None, "other", "one"]
+            params = [SamplingParams(max_tokens=12, logprobs=5, adapter=name) for name in names]
+            replies = llm.batch([question("chart.png", "What is the value of Q3?")] * 4, params)
+            llm.adapters.load("one", tmp_path / "other", replaces=True)
+            told.append([*replies, llm.chat(question("receipt.png", "Read."), params[0])])
+    for one, other in zip(*told, strict=True):
+        assert max_logprob_error(one, other) < BOUND
+    assert len({reply.token_ids for reply in told[0][:3]}) == 3
 
 
 def test_tenants_share_no_image_over_two_processes(shared: LLM) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tessera.errors import CheckpointError
-from tessera.lora.adapter import LoraAdapter
+from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.files import read_adapter
 from tessera.lora.peft import write_peft
 from tests.lora.adapters import live_paths, random_adapter, random_pairs, write_peft_folder
@@ -82,6 +82,16 @@ def test_what_is_written_is_what_was_read_byte_for_byte(tmp_path: Path) -> None:
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     assert "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight" in after
+
+
+def test_an_adapter_of_the_head_is_read_as_it_was_written(tmp_path: Path) -> None:
+    matrices = torch.ones(2, LLAVA.dim), torch.ones(LLAVA.vocab_size, 2)
+    adapter = LoraAdapter.of({"output": LowRank(*matrices, 2.0)}, LLAVA, "here")
+    write_peft(adapter, tmp_path / "out", LLAVA)
+    assert load_file(tmp_path / "out" / "adapter_model.safetensors").keys() == {
+        "base_model.model.lm_head.lora_A.weight", "base_model.model.lm_head.lora_B.weight"
+    }  # fmt: skip
+    assert read_adapter(tmp_path / "out", LLAVA).digest == adapter.digest
 
 
 def test_a_part_s_adapter_names_its_modules_in_full(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tessera.shelf import ModelSource
 from tests.lora.adapters import random_adapter
 from tests.weights.checkpoints import LLAVA, write_mistral_folder, write_tokenizer
 
+DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
 PARAMS = SamplingParams(max_tokens=24, ignore_eos=True)
 
 
@@ -121,3 +123,59 @@ def test_an_adapter_is_written_for_other_programs(
     assert "does not say which model" in capsys.readouterr().err
     assert run(monkeypatch, *back, "-m", folder / "base") == 0
     assert read_adapter(folder / "again", LLAVA).digest == digest
+
+
+COMMANDS = {
+    "extract": ["receipt.png", "--schema", "preset:receipt", "--out", "rows.jsonl"],
+    "transcribe": ["receipt.png", "--out", "text.md"],
+    "batch": ["requests.jsonl", "replies.jsonl"],
+    "eval": ["own.jsonl", "--out", "run", "--max-tokens", "8"],
+}
+
+
+@pytest.fixture
+def documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What every command reads, in the current folder."""
+    monkeypatch.chdir(folder)
+    (folder / "receipt.png").write_bytes((DEMO / "receipt.png").read_bytes())
+    request = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12}
+    (folder / "requests.jsonl").write_text(json.dumps({"custom_id": "a", "body": request}) + "\n")
+    (folder / "own.jsonl").write_text(json.dumps({"question": "Hello", "answer": "x"}) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_opens_a_model_takes_an_adapter(
+    documents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    own = ["-m", "base", "--adapter", "adapter"]
+    assert run(monkeypatch, command, *COMMANDS[command], *own, "--endpoint", "http://127.0.0.1:9") == 2
+    said = capsys.readouterr().err
+    assert "--adapter and --endpoint exclude each other: the server has adapters as models" in said
+    assert run(monkeypatch, command, *COMMANDS[command], "-m", "base", "--adapter", "none") == 2
+    assert "none is no LoRA adapter" in capsys.readouterr().err
+
+
+def test_a_batch_is_answered_with_the_adapter_and_does_not_go_on_with_another(
+    documents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "batch", *COMMANDS["batch"], "-m", "base", "--adapter", "adapter", "-q") == 0
+    reply = json.loads((documents / "replies.jsonl").read_text())["response"]["body"]["choices"][0]["message"]
+    with LLM("base", adapter="adapter") as llm:
+        assert llm.chat([Message("user", ("Hello",))], SamplingParams(max_tokens=12)).text == reply["content"]
+    (documents / "replies.jsonl").unlink()
+    write_peft(random_adapter(LLAVA, scale=1.0), documents / "other", LLAVA)
+    for adapter in ([], ["--adapter", "other"]):
+        assert run(monkeypatch, "batch", *COMMANDS["batch"], "-m", "base", *adapter, "-q") == 2
+        assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_evaluation_and_an_extraction_know_their_adapter(
+    documents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "eval", *COMMANDS["eval"], "-m", "base", "--adapter", "adapter", "-q") == 0
+    assert run(monkeypatch, "eval", *COMMANDS["eval"], "-m", "base", "-q") == 2
+    assert "--force" in capsys.readouterr().err
+    assert run(monkeypatch, "transcribe", *COMMANDS["transcribe"], "-m", "base", "--adapter", "adapter", "-q") in (0, 1)
+    assert (documents / "text.md").is_file()

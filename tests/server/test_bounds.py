@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from tessera.engine.admission import MAX_PARTS
 from tessera.errors import PromptTooLongError
 from tessera.messages import Message
-from tessera.server import batch_schemas, extraction_schemas, ocr_schemas, schemas
+from tessera.server import batch_schemas, extraction_schemas, lora_schemas, ocr_schemas, schemas
 from tessera.server.body import MAX_JSON_VALUES
 from tests.server.conftest import Running
 from tests.server.test_hostile import ROUTES, Route, routes
@@ -24,7 +24,7 @@ from tests.server.test_http import assert_refused
 REQUESTS = sorted(
     {
         each
-        for module in (schemas, batch_schemas, extraction_schemas, ocr_schemas)
+        for module in (schemas, batch_schemas, extraction_schemas, lora_schemas, ocr_schemas)
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, schemas.Request)
     },

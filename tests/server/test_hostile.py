@@ -109,7 +109,8 @@ ROUTES = {
     "tokenize text": Route("/tokenize", as_prompt, images=False, samples=False, chat=False),
 }  # fmt: skip
 JOBS = ("/v1/batch/jobs", "/v1/batches", "/v1/extractions", "/v1/ocr")
-PATHS = sorted({route.path for route in ROUTES.values()} | {"/detokenize"})
+PATHS = sorted({route.path for route in ROUTES.values()}
+               | {"/detokenize", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})  # fmt: skip
 
 
 def routes(**wanted: bool) -> Any:

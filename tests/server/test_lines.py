@@ -19,6 +19,7 @@ from tessera.errors import UsageError
 from tessera.pool import Pool
 from tessera.server.jobs import LineJob, digest_of, errors_path, fill, write_outputs
 from tessera.server.lines import LineError, Rows, read_line
+from tessera.server.names import Names
 from tests.server.conftest import RECEIPT, Running, asking
 
 BOOK = {
@@ -71,7 +72,7 @@ def answers(folder: Path, model: ChatModel, lines: list[str], tokenizer: Any = N
     source.write_text("\n".join(lines) + "\n")
     with Journal.open(folder / "j", {"input": digest_of(source)}) as journal:
         fill(journal, source)
-        job = LineJob(source, Rows("job", 1_700_000_000, (model.model_name,), tokenizer))
+        job = LineJob(source, Rows("job", 1_700_000_000, Names((model.model_name,)), tokenizer))
         run(journal, model, job.ask, job.accept)
         job.close()
         write_outputs(journal, out)
@@ -204,7 +205,7 @@ def test_an_input_that_changes_under_the_run_ends_it(tmp_path: Path, running: Ru
     with Journal.open(tmp_path / "j", {}) as journal:
         fill(journal, source)
         source.write_text(source.read_text().replace("hi", "ho"))
-        job = LineJob(source, Rows("job", 1, ("nano",), running.llm.tokenizer))
+        job = LineJob(source, Rows("job", 1, Names(("nano",)), running.llm.tokenizer))
         with pytest.raises(UsageError, match="changed"):
             run(journal, running.llm, job.ask, job.accept)
         job.close()

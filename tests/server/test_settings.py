@@ -28,6 +28,8 @@ VLLM_LINES = (
     "m --max-num-batched-tokens 8k --kv-cache-dtype int8 --quantization none --block-size 32 --enforce-eager",
     "m --allowed-local-media-path /srv --allowed-media-domains a.org b.org --max-num-queued-reqs 9 --uds /tmp/s",
     'm --speculative-config {"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":5,"prompt_lookup_min":3}',
+    "m --enable-lora --lora-modules a=/x b=/y --max-loras 2 --max-lora-rank 64 --max-cpu-loras 4 --lora-dtype auto",
+    'm --enable-lora --lora-modules {"name":"a","path":"/x,y","base_model_name":"m"} c=/z --no-fully-sharded-loras',
     "m --shutdown-timeout 30 --root-path /v --revision main --download-dir /m --disable-uvicorn-access-log",
 )
 
@@ -79,7 +81,11 @@ def test_the_nearer_source_wins(tmp_path: Path) -> None:
         ({"pipeline_parallel_size": "2"}, {}, "pipeline_parallel_size.*'2', and only 1 is supported: .*--tensor-par"),
         ({"quantization": "fp8"}, {}, "quantization.*only none"),
         ({"trust_remote_code": True}, {}, "never run"),
-        ({}, {"TESSERA_LORA_MODULES": "a=b"}, r"lora_modules \(environment\).*merge"),
+        ({}, {"TESSERA_LORA_MODULES": "a=b"}, "lora_modules needs enable_lora"),
+        ({"enable_lora": True}, {"TESSERA_LORA_MODULES": "a"}, r"lora_modules \(environment\)"),
+        ({"enable_lora": True, "lora_modules": ["a=b", "a=c"]}, {}, r"lora_modules \(flag\)"),
+        ({"enable_lora": True, "lora_modules": ['{"name": "a", "path": "b", "scale": 2}']}, {}, "lora_modules"),
+        ({"enable_lora": True, "max_loras": "65"}, {}, "max_loras.*at most 64"),
         ({"disable_log_requests": False}, {}, "never holds"),
     ],
 )
@@ -121,7 +127,8 @@ def test_what_such_a_line_means() -> None:
     rows = shown(VLLM_LINES[4])
     assert rows["kv_cache_bytes"] == [str(4 * 2**30), "flag"]
     assert rows["enable_prefix_caching"] == ["false", "flag"]
-    assert shown(VLLM_LINES[8])["access_log"] == ["false", "flag"]
+    assert shown(VLLM_LINES[-1])["access_log"] == ["false", "flag"]
+    assert shown(VLLM_LINES[9])["lora_modules"] == ["a=/x,y,c=/z", "flag"]
     assert rows["max_model_len"] == ["auto", "default"]
     rows = shown(VLLM_LINES[7])
     assert [rows[f"prompt_lookup_{name}"] for name in ("min", "max")] == [["3", "flag"], ["5", "flag"]]

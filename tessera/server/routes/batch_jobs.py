@@ -84,7 +84,7 @@ def _create(batches: Batches, body: BatchJobRequest, tenant: str) -> Job:
     job = Job(
         id=new_id(), tenant=tenant, created=created, endpoint=body.endpoint, served=batches.settings.model,
         window=f"{body.timeout_hours}h", expires=created + body.timeout_hours * HOUR_S, inputs=body.input_files or [],
-        metadata=body.metadata, model=body.model or batches.names[0],
+        metadata=body.metadata, model=batches.names.stated(body.model),
     )  # fmt: skip
     fill = _written(body.requests) if body.requests else joined(batches.store, job.inputs, tenant, "input_files")
     return batches.create(job, fill)

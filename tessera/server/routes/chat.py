@@ -35,7 +35,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         messages = await handlers.with_pages(messages, request)
         with field_named("messages"):
             num_tokens, replies = await handlers.start_chat(messages, params, tools, body, request)
-        reply_id, model = new_id("chatcmpl"), handlers.names[0]
+        reply_id, model = new_id("chatcmpl"), handlers.names.stated(body.model)
         tokenizer = handlers.backend.tokenizer if body.logprobs else None
         if body.stream:
             return handlers.stream(replies, ChatEvents(reply_id, model, tokenizer), num_tokens, body, request)

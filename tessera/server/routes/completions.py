@@ -36,7 +36,11 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         prompts, params = await unless_left(request, handlers.backend.plain(given, params))
         echo = partial(EchoReader, tokenizer=tokenizer, prompt_only=body.max_tokens == 0) if body.echo else None
         replies = handlers.start(prompts, params, body, request, echo)
-        reply_id, model, told = new_id("cmpl"), handlers.names[0], None if body.logprobs is None else tokenizer
+        reply_id, model, told = (
+            new_id("cmpl"),
+            handlers.names.stated(body.model),
+            None if body.logprobs is None else tokenizer,
+        )
         if body.stream:
             num_tokens = sum(len(prompt.ids) for prompt in prompts)
             return handlers.stream(replies, TextEvents(reply_id, model, told), num_tokens, body, request)

@@ -26,7 +26,7 @@ from tessera.server import extraction_rows as rows
 from tessera.server.batches import Batches, Job
 from tessera.server.errors import BadRequestError
 from tessera.server.extraction_schemas import Correction, ExtractionRequest, TableRequest
-from tessera.server.extractions import job_task, limits_of, options_of, preset_of
+from tessera.server.extractions import adapter_digest, job_task, limits_of, options_of, preset_of
 from tessera.server.file_table import DAY_S, new_id
 from tessera.server.handlers import Handlers
 from tessera.server.queries import Query
@@ -169,6 +169,7 @@ def _create(batches: Batches, body: ExtractionRequest, tenant: str) -> Job:
             )
     if body.passwords:
         task["locked"] = sealed(batches.store.secret, body.passwords)
+    task["adapter"] = adapter_digest(batches, body.model)
     try:
         preset_of(task)
         options_of(task, batches.backend, batches.settings)

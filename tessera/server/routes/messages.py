@@ -36,7 +36,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         asked = messages_from(body), messages_sampling(body), messages_tools(body)
         with field_named("messages"):
             num_tokens, replies = await handlers.start_chat(*asked, body, request)
-        message_id, model = new_message_id(), handlers.names[0]
+        message_id, model = new_message_id(), handlers.names.stated(body.model)
         if body.stream:
             events = MessageEvents(message_id, model, num_tokens, request.state.request_id)
             return handlers.stream(replies, events, num_tokens, body, request)

@@ -17,11 +17,12 @@ from tessera.server.wire import created_now
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:
-    backend, names = handlers.backend, handlers.names
+    backend = handlers.backend
     started = created_now()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
+        names = [*handlers.names.own, *(each.name for each in backend.adapters)]
         return {"object": "list", "data": [_model(name, handlers, started) for name in names]}
 
     @app.get("/v1/models/{name:path}")
@@ -68,17 +69,24 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _model(name: str, handlers: Handlers, started: int) -> dict[str, Any]:
-    """A model object with the fields that OpenAI's, vLLM's and Mistral's clients look for."""
+    """A model object with the fields that OpenAI's, vLLM's and Mistral's clients look for.
+
+    An adapter's `parent` is the model that it changes, and its `root` where it lies.
+    """
+    own = handlers.names.own
+    root = next((str(each.path) for each in handlers.backend.adapters if each.name == name), None)
     length = handlers.backend.config.max_model_len
     return {
         "id": name,
         "object": "model",
         "created": started,
         "owned_by": "tessera",
+        "root": own[0] if root is None else root,
+        "parent": None if root is None else own[0],
         "max_model_len": length,
-        "type": "base",
+        "type": "base" if root is None else "fine-tuned",
         "max_context_length": length,
-        "aliases": [other for other in handlers.names if other != name],
+        "aliases": [other for other in own if other != name] if root is None else [],
         "capabilities": {
             "completion_chat": True,
             "completion_fim": False,

@@ -19,7 +19,8 @@ def add(app: FastAPI, handlers: Handlers) -> None:
     @app.post("/v1/ocr")
     async def ocr(body: OcrRequest, request: Request) -> dict[str, Any]:
         loop, stop = asyncio.get_running_loop(), Stop()
-        model = ServedModel(handlers.backend, loop, handlers.tenant_of(request), lambda: stop.is_set)
+        adapter = handlers.names.adapter(body.model)
+        model = ServedModel(handlers.backend, loop, handlers.tenant_of(request), lambda: stop.is_set, adapter=adapter)
         work = handlers.ocr.threads.start(partial(handlers.ocr.answer, body, tenant_of(request), model, stop))
         try:
             return await unless_left(request, asyncio.shield(work))

@@ -58,7 +58,7 @@ def add_page(app: FastAPI, handlers: Handlers) -> None:
     @app.get("/web/config.json", include_in_schema=False)
     async def config() -> dict[str, Any]:
         return {
-            "model": handlers.names[0],
+            "model": handlers.names.own[0],
             "bundled": settings.model == BUNDLED,
             "version": tessera.__version__,
             "patch_size": backend.vision.patch_size,

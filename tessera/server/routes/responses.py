@@ -40,7 +40,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
             num_tokens, replies = await handlers.start_chat(
                 messages, params, tools, body, request, truncate=body.truncation == "auto"
             )
-        reply_id, model, tokenizer = new_item_id("resp"), handlers.names[0], handlers.backend.tokenizer
+        reply_id, model, tokenizer = new_item_id("resp"), handlers.names.stated(body.model), handlers.backend.tokenizer
         if body.stream:
             events = ResponseEvents(reply_id, model, body, tokenizer)
             return handlers.stream(replies, events, num_tokens, body, request)
