@@ -23,6 +23,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import workspace_bytes
 from tessera.load import BUNDLED_FOLDER
+from tessera.machine import peak_bytes, reset_peak
 from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
 from tessera.prompt import Prompt, Tokenizer
 from tessera.sampling import SamplingParams
@@ -110,17 +111,6 @@ def _step_through(
         # The last chunk is one token short of a whole one, and computed when the request has ended.
         peaks |= {mark: peak_bytes() for mark in marks if mark not in peaks and request.num_computed >= mark}
     return seconds, peaks | {mark: peak_bytes() for mark in marks if mark not in peaks}
-
-
-def peak_bytes() -> int:
-    """Return this process's peak memory since the last reset, as Linux counts it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-
-
-def reset_peak() -> int:
-    Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the peak to the current value
-    return peak_bytes()
 
 
 def table(run: Run) -> str:

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from benchmarks.context import peak_bytes, reset_peak
 from tessera.bench.peer import WIDTHS, peer_of, random_model
 from tessera.finetune.loss import checkpoint_blocks, mark
 from tessera.finetune.packing import packs

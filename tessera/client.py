@@ -12,7 +12,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ from tessera.client_format import (
     usage_of,
 )
 from tessera.errors import EndpointError, UnreachableError, UsageError
-from tessera.messages import parse_messages
+from tessera.messages import Message, parse_messages, pictures_digest
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
 from tessera.threads import ThreadedChatModel
@@ -47,6 +47,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 MAX_REPLY_BYTES = 64_000_000  # of an answer, or of one event
 MAX_STREAM_BYTES = 1_000_000_000  # of a reply in pieces: each token's event states its log-probabilities
 NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
+AFFINITY = "x-tessera-pages"  # a digest of a request's images, by which a proxy can choose the server that has them
 
 
 class Client(ThreadedChatModel):
@@ -98,9 +99,11 @@ class Client(ThreadedChatModel):
         self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
     ) -> Iterator[Delta]:
         """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request."""
-        body = self._body(messages, params, tools) | {"stream": True, "stream_options": {"include_usage": True}}
+        parsed = parse_messages(messages)
+        body = self._body(parsed, params, tools) | {"stream": True, "stream_options": {"include_usage": True}}
+        digest = pictures_digest(parsed)
         began = time.perf_counter()
-        with self._opened("POST", "/chat/completions", body) as response:
+        with self._opened("POST", "/chat/completions", body, {AFFINITY: digest.hex()} if digest else {}) as response:
             yield from _Reply(began, self.base_url).read(self._events(response))
 
     def close(self) -> None:
@@ -108,12 +111,11 @@ class Client(ThreadedChatModel):
         self._http.close()
 
     def _body(
-        self, messages: Conversation, params: SamplingParams | None, tools: Tools | ToolDefinitions
+        self, messages: Sequence[Message], params: SamplingParams | None, tools: Tools | ToolDefinitions
     ) -> dict[str, Any]:
-        parsed = parse_messages(messages)
         return {
             "model": self.model_name,
-            "messages": [message_object(message, self.limits) for message in parsed],
+            "messages": [message_object(message, self.limits) for message in messages],
             **params_object(params or SamplingParams()),
             **tools_object(Tools.of(tools)),
         }
@@ -126,12 +128,14 @@ class Client(ThreadedChatModel):
         return body
 
     @contextmanager
-    def _opened(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[httpx2.Response]:
+    def _opened(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[httpx2.Response]:
         """Open a response with a successful status, retrying as often as allowed."""
         for number in range(self.max_retries + 1):
             if self._closed.is_set():
                 raise EndpointError(f"the client of {self.base_url} was closed.")
-            request = self._http.build_request(method, self.base_url + path, json=body)
+            request = self._http.build_request(method, self.base_url + path, json=body, headers=headers)
             try:
                 response = self._http.send(request, stream=True)
             except httpx2.HTTPError as error:

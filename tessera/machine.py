@@ -13,7 +13,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -76,10 +76,27 @@ def taken_bytes(device: torch.device) -> int:
     return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else 0
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Most bytes that this process has had: of a GPU's tensors, or of memory in all."""
+CPU = torch.device("cpu")
+
+
+def reset_peak(device: torch.device = CPU) -> int:
+    """Let `peak_bytes` begin anew, as far as the system can (see proc(5), clear_refs), and return what it tells."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes(device)
+
+
+def peak_bytes(device: torch.device = CPU) -> int:
+    """Return the most bytes since `reset_peak`: of a GPU's tensors, or of all memory of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -7,6 +7,7 @@ pixels and HTTP are unknown here.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,3 +164,15 @@ def _image(source: Any, where: str, *, low_detail: bool = False) -> Image:
 def _listed(names: Sequence[str]) -> str:
     *others, last = names
     return f"{', '.join(others)} and {last}"
+
+
+def pictures_digest(messages: Sequence[Message]) -> bytes:
+    """A digest of a conversation's pictures, as they were given; empty without pictures."""
+    images = [image.source for message in messages for image in message.images]
+    digest = hashlib.blake2b(digest_size=16)
+    for source in images:
+        if isinstance(source, PILImage.Image):
+            digest.update(f"{source.mode}{source.size}".encode())
+            source = source.tobytes()
+        digest.update(source if isinstance(source, bytes) else str(source).encode(errors="replace"))
+    return digest.digest() if images else b""

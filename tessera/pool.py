@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from PIL import Image as PILImage
-
 from tessera.chat import (
     ChatModel,
     Completion,
@@ -35,7 +33,7 @@ from tessera.errors import (
     UnreachableError,
     UsageError,
 )
-from tessera.messages import Message, parse_messages
+from tessera.messages import parse_messages, pictures_digest
 from tessera.sampling import SamplingParams
 from tessera.threads import ThreadedChatModel
 
@@ -212,18 +210,6 @@ def choose(free: Sequence[_Replica], pictures: bytes) -> _Replica:
     # The highest hash of picture and model: when a model is gone, only its own pictures move.
     own = max(free, key=lambda each: hashlib.blake2b(pictures + each.number.to_bytes(4), digest_size=8).digest())
     return own if own.in_flight - least.in_flight <= SLACK else least
-
-
-def pictures_digest(messages: Sequence[Message]) -> bytes:
-    """A digest of a conversation's pictures, as they were given; empty without pictures."""
-    images = [image.source for message in messages for image in message.images]
-    digest = hashlib.blake2b(digest_size=16)
-    for source in images:
-        if isinstance(source, PILImage.Image):
-            digest.update(f"{source.mode}{source.size}".encode())
-            source = source.tobytes()
-        digest.update(source if isinstance(source, bytes) else str(source).encode(errors="replace"))
-    return digest.digest() if images else b""
 
 
 def _is_models_fault(error: TesseraError) -> bool:

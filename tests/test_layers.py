@@ -40,6 +40,7 @@ ROWS = (
     {"prompt"},
     {"client", "pool"},
     {"client_format"},
+    {"migration"},
     {"trust"},
     {"evals"},
     {"documents"},

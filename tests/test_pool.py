@@ -24,8 +24,8 @@ from tessera.errors import (
     UnreachableError,
     UsageError,
 )
-from tessera.messages import Image, Message, parse_messages
-from tessera.pool import LONGEST_REST_S, MAX_TRIES, SLACK, Pool, choose, pictures_digest
+from tessera.messages import Image, Message, parse_messages, pictures_digest
+from tessera.pool import LONGEST_REST_S, MAX_TRIES, SLACK, Pool, choose
 from tessera.sampling import SamplingParams
 from tessera.threads import MAX_AHEAD
 from tests.documents.stub import Stub

@@ -19,6 +19,7 @@ from tessera import __version__
 from tessera.cli.app_adapter import adapters
 from tessera.cli.app_batch import jobs
 from tessera.cli.app_bench import bench
+from tessera.cli.app_compare import migration
 from tessera.cli.app_documents import documents, presets
 from tessera.cli.app_eval import evals
 from tessera.cli.app_finetune import teaching
@@ -172,6 +173,7 @@ app.add_typer(jobs)
 app.add_typer(models)
 app.add_typer(teaching)
 app.add_typer(documents)
+app.add_typer(migration)
 app.add_typer(trust)
 app.add_typer(presets, name="presets")
 app.add_typer(boxes, name="boxes")

@@ -45,6 +45,7 @@ def batch(
     endpoint: Endpoints = [],  # noqa: B006
     api_key: Key = None,
     in_flight: InFlight = None,
+    ray: options.Ray = None,
     served_model_name: Names = [],  # noqa: B006
     retry_failed: Retry = False,
     force: Force = False,
@@ -73,7 +74,7 @@ def batch(
     }  # fmt: skip
     given = Batch(
         source, out, model, endpoint, api_key, in_flight, settings, journal,
-        retry_failed=retry_failed, force=force, as_json=as_json, quiet=quiet,
+        retry_failed=retry_failed, force=force, as_json=as_json, quiet=quiet, ray=ray,
     )  # fmt: skip
     if code := run_batch(given):
         raise typer.Exit(code)

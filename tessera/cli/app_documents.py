@@ -21,6 +21,7 @@ from tessera.cli.options import (
     Private,
     Quiet,
     Ranks,
+    Ray,
 )
 from tessera.cli.parser import Group
 
@@ -102,6 +103,7 @@ def extract(
     endpoint: Endpoints = [],  # noqa: B006
     api_key: ApiKey = None,
     in_flight: InFlight = None,
+    ray: Ray = None,
     pages: Pages = None,
     password_file: PasswordFile = None,
     tiles: TilesOption = None,
@@ -147,12 +149,12 @@ def extract(
 
     job = Job(
         paths=paths, out=out, journal=journal, preset=open_preset(schema, folder=preset_dir, strict_nulls=strict_nulls),
-        reading=_reading(pages, password_file, tiles, detect_rotation, retries)
+        reading=reading(pages, password_file, tiles, detect_rotation, retries)
         | {"max_image_side": max_image_side, "max_error": max_error, "verify": verify},
         calibration=calibration, report=report,
-        model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
-        settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                           adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
+        model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight, ray=ray,
+        settings=settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
+                          adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_extract(job, csv_raw=csv_raw):
@@ -174,6 +176,7 @@ def transcribe(
     endpoint: Endpoints = [],  # noqa: B006
     api_key: ApiKey = None,
     in_flight: InFlight = None,
+    ray: Ray = None,
     pages: Pages = None,
     password_file: PasswordFile = None,
     tiles: TilesOption = None,
@@ -204,10 +207,10 @@ def transcribe(
 
     job = Job(
         paths=paths, out=out, journal=journal, preset=open_preset(preset, folder=preset_dir),
-        reading=_reading(pages, password_file, tiles, detect_rotation, retries) | {"max_image_side": max_image_side},
-        model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight,
-        settings=_settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                           adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
+        reading=reading(pages, password_file, tiles, detect_rotation, retries) | {"max_image_side": max_image_side},
+        model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight, ray=ray,
+        settings=settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
+                          adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_transcribe(job, from_image=from_image):
@@ -234,7 +237,7 @@ def show_preset(
     run_show(name, preset_dir)
 
 
-def _reading(
+def reading(
     pages: str | None, password_file: Path | None, tiles: Tiles | None, detect_rotation: bool | None, retries: int
 ) -> dict[str, Any]:
     from tessera.cli.documents import passwords_in
@@ -245,8 +248,8 @@ def _reading(
     }  # fmt: skip
 
 
-def _settings(
-    mmproj: Path | None, dtype: str, device: str, kv_cache_dtype: str, ranks: int, *, adapter: Path | None,
+def settings(
+    mmproj: Path | None, dtype: str, device: str, kv_cache_dtype: str, ranks: int, *, adapter: Path | None = None,
     max_image_pixels: int, private: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The server's settings that open a model in this process, by name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tessera.cli.batch_models import Answering, Endpoints, LocalModel
+from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
@@ -42,6 +42,7 @@ class Batch:
     force: bool = False
     as_json: bool = False
     quiet: bool = False
+    ray: str | None = None  # a cluster's address
 
     @property
     def journal_path(self) -> Path:
@@ -70,18 +71,14 @@ def run_batch(batch: Batch) -> int:
 
 def _answering(batch: Batch) -> Answering:
     if batch.endpoints:
-        return Endpoints(
-            batch.endpoints,
-            batch.model,
-            batch.api_key or os.environ.get("TESSERA_API_KEY"),
-            batch.in_flight,
-            batch.settings,
-        )
+        key = batch.api_key or os.environ.get("TESSERA_API_KEY")
+        servers = Endpoints(batch.endpoints, batch.model, key, batch.in_flight, batch.settings)
+        return on_ray(servers, batch.ray, batch.in_flight)
     if batch.api_key is not None:
         raise UsageError("--api-key is for servers, and no --endpoint is given; name one, or leave the key out.")
     if batch.model is None and not batch.quiet:
         say(NANO_NOTE)
-    return LocalModel(batch.model or BUNDLED, batch.in_flight, batch.settings)
+    return on_ray(LocalModel(batch.model or BUNDLED, batch.in_flight, batch.settings), batch.ray, batch.in_flight)
 
 
 def _check_files(batch: Batch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +36,7 @@ class Answering(ABC):
 
     fingerprint: str
     settings: str  # those that change replies, as one text
+    opening: Callable[[], ChatModel]  # opens the same model in another process
 
     @abstractmethod
     def open(self) -> ChatModel:
@@ -74,8 +76,10 @@ class LocalModel(Answering):
         settings = {name: value for name, value in given.items() if name != "adapter"}
         self._settings = Settings(model=name, max_num_seqs=in_flight, **settings)
         check_folders(self._settings)
-        self.fingerprint = digest_of_model(Path(locate(source_of(self._settings)).name), self._adapter)
+        self._path, self._mmproj = Path(locate(source_of(self._settings)).name), given["mmproj"]
+        self.fingerprint = digest_of_model(self._path, self._adapter)
         self.settings = _as_text({name: given[name] for name in ("dtype", "kv_cache_dtype", "served_model_name")})
+        self.opening = partial(_opened, LocalModel, name, in_flight, given)
         self._llm: LLM | None = None
 
     def open(self) -> ChatModel:
@@ -86,11 +90,19 @@ class LocalModel(Answering):
 
     @property
     def names(self) -> Sequence[str]:
-        return self._settings.served_model_name or (self._opened.model_name,)
+        return self.served_names or (self._opened.model_name,)
+
+    @property
+    def served_names(self) -> Sequence[str]:
+        return self._settings.served_model_name
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        return self._opened.tokenizer
+        if self._llm is not None:
+            return self._llm.tokenizer
+        from tessera.weights.checkpoint import open_checkpoint
+
+        return open_checkpoint(self._path, self._mmproj).load_tokenizer()  # the model is open elsewhere
 
     @property
     def _opened(self) -> LLM:
@@ -121,6 +133,7 @@ class Endpoints(Answering):
         self._name = model
         self.fingerprint = f"the servers' {model}"
         self.settings = _as_text({"served_model_name": given["served_model_name"]})
+        self.opening = partial(_opened, Endpoints, urls, model, key, in_flight, given)
         self._servers = self._pool(urls, model)
 
     def _pool(self, urls: Sequence[str], model: str | None, patience_s: float | None = None) -> Pool:
@@ -152,6 +165,46 @@ class Endpoints(Answering):
 
     def close(self) -> None:
         self._servers.close()
+
+
+class OnRay(Answering):
+    """The same model on the machines of a Ray cluster; a job goes on with or without it."""
+
+    def __init__(self, one: Answering, address: str, in_flight: int | None) -> None:
+        self.fingerprint, self.settings, self.opening = one.fingerprint, one.settings, one.opening
+        self._one, self._address, self._in_flight = one, address, in_flight
+        self._models: Pool | None = None
+
+    def open(self) -> ChatModel:
+        from tessera.cluster.ray_models import RayModels
+
+        self._models = RayModels(self.opening, self._address, self._in_flight)
+        return self._models
+
+    @property
+    def names(self) -> Sequence[str]:
+        if isinstance(self._one, LocalModel) and self._models is not None:
+            return self._one.served_names or (self._models.model_name,)
+        return self._one.names
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._one.tokenizer
+
+    def close(self) -> None:
+        if self._models is not None:
+            self._models.close()
+        self._one.close()
+
+
+def on_ray(one: Answering, address: str | None, in_flight: int | None) -> Answering:
+    """Return what answers, on a Ray cluster if an address is given."""
+    return one if address is None else OnRay(one, address, in_flight)
+
+
+def _opened(kind: Callable[..., Answering], *given: Any) -> ChatModel:
+    """Open a model in a process of its own, which ends with it."""
+    return kind(*given).open()
 
 
 def digest_of_model(path: Path, adapter: Path | None = None) -> str:

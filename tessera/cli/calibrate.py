@@ -117,12 +117,13 @@ def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, 
             mistakes.append(f"line {number} is not JSON")
             continue
         document = told.get("document") if isinstance(told, Mapping) else None
-        value = told.get("fields") or told.get("value") if isinstance(told, Mapping) else None
+        # A row that `extract` wrote has both: there "fields" are objects with the values' evidence.
+        value = told.get("value") or told.get("fields") if isinstance(told, Mapping) else None
         if not isinstance(document, str) or not isinstance(value, Mapping):
             mistakes.append(f'line {number} lacks "document" and "value"')
             continue
         try:
-            values = dict(value) if told.get("fields") else by_path(value)
+            values = by_path(value) if told.get("value") else dict(value)
         except RecursionError:
             mistakes.append(f"line {number} is nested too deeply")
             continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.cli.batch import sigterm_as_interrupt
-from tessera.cli.batch_models import Answering, Endpoints, LocalModel
+from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
@@ -41,6 +41,7 @@ class Job:
     endpoints: Sequence[str]
     api_key: str | None
     in_flight: int | None
+    ray: str | None = None  # a cluster's address
     settings: Mapping[str, Any]
     retry_failed: bool
     force: bool
@@ -137,12 +138,12 @@ def _run(job: Job, extraction: Extraction, journal: Journal, opened: Any) -> Sna
 def _answering(job: Job) -> Answering:
     if job.endpoints:
         key = job.api_key or os.environ.get("TESSERA_API_KEY")
-        return Endpoints(job.endpoints, job.model, key, job.in_flight, job.settings)
+        return on_ray(Endpoints(job.endpoints, job.model, key, job.in_flight, job.settings), job.ray, job.in_flight)
     if job.api_key is not None:
         raise UsageError("--api-key is for servers, and no --endpoint is given; name one, or leave the key out.")
     if job.model is None:
         job.note(NANO_NOTE)
-    return LocalModel(job.model or BUNDLED, job.in_flight, job.settings)
+    return on_ray(LocalModel(job.model or BUNDLED, job.in_flight, job.settings), job.ray, job.in_flight)
 
 
 def stated_budget(job: Job) -> Budget:

@@ -61,6 +61,10 @@ Stop = Annotated[list[str], typer.Option(help="End the reply before this text; m
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
 MaxPixels = Annotated[int, typer.Option(help="Largest image accepted, in pixels.")]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Also fetch URLs inside private networks.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Work on the machines of this Ray cluster; auto: the one of this machine."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 # A Session's options and defaults. The first group follows a command's images, the other comes last.

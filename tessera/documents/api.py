@@ -76,12 +76,14 @@ def _open(name: str | Path) -> ChatModel:
 
 
 def budget_of(model: ChatModel) -> Budget:
-    """What a model can take; the defaults for one behind an endpoint, which does not say."""
+    """What a model can take, here or on other machines; the defaults for one behind an endpoint, which does not say."""
     from tessera.llm import LLM
 
-    if not isinstance(model, LLM):
+    vision = getattr(model, "vision", None)
+    if not isinstance(vision, VisionConfig):
         return Budget()
-    return budget_for(model.vision, model.config.max_model_len)
+    tokens = model.config.max_model_len if isinstance(model, LLM) else getattr(model, "context_tokens", None)
+    return budget_for(vision, tokens or Budget().context_tokens)
 
 
 def budget_for(vision: VisionConfig, context_tokens: int) -> Budget:

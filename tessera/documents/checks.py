@@ -38,15 +38,29 @@ class Failure:
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A check that had all its values: the paths that it is about, and what is wrong if it does not hold."""
+
+    check: str
+    paths: tuple[str, ...]
+    failure: str | None = None
+
+
 class _Missing(Exception):
     """A value that a check needs is null."""
 
 
 def run_checks(checks: Sequence[str], value: Mapping[str, Any], schema: Schema) -> list[Failure]:
     """Return the failed checks of a record, those of the schema's own ranges among them."""
+    run = outcomes(checks, value, schema)
+    return [Failure(outcome.failure, outcome.paths) for outcome in run if outcome.failure is not None]
+
+
+def outcomes(checks: Sequence[str], value: Mapping[str, Any], schema: Schema) -> list[Outcome]:
+    """Return the checks of a record that could be run, with those of the schema's own ranges."""
     leaves = dict(paths_in(value))
-    failures = [failure for check in checks for failure in _run(check, leaves)]
-    return [*failures, *_ranges(leaves, schema)]
+    return [*(outcome for check in checks for outcome in _run(check, leaves)), *_ranges(leaves, schema)]
 
 
 def parse_check(check: str, schema: Schema) -> None:
@@ -85,12 +99,13 @@ def _terms(side: str, check: str) -> Iterator[tuple[str | Any, ...]]:
         at = found.end()
 
 
-def _run(check: str, leaves: Mapping[str, Any]) -> Iterator[Failure]:
+def _run(check: str, leaves: Mapping[str, Any]) -> Iterator[Outcome]:
     if found := CALL.fullmatch(check.strip()):
         judge = is_iban if found[1] == "iban" else vat.is_valid
         for path, value in _matching(leaves, found[2]):
-            if isinstance(value, str) and value and judge(value) is False:
-                yield Failure(f"{path}: the check digits of {value[:40]!r} are wrong", (path,))
+            if isinstance(value, str) and value and (is_right := judge(value)) is not None:
+                wrong = f"{path}: the check digits of {value[:40]!r} are wrong"
+                yield Outcome(check, (path,), None if is_right else wrong)
         return
     # Outside of sum() and count(), a list's path means each of its rows in turn.
     rowed = [path for path in _paths(re.sub(rf"(sum|count)\({PATH}\)", "0", check)) if "[]" in path]
@@ -102,7 +117,7 @@ def _run(check: str, leaves: Mapping[str, Any]) -> Iterator[Failure]:
         yield from _compared(check, leaves, tuple(re.findall(r"\[(\d+)\]", path)))
 
 
-def _compared(check: str, leaves: Mapping[str, Any], row: tuple[str, ...]) -> Iterator[Failure]:
+def _compared(check: str, leaves: Mapping[str, Any], row: tuple[str, ...]) -> Iterator[Outcome]:
     """Compare the sides of a check, in one row of the lists outside of sums."""
     left, relation, right = _sides(check)
     try:
@@ -115,10 +130,9 @@ def _compared(check: str, leaves: Mapping[str, Any], row: tuple[str, ...]) -> It
         holds = abs(one - other) <= TOLERANCE * max(1, _rounded_parts(leaves, check))
     else:
         holds = one == other if relation == "=" else TESTS[relation](one, other)
-    if not holds:
-        where = f" in row {', '.join(str(int(number) + 1) for number in row)}" if row else ""
-        text = f"{check.strip()} does not hold{where}: {_shown(one)} and {_shown(other)}"
-        yield Failure(text, _blamed(check, leaves, row))
+    where = f" in row {', '.join(str(int(number) + 1) for number in row)}" if row else ""
+    text = f"{check.strip()} does not hold{where}: {_shown(one)} and {_shown(other)}"
+    yield Outcome(check, _blamed(check, leaves, row), None if holds else text)
 
 
 def _side(side: str, check: str, leaves: Mapping[str, Any], row: tuple[str, ...]) -> Any:
@@ -174,15 +188,17 @@ def _blamed(check: str, leaves: Mapping[str, Any], row: tuple[str, ...]) -> tupl
     )
 
 
-def _ranges(leaves: Mapping[str, Any], schema: Schema) -> Iterator[Failure]:
+def _ranges(leaves: Mapping[str, Any], schema: Schema) -> Iterator[Outcome]:
     for path, value in leaves.items():
         leaf = schema.leaf(path)
         if leaf is None or not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        if leaf.minimum is not None and value < leaf.minimum:
-            yield Failure(f"{path} is {_shown(value)}, below {_shown(leaf.minimum)}", (path,))
-        if leaf.maximum is not None and value > leaf.maximum:
-            yield Failure(f"{path} is {_shown(value)}, above {_shown(leaf.maximum)}", (path,))
+        if leaf.minimum is not None:
+            below = f"{path} is {_shown(value)}, below {_shown(leaf.minimum)}"
+            yield Outcome(f"least {leaf.path}", (path,), below if value < leaf.minimum else None)
+        if leaf.maximum is not None:
+            above = f"{path} is {_shown(value)}, above {_shown(leaf.maximum)}"
+            yield Outcome(f"most {leaf.path}", (path,), above if value > leaf.maximum else None)
 
 
 def _shown(value: Any) -> str:

@@ -43,6 +43,12 @@ def test_lines_of_one_document_are_joined_and_bad_ones_are_passed_over_and_named
     assert "3 lines are passed over: line 2 is not JSON; line 3 lacks" in said
 
 
+def test_rows_of_extract_are_labels_by_their_values(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"document": "a", "value": {"x": 1}, "fields": {"x": {"path": "x", "value": 1}}}))
+    assert read_labels(path) == {tmp_path / "a": {"x": 1}}
+
+
 def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text("nope\n")

@@ -205,6 +205,24 @@ def test_a_plain_server_needs_neither_streams_nor_usage(httpserver: HTTPServer) 
     }
 
 
+def test_requests_name_their_images_for_proxies(httpserver: HTTPServer) -> None:
+    seen: list[str | None] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request.headers.get("x-tessera-pages"))
+        return Response(json.dumps(REPLY), content_type="application/json")
+
+    with stub(httpserver, answer) as client:
+        client.chat(QUESTION)
+        client.chat([Message("user", (CHART, "Another question?"))])
+        client.chat([Message("user", (Image((DEMO / "receipt.png").read_bytes()), "What?"))])
+        client.chat([Message("user", ("No image.",))])
+    assert seen[0] == seen[1] != seen[2]
+    assert seen[0] is not None
+    assert len(seen[0]) == 32
+    assert seen[3] is None
+
+
 def test_streamed_calls_are_joined(httpserver: HTTPServer) -> None:
     def piece(**delta: Any) -> dict[str, Any]:
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}

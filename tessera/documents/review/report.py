@@ -6,29 +6,21 @@ time. Whatever is left out at a limit is counted, and the page says so.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
-import math
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from tessera.documents.page import Page
 from tessera.documents.record import Record
+from tessera.documents.review.embedded import Pages, embeddable, lines_of, spool, write_images
 from tessera.documents.review.packed import head, tail
 from tessera.documents.stored import lasting_object
-from tessera.errors import DocumentError, UsageError
+from tessera.errors import UsageError
 from tessera.machine import disk_room, written_whole
 
-Pages = Callable[[str, int], Page | None]
-LARGEST_EXACT = 2**53 - 1  # of integers in a browser
 SEARCHED_PAGES = 4  # of a document, shown for a doubtful value without a place
-# "<" and "&" would end a script or begin markup; the two separators end a line in older JavaScript.
-ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ def write_report(
             "title": title, "digest": digest, "schema": schema, "metrics": metrics, "images": images,
             "counts": asdict(writer.counts), "limits": asdict(writer.limits),
         }  # fmt: skip
-        file.write(f'<script type="application/json" id="facts">{_json(facts)}</script>\n{tail()}')
+        file.write(f'<script type="application/json" id="facts">{embeddable(facts)}</script>\n{tail()}')
     return writer.counts
 
 
@@ -101,14 +93,14 @@ class _Writer:
 
     def write_records(self, file: IO[str], records: Iterable[Record], folder: Path) -> str:
         """Write the records that have room, doubtful ones first, and return their digest."""
-        with _spool(folder) as doubtful, _spool(folder) as others:
+        with spool(folder) as doubtful, spool(folder) as others:
             for record in records:
                 self._count(record)
-                spool = doubtful if record.review or record.error is not None else others
-                spool.write(_json(lasting_object(record)) + "\n")
+                chosen = doubtful if record.review or record.error is not None else others
+                chosen.write(embeddable(lasting_object(record)) + "\n")
             digest, written, room = hashlib.sha256(), 0, self.limits.record_bytes
             file.write('<script type="application/json" id="records">\n')
-            for line in _lines(doubtful, others):
+            for line in lines_of(doubtful, others):
                 if written == self.limits.records or len(line) > room:
                     continue
                 file.write(line)
@@ -119,26 +111,17 @@ class _Writer:
         self.counts.records_left_out = self.counts.records - written
         return digest.hexdigest()
 
-    def write_images(self, file: IO[str]) -> list[dict[str, Any]]:
+    def write_images(self, file: IO[str]) -> Sequence[Mapping[str, Any]]:
         """Write images while there is room, and return what they show, in their order."""
         first, second = self.needed
         wanted = [*first, *(key for key in second if key not in first)]
-        found: list[dict[str, Any]] = []
-        room = self.limits.image_bytes
-        for index, (document, number) in enumerate(wanted):
-            if len(found) == self.limits.images or room <= 0:
-                self.counts.images_left_out = len(wanted) - index
-                break
-            image = self._image(document, number)
-            if image is None:
-                self.counts.images_failed += 1
-                continue
-            data, size = image
-            room -= len(data)
-            file.write(f'<script type="text/plain" id="image-{len(found)}">{data}</script>\n')
-            found.append({"document": document, "page": number, "width": size[0], "height": size[1]})
-        self.counts.images = len(found)
-        return found
+        limits = self.limits
+        images = write_images(
+            file, wanted, self.pages, side=limits.image_side, count=limits.images, size=limits.image_bytes
+        )
+        self.counts.images, self.counts.images_left_out = len(images.shown), images.left_out
+        self.counts.images_failed = images.failed
+        return images.shown
 
     def _count(self, record: Record) -> None:
         self.counts.records += 1
@@ -156,44 +139,3 @@ class _Writer:
                 kind[record["document"], each["box"][0]] = None
             elif each["review"] or each["state"] == "found":
                 kind.update(dict.fromkeys((record["document"], page) for page in record["pages"][:SEARCHED_PAGES]))
-
-    def _image(self, document: str, number: int) -> tuple[str, tuple[int, int]] | None:
-        try:
-            page = self.pages(document, number)
-            if page is None:
-                return None
-            image = page.image(self.limits.image_side)
-        except DocumentError:
-            return None  # the record tells its error; a page that was readable before is only not shown
-        file = io.BytesIO()
-        # A printed page takes 18 to 25 KiB and 40 ms; as WebP a third of the bytes and ten times the time.
-        image.convert("RGB").save(file, "JPEG", quality=60, optimize=True)
-        return base64.b64encode(file.getvalue()).decode(), image.size
-
-
-def _spool(folder: Path) -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder)
-
-
-def _lines(*spools: IO[str]) -> Iterator[str]:
-    for spool in spools:
-        spool.seek(0)
-        yield from spool
-
-
-def _json(value: Any) -> str:
-    """JSON of one line that can stand within a script element and that a browser reads without loss."""
-    return json.dumps(exact(value), ensure_ascii=True, allow_nan=False).translate(ESCAPES)
-
-
-def exact(value: Any) -> Any:
-    """Turn what a browser would round or refuse (long integers, infinities, other types) into text."""
-    if isinstance(value, Mapping):
-        return {str(key): exact(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [exact(inner) for inner in value]
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, int) and abs(value) <= LARGEST_EXACT:
-        return value
-    return value if isinstance(value, float) and math.isfinite(value) else str(value)

@@ -18,7 +18,7 @@ import tessera
 from tessera.documents.page import PageError
 from tessera.documents.pages import read_pages
 from tessera.documents.presets import Preset, every
-from tessera.documents.review.report import exact
+from tessera.documents.review.embedded import exact
 from tessera.documents.sources import distinct
 from tessera.documents.tables import Layout, check_format, write_table
 from tessera.errors import DocumentError, EngineBusyError, UsageError

@@ -69,7 +69,7 @@ function whole(image, place, label) {
     drawn("image", { href: image.src, width: image.width, height: image.height }), ...mark(image, place));
 }
 
-function enlarged(image, [left, top, right, bottom], label) {
+export function enlarged(image, [left, top, right, bottom], label) {
   const { width, height } = image;
   const around = MARGIN * (bottom - top) * height;
   const wide = Math.min(width, Math.max((right - left) * width + 2 * around, LEAST * width));

@@ -1,0 +1,1 @@
+"""Models on the machines of a Ray cluster. Nothing outside this folder imports Ray."""
