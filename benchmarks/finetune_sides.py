@@ -29,6 +29,7 @@ from tessera.finetune.settings import Settings
 from tessera.finetune.trained import new_adapter, quantize_base
 from tessera.lora.attach import attach
 from tessera.lora.peft import write_peft
+from tessera.machine import peak_bytes, reset_peak
 from tessera.model.config import ModelConfig
 from tessera.training.loop import training_steps
 from tessera.training.optimizer import MasterOptimizer, ParameterGroup

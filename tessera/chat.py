@@ -207,6 +207,10 @@ class ChatModel(ABC):
         """
         return None
 
+    def embed(self, messages: Conversation) -> list[float] | None:
+        """Return the hidden state of a conversation's last token, which stands for all of it; None if it has none."""
+        return None
+
     @property
     def fingerprint(self) -> str:
         """What a model is known by where its numbers are kept: of a server's, only its name."""

@@ -37,6 +37,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.loop import EngineLoop, Handle
 from tessera.engine.memory import measure_workspace
 from tessera.engine.ranks import Ranks, start_ranks
+from tessera.engine.states import StatePrompt
 from tessera.engine.tally import Stats
 from tessera.engine.watch import find_glances
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
@@ -318,6 +319,16 @@ class LLM(ChatModel):
         return find_glances(start, self.tokenizer, self.prepare(messages), ids, spans, chosen)
 
     locate.__doc__ = ChatModel.locate.__doc__
+
+    def embed(self, messages: Conversation) -> list[float] | None:
+        prompt = self.prepare(messages)
+        wanted = StatePrompt(prompt.ids, prompt.images)
+        for delta in self.start(wanted, SamplingParams(max_tokens=1)):
+            if delta.error is not None:
+                raise delta.error
+        return wanted.states[0]
+
+    embed.__doc__ = ChatModel.embed.__doc__
 
     @cached_property
     def fingerprint(self) -> str:

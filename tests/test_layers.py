@@ -41,7 +41,7 @@ ROWS = (
     {"client", "pool"},
     {"client_format"},
     {"migration"},
-    {"trust"},
+    {"search", "trust"},
     {"evals"},
     {"documents"},
     {"conversation", "samples"},

@@ -25,6 +25,7 @@ from tessera.cli.app_eval import evals
 from tessera.cli.app_finetune import teaching
 from tessera.cli.app_models import models
 from tessera.cli.app_nano import nano
+from tessera.cli.app_search import archives
 from tessera.cli.app_trust import boxes, trust
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
 from tessera.cli.parser import Group, ImagesCommand, SettingsCommand, in_our_words
@@ -121,6 +122,10 @@ def ask(
         int | None, typer.Option(help="Print each token's probability, and those of this many alternatives.")
     ] = None,
     system: System = None,
+    index: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Answer from an archive that was indexed, and cite its pages.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=8, help="Pages of the index that the model sees, at most.")] = 4,
     continues: Annotated[bool, typer.Option("--continue", "-c", help="Continue the last conversation.")] = False,
     log: Annotated[
         Path | None,
@@ -138,6 +143,13 @@ def ask(
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
         "seed": seed, "stop": tuple(stop), "logprobs": logprobs,
     }  # fmt: skip
+    if index is not None:
+        from tessera.cli.ask_index import Asking, run_ask_index
+
+        others = {"an image": image, "--schema": schema, "--choice": choice, "--regex": regex, "--system": system,
+                  "--continue": continues, "--logprobs": logprobs is not None}  # fmt: skip
+        run_ask_index(session, words or [], Asking(index, top, max_tokens, as_json=json), others)
+        return
     answering = Answering(json, None if no_log else log or default_file(), continues)
     grammar = grammar_of(schema, choice, regex)
     run_ask(session, words or [], image, system, params, grammar=grammar, answering=answering)
@@ -174,6 +186,7 @@ app.add_typer(models)
 app.add_typer(teaching)
 app.add_typer(documents)
 app.add_typer(migration)
+app.add_typer(archives)
 app.add_typer(trust)
 app.add_typer(presets, name="presets")
 app.add_typer(boxes, name="boxes")

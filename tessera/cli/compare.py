@@ -21,6 +21,7 @@ from tessera.documents.extraction import Extraction
 from tessera.documents.page import Page
 from tessera.documents.presets import Preset
 from tessera.errors import UsageError
+from tessera.load import target_device
 from tessera.machine import peak_bytes, reset_peak, written_whole
 from tessera.migration.agreement import Rules
 from tessera.migration.cells import Compared, compare_records
@@ -160,7 +161,8 @@ def _check_labels(given: Comparing, labels: Labels) -> None:
 
 def _read(given: Comparing, number: int, file: Path) -> dict[str, Any]:
     """Read all documents with one model, write its records, and tell what it ran with."""
-    reset_peak()
+    device = target_device(given.settings["device"])
+    reset_peak(device)
     job = given.job(number)
     with worked(job, lambda options: Extraction(given.paths, given.preset, options)) as (extraction, journal, _):
         write_records(file, extraction.records(journal))
@@ -172,7 +174,7 @@ def _read(given: Comparing, number: int, file: Path) -> dict[str, Any]:
             "instructions": "before the pages" if budget.instructions else "left out: the model is small",
         }
         if not job.endpoints:
-            facts["memory_bytes"] = peak_bytes()
+            facts["memory_bytes"] = peak_bytes(device)
     return facts
 
 

@@ -77,7 +77,7 @@ class _Reader:
                 with source.open() as file:
                     source.limits.check_bytes(source.name, file.seek(0, os.SEEK_END))
                     file.seek(0)
-                    digest = _digest(file)
+                    digest = digest_of(file)
                     file.seek(0)
                     kind = kind_of(file)
                 yield from self._document(source, kind, digest, depth)
@@ -133,7 +133,8 @@ class _Reader:
                 yield page
 
 
-def _digest(file: BinaryIO) -> str:
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of a file from where it stands."""
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):
         digest.update(piece)

@@ -35,6 +35,7 @@ from tessera.engine.runner import Runner
 from tessera.engine.sampler import Choice, Sampler, with_logprobs
 from tessera.engine.scheduler import Scheduler
 from tessera.engine.soundness import Soundness
+from tessera.engine.states import StatePrompt, keep_states
 from tessera.engine.tally import Stats, Tally
 from tessera.engine.text import Detokenizer, TextStream
 from tessera.engine.watch import WatchedPrompt
@@ -223,7 +224,7 @@ class Engine:
             for slot, adapter in self.scheduler.slots.unfilled(slots):
                 self.runner.fill(slot, adapter)
                 self.scheduler.slots.filled(slot)
-        is_watched = any(isinstance(chunk.request.prompt, WatchedPrompt) for chunk in chunks)
+        is_watched = any(isinstance(chunk.request.prompt, WatchedPrompt | StatePrompt) for chunk in chunks)
         # The graphs were captured without adapters.
         if self.graphs is not None and not is_watched and not slots and self.graphs.take(chunks):
             requests, drafts = [chunk.request for chunk in chunks], [chunk.draft for chunk in chunks]
@@ -231,7 +232,9 @@ class Engine:
         image_token_id = self.model.config.vision_encoder.image_token_id
         batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
         hidden_TD = self.runner.run(batch)
-        logits_RV = self.runner.logits(hidden_TD[batch.sampled_rows_R], batch.sampled_stretches)
+        hidden_RD = hidden_TD[batch.sampled_rows_R]
+        keep_states(batch.sampled, batch.drafts, hidden_RD)
+        logits_RV = self.runner.logits(hidden_RD, batch.sampled_stretches)
         return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
 
     def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:

@@ -38,6 +38,7 @@ from tessera.server.routes import (
     models,
     operation,
     responses,
+    search,
 )
 from tessera.server.routes import batches as openai_batches
 from tessera.server.routes import (
@@ -91,6 +92,7 @@ def create_app(backend: Backend, settings: Settings, on_death: Callable[[], None
         ocr_route,
         operation,
         responses,
+        search,
     ):
         route.add(app, handlers)
     operation.add_page(app, handlers)

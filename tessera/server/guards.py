@@ -254,7 +254,7 @@ def is_upload(scope: Scope) -> bool:
 
 def is_page(path: str) -> bool:
     """Return True if a raw path is one of the pages or of their files, which everybody may read."""
-    return path in ("/", "/documents") or path.startswith("/web/")
+    return path in ("/", "/documents", "/search") or path.startswith("/web/")
 
 
 def _route(scope: Scope) -> str:

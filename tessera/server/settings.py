@@ -233,6 +233,10 @@ class Settings(BaseModel):
     max_ocr_pages: Count = _field(1000, "Files", "Pages of one document for /v1/ocr and extractions.", ge=1)
     calibration: OptionalPath = _field(None, "Files", "Calibration of extractions, from `tessera extract calibrate`.")
 
+    index: OptionalPath = _field(
+        None, "Files", "An archive that `tessera index` made, for /search: its folder or its file; unset: no search."
+    )
+
     allowed_local_media_path: OptionalPath = _field(None, "Images", "Clients may name the files below this folder.")
     allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")
     allow_private_addresses: bool = _field(False, "Images", "Image URLs may point into private networks.")

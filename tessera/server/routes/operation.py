@@ -55,6 +55,10 @@ def add_page(app: FastAPI, handlers: Handlers) -> None:
     async def documents() -> Response:
         return FileResponse(PAGE / "documents.html")
 
+    @app.get("/search", include_in_schema=False)
+    async def search() -> Response:
+        return FileResponse(PAGE / "search.html")
+
     @app.get("/web/config.json", include_in_schema=False)
     async def config() -> dict[str, Any]:
         return {
@@ -66,6 +70,7 @@ def add_page(app: FastAPI, handlers: Handlers) -> None:
             "image_size": backend.vision.image_size,
             "max_model_len": backend.config.max_model_len,
             "max_images": settings.limit_mm_per_prompt,
+            "has_index": settings.index is not None,
             "needs_key": bool(api_keys(settings)),
             "max_image_bytes": settings.max_image_bytes,
             "max_image_pixels": settings.max_image_pixels,

@@ -1,0 +1,209 @@
+"""Indexes follow their folders: files that come, move, change and go, bad ones, and runs that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera.errors import UsageError
+from tessera.search.searcher import Searcher
+from tessera.search.store import NAME, reading, writing
+from tests.documents.files import mail_bytes, zip_bytes
+from tests.search.archive import ACME, BAKERY, LETTER, found, pdf, places, put, rows, scanned
+
+SECOND = ("Terms of Acme Tools", "Payment within thirty days of the date of the invoice")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    put(tmp_path, acme=pdf(ACME, SECOND), bakery=pdf(BAKERY))
+    scanned(tmp_path)
+    return tmp_path
+
+
+def test_pages_are_found_by_words_phrases_and_filters(archive: Path) -> None:
+    assert places(archive, "croissants") == [("bakery.pdf", 1)]
+    assert places(archive, '"Acme Tools" -receipt total') == [("acme.pdf", 1), ("acme.pdf", 2)]
+    assert places(archive, "zurich") == [("bakery.pdf", 1)]  # without its accent
+    assert places(archive, "file:acme.pdf page:2") == [("acme.pdf", 2)]
+    assert places(archive, "file:*.pdf -page:1") == [("acme.pdf", 2)]
+    assert sorted(places(archive, "croissants OR thirty")) == [("acme.pdf", 2), ("bakery.pdf", 1)]
+    assert places(archive, "breakf*") == [("bakery.pdf", 1)]
+
+
+def test_a_page_with_all_words_comes_before_those_with_some(archive: Path) -> None:
+    with Searcher(archive) as searcher:
+        answer = searcher.search("invoice total payment date thirty")
+        assert (answer.hits[0].file, answer.hits[0].number) == ("acme.pdf", 2)
+        assert set(answer.notes) == {"no page has all of the words; these have some of them"}
+    assert places(archive, "acme terms") == [("acme.pdf", 2), ("acme.pdf", 1)]
+
+
+def test_misspelt_words_and_parts_of_numbers_are_found_and_said(archive: Path) -> None:
+    with Searcher(archive) as searcher:
+        answer = searcher.search("croisants")
+        assert [(hit.file, hit.parts[0].list) for hit in answer.hits] == [("bakery.pdf", "similar")]
+        assert answer.near == {"croisants": ["croissants"]}
+        assert answer.notes[0] == "few pages or none have 'croisants', so croissants count as well"
+    assert places(archive, "1234-X") == [("acme.pdf", 1)]
+    assert places(archive, "b-1234") == [("acme.pdf", 1)]
+    assert places(archive, "zzzz") == []
+
+
+def test_what_is_hit_is_told_apart_in_the_snippet(archive: Path) -> None:
+    (hit,) = found(archive, '"corner bakery" croissants')
+    assert [text for text, is_hit in hit.snippet if is_hit] == ["Corner Bakery", "croissants"]
+    assert " ".join(text for text, _ in hit.snippet) == " ".join(BAKERY)
+
+
+def test_a_second_run_opens_nothing(archive: Path) -> None:
+    counts = scanned(archive)
+    assert (counts.unchanged, counts.pages, counts.added) == (2, 0, 0)
+
+
+def test_added_moved_copied_changed_and_deleted_files(archive: Path) -> None:
+    before = rows(archive)
+    put(archive, letter=pdf(LETTER))
+    (archive / "old").mkdir()
+    (archive / "acme.pdf").rename(archive / "old" / "2026-acme.pdf")
+    counts = scanned(archive)
+    assert (counts.added, counts.moved, counts.removed, counts.pages) == (1, 1, 0, 1)
+    assert rows(archive)["old/2026-acme.pdf"] == before["acme.pdf"]  # the rows are the same ones
+    assert places(archive, "file:old/* drill") == [("old/2026-acme.pdf", 1)]
+    assert places(archive, "file:acme.pdf -file:2026*") == []
+
+    shutil.copy(archive / "letter.pdf", archive / "copy.pdf")
+    assert scanned(archive).pages == 0  # the content is known
+    (hit,) = found(archive, "machines")
+    assert (hit.file, hit.copies) == ("copy.pdf", ("letter.pdf",))
+
+    put(archive, bakery=pdf(("Receipt", "Corner Cinema Zürich", "Two tickets for the late show", "Total 30.00")))
+    counts = scanned(archive)
+    assert (counts.changed, counts.pages, counts.pages_removed) == (1, 1, 1)
+    assert places(archive, "croissants") == []
+    assert places(archive, "tickets") == [("bakery.pdf", 1)]
+
+    (archive / "bakery.pdf").unlink()
+    (archive / "copy.pdf").unlink()
+    counts = scanned(archive)
+    assert (counts.removed, counts.pages_removed) == (2, 1)
+    assert places(archive, "tickets") == []
+    assert places(archive, "machines") == [("letter.pdf", 1)]
+
+
+def test_the_full_text_has_nothing_left_of_what_is_deleted(archive: Path) -> None:
+    (archive / "acme.pdf").unlink()
+    scanned(archive)
+    connection = reading(archive / NAME)
+    assert connection.execute("SELECT COUNT(*) FROM vocabulary WHERE term = 'drill'").fetchone() == (0,)
+    assert connection.execute("SELECT COUNT(*) FROM pages").fetchone() == (1,)
+    connection.close()
+    with writing(archive / NAME, archive) as written:
+        written.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+
+
+def test_an_index_moves_with_its_folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    moved = tmp_path_factory.mktemp("elsewhere") / "archive"
+    shutil.copytree(archive, moved)
+    with Searcher(moved) as searcher:
+        assert searcher.root == moved
+    assert scanned(moved).pages == 0
+
+
+def test_members_of_archives_and_mails_are_pages(tmp_path: Path) -> None:
+    (tmp_path / "box.zip").write_bytes(zip_bytes({"in/letter.pdf": pdf(LETTER), "bad.pdf": b"%PDF-1.4 nothing"}))
+    (tmp_path / "note.eml").write_bytes(mail_bytes("Please find the invoice for the croissants attached."))
+    counts = scanned(tmp_path)
+    assert [(name, code) for name, _, code, _ in counts.errors] == [("box.zip/bad.pdf", "damaged")]
+    assert places(tmp_path, "machines") == [("box.zip/in/letter.pdf", 1)]
+    assert places(tmp_path, "file:letter.pdf") == [("box.zip/in/letter.pdf", 1)]
+    assert places(tmp_path, "croissants") == [("note.eml", 1)]
+
+
+def test_bad_files_are_rows_with_codes(archive: Path) -> None:
+    (archive / "empty.pdf").write_bytes(b"")
+    (archive / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (archive / "what.bin").write_bytes(b"\0\1\2\3")
+    counts = scanned(archive)
+    assert sorted((name, code) for name, _, code, _ in counts.errors) == [
+        ("broken.pdf", "damaged"), ("empty.pdf", "empty"), ("what.bin", "unsupported"),
+    ]  # fmt: skip
+    assert [(hit.file, hit.code) for hit in found(archive, "code:damaged")] == [("broken.pdf", "damaged")]
+    assert ("broken.pdf", 0) not in places(archive, "file:*.pdf")
+    assert scanned(archive).failed == 0  # they are known now, and are not tried again
+
+
+def test_a_folder_that_is_suddenly_empty_does_not_empty_its_index(archive: Path) -> None:
+    for file in archive.glob("*.pdf"):
+        file.unlink()
+    with pytest.raises(UsageError, match="holds no file any more, and its index knows 2"):
+        scanned(archive)
+    assert places(archive, "drill") == [("acme.pdf", 1)]
+
+
+def test_two_writers_exclude_each_other(archive: Path) -> None:
+    with (
+        writing(archive / NAME, archive),
+        pytest.raises(UsageError, match="another process writes the index"),
+        writing(archive / NAME, archive),
+    ):
+        pass
+    scanned(archive)
+
+
+def test_other_files_are_refused_as_indexes(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("no database, and long enough to be taken for one" * 40)
+    with pytest.raises(UsageError, match="is no index, or is damaged"):
+        Searcher(tmp_path)
+    with pytest.raises(UsageError, match="has no index; make one with `tessera index"):
+        Searcher(tmp_path.parent)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Kill -9 in the midst of a file; at the end every page is there once, as after an undisturbed run."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    pages = [
+        ("Journal", f"page number{number:04} of a long report", "with words enough for it") for number in range(60)
+    ]
+    put(folder, long=pdf(*pages), short=pdf(BAKERY))
+    code = (
+        "import sys; from tessera.search import writer; writer.GROUP = 5\n"
+        "from pathlib import Path; from tests.search.archive import scanned; scanned(Path(sys.argv[1]))"
+    )
+    index = folder / NAME
+    seen = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+        while process.poll() is None and _pages(index) < seen + 10:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen = _pages(index)
+    counts = scanned(folder)
+    assert counts.pages == 61 - seen
+    assert len(rows(folder)["long.pdf"]) == 60
+    assert places(folder, "number0042") == [("long.pdf", 43)]
+    with writing(index, folder) as written:
+        written.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+        assert written.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def _pages(index: Path) -> int:
+    if not index.exists() or not os.path.getsize(index):
+        return 0
+    try:
+        connection = reading(index)
+    except UsageError:
+        return 0
+    try:
+        return int(connection.execute("SELECT COUNT(*) FROM pages").fetchone()[0])
+    finally:
+        connection.close()

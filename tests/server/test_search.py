@@ -1,0 +1,178 @@
+"""/v1/search and its page, over a real index: queries, mistakes, keys, and what Chromium shows of them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image as PILImage
+
+from tests.search.archive import ACME, BAKERY, LETTER, pdf, put, scanned
+from tests.server.conftest import Running, run_server
+from tests.server.pages import expect, launched, needs_chromium, watched_pages
+
+PATIENCE_S = 60  # a busy machine is slow, not wrong
+SECOND = ("Terms of Acme Tools", "Payment within thirty days of the date of the invoice")
+
+
+@pytest.fixture(scope="module")
+def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server with an archive of four pages."""
+    folder = tmp_path_factory.mktemp("archive")
+    put(folder, acme=pdf(ACME, SECOND), bakery=pdf(BAKERY), letter=pdf(LETTER), odd=pdf(("<b>bold</b> & more words",)))
+    scanned(folder)
+    running = run_server(index=folder)
+    yield running
+    running.stop()
+
+
+def get(running: Running, path: str, **query: Any) -> httpx2.Response:
+    return running.get(path, params=query)
+
+
+def first(running: Running, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = get(running, "/v1/search", q=text).json()["data"][0]
+    return found
+
+
+def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Running) -> None:
+    told = get(searching, "/v1/search", q="croisants zurich").json()
+    (hit,) = told["data"]
+    assert (hit["file"], hit["number"], hit["count"]) == ("bakery.pdf", 1, 1)
+    assert [piece["text"] for piece in hit["snippet"] if piece["hit"]] == ["Zürich", "croissants"]
+    assert [part["list"] for part in hit["parts"]] == ["text", "similar"]
+    assert "few pages or none have 'croisants', so croissants count as well" in told["notes"]
+    assert get(searching, "/v1/search/about").json() == {"files": 4, "pages": 5, "fields": []}
+    told = get(searching, "/v1/search", q="file:*.pdf", limit=2, offset=1).json()
+    assert (len(told["data"]), told["total"], told["has_more"]) == (2, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "says"),
+    [
+        ("", {"q": 'one "two'}, 400, "the quote at character 5 is not closed"),
+        ("", {}, 400, "names nothing to look for"),
+        ("", {"q": "total:>5"}, 400, "asks for a field total"),
+        ("", {"q": "x", "limit": "0"}, 400, "between 1 and 100"),
+        ("", {"q": "x", "order": "asc"}, 400, "'order' is not known here"),
+        ("", {"q": "x" * 600}, 400, "more than 512 characters"),
+        ("/pages/999", {}, 404, "the index has no page"),
+        ("/pages/-1/image", {}, 404, "the index has no page"),
+        ("/pages/1/image", {"side": "9000"}, 400, "between 64 and 2400"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_mistakes_are_named(searching: Running, path: str, query: dict[str, str], status: int, says: str) -> None:
+    answer = searching.get(f"/v1/search{path}", params=query)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]["message"]
+
+
+def test_a_page_has_its_boxes_its_image_and_its_thumbnail(searching: Running) -> None:
+    page = first(searching, "croissants")["page"]
+    told = get(searching, f"/v1/search/pages/{page}", q="croissants").json()
+    assert (told["box_source"], len(told["boxes"])) == ("text", 1)
+    image = PILImage.open(io.BytesIO(get(searching, f"/v1/search/pages/{page}/image", side=800).content))
+    assert image.size == (565, 800)
+    left, top, right, bottom = (round(side * edge) for side, edge in zip(told["boxes"][0], image.size * 2, strict=True))
+    inside = image.convert("L").crop((left, top, right, bottom))
+    assert inside.getextrema()[0] < 100  # the box has ink
+    small = PILImage.open(io.BytesIO(get(searching, f"/v1/search/pages/{page}/thumbnail").content))
+    assert (small.format, max(small.size)) == ("WEBP", 256)
+
+
+def test_without_an_index_the_routes_say_how_to_have_one(running: Running) -> None:
+    answer = running.get("/v1/search", params={"q": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_index")
+    assert running.get("/search").status_code == 200
+
+
+def test_a_locked_server_asks_for_its_key(locked: Running) -> None:
+    for path in ("/v1/search?q=x", "/v1/search/pages/1", "/v1/search/pages/1/image", "/v1/search/pages/1/thumbnail"):
+        assert locked.get(path).status_code == 401
+    page = locked.get("/search")
+    assert page.status_code == 200
+    assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser: Any, searching: Running) -> Iterator[Callable[..., Any]]:
+    with watched_pages(browser, searching.url, patience_s=PATIENCE_S) as open_page:
+
+        def opened(query: str = "", **options: Any) -> Any:
+            page = open_page(**options)
+            page.goto(f"{searching.url}/search{query}")
+            return page
+
+        yield opened
+
+
+@needs_chromium
+def test_a_query_shows_pages_and_opens_one_with_its_hits_marked(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.get_by_text("Every word of the archive can be found").wait_for()
+    page.get_by_role("searchbox").fill('acme "thirty days"')
+    page.keyboard.press("Enter")
+    expect(page.locator(".hit")).to_have_count(3)
+    expect(page.locator(".hit").first.locator("mark")).to_have_text(["Acme", "thirty days"])
+    expect(page.locator(".hit").first.locator(".thumb img")).to_be_visible()
+    page.get_by_role("button", name="acme.pdf p. 2").click()
+    expect(page.locator("svg.page .place")).to_have_count(2)
+    expect(page.locator(".viewer")).to_contain_text("2 places from the text layer.")
+    assert page.url.endswith("/search?q=acme+%22thirty+days%22")
+    page.keyboard.press("j")
+    expect(page.locator(".viewer h2")).not_to_have_text("acme.pdf p. 2 of 2")
+    page.keyboard.press("Escape")
+    expect(page.locator(".viewer")).to_be_hidden()
+    page.go_back()
+    expect(page.locator(".hit")).to_have_count(0)
+
+
+@needs_chromium
+def test_an_address_is_a_search_and_texts_are_no_markup(open_page: Callable[..., Any]) -> None:
+    page = open_page("?q=bold")
+    expect(page.locator(".snippet")).to_have_text(re.compile("<b>bold</b> & more words"))
+    assert page.locator(".snippet b").count() == 0
+
+
+@needs_chromium
+def test_mistakes_and_nothing_found_are_said(open_page: Callable[..., Any]) -> None:
+    page = open_page("?q=colour:red")
+    expect(page.locator("#error")).to_contain_text("Colour:red asks for a field colour")
+    page.get_by_role("button", name="Filter by file").click()
+    expect(page.get_by_role("searchbox")).to_have_value("colour:red file:")
+    page.get_by_role("searchbox").fill("zzzzzz")
+    page.keyboard.press("Enter")
+    expect(page.locator("#empty")).to_contain_text("No page matches")
+
+
+@needs_chromium
+def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any]) -> None:
+    page = open_page("?q=acme", viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.locator(".hit").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator(".hit .open").first.click()
+    page.locator("svg.page").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    box = page.locator(".viewer").bounding_box()
+    assert box is not None
+    assert (box["x"], box["width"]) == (0, 390)
+
+
+def test_every_file_of_the_page_is_served(running: Running) -> None:
+    html = running.get("/search").text
+    for name in re.findall(r'(?:href|src)="(web/[^"]+)"', html):
+        assert running.get(f"/{name}").status_code == 200, name
