@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import platform
 import resource
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +25,12 @@ from tessera.errors import DiskFullError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PARTIAL = ".partial"  # suffix of anything not completely written yet
+PARTIAL_STEM = 200  # bytes of the file's name in it; a name has at most 255
 CGROUP = Path("/sys/fs/cgroup")
 HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14  # see madvise(2)
+
+_writers = itertools.count()
+_writing: set[str] = set()  # names of this process's parts
 
 
 def upload(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -110,12 +116,14 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
+def written_whole(path: Path, *, resume: bool = False, shared: bool = False) -> Iterator[Path]:
     """Yield a path to write a file or folder to; at the end it is on disk under its own name, or not at all.
 
-    If writing fails, the written part is removed. With `resume` it stays for the next attempt.
+    Each writer has a path of its own, so that several may write one file, of which the last stays; what killed ones
+    left is removed. With `shared`, several processes write one folder together, at `partial_of`. If writing fails, the
+    written part is removed. With `resume` it stays at `partial_of` for the next attempt.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = partial_of(path) if resume or shared else _own_partial(path)
     if not resume:
         _remove(partial)
     try:
@@ -128,6 +136,38 @@ def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
         if not resume:
             _remove(partial)
         raise
+    finally:
+        _writing.discard(partial.name)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file or folder is written that is resumed, or that several processes write together."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def _own_partial(path: Path) -> Path:
+    """Return a path for one writer, and remove what dead ones of this machine left of the file."""
+    stem = f".{os.fsencode(path.name)[:PARTIAL_STEM].decode(errors='ignore')}."
+    machine = f"{zlib.crc32(platform.node().encode()):08x}"  # a folder may be shared with others, even under this name
+    own = f"{stem}{machine}-{os.getpid()}-{next(_writers)}{PARTIAL}"
+    _writing.add(own)
+    for name in os.listdir(path.parent) if path.parent.is_dir() else ():
+        process = name.removeprefix(f"{stem}{machine}-").partition("-")[0]
+        is_ours = name.startswith(f"{stem}{machine}-") and name.endswith(PARTIAL) and process.isdecimal()
+        if name == partial_of(path).name or (is_ours and name not in _writing and not _is_other(int(process))):
+            _remove(path.with_name(name))
+    return path.with_name(own)
+
+
+def _is_other(process: int) -> bool:
+    """Return True for the number of another process that runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return process != os.getpid()
 
 
 def _remove(path: Path) -> None:

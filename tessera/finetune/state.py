@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tessera.errors import CheckpointError
-from tessera.machine import PARTIAL, written_whole
+from tessera.machine import PARTIAL, partial_of, written_whole
 from tessera.training.checkpoint import load_checkpoint, save_checkpoint
 from tessera.training.ranks import Ranks
 
@@ -41,11 +41,11 @@ def save_state(folder: Path, tensors: dict[str, Tensor], step: int, ranks: Ranks
     from torch.distributed.checkpoint.state_dict_saver import save  # slow to import, and an adapter needs none
 
     target = folder / f"{PIECES}{step:09d}"
-    partial = target.with_name(f".{target.name}{PARTIAL}")
+    partial = partial_of(target)
     if ranks.first:
         for left in folder.glob(f".{PIECES}*{PARTIAL}"):  # of a run that was killed
             shutil.rmtree(left)
-    with written_whole(target) if ranks.first else nullcontext(partial), _one_rank_is_meant():
+    with written_whole(target, shared=True) if ranks.first else nullcontext(partial), _one_rank_is_meant():
         ranks.wait()
         save(tensors | {STEP: torch.tensor(step)}, checkpoint_id=partial, no_dist=ranks.size == 1)
     if ranks.first:
