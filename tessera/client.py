@@ -19,13 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from tessera.chat import (
-    Conversation,
-    Delta,
-    Timings,
-    ToolDefinitions,
-    Tools,
-)
+from tessera.chat import Conversation, Delta, Timings, ToolDefinitions, Tools
 from tessera.client_format import (
     CallParts,
     error_of,
@@ -45,6 +39,7 @@ from tessera.threads import ThreadedChatModel
 RETRIED = {408, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 MAX_REPLY_BYTES = 64_000_000  # of an answer, or of one event
+MAX_REPLY_S = 3600.0  # of a whole answer: one that drips is never late by `timeout_s`
 MAX_STREAM_BYTES = 1_000_000_000  # of a reply in pieces: each token's event states its log-probabilities
 NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 AFFINITY = "x-tessera-pages"  # a digest of a request's images, by which a proxy can choose the server that has them
@@ -53,9 +48,9 @@ AFFINITY = "x-tessera-pages"  # a digest of a request's images, by which a proxy
 class Client(ThreadedChatModel):
     """A model at `base_url` (http://host:port, with or without /v1); without `model`, the first one it serves.
 
-    A wait for the next piece of a reply ends after `timeout_s` seconds. Temporary failures are retried up to
-    `max_retries` times. `each` and `batch` keep `concurrency` requests in flight. Nothing is sent to the
-    server before the first request.
+    A wait for the next piece of a reply ends after `timeout_s` seconds, and one for all of it after an hour. Temporary
+    failures are retried up to `max_retries` times. `each` and `batch` keep `concurrency` requests in flight. Nothing
+    is sent to the server before the first request.
     """
 
     def __init__(
@@ -240,12 +235,14 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _pieces(response: httpx2.Response, most: int) -> Iterator[bytes]:
-    """Yield the body as it comes; raises EndpointError if it does not end."""
-    size = 0
+    """Yield the body as it comes; raises EndpointError if it does not end, or not in time."""
+    size, until = 0, time.monotonic() + MAX_REPLY_S
     for piece in response.iter_bytes():
         size += len(piece)
         if size > most:
             raise EndpointError(f"the answer exceeds {most:,} bytes; check the address.")
+        if time.monotonic() > until:
+            raise EndpointError(f"the answer is not whole after {MAX_REPLY_S:,g} s; ask for less, or check the server.")
         yield piece
 
 

@@ -305,6 +305,15 @@ def test_a_reply_that_does_not_end_is_left(
         client.ask("hi")
 
 
+def test_a_reply_that_drips_is_left_in_time(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_REPLY_S", 0.0)
+    for kind in ("text/event-stream", "application/json"):
+        answer = Response((b" " for _ in range(10)), content_type=kind)
+        with stub(httpserver, answer) as client, pytest.raises(EndpointError, match="not whole after 0 s"):
+            client.ask("hi")
+        httpserver.clear()
+
+
 def test_a_pause_that_is_no_number_is_not_waited_for(httpserver: HTTPServer, quick: list[float]) -> None:
     with stub(httpserver, failing(429, {"retry-after": "nan"}), whole(REPLY)) as client:
         assert client.ask("hi").text == "71"
