@@ -7,6 +7,7 @@ and its errors name the value and the way out.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def check_target(option: str, file: Path) -> None:
         raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{option} {file} would be in a folder that does not exist; create it, or name another.")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise UsageError(f"{option} {file} would be in a folder that you may not write to; name a file in another.")
 
 
 class ImagesCommand(TyperCommand):

@@ -69,6 +69,16 @@ def test_the_same_command_again_asks_nothing_and_force_asks_all(run: Run, model:
     assert len(model.asked) == 2
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_anything(
+    run: Run, model: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "a.png", "x")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    done = run("extract", "a.png", "-s", "s.json", "-o", "t.csv")
+    assert "--out t.csv would be in a folder that you may not write to" in str(done.exception)
+    assert not model.asked
+
+
 def test_a_dry_run_counts_and_asks_nothing(run: Run, model: Scripted, tmp_path: Path) -> None:
     draw(tmp_path / "a.tif", "x", "", "y")
     done = run("extract", "a.tif", "-s", "s.json", "-o", "t.csv", "--dry-run", "--json")
