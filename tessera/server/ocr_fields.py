@@ -16,7 +16,7 @@ def page_text(pages: Sequence[int] | str | None) -> str | None:
     if pages is None:
         return None
     if not isinstance(pages, str):
-        return ",".join(str(number + 1) for number in sorted(set(pages)))[:100_000]
+        return _as_ranges(sorted(set(pages)))
     parts = []
     for part in pages.split(","):
         first, dash, last = (each.strip() for each in part.partition("-"))
@@ -27,6 +27,13 @@ def page_text(pages: Sequence[int] | str | None) -> str | None:
             )
         parts.append(f"{int(first) + 1}-{int(last) + 1}" if dash else str(int(first) + 1))
     return ",".join(parts)
+
+
+def _as_ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers from 0 as ranges from 1."""
+    starts = [each for place, each in enumerate(numbers) if place == 0 or numbers[place - 1] != each - 1]
+    ends = [each for place, each in enumerate(numbers) if numbers[place + 1 : place + 2] != [each + 1]]
+    return ",".join(f"{start + 1}-{end + 1}" for start, end in zip(starts, ends, strict=True))
 
 
 def no_such_page(pages: Sequence[int] | str | None, name: str) -> BadRequestError:

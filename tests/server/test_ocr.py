@@ -15,6 +15,7 @@ from mistralai.client.models import OCRRequest, OCRResponse
 from mistralai.extra.batch import BatchClient, BatchInput
 from PIL import Image as PILImage
 
+from tessera.server.ocr_fields import page_text
 from tests.server.conftest import RECEIPT, Running
 from tests.server.test_http import assert_refused
 
@@ -230,3 +231,8 @@ def test_mistrals_batch_client_reads_documents(running: Running) -> None:
     assert result.by_id()["a"].pages[0].markdown.startswith("# Quarterly report")
     (error,) = result.error_output().request_errors
     assert (error.custom_id, error.status_code) == ("c", 400)
+
+
+def test_pages_one_by_one_may_be_many() -> None:
+    assert page_text(list(range(4999, -1, -1))) == "1-5000"
+    assert page_text([0, 2, 3, 2]) == "1-1,3-4"
