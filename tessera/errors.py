@@ -7,7 +7,10 @@ A class decides only the codes, so a new kind of failure needs no new handler an
 
 from __future__ import annotations
 
+import errno
+
 MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters in an error's text
+SQLITE_NO_ROOM = {13, 778}  # SQLITE_FULL and SQLITE_IOERR_WRITE
 
 
 class TesseraError(Exception):
@@ -151,6 +154,13 @@ class NotFiniteError(ReplyError):
 
 class DiskFullError(TesseraError):
     """A file that could not be written because the disk, a quota or a file size limit is full."""
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Return True if the system or SQLite could not write for want of room: of the disk, a quota or `ulimit -f`."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "sqlite_errorcode", None) in SQLITE_NO_ROOM
 
 
 class MeasurementError(TesseraError):

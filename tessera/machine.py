@@ -6,7 +6,6 @@ Free bytes are checked before weights are read or written and caches are made.
 from __future__ import annotations
 
 import ctypes
-import errno
 import itertools
 import os
 import platform
@@ -21,9 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tessera.errors import DiskFullError
+from tessera.errors import DiskFullError, lacks_room
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PARTIAL = ".partial"  # suffix of anything not completely written yet
 PARTIAL_STEM = 200  # bytes of the file's name in it; a name has at most 255
 CGROUP = Path("/sys/fs/cgroup")
@@ -194,11 +192,12 @@ def disk_room(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        if not lacks_room(error):
             raise
+        words = error.strerror if isinstance(error, OSError) else error
         raise DiskFullError(
-            f"{folder}: the files could not be written whole ({str(error.strerror).lower()}); free some of the disk, "
+            f"{folder}: the files could not be written whole ({str(words).lower()}); free some of the disk, "
             "raise the quota or the limit on a file's size (ulimit -f), or name a folder on a larger disk."
         ) from error
 

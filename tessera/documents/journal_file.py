@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.documents.owners import is_alive, others_of
-from tessera.errors import DiskFullError, TesseraError, UsageError, shown
+from tessera.errors import DiskFullError, TesseraError, UsageError, lacks_room, shown
 
 APPLICATION, VERSION = 0x54534A4C, 1  # SQLite's application_id: "TSJL"
 BUSY_S = 120.0  # the longest wait for another process that writes
@@ -151,8 +151,11 @@ def in_words(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"the journal {path} could not be written: no space is left; free some.") from error
+        if lacks_room(error):
+            raise DiskFullError(
+                f"the journal {path} could not be written: no space is left, or the limit on a file's size (ulimit -f) "
+                "is reached; free some, or raise it."
+            ) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise UsageError(
                 f"the journal {path} was locked by another process for {BUSY_S:g} s; end that one."

@@ -17,7 +17,7 @@ from tessera.documents.record import Record
 from tessera.documents.schemas import Schema
 from tessera.documents.stored import lasting_object, record_object
 from tessera.errors import MissingExtraError, UsageError
-from tessera.machine import written_whole
+from tessera.machine import disk_room, written_whole
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # as OWASP lists them
 SUFFIXES = (".jsonl", ".csv", ".xlsx", ".parquet")
@@ -50,7 +50,7 @@ def write_table(path: Path, records: Iterable[Record], layout: Layout) -> None:
     writers: dict[str, Callable[[Path, Iterable[Record], Layout], None]] = {
         ".jsonl": _write_jsonl, ".csv": _write_csv, ".xlsx": write_xlsx, ".parquet": _write_parquet,
     }  # fmt: skip
-    with written_whole(path) as partial:
+    with disk_room(path.parent), written_whole(path) as partial:
         writers[path.suffix.lower()](partial, records, layout)
 
 

@@ -16,7 +16,7 @@ from tessera.documents.markdown import has_good_text, text_to_markdown
 from tessera.documents.page import Page, PageError
 from tessera.documents.presets import Preset
 from tessera.errors import UsageError
-from tessera.machine import written_whole
+from tessera.machine import disk_room, written_whole
 
 SUFFIXES = (".md", ".txt", ".json")
 
@@ -97,7 +97,11 @@ def write_transcripts(path: Path, transcripts: Iterator[Transcript], model: str)
     """
     check_out(path)
     counted = _Counted(transcripts)
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        disk_room(path.parent),
+        written_whole(path) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as file,
+    ):
         if path.suffix.lower() != ".json":
             file.writelines(_markdown(counted))
         else:

@@ -7,6 +7,7 @@ disk as they come (XlsxWriter's constant memory), and no text becomes a formula 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -28,13 +29,18 @@ WIDTHS = {"document": 32, "pages": 8, "checks": 40, "message": 40}
 def write_xlsx(path: Path, records: Iterable[Record], layout: Layout) -> None:
     import xlsxwriter
 
-    options = {
-        "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False,
-        "nan_inf_to_errors": True, "tmpdir": str(path.parent),
-    }  # fmt: skip
-    with xlsxwriter.Workbook(str(path), options) as workbook:
-        workbook.set_properties({"created": datetime(1980, 1, 1)})  # zip's first day: equal records, equal bytes
-        _Workbook(workbook, layout).write(records)
+    # Sheets are put together in a hidden folder, which is no document of the folder that they are written to.
+    with tempfile.TemporaryDirectory(prefix=".tessera-", dir=path.parent) as folder:
+        options = {
+            "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False,
+            "strings_to_numbers": False, "nan_inf_to_errors": True, "tmpdir": folder,
+        }  # fmt: skip
+        try:
+            with xlsxwriter.Workbook(str(path), options) as workbook:
+                workbook.set_properties({"created": datetime(1980, 1, 1)})  # zip's first day: the same bytes each time
+                _Workbook(workbook, layout).write(records)
+        except xlsxwriter.exceptions.FileCreateError as error:
+            raise error.args[0] from error  # the system's own
 
 
 class _Sheet:

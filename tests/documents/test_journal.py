@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -217,6 +218,21 @@ def test_a_full_disk_is_said_at_the_next_call(tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match="no space"):
             journal.flush()
         journal._connection.execute("PRAGMA max_page_count = 1000000")
+        assert [row.result for row in journal.results()] == ["r" * 100_000]
+
+
+def test_a_limit_on_files_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal.open(tmp_path / "j", JOB) as journal:
+        journal.add(items(1))
+        journal.take()
+        journal.finish("i0", "r" * 100_000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, before[1]))
+        try:
+            with pytest.raises(DiskFullError, match="ulimit -f"):
+                journal.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert [row.result for row in journal.results()] == ["r" * 100_000]
 
 

@@ -6,6 +6,7 @@ import builtins
 import csv
 import dataclasses
 import json
+import resource
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from tessera.documents.record import Field, Record
 from tessera.documents.schemas import make_schema
 from tessera.documents.stored import record_object, record_of
 from tessera.documents.tables import Layout, pages_text, write_table
-from tessera.errors import MissingExtraError, UsageError
+from tessera.errors import DiskFullError, MissingExtraError, UsageError
 
 SCHEMA = make_schema(
     "s",
@@ -217,3 +218,15 @@ def test_a_table_appears_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pages", "text"), [((), ""), ((4,), "4"), ((1, 2, 3, 5, 7, 8), "1-3, 5, 7-8")])
 def test_pages_are_written_as_ranges(pages: tuple[int, ...], text: str) -> None:
     assert pages_text(pages) == text
+
+
+def test_a_limit_on_files_is_said_and_leaves_no_part(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name in ("t.csv", "t.jsonl", "t.xlsx"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        try:
+            with pytest.raises(DiskFullError, match="ulimit -f"):
+                write_table(tmp_path / name, [GOOD], LAYOUT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
