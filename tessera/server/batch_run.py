@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tessera.documents.journal import Counts, Journal
 from tessera.documents.runner import WAIT_S, run
-from tessera.errors import EngineDeadError, TesseraError
+from tessera.errors import DiskFullError, EngineDeadError, TesseraError
 from tessera.server.batches import Batches, Job, usage_of
 from tessera.server.documents import OCR, OcrLines
 from tessera.server.errors import BadRequestError, unexpected_error
@@ -23,6 +23,7 @@ from tessera.server.lines import LineError, Rows, read_line
 from tessera.server.served_model import JobStoppedError, ServedModel
 
 logger = logging.getLogger(__name__)
+REST_S = 60.0  # before a job is tried again that the disk has no room for
 MAX_ERRORS = 100  # told of one input
 TAKEN = 256  # lines that are closed together when the time is over
 
@@ -46,18 +47,29 @@ class BatchRun:
             self._model.abort()
 
     def work(self) -> None:
-        """Work until the job ends or the server does."""
+        """Work until the job ends or the server does; without room on the disk, rest and keep what is there."""
+        try:
+            self._work_or_fail()
+        except Exception as error:
+            full = isinstance(error, DiskFullError)
+            why = str(error) if full else "its end could not be kept"
+            logger.warning("batch %s is tried again in %g s: %s", self._job.id, REST_S, why, exc_info=not full)
+            self._batches.closing.wait(REST_S)
+        finally:
+            self._batches.ended(self._job)
+
+    def _work_or_fail(self) -> None:
         try:
             self._work()
         except (JobStoppedError, EngineDeadError):
             logger.info("batch %s goes on when the server starts again", self._job.id)
+        except DiskFullError:
+            raise
         except TesseraError as error:
             self._fail([_mistake(error.code or "failed", str(error), None)])
         except Exception:
             logger.exception("batch %s failed", self._job.id)
             self._fail([_mistake("server_error", str(unexpected_error()), None)])
-        finally:
-            self._batches.ended(self._job)
 
     def _work(self) -> None:
         job, source = self._job, self._folder / "input.jsonl"
@@ -86,7 +98,7 @@ class BatchRun:
                     code="model_changed",
                 )
             self._answer(journal, source)
-        except (JobStoppedError, EngineDeadError):
+        except (JobStoppedError, EngineDeadError, DiskFullError):
             raise
         except TesseraError as error:
             job.errors, job.ending = [_mistake(error.code or "failed", str(error), None)], "failed"

@@ -23,8 +23,9 @@ from tessera.documents.kinds import kind_of
 from tessera.documents.limits import PageLimits
 from tessera.documents.plan import Budget
 from tessera.documents.runner import Done
-from tessera.errors import DocumentError, EngineBusyError, TesseraError
+from tessera.errors import DiskFullError, DocumentError, EngineBusyError, TesseraError
 from tessera.fetch import Stop
+from tessera.machine import disk_room
 from tessera.messages import Message
 from tessera.server.backend import Backend
 from tessera.server.document_parts import PageReader
@@ -127,8 +128,9 @@ class OcrService:
         name, data = read(source, self._limits, stop)
         name = (document.document_name or "").rpartition("/")[2] or ("the document" if is_data_url(source) else name)
         with tempfile.NamedTemporaryFile(prefix="tessera-ocr-") as file:
-            file.write(data)
-            file.flush()
+            with disk_room(Path(file.name).parent):
+                file.write(data)
+                file.flush()
             yield Given(Path(file.name), name, len(data))
 
     @property
@@ -175,7 +177,7 @@ class OcrLines:
             body = _body(line)
             model.adapter = self.service.names.adapter(body.model)
             told = self.service.answer(body, self.tenant, model)
-        except JobStoppedError:
+        except (JobStoppedError, DiskFullError):
             raise
         except TesseraError as error:
             return Done(self.rows.refused(line, error), failed=True)

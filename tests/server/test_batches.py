@@ -22,6 +22,9 @@ from mistralai.client.models import ChatCompletionRequest, ChatCompletionRespons
 from mistralai.extra.batch import BatchClient, BatchInput
 from openai.types import Batch
 
+from tessera.errors import DiskFullError
+from tessera.server import batch_run
+from tessera.server.batches import Batches, Job
 from tessera.server.served_model import Gate
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import assert_refused
@@ -325,6 +328,29 @@ def test_a_batch_goes_on_in_the_next_server(tmp_path: Path) -> None:
         assert list((folder / "jobs").iterdir()) == []
     finally:
         again.stop()
+
+
+def test_a_full_disk_ends_no_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The server tries again when there may be room, and neither gives results up nor turns in a circle."""
+    monkeypatch.setattr(batch_run, "REST_S", 0.01)
+    left, save = 3, Batches._save
+
+    def fail(batches: Batches, job: Job) -> None:
+        nonlocal left
+        if job.state in ("in_progress", "failed") and left:
+            left -= 1
+            raise DiskFullError("no room")
+        save(batches, job)
+
+    monkeypatch.setattr(Batches, "_save", fail)
+    running = run_server()
+    try:
+        api = Api(running)
+        done = api.ended(api.create(many(2)))
+        assert (done.status, len(api.rows(done.output_file_id))) == ("completed", 2)
+    finally:
+        running.stop()
+    assert sum("is tried again in" in each.getMessage() for each in caplog.records) == 3
 
 
 def test_people_come_first(running: Running, api: Api) -> None:
