@@ -37,6 +37,7 @@ ELSEWHERE = {
     "help": "`tessera --help` lists the commands",
     "version": "`tessera --version` shows it",
 }
+MAX_NAME = 220  # bytes of an output file's name; systems take 255
 KINDS = {"NUMBER": "a number", "COUNT": "a whole number", "PATH": "a path"}
 
 
@@ -67,6 +68,11 @@ def spread(words: Sequence[str]) -> Iterator[str]:
 
 def check_target(option: str, file: Path) -> None:
     """Refuse an unwritable output file before the work begins; raises UsageError."""
+    if (size := len(os.fsencode(file.name))) > MAX_NAME:
+        raise UsageError(
+            f"{option} {file.name[:40]}... has a name of {size} bytes, and the limit is {MAX_NAME}, because files beside "
+            "it have longer ones; shorten it."
+        )
     if file.is_dir():
         raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
     if not file.absolute().parent.is_dir():

@@ -118,6 +118,10 @@ def test_events_are_lines_of_json(run: Run, model: Scripted, tmp_path: Path) -> 
         (("extract", "a.png", "-s", "gone.json", "-o", "t.csv"), "no schema at gone.json"),
         (("extract", "a.png", "-s", "s.json", "-o", "t.ods"), "t.ods ends in .ods"),
         (("extract", "a.png", "-s", "s.json", "-o", "none/t.csv"), "none"),
+        (
+            ("extract", "a.png", "-s", "s.json", "-o", "n" * 250 + ".csv"),
+            "has a name of 254 bytes, and the limit is 220",
+        ),
         (("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--max-error", "2"), "max_error is 2"),
         (
             ("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--report", "./t.csv"),
