@@ -40,7 +40,7 @@ def assemble(unit: Unit, results: Sequence[str | None], preset: Preset) -> Recor
     whole = join(parts, preset.schema)
     good = [each for each in readings if each is not None]
     checks = [PROBLEMS[each.problem] + f" (pages {_span(each.pages)})" for each in good if each.problem]
-    checks += [f"page {each.number}: {each.message}" for each in unit.errors]
+    checks += [each.message if each.number is None else f"page {each.number}: {each.message}" for each in unit.errors]
     checks += [f"pages {_span(each.get('pages') or [0])}: {each['message']}" for each in errors]
     notes = [WRAPPED + f" (pages {_span(each.pages)})" for each in good if each.wrapped]
     failures = run_checks(preset.checks, whole.value, preset.schema)

@@ -97,13 +97,16 @@ def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | Non
     names = list(dict.fromkeys(each.document for each in group))
     digests = list(dict.fromkeys(each.digest or "" for each in group))
     document = " + ".join(names)
-    missing = preset.images - len(group)
     divided = windows([each.tokens for each in shown], preset, budget)
-    if preset.images > 1 and missing > 0:
-        text = f"the preset {preset.name} compares {preset.images} images, and {missing} is missing after {names[-1]}."
-        errors = (*errors, PageError(document, None, "image_missing", text))
+    identity = "+".join(
+        f"{digest[:16]}:{name}" for digest, name in zip(digests + [""] * len(names), names, strict=False)
+    )
+    if preset.images > 1:
+        identity += "@" + ",".join(str(each.number) for each in group)  # a document's pages may be several pairs
+        divided = (tuple(range(len(shown))),) if len(shown) == preset.images else ()  # never one without the other
+        errors = (*errors, *_missing(group, preset, document))
     return Unit(
-        id="+".join(f"{digest[:16]}:{name}" for digest, name in zip(digests + [""] * len(names), names, strict=False)),
+        id=identity,
         document=document,
         keys=tuple((each.document, each.number) for each in shown),
         windows=divided,
@@ -112,6 +115,18 @@ def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | Non
         blank=tuple((each.document, each.number) for each in seen if each.blank),
         errors=errors,
     )
+
+
+def _missing(group: Sequence[Any], preset: Preset, document: str) -> Iterator[PageError]:
+    """Why images cannot be compared, where they opened."""
+    words = f"the preset {preset.name} compares {preset.images} images"
+    if (missing := preset.images - len(group)) > 0:
+        yield PageError(
+            document, None, "image_missing", f"{words}, and {missing} is missing after {group[-1].document}."
+        )
+    for each in group:
+        if isinstance(each, _Seen) and each.blank:
+            yield PageError(document, None, "blank", f"{words}, and page {each.number} of {each.document} is blank.")
 
 
 def _headings_before(shown: Sequence[_Seen], first: int) -> tuple[str, ...]:

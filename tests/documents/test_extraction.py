@@ -235,7 +235,16 @@ def test_two_images_are_compared_in_one_request(tmp_path: Path) -> None:
     pair, alone = sorted(records(paths, model, "preset:compare"), key=lambda record: record.document)
     assert pair.document.endswith("b.png")
     assert pair.value["same"] is False
-    assert "1 is missing" in " ".join((*alone.checks, alone.message or ""))
+    assert (alone.value, alone.error) == (None, "image_missing")
+    assert "1 is missing" in str(alone.message)
+    assert len(model.asked) == 1  # nothing is compared with nothing
+
+
+def test_a_documents_pages_are_pairs_and_a_blank_one_is_compared_with_none(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: {"same": False, "differences": []})
+    found = list(records(draw(tmp_path / "a.tif", "a", "b", "c", "d", "e", ""), model, "preset:compare"))
+    assert sorted((each.pages, each.error) for each in found) == [((1, 2), None), ((3, 4), None), ((5,), "blank")]
+    assert "page 6 of" in str(next(each.message for each in found if each.error))
 
 
 def test_readings_of_a_count_vote(tmp_path: Path) -> None:
