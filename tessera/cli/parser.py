@@ -70,8 +70,8 @@ def check_target(option: str, file: Path) -> None:
     """Refuse an unwritable output file before the work begins; raises UsageError."""
     if (size := len(os.fsencode(file.name))) > MAX_NAME:
         raise UsageError(
-            f"{option} {file.name[:40]}... has a name of {size} bytes, and the limit is {MAX_NAME}, because files beside "
-            "it have longer ones; shorten it."
+            f"{option} {file.name[:40]}... has a name of {size} bytes, and the limit is {MAX_NAME}, because files "
+            "beside it have longer ones; shorten it."
         )
     if file.is_dir():
         raise UsageError(f"{option} {file} is a folder; name a file in it, such as {file / 'NAME'}.")
