@@ -18,7 +18,7 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.page import PageError
 from tessera.documents.pages import read_pages
 from tessera.documents.plan import Budget
-from tessera.errors import DocumentError, FetchError
+from tessera.errors import DocumentError, FetchError, ImageError
 from tessera.messages import Image, Message
 from tessera.server.errors import BadRequestError
 from tessera.server.ocr_schemas import Document
@@ -33,6 +33,7 @@ SOURCES = {**dict.fromkeys(URLS, "document_url"), "file_id": "file_id"}
 NAMES = ("document_name", "filename", "file_name")
 SILENT = ("type", "file", "cache_control", "detail")
 SEVERAL = ("zip", "mail")
+LOCKED = "{} is locked, and a request of this kind has no place for its password; send it without one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +138,17 @@ class PageReader:
                                             code="unsupported")  # fmt: skip
                 pages: list[str | Image] = []
                 for page in islice(read_pages([given.path], limits=self.limits), room + 1):
+                    if isinstance(page, PageError) and page.code == "too_many_pages":
+                        raise self._too_many(part.where)
                     if isinstance(page, PageError):
-                        raise DocumentError(page.message.replace(str(given.path), given.name), code=page.code)
+                        locked = page.code == "password_required"
+                        words = LOCKED if locked else page.message.replace(str(given.path), given.name)
+                        raise DocumentError(words.format(given.name) if locked else words, code=page.code)
                     if len(pages) == room:
                         raise self._too_many(part.where)
                     ((shown, side),) = plan.views(page, "off", self.budget)
                     pages.append(Image(page.image(side, crop=shown)))
-        except (DocumentError, FetchError) as error:
+        except (DocumentError, FetchError, ImageError) as error:
             raise BadRequestError(
                 f"{part.where}: {error}", param=part.where, code=error.code, status=error.http_status
             ) from error

@@ -125,6 +125,13 @@ class OcrService:
                 f"document.{source_field} must be an http(s) URL or a data URL; upload the file for anything else.",
                 param=f"document.{source_field}",
             )
+        head = source.partition(",")[0]
+        if is_data_url(source) and not head.lower().endswith(";base64"):
+            raise DocumentError(
+                f"the data URL begins with {head[:40]!r}; it must be data:application/pdf;base64,DATA, or that of an "
+                "image or an office document.",
+                code="unsupported",
+            )
         name, data = read(source, self._limits, stop)
         name = (document.document_name or "").rpartition("/")[2] or ("the document" if is_data_url(source) else name)
         with tempfile.NamedTemporaryFile(prefix="tessera-ocr-") as file:

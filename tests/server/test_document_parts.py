@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,17 @@ def tall_wide_tall() -> bytes:
         return saved(pdf)
 
 
+def test_what_to_do_about_a_document_is_what_a_chat_can_do(tmp_path: Path) -> None:
+    with pikepdf.open(io.BytesIO(TWO)) as pdf:
+        pdf.save(locked := io.BytesIO(), encryption=pikepdf.Encryption(owner="o", user="u"))
+    with pytest.raises(BadRequestError, match=r"c\.pdf is locked, .*; send it without one") as refused:
+        reader(tmp_path, locked.getvalue()).with_pages(messages_of(PART))
+    assert refused.value.code == "password_required"
+    few = replace(reader(tmp_path, TWO), limits=PageLimits(max_pages=1))
+    with pytest.raises(BadRequestError, match="read the document with /v1/ocr"):
+        few.with_pages(messages_of(PART))
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -180,13 +192,15 @@ def test_the_clients_ask_about_documents(running: Running) -> None:
 def test_bad_documents_and_private_addresses_are_refused_in_a_chat(running: Running) -> None:
     for url, code in (
         (data_url(b"%PDF-1.4 nothing"), "damaged"), ("http://127.0.0.1:9/a.pdf", "image_fetch_failed"),
-        ("/etc/passwd", None),
+        ("/etc/passwd", None), ("data:text/html,<b>x</b>", "unsupported"),
+        ("data:text/html;base64,PGI+", "unsupported"), ("data:application/pdf;base64,%%%", "invalid_image"),
     ):  # fmt: skip
         refused = running.post(
             "/v1/chat/completions", {"messages": asked({"type": "document_url", "document_url": url})}
         )
         assert_refused(refused, 400)
         assert refused.json()["error"]["code"] == code
+        assert (refused.json()["error"]["param"] == "messages.0.content.0") == (url != "/etc/passwd")
 
 
 def test_a_file_of_another_key_is_none(locked: Running) -> None:
