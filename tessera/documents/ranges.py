@@ -34,7 +34,10 @@ def _parsed(text: str) -> list[tuple[int, int | None]]:
     """Return first and last pages; a last of None means the first alone, -1 the document's end."""
     parts = text.split(",")
     if len(parts) > MAX_RANGES:
-        raise UsageError(f"{len(parts):,} page ranges were given, and the limit is {MAX_RANGES:,}.", param="pages")
+        raise UsageError(
+            f"{len(parts):,} page ranges were given, and the limit is {MAX_RANGES:,}; ask for them in several parts.",
+            param="pages",
+        )
     parsed = []
     for part in parts:
         match = RANGE.fullmatch(part)

@@ -17,6 +17,7 @@ from tessera.documents.presets import Preset, files, named
 from tessera.errors import UsageError
 from tessera.messages import Message
 from tessera.sampling import Grammar
+from tessera.server.document_parts import documents_in
 from tessera.server.errors import BadRequestError
 
 
@@ -51,10 +52,19 @@ def temperature_of(preset: Preset | None, asked: float | None) -> float:
 
 
 def instructed(messages: Sequence[Message], preset: Preset | None) -> list[Message]:
-    """Add a preset's instructions, unless there are others, and its question to a last turn of images alone."""
+    """Add a preset's instructions, unless there are others, and its question to a last turn of images alone.
+
+    Raises BadRequestError if the preset compares more images than there are.
+    """
     found = list(messages)
     if preset is None:
         return found
+    images = sum(len(each.images) for each in found)
+    if images < preset.images > 1 and not documents_in(found):  # whose pages are not counted yet
+        raise BadRequestError(
+            f"the preset {preset.name} compares {preset.images} images, and the request holds {images}; send all.",
+            param="preset",
+        )
     last = max((index for index, each in enumerate(found) if each.role == "user"), default=None)
     if last is not None and not any(isinstance(part, str) and part.strip() for part in found[last].content):
         found[last] = replace(found[last], content=(*found[last].images, preset.question))

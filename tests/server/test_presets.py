@@ -63,6 +63,14 @@ def test_what_contradicts_is_refused_by_name(more: dict[str, Any], words: str) -
         chat_sampling(chat(**more))
 
 
+def test_one_image_alone_is_not_compared() -> None:
+    with pytest.raises(BadRequestError, match="compares 2 images, and the request holds 1"):
+        conversation_of(chat(preset="compare"))
+    pair = [{"role": "user", "content": [IMAGE, IMAGE]}]
+    document = [{"role": "user", "content": [{"type": "file", "file_id": "a"}]}]  # which may have two pages
+    assert all(len(conversation_of(chat(preset="compare", messages=each))) == 2 for each in (pair, document))
+
+
 def test_responses_take_presets_too() -> None:
     body = ResponsesRequest.model_validate(
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": RECEIPT}]}], "preset": "receipt"}
