@@ -28,7 +28,7 @@ from tessera.weights.detect import is_gguf, is_gguf_name, read_json
 from tessera.weights.fill import linear_shapes
 from tessera.weights.gguf.header import read_header
 from tessera.weights.gguf.names import to_gguf_name
-from tessera.weights.gguf.read import TEXT_ARCHITECTURE
+from tessera.weights.gguf.scaling import PLAIN_ARCHITECTURE
 from tessera.weights.gguf.stored import stored_tensor
 from tessera.weights.safetensors import StoredTensor, stored_tensors
 from tessera.weights.write import Writer, piece_of_panels, write_files, write_tensors
@@ -157,7 +157,7 @@ def write_gguf_adapter(adapter: LoraAdapter, file: Path) -> tuple[str, ...]:
     one = kept.uniform()
     first = next(iter(one.modules.values()))
     with disk_room(file.parent), written_whole(file) as partial_file:
-        writer = GGUFWriter(partial_file, TEXT_ARCHITECTURE)
+        writer = GGUFWriter(partial_file, PLAIN_ARCHITECTURE)
         writer.add_type(GGUFType.ADAPTER)
         writer.add_string(Keys.Adapter.TYPE, "lora")
         writer.add_float32(Keys.Adapter.LORA_ALPHA, first.scale * first.rank)

@@ -13,51 +13,29 @@ import reprlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 
 from tessera.errors import CheckpointError
 from tessera.images import MEAN, STD
-from tessera.model.config import MAX_CONTEXT_TOKENS, ModelConfig
+from tessera.model.config import ModelConfig, trained_context
 from tessera.model.vision import VISION_NORM_EPS
 from tessera.prompt import Tokenizer
 from tessera.weights.checkpoint import Checkpoint, most_stored_dtype
 from tessera.weights.detect import find_tokenizer
 from tessera.weights.fill import check_sources, empty_model, linear_shapes
 from tessera.weights.gguf.blocks import REQUANTIZED
-from tessera.weights.gguf.header import Header, Value, read_header
+from tessera.weights.gguf.header import Header, read_header
+from tessera.weights.gguf.keys import Keys
 from tessera.weights.gguf.names import IMAGE_BREAK, to_gguf_name
+from tessera.weights.gguf.scaling import TEXT_ARCHITECTURES, read_scaling
 from tessera.weights.gguf.stored import StoredBlocks, rounding_error, stored_tensor
 from tessera.weights.safetensors import StoredTensor
-from tessera.weights.source import Source, StoredLinear
+from tessera.weights.source import EMBEDDINGS, HEAD, Source, StoredLinear
 
-TEXT_ARCHITECTURE, VISION_ARCHITECTURE, PROJECTOR = "llama", "clip", "pixtral"
+VISION_ARCHITECTURE, PROJECTOR = "clip", "pixtral"
 VISION_THETA = 10_000.0  # only in files made from the official layout: a constant in llama.cpp
-# Keys with no or wrong information on the computation: early uploads say gelu, but the weights need SiLU.
-UNUSED_KEYS = {"llama.tensor_data_layout", "clip.vision.projection_dim", "clip.use_silu", "clip.use_gelu"}
-# Keys of settings that Pixtral does not have, with the values that turn them off or change nothing in llama.cpp.
-OFF_KEYS: dict[str, tuple[Value, ...]] = {
-    "llama.expert_used_count": (0,),
-    "llama.expert_shared_count": (0,),
-    "llama.attention.causal": (True,),
-    "llama.attention.sliding_window": (0,),
-    "llama.attention.scale": (0.0,),
-    "llama.attention.clamp_kqv": (0.0,),
-    "llama.attention.max_alibi_bias": (0.0,),
-    "llama.rope.scaling.factor": (0.0, 1.0),
-    "llama.rope.scaling.attn_factor": (1.0,),
-    "llama.rope.scaling.finetuned": (False,),
-    "llama.rope.scale_linear": (1.0,),
-    "llama.logit_scale": (0.0, 1.0),
-    "llama.embedding_scale": (0.0, 1.0),
-    "llama.residual_scale": (0.0, 1.0),
-    "llama.pooling_type": (0,),
-    "clip.has_text_encoder": (False,),
-    "clip.has_llava_projector": (False, True),  # ignored by readers of the projector's type
-}
-MAX_INTEGER, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
 UNUSED_TOKEN = b"<SPECIAL_"
 # The character for each byte in GPT-2's vocabularies: itself if printable, otherwise one from 256 on.
 VISIBLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
@@ -105,9 +83,9 @@ def open_pair(file: Path, mmproj: Path | None = None) -> GGUFPair:
         raise CheckpointError(
             f"{file} is the vision part of a model; give the text model's file as the model and this one as --mmproj."
         )
-    _expect_architecture(text, TEXT_ARCHITECTURE, "the text model")
+    _expect_architecture(text, TEXT_ARCHITECTURES, "the text model")
     vision = read_header(_find_mmproj(file) if mmproj is None else mmproj)
-    _expect_architecture(vision, VISION_ARCHITECTURE, "the vision part")
+    _expect_architecture(vision, (VISION_ARCHITECTURE,), "the vision part")
     return GGUFPair(text, vision)
 
 
@@ -128,7 +106,8 @@ def _find_mmproj(file: Path) -> Path:
 
 def read_config(pair: GGUFPair) -> ModelConfig:
     """Read the model's config from both files' metadata; raises CheckpointError."""
-    text, tokens = _Keys(pair.text, "llama."), token_list(pair.text)
+    architecture = pair.text.text("general.architecture") or ""
+    text, tokens = Keys(pair.text, f"{architecture}."), token_list(pair.text)
     dim, heads, context = (text.integer(k) for k in ("embedding_length", "attention.head_count", "context_length"))
     head_dim = text.integer("attention.key_length", dim // heads)
     for key, expected in (
@@ -136,7 +115,6 @@ def read_config(pair: GGUFPair) -> ModelConfig:
         ("rope.dimension_count", head_dim),
         ("vocab_size", len(tokens)),
         ("attention.sliding_window", context),
-        ("rope.scaling.type", "none"),
         ("expert_count", 0),
     ):
         text.check(key, expected)
@@ -150,16 +128,17 @@ def read_config(pair: GGUFPair) -> ModelConfig:
         "rope_theta": text.number("rope.freq_base"),
         "norm_eps": text.number("attention.layer_norm_rms_epsilon"),
         "vocab_size": len(tokens),
-        # 1,024,000 in files made from Hugging Face's layout is a mistake: the model was trained for 131,072.
-        "max_seq_len": min(context, MAX_CONTEXT_TOKENS),
+        "max_seq_len": context,
+        "tied_embeddings": is_tied(pair.text),
+        **read_scaling(text, architecture),
         "vision_encoder": _vision_params(pair.vision) | _special_ids(pair.text.file, tokens),
     }
     text.refuse_others()
-    return ModelConfig.from_params(params, str(pair.text.file))
+    return trained_context(ModelConfig.from_params(params, str(pair.text.file)))
 
 
 def _vision_params(header: Header) -> dict[str, Any]:
-    keys = _Keys(header, "clip.")
+    keys = Keys(header, "clip.")
     keys.check("has_vision_encoder", True)
     keys.check("has_audio_encoder", False)
     keys.check("projector_type" if "clip.projector_type" in header.values else "vision.projector_type", PROJECTOR)
@@ -230,6 +209,11 @@ def written_token(tokenizer: Tokenizer, token_id: int) -> bytes:
     return "".join(PRINTABLE[byte] for byte in tokenizer.token_bytes(token_id)).encode()
 
 
+def is_tied(text: Header) -> bool:
+    """Return True if the file has no head of its own: llama.cpp then takes the embeddings."""
+    return to_gguf_name(HEAD) not in text.tensors
+
+
 def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source], dict[str, StoredLinear]]:
     """Find the plain tensors, by official name, and the linears that stay quantized; reads headers only.
 
@@ -243,11 +227,13 @@ def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source]
             tensor = stored_tensor(header.file, entry)
             if (twin := stored.setdefault(official.get(name, name), tensor)) is not tensor:
                 raise CheckpointError(f"the tensor {name!r} is in both {twin.file} and {header.file}; use one model's.")
-    row, embeddings = stored.pop(IMAGE_BREAK, None), stored.get("tok_embeddings.weight")
+    row, embeddings = stored.pop(IMAGE_BREAK, None), stored.get(EMBEDDINGS)
     if row is not None and isinstance(embeddings, StoredBlocks):
         # Rounded in the text model's file; llama.cpp reads it from here too.
         exact = config.vision_encoder.image_break_token_id, row
-        stored["tok_embeddings.weight"] = dataclasses.replace(embeddings, exact_row=exact)
+        stored[EMBEDDINGS] = dataclasses.replace(embeddings, exact_row=exact)
+    if config.tied_embeddings and embeddings is not None:
+        stored[HEAD] = embeddings
     sources = check_sources({name: Source(tensor) for name, tensor in stored.items()}, config, pair.text.file)
     if row is not None and row.shape != (config.dim,):
         raise CheckpointError(
@@ -265,6 +251,8 @@ def read_weights(pair: GGUFPair, config: ModelConfig) -> tuple[dict[str, Source]
 def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
     """Describe the types that do not fit the packed layout and are rounded to 8 bits, with the measured error."""
     official = {to_gguf_name(f"{name}.weight") for name in linear_shapes(config)}
+    if config.tied_embeddings:
+        official.add(to_gguf_name(EMBEDDINGS))
     rounded = [
         tensor
         for header in (pair.text, pair.vision)
@@ -281,78 +269,10 @@ def rounding_notes(pair: GGUFPair, config: ModelConfig) -> tuple[str, ...]:
     )
 
 
-class _Keys:
-    """One section of a file's metadata; keys that were not read are refused at the end."""
-
-    def __init__(self, header: Header, section: str) -> None:
-        self._file, self._section = header.file, section
-        given = {key: value for key, value in header.values.items() if key.startswith(section)}
-        self._values = {key: value for key, value in given.items() if not _is_off(key, value)}
-        self._asked = set(UNUSED_KEYS)
-
-    def _value(self, key: str, default: Value | None = None) -> Value:
-        full = self._section + key
-        self._asked.add(full)
-        value = self._values.get(full, default)
-        if value is None:
-            raise CheckpointError(f"{self._file}: the key {full!r} is missing; download the file again.")
-        return value
-
-    def integer(self, key: str, default: int | None = None, limit: int = MAX_INTEGER) -> int:
-        value = self._value(key, default)
-        if type(value) is not int or not 0 < value <= limit:
-            self._refuse(key, value, f"it must be a whole number from 1 to {limit:,}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._value(key, default)
-        if type(value) is not float or not 0 < value <= MAX_FLOAT:
-            self._refuse(key, value, "it must be a positive number")
-        return float(str(np.float32(value)))  # 1e-05, not its float32 value
-
-    def check(self, key: str, expected: Value) -> None:
-        """Refuse any other value than this, if the key is present."""
-        value = self._value(key, expected)
-        if type(value) is not type(expected) or not (value == expected or _is_close(value, expected)):
-            self._refuse(key, value, f"this model needs {expected!r}")
-
-    def check_colours(self, key: str, expected: tuple[float, ...]) -> None:
-        value = self._value(key)
-        if not _is_close(value, expected):
-            self._refuse(key, value, f"Pixtral's is {expected}")
-
-    def refuse_others(self) -> None:
-        """Refuse keys that were not read: they may change the computation."""
-        others = self._values.keys() - self._asked
-        if others:
-            raise CheckpointError(
-                f"{self._file} has the key {min(others)!r}, which is not known here and may change the computation, so "
-                "the model is refused; use a file of the Pixtral family."
-            )
-
-    def _refuse(self, key: str, value: Value, wanted: str) -> NoReturn:
-        raise CheckpointError(
-            f"{self._file}: {self._section + key} is {reprlib.repr(value)}, and {wanted}; use a file of the Pixtral "
-            "family."
-        )
-
-
-def _is_off(key: str, value: Value) -> bool:
-    return any(type(value) is type(off) and value == off for off in OFF_KEYS.get(key, ()))
-
-
-def _is_close(value: Any, expected: Any) -> bool:
-    """Return True if numbers, or rows of them, are equal up to float32 and a writer's rounding."""
-    if not isinstance(value, float | np.ndarray):
-        return False
-    given, wanted = np.asarray(value), np.asarray(expected)
-    return given.shape == wanted.shape and given.dtype.kind == "f" and np.allclose(given, wanted, rtol=1e-5, atol=0)
-
-
-def _expect_architecture(header: Header, wanted: str, what: str) -> None:
+def _expect_architecture(header: Header, wanted: tuple[str, ...], what: str) -> None:
     found = header.text("general.architecture")
-    if found != wanted:
+    if found not in wanted:
         raise CheckpointError(
             f"{header.file} is of the architecture {reprlib.repr(found)}, and {what} of the Pixtral family has "
-            f"{wanted!r}; use its files."
+            f"{' or '.join(map(repr, wanted))}; use its files."
         )

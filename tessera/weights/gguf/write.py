@@ -35,12 +35,12 @@ from tessera.weights.gguf.read import (
     PRINTABLE,
     PROJECTOR,
     SPECIAL_TOKENS,
-    TEXT_ARCHITECTURE,
     VISION_ARCHITECTURE,
     VISION_THETA,
     written_token,
 )
-from tessera.weights.source import Source
+from tessera.weights.gguf.scaling import architecture_of, fixed_settings, scaling_values
+from tessera.weights.source import HEAD, Source, has_tied_head
 from tessera.weights.write import Report, write_files
 
 Kind = GGMLQuantizationType
@@ -87,9 +87,11 @@ def write_gguf(
     Raises UsageError for a model that llama.cpp cannot represent.
     """
     check_kind(kind)
+    head = {HEAD} if has_tied_head(sources) else set()
     text = [
         _tensor(each, source, text_kind(each, source.stored.shape, source.stored.dtype, kind))
         for each, source in _part(sources, vision=False)
+        if each not in head
     ]
     vision = [
         _tensor(each, source, vision_kind(each, source.stored.shape, source.stored.dtype))
@@ -126,7 +128,7 @@ def write_pair(
     (vision_type,) = [FILE_TYPES[tensor.kind] for tensor in vision if tensor.name == matrices]
     num_bytes = sum(tensor.num_bytes for tensor in (*text, *vision))
     write = partial(_write_file, report=Report(num_bytes, progress))
-    text_values = _general("model", TEXT_ARCHITECTURE, name, TYPES[kind][2]) | _text_values(config)
+    text_values = _general("model", architecture_of(config), name, TYPES[kind][2]) | _text_values(config)
     vision_values = _general("mmproj", VISION_ARCHITECTURE, name, vision_type) | _vision_values(config)
     writers = {
         f"mmproj-{name}.gguf": partial(write, values=vision_values, tensors=vision),
@@ -145,8 +147,7 @@ def _check_config(config: ModelConfig, tokenizer: Tokenizer, tokenizer_file: Pat
     wanted = {name: getattr(vision, key) for key, name in SPECIAL_TOKENS.items()}
     for what, value, needed in (
         ("the tokenizer's file", tokenizer_file.suffix, ".json"),
-        ("the decoder's yarn", config.yarn, None),  # llama.cpp's architecture mistral3, which is not written
-        ("the decoder's llama_4_scaling", config.llama_4_scaling, None),
+        *fixed_settings(config),
         ("the vision encoder's rope_theta", vision.rope_theta, VISION_THETA),
         ("the vision encoder's number of channels", vision.num_channels, 3),
         ("the ids of image tokens", ids, wanted),
@@ -209,20 +210,22 @@ def _general(kind: str, architecture: str, name: str, file_type: LlamaFileType) 
 
 
 def _text_values(config: ModelConfig) -> dict[str, bytes]:
-    return {
-        "llama.block_count": _scalar("I", config.n_layers),
-        "llama.context_length": _scalar("I", config.max_seq_len),
-        "llama.embedding_length": _scalar("I", config.dim),
-        "llama.feed_forward_length": _scalar("I", config.hidden_dim),
-        "llama.attention.head_count": _scalar("I", config.n_heads),
-        "llama.attention.head_count_kv": _scalar("I", config.n_kv_heads),
-        "llama.attention.key_length": _scalar("I", config.head_dim),
-        "llama.attention.value_length": _scalar("I", config.head_dim),
-        "llama.attention.layer_norm_rms_epsilon": _scalar("f", config.norm_eps),
-        "llama.rope.dimension_count": _scalar("I", config.head_dim),
-        "llama.rope.freq_base": _scalar("f", config.rope_theta),
-        "llama.vocab_size": _scalar("I", config.vocab_size),
+    values: dict[str, int | float | str] = {
+        "block_count": config.n_layers,
+        "context_length": config.max_seq_len,
+        "embedding_length": config.dim,
+        "feed_forward_length": config.hidden_dim,
+        "attention.head_count": config.n_heads,
+        "attention.head_count_kv": config.n_kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": config.rope_theta,
+        "vocab_size": config.vocab_size,
+        **scaling_values(config),
     }
+    return {f"{architecture_of(config)}.{key}": _value(value) for key, value in values.items()}
 
 
 def _vision_values(config: ModelConfig) -> dict[str, bytes]:
@@ -321,6 +324,12 @@ def _padded(data: bytes) -> bytes:
 
 def _counted(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
+
+
+def _value(value: int | float | str) -> bytes:
+    if isinstance(value, str):
+        return _text(value)
+    return _scalar("I" if isinstance(value, int) else "f", value)
 
 
 def _scalar(code: str, value: float) -> bytes:

@@ -37,7 +37,7 @@ def gguf_name(name: str, config: ModelConfig) -> str:
     adapter = {"vision_language_adapter.w_in": "mm.1", "vision_language_adapter.w_out": "mm.2"}
     if stem in adapter:
         return f"{adapter[stem]}.{suffix}"
-    arch = gguf.MODEL_ARCH.LLAMA
+    arch = gguf.MODEL_ARCH.LLAMA if config.yarn is None else gguf.MODEL_ARCH.MISTRAL3
     if stem.startswith(("vision_encoder.", "patch_merger", "pre_mm")):
         arch = gguf.MODEL_ARCH.MMPROJ
     found = _names(arch).get_name(stem)
@@ -96,7 +96,7 @@ def write_pair(
     values = {text: _text_values(config) | tokens, vision: _vision_values(config)}
     for file, changes in ((text, text_values), (vision, vision_values)):
         values[file] |= changes or {}
-        writer = gguf.GGUFWriter(file, "llama" if file == text else "clip")
+        writer = gguf.GGUFWriter(file, architecture_of(config) if file == text else "clip")
         for key, value in values[file].items():
             if value is not None:
                 _add(writer, key, value)
@@ -172,8 +172,12 @@ def _vision_values(config: ModelConfig) -> dict[str, Any]:
     } | merge
 
 
+def architecture_of(config: ModelConfig) -> str:
+    return gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA if config.yarn is None else gguf.MODEL_ARCH.MISTRAL3]
+
+
 def _text_values(config: ModelConfig) -> dict[str, Any]:
-    return {
+    values = {
         "general.name": "tiny",
         "llama.block_count": config.n_layers,
         "llama.context_length": 1_024_000,
@@ -188,3 +192,22 @@ def _text_values(config: ModelConfig) -> dict[str, Any]:
         "llama.rope.freq_base": config.rope_theta,
         "llama.vocab_size": config.vocab_size,
     }
+    arch = architecture_of(config)
+    return {key.replace("llama.", f"{arch}."): value for key, value in values.items()} | scaling_values(config, arch)
+
+
+def scaling_values(config: ModelConfig, arch: str = "mistral3") -> dict[str, Any]:
+    """What llama.cpp's conversion/mistral.py writes of params.json's sections, under the package's keys."""
+    if config.yarn is None or config.llama_4_scaling is None:
+        return {}
+    rope = gguf.Keys.Rope
+    values = {
+        rope.SCALING_TYPE: gguf.RopeScalingType.YARN.value,
+        rope.SCALING_FACTOR: config.yarn.factor,
+        rope.SCALING_YARN_BETA_FAST: config.yarn.beta,
+        rope.SCALING_YARN_BETA_SLOW: config.yarn.alpha,
+        rope.SCALING_YARN_LOG_MUL: 1.0,
+        rope.SCALING_ORIG_CTX_LEN: config.yarn.original_max_position_embeddings,
+        gguf.Keys.Attention.TEMPERATURE_SCALE: config.llama_4_scaling.beta,
+    }
+    return {key.format(arch=arch): value for key, value in values.items()}

@@ -19,7 +19,7 @@ from tessera.weights.gguf.read import PRINTABLE, written_token
 from tessera.weights.gguf.write import merges
 from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, MERGED, TIED, VOCAB, edit_json, write_mistral_folder
-from tests.weights.gguf.files import gguf_name
+from tests.weights.gguf.files import architecture_of, gguf_name, scaling_values
 
 
 def read_back(file: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
@@ -29,7 +29,7 @@ def read_back(file: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]
 
 
 @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
-@pytest.mark.parametrize("config", [LLAVA, MERGED], ids=["plain", "merged"])
+@pytest.mark.parametrize("config", [LLAVA, MERGED, TIED], ids=["plain", "merged", "scaled"])
 def test_the_package_reads_what_was_written(kind: str, config: Any, tmp_path: Path) -> None:
     tensors = write_mistral_folder(tmp_path / "model", config)
     calls: list[tuple[str, int, int]] = []
@@ -52,11 +52,17 @@ def test_the_package_reads_what_was_written(kind: str, config: Any, tmp_path: Pa
         assert found.tensor_type == wanted
         assert tuple(found.shape[::-1]) == tuple(tensor.shape)
         assert found.data.tobytes() == gguf.quants.quantize(tensor.float().numpy(), wanted).tobytes(), name
-    assert text["general.architecture"] == "llama"
+    arch = architecture_of(config)
+    assert text["general.architecture"] == arch
+    for key, value in scaling_values(config).items():
+        assert text.pop(key) == (value if isinstance(value, str | int) else np.float32(value))
+    assert not [key for key in text if ".scaling." in key or "temperature" in key]
     assert vision["clip.projector_type"] == "pixtral"
     assert len(text["tokenizer.ggml.tokens"]) == len(text["tokenizer.ggml.token_type"]) == VOCAB
     loaded = load_model(tmp_path / "out" / f"out.{kind.upper()}.gguf", device="cpu")
     assert loaded.config == config
+    if kind == "bf16":
+        assert all(torch.equal(loaded.model.get_parameter(name).data, tensors[name].float()) for name in tensors)
 
 
 def test_float64_becomes_float32(tmp_path: Path) -> None:
@@ -100,9 +106,17 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "model", tmp_path / "out", "gguf", kind="q4_k")
     with pytest.raises(UsageError, match=r"type 'q8_0' is for GGUF files"):
         convert(tmp_path / "model", tmp_path / "out", "hf", kind="q8_0")
-    write_mistral_folder(tmp_path / "ministral", TIED)
-    with pytest.raises(UsageError, match=r"the decoder's yarn is YarnConfig\(factor=256\.0.*; keep the model as it is"):
-        convert(tmp_path / "ministral", tmp_path / "out", "gguf")
+    for number, (changes, said) in enumerate(
+        (
+            ({"yarn.apply_scale": True}, r"yarn's apply_scale is True, and a GGUF file can only have False"),
+            ({"yarn.original_max_position_embeddings": 32}, r"original context is 16, and .* can only have 32"),
+            ({"yarn": None}, r"original context is 16, and .* can only have None; keep the model as it is"),
+        )
+    ):
+        write_mistral_folder(folder := tmp_path / f"ministral-{number}", TIED)
+        edit_json(folder / "params.json", **changes)
+        with pytest.raises(UsageError, match=said):
+            convert(folder, tmp_path / "out", "gguf")
     edit_json(tmp_path / "model" / "params.json", **{"vision_encoder.rope_theta": 500.0})
     with pytest.raises(UsageError, match=r"rope_theta is 500\.0, and a GGUF file can only have 10000\.0"):
         convert(tmp_path / "model", tmp_path / "out", "gguf")
