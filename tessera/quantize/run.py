@@ -88,9 +88,12 @@ def quantize(
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
     checkpoint = open_checkpoint(source)
-    config, sources = checkpoint.config, checkpoint.sources
-    if checkpoint.is_quantized:
+    config = checkpoint.config
+    if checkpoint.is_coded:
         raise UsageError(f"{source} is quantized already; quantize the original, since errors would add up.")
+    sources, schemes = checkpoint.plain_sources(), schemes_of(config, options)
+    if any(schemes.get(name) == "fp8" for name in checkpoint.linears):
+        raise UsageError(f"{source} is in 8-bit floats already; use it as it is, or quantize it to 4 or 8 bits.")
     target = target_device(device)
     original = _Original(config, sources, compute_dtype("auto", checkpoint, target), target)
     tokenizer = checkpoint.tokenizer_file
@@ -98,7 +101,6 @@ def quantize(
     if calibrate is not None:
         vision = config.vision_encoder
         examples = read_examples(calibrate, Tokenizer.from_file(tokenizer, vision), vision)
-    schemes = schemes_of(config, options)
     units = units_of(sources, config.n_layers)
     begun = Manifest(
         tool=f"tessera {__version__}",

@@ -18,6 +18,7 @@ from tessera.errors import CheckpointError, UsageError
 from tessera.model.config import ModelConfig
 from tessera.prompt import Tokenizer
 from tessera.weights.detect import FORMATS, Layout, detect, find_tokenizer, no_tokenizer
+from tessera.weights.fill import empty_model
 from tessera.weights.safetensors import StoredTensor
 from tessera.weights.source import Source, StoredLinear
 
@@ -64,6 +65,18 @@ class Checkpoint:
     def is_quantized(self) -> bool:
         """Return True if any tensor is stored in codes: linears, or just the embeddings of a GGUF file."""
         return bool(self.linears) or any(stored.is_coded for stored in self._plain)
+
+    @property
+    def is_coded(self) -> bool:
+        """Return True if any tensor is stored in integer codes, or was made of 16 bits by `tessera quantize`."""
+        rounded = any(linear.plain is None for linear in self.linears.values())
+        return rounded or any(stored.is_coded for stored in self._plain)
+
+    def plain_sources(self) -> dict[str, Source]:
+        """Return all parameters' sources in the model's order, 8-bit floats as bfloat16; not if `is_coded`."""
+        floats = {f"{name}.weight": linear.plain for name, linear in self.linears.items() if linear.plain is not None}
+        found = {**self.sources, **floats}
+        return {name: found[name] for name, _ in empty_model(self.config).named_parameters()}
 
     def load_tokenizer(self) -> Tokenizer:
         """Load the tokenizer and check that it is this model's; raises CheckpointError."""

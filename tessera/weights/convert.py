@@ -1,4 +1,7 @@
-"""Rewrites a checkpoint in another layout: the same numbers under other names, bit for bit except GGUF's types."""
+"""Rewrites a checkpoint in another layout: the same numbers under other names, bit for bit except GGUF's types.
+
+8-bit floats become bfloat16: no layout that is written has a place for their scales.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +42,14 @@ def convert(
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
     checkpoint = open_checkpoint(source)
-    if checkpoint.is_quantized:
+    if checkpoint.is_coded:
         raise UsageError(
             f"{source} is quantized, and its weights have no form in the layout {layout}; convert the original."
         )
     if found == layout:
         others = " or ".join(known for known in LAYOUTS if known != layout)
         raise UsageError(f"{source} is in the layout {layout} already; copy the folder, or convert it to {others}.")
-    config, sources, tokenizer = checkpoint.config, checkpoint.sources, checkpoint.tokenizer_file
+    config, sources, tokenizer = checkpoint.config, checkpoint.plain_sources(), checkpoint.tokenizer_file
     if layout == "gguf":
         from tessera.weights.gguf.write import write_gguf
 

@@ -27,6 +27,7 @@ from tessera.model.config import ModelConfig
 from tessera.weights import hf_names
 from tessera.weights.detect import read_json
 from tessera.weights.fill import linear_shapes
+from tessera.weights.floats import StoredFloats
 from tessera.weights.safetensors import PLAIN_DTYPES, StoredTensor
 from tessera.weights.source import Source, StoredLinear, Transform, check_scales
 
@@ -58,6 +59,7 @@ class Opened:
     scheme: str
     nbytes: int
     read: Callable[[], Codes | Fp8Weight]
+    plain: StoredTensor | None = None  # 8-bit floats, as 16-bit ones
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def stored_linear(
         check_scales(weight, file, name)
         return weight
 
-    return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, load)
+    plain = None if opened.plain is None else Source(opened.plain, reorder)
+    return StoredLinear(opened.scheme, shape, stored_bytes, opened.nbytes, load, plain)
 
 
 def _weight(matrix: Codes | Fp8Weight, reorder: Transform | None) -> QuantizedWeight:
@@ -263,12 +266,12 @@ def open_float(tensors: Tensors, shape: tuple[int, int], name: str, *, scale: st
     if zeros := tensors.get("weight_zero_point"):
         raise _refused(zeros, name, "8-bit floats with zero points")
     _check_row_scales(tensors[scale], shape[0], name)
+    plain = StoredFloats.of(name, tensors["weight"], tensors[scale])
 
     def read_values() -> Fp8Weight:
-        scales = tensors[scale].read().float().flatten().expand(shape[0])
-        return Fp8Weight(tensors["weight"].read(), scales)
+        return Fp8Weight(tensors["weight"].read(), plain.row_scales())
 
-    return Opened("fp8", shape[0] * shape[1] + 4 * shape[0], read_values)
+    return Opened("fp8", shape[0] * shape[1] + 4 * shape[0], read_values, plain)
 
 
 def _open_awq(tensors: Tensors, shape: tuple[int, int], name: str) -> Opened:

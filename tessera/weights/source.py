@@ -65,6 +65,7 @@ class StoredLinear:
     stored_bytes: int
     nbytes: int  # once loaded
     load: Callable[[], QuantizedWeight]
+    plain: Source | None = None  # 8-bit floats as bfloat16, for what starts from 16 bits; None for integer codes
 
 
 def check_scales(weight: QuantizedWeight, file: Path, name: str) -> None:

@@ -190,19 +190,23 @@ def test_every_linear_stands_for_what_its_library_takes_it_for(name: str, tmp_pa
     assert summary.weight_bytes < describe(plain).weight_bytes
 
 
-@pytest.mark.parametrize("scheme", ["TENSOR", "NO_SCALES"])
-def test_the_official_layout_of_ministrals_fp8_is_the_same_model(scheme: str, tmp_path: Path) -> None:
-    """Both layouts as published, made from the same matrices: and what they stand for in transformers."""
-    hf, plain = write_published(tmp_path, "ministral", TIED)
-    official = load_file(tmp_path / "mistral" / "consolidated.safetensors")
+def write_official_fp8(mistral: Path, scheme: str = "TENSOR") -> None:
+    """The decoder's matrices of a folder in the official layout as Ministral 3 is published."""
+    official = load_file(mistral / "consolidated.safetensors")
     for name in LINEARS:
         values = fp8_of_one_scale(official[f"{name}.weight"].float())[0]
         official |= {f"{name}.weight": values["weight"], f"{name}.qscale_weight": values["weight_scale_inv"]}
         if scheme == "TENSOR":
             official[f"{name}.qscale_act"] = values["activation_scale"]
-    save_file(official, tmp_path / "mistral" / "consolidated.safetensors")
-    quantization = {"qformat_weight": "fp8_e4m3", "qscheme_act": scheme}
-    edit_json(tmp_path / "mistral" / "params.json", quantization=quantization)
+    save_file(official, mistral / "consolidated.safetensors")
+    edit_json(mistral / "params.json", quantization={"qformat_weight": "fp8_e4m3", "qscheme_act": scheme})
+
+
+@pytest.mark.parametrize("scheme", ["TENSOR", "NO_SCALES"])
+def test_the_official_layout_of_ministrals_fp8_is_the_same_model(scheme: str, tmp_path: Path) -> None:
+    """Both layouts as published, made from the same matrices: and what they stand for in transformers."""
+    hf, plain = write_published(tmp_path, "ministral", TIED)
+    write_official_fp8(tmp_path / "mistral", scheme)
     one, other = (load_model(each, device="cpu", dtype="float32").model for each in (hf, tmp_path / "mistral"))
     for name in LINEARS:
         mine, theirs = one.get_submodule(name).quantized, other.get_submodule(name).quantized
