@@ -16,9 +16,11 @@ from tessera.model.pixtral import Pixtral
 from tessera.parallel.shard import Shard
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
+from tessera.weights.convert import convert
 from tests.engine.tiny import CONFIG, SCALED, dense_logits, prompt, random_image
 from tests.loading import load_model
 from tests.parallel.ranks import DIVISIBLE, on_ranks, random_model, together
+from tests.weights.checkpoints import edit_json, edit_tensors
 
 GIVEN = prompt("What is ", random_image(1, 3, 5), " and ", random_image(2, 2, 2), "?")
 # Partial sums are added in another order: float32 rounding of logits of order 10, measured 2e-5. The integer kernels
@@ -35,6 +37,23 @@ def test_two_ranks_equal_one(scheme: str | None) -> None:
 def test_two_ranks_equal_one_where_queries_are_scaled() -> None:
     model = random_model(replace(DIVISIBLE, yarn=SCALED.yarn, llama_4_scaling=SCALED.llama_4_scaling))
     check_two_ranks(model, BOUNDS[None])
+
+
+def test_two_ranks_equal_one_where_the_head_is_the_embeddings(tmp_path: Path) -> None:
+    """Read as loading reads it: the head keeps its share of the vocabulary, the embeddings stay whole."""
+    convert(BUNDLED_FOLDER, tmp_path / "own", "hf")
+    weights = tmp_path / "own" / "model.safetensors"
+    edit_tensors(weights, **{"language_model.lm_head.weight": None})
+    edit_json(tmp_path / "own" / "config.json", tie_word_embeddings=True)
+    whole = load_model(tmp_path / "own", device="cpu", dtype="float32").model
+    assert whole.output.weight is whole.tok_embeddings.weight
+    given = prompt("What is the total?")
+    with torch.no_grad():
+        expected = dense_logits(whole, given)
+    parts = [load_model(tmp_path / "own", device="cpu", rank=rank, tensor_parallel_size=2) for rank in range(2)]
+    first, second = together([(part.model, part.shard) for part in parts], lambda part: dense_logits(part, given))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, expected, atol=BOUNDS[None], rtol=0)
 
 
 def check_two_ranks(model: Pixtral, bound: float) -> None:
