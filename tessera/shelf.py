@@ -17,7 +17,15 @@ from typing import Any
 from tessera.errors import UsageError
 
 BUNDLED = "nano"
-ALIASES = {"pixtral": "mistralai/Pixtral-12B-2409"}
+ALIASES = {
+    "pixtral": "mistralai/Pixtral-12B-2409",
+    "pixtral-large": "mistralai/Pixtral-Large-Instruct-2411",
+    "small-3.2": "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+    "ministral-3b": "mistralai/Ministral-3-3B-Instruct-2512",
+    "ministral-8b": "mistralai/Ministral-3-8B-Instruct-2512",
+    "ministral-14b": "mistralai/Ministral-3-14B-Instruct-2512",
+}
+IN_8_BIT_FLOATS = {"ministral-3b", "ministral-8b", "ministral-14b"}  # as published: not quantized to them again
 SCHEMES = {"4": "int4", "8": "int8", "fp8": "fp8"}  # by the value of `tessera quantize --bits`
 SHORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -79,6 +87,6 @@ def how_to_make(name: str) -> str | None:
     if name in ALIASES:
         return f"tessera download {name}"
     for model, bits in itertools.product(ALIASES, SCHEMES):
-        if name == model + _suffix(bits):
+        if name == model + _suffix(bits) and not (bits == "fp8" and model in IN_8_BIT_FLOATS):
             return f"tessera quantize {model} --bits {bits}"
     return None

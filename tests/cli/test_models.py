@@ -77,6 +77,12 @@ def test_short_names_say_how_to_get_them(homes: Path) -> None:
         find_model("pixtral")
     with pytest.raises(ModelNotFoundError, match="`tessera quantize pixtral --bits 8`"):
         find_model("pixtral-8bit")
+    with pytest.raises(ModelNotFoundError, match="`tessera download mistralai/Ministral-3-3B-Instruct-2512`"):
+        find_model("ministral-3b")
+    with pytest.raises(ModelNotFoundError, match=r"`tessera quantize small-3\.2 --bits fp8`"):
+        find_model("small-3.2-fp8")
+    with pytest.raises(ModelNotFoundError, match="'ministral-8b-fp8' is neither"):  # its files are FP8 already
+        find_model("ministral-8b-fp8")
     with pytest.raises(ModelNotFoundError, match=r"the file no/such\.gguf does not exist"):
         find_model("no/such.gguf")
     with pytest.raises(ModelNotFoundError, match=r"the file such\.gguf does not exist"):
