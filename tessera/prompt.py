@@ -30,7 +30,8 @@ from tessera.messages import Image, Message
 from tessera.model.config import VisionConfig
 
 TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
-WRITTEN_BY_MODELS = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}  # the latter two since v11
+THOUGHT_MARKS = ("[THINK]", "[/THINK]")  # around the reasoning of Magistral and of Ministral 3 Reasoning
+WRITTEN_BY_MODELS = {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", *THOUGHT_MARKS}  # the others since v11
 VISIBLE_SPACE = "▁"  # how SentencePiece writes a space
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 WHITESPACE = re.compile(r"\s++")
@@ -139,13 +140,18 @@ class Tokenizer:
 
     @cached_property
     def prompt_only_ids(self) -> frozenset[int]:
-        """Special ids that a model never writes itself: all but the end and those of a tool call."""
+        """Special ids that a model never writes itself: all but the end, those of a tool call and of reasoning."""
         written = {token for token in self.special_ids if self._base.id_to_piece(token) in WRITTEN_BY_MODELS}
         return self.special_ids - written - {self.eos_id}
 
     def special_id(self, piece: str) -> int | None:
         """The id of a special token by its name, for example "[TOOL_CALLS]"; None if this tokenizer has none."""
         return self._special_pieces.get(piece)
+
+    @cached_property
+    def thought_marks(self) -> dict[int, str]:
+        """The marks around a model's reasoning by id, which a reply's text shows: what they enclose is no answer."""
+        return {self._special_pieces[mark]: mark for mark in THOUGHT_MARKS if mark in self._special_pieces}
 
     @cached_property
     def _special_pieces(self) -> dict[str, int]:
@@ -273,7 +279,9 @@ class Detokenizer:
         self._drop_space = tokenizer.opens_with_space
 
     def add(self, token_id: int) -> str:
-        """Return the characters that this token completes, often none."""
+        """Return the characters that this token completes, often none; of control tokens only marks of reasoning."""
+        if mark := self._tokenizer.thought_marks.get(token_id):
+            return self._decoder.decode(b"") + mark
         text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
         if text and self._drop_space:
             self._drop_space = False
