@@ -9,6 +9,7 @@ from tessera.load import find_model, model_name
 from tessera.lora.files import base_of, read_adapter, write_gguf_adapter, write_mistral
 from tessera.lora.peft import write_peft
 from tessera.weights.checkpoint import open_checkpoint
+from tessera.weights.gguf.scaling import architecture_of
 
 
 def run_convert(source: Path, destination: Path, to: str, model: str | None) -> None:
@@ -17,7 +18,7 @@ def run_convert(source: Path, destination: Path, to: str, model: str | None) -> 
     config = open_checkpoint(found).config
     adapter = read_adapter(source, config)
     if to == "gguf":
-        notes = write_gguf_adapter(adapter, destination)
+        notes = write_gguf_adapter(adapter, destination, architecture_of(config))
     elif to == "mistral":
         notes = write_mistral(adapter, destination, config)
     else:

@@ -146,9 +146,10 @@ def write_mistral(
     return notes
 
 
-def write_gguf_adapter(adapter: LoraAdapter, file: Path) -> tuple[str, ...]:
+def write_gguf_adapter(adapter: LoraAdapter, file: Path, architecture: str = PLAIN_ARCHITECTURE) -> tuple[str, ...]:
     """Write a new GGUF file that llama.cpp loads with --lora; returns what it cannot load of the adapter.
 
+    llama.cpp compares the architecture with its model's.
     Its scale is alpha over a tensor's rank. bfloat16 becomes float32, which holds every such number.
     """
     if file.exists() or not is_gguf_name(file):
@@ -157,7 +158,7 @@ def write_gguf_adapter(adapter: LoraAdapter, file: Path) -> tuple[str, ...]:
     one = kept.uniform()
     first = next(iter(one.modules.values()))
     with disk_room(file.parent), written_whole(file) as partial_file:
-        writer = GGUFWriter(partial_file, PLAIN_ARCHITECTURE)
+        writer = GGUFWriter(partial_file, architecture)
         writer.add_type(GGUFType.ADAPTER)
         writer.add_string(Keys.Adapter.TYPE, "lora")
         writer.add_float32(Keys.Adapter.LORA_ALPHA, first.scale * first.rank)
