@@ -152,6 +152,11 @@ def _show(text: str) -> str:
     """
     if len(text) > SHOWN:
         text = f"{text[: SHOWN - 3]}..." if ADDRESS.match(text) else f"...{text[3 - SHOWN :]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Replace the characters that would break a line or a terminal."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 

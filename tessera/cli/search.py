@@ -22,6 +22,7 @@ from tessera.search.shape import found_object
 from tessera.search.store import NAME, index_of
 from tessera.search.vectors import nearest_pages
 from tessera.shelf import BUNDLED, data_folder
+from tessera.sources import printable
 
 NOTHING = 1  # exit code
 BOLD, FAINT, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -119,12 +120,13 @@ def _with_model(searcher: Searcher, text: str, given: Searching) -> Found:
 
 def _shown(hit: Hit, number: int, *, explain: bool) -> str:
     bold, faint, plain = (BOLD, FAINT, PLAIN) if sys.stdout.isatty() else ("", "", "")
-    place = f"{hit.file} p. {hit.number}" if hit.number else hit.file
+    place = printable(f"{hit.file} p. {hit.number}" if hit.number else hit.file)
     lines = [f"{number:>3}  {bold}{place}{plain}"]
     if hit.code:
-        lines.append(f"     {hit.code}: {hit.message}")
+        lines.append(f"     {hit.code}: {printable(hit.message or '')}")
     if hit.snippet:
-        marked = " ".join(f"{bold or '['}{text}{plain or ']'}" if is_hit else text for text, is_hit in hit.snippet)
+        pieces = [(printable(text), is_hit) for text, is_hit in hit.snippet]
+        marked = " ".join(f"{bold or '['}{text}{plain or ']'}" if is_hit else text for text, is_hit in pieces)
         lines.append(f"     {marked}")
     if explain:
         lists = "; ".join(
@@ -133,5 +135,5 @@ def _shown(hit: Hit, number: int, *, explain: bool) -> str:
         judged = "" if hit.relevance is None else f"the model: {hit.relevance:.3f}; "
         lines.append(f"     {faint}{judged}{hit.score:.4f} = {lists}{plain}")
     if hit.copies:
-        lines.append(f"     {faint}also {', '.join(hit.copies)}{plain}")
+        lines.append(f"     {faint}also {printable(', '.join(hit.copies))}{plain}")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from tessera.search.terms import COMMON, TOKEN, folded
 
 MAX_QUERY, MAX_TERMS = 1000, 32  # characters, and words and filters
 QUOTES = str.maketrans("“”„«»", '"' * 5)
+UNSAFE = re.compile("[\x00\ud800-\udfff]")  # ends a text of FTS5; cannot be a parameter
 NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*):(?!//)(?=\S)")
 VALUE = re.compile(r'"[^"]*"|\S+')
 WORD = re.compile(r'[^\s"]+')
@@ -103,7 +104,7 @@ def parse(text: str) -> Query:
     """Parse a query. Raises UsageError, which names the place and the way out."""
     if len(text) > MAX_QUERY:
         raise _mistake(f"the query has {len(text):,} characters and the limit is {MAX_QUERY:,}; shorten it.")
-    parts = list(_parts(text.translate(QUOTES)))
+    parts = list(_parts(UNSAFE.sub(" ", text.translate(QUOTES))))
     if len(parts) > MAX_TERMS:
         raise _mistake(f"the query has {len(parts)} words and filters and the limit is {MAX_TERMS}; shorten it.")
     clauses = _joined(parts)

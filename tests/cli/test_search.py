@@ -43,6 +43,20 @@ def test_search_as_json_and_with_nothing_found(
     assert "no page matches" in capsys.readouterr().err
 
 
+def test_no_name_reaches_the_terminal_as_a_command(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(archive, **{"a\x1b[2J\nb": pdf(("a wombat",))})
+    put(archive, **{"c\x1b[2J": b"%PDF-1.4 nothing"})
+    assert run(monkeypatch, "index", str(archive)) == 1
+    assert run(monkeypatch, "search", "wombat OR code:*", "--index", str(archive)) == 2
+    assert run(monkeypatch, "search", "wombat", "--index", str(archive)) == 0
+    assert run(monkeypatch, "search", "code:*", "--index", str(archive)) == 0
+    told = capsys.readouterr()
+    assert "a\ufffd[2J\ufffdb.pdf p. 1" in told.out
+    assert "\x1b" not in told.out + told.err
+
+
 def test_without_index_the_nearest_or_the_last_made_is_searched(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,29 @@ def test_checked_leaves_no_citation_that_was_not_given() -> None:
     assert checked("a [x p. 1] b [ letter.pdf  p. 1 ]", LABELS) == ("a b [ letter.pdf  p. 1 ]", {LABELS[0]}, ["x p. 1"])
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("so [secret.pdf[1] p. 9]", "so (secret.pdf p. 9)"),
+        ("so [[x p. 1]]", "so ()"),
+        ("so [x [letter.pdf p. 1] p. 9]", "so (x [letter.pdf p. 1] p. 9)"),
+        ("so 【x p. 1】", "so (x p. 1)"),
+    ],
+    ids=["formed", "double", "around", "wide"],
+)
+def test_no_citation_is_formed_by_what_is_taken_out(text: str, kept: str) -> None:
+    assert checked(text, LABELS)[0] == kept
+
+
+def test_pages_of_names_that_read_alike_are_cited_apart(tmp_path: Path) -> None:
+    put(tmp_path, **{"a[1]": pdf(ACME), "a(1)": pdf(LETTER)})
+    scanned(tmp_path)
+    model = Scripted(lambda images, params: "[a(1).pdf p. 1]")
+    with Searcher(tmp_path) as searcher:
+        reply = answer(model, searcher, "Who?", find_pages(searcher, "acme tools", 9), Budget())
+    assert len({page.label for page in reply.pages}) == len({page.hit.file for page in reply.pages}) == 2
+
+
 def judged(text: str, yes: float, no: float) -> Completion:
     """A reply whose first token has these probabilities of yes and no."""
     first = TokenLogprob(

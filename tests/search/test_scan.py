@@ -38,6 +38,21 @@ def test_pages_are_found_by_words_phrases_and_filters(archive: Path) -> None:
     assert places(archive, "breakf*") == [("bakery.pdf", 1)]
 
 
+@pytest.mark.parametrize("query", ["acme\0tools", "acme\udcff", "file:acme\udcff* tools"], ids=["nul", "half", "filter"])
+def test_signs_that_no_text_may_have_are_spaces(archive: Path, query: str) -> None:
+    assert ("acme.pdf", 1) in places(archive, query)
+
+
+def test_a_search_has_a_deadline(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.search.searcher.SECONDS", -1.0)
+    monkeypatch.setattr("tessera.search.searcher.STEPS", 1)
+    with Searcher(archive) as searcher:
+        with pytest.raises(UsageError, match="the search takes too long; add a rarer word or a filter") as caught:
+            searcher.search("acme")
+        assert caught.value.param == "q"
+        assert searcher.counts()["files"] == 2  # outside a question, nothing is interrupted
+
+
 def test_a_page_with_all_words_comes_before_those_with_some(archive: Path) -> None:
     with Searcher(archive) as searcher:
         answer = searcher.search("invoice total payment date thirty")
