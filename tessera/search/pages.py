@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.documents.limits import PageLimits
 from tessera.documents.page import Box, Page
 from tessera.documents.pages import digest_of, read_pages
+from tessera.documents.sources import shown_path
 from tessera.errors import DocumentError
 from tessera.search.packing import boxes_of, text_of
 from tessera.search.searcher import Searcher, wanted_of
@@ -65,11 +66,23 @@ def open_page(searcher: Searcher, page: int, limits: PageLimits | None = None) -
     content, member, number, digest = row
     names = searcher.files_of(content, "")
     for name in names:
-        path = searcher.root / name
+        path = path_of(searcher.root, name)
         if path.is_file() and _digest(path) == digest:
             return page_of(path, member, number, limits)
     shown = names[0] if names else "the file"
     raise DocumentError(f"{shown} has changed or is gone since it was indexed; index again.", code="changed")
+
+
+def path_of(root: Path, name: str) -> Path:
+    """Return the file that an index has under a name; one that is no UTF-8 is looked for by how it reads."""
+    path = root
+    for part in name.split("/"):
+        inner = path / part
+        if "\ufffd" in part and not os.path.lexists(inner):
+            with suppress(OSError):
+                inner = next((path / each for each in os.listdir(path) if shown_path(each) == part), inner)
+        path = inner
+    return path
 
 
 def _digest(path: Path) -> str:
@@ -79,7 +92,7 @@ def _digest(path: Path) -> str:
 
 def page_of(path: Path, member: str, number: int, limits: PageLimits | None = None) -> Page:
     """Read one page of a file. Raises DocumentError."""
-    wanted = os.fspath(path) + (f"/{member}" if member else "")
+    wanted = shown_path(path) + (f"/{member}" if member else "")
     with closing(read_pages([path], pages=str(number), limits=limits)) as pages:  # type: ignore[type-var]
         for page in pages:
             if page.document != wanted:
@@ -87,4 +100,4 @@ def page_of(path: Path, member: str, number: int, limits: PageLimits | None = No
             if not isinstance(page, Page):
                 raise DocumentError(page.message, code=page.code)
             return page
-    raise DocumentError(f"{path.name} has no such page; index again.", code="changed")
+    raise DocumentError(f"{shown_path(path.name)} has no such page; index again.", code="changed")

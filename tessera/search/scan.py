@@ -19,6 +19,7 @@ from tessera.documents.page import Page, PageError
 from tessera.documents.pages import digest_of, read_pages
 from tessera.documents.sources import Source, find_sources, shown_path
 from tessera.errors import DocumentError, UsageError
+from tessera.search.pages import path_of
 from tessera.search.store import COMPLETE, SIDES
 from tessera.search.writer import Entry, Writer
 
@@ -112,15 +113,17 @@ class Scan:
             self._failed_folders.append("" if name == "." else f"{name}/")
         else:
             self._see(name)
-            self.writer.put_file(name, (-1, -1), None, (error.code, error.message))
+            self.writer.put_unread(name, (-1, -1), error.code, error.message)
 
-    def _see(self, name: str) -> None:
+    def _see(self, name: str) -> bool:
+        """Note a name of this run; False if it was there, as names that are no UTF-8 may read alike."""
         self.counts.files += 1
-        self.writer.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,))
+        return bool(self.writer.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount)
 
     def _take(self, source: Source) -> None:
         name = self._name(source.name)
-        self._see(name)
+        if not self._see(name):
+            return self.counts.fail(name, None, "unsupported", f"{name} reads like another file's name; rename one.")
         known = self.writer.connection.execute(
             "SELECT size, mtime_ns, content, code, (SELECT state FROM contents WHERE id = content) FROM files "
             "WHERE name = ?", (name,),
@@ -132,7 +135,7 @@ class Scan:
             digest = self._digest(source)
         except DocumentError as error:
             self.counts.fail(name, None, str(error.code), str(error))
-            self.writer.put_file(name, source.stamp, None, (str(error.code), str(error)))
+            self.writer.put_unread(name, source.stamp, str(error.code), str(error))
             return
         content = self.writer.begin_content(digest)
         if known is None and self._moved(name, source.stamp, content):
@@ -159,7 +162,7 @@ class Scan:
         if state != COMPLETE:
             return False
         for number, before in connection.execute("SELECT id, name FROM files WHERE content = ?", (content,)).fetchall():
-            if not os.path.lexists(self.root / before):
+            if not os.path.lexists(path_of(self.root, before)):
                 self.writer.rename_file(number, before, name, stamp)
                 self.counts.moved += 1
                 return True

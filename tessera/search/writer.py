@@ -19,6 +19,8 @@ from tessera.search.terms import folded, terms
 GROUP, GROUP_BYTES, GROUP_S = 500, 16 << 20, 2.0  # pages committed together, their bytes, and their longest wait
 MAX_KNOWN = 400_000  # words that are known to be among the terms
 MAX_FIELD = 500  # characters of a field's text
+NOT_READ = "not_read"  # the code of a page that a model could not read, or not well
+NO_DESCRIPTION = "-"  # of a page that a model was asked to describe, in vain
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Writer:
             (number,) = self.connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
             self.connection.execute("INSERT INTO names (rowid, name) VALUES (?, ?)", (number, name))
 
+    def put_unread(self, name: str, stamp: tuple[int, int], code: str, message: str) -> None:
+        """Add a file whose bytes cannot be read, or update it; its one page is what the code is found by."""
+        content = self.begin_content(f"unread: {name}")  # stays partial, so nothing is asked of it
+        self.put_file(name, stamp, content, (code, message))
+        self._remove_pages(content)
+        self.put_page(content, Entry(0, 0, source="error", code=code, message=message))
+
     def rename_file(self, number: int, before: str, name: str, stamp: tuple[int, int]) -> None:
         """Note that a file was moved; its pages stay."""
         self.begin()
@@ -81,8 +90,13 @@ class Writer:
         self.connection.execute("INSERT INTO names (names, rowid, name) VALUES ('delete', ?, ?)", (number, name))
 
     def forget_errors(self) -> int:
-        """Remove the pages that could not be read, and have their contents read again; returns their number."""
+        """Have all that could not be read tried again, by a model too; returns the number of pages removed."""
         self.begin()
+        again = "UPDATE pages SET wanted = 1, code = NULL, message = NULL WHERE code = ? AND source != 'error'"
+        self.connection.execute(again, (NOT_READ,))
+        self.connection.execute("UPDATE pages SET description = '' WHERE description = ?", (NO_DESCRIPTION,))
+        failed = "UPDATE contents SET preset = NULL WHERE id IN (SELECT content FROM records WHERE code IS NOT NULL)"
+        self.connection.execute(failed)
         self.connection.execute(
             "UPDATE contents SET state = 0 WHERE id IN (SELECT content FROM pages WHERE source = 'error')"
         )
@@ -153,17 +167,24 @@ class Writer:
         self.count(len(text or b"") + len(boxes or b"") + len(entry.thumbnail or b""))
         return page
 
-    def put_text(self, page: int, text: str, source: str, error: tuple[str, str] | None = None) -> None:
+    def put_text(self, page: int, text: str, source: str, problem: str | None = None) -> None:
         """Replace a page's text by what a model read; word boxes of another text go."""
         self.begin()
         self._unindex(page)
-        code, message = error or (None, None)
         text = kept_text(text)
         self.connection.execute(
-            "UPDATE pages SET text = ?, boxes = NULL, source = ?, wanted = 0, code = ?, message = ? WHERE id = ?",
-            (packed_text(text) if text else None, source, code, message, page),
+            "UPDATE pages SET text = ?, boxes = NULL, source = ? WHERE id = ?",
+            (packed_text(text) if text else None, source, page),
         )
+        self.note_problem(page, problem)
         self._reindex(page)
+
+    def note_problem(self, page: int, problem: str | None) -> None:
+        """Note that a model was asked for a page's text, and what is wrong with its answer."""
+        self.begin()
+        self.connection.execute(
+            "UPDATE pages SET wanted = 0, code = ?, message = ? WHERE id = ?", (problem and NOT_READ, problem, page)
+        )
 
     def put_description(self, page: int, description: str) -> None:
         self.begin()

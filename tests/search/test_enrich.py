@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from tessera.documents.extraction import Options
 from tessera.documents.presets import open_preset
-from tessera.errors import UnreachableError, UsageError
+from tessera.errors import EndpointError, UnreachableError, UsageError
 from tessera.search.enrich import Enrichment, Reader
 from tessera.search.scan import Counts
 from tessera.search.searcher import Searcher
@@ -109,3 +112,64 @@ def test_a_run_that_loses_its_model_goes_on(archive: Path) -> None:
 def test_presets_without_fields_are_refused(archive: Path) -> None:
     with pytest.raises(UsageError, match="gives no fields"):
         enriched(archive, Scripted(lambda i, p: ""), "extract", preset="transcribe")
+
+
+@pytest.mark.parametrize("work", ["transcribe", pytest.param("extract", marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_in_the_models_work_goes_on(archive: Path, work: str) -> None:
+    """Kill -9 at the model's third answer: nothing is asked twice or lost, also if a file came meanwhile."""
+    for name in ("second", "third", "fourth"):
+        draw(archive / f"{name}.png", f"a note {name}")
+    scanned(archive)
+    assert killed(archive, work, 3) == -signal.SIGKILL
+    draw(archive / "fifth.png", "a note fifth")
+    scanned(archive)
+    model = Scripted(lambda images, params: ANSWERS[work])
+    counts = enriched(archive, model, work, **MORE[work])
+    total = {"transcribe": 5, "extract": 7}[work]
+    assert (counts.model_pages or counts.records - 1, len(model.asked)) == (total, total - 2)  # one page is blank
+    assert len(places(archive, {"transcribe": "hydrant", "extract": "vendor:acme"}[work])) == total
+    assert not list(archive.glob(".*.journal*"))
+    with writing(archive / NAME, archive) as written:
+        written.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+
+
+ANSWERS: dict[str, Any] = {
+    "transcribe": "Note about a hydrant",
+    "extract": dict.fromkeys(open_preset("preset:invoice").schema.wire["properties"]) | {"items": [], "vendor": "Acme"},
+}
+MORE: dict[str, Any] = {"transcribe": {"preset": "transcribe", "always": False}, "extract": {"preset": "invoice"}}
+
+
+def killed(folder: Path, work: str, at: int) -> int:
+    """Let a model work in a process that ends at its answer of this number."""
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from tessera.documents import journal; journal.GROUP_S = 0.0\n"
+        "from tests.search.test_enrich import ANSWERS, MORE, Scripted, enriched\n"
+        "asked, work = [], sys.argv[2]\n"
+        "def said(images, params):\n"
+        "    asked.append(1)\n"
+        f"    return os.kill(os.getpid(), 9) if len(asked) == {at} else ANSWERS[work]\n"
+        "enriched(Path(sys.argv[1]), Scripted(said), work, **MORE[work])\n"
+    )
+    return subprocess.run([sys.executable, "-c", code, str(folder), work], check=False).returncode
+
+
+def test_what_a_model_cannot_read_has_a_code_and_is_tried_again(archive: Path) -> None:
+    model = Scripted(lambda images, params: EndpointError("too long"))
+    counts = enriched(archive, model, "transcribe", preset="transcribe", always=False)
+    counts_of_fields = enriched(archive, model, "extract", preset="invoice")
+    assert (counts.failed, counts_of_fields.failed) == (1, 3)
+    (hit,) = found(archive, "code:*")
+    assert (hit.file, hit.code, hit.message) == ("scan.png", "not_read", "too long")
+    model = Scripted(lambda images, params: "Note about a hydrant")
+    enriched(archive, model, "transcribe", preset="transcribe", always=False)
+    assert not model.asked
+    with writing(archive / NAME, archive) as connection:
+        Writer(connection).forget_errors()
+    enriched(archive, model, "transcribe", preset="transcribe", always=False)
+    assert (places(archive, "hydrant"), places(archive, "code:*")) == ([("scan.png", 1)], [])
+    keys = open_preset("preset:invoice").schema.wire["properties"]
+    model = Scripted(lambda images, params: dict.fromkeys(keys) | {"items": []})
+    assert enriched(archive, model, "extract", preset="invoice").failed == 0
+    assert len(model.asked) == 3

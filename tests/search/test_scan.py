@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tessera.errors import UsageError
+from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
 from tessera.search.store import NAME, reading, writing
 from tests.documents.files import mail_bytes, zip_bytes
@@ -38,7 +39,9 @@ def test_pages_are_found_by_words_phrases_and_filters(archive: Path) -> None:
     assert places(archive, "breakf*") == [("bakery.pdf", 1)]
 
 
-@pytest.mark.parametrize("query", ["acme\0tools", "acme\udcff", "file:acme\udcff* tools"], ids=["nul", "half", "filter"])
+@pytest.mark.parametrize(
+    "query", ["acme\0tools", "acme\udcff", "file:acme\udcff* tools"], ids=["nul", "half", "filter"]
+)
 def test_signs_that_no_text_may_have_are_spaces(archive: Path, query: str) -> None:
     assert ("acme.pdf", 1) in places(archive, query)
 
@@ -153,6 +156,38 @@ def test_bad_files_are_rows_with_codes(archive: Path) -> None:
     assert [(hit.file, hit.code) for hit in found(archive, "code:damaged")] == [("broken.pdf", "damaged")]
     assert ("broken.pdf", 0) not in places(archive, "file:*.pdf")
     assert scanned(archive).failed == 0  # they are known now, and are not tried again
+
+
+def test_files_that_cannot_be_opened_are_found_by_their_code_too(archive: Path) -> None:
+    (archive / "nothing.pdf").write_bytes(b"")
+    (archive / "gone.pdf").symlink_to("nowhere")
+    assert scanned(archive).failed == 2
+    told = [(hit.file, hit.number, hit.code) for hit in found(archive, "code:*")]
+    assert sorted(told) == [("gone.pdf", 0, "not_found"), ("nothing.pdf", 0, "empty")]
+    (archive / "nothing.pdf").unlink()
+    (archive / "gone.pdf").unlink()
+    put(archive, gone=pdf(LETTER))
+    assert scanned(archive).failed == 0
+    assert (places(archive, "code:*"), places(archive, "kind regards")) == ([], [("gone.pdf", 1)])
+
+
+def test_names_that_are_not_utf8_are_searched_and_opened(archive: Path) -> None:
+    name, other = os.fsdecode(b"caf\xe9.pdf"), os.fsdecode(b"caf\xe8.pdf")
+    (archive / name).write_bytes(pdf(("a wombat",)))
+    assert scanned(archive).failed == 0
+    (hit,) = found(archive, "wombat")
+    assert hit.file == "caf\ufffd.pdf"
+    with Searcher(archive) as searcher:
+        page = open_page(searcher, hit.page)
+        assert page is not None
+        assert "wombat" in page.text
+    (archive / "copy.pdf").write_bytes(pdf(("a wombat",)))
+    assert scanned(archive).moved == 0
+    (archive / other).write_bytes(pdf(("a wallaby",)))
+    for _ in range(2):
+        counts = scanned(archive)
+        assert [error[2] for error in counts.errors] == ["unsupported"]
+    assert counts.changed == 0
 
 
 def test_a_folder_that_is_suddenly_empty_does_not_empty_its_index(archive: Path) -> None:
