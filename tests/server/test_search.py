@@ -121,6 +121,21 @@ def open_page(browser: Any, searching: Running) -> Iterator[Callable[..., Any]]:
 
 
 @needs_chromium
+def test_the_chat_leads_to_the_search_if_there_is_an_index(open_page: Callable[..., Any], searching: Running) -> None:
+    page = open_page(viewport={"width": 390, "height": 800})
+    page.goto(searching.url)
+    link = page.get_by_role("link", name="Search")
+    expect(link).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    link.click()
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.route("**/web/config.json", lambda route: route.fulfill(json={**route.fetch().json(), "has_index": False}))
+    page.goto(searching.url)
+    expect(page.locator("#model-name")).not_to_be_empty()
+    expect(link).to_be_hidden()
+
+
+@needs_chromium
 def test_a_query_shows_pages_and_opens_one_with_its_hits_marked(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_text("Every word of the archive can be found").wait_for()

@@ -491,6 +491,7 @@ async function connect() {
   let names;
   try {
     config ??= await loadConfig();
+    byId("search-link").hidden = !config.has_index;
     byId("demo-note").hidden = byId("demo-badge").hidden = !config.bundled;
     if (config.needs_key && !key) {
       askForKey("");
