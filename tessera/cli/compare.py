@@ -208,15 +208,18 @@ def _print(given: Comparing, summary: Summary) -> None:
         notes = [f"{each.new_errors} new errors, {each.fixed} fixed"] if each.new_errors + each.fixed else []
         notes += [f"{each.undecided} undecided"] if each.undecided else []
         print(f"  {each.name:<{width}}  {each.agreement}{'; ' if notes else ''}{', '.join(notes)}")
-    for name, right in zip(given.sides, (summary.old_right, summary.new_right), strict=True):
+    names = given.sides if given.sides[0] != given.sides[1] else NAMES
+    for name, right in zip(names, (summary.old_right, summary.new_right), strict=True):
         if isinstance(right, Share):
             print(f"right, by labels, {name}: {right}")
-    for side in summary.sides:
+    for name, side in zip(names, summary.sides, strict=True):
         pages = max(1, side.pages)
         failed = sum(side.failed.values())
+        codes = f" ({', '.join(sorted(side.failed))})" if failed else ""
         print(
-            f"{side.name}: {side.seconds / pages:.2f} s a page in replies, {side.prompt_tokens / pages:,.0f} tokens "
-            f"in, {side.completion_tokens / pages:,.0f} out; {failed:,} failed, {side.refused:,} refused"
+            f"{name}: {side.seconds / pages:.2f} s a page in replies, {side.prompt_tokens / pages:,.0f} tokens "
+            f"in, {side.completion_tokens / pages:,.0f} out; {failed:,} failed{codes}, "
+            f"{side.refused:,} refused"
         )
     print(summary.decision)
     print(f"the report is {given.report}", file=sys.stderr)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ from typer.testing import CliRunner
 from tessera.chat import ChatModel
 from tessera.cli.app import app
 from tessera.cli.batch_models import LocalModel
-from tessera.errors import UsageError
+from tessera.errors import EndpointError, TesseraError, UsageError
+from tests.cli.stub_server import Handler
 from tests.documents.fakes import Scripted, draw
 
 SCHEMA = {"properties": {"vendor": {"type": "string"}, "total": {"type": "number"}, "tax": {"type": "number"}}}
@@ -85,7 +89,7 @@ def test_planted_errors_are_found(run: Run, models: list[Scripted], tmp_path: Pa
     again = run(*names, "--labels", "truth.jsonl", "-q", "--min-agreement", "0.9")
     assert again.exit_code == 0
     assert [len(model.asked) for model in models] == [DOCUMENTS, DOCUMENTS]
-    assert "right, by labels, nano: 94.4%" in again.stdout
+    assert "right, by labels, new: 94.4%" in again.stdout
     assert "2 new errors, 0 fixed" in again.stdout
 
 
@@ -109,6 +113,49 @@ def test_labels_of_other_documents_are_an_error(run: Run, models: list[Scripted]
     (tmp_path / "truth.jsonl").write_text('{"document": "other.png", "value": {"total": 1}}')
     with pytest.raises(UsageError, match="no label names one of these documents"):
         run("0.png", "--labels", "truth.jsonl", "-q")
+
+
+def test_a_failing_side_is_told_with_its_codes(run: Run, models: list[Scripted]) -> None:
+    models[1].answer = lambda images, params: EndpointError("no")
+    done = run("0.png", "-q")
+    assert (done.exit_code, "NO-GO" in done.stdout or "UNDECIDED" in done.stdout) == (1, True)
+    assert re.search(r"^new: .* 1 failed \(\w+\), 0 refused$", done.stdout, re.MULTILINE)
+
+
+def test_a_server_is_compared_with_a_model_here(models: list[Scripted], tmp_path: Path) -> None:
+    """The server is asked over HTTP, once a document; after a run that broke off only for what is missing."""
+    asked: list[str] = []
+
+    class Answering(Handler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append(body["model"])
+            if len(asked) == 2:
+                return self.answer({"error": {"message": "the key was withdrawn"}}, 401)
+            message = {"role": "assistant", "content": json.dumps(true_record(0))}
+            self.answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {
+                "prompt_tokens": 3, "completion_tokens": 2}})  # fmt: skip
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    Thread(target=server.serve_forever, daemon=True).start()
+    schema = tmp_path / "s.json"
+    schema.write_text(json.dumps(SCHEMA))
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    given = ["compare", "nano", f"http://127.0.0.1:{server.server_port}#small", *paths, "-s", str(schema), "-j", "1"]
+    given += ["--report", str(tmp_path / "r.html"), "--min-agreement", "0.6", "--json", "-q"]
+    try:
+        with pytest.raises(TesseraError, match="the key was withdrawn"):
+            CliRunner().invoke(app, given, catch_exceptions=False)
+        models.reverse()
+        done = CliRunner().invoke(app, given, catch_exceptions=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.exit_code, told["agreement"]["value"]) == (0, pytest.approx(4 / 6))  # vendor and total of the second
+    assert asked == ["small"] * 3
+    assert [len(model.asked) for model in models].count(2) == 1
+    assert "memory_bytes" not in told["sides"][1]["facts"]
 
 
 def test_a_side_may_be_a_server_and_one_of_its_models(tmp_path: Path) -> None:
