@@ -48,7 +48,7 @@ def _known(given: Filter, known: set[str]) -> Filter:
     for other in (name, *ALIASES.get(name, ())):
         if other in by_case:
             return replace(given, name=by_case[other])
-    fields = ", ".join(sorted(known)) or "no other, since it was made without --preset"
+    fields = ", ".join(sorted(known)) or "no other; `tessera index --preset NAME -m MODEL` adds them"
     raise UsageError(
         f"{given.written} asks for a field {name}, which this index does not have; it has {', '.join(BUILT_IN)} and "
         f'{fields}. To look for the words, write "{given.written}" in quotes.',

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tessera.search.near import frequency, with_near
 from tessera.search.packing import text_of
 from tessera.search.query import Clause, Query, Term, parse
 from tessera.search.snippets import Wanted, find_hits, snippet
-from tessera.search.store import in_words, index_of, reading, root_of
+from tessera.search.store import damaged, in_words, index_of, reading, root_of
 from tessera.search.terms import tokens
 
 CANDIDATES = 200  # pages of each list
@@ -65,6 +66,8 @@ class Searcher:
         try:
             with in_words(self.file):
                 yield
+        except zlib.error as error:  # of a text that is kept
+            raise damaged(self.file) from error
         finally:
             self._ends_at = float("inf")
 

@@ -72,7 +72,8 @@ def index_of(path: Path) -> Path:
 
 def root_of(file: Path, connection: sqlite3.Connection) -> Path:
     """Return the folder whose documents an index holds: its own, wherever that was moved, or the one it was made of."""
-    (root,) = connection.execute("SELECT value FROM facts WHERE name = 'root'").fetchone()
+    with _whole(file):
+        (root,) = connection.execute("SELECT value FROM facts WHERE name = 'root'").fetchone()
     return file.absolute().parent if root == "." else Path(root)
 
 
@@ -86,7 +87,8 @@ def writing(file: Path, root: Path) -> Iterator[sqlite3.Connection]:
     with _lock(file), in_words(file):
         connection = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None)
         try:
-            _begin(file, connection, root.absolute())
+            with _whole(file):
+                _begin(file, connection, root.absolute())
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -112,7 +114,7 @@ def _begin(file: Path, connection: sqlite3.Connection, root: Path) -> None:
         connection.execute("COMMIT")
         return
     check(file, connection)
-    if (known := root_of(file, connection)) != root:
+    if (known := root_of(file, connection)) != root and known.resolve() != root.resolve():
         raise UsageError(f"the index {file} is of {known}, not of {root}; name another file (--out).")
 
 
@@ -123,7 +125,9 @@ def check(file: Path, connection: sqlite3.Connection) -> None:
     if application != APPLICATION:
         raise UsageError(f"{file} is no index of Tessera; name another file.", param="index")
     if version != VERSION:
-        raise UsageError(f"the index {file} is of version {version}, and this is version {VERSION}; index anew.")
+        raise UsageError(
+            f"the index {file} is of version {version}, and this is version {VERSION}; delete it and index again."
+        )
 
 
 def reading(file: Path) -> sqlite3.Connection:
@@ -134,13 +138,31 @@ def reading(file: Path) -> sqlite3.Connection:
             own += "&immutable=1"  # its journal's memory file cannot be made there
         connection = sqlite3.connect(own, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA query_only = ON")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            check(file, connection)
+            with _whole(file):
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+                check(file, connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def damaged(file: Path) -> UsageError:
+    return UsageError(f"{file} is no index, or is damaged; delete it and index again.", param="index")
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Reword what a damaged schema gives rise to: tables that lack, and messages of SQLite's that are no text."""
+    try:
+        yield
+    except (UnicodeDecodeError, TypeError) as error:
+        raise damaged(file) from error
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
+            raise damaged(file) from error
+        raise
 
 
 @contextmanager
@@ -153,7 +175,7 @@ def in_words(file: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL:
             raise DiskFullError(f"{file}: no space is left on the disk; free some, and index again.") from error
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise UsageError(f"{file} is no index, or is damaged; delete it and index again.", param="index") from error
+            raise damaged(file) from error
         if code == sqlite3.SQLITE_INTERRUPT:
             raise UsageError("the search takes too long; add a rarer word or a filter.", param="q") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

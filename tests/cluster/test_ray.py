@@ -86,6 +86,19 @@ def test_an_extraction_on_ray_is_the_same_as_without(cluster: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_transcript_on_ray_is_the_same_as_without(cluster: Any, tmp_path: Path) -> None:
+    receipt = Path(__file__).parents[2] / "tessera" / "nano" / "demo" / "receipt.png"
+    texts = []
+    for name, words in (("here", ()), ("ray", ("--ray", cluster.address))):
+        out = tmp_path / f"{name}.md"
+        done = CliRunner().invoke(app, ["transcribe", str(receipt), "-o", str(out), "-q", *words])
+        assert done.exit_code in (0, 1, 3), done.output
+        texts.append(out.read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+    assert "receipt.png" in texts[0]
+
+
+@pytest.mark.slow
 def test_a_killed_node_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(**SMALL)
     cluster.wait_for_nodes()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from tessera.errors import UsageError
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
-from tessera.search.store import NAME, reading, writing
+from tessera.search.store import NAME, reading, root_of, writing
 from tests.documents.files import mail_bytes, zip_bytes
 from tests.search.archive import ACME, BAKERY, LETTER, found, pdf, places, put, rows, scanned
 
@@ -214,6 +216,32 @@ def test_other_files_are_refused_as_indexes(tmp_path: Path) -> None:
         Searcher(tmp_path)
     with pytest.raises(UsageError, match="has no index; make one with `tessera index"):
         Searcher(tmp_path.parent)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DROP TABLE facts", "DELETE FROM facts", "UPDATE pages SET text = x'00'",
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = CAST(x'43ed' AS TEXT) WHERE name = 'pages'",
+    ],
+    ids=["table", "row", "text", "schema"],
+)  # fmt: skip
+def test_a_damaged_index_is_said_to_be(archive: Path, harm: str) -> None:
+    with closing(sqlite3.connect(archive / NAME)) as connection:
+        connection.execute("PRAGMA writable_schema = 1")
+        connection.executescript(harm)
+    with pytest.raises(UsageError, match="is damaged; delete it and index again"):
+        places(archive, "croissants")
+
+
+def test_a_folder_may_be_named_by_any_of_its_paths(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "link").symlink_to(archive)
+    for root in (archive, archive / ".." / archive.name, other / "link"):
+        with writing(other / "index.db", root) as connection:
+            assert root_of(other / "index.db", connection) == archive
+    with pytest.raises(UsageError, match="name another file"), writing(other / "index.db", other):
+        pass
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
