@@ -74,6 +74,7 @@ def test_clicks_are_kept_and_exported_as_labels(browser: Any, tmp_path: Path) ->
         page = open_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
         rows = page.locator(".pair")
         expect(rows).to_have_count(2)
+        page.evaluate("document.querySelectorAll('.tools select')[1].append(new Option('name '.repeat(40)))")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         expect(rows.nth(0)).to_contain_text("the old one is right (checks)")
         expect(rows.nth(0).locator(".crops svg")).to_have_count(1)
