@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Row:
 
     values: Mapping[str, Any]
     file: Path
-    number: int  # in the file, from 1
+    place: str  # the file and the line or row in it, from 1
 
     def __getitem__(self, column: str) -> Any:
         if column not in self.values:
@@ -74,15 +75,13 @@ class Row:
             return Image(value if is_url else self.file.parent / value)
         raise ImageError(f"{self.place}: {column} holds no image; a path, bytes or a struct with them is wanted.")
 
-    @property
-    def place(self) -> str:
-        return f"{self.file}, row {self.number}"
-
 
 class _File(Protocol):
     path: Path
 
     def __len__(self) -> int: ...
+
+    def place(self, index: int) -> str: ...
 
     def values(self, index: int) -> Mapping[str, Any]: ...
 
@@ -99,11 +98,19 @@ class Rows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Row:
+        file, inner = self._find(index)
+        return Row(file.values(inner), file.path, file.place(inner))
+
+    def place(self, index: int) -> str:
+        """Return where a row stands, also of one that cannot be read."""
+        file, inner = self._find(index)
+        return file.place(inner)
+
+    def _find(self, index: int) -> tuple[_File, int]:
         if not 0 <= index < len(self):
             raise UsageError(f"row {index} is beyond the {len(self):,} of {self.paths[0]}; has the file changed?")
-        place = bisect_right(self._ends, index)
-        file, inner = self._files[place], index - (self._ends[place - 1] if place else 0)
-        return Row(file.values(inner), file.path, inner + 1)
+        number = bisect_right(self._ends, index)
+        return self._files[number], index - (self._ends[number - 1] if number else 0)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -178,6 +185,9 @@ class _Parquet:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    def place(self, index: int) -> str:
+        return f"{self.path}, row {index + 1}"
+
     def values(self, index: int) -> Mapping[str, Any]:
         from pyarrow import ArrowException
 
@@ -198,23 +208,28 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._starts: list[int] = []
-        place = 0
+        self._starts, self._numbers = array("q"), array("q")
+        place = number = 0
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE):
                 if len(line) == MAX_LINE:
                     raise UsageError(f"{path} has a line of more than {MAX_LINE >> 20} MiB at byte {place}.")
+                number += 1
                 if line.strip():
                     self._starts.append(place)
+                    self._numbers.append(number)
                 place += len(line)
 
     def __len__(self) -> int:
         return len(self._starts)
 
+    def place(self, index: int) -> str:
+        return f"{self.path}, line {self._numbers[index]}"
+
     def values(self, index: int) -> Mapping[str, Any]:
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
-            return _object(file.readline(MAX_LINE), self.path, index)
+            return _object(file.readline(MAX_LINE), self.place(index))
 
 
 class _Table:
@@ -233,20 +248,23 @@ class _Table:
         if len(data) > MAX_UNPACKED:
             raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; unpack it to a .jsonl file.")
         lines = [line for line in data.splitlines() if line.strip()]
-        self._rows = [_object(line, path, index) for index, line in enumerate(lines)]
+        self._rows = [_object(line, self.place(index)) for index, line in enumerate(lines)]
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def place(self, index: int) -> str:
+        return f"{self.path}, row {index + 1}"
 
     def values(self, index: int) -> Mapping[str, Any]:
         return self._rows[index]
 
 
-def _object(line: bytes, path: Path, index: int) -> Mapping[str, Any]:
+def _object(line: bytes, place: str) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}, row {index + 1} is no JSON; correct the line.") from error
+        raise UsageError(f"{place} is no JSON; correct the line.") from error
     if not isinstance(value, dict):
-        raise UsageError(f"{path}, row {index + 1} must be a JSON object, not {shown(value)}.")
+        raise UsageError(f"{place} must be a JSON object, not {shown(value)}.")
     return value

@@ -14,6 +14,7 @@ from typing import Any
 
 from tessera.errors import ImageError, TesseraError, UsageError, shown
 from tessera.evals.rows import Row, Rows
+from tessera.machine import written_whole
 from tessera.messages import Image, Message, parse_message
 from tessera.sources import ImageLimits, is_data_url, is_url, read
 
@@ -56,13 +57,15 @@ class Reader:
         rows = Rows([path])
         if not 0 < len(rows) <= MAX_ROWS:
             raise UsageError(f"{path} has {len(rows):,} rows; between 1 and {MAX_ROWS:,} can be trained on.")
-        for index, place in enumerate(_places(path, len(rows))):
+        for index in range(len(rows)):
             try:
-                yield self._conversation(rows[index], place)
+                yield self._conversation(rows[index])
             except TesseraError as error:
-                yield Problem(place, getattr(error, "code", "") or "invalid_row", str(error))
+                place = rows.place(index)
+                text = str(error).removeprefix(f"{place}: ").removeprefix(f"{place} ")
+                yield Problem(place, getattr(error, "code", "") or "invalid_row", text)
 
-    def _conversation(self, row: Row, place: str) -> Conversation:
+    def _conversation(self, row: Row) -> Conversation:
         given = _messages_of(row)
         if len(given) > MAX_MESSAGES:
             raise UsageError(f"the row has {len(given):,} messages, and the limit is {MAX_MESSAGES:,}; divide it.")
@@ -83,7 +86,11 @@ class Reader:
             raise UsageError("no message of the assistant is trained; give one, with weight 1 or without weights.")
         source = row.get("source")
         return Conversation(
-            place, source if isinstance(source, str) else row.file.stem, tuple(messages), frozenset(taught), _tools(row)
+            row.place,
+            source if isinstance(source, str) else row.file.stem,
+            tuple(messages),
+            frozenset(taught),
+            _tools(row),
         )
 
     def _column(self, row: Row) -> list[Image]:
@@ -136,21 +143,13 @@ class Reader:
             path = self.keep / hashlib.sha256(data).hexdigest()
             if not path.exists():
                 self.keep.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                with written_whole(path) as partial:  # a kill would leave a cut image under the digest of a whole one
+                    partial.write_bytes(data)
             return Image(path, image.low_detail)
         if isinstance(source, str | Path):  # a path of the column is beside the file already
             path = source if isinstance(source, Path) else row.file.parent / source
             return Image(path.absolute(), image.low_detail)
         raise ImageError("an image must be a path, a data URL, or bytes.")
-
-
-def _places(path: Path, count: int) -> Iterator[str]:
-    """Yield where each row stands: its line in a file of JSON lines, else its number."""
-    if path.suffix != ".jsonl":
-        yield from (f"{path}, row {number}" for number in range(1, count + 1))
-        return
-    with path.open("rb") as lines:
-        yield from (f"{path}, line {number}" for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _messages_of(row: Row) -> list[Mapping[str, Any]]:
@@ -165,6 +164,8 @@ def _messages_of(row: Row) -> list[Mapping[str, Any]]:
 
 
 def _side(value: Any, name: str, role: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, str | list):
+        raise UsageError(f"{name} is {shown(value)}; write it as text.")
     return [{"role": role, "content": value}] if isinstance(value, str) else _list_of(value, name)
 
 
@@ -211,6 +212,8 @@ def _weight(message: dict[str, Any], where: str) -> bool:
 
 
 def _check_taught(messages: Sequence[Message], number: int) -> None:
+    if messages[number].images:
+        raise UsageError(f"messages.{number} (assistant) holds an image, and models write none; move it to a user's.")
     if not any(messages[number].content) and not messages[number].tool_calls:
         raise UsageError(f"messages.{number} (assistant) is empty; write an answer, or give it weight 0.")
     if not any(message.role == "user" for message in messages[:number]):

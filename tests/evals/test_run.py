@@ -322,7 +322,7 @@ def test_humaneval_runs_what_was_written(tmp_path: Path, reply: str, passes: boo
 def test_a_humaneval_program_is_the_problem_its_solution_and_its_tests() -> None:
     from tessera.evals.rows import Row
 
-    question = task_named("humaneval").questions(Row(PROBLEM, Path("x"), 1), ())[0]
+    question = task_named("humaneval").questions(Row(PROBLEM, Path("x"), "x, row 1"), ())[0]
     program, code = program_of(question, PROBLEM["canonical_solution"])
     assert program.startswith(PROBLEM["prompt"] + PROBLEM["canonical_solution"])
     assert program.endswith("check(total)\n")
@@ -409,7 +409,7 @@ def test_a_bad_row_is_a_failed_question_that_names_it(tmp_path: Path) -> None:
     summary = run(task, tmp_path / "my.jsonl", tmp_path / "run", Stub(lambda conversation, params: "1"))
     assert (summary.count, summary.flags["failed"]) == (2, 1)
     bad = list(answers_of(tmp_path / "run"))[1]
-    assert "my.jsonl, row 2: question must be a text" in bad.note
+    assert "my.jsonl, line 2: question must be a text" in bad.note
 
 
 def test_rows_of_a_folder_without_the_split_name_the_splits(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "marker without a column": ({"messages": [{"role": "user", "content": "<image> a"}, REPLY]}, "no `images`"),
     "a URL": ({"question": "a", "answer": "b", "image": "https://example.com/a.png"}, "is a URL"),
     "tools": ({"messages": [USER, REPLY], "tools": "{"}, "tools is no JSON"),
+    "a number as answer": ({"question": "a", "answer": 5}, "answer is 5; write it as text"),
+    "an image as answer": ({"messages": [USER, {"role": "assistant", "content": "<image>"}], "image": "a"}, "holds an"),
 }  # fmt: skip
 
 
@@ -144,6 +146,7 @@ def test_a_bad_row_is_a_problem_with_its_line(case: str, tmp_path: Path) -> None
     assert isinstance(bad, Problem), bad
     assert bad.place.endswith("data.jsonl, line 3")
     assert words in bad.text
+    assert "row 2" not in bad.text  # one number of a place, that of editors
     assert bad.code
 
 

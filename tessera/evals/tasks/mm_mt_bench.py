@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tessera.errors import UsageError
@@ -50,7 +51,7 @@ def _questions(row: Row, shots: Shots) -> Sequence[Question]:
             params=PARAMS,
             answer="".join(part for part in messages[2 * turn + 1].content if isinstance(part, str)),
             groups={"category": str(row.get("category", "unknown")), "turn": str(turn + 1)},
-            cluster=f"{row.file.name}:{row.number}",
+            cluster=Path(row.place).name,
         )
         for turn in range(len(messages) // 2)
     ]
