@@ -11,15 +11,17 @@ from pathlib import Path
 
 import torch
 
+from tessera.cli.batch_models import digest_of_model
 from tessera.cli.session import in_flags
 from tessera.errors import UsageError
+from tessera.finetune.claim import RUN
 from tessera.finetune.data import Reader
 from tessera.finetune.memory import GB, Estimate, check_fits, estimate, free_bytes, gathered_bytes, recomputes
 from tessera.finetune.preview import counts, hours, largest_pass, problems, product_rate, report
-from tessera.finetune.run import CURVE, RUN, Outcome, Run
+from tessera.finetune.run import CURVE, Outcome, Run
 from tessera.finetune.samples import Encoder, Samples
 from tessera.finetune.settings import Settings
-from tessera.load import compute_dtype, find_model, load_model, target_device
+from tessera.load import compute_dtype, find_model, load_model, locate, target_device
 from tessera.machine import use_device
 from tessera.prompt import Tokenizer
 from tessera.shelf import BUNDLED, ModelSource
@@ -77,6 +79,7 @@ def run_finetune(
             out, load_model(source), checkpoint, settings, found.samples,
             held_out=held_out.samples if held_out else (), recompute=recompute,
             say=lambda line: _say_unless(quiet, line), ranks=ranks,
+            facts={"weights": digest_of_model(Path(locate(source).name)), "dtype": str(plan.dtype)},
         )  # fmt: skip
         _report(run.go(), memory, out, as_json=as_json, quiet=quiet, prints=ranks.first)
 

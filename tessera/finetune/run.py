@@ -8,10 +8,11 @@ some of a step's passes: adapters are copies on each, which take one mean of gra
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from tessera.errors import TesseraError, UsageError
 from tessera.finetune.answers import answer, chosen
+from tessera.finetune.claim import RUN, SETTINGS, alone, claim, digest
 from tessera.finetune.curve import curve_svg
 from tessera.finetune.features import Features
 from tessera.finetune.log import Progress, RunLog, Say, curve, read_log, step_values
@@ -41,8 +43,7 @@ from tessera.training.optimizer import MasterOptimizer
 from tessera.training.ranks import Ranks
 from tessera.weights.checkpoint import Checkpoint
 
-RUN, SETTINGS, LOG, CURVE, FEATURES = "run", "settings.json", "log.jsonl", "curve.svg", "features"
-MAY_DIFFER = {"pass_tokens", "recompute", "save_steps", "sample"}  # of a resumed run: none changes what is learned
+LOG, CURVE, FEATURES = "log.jsonl", "curve.svg", "features"
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 SHOWN_ANSWER = 200  # characters of one in the terminal
 ResultT = TypeVar("ResultT")
@@ -82,17 +83,18 @@ class Run:
     """One run: its model, its data, and its progress in the folder `out`.
 
     `recompute` says whether each layer's inner values are computed again for the gradient, instead of kept.
+    `facts` tell the base, such as its files' digest and its dtype: a run goes on with the same ones only.
     """
 
     def __init__(
         self, out: Path, loaded: LoadedModel, checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample],
         *, held_out: Sequence[Sample] = (), limits: ImageLimits | None = None, recompute: bool = True,
-        say: Say = print, ranks: Ranks | None = None,
+        say: Say = print, ranks: Ranks | None = None, facts: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.out, self.settings, self.samples, self.held_out = out, settings, samples, held_out
         self.ranks = ranks or Ranks()
         self.say: Say = say if self.ranks.first else lambda line: None
-        self._check_folder(loaded.name)
+        self._check_folder({"model": loaded.name} | dict(facts or {}))
         torch.manual_seed(settings.seed)
         self.trained = Trained(loaded, checkpoint, settings)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
@@ -112,35 +114,21 @@ class Run:
         if recompute:
             checkpoint_blocks(self.model)
 
-    def _check_folder(self, model: str) -> None:
+    def _check_folder(self, facts: Mapping[str, str]) -> None:
         """Remember what this run is; raises UsageError if the folder holds another, or other ranks see another one."""
         if self.ranks.first:
-            self._claim_folder(model)
+            data = {"data": digest(self.samples), "held_out": digest(self.held_out)}
+            claim(self.out, self.settings.as_json() | facts | data)
         self.ranks.wait()
         if not (self.out / RUN / SETTINGS).exists():
             raise UsageError(f"{self.out} is not what rank 0 sees; name a folder on a disk that all ranks share.")
 
-    def _claim_folder(self, model: str) -> None:
-        identity = self.settings.as_json() | {
-            "model": model, "data": _digest(self.samples), "held_out": _digest(self.held_out),
-        }  # fmt: skip
-        path = self.out / RUN / SETTINGS
-        if path.exists():
-            before = json.loads(path.read_text())
-            differing = [name for name in identity.keys() - MAY_DIFFER if before.get(name) != identity[name]]
-            if differing:
-                raise UsageError(
-                    f"{self.out} holds a run with another {', '.join(sorted(differing))}; "
-                    "name another folder, or remove it."
-                )
-        elif self.out.exists() and any(each.name != RUN for each in self.out.iterdir()):
-            raise UsageError(f"{self.out} holds other files; name a new folder.")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(identity, indent=2) + "\n")
-
     def go(self) -> Outcome:
-        """Run what is left; raises TesseraError with the option to change if memory runs out."""
+        """Run what is left; raises TesseraError with the option to change if memory or numbers run out."""
+        with alone(self.out) if self.ranks.first else nullcontext():
+            return self._go()
+
+    def _go(self) -> Outcome:
         began = time.monotonic()
         self._resume()
         log = RunLog(self.out / RUN / LOG, self.step, writes=self.ranks.first)
@@ -184,6 +172,7 @@ class Run:
         ):
             self.step = record.step + 1
             record = self._of_all_ranks(record)
+            self._check_finite(record)
             if first:
                 self.trained.check_gradients(self.optimizer.masters, any(mark.images for mark in record.marks))
                 first = False
@@ -195,6 +184,15 @@ class Run:
             self._keep(log)
             if self._over():
                 return
+
+    def _check_finite(self, record: Record[Marks]) -> None:
+        """Raise TesseraError before weights without meaning are saved."""
+        total = sum(mark.total for mark in record.marks)
+        if not (math.isfinite(total) and math.isfinite(record.norm)):
+            raise TesseraError(
+                f"step {self.step} gave a loss of {total:g} and a gradient of {record.norm:g}, so nothing of it is "
+                f"saved; start in a new folder with a rate below {self.settings.peak_rate:g} or in a wider dtype."
+            )
 
     def _packs(self, step: int) -> list[list[Pack]]:
         samples = [self.samples[number] for number in self.order.step(step)]
@@ -272,15 +270,6 @@ class Run:
             log.write(step=self.step, **asdict(found))
             shown = (json.dumps(text, ensure_ascii=False)[:SHOWN_ANSWER] for text in (found.answer, found.expected))
             self.say("  {}: {}, expected {}".format(found.place, *shown))
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    seen = hashlib.sha256()
-    for sample in samples:
-        seen.update(sample.ids.tobytes() + sample.labels)
-        for picture in sample.images:
-            seen.update(f"{Path(picture.source).name} {picture.grid}".encode())
-    return seen.hexdigest()
 
 
 def _out_of_memory(settings: Settings) -> str:

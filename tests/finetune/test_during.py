@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from tessera.finetune import answers
 from tessera.finetune.answers import answer, chosen, last_turn
+from tessera.finetune.claim import RUN
 from tessera.finetune.curve import curve_svg
 from tessera.finetune.features import Features
 from tessera.finetune.log import read_log
-from tessera.finetune.run import CURVE, FEATURES, LOG, RUN
+from tessera.finetune.run import CURVE, FEATURES, LOG
 from tessera.finetune.samples import Picture, Sample
 from tessera.finetune.settings import Settings
 from tessera.finetune.tower import Tower

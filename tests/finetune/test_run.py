@@ -18,10 +18,11 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tessera.errors import TesseraError, UsageError
 from tessera.finetune import run as running
+from tessera.finetune.claim import RUN
 from tessera.finetune.features import Features
 from tessera.finetune.log import read_log
 from tessera.finetune.packing import packs
-from tessera.finetune.run import LOG, RUN, Run
+from tessera.finetune.run import LOG, Run
 from tessera.finetune.settings import Settings
 from tessera.finetune.state import STATE, newest_pieces
 from tessera.linears.quantized import QuantizedLinear
