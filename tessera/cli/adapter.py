@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from tessera.load import find_model, model_name
-from tessera.lora.files import base_of, read_adapter, write_gguf_adapter, write_mistral
+from tessera.lora.files import base_of, read_adapter, write_mistral
+from tessera.lora.gguf_files import write_gguf_adapter
 from tessera.lora.peft import write_peft
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.gguf.scaling import architecture_of

@@ -29,6 +29,7 @@ from tessera.cli.app_search import archives
 from tessera.cli.app_trust import boxes, trust
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
 from tessera.cli.parser import Group, ImagesCommand, SettingsCommand, in_our_words
+from tessera.cli.start import leave_quickly
 from tessera.errors import TesseraError, UsageError
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def main() -> None:
         code = app(prog_name="tessera", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # now, while a full disk or a closed pipe can still be reported
+        leave_quickly()
         sys.exit(code if isinstance(code, int) else 0)
     except TesseraError as error:
         _fail(_in_flags(error), error.exit_code)

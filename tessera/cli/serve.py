@@ -14,6 +14,7 @@ import typer.main
 from pydantic.fields import FieldInfo
 
 from tessera.cli.completion import among, model_names
+from tessera.cli.start import importing
 from tessera.errors import UsageError
 from tessera.server.settings import Settings, describe, panel_of, resolve_settings
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, SEVERAL_AFTER_ONE_FLAG, Fixed
@@ -29,7 +30,8 @@ def run_serve(arguments: list[str]) -> None:
         from tessera.server.listen import bind
 
         sockets = bind(settings)  # report a port in use at once, not after the seconds of the next import
-        from tessera.server.run import serve
+        with importing():
+            from tessera.server.run import serve
 
         if origins["model"] == "default":
             print(

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tessera.chat import ChatModel, Delta
+from tessera.cli.start import importing
 from tessera.errors import ImageError
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
@@ -101,7 +102,10 @@ class Session:
             at_once: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
             key = os.environ.get("TESSERA_API_KEY")
             return Client(self.endpoint, model=self.model, api_key=key, limits=self.limits(), **at_once)
-        from tessera.llm import LLM
+        with importing():
+            import mistral_common.tokens.tokenizers.mistral  # noqa: F401  # the tokenizer, needed soon
+
+            from tessera.llm import LLM
 
         if self.is_default:
             self.note(NANO_NOTE)
@@ -125,7 +129,8 @@ class Session:
 
         `-` is standard input. Later turns see the same image even if its file changes.
         """
-        from tessera.images import load
+        with importing():
+            from tessera.images import load
 
         if not source:
             raise ImageError("the image's name is empty; give a path, a URL, or - for standard input.")

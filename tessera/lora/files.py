@@ -1,9 +1,8 @@
-"""Files of adapters: finds out which of the three formats is at hand; reads and writes Mistral's and llama.cpp's.
+"""Files of adapters: finds out which of the three formats is at hand; reads and writes Mistral's.
 
 Mistral's is `lora.safetensors` with official names; its scale is a plain factor, in params.json beside it or left to
-whoever loads it. llama.cpp's is a GGUF file whose tensors are in our order. Both know only the decoder, the second
-also the head. Sources: mistral-finetune's checkpointing.py, mistral-inference's lora.py, llama.cpp's
-convert_lora_to_gguf.py.
+whoever loads it; it knows only the decoder. llama.cpp's is in `gguf_files`. Sources: mistral-finetune's
+checkpointing.py, mistral-inference's lora.py.
 """
 
 from __future__ import annotations
@@ -14,22 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from gguf import GGUFType, GGUFWriter, Keys
 from torch import Tensor
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.lora.adapter import LoraAdapter, LowRank
-from tessera.lora.names import GGUF_MATRIX, MATRIX, gguf_linears, refuse_unmatched
+from tessera.lora.names import MATRIX, refuse_unmatched
 from tessera.lora.peft import CONFIG, read_matrix, read_peft
-from tessera.machine import disk_room, written_whole
 from tessera.model.config import ModelConfig
 from tessera.shelf import BUNDLED
 from tessera.weights.detect import is_gguf, is_gguf_name, read_json
 from tessera.weights.fill import linear_shapes
-from tessera.weights.gguf.header import read_header
-from tessera.weights.gguf.names import to_gguf_name
-from tessera.weights.gguf.scaling import PLAIN_ARCHITECTURE
-from tessera.weights.gguf.stored import stored_tensor
 from tessera.weights.safetensors import StoredTensor, stored_tensors
 from tessera.weights.write import Writer, piece_of_panels, write_files, write_tensors
 
@@ -68,7 +61,11 @@ def read_adapter(path: Path, config: ModelConfig) -> LoraAdapter:
     found = find_adapter(path)
     if found.is_dir():
         return read_peft(found, config)
-    return _read_gguf(found, config) if is_gguf_name(found) else _read_mistral(found, config)
+    if not is_gguf_name(found):
+        return _read_mistral(found, config)
+    from tessera.lora.gguf_files import read_gguf  # on use: its library takes time to import
+
+    return read_gguf(found, config)
 
 
 def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
@@ -85,33 +82,12 @@ def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
     linears = {name: name for name in linear_shapes(config)}
     found = {key: (match[1], match[2]) for key in stored if (match := MATRIX.fullmatch(key))}
     refuse_unmatched(file, [key for key in stored if key not in found or found[key][0] not in linears], len(stored))
-    pairs = _pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
+    pairs = pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
     modules = {name: LowRank(a_RK, b_NR, float(scaling)) for name, (a_RK, b_NR) in pairs.items()}
     return LoraAdapter.of(modules, config, str(file), notes=notes)
 
 
-def _read_gguf(file: Path, config: ModelConfig) -> LoraAdapter:
-    header = read_header(file)
-    kind = header.text(Keys.General.TYPE), header.text(Keys.Adapter.TYPE)
-    if kind != (GGUFType.ADAPTER, "lora"):
-        raise CheckpointError(f"{file} is of the type {kind[0]!r}, not a LoRA adapter; use a file of an adapter.")
-    alpha = header.values.get(Keys.Adapter.LORA_ALPHA, 0.0)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise CheckpointError(f"{file}: {Keys.Adapter.LORA_ALPHA} is no number; convert the adapter again.")
-    linears = gguf_linears(config)
-    found = {key: (match[1], match[2].upper()) for key in header.tensors if (match := GGUF_MATRIX.fullmatch(key))}
-    unmatched = [key for key in header.tensors if key not in found or found[key][0] not in linears]
-    refuse_unmatched(file, unmatched, len(header.tensors))
-    named = ((linears[found[key][0]], found[key][1], stored_tensor(file, each)) for key, each in header.tensors.items())
-    # Without an alpha, llama.cpp takes the product as it is.
-    modules = {
-        name: LowRank(a_RK, b_NR, alpha / max(len(a_RK), 1) if alpha else 1.0)
-        for name, (a_RK, b_NR) in _pairs(file, named).items()
-    }
-    return LoraAdapter.of(modules, config, str(file))
-
-
-def _pairs(file: Path, named: Iterable[tuple[str, str, StoredTensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+def pairs(file: Path, named: Iterable[tuple[str, str, StoredTensor]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A and B of each linear; raises CheckpointError if one is missing."""
     found: dict[str, dict[str, StoredTensor]] = {}
     for name, matrix, tensor in named:
@@ -129,7 +105,7 @@ def write_mistral(
 
     Its loader adds matrices in the model's dtype, times 2 by default: all scales are folded to that.
     """
-    kept, notes = _kept(adapter, ("decoder",), "mistral-inference")
+    kept, notes = kept_of(adapter, ("decoder",), "mistral-inference")
     one = kept.uniform(MISTRAL_SCALING, dtype)
     pieces = []
     for name, module in one.modules.items():
@@ -146,34 +122,7 @@ def write_mistral(
     return notes
 
 
-def write_gguf_adapter(adapter: LoraAdapter, file: Path, architecture: str = PLAIN_ARCHITECTURE) -> tuple[str, ...]:
-    """Write a new GGUF file that llama.cpp loads with --lora; returns what it cannot load of the adapter.
-
-    llama.cpp compares the architecture with its model's.
-    Its scale is alpha over a tensor's rank. bfloat16 becomes float32, which holds every such number.
-    """
-    if file.exists() or not is_gguf_name(file):
-        raise UsageError(f"{file} exists or does not end in .gguf; name a new file that does.")
-    kept, notes = _kept(adapter, ("decoder", "head"), "llama.cpp")
-    one = kept.uniform()
-    first = next(iter(one.modules.values()))
-    with disk_room(file.parent), written_whole(file) as partial_file:
-        writer = GGUFWriter(partial_file, architecture)
-        writer.add_type(GGUFType.ADAPTER)
-        writer.add_string(Keys.Adapter.TYPE, "lora")
-        writer.add_float32(Keys.Adapter.LORA_ALPHA, first.scale * first.rank)
-        for name, module in one.modules.items():
-            for suffix, matrix in (("lora_a", module.a_RK), ("lora_b", module.b_NR)):
-                values = matrix if matrix.dtype == torch.float16 else matrix.float()
-                writer.add_tensor(f"{to_gguf_name(f'{name}.weight')}.{suffix}", values.contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return notes
-
-
-def _kept(adapter: LoraAdapter, parts: tuple[str, ...], program: str) -> tuple[LoraAdapter, tuple[str, ...]]:
+def kept_of(adapter: LoraAdapter, parts: tuple[str, ...], program: str) -> tuple[LoraAdapter, tuple[str, ...]]:
     """Return what a program can load of an adapter, and a note on the rest; raises UsageError if it can nothing."""
     kept = adapter.only(parts)
     remedy = "merge the adapter into the model instead"

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.lora.adapter import LoraAdapter, LowRank
-from tessera.lora.files import base_of, read_adapter, write_gguf_adapter, write_mistral
+from tessera.lora.files import base_of, read_adapter, write_mistral
+from tessera.lora.gguf_files import write_gguf_adapter
 from tests.lora.adapters import random_adapter, random_pairs, write_peft_folder
 from tests.weights.checkpoints import LLAVA
 

@@ -19,7 +19,8 @@ from gguf import GGMLQuantizationType as Kind
 
 from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.attach import attach
-from tessera.lora.files import read_adapter, write_gguf_adapter
+from tessera.lora.files import read_adapter
+from tessera.lora.gguf_files import write_gguf_adapter
 from tessera.model.attention import DensePlan
 from tessera.weights.fill import linear_shapes
 from tests.loading import load_model
