@@ -46,6 +46,11 @@ def message_object(message: Message, limits: ImageLimits) -> dict[str, Any]:
 def _part(part: str | Image, limits: ImageLimits) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    if part.max_side is not None:
+        raise UsageError(
+            f"max_side is {part.max_side}, and no part of a message says so to a server; scale the image before it is "
+            "sent, or set the server's max_image_side."
+        )
     target = {"url": image_url(part, limits)} | ({"detail": "low"} if part.low_detail else {})
     return {"type": "image_url", "image_url": target}
 

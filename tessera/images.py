@@ -28,7 +28,6 @@ from tessera.sources import ImageLimits, read
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-LOW_DETAIL_SIDE = 512
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images CLIP was trained on, as the reference has them
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC_A = -0.75  # OpenCV's choice for INTER_CUBIC; Pillow's is -0.5
@@ -77,12 +76,17 @@ def place_of(number: int, count: int) -> str:
     return f"image {number} of {count}: " if count > 1 else ""
 
 
-def grid_of(width: int, height: int, vision: VisionConfig, *, low_detail: bool = False) -> tuple[int, int]:
-    """Return the rows and columns of tokens for an image of this size.
+def side_of(image: Image, limits: ImageLimits) -> int | None:
+    """Return the pixels that an image's longer edge may have, by itself and by the limits; None: the model's."""
+    return min((side for side in (image.side, limits.max_side) if side is not None), default=None)
+
+
+def grid_of(width: int, height: int, vision: VisionConfig, *, max_side: int | None = None) -> tuple[int, int]:
+    """Return the rows and columns of tokens for an image of this size, at most `max_side` pixels along its longer edge.
 
     Example for Pixtral 12B: 1920 x 1080 is scaled by 1024/1920 to 1024 x 576, so (36, 64).
     """
-    longest = min(vision.image_size, LOW_DETAIL_SIDE) if low_detail else vision.image_size
+    longest = min(vision.image_size, max_side or vision.image_size)
     scale = max(width, height) / longest
     if scale > 1:
         # An extreme shape would round its short side to zero: keep at least one pixel.
@@ -96,11 +100,11 @@ def token_count(grid: tuple[int, int]) -> int:
     return rows * (columns + 1)
 
 
-def prepare(image: PILImage.Image | Pixels, vision: VisionConfig, *, low_detail: bool = False) -> PreparedImage:
-    """Resize an RGB image to whole tokens and normalise it."""
+def prepare(image: PILImage.Image | Pixels, vision: VisionConfig, *, max_side: int | None = None) -> PreparedImage:
+    """Resize an RGB image to whole tokens, at most `max_side` pixels along its longer edge, and normalise it."""
     pixels = convert("the image", image, ImageLimits()) if isinstance(image, PILImage.Image) else image
     height, width = pixels.shape[:2]
-    rows, columns = grid_of(width, height, vision, low_detail=low_detail)
+    rows, columns = grid_of(width, height, vision, max_side=max_side)
     values_HWC = resize_cubic(pixels, rows * vision.token_size, columns * vision.token_size)
     values_HWC /= np.float32(255)
     values_HWC -= np.array(MEAN, np.float32)

@@ -41,7 +41,7 @@ from tessera.engine.states import StatePrompt
 from tessera.engine.tally import Stats
 from tessera.engine.watch import find_glances
 from tessera.errors import EngineBusyError, EngineDeadError, PromptTooLongError, TesseraError, UsageError
-from tessera.images import PreparedImage, load_all, prepare
+from tessera.images import PreparedImage, load_all, prepare, side_of
 from tessera.load import LoadedModel, compute_dtype, load_model, locate, target_device
 from tessera.messages import Image, Message, parse_messages
 from tessera.model.fingerprint import fingerprint
@@ -426,7 +426,7 @@ class LLM(ChatModel):
             return []
         with self._decoding:
             loaded = zip(images, load_all(images, self.limits), strict=True)
-            return [prepare(pixels, self.vision, low_detail=each.low_detail) for each, pixels in loaded]
+            return [prepare(pixels, self.vision, max_side=side_of(each, self.limits)) for each, pixels in loaded]
 
     @property
     def max_counted(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,17 +27,27 @@ SILENT_FIELDS = ("refusal", "annotations", "audio", "reasoning", "reasoning_cont
 SILENT_PARTS = ("refusal", "thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image_url", "input_image")
+LOW_DETAIL_SIDE = 512
+LEAST_SIDE, MOST_SIDE = 256, 16_384  # pixels that may be asked for along an image's longer edge
 
 
 @dataclass(frozen=True)
 class Image:
     """An image as the user gave it: a path, an http(s) or data URL, encoded bytes, or a PIL image.
 
-    With `low_detail` its long side is scaled to at most 512 pixels, which costs at most a quarter of the tokens.
+    With `low_detail` its long side is scaled to at most 512 pixels, which costs at most a quarter of the tokens;
+    `max_side` is any other bound, in pixels. None, or more than the model's own side, is the model's.
     """
 
     source: ImageSource
     low_detail: bool = False
+    max_side: int | None = None
+
+    @property
+    def side(self) -> int | None:
+        """The pixels that its longer edge may have; None: as many as the model takes."""
+        sides = [side for side in (self.max_side, LOW_DETAIL_SIDE if self.low_detail else None) if side is not None]
+        return min(sides, default=None)
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,25 @@ def parse_content(content: Any, where: str) -> tuple[str | Image, ...]:
         raise UsageError(f"{where} must be a string, null, or a list of parts, not {shown(content)}.", param=where)
     parts = [_parse_part(part, f"{where}.{index}") for index, part in enumerate(content)]
     return tuple(part for part in parts if part is not None)
+
+
+def check_side(side: int | None) -> None:
+    """Raise UsageError for a `max_image_side` out of bounds."""
+    if side is not None and not LEAST_SIDE <= side <= MOST_SIDE:
+        words = f"it must lie between {LEAST_SIDE} and {MOST_SIDE:,}"
+        raise UsageError(f"max_image_side is {side}; {words}.", param="max_image_side")
+
+
+def scaled(messages: Sequence[Message], side: int | None) -> list[Message]:
+    """Return the messages with images of at most `side` pixels along the longer edge; None changes nothing."""
+    if side is None:
+        return list(messages)
+    return [
+        replace(message, content=tuple(
+            replace(part, max_side=side) if isinstance(part, Image) else part for part in message.content
+        ))
+        for message in messages
+    ]  # fmt: skip
 
 
 def _check_fields(message: Mapping[str, Any], where: str) -> None:

@@ -30,10 +30,11 @@ ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """Limits beyond which an image is refused."""
+    """Limits beyond which an image is refused, and the side to which a larger one is scaled."""
 
     max_pixels: int = 64_000_000
     max_bytes: int = 50_000_000
+    max_side: int | None = None  # pixels along the longer edge, to which images are scaled; None: the model's
     fetch_timeout_s: float = 10.0
     allow_private_addresses: bool = False
     domains: tuple[str, ...] | None = None  # hosts that may be fetched from; None: any public one

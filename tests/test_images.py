@@ -103,10 +103,10 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_low_detail_caps_the_long_side() -> None:
-    assert grid_of(1920, 1080, PIXTRAL, low_detail=True) == (18, 32)
-    assert grid_of(300, 200, PIXTRAL, low_detail=True) == grid_of(300, 200, PIXTRAL)
+    assert grid_of(1920, 1080, PIXTRAL, max_side=512) == (18, 32)
+    assert grid_of(300, 200, PIXTRAL, max_side=512) == grid_of(300, 200, PIXTRAL)
     wide = PILImage.new("RGB", (1024, 64))
-    assert prepare(wide, PIXTRAL, low_detail=True).pixels_CHW.shape == (3, 32, 512)
+    assert prepare(wide, PIXTRAL, max_side=512).pixels_CHW.shape == (3, 32, 512)
 
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (1, 1), (17, 3)])

@@ -173,14 +173,15 @@ def _name(named: NamedImage) -> str:
 
 def _cost(model: ChatModel, named: NamedImage) -> str:
     """Example: ", 234 tokens"; empty for a model outside this process."""
-    from tessera.images import grid_of, token_count
+    from tessera.images import grid_of, side_of, token_count
     from tessera.llm import LLM
 
     size = getattr(named.image.source, "size", None)
     if not isinstance(model, LLM) or size is None:
         return ""
     width, height = size
-    return f", {token_count(grid_of(width, height, model.vision)):,} tokens"
+    side = side_of(named.image, model.limits)
+    return f", {token_count(grid_of(width, height, model.vision, max_side=side)):,} tokens"
 
 
 def _count(images: int) -> str:

@@ -60,6 +60,14 @@ Seed = Annotated[int | None, typer.Option(help="Seed that makes sampling reprodu
 Stop = Annotated[list[str], typer.Option(help="End the reply before this text; may be given several times.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
 MaxPixels = Annotated[int, typer.Option(help="Largest image accepted, in pixels.")]
+ImageSide = Annotated[
+    int | None,
+    typer.Option(
+        "--max-image-side",
+        metavar="N",
+        help="Most pixels along an image's longer edge: fewer are faster and show less. Default: the model's.",
+    ),
+]
 Private = Annotated[bool, typer.Option("--allow-private-addresses", help="Also fetch URLs inside private networks.")]
 Ray = Annotated[
     str | None,
@@ -76,6 +84,7 @@ OPENING: dict[str, tuple[Any, Any]] = {
     "tensor_parallel_size": (Ranks, 1),
     "endpoint": (Endpoint, None),
     "max_image_pixels": (MaxPixels, DEFAULT_MAX_PIXELS),
+    "max_image_side": (ImageSide, None),
     "allow_private_addresses": (Private, False),
     "quiet": (Quiet, False),
 }
@@ -105,7 +114,9 @@ def opens_session(command: Callable[..., None]) -> Callable[..., None]:
 
 def _session(model: str | None, **given: Any) -> Any:
     from tessera.cli.session import Session
+    from tessera.messages import check_side
 
+    check_side(given["max_image_side"])
     if given["endpoint"] is not None:
         check_options(given)
     opening = {entry.name: given.pop(entry.name) for entry in fields(ModelSource) if entry.name in given}
@@ -114,7 +125,7 @@ def _session(model: str | None, **given: Any) -> Any:
 
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise UsageError for a local model's option if a server is used."""
-    local = ("mmproj", "adapter", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size")
+    local = ("mmproj", "adapter", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size", "max_image_side")
     defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
     for name in local:
         if given.get(name, defaults[name]) != defaults[name]:

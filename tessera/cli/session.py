@@ -43,6 +43,7 @@ FLAG_WORDS = (
     (r"max_images_per_prompt=(\d+); use fewer, or raise it", r"\1; use fewer"),
     (r" \(max_bytes\); send a smaller file or raise it", "; take a smaller file"),
     (r"\bmax_pixels\b", "--max-image-pixels"),
+    (r"\bmax_image_side\b", "--max-image-side"),
     (r"(?<![\w-])(max_tokens|top_p|top_k|min_p|temperature|seed|logprobs|stop)(?= (is|must|has)\b)", r"--\1"),
     # The settings of training.
     (r"\b(pass|too|train|target|step|eval|save)_(tokens|long|vision|modules|samples|steps)\b", r"--\1-\2"),
@@ -79,6 +80,7 @@ class Session:
     is_default: bool  # no model was named, so the bundled one is used; reported once
     kv_cache_dtype: str
     max_image_pixels: int
+    max_image_side: int | None = None
     allow_private_addresses: bool
     quiet: bool
 
@@ -155,6 +157,7 @@ class Session:
 
         return ImageLimits(
             max_pixels=self.max_image_pixels,
+            max_side=self.max_image_side,
             allow_private_addresses=self.allow_private_addresses,
             flags=("max_pixels",),
         )

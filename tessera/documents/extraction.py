@@ -31,13 +31,12 @@ from tessera.documents.presets import Preset
 from tessera.documents.progress import Progress
 from tessera.documents.reader import Passwords, Reader
 from tessera.documents.record import Field, Record
-from tessera.documents.rendering import MAX_SIDE
 from tessera.documents.repeats import problem_of
 from tessera.documents.reread import Rereader
 from tessera.documents.rotation import detect_turn
 from tessera.documents.runner import Again, Done, run
-from tessera.documents.tiles import LEAST_SIDE
 from tessera.errors import DeadEndError, DocumentError, GrammarError, TesseraError, UsageError
+from tessera.messages import check_side
 from tessera.sampling import SamplingParams
 
 MAX_RETRIES = len(plan.TEMPERATURES)
@@ -63,9 +62,7 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
             raise UsageError(f"retries is {self.retries}; it must lie between 0 and {MAX_RETRIES}.", param="retries")
-        if self.max_image_side is not None and not LEAST_SIDE <= self.max_image_side <= MAX_SIDE:
-            words = f"it must lie between {LEAST_SIDE} and {MAX_SIDE:,}"
-            raise UsageError(f"max_image_side is {self.max_image_side}; {words}.", param="max_image_side")
+        check_side(self.max_image_side)
         if not 0 < self.max_error < 1:
             raise UsageError(f"max_error is {self.max_error}; it must lie between 0 and 1.", param="max_error")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,10 @@ class Reader:
                 self.keep.mkdir(parents=True, exist_ok=True)
                 with written_whole(path) as partial:  # a kill would leave a cut image under the digest of a whole one
                     partial.write_bytes(data)
-            return Image(path, image.low_detail)
+            return replace(image, source=path)
         if isinstance(source, str | Path):  # a path of the column is beside the file already
             path = source if isinstance(source, Path) else row.file.parent / source
-            return Image(path.absolute(), image.low_detail)
+            return replace(image, source=path.absolute())
         raise ImageError("an image must be a path, a data URL, or bytes.")
 
 

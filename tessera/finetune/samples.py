@@ -17,7 +17,7 @@ import torch
 
 from tessera.errors import PromptTooLongError, TesseraError, UsageError
 from tessera.finetune.data import Conversation, Problem
-from tessera.images import LOW_DETAIL_SIDE, PreparedImage, grid_of, load_pixels, prepare, token_count
+from tessera.images import PreparedImage, grid_of, load_pixels, prepare, token_count
 from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.prompt import Tokenizer
@@ -157,7 +157,7 @@ class Encoder:
         if source not in self._sizes:
             height, width = load_pixels(image, self.limits).shape[:2]
             self._sizes[source] = (width, height)
-        whole = min(self.vision.image_size, LOW_DETAIL_SIDE) if image.low_detail else self.vision.image_size
+        whole = min(self.vision.image_size, image.side or self.vision.image_size)
         scaled = min(side, whole)
         grid = grid_of(*self._sizes[source], replace(self.vision, image_size=scaled))
         return Picture(source, scaled, grid, scaled < whole)

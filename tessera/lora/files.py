@@ -82,8 +82,8 @@ def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
     linears = {name: name for name in linear_shapes(config)}
     found = {key: (match[1], match[2]) for key in stored if (match := MATRIX.fullmatch(key))}
     refuse_unmatched(file, [key for key in stored if key not in found or found[key][0] not in linears], len(stored))
-    pairs = pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
-    modules = {name: LowRank(a_RK, b_NR, float(scaling)) for name, (a_RK, b_NR) in pairs.items()}
+    matrices = pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
+    modules = {name: LowRank(a_RK, b_NR, float(scaling)) for name, (a_RK, b_NR) in matrices.items()}
     return LoraAdapter.of(modules, config, str(file), notes=notes)
 
 

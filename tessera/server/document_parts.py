@@ -147,7 +147,8 @@ class PageReader:
                     if len(pages) == room:
                         raise self._too_many(part.where)
                     ((shown, side),) = plan.views(page, "off", self.budget)
-                    pages.append(Image(page.image(side, crop=shown)))
+                    side = min(side, part.max_side or side)
+                    pages.append(Image(page.image(side, crop=shown), max_side=part.max_side))
         except (DocumentError, FetchError, ImageError) as error:
             raise BadRequestError(
                 f"{part.where}: {error}", param=part.where, code=error.code, status=error.http_status

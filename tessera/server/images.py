@@ -22,12 +22,13 @@ from PIL import Image as PILImage
 from tessera.decoding import MAX_DECODING, Decoders
 from tessera.errors import EngineBusyError, FetchError, ImageError
 from tessera.fetch import Stop
-from tessera.images import PreparedImage, place_of, prepare
+from tessera.images import PreparedImage, place_of, prepare, side_of
 from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits, is_data_url, read
 
 Result = TypeVar("Result")
+Key = tuple[bytes, int | None, str]  # digest of the encoded bytes, side, tenant's salt
 Load = Callable[[Sequence[Image]], list[PreparedImage]]
 READERS, FETCHERS = 2, 8
 CACHE_BYTES = 256 << 20  # for prepared images, some 20 of the largest
@@ -66,17 +67,18 @@ class Images:
         return lambda wanted: [prepared[id(image)] for image in wanted]
 
     async def _one(self, image: Image, salt: str, hold: Callable[[int], None]) -> PreparedImage:
+        side = side_of(image, self._limits)
         if isinstance(image.source, PILImage.Image):  # a page that was rendered here
-            prepared = await self._run(self._decoding, partial(self._prepare, image.source))
+            prepared = await self._run(self._decoding, partial(self._prepare, image.source, side))
             hold(prepared.pixels_CHW.nbytes)
             return prepared
         readers = self._readers if is_data_url(image.source) else self._fetchers
         name, data, digest = await self._run(readers, partial(self._read, image))
-        key = digest, image.low_detail, salt
+        key = digest, side, salt
         if (known := self._cache.get(key)) is not None:
             return known
         hold(len(data))
-        prepared = await self._run(self._decoding, partial(self._decode, name, data, image.low_detail))
+        prepared = await self._run(self._decoding, partial(self._decode, name, data, side))
         hold(prepared.pixels_CHW.nbytes - len(data))
         self._cache.put(key, prepared)
         return prepared
@@ -87,11 +89,11 @@ class Images:
         name, data = read(image.source, self._limits, stop)
         return name, data, hashlib.blake2b(data, digest_size=32).digest()
 
-    def _prepare(self, page: PILImage.Image, stop: Stop) -> PreparedImage:
-        return prepare(page, self._vision)
+    def _prepare(self, page: PILImage.Image, side: int | None, stop: Stop) -> PreparedImage:
+        return prepare(page, self._vision, max_side=side)
 
-    def _decode(self, name: str, data: bytes, low_detail: bool, stop: Stop) -> PreparedImage:
-        return prepare(self._decoders.decode(name, data, self._limits, stop), self._vision, low_detail=low_detail)
+    def _decode(self, name: str, data: bytes, side: int | None, stop: Stop) -> PreparedImage:
+        return prepare(self._decoders.decode(name, data, self._limits, stop), self._vision, max_side=side)
 
     async def _run(self, executor: Executor, work: Callable[[Stop], Result]) -> Result:
         """Run in a thread, which is notified if nobody waits for it any more."""
@@ -141,14 +143,14 @@ class PreparedCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
-        self._entries: OrderedDict[tuple[bytes, bool, str], PreparedImage] = OrderedDict()
+        self._entries: OrderedDict[Key, PreparedImage] = OrderedDict()
 
-    def get(self, key: tuple[bytes, bool, str]) -> PreparedImage | None:
+    def get(self, key: Key) -> PreparedImage | None:
         if (found := self._entries.get(key)) is not None:
             self._entries.move_to_end(key)
         return found
 
-    def put(self, key: tuple[bytes, bool, str], image: PreparedImage) -> None:
+    def put(self, key: Key, image: PreparedImage) -> None:
         if key in self._entries:
             return
         self._entries[key] = image

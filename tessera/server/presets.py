@@ -15,7 +15,7 @@ from pathlib import Path
 from tessera.documents import plan
 from tessera.documents.presets import Preset, files, named
 from tessera.errors import UsageError
-from tessera.messages import Message
+from tessera.messages import Message, scaled
 from tessera.sampling import Grammar
 from tessera.server.document_parts import documents_in
 from tessera.server.errors import BadRequestError
@@ -51,12 +51,13 @@ def temperature_of(preset: Preset | None, asked: float | None) -> float:
     return asked if asked is not None else preset.temperature if preset is not None else 0.0
 
 
-def instructed(messages: Sequence[Message], preset: Preset | None) -> list[Message]:
+def instructed(messages: Sequence[Message], preset: Preset | None, side: int | None = None) -> list[Message]:
     """Add a preset's instructions, unless there are others, and its question to a last turn of images alone.
 
+    `side` are the pixels that the request allows along an image's longer edge; None: what the preset says.
     Raises BadRequestError if the preset compares more images than there are.
     """
-    found = list(messages)
+    found = scaled(messages, side if side is not None or preset is None else preset.max_image_side)
     if preset is None:
         return found
     images = sum(len(each.images) for each in found)

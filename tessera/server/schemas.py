@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tessera.messages import LEAST_SIDE, MOST_SIDE
 from tessera.sampling import BOUNDS, MAX_BIAS, MAX_BIASED_IDS, MAX_STOP_STRINGS
 from tessera.server.body import MAX_JSON_VALUES
 from tessera.server.dialects import in_our_words
@@ -137,6 +138,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "instructions": ("",),
     "system": ("", []),
     "echo": (False,),
+    "max_image_side": (),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
     "continue_final_message": (False,),
@@ -168,6 +170,7 @@ ReplyLength = Annotated[Count | None, BeforeValidator(lambda value: None if valu
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # for any vocabulary: a number of 4000 digits needs no echo
 PromptId = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # a negative one is refused later, with a better message
 Name = Annotated[str, Field(max_length=MAX_NAME)]
+ImageSide = Annotated[int, Field(ge=LEAST_SIDE, le=MOST_SIDE)]  # pixels along each image's longer edge, at most
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
@@ -318,6 +321,7 @@ class Sampling(Request):
 
 class ChatRequest(Sampling):
     messages: Messages
+    max_image_side: ImageSide | None = None
     max_completion_tokens: ReplyLength = None
     random_seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     logprobs: bool | None = None
@@ -345,6 +349,7 @@ class TextOptions(Part):
 class ResponsesRequest(Sampling):
     input: Text | Messages
     instructions: Text | None = None
+    max_image_side: ImageSide | None = None
     max_output_tokens: ReplyLength = None
     n: Literal[1] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -363,6 +368,7 @@ class CountTokensRequest(Request):
 
     model: ModelName | None = None
     messages: Messages
+    max_image_side: ImageSide | None = None
     system: Text | SystemBlocks | None = None
     tools: Tools | None = None
     tool_choice: JsonObject | None = None
@@ -375,6 +381,7 @@ class MessagesRequest(Sampling):
     """Anthropic's messages."""
 
     messages: Messages
+    max_image_side: ImageSide | None = None
     max_tokens: Count
     system: Text | SystemBlocks | None = None
     n: Literal[1] | None = None
@@ -404,6 +411,7 @@ class TokenizeRequest(Request):
     model: ModelName | None = None
     prompt: Text | None = None
     messages: Messages | None = None
+    max_image_side: ImageSide | None = None
     tools: Tools | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None

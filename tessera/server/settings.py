@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tessera.errors import UsageError
+from tessera.messages import LEAST_SIDE, MOST_SIDE
 from tessera.server.lora_modules import LoraModules
 from tessera.server.validation_words import first_mistake
 from tessera.server.vllm_names import ALIASES, FIXED, JOINED, OPPOSITES, taken_apart
@@ -217,6 +218,10 @@ class Settings(BaseModel):
     )
     max_image_bytes: Count = _field(20_000_000, "Limits", "Bytes of one encoded image.", ge=1)
     max_image_pixels: Count = _field(64_000_000, "Limits", "Width times height of one image.", ge=1)
+    max_image_side: Automatic = _field(
+        None, "Limits", "Pixels of an image's longer edge, to which larger ones are scaled; unset: the model's.",
+        ge=LEAST_SIDE, le=MOST_SIDE,
+    )  # fmt: skip
     max_completions: Count = _field(8, "Limits", "Largest `n` that a request may ask for.", ge=1)
     max_num_queued_reqs: Count = _field(256, "Limits", "Requests that may wait in the queue.", ge=1)
 
@@ -279,6 +284,7 @@ OTHER_NAMES = {
     "max_num_queued_reqs": "max_queued_requests",
     "max_image_pixels": "max_pixels",
     "max_image_bytes": "max_bytes",
+    "max_image_side": "max_side",
 }
 _OTHER = re.compile(rf"\b({'|'.join(OTHER_NAMES.values())})\b")
 

@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 import yaml
 
 from tessera.documents.checks import parse_check
-from tessera.documents.rendering import MAX_SIDE
 from tessera.documents.schemas import Schema, make_schema, plain_text, read_schema
-from tessera.documents.tiles import LEAST_SIDE
 from tessera.errors import TesseraError, UsageError, shown
+from tessera.messages import LEAST_SIDE, MOST_SIDE
 
 PACKAGED = Path(__file__).parent
 MAX_FILE_BYTES, MAX_READINGS, MAX_IMAGES = 1_000_000, 25, 8
@@ -63,7 +62,7 @@ class Preset:
 FIELDS: dict[str, tuple[type | tuple[type, ...], Any]] = {
     "title": (str, None), "system": (str, None), "ask": (str, None), "reason": (str, None),
     "temperature": ((int, float), (0, 2)), "tiles": (str, TILES),
-    "max_image_side": (int, (LEAST_SIDE, MAX_SIDE)), "images": (int, (1, MAX_IMAGES)),
+    "max_image_side": (int, (LEAST_SIDE, MOST_SIDE)), "images": (int, (1, MAX_IMAGES)),
     "readings": (int, (1, MAX_READINGS)), "windows": (int, (1, 100)), "detect_rotation": (bool, None),
     "checks": (list, None),
 }  # fmt: skip

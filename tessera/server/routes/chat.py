@@ -59,7 +59,7 @@ def conversation_of(request: ChatRequest) -> list[Message]:
                 "continue_final_message must be true where the last message is the assistant's, and only there.",
                 param="continue_final_message",
             )
-    return instructed(messages, preset_of(request.preset))
+    return instructed(messages, preset_of(request.preset), request.max_image_side)
 
 
 def chat_sampling(request: ChatRequest) -> SamplingParams:

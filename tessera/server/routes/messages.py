@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from tessera.chat import Completion, Delta, FinishReason, ToolCall, ToolChoice, Tools, Usage
-from tessera.messages import Image, Message
+from tessera.messages import Image, Message, scaled
 from tessera.sampling import SamplingParams
 from tessera.server.errors import BadRequestError, anthropic_error
 from tessera.server.events import Events
@@ -71,7 +71,7 @@ def messages_from(request: MessagesRequest | CountTokensRequest) -> list[Message
             messages.append(Message("system", _texts(f"{where}.content", message.get("content")), place=where))
         else:
             raise BadRequestError(f"{where}.role must be user or assistant.", param=f"{where}.role")
-    return messages
+    return scaled(messages, request.max_image_side)
 
 
 def _texts(where: str, content: Any) -> tuple[str, ...]:

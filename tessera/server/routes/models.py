@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 
-from tessera.messages import parse_messages
+from tessera.messages import parse_messages, scaled
 from tessera.prompt import Tokenizer
 from tessera.server.errors import BadRequestError
 from tessera.server.handlers import Handlers, field_named, unless_left
@@ -39,9 +39,8 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("give either prompt or messages.", param="prompt")
         if body.messages is not None:
-            preparing = backend.prompt(
-                parse_messages(body.messages, lenient=True), body.tools or (), handlers.tenant_of(request)
-            )
+            messages = scaled(parse_messages(body.messages, lenient=True), body.max_image_side)
+            preparing = backend.prompt(messages, body.tools or (), handlers.tenant_of(request))
             with field_named("messages"):
                 ids = list((await unless_left(request, preparing)).ids)
         else:

@@ -61,7 +61,7 @@ def input_messages(request: ResponsesRequest) -> list[Message]:
     else:
         for index, item in enumerate(with_documents(request.input, "input")):
             _add_item(messages, f"input.{index}", item)
-    return instructed(messages, preset_of(request.preset))
+    return instructed(messages, preset_of(request.preset), request.max_image_side)
 
 
 def _add_item(messages: list[Message], where: str, item: Mapping[str, Any]) -> None:
