@@ -48,6 +48,8 @@ from tessera.model.fingerprint import fingerprint
 from tessera.model.pixtral import Pixtral
 from tessera.parallel.shard import Shard
 from tessera.prompt import Prompt, Tokenizer
+from tessera.quantize.plan import AS_IT_IS
+from tessera.quantize.vision import check_vision_bits, round_vision
 from tessera.sampling import SamplingParams
 from tessera.shelf import ModelSource, check_alone
 from tessera.sources import ImageLimits
@@ -66,6 +68,7 @@ class LLM(ChatModel):
     `mmproj` is the vision part of a GGUF model, looked for beside the text model's file where it is not
     given. `revision` and `download_dir` say which state of a hub id is meant, and in which cache it lies.
     `adapter` is a LoRA adapter's folder or file, with which the model computes.
+    With `vision_bits` "8" the vision side is rounded after loading and computes with whole numbers.
     `notes` are what the model's user should know of how it was loaded; `heads` look at what is read. `progress` hears
     of each tensor that is read: its name, the bytes done and the bytes in all; with several processes it hears nothing.
     With `tensor_parallel_size` above 1, so many processes compute together, each on a GPU of its own, or all on the
@@ -84,10 +87,13 @@ class LLM(ChatModel):
         adapter: str | Path | None = None,
         limits: ImageLimits | None = None,
         tensor_parallel_size: int = 1,
+        vision_bits: str = AS_IT_IS,
         progress: Progress | None = None,
         **engine_options: object,
     ) -> None:
         ranks = None
+        shared = name_or_path.tensor_parallel_size if isinstance(name_or_path, ModelSource) else tensor_parallel_size
+        check_vision_bits(vision_bits, shared)
         given = {
             "mmproj": None if mmproj is None else Path(mmproj).expanduser(), "dtype": dtype, "device": device,
             "adapter": None if adapter is None else Path(adapter).expanduser(),
@@ -99,6 +105,8 @@ class LLM(ChatModel):
         else:
             loaded, ranks = _loaded(ModelSource.of(name_or_path, **given), engine_options, progress)
         try:
+            if vision_bits != AS_IT_IS:
+                loaded = dataclasses.replace(loaded, notes=loaded.notes + round_vision(loaded.model, vision_bits))
             self._start(loaded, ranks, limits, engine_options)
         except BaseException:
             if ranks is not None:

@@ -138,7 +138,10 @@ def quantize(
     bits: Annotated[str, typer.Option(help="Bits of the decoder's layers: 4, 8 or fp8.")] = "4",
     head: Annotated[str, typer.Option(help="Bits of the output layer: 4, 8, fp8 or 16 (unchanged).")] = "8",
     vision: Annotated[
-        str, typer.Option(help="Bits of the vision encoder and the adapter: 4, 8, fp8 or 16 (unchanged).")
+        str,
+        typer.Option(
+            "--vision-bits", "--vision", help="Bits of the vision encoder and the adapter: 4, 8, fp8 or 16 (unchanged)."
+        ),
     ] = "16",
     calibrate: Annotated[
         Path | None,

@@ -38,6 +38,12 @@ KVCacheDtype = Annotated[
         help="Type of cached keys and values: auto, or int8 for half the memory.", autocompletion=among("auto", "int8")
     ),
 ]
+VisionBits = Annotated[
+    str,
+    typer.Option(
+        help="Bits of the vision side, rounded at load: 8, or 16 (unchanged).", autocompletion=among("16", "8")
+    ),
+]
 Ranks = Annotated[
     int, typer.Option(min=1, help="Processes that share the model, each with its own GPU, or all on the CPU.")
 ]
@@ -81,6 +87,7 @@ OPENING: dict[str, tuple[Any, Any]] = {
     "dtype": (Dtype, "auto"),
     "device": (Device, "auto"),
     "kv_cache_dtype": (KVCacheDtype, "auto"),
+    "vision_bits": (VisionBits, "16"),
     "tensor_parallel_size": (Ranks, 1),
     "endpoint": (Endpoint, None),
     "max_image_pixels": (MaxPixels, DEFAULT_MAX_PIXELS),
@@ -125,7 +132,8 @@ def _session(model: str | None, **given: Any) -> Any:
 
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise UsageError for a local model's option if a server is used."""
-    local = ("mmproj", "adapter", "dtype", "device", "kv_cache_dtype", "tensor_parallel_size", "max_image_side")
+    local = ("mmproj", "adapter", "dtype", "device", "kv_cache_dtype", "vision_bits", "tensor_parallel_size",
+             "max_image_side")  # fmt: skip
     defaults = {name: default for name, (_, default) in {**NAMING, **OPENING}.items()}
     for name in local:
         if given.get(name, defaults[name]) != defaults[name]:

@@ -44,6 +44,7 @@ FLAG_WORDS = (
     (r" \(max_bytes\); send a smaller file or raise it", "; take a smaller file"),
     (r"\bmax_pixels\b", "--max-image-pixels"),
     (r"\bmax_image_side\b", "--max-image-side"),
+    (r"\bvision_bits\b", "--vision-bits"),
     (r"(?<![\w-])(max_tokens|top_p|top_k|min_p|temperature|seed|logprobs|stop)(?= (is|must|has)\b)", r"--\1"),
     # The settings of training.
     (r"\b(pass|too|train|target|step|eval|save)_(tokens|long|vision|modules|samples|steps)\b", r"--\1-\2"),
@@ -79,6 +80,7 @@ class Session:
     endpoint: str | None = None  # of a server to use instead
     is_default: bool  # no model was named, so the bundled one is used; reported once
     kv_cache_dtype: str
+    vision_bits: str = "16"
     max_image_pixels: int
     max_image_side: int | None = None
     allow_private_addresses: bool
@@ -121,7 +123,8 @@ class Session:
                     status(f"loading {percent} %")
 
             options: dict[str, Any] = {} if concurrency is None else {"max_num_seqs": concurrency}
-            llm = LLM(self.source, limits=self.limits(), progress=show, kv_cache_dtype=self.kv_cache_dtype, **options)
+            options |= {"kv_cache_dtype": self.kv_cache_dtype, "vision_bits": self.vision_bits}
+            llm = LLM(self.source, limits=self.limits(), progress=show, **options)
         for note in llm.notes:
             self.note(note)
         return llm

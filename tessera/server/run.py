@@ -132,7 +132,7 @@ def _open_model(settings: Settings, adapter: Path | None) -> LLM:
         count = len(settings.lora_modules)
         options = {"max_loras": max(1, count)} | options
         options = {"max_cpu_loras": max(8, count, options["max_loras"])} | options
-    llm = LLM(source, limits=limits, **options)
+    llm = LLM(source, limits=limits, vision_bits=settings.vision_bits, **options)
     try:
         for module in settings.lora_modules:
             llm.adapters.load(module.name, module.path, taken=settings.served_model_name or (llm.model_name,))

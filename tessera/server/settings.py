@@ -116,6 +116,7 @@ Automatic = Annotated[int | None, BeforeValidator(_count)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_unless_empty)]
 OptionalText = Annotated[str | None, BeforeValidator(_unless_empty)]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype)]
+VisionBits = Annotated[Literal["16", "8"], BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 CacheDtype = Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], BeforeValidator(_dtype)]
 Proxy = Annotated[str | None, AfterValidator(_proxy), BeforeValidator(_unless_empty)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
@@ -141,6 +142,7 @@ class Settings(BaseModel):
     config_format: Literal["auto", "mistral", "hf"] = _field(
         "auto", "Model", "The layout that the folder must have; auto: any."
     )
+    vision_bits: VisionBits = _field("16", "Model", "8: the vision side is rounded at load; 16: it stays as it is.")
     dtype: Dtype = _field("auto", "Model", "auto, float32 (float), bfloat16 or float16 (half).")
     device: str = _field("auto", "Model", "auto, cpu, cuda or cuda:N.")
     tensor_parallel_size: int = _field(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import httpx2
 import pytest
 
 from tessera.documents.presets import named
@@ -95,3 +97,52 @@ def test_the_reply_has_the_presets_form(running: Running) -> None:
     assert_refused(refused, 400, "preset")
     listed = running.get("/v1/presets").json()["data"]
     assert {each["name"]: each["temperature"] for each in listed}["describe"] == named("describe").temperature
+
+
+def test_images_are_bound_by_the_request_or_else_by_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(named("invoice"), max_image_side=640)
+    monkeypatch.setattr("tessera.server.routes.chat.preset_of", lambda name: small)
+    assert [image.side for message in conversation_of(chat()) for image in message.images] == [640]
+    assert [image.side for message in conversation_of(chat(max_image_side=300)) for image in message.images] == [300]
+    low = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": RECEIPT, "detail": "low"}}]}]
+    assert conversation_of(chat(messages=low))[-1].images[0].side == 512
+
+
+ROUTES = {
+    "/v1/chat/completions": lambda: asking("What is it?", max_tokens=1),
+    "/v1/responses": lambda: {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": RECEIPT}]}], "max_output_tokens": 1,
+    },
+    "/v1/messages": lambda: asking("What is it?", max_tokens=1),
+    "/v1/messages/count_tokens": lambda: asking("What is it?"),
+    "/tokenize": lambda: asking("What is it?"),
+}  # fmt: skip
+
+
+def counted(reply: dict[str, Any]) -> int:
+    """The tokens of the prompt, by any route."""
+    usage = reply.get("usage", reply)
+    names = ("prompt_tokens", "input_tokens", "count")
+    return next(usage[name] for name in names if name in usage)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_smaller_side_takes_fewer_tokens_on_every_route(path: str, running: Running) -> None:
+    with httpx2.Client(base_url=running.url) as client:
+        sizes = []
+        for more in ({}, {"max_image_side": 256}):
+            reply = client.post(path, json=ROUTES[path]() | more)
+            assert reply.status_code == 200, reply.text
+            sizes.append(counted(reply.json()))
+        assert sizes[1] < sizes[0]
+        for wrong in (255, 16_385, "wide"):
+            refused = client.post(path, json=ROUTES[path]() | {"max_image_side": wrong})
+            assert refused.status_code in (400, 422)
+            assert "max_image_side" in refused.text
+
+
+def test_a_text_has_no_image_to_bind(running: Running) -> None:
+    with httpx2.Client(base_url=running.url) as client:
+        refused = client.post("/v1/completions", json={"prompt": "a", "max_image_side": 512})
+    assert refused.status_code == 400
+    assert "max_image_side" in refused.text
