@@ -19,6 +19,7 @@ from tessera.bench.work import encode_flops, prefill_flops
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
+from tessera.images import token_count
 from tessera.kernels.quantized_weight import STORAGE
 from tessera.model.config import ModelConfig
 from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
@@ -31,7 +32,8 @@ PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # a
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # computed at once by the engine by default
-IMAGE_SIDE, IMAGE_TOKENS = 1024, 4160  # the reported image: the largest that is not resized
+IMAGE_SIDES = (512, 640, 768, 1024)  # of the reported images; `--max-image-side` chooses one
+IMAGE_SIDE = IMAGE_SIDES[-1]  # the largest that is not resized
 SAMPLE = (256, 5120)  # rows and columns rounded to estimate a model's time
 BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
 QUANTIZING_BYTES = 670_000_000  # beyond a file's packed weights; 1.38 GB were measured with them
@@ -139,13 +141,14 @@ def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
     return work + image + (CUDA_BYTES if kind == "cuda" else 0)
 
 
-def image_seconds(config: ModelConfig, device: Device) -> float | None:
-    """Seconds from an image to the first word of its answer, at the device's matrix product rate."""
+def image_seconds(config: ModelConfig, device: Device, side: int = IMAGE_SIDE) -> float | None:
+    """Seconds from a square image to the first word of its answer, at the device's matrix product rate."""
     if device.flops is None:
         return None
     vision = config.vision_encoder
-    work = encode_flops(config, IMAGE_SIDE // vision.token_size * vision.token_size)
-    tokens = IMAGE_TOKENS if vision.token_size == 16 else (IMAGE_SIDE // vision.token_size) ** 2
+    columns = side // vision.token_size
+    work = encode_flops(config, columns * vision.token_size)
+    tokens = token_count((columns, columns))
     return (work + prefill_flops(config, tokens)) / device.flops
 
 

@@ -20,6 +20,7 @@ from tessera.fit import (
     CACHES,
     CONTEXTS,
     IMAGE_SIDE,
+    IMAGE_SIDES,
     PRECISIONS,
     Device,
     Weights,
@@ -83,8 +84,8 @@ def run_doctor(*, as_json: bool = False) -> None:
         print(fill(LEGEND.format(device.name), 79))
         for name, config in FAMILY.items():
             print("\n" + "\n".join(table(name, config, device)))
-            if (seconds := image_seconds(config, device)) is not None:
-                print(f"  a {IMAGE_SIDE}x{IMAGE_SIDE} image is read in about {_duration(seconds)}")
+            if (line := image_line(config, device)) is not None:
+                print(fill(line, 79, initial_indent="  ", subsequent_indent="  "))
     print("\n" + "\n".join(conclusion(devices, rates)))
 
 
@@ -181,7 +182,15 @@ def _model_report(config: ModelConfig, device: Device) -> dict[str, Any]:
                         "tokens_per_s_at_most": found.tokens_per_s,
                     }
                 )
-    return {"image_s": image_seconds(config, device), "rows": rows}
+    sides = {str(side): image_seconds(config, device, side) for side in IMAGE_SIDES}
+    return {"image_s": image_seconds(config, device), "image_s_by_side": sides, "rows": rows}
+
+
+def image_line(config: ModelConfig, device: Device) -> str | None:
+    """How long an image takes at each side; None where the device's rate is not known."""
+    times = {side: image_seconds(config, device, side) for side in IMAGE_SIDES}
+    told = [f"{side}x{side} {_duration(seconds)}" for side, seconds in times.items() if seconds is not None]
+    return f"an image is read in about: {', '.join(told)} (--max-image-side)" if told else None
 
 
 def _duration(seconds: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image as PILImage
 
 from tessera.documents.presets import named
 from tessera.messages import Image
@@ -17,6 +19,7 @@ from tessera.server.routes.responses import input_messages, response_sampling
 from tessera.server.schemas import ChatRequest, ResponsesRequest
 from tests.server.conftest import RECEIPT, Running, asking
 from tests.server.test_http import assert_refused
+from tests.test_images import encoded
 
 IMAGE = {"type": "image_url", "image_url": {"url": RECEIPT}}
 TURN = [{"role": "user", "content": [IMAGE]}]
@@ -108,15 +111,15 @@ def test_images_are_bound_by_the_request_or_else_by_the_preset(monkeypatch: pyte
     assert conversation_of(chat(messages=low))[-1].images[0].side == 512
 
 
-ROUTES = {
-    "/v1/chat/completions": lambda: asking("What is it?", max_tokens=1),
-    "/v1/responses": lambda: {
-        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": RECEIPT}]}], "max_output_tokens": 1,
-    },
-    "/v1/messages": lambda: asking("What is it?", max_tokens=1),
-    "/v1/messages/count_tokens": lambda: asking("What is it?"),
-    "/tokenize": lambda: asking("What is it?"),
-}  # fmt: skip
+WIDE = "data:image/png;base64," + base64.b64encode(encoded(PILImage.new("RGB", (400, 100), "red"), "PNG")).decode()
+INPUT = [{"role": "user", "content": [{"type": "input_image", "image_url": WIDE}]}]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": asking("What is it?", WIDE, max_tokens=1),
+    "/v1/responses": {"input": INPUT, "max_output_tokens": 1},
+    "/v1/messages": asking("What is it?", WIDE, max_tokens=1),
+    "/v1/messages/count_tokens": asking("What is it?", WIDE),
+    "/tokenize": asking("What is it?", WIDE),
+}
 
 
 def counted(reply: dict[str, Any]) -> int:
@@ -126,17 +129,17 @@ def counted(reply: dict[str, Any]) -> int:
     return next(usage[name] for name in names if name in usage)
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", BODIES)
 def test_a_smaller_side_takes_fewer_tokens_on_every_route(path: str, running: Running) -> None:
     with httpx2.Client(base_url=running.url) as client:
         sizes = []
         for more in ({}, {"max_image_side": 256}):
-            reply = client.post(path, json=ROUTES[path]() | more)
+            reply = client.post(path, json=BODIES[path] | more)
             assert reply.status_code == 200, reply.text
             sizes.append(counted(reply.json()))
         assert sizes[1] < sizes[0]
         for wrong in (255, 16_385, "wide"):
-            refused = client.post(path, json=ROUTES[path]() | {"max_image_side": wrong})
+            refused = client.post(path, json=BODIES[path] | {"max_image_side": wrong})
             assert refused.status_code in (400, 422)
             assert "max_image_side" in refused.text
 
