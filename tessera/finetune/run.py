@@ -118,7 +118,7 @@ class Run:
         """Remember what this run is; raises UsageError if the folder holds another, or other ranks see another one."""
         if self.ranks.first:
             data = {"data": digest(self.samples), "held_out": digest(self.held_out)}
-            claim(self.out, self.settings.as_json() | facts | data)
+            claim(self.out, self.settings.as_json() | dict(facts) | data)
         self.ranks.wait()
         if not (self.out / RUN / SETTINGS).exists():
             raise UsageError(f"{self.out} is not what rank 0 sees; name a folder on a disk that all ranks share.")

@@ -113,11 +113,13 @@ def test_images_are_bound_by_the_request_or_else_by_the_preset(monkeypatch: pyte
 
 WIDE = "data:image/png;base64," + base64.b64encode(encoded(PILImage.new("RGB", (400, 100), "red"), "PNG")).decode()
 INPUT = [{"role": "user", "content": [{"type": "input_image", "image_url": WIDE}]}]
+SOURCE = {"type": "base64", "media_type": "image/png", "data": WIDE.partition(",")[2]}
+BLOCKS = [{"role": "user", "content": [{"type": "image", "source": SOURCE}]}]
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": asking("What is it?", WIDE, max_tokens=1),
     "/v1/responses": {"input": INPUT, "max_output_tokens": 1},
-    "/v1/messages": asking("What is it?", WIDE, max_tokens=1),
-    "/v1/messages/count_tokens": asking("What is it?", WIDE),
+    "/v1/messages": {"messages": BLOCKS, "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": BLOCKS},
     "/tokenize": asking("What is it?", WIDE),
 }
 
