@@ -22,18 +22,18 @@ from tessera.kernels.prefill_linear import prefill_linear
 # Rows of the weight that the twin dequantizes at a time: its only extra memory.
 PANEL_TILES = 64
 
-# Numbered as in native/packed_linear.h.
+# Numbered as in native/packed_call.h.
 KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _Rows(ctypes.Structure):
-    """Rows of native/packed_linear.h, with the stride in elements."""
+    """Rows of native/packed_call.h, with the stride in elements."""
 
     _fields_ = (("start", ADDRESS), ("dtype", WHOLE), ("tokens", WHOLE), ("stride", WHOLE))
 
 
-class _Weight(ctypes.Structure):
-    """Weight of native/packed_linear.h."""
+class PackedFields(ctypes.Structure):
+    """Weight of native/packed_weight.h."""
 
     _fields_ = (
         *[(name, ADDRESS) for name in ("codes", "scales", "minimums", "super_scales", "super_minimums")],
@@ -42,16 +42,16 @@ class _Weight(ctypes.Structure):
 
 
 class _Call(ctypes.Structure):
-    """`PackedCall` of native/packed_linear.h."""
+    """`PackedCall` of native/packed_call.h."""
 
-    _fields_ = (("out", _Rows), ("inputs", _Rows), ("weight", _Weight), ("threads", WHOLE))
+    _fields_ = (("out", _Rows), ("inputs", _Rows), ("weight", PackedFields), ("threads", WHOLE))
 
 
 def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
-    if cuda.serves(inputs_TK) and _is_whole(weight):
+    if cuda.serves(inputs_TK) and has_whole_parts(weight):
         from tessera.kernels import triton_packed_linear
 
         return triton_packed_linear.packed_linear(inputs_TK, weight)
@@ -65,7 +65,7 @@ def _kernels_take(inputs_TK: Tensor, weight: PackedWeight) -> bool:
         return False
     if not (inputs_TK.is_cpu and weight.codes.is_cpu and inputs_TK.dtype in KERNEL_DTYPES):
         return False
-    return _is_whole(weight)
+    return has_whole_parts(weight)
 
 
 def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
@@ -77,14 +77,14 @@ def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
         return None
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
     out_TN = inputs_TK.new_empty(len(inputs_TK), weight.shape[0])
-    call = _Call(_rows(out_TN), _rows(inputs_TK), _weight(weight), torch.get_num_threads())
+    call = _Call(_rows(out_TN), _rows(inputs_TK), packed_fields(weight), torch.get_num_threads())
     if function(ctypes.byref(call)):
         tokens, columns = inputs_TK.shape
         raise MemoryError(f"no memory for the 8-bit inputs of {tokens} tokens of {columns} columns; use smaller chunks")
     return out_TN
 
 
-def _is_whole(weight: PackedWeight) -> bool:
+def has_whole_parts(weight: PackedWeight) -> bool:
     """Return True if the parts lie as kernels read them: a view that skips groups does not."""
     return all(tensor is None or tensor.is_contiguous() for tensor in _parts(weight))
 
@@ -97,9 +97,10 @@ def _rows(values: Tensor) -> _Rows:
     return _Rows(values.data_ptr(), KERNEL_DTYPES[values.dtype], values.shape[0], values.stride(0))
 
 
-def _weight(weight: PackedWeight) -> _Weight:
+def packed_fields(weight: PackedWeight) -> PackedFields:
+    """Return the weight as kernels take it; its tensors must outlive the result."""
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in _parts(weight)]
-    return _Weight(*addresses, weight.bits, *weight.shape)
+    return PackedFields(*addresses, weight.bits, *weight.shape)
 
 
 def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:

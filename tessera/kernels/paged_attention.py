@@ -63,8 +63,8 @@ class PagedChunk:
         return parts
 
 
-class _Call(ctypes.Structure):
-    """`PagedCall` of native/paged_attention.h."""
+class AttentionFields(ctypes.Structure):
+    """`PagedCall` of native/paged_call.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "out", "keys", "values", "key_scales", "value_scales")),
@@ -95,19 +95,24 @@ class DecodeRows:
 
     def attend(self, queries_TNK: Tensor, cache: CacheLayer) -> Tensor:
         """Compute causal attention (R, N, K) of the rows `rows_R`; `has_kernel(cache)` must be true."""
-        function = _kernel_for(queries_TNK.dtype, cache)
+        function = kernel_for(queries_TNK.dtype, cache)
         if function is None:
             raise RuntimeError("has_kernel was not asked")
         # The rows are in order, so if all are included there is nothing to select.
         picked = queries_TNK if len(queries_TNK) == len(self.rows_R) else queries_TNK[self.rows_R]
         queries_RNK = picked.float().contiguous()
         out_RNK = torch.empty_like(queries_RNK)
-        _, heads, width = queries_RNK.shape
+        call = self.fields(cache, queries_RNK.shape[1])
+        call.queries, call.out = queries_RNK.data_ptr(), out_RNK.data_ptr()
+        function(ctypes.byref(call), stored_number(cache), torch.get_num_threads())
+        return out_RNK.to(queries_TNK.dtype)
+
+    def fields(self, cache: CacheLayer, heads: int) -> AttentionFields:
+        """Return what the kernel takes, but for the queries and the result; its addresses last as long as `self`."""
+        kv_heads, width = cache.keys_BSMK.shape[2:]
         if not len(self._partial):
             self._partial = torch.empty(self._num_partial * heads * (width + _STATE_NUMBERS))
-        call = _Call(
-            queries=queries_RNK.data_ptr(),
-            out=out_RNK.data_ptr(),
+        return AttentionFields(
             keys=cache.keys_BSMK.data_ptr(),
             values=cache.values_BSMK.data_ptr(),
             key_scales=None if cache.key_scales_BSM is None else cache.key_scales_BSM.data_ptr(),
@@ -118,16 +123,19 @@ class DecodeRows:
             num_sequences=len(self._table),
             num_tasks=self._num_tasks,
             heads=heads,
-            kv_heads=cache.keys_BSMK.shape[2],
+            kv_heads=kv_heads,
             width=width,
             block_tokens=cache.block_tokens,
             scale=math.log2(math.e) * width**-0.5,
         )
-        function(ctypes.byref(call), _STORED[cache.keys_BSMK.dtype], torch.get_num_threads())
-        return out_RNK.to(queries_TNK.dtype)
 
 
-def _kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | None:
+def stored_number(cache: CacheLayer) -> int:
+    """Return the number by which kernels know what the cache stores."""
+    return _STORED[cache.keys_BSMK.dtype]
+
+
+def kernel_for(dtype: torch.dtype, cache: CacheLayer) -> Callable[..., int] | None:
     """Return the kernel for queries of this dtype: bfloat16 pair products if only the weights lose precision."""
     stored, width = cache.keys_BSMK.dtype, cache.keys_BSMK.shape[-1]
     if dtype == torch.bfloat16 and stored in (torch.bfloat16, torch.int8) and width % _PAIRED_STEP == 0:

@@ -20,7 +20,7 @@ LEAST_WEIGHTS = 2**19  # a megabyte; smaller products are done before a kernel i
 
 
 class _Call(ctypes.Structure):
-    """`SkinnyCall` of native/skinny_linear.h."""
+    """`SkinnyCall` of native/skinny_call.h."""
 
     _fields_ = (
         *((name, ADDRESS) for name in ("out", "inputs", "weight")),
@@ -48,10 +48,15 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
 
 def _is_skinny(inputs: Tensor, weight_NK: Tensor) -> bool:
     """Return True if the kernel serves these: few tokens, a large contiguous weight, no gradients."""
-    if not (inputs.dtype == weight_NK.dtype == torch.bfloat16 and inputs.is_cpu and weight_NK.is_cpu):
+    if not (inputs.dtype == torch.bfloat16 and inputs.is_cpu and serves_weight(weight_NK)):
         return False
     if records(inputs, weight_NK):
         return False
     tokens = inputs.numel() // max(inputs.shape[-1], 1)
-    fits = inputs.shape[-1] == weight_NK.shape[1] and weight_NK.is_contiguous()
-    return fits and 0 < tokens <= MOST_TOKENS and weight_NK.numel() >= LEAST_WEIGHTS
+    return inputs.shape[-1] == weight_NK.shape[1] and 0 < tokens <= MOST_TOKENS
+
+
+def serves_weight(weight_NK: Tensor) -> bool:
+    """Return True if the kernel serves this weight: on the CPU, in bfloat16, large and contiguous."""
+    plain = weight_NK.dtype == torch.bfloat16 and weight_NK.is_cpu and weight_NK.is_contiguous()
+    return plain and weight_NK.numel() >= LEAST_WEIGHTS

@@ -17,9 +17,9 @@ EMULATION = ("-DTESSERA_EMULATE_AMX", "-fsanitize=undefined", "-fsanitize-undefi
 
 
 def build_emulated(folder: Path) -> ctypes.CDLL:
-    """The library of the AMX files alone, compiled for this test."""
+    """The library of the AMX files, and of the threads they run on, compiled for this test."""
     library = folder / "emulated_amx.so"
-    sources = [str(path) for path in sorted(SOURCES.glob("*_amx.cpp"))]
+    sources = [str(path) for path in (*sorted(SOURCES.glob("*_amx.cpp")), SOURCES / "team.cpp")]
     command = [find_compiler(), *FLAGS, *PROCESSORS["amx"], *EMULATION, "-shared", *sources, "-o", str(library)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))

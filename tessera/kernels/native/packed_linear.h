@@ -6,7 +6,7 @@
 // Tokens are blocked so that a block's codes stay in the second-level cache while all tiles pass by.
 #pragma once
 
-#include "packed_weight.h"
+#include "packed_call.h"
 #include "parallel.h"
 
 #include <algorithm>
@@ -24,20 +24,6 @@ constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual se
 constexpr int64_t LONG_CHUNK_BYTES = 1 << 20, CHUNK_BYTES = 192 << 10, CHUNKS_PER_THREAD = 4;
 constexpr int64_t ALONE_CELLS = 1024;      // groups of inputs that are rounded sooner than threads could share them
 constexpr int64_t CHUNK_TILES = 32;        // at most: so many tiles' outputs are kept until they are written
-
-enum DType { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
-
-struct Rows { // the inputs or the outputs
-  void *start;
-  int64_t dtype, tokens, stride; // the stride in elements
-};
-
-// What Python passes, field by field as in kernels/packed_linear.py.
-struct PackedCall {
-  Rows out, inputs;
-  Weight weight;
-  int64_t threads;
-};
 
 // Up to 16 tokens' inputs: codes [group][token][32], scales and shares [group][token].
 struct Panel {

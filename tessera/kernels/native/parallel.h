@@ -2,9 +2,12 @@
 //
 // PyTorch brings an OpenMP runtime; a second pool beside it would spin against it on the same cores. The
 // library calls the runtime's C entry points (libgomp's, which Intel's and LLVM's offer too) and is not linked
-// with any: the loader makes the one that is in the process visible. Everything here is static, as all that a
+// with any: the loader makes the one that is in the process visible. Inside a team (team.h), which holds a region
+// of that pool already, the team's threads run the loop. Everything here is static, as all that a
 // header holds must be: files are compiled for different processors, and a shared copy might be the wrong one.
 #pragma once
+
+#include "team.h"
 
 extern "C" {
 void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags);
@@ -19,6 +22,11 @@ template <class Body> static inline void parallel(int threads, const Body &body)
     body(0, 1);
     return;
   }
+  if (tessera_team_threads()) {
+    auto run = [](void *data, int index, int count) { (*static_cast<const Body *>(data))(index, count); };
+    tessera_team_run(threads, run, const_cast<Body *>(&body));
+    return;
+  }
   auto enter = [](void *data) {
     (*static_cast<const Body *>(data))(omp_get_thread_num(), omp_get_num_threads());
   };
@@ -27,5 +35,9 @@ template <class Body> static inline void parallel(int threads, const Body &body)
 
 // Waits for all threads of the region; `count` as `parallel` gave it.
 static inline void barrier(int count) {
-  if (count > 1) GOMP_barrier();
+  if (count <= 1) return;
+  if (tessera_team_threads())
+    tessera_team_barrier(count);
+  else
+    GOMP_barrier();
 }

@@ -10,6 +10,7 @@
 
 #include "export.h"
 #include "parallel.h"
+#include "skinny_call.h"
 #include "vector.h"
 
 namespace {
@@ -19,12 +20,6 @@ constexpr int ROWS_AT_ONCE = 4; // of the weight
 constexpr int64_t BLOCK_COLUMNS = 2048; // of a tile and of some tokens: 32 KiB, what a first-level cache holds
 constexpr int64_t JOB_BYTES = 1 << 20; // of the weight, that one thread takes at a time
 constexpr int64_t LINE = 64 / sizeof(bfloat16);
-
-struct SkinnyCall {
-  bfloat16 *out;
-  const bfloat16 *inputs, *weight;
-  int64_t tokens, input_stride, rows, columns, threads;
-};
 
 // Rows of the next tile that are fetched meanwhile, so far ahead.
 struct Fetch {

@@ -1,0 +1,170 @@
+"""A decoder's step of few tokens in one call of the kernel library (native/decoder_step.h).
+
+It calls the kernels that the modules call, in the same order, with one team of threads that stays awake between them:
+the numbers are the modules' own, bit for bit. `DecoderStep` holds the addresses of a model's weights, once; it does
+not know the model, nor when a step may take this way (engine/native_step.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.kernels.cache_layer import CacheLayer
+from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
+from tessera.kernels.packed_linear import PackedFields, has_whole_parts, packed_fields
+from tessera.kernels.packed_weight import PackedWeight
+from tessera.kernels.paged_attention import AttentionFields, DecodeRows, kernel_for, stored_number
+from tessera.kernels.skinny_linear import MOST_TOKENS, serves_weight
+
+_PLACE = (ADDRESS, WHOLE)
+# In the order of `StepKernels`, with the arguments by which each module asks for it.
+_KERNELS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("packed_linear", (ADDRESS,)),
+    ("skinny_linear", (ADDRESS,)),
+    ("rms_norm_bfloat16", (*_PLACE, ADDRESS, ADDRESS, WHOLE, WHOLE, REAL, WHOLE)),
+    ("rotate_bfloat16", (*_PLACE, WHOLE, ADDRESS, ADDRESS, *(WHOLE,) * 4)),
+    ("silu_gate_bfloat16", (*_PLACE, *_PLACE, *(WHOLE,) * 3)),
+)
+Weight = Tensor | PackedWeight
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer's tensors: bfloat16 norms (D), and weights that `serves` accepts."""
+
+    attention_norm: Tensor
+    ffn_norm: Tensor
+    wq: Weight
+    wk: Weight
+    wv: Weight
+    wo: Weight
+    w1: Weight
+    w2: Weight
+    w3: Weight
+
+
+class _Kernels(ctypes.Structure):
+    """`StepKernels` of native/decoder_step.h."""
+
+    _fields_ = tuple(
+        (name, ADDRESS) for name in ("packed_linear", "skinny_linear", "attention", "rms_norm", "rotate", "silu_gate")
+    )
+
+
+class _Linear(ctypes.Structure):
+    """`StepLinear` of native/decoder_step.h."""
+
+    _fields_ = (("plain", ADDRESS), ("weight", PackedFields))
+
+
+class _Layer(ctypes.Structure):
+    """`StepLayer` of native/decoder_step.h."""
+
+    _fields_ = (
+        ("attention_norm", ADDRESS),
+        ("ffn_norm", ADDRESS),
+        *((name, _Linear) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")),
+        ("keys", ADDRESS),
+        ("values", ADDRESS),
+    )
+
+
+class _Call(ctypes.Structure):
+    """`StepCall` of native/decoder_step.h."""
+
+    _fields_ = (
+        ("kernels", _Kernels),
+        *((name, ADDRESS) for name in ("layers", "final_norm", "hidden", "out")),
+        *((name, ADDRESS) for name in ("query_cos", "query_sin", "key_cos", "key_sin", "slots")),
+        ("attention", AttentionFields),
+        *((name, WHOLE) for name in ("num_layers", "tokens", "width", "hidden_width", "stored", "threads")),
+        ("eps", ctypes.c_double),
+    )
+
+
+class DecoderStep:
+    """The layers' and the final norm's weights, and the cache whose blocks the steps write and read.
+
+    The tensors stay alive with it, and must keep their places: it holds their addresses.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerWeights], final_norm: Tensor, eps: float, heads: int, cache: Sequence[CacheLayer]
+    ) -> None:
+        self._kept = layers, final_norm, cache
+        self._cache = cache
+        self._heads = heads
+        functions = [_address(kernel(name, *arguments)) for name, arguments in _KERNELS]
+        functions.insert(2, _address(kernel_for(torch.bfloat16, cache[0])))
+        self._function = kernel("decoder_step", ADDRESS)
+        self._layers = (_Layer * len(layers))(*(_layer(each, at) for each, at in zip(layers, cache, strict=True)))
+        self._call = _Call(
+            kernels=_Kernels(*functions),
+            layers=ctypes.addressof(self._layers),
+            final_norm=final_norm.data_ptr(),
+            num_layers=len(layers),
+            width=len(final_norm),
+            hidden_width=layers[0].w1.shape[0],
+            stored=stored_number(cache[0]),
+            eps=eps,
+        )
+
+    def run(
+        self, hidden_TD: Tensor, queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], slots_T: Tensor,
+        rows: DecodeRows,
+    ) -> Tensor:  # fmt: skip
+        """Return the normed output (T, D); writes the cache. `queries` and `keys` are cosines and sines (T, K/2).
+
+        hidden_TD is bfloat16 with 1 to `MOST_TOKENS` rows, and `rows` holds all of them.
+        """
+        if self._function is None:
+            raise RuntimeError("has_step was not asked")
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)  # the call uses its memory
+        out_TD = torch.empty_like(hidden_TD)
+        turns = [each.contiguous() for each in (*queries, *keys)]
+        slots_T = slots_T.contiguous()
+        call = self._call
+        call.hidden, call.out, call.slots = hidden_TD.data_ptr(), out_TD.data_ptr(), slots_T.data_ptr()
+        call.query_cos, call.query_sin, call.key_cos, call.key_sin = (each.data_ptr() for each in turns)
+        call.tokens, call.threads = len(hidden_TD), torch.get_num_threads()
+        call.attention = rows.fields(self._cache[0], self._heads)
+        if self._function(ctypes.byref(call)):
+            raise MemoryError(f"no memory for a step of {len(hidden_TD)} tokens; use fewer sequences at once")
+        return out_TD
+
+
+def has_step(cache: CacheLayer) -> bool:
+    """Return True if the library has all that a step over this bfloat16 cache calls."""
+    names = (("decoder_step", (ADDRESS,)), *_KERNELS)
+    return all(kernel(name, *arguments) is not None for name, arguments in names) and (
+        kernel_for(torch.bfloat16, cache) is not None
+    )
+
+
+def serves(weight: object) -> bool:
+    """Return True if products of up to `MOST_TOKENS` tokens with this weight are the step's own kernels'."""
+    if isinstance(weight, PackedWeight):
+        return weight.codes.is_cpu and has_whole_parts(weight)
+    return isinstance(weight, Tensor) and serves_weight(weight)
+
+
+def _layer(weights: LayerWeights, cache: CacheLayer) -> _Layer:
+    values = [getattr(weights, entry.name) for entry in fields(weights)]
+    norms, linears = [norm.data_ptr() for norm in values[:2]], [_linear(weight) for weight in values[2:]]
+    return _Layer(*norms, *linears, cache.keys_BSMK.data_ptr(), cache.values_BSMK.data_ptr())
+
+
+def _linear(weight: Weight) -> _Linear:
+    if isinstance(weight, PackedWeight):
+        return _Linear(None, packed_fields(weight))
+    return _Linear(weight.data_ptr(), PackedFields(rows=weight.shape[0], columns=weight.shape[1]))
+
+
+def _address(function: Callable[..., int] | None) -> int | None:
+    return None if function is None else ctypes.cast(function, ADDRESS).value  # type: ignore[arg-type]

@@ -1,0 +1,174 @@
+"""The library's step: bit for bit the modules' results, on every path, and the modules' where it does not serve."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tessera.engine.kv_cache import KVCache
+from tessera.engine.native_step import NativeSteps, reason_for_modules, reason_for_plan
+from tessera.engine.plans import PagedPlan
+from tessera.kernels import skinny_linear
+from tessera.kernels.library import PATHS, choice, forced
+from tessera.kernels.paged_attention import PagedChunk
+from tessera.linears.quantized import place
+from tessera.linears.slots import Routing, SlotLinear
+from tessera.model.config import ModelConfig
+from tessera.model.pixtral import Pixtral
+from tessera.quantize.rounding import round_to
+from tests.engine.tiny import CONFIG, SCALED, tiny_model
+
+KERNEL_PATHS = [path for path in PATHS[1:] if PATHS.index(path) <= PATHS.index(choice().path)]
+HEADS = {"few": (4, 2, 32), "one-each": (3, 3, 64), "odd": (4, 2, 40)}  # query heads, key/value heads, width
+LENGTHS = (1, 2, 9, 40)  # contexts before the new tokens, repeated for more sequences
+
+pytestmark = pytest.mark.skipif(not KERNEL_PATHS, reason=f"no kernels: {choice().reason}")
+
+
+@pytest.fixture(autouse=True)
+def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 1)
+
+
+@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def model_of(heads: str, bits: int, config: ModelConfig = CONFIG) -> Pixtral:
+    n_heads, n_kv_heads, head_dim = HEADS[heads]
+    config = replace(config, dim=96, hidden_dim=160, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
+    threads = torch.get_num_threads()
+    model = tiny_model(config).bfloat16().requires_grad_(requires_grad=False)
+    torch.set_num_threads(threads)
+    for name, module in list(model.layers.named_modules(prefix="layers")):
+        if isinstance(module, nn.Linear) and bits < 16 and not name.endswith("w3"):  # both kinds in one layer
+            place(model, name, round_to(f"int{bits}", module.weight.float()))
+    return model
+
+
+def cache_of(model: Pixtral, block_tokens: int = 16, dtype: torch.dtype = torch.bfloat16) -> KVCache:
+    torch.manual_seed(1)
+    cache = KVCache(model.config, 64, block_tokens, dtype, torch.device("cpu"))
+    for layer in cache.layers:
+        if dtype != torch.int8:
+            layer.keys_BSMK.normal_(), layer.values_BSMK.normal_()
+    return cache
+
+
+def plan_of(cache: KVCache, lengths: Sequence[int], first: int = 0) -> PagedPlan:
+    """One sequence for each length: that many new tokens after some others; blocks are scattered."""
+    chunks, slots, positions, row = [], [], [], 0
+    for number, length in enumerate(lengths):
+        before = first + LENGTHS[number % len(LENGTHS)]
+        context = before + length
+        blocks = [(number + 17 * index) % 64 for index in range(-(-context // cache.block_tokens))]
+        chunks.append(PagedChunk(row, length, context, cache.table(blocks, context)))
+        slots += cache.slots(blocks, before, context)
+        positions += range(before, context)
+        row += length
+    return PagedPlan(cache.layers, torch.tensor(positions), torch.tensor(slots), chunks)
+
+
+def assert_equal_to_modules(model: Pixtral, lengths: Sequence[int], block_tokens: int = 16, first: int = 0) -> None:
+    ours, theirs = cache_of(model, block_tokens), cache_of(model, block_tokens)
+    plan = plan_of(ours, lengths, first)
+    hidden_TD = torch.randn(sum(lengths), model.config.dim).bfloat16()
+    before_TD = hidden_TD.clone()
+    with torch.inference_mode():
+        steps = NativeSteps(model)
+        assert reason_for_plan(plan, hidden_TD) is None
+        assert steps.reason_for(plan) is None
+        found_TD, expected_TD = steps(hidden_TD, plan), model(hidden_TD, plan_of(theirs, lengths, first))
+    assert torch.equal(found_TD, expected_TD)
+    assert found_TD.isfinite().all()
+    assert torch.equal(hidden_TD, before_TD)
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.equal(mine.keys_BSMK, other.keys_BSMK)
+        assert torch.equal(mine.values_BSMK, other.values_BSMK)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("heads", HEADS)
+def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int, threads: int) -> None:
+    model = model_of(heads, bits)
+    for rows in (1, 2, 3, 5, 8, 16):
+        assert_equal_to_modules(model, [1] * rows)
+
+
+@pytest.mark.parametrize("path", KERNEL_PATHS)
+@pytest.mark.parametrize("bits", [4, 16])
+def test_every_path_has_the_modules_bits(path: str, bits: int, threads: int) -> None:
+    model = model_of("few", bits)
+    with forced(path):
+        for rows in (1, 7):
+            assert_equal_to_modules(model, [1] * rows)
+
+
+@pytest.mark.parametrize("block_tokens", [16, 32])
+@pytest.mark.parametrize("first", [0, 600], ids=["early", "late"])
+def test_pages_positions_and_guessed_tokens(block_tokens: int, first: int, threads: int) -> None:
+    for config in (CONFIG, SCALED):
+        model = model_of("few", 4, config)
+        assert_equal_to_modules(model, [1, 4, 8, 2], block_tokens, first)
+
+
+def test_a_sequence_may_change_between_both_ways() -> None:
+    model = model_of("few", 4)
+    ours, theirs = cache_of(model), cache_of(model)
+    steps = NativeSteps(model)
+    with torch.inference_mode():
+        for step in range(4):
+            hidden_TD = torch.randn(2, model.config.dim).bfloat16()
+            native = steps if step % 2 else model
+            assert torch.equal(native(hidden_TD, plan_of(ours, [1, 1], step)), model(hidden_TD, plan_of(theirs, [1, 1], step)))
+
+
+def test_a_value_that_is_no_number_stays_in_its_row() -> None:
+    model = model_of("few", 4)
+    cache = cache_of(model)
+    hidden_TD = torch.randn(3, model.config.dim).bfloat16()
+    hidden_TD[1, 5] = float("nan")
+    with torch.inference_mode():
+        out_TD = NativeSteps(model)(hidden_TD, plan_of(cache, [1, 1, 1]))
+    assert out_TD[1].isnan().all()
+    assert out_TD[[0, 2]].isfinite().all()
+
+
+def test_the_modules_compute_what_the_step_does_not_serve() -> None:
+    model = model_of("few", 4)
+    plan = plan_of(cache_of(model), [1])
+    hidden_TD = torch.randn(1, model.config.dim).bfloat16()
+    with torch.inference_mode():
+        assert reason_for_plan(plan, hidden_TD) is None
+        assert "bfloat16" in str(reason_for_plan(plan, hidden_TD.float()))
+        many = plan_of(cache_of(model), [1] * 17)
+        assert "16 rows" in str(reason_for_plan(many, hidden_TD.expand(17, -1)))
+        prompt = plan_of(cache_of(model), [1, 9])
+        assert "many new tokens" in str(reason_for_plan(prompt, hidden_TD.expand(10, -1)))
+    assert "gradients" in str(reason_for_plan(plan, hidden_TD))
+    assert "cache" in str(reason_for_modules(model, plan_of(cache_of(model, dtype=torch.int8), [1])))
+    with forced("torch"):
+        assert "cache" in str(reason_for_modules(model, plan))
+    wrapped = copy.deepcopy(model)
+    wrapped.layers[1].attention.wv = SlotLinear(model.layers[1].attention.wv, Routing())  # type: ignore[union-attr]
+    assert "wv is a SlotLinear" in str(reason_for_modules(wrapped, plan))
+    assert "norm" in str(reason_for_modules(copy.deepcopy(model).float(), plan))
+
+
+def test_small_plain_weights_are_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 2**19)
+    model = model_of("few", 16)
+    plan = plan_of(cache_of(model), [1])
+    assert "wq is a Linear" in str(reason_for_modules(model, plan))
+    hidden_TD = torch.randn(1, model.config.dim).bfloat16()
+    with torch.inference_mode():
+        assert torch.equal(NativeSteps(model)(hidden_TD, plan), model(hidden_TD, plan))
