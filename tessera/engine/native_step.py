@@ -29,7 +29,7 @@ class NativeSteps:
     def __init__(self, model: Pixtral) -> None:
         self.model = model
         self._reason: str | None = None
-        self._made: tuple[object, str] | None = None  # the cache and the kernels' path that `_step` is for
+        self._made: tuple[object, str] | None = None  # the first layer's cache and the kernels' path that it is for
         self._step: DecoderStep | None = None
 
     def __call__(self, hidden_TD: Tensor, plan: AttentionPlan) -> Tensor:
@@ -43,7 +43,7 @@ class NativeSteps:
 
     def reason_for(self, plan: PagedPlan) -> str | None:
         """Return why this model's steps over the plan's cache are its modules'; None: the library's."""
-        made = (plan.cache, choice().path)
+        made = (plan.cache[0], choice().path)
         if self._made is None or self._made[0] is not made[0] or self._made[1] != made[1]:
             self._reason, self._step = reason_for_modules(self.model, plan), None
             if self._reason is None:

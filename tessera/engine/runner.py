@@ -14,6 +14,7 @@ from torch import Tensor
 from tessera.engine.batch import Batch
 from tessera.engine.image_cache import ImageCache
 from tessera.engine.memory import MAX_PATCHES_PER_CALL
+from tessera.engine.native_step import NativeSteps
 from tessera.images import PreparedImage
 from tessera.linears.slots import Stretch
 from tessera.lora.adapter import LoraAdapter
@@ -31,6 +32,7 @@ class Runner:
         self.model = model
         self.images = images
         self.slots = slots
+        self._decoder = NativeSteps(model)
 
     def fill(self, slot: int, adapter: LoraAdapter) -> None:
         """Put an adapter into a slot."""
@@ -48,8 +50,7 @@ class Runner:
         embeddings = [self.images[rows.key][rows.start : rows.end] for rows in batch.images]
         hidden_TD = self.model.embed(batch.ids_T, embeddings, batch.num_image_tokens)
         with self._routed(batch.stretches):
-            output_TD: Tensor = self.model(hidden_TD, batch.plan)
-        return output_TD
+            return self._decoder(hidden_TD, batch.plan)
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor, stretches: Sequence[Stretch] = ()) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -35,20 +35,10 @@ def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 1)
 
 
-@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def model_of(heads: str, bits: int, config: ModelConfig = CONFIG) -> Pixtral:
     n_heads, n_kv_heads, head_dim = HEADS[heads]
     config = replace(config, dim=96, hidden_dim=160, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
-    threads = torch.get_num_threads()
     model = tiny_model(config).bfloat16().requires_grad_(requires_grad=False)
-    torch.set_num_threads(threads)
     for name, module in list(model.layers.named_modules(prefix="layers")):
         if isinstance(module, nn.Linear) and bits < 16 and not name.endswith("w3"):  # both kinds in one layer
             place(model, name, round_to(f"int{bits}", module.weight.float()))
@@ -98,15 +88,26 @@ def assert_equal_to_modules(model: Pixtral, lengths: Sequence[int], block_tokens
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 @pytest.mark.parametrize("heads", HEADS)
-def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int, threads: int) -> None:
+def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int) -> None:
     model = model_of(heads, bits)
     for rows in (1, 2, 3, 5, 8, 16):
         assert_equal_to_modules(model, [1] * rows)
 
 
+@pytest.mark.parametrize("bits", [4, 16])
+def test_a_team_of_threads_has_the_same_bits(bits: int) -> None:
+    before = torch.get_num_threads()
+    model = model_of("few", bits)
+    torch.set_num_threads(3)  # more than some loops use
+    try:
+        assert_equal_to_modules(model, [1, 1, 1])
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("path", KERNEL_PATHS)
 @pytest.mark.parametrize("bits", [4, 16])
-def test_every_path_has_the_modules_bits(path: str, bits: int, threads: int) -> None:
+def test_every_path_has_the_modules_bits(path: str, bits: int) -> None:
     model = model_of("few", bits)
     with forced(path):
         for rows in (1, 7):
@@ -115,7 +116,7 @@ def test_every_path_has_the_modules_bits(path: str, bits: int, threads: int) -> 
 
 @pytest.mark.parametrize("block_tokens", [16, 32])
 @pytest.mark.parametrize("first", [0, 600], ids=["early", "late"])
-def test_pages_positions_and_guessed_tokens(block_tokens: int, first: int, threads: int) -> None:
+def test_pages_positions_and_guessed_tokens(block_tokens: int, first: int) -> None:
     for config in (CONFIG, SCALED):
         model = model_of("few", 4, config)
         assert_equal_to_modules(model, [1, 4, 8, 2], block_tokens, first)

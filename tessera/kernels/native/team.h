@@ -1,8 +1,8 @@
 // A team of threads that stays awake from one parallel loop to the next.
 //
 // One region of the process's OpenMP runtime holds the team, so there is no second pool. Its first thread computes a
-// step; `parallel` (parallel.h) hands a loop's body to the others, which wait by spinning for a while and then give
-// their core away between looks. Compiled once, for any x86-64: all processors' files share it.
+// step; `parallel` (parallel.h) hands a loop's body to the others, which wait by spinning for a while and then
+// sleep. Compiled once, for any x86-64: all processors' files share it.
 #pragma once
 
 extern "C" {
