@@ -1,9 +1,9 @@
 """`python -m benchmarks.decode_step`: where the time of a decoding step goes, in microseconds of one thread a layer.
 
-Two decoder layers of Pixtral 12B's widths with random 4-bit weights, one sequence, on one thread. Times are that
-thread's processor time, medians over rounds in turns, so other programs disturb them less; they still share caches and
-bandwidth. "Everything but kernels" is the composed step with kernels that do nothing: Python, and PyTorch's small
-operations.
+Two decoder layers of Pixtral 12B's widths with random weights, on one thread. Times are that thread's processor time,
+medians over rounds in turns, so other programs disturb them less; they still share caches and bandwidth. "Everything
+but kernels" is the composed layer with kernels that do nothing: Python, and PyTorch's small operations. Widths so small
+that products take no time show what a layer costs whatever its size, by its modules and in the library's step.
 """
 
 from __future__ import annotations
@@ -21,26 +21,30 @@ from torch import Tensor
 
 from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.engine.kv_cache import KVCache
+from tessera.engine.native_step import NativeSteps
 from tessera.engine.plans import PagedPlan
 from tessera.kernels import elementwise, packed_linear, paged_attention, skinny_linear
 from tessera.kernels.elementwise import rms_norm, rotate, silu_gate
 from tessera.kernels.paged_attention import PagedChunk
 from tessera.linears.quantized import place
+from tessera.model.config import ModelConfig
 from tessera.model.decoder import DecoderBlock
 from tessera.model.pixtral import Pixtral
 from tessera.model.rope import decoder_rotations
 
 LINEARS = ("attention.wq", "attention.wk", "attention.wv", "attention.wo")
 FEED_FORWARD = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+LAYERS = 2
 WITH_KERNELS = (elementwise, packed_linear, paged_attention, skinny_linear)
+SMALL = dataclasses.replace(WIDTHS, dim=256, n_heads=2, n_kv_heads=1, hidden_dim=256)
 BLOCK_TOKENS = 16
 Work = Callable[[], object]
 
 
-def model_of(layers: int, bits: int) -> Pixtral:
-    """Return a model of true decoder widths whose vocabulary and encoder are small; 16 bits: not quantized."""
-    vision = dataclasses.replace(WIDTHS.vision_encoder, num_hidden_layers=1)
-    config = dataclasses.replace(WIDTHS, n_layers=layers, vocab_size=1024, vision_encoder=vision)
+def model_of(config: ModelConfig, layers: int, bits: int) -> Pixtral:
+    """Return a model of these decoder widths whose vocabulary and encoder are small; 16 bits: not quantized."""
+    vision = dataclasses.replace(config.vision_encoder, num_hidden_layers=1)
+    config = dataclasses.replace(config, n_layers=layers, vocab_size=1024, vision_encoder=vision)
     model = random_model(config)
     for layer in range(layers if bits < 16 else 0):
         for name in (*LINEARS, *FEED_FORWARD):
@@ -58,15 +62,29 @@ def plan_of(model: Pixtral, cache: KVCache, rows: int, context: int) -> PagedPla
     return PagedPlan(cache.layers, torch.full((rows,), context - 1), torch.tensor(slots), chunks)
 
 
-def medians(works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """Return the median microseconds of this thread's processor time for each, measured in turns."""
+def times_of(works: dict[str, Work], rounds: int) -> dict[str, list[int]]:
+    """Return nanoseconds of this thread's processor time for each, measured in turns."""
     times: dict[str, list[int]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             start = time.thread_time_ns()
             work()
             times[name].append(time.thread_time_ns() - start)
-    return {name: statistics.median(found) / 1000 for name, found in times.items()}
+    return times
+
+
+def print_step(model: Pixtral, rows: int, context: int, rounds: int, *, parts_too: bool) -> None:
+    blocks = rows * -(-context // BLOCK_TOKENS)
+    cache = KVCache(model.config, blocks, BLOCK_TOKENS, torch.bfloat16, model.device)
+    plan = plan_of(model, cache, rows, context)
+    hidden_TD = torch.randn(rows, model.config.dim).bfloat16()
+    times = times_of(steps(model, plan, hidden_TD), rounds)
+    quotients = statistics.quantiles([a / b for a, b in zip(*times.values(), strict=True)], n=4)
+    if parts_too:
+        times |= times_of(parts(model, plan, hidden_TD), rounds)
+    for name, found in times.items():
+        print(f"  {name:36} {statistics.median(found) / 1000:9.0f}")
+    print("  modules over library: {1:.3f} (quartiles {0:.3f} to {2:.3f})".format(*quotients), flush=True)
 
 
 @contextmanager
@@ -80,6 +98,17 @@ def idle_kernels() -> Iterator[None]:
     finally:
         for module, kernel in saved:
             module.kernel = kernel  # type: ignore[attr-defined]
+
+
+def steps(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]:
+    """Return a whole step, without embeddings and head, by the modules and in the library."""
+    native = NativeSteps(model)
+    if reason := native.reason_for(plan):
+        print(f"no step in the library: {reason}")
+    return {
+        f"a step of {LAYERS} layers, by its modules": lambda: model(hidden_TD, plan),
+        f"a step of {LAYERS} layers, in the library": lambda: native(hidden_TD, plan),
+    }
 
 
 def parts(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]:
@@ -104,7 +133,7 @@ def parts(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]
             forward.w1(normed_TD), forward.w3(normed_TD), forward.w2(gate),
         ),
         "attention, with the cache's write": lambda: plan.attend(0, queries, keys, values),
-        "norms": lambda: [rms_norm(hidden_TD, norm.weight, norm.eps) for norm in (block.attention_norm, block.ffn_norm)],
+        "norms": lambda: (block.attention_norm(hidden_TD), block.ffn_norm(hidden_TD)),
         "rotations": lambda: (rotate(queries, *rotations.queries), rotate(keys, *rotations.keys)),
         "gate": lambda: silu_gate(gate, up),
         "sums": lambda: (hidden_TD + normed_TD, hidden_TD + normed_TD),
@@ -116,19 +145,18 @@ def parts(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8, 16))
-    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8], choices=range(1, 17))
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = model_of(2, options.bits)
-    blocks = options.rows * -(-options.context // BLOCK_TOKENS)
-    cache = KVCache(model.config, blocks, BLOCK_TOKENS, torch.bfloat16, model.device)
-    plan = plan_of(model, cache, options.rows, options.context)
-    hidden_TD = torch.randn(options.rows, model.config.dim).bfloat16()
     with torch.inference_mode():
-        for name, microseconds in medians(parts(model, plan, hidden_TD), options.rounds).items():
-            print(f"{name:36} {microseconds:9.0f}")
+        for widths in ("12b", "small"):
+            model = model_of(WIDTHS if widths == "12b" else SMALL, LAYERS, options.bits)
+            for rows in options.rows:
+                print(f"{widths} widths, {options.bits} bits, {rows} sequences of {options.context} tokens")
+                parts_too = widths == "12b" and rows == options.rows[0]
+                print_step(model, rows, options.context, options.rounds, parts_too=parts_too)
     return 0
 
 

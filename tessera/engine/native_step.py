@@ -1,8 +1,8 @@
 """Decoding steps in one call of the kernel library, where it serves them; else by the model's own modules.
 
 `reason_for_modules` and `reason_for_plan` are the one rule: what the library's step does not compute (LoRA, an 8-bit
-cache, ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call the same kernels, so a
-token's result has the same bits whichever is taken, and a sequence may change between them at any step. The weights
+cache, ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call the same kernels, so
+a token's result has the same bits whichever is taken, and a sequence may change between them at any step. The weights
 are the modules' own, found once; they must stay where they are.
 """
 
@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from tessera.engine.plans import PagedPlan
-from tessera.kernels.decoder_step import MOST_TOKENS, DecoderStep, LayerWeights, Weight, has_step, serves
+from tessera.kernels.decoder_step import DecoderStep, LayerWeights, Weight, has_step, serves
 from tessera.kernels.library import choice
 from tessera.kernels.paged_attention import has_kernel
+from tessera.kernels.skinny_linear import MOST_TOKENS
 from tessera.linears.quantized import QuantizedLinear
 from tessera.model.attention import AttentionPlan
 from tessera.model.decoder import DecoderBlock
 from tessera.model.linear import Linear
 from tessera.model.pixtral import Pixtral
 from tessera.model.rope import decoder_rotations
+
+# Threads with which the step is known to be faster, by processor time (BENCHMARKS.md). Two were only seen on a machine
+# that eight other programs used. With more threads than this the modules compute, until it is measured.
+MOST_THREADS = 1
 
 
 class NativeSteps:
@@ -59,6 +64,8 @@ def reason_for_plan(plan: AttentionPlan, hidden_TD: Tensor) -> str | None:
     """Return why this step is the modules', whatever the model; None: it may be the library's."""
     if type(plan) is not PagedPlan:
         return "its attention is not that of a paged cache alone"
+    if torch.get_num_threads() > MOST_THREADS:
+        return f"its speed with more than {MOST_THREADS} threads is not yet measured on a quiet machine"
     if torch.is_grad_enabled():
         return "gradients may be asked for"
     if plan.few is None or plan.chunks or len(plan.few.rows_R) != len(hidden_TD):

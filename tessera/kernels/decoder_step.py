@@ -20,7 +20,7 @@ from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 from tessera.kernels.packed_linear import PackedFields, has_whole_parts, packed_fields
 from tessera.kernels.packed_weight import PackedWeight
 from tessera.kernels.paged_attention import AttentionFields, DecodeRows, kernel_for, stored_number
-from tessera.kernels.skinny_linear import MOST_TOKENS, serves_weight
+from tessera.kernels.skinny_linear import serves_weight
 
 _PLACE = (ADDRESS, WHOLE)
 # In the order of `StepKernels`, with the arguments by which each module asks for it.
@@ -121,7 +121,7 @@ class DecoderStep:
     ) -> Tensor:  # fmt: skip
         """Return the normed output (T, D); writes the cache. `queries` and `keys` are cosines and sines (T, K/2).
 
-        hidden_TD is bfloat16 with 1 to `MOST_TOKENS` rows, and `rows` holds all of them.
+        hidden_TD is bfloat16 with 1 to 16 rows, and `rows` holds all of them.
         """
         if self._function is None:
             raise RuntimeError("has_step was not asked")
@@ -148,7 +148,7 @@ def has_step(cache: CacheLayer) -> bool:
 
 
 def serves(weight: object) -> bool:
-    """Return True if products of up to `MOST_TOKENS` tokens with this weight are the step's own kernels'."""
+    """Return True if products of up to 16 tokens with this weight are the step's own kernels'."""
     if isinstance(weight, PackedWeight):
         return weight.codes.is_cpu and has_whole_parts(weight)
     return isinstance(weight, Tensor) and serves_weight(weight)

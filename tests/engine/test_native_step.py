@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tessera.engine import native_step
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.native_step import NativeSteps, reason_for_modules, reason_for_plan
 from tessera.engine.plans import PagedPlan
@@ -95,7 +96,8 @@ def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int) -> Non
 
 
 @pytest.mark.parametrize("bits", [4, 16])
-def test_a_team_of_threads_has_the_same_bits(bits: int) -> None:
+def test_a_team_of_threads_has_the_same_bits(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_step, "MOST_THREADS", 3)
     before = torch.get_num_threads()
     model = model_of("few", bits)
     torch.set_num_threads(3)  # more than some loops use
@@ -103,6 +105,17 @@ def test_a_team_of_threads_has_the_same_bits(bits: int) -> None:
         assert_equal_to_modules(model, [1, 1, 1])
     finally:
         torch.set_num_threads(before)
+
+
+def test_more_threads_than_were_measured_compute_by_the_modules() -> None:
+    model = model_of("few", 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(native_step.MOST_THREADS + 1)
+    try:
+        reason = reason_for_plan(plan_of(cache_of(model), [1]), torch.zeros(1, model.config.dim).bfloat16())
+    finally:
+        torch.set_num_threads(before)
+    assert "threads" in str(reason)
 
 
 @pytest.mark.parametrize("path", KERNEL_PATHS)
@@ -130,7 +143,9 @@ def test_a_sequence_may_change_between_both_ways() -> None:
         for step in range(4):
             hidden_TD = torch.randn(2, model.config.dim).bfloat16()
             native = steps if step % 2 else model
-            assert torch.equal(native(hidden_TD, plan_of(ours, [1, 1], step)), model(hidden_TD, plan_of(theirs, [1, 1], step)))
+            assert torch.equal(
+                native(hidden_TD, plan_of(ours, [1, 1], step)), model(hidden_TD, plan_of(theirs, [1, 1], step))
+            )
 
 
 def test_a_value_that_is_no_number_stays_in_its_row() -> None:

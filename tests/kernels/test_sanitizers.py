@@ -20,6 +20,7 @@ TESTS = (
     "test_prefill_attention.py",
     "test_prefill_linear.py",
     "test_skinny_linear.py",
+    "../engine/test_native_step.py",
 )
 # The library's place is told to the builder's module before the loader reads it there; emulated AMX is built anew.
 RUN = """
