@@ -91,7 +91,7 @@ FOLDERS = {
     "tessera/engine": 5200,
     "tessera/evals": 3200,
     "tessera/finetune": 2200,
-    "tessera/kernels": 2600,
+    "tessera/kernels": 2700,
     "tessera/linears": 340,
     "tessera/lora": 1000,
     "tessera/migration": 1400,

@@ -42,7 +42,8 @@ class NativeSteps:
         if not isinstance(plan, PagedPlan) or reason_for_plan(plan, hidden_TD) or self.reason_for(plan):
             out_TD: Tensor = self.model(hidden_TD, plan)
             return out_TD
-        assert self._step is not None and plan.few is not None  # by the rule
+        assert self._step is not None  # by the rule, as the next
+        assert plan.few is not None
         queries, keys = decoder_rotations(plan.positions_T, self.model.config)
         return self._step.run(hidden_TD, queries, keys, plan.slots_T, plan.few)
 
