@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from tessera.engine import native_step
+from tessera.engine.config import resolve_config
+from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.native_step import NativeSteps, reason_for_modules, reason_for_plan
 from tessera.engine.plans import PagedPlan
 from tessera.kernels import skinny_linear
+from tessera.kernels.decoder_step import DecoderStep
 from tessera.kernels.library import PATHS, choice, forced
 from tessera.kernels.paged_attention import PagedChunk
 from tessera.linears.quantized import place
@@ -22,7 +26,7 @@ from tessera.linears.slots import Routing, SlotLinear
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
-from tests.engine.tiny import CONFIG, SCALED, tiny_model
+from tests.engine.tiny import CONFIG, SCALED, ByteTokenizer, prompt, reply, tiny_model
 
 KERNEL_PATHS = [path for path in PATHS[1:] if PATHS.index(path) <= PATHS.index(choice().path)]
 HEADS = {"few": (4, 2, 32), "one-each": (3, 3, 64), "odd": (4, 2, 40)}  # query heads, key/value heads, width
@@ -188,3 +192,23 @@ def test_small_plain_weights_are_the_modules(monkeypatch: pytest.MonkeyPatch) ->
     hidden_TD = torch.randn(1, model.config.dim).bfloat16()
     with torch.inference_mode():
         assert torch.equal(NativeSteps(model)(hidden_TD, plan), model(hidden_TD, plan))
+
+
+def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("few", 4)
+    ran: list[int] = []
+    run_step = DecoderStep.run
+
+    def counted(step: DecoderStep, hidden_TD: torch.Tensor, *rest: Any) -> torch.Tensor:
+        ran.append(len(hidden_TD))
+        return run_step(step, hidden_TD, *rest)
+
+    def replies() -> tuple[int, ...]:
+        config = resolve_config({"kv_cache_bytes": 2**20}, model.config, dtype=torch.bfloat16, device=model.device)
+        return reply(Engine(model, ByteTokenizer(), config), prompt("a page"), max_tokens=12, ignore_eos=True).token_ids
+
+    monkeypatch.setattr(DecoderStep, "run", counted)
+    by_step, steps = replies(), len(ran)
+    monkeypatch.setattr(native_step, "MOST_THREADS", 0)
+    assert replies() == by_step
+    assert len(ran) == steps >= len(by_step) - 1
