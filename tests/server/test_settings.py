@@ -203,7 +203,7 @@ def test_every_setting_of_the_model_goes_to_where_it_is_used(monkeypatch: pytest
     engine = {"max_model_len": 1, "max_num_seqs": 2, "max_num_batched_tokens": 3, "kv_cache_bytes": 4, "block_size": 16}
     engine |= {"image_cache_bytes": 5, "kv_cache_dtype": "int8", "gpu_memory_utilization": 0.5, "seed": 6}
     engine |= {"num_speculative_tokens": 7, "prompt_lookup_min": 8, "prompt_lookup_max": 9, "limit_mm_per_prompt": 10}
-    engine |= {"max_num_queued_reqs": 11, "enable_prefix_caching": False, "enforce_eager": True}
+    engine |= {"max_num_queued_reqs": 11, "enable_prefix_caching": False, "enforce_eager": True, "vision_bits": "8"}
     open_model(Settings(**named, **images, **engine))
     assert told.pop("source") == ModelSource(name="nano", **named)
     assert told.pop("limits") == ImageLimits(
@@ -221,4 +221,5 @@ def test_every_setting_of_the_model_goes_to_where_it_is_used(monkeypatch: pytest
         "enable_prefix_caching": True,
         "max_images_per_prompt": 8,
         "max_queued_requests": 256,
+        "vision_bits": "16",
     }
