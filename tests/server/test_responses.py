@@ -107,7 +107,7 @@ def test_a_call_goes_out_and_its_result_comes_back(client: openai.OpenAI) -> Non
         ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0.call_id"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input.0.role"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input_file"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input_audio"),
         ({"input": []}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
