@@ -65,5 +65,5 @@ def test_values_of_the_servers_flags_are_offered(shell: str, tmp_path: Path) -> 
 
 def test_flags_and_models_of_other_commands_are_offered(shell: str, tmp_path: Path) -> None:
     assert "--schema" in offered(shell, "tessera ask --s", tmp_path)
-    assert offered(shell, "tessera ask -m pix", tmp_path) == {"pixtral"}
+    assert offered(shell, "tessera ask -m pix", tmp_path) == {"pixtral", "pixtral-large"}
     assert offered(shell, "tessera serve na", tmp_path) == {"nano"}
