@@ -43,7 +43,6 @@ FILES = {
     "tessera/server/routes/responses.py": (330, "one route: read, answered and streamed"),
     "tessera/server/schemas.py": (430, "every field of every request, which are data"),
     "tessera/server/settings.py": (440, "every setting, half of which are data"),
-    "tessera/weights/gguf/read.py": (380, "one foreign format, from its keys to a config"),
     "tessera/weights/gguf/write.py": (360, "one foreign format, from a config to its keys"),
     "tessera/weights/published.py": (410, "three foreign formats that share their checks"),
 }

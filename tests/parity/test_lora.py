@@ -23,7 +23,7 @@ from tests.lora.adapters import live_paths, random_pairs, write_peft_folder
 from tests.parity.oracle import Pair, make_pair
 from tests.weights.checkpoints import write_tokenizer
 
-BOUND = 1e-6  # measured: 1.1e-7, on logits of 0.2; the adapter changes them by 0.011 to 0.08
+BOUND = 1e-5  # measured: 2.7e-6, on logits of 2; the adapter changes them by more than 0.01
 GRIDS = [(3, 5), (2, 2)]
 
 
