@@ -1,9 +1,10 @@
 """`python -m benchmarks.decode_step`: where the time of a decoding step goes, in microseconds of one thread a layer.
 
 Two decoder layers of Pixtral 12B's widths with random weights, on one thread by default. Times are then that thread's
-processor time, medians over rounds in turns, so other programs disturb them less; they share caches and bandwidth. "Everything
-but kernels" is the composed layer with kernels that do nothing: Python, and PyTorch's small operations. Widths so small
-that products take no time show what a layer costs whatever its size, by its modules and in the library's step.
+processor time, medians over rounds in turns, so other programs disturb them less; they share caches and bandwidth all
+the same. "Everything but kernels" is the composed layer with kernels that do nothing: Python, and PyTorch's small
+operations. Widths so small that products take no time show what a layer costs whatever its size, by its modules and in
+the library's step.
 """
 
 from __future__ import annotations
