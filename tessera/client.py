@@ -31,7 +31,7 @@ from tessera.client_format import (
     usage_of,
 )
 from tessera.errors import EndpointError, UnreachableError, UsageError
-from tessera.messages import Message, parse_messages, pictures_digest
+from tessera.messages import Message, images_digest, parse_messages
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
 from tessera.threads import ThreadedChatModel
@@ -96,7 +96,7 @@ class Client(ThreadedChatModel):
         """Yield the reply in pieces, tool calls whole. Leaving the iteration early ends the request."""
         parsed = parse_messages(messages)
         body = self._body(parsed, params, tools) | {"stream": True, "stream_options": {"include_usage": True}}
-        digest = pictures_digest(parsed)
+        digest = images_digest(parsed)
         began = time.perf_counter()
         with self._opened("POST", "/chat/completions", body, {AFFINITY: digest.hex()} if digest else {}) as response:
             yield from _Reply(began, self.base_url).read(self._events(response))

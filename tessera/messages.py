@@ -195,7 +195,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}"
 
 
-def pictures_digest(messages: Sequence[Message]) -> bytes:
+def images_digest(messages: Sequence[Message]) -> bytes:
     """A digest of a conversation's pictures, as they were given; empty without pictures."""
     images = [image.source for message in messages for image in message.images]
     digest = hashlib.blake2b(digest_size=16)

@@ -33,7 +33,7 @@ from tessera.errors import (
     UnreachableError,
     UsageError,
 )
-from tessera.messages import parse_messages, pictures_digest
+from tessera.messages import images_digest, parse_messages
 from tessera.sampling import SamplingParams
 from tessera.threads import ThreadedChatModel
 
@@ -92,7 +92,7 @@ class Pool(ThreadedChatModel):
         self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
     ) -> Completion:
         parsed = parse_messages(messages)
-        return self._ask(lambda model: model.chat(parsed, params, tools=tools), pictures_digest(parsed))
+        return self._ask(lambda model: model.chat(parsed, params, tools=tools), images_digest(parsed))
 
     chat.__doc__ = ChatModel.chat.__doc__
 
@@ -106,7 +106,7 @@ class Pool(ThreadedChatModel):
             deltas = model.stream(parsed, params, tools=tools)
             return next(deltas, None), deltas
 
-        first, rest = self._ask(begin, pictures_digest(parsed))
+        first, rest = self._ask(begin, images_digest(parsed))
         if first is not None:
             yield first
             yield from rest

@@ -24,7 +24,7 @@ from tessera.errors import (
     UnreachableError,
     UsageError,
 )
-from tessera.messages import Image, Message, parse_messages, pictures_digest
+from tessera.messages import Image, Message, images_digest, parse_messages
 from tessera.pool import LONGEST_REST_S, MAX_TRIES, SLACK, Pool, choose
 from tessera.sampling import SamplingParams
 from tessera.threads import MAX_AHEAD
@@ -203,7 +203,7 @@ def test_the_same_pictures_go_to_the_same_model_unless_it_has_too_much() -> None
         assert all(len(each) == 1 for each in homes.values())
         assert len(set.union(*homes.values())) == 4  # spread over all
         picture = "data:image/png;base64,0"
-        digest = pictures_digest(parse_messages(question("?", picture)))
+        digest = images_digest(parse_messages(question("?", picture)))
         own = choose(pool._replicas, digest)
         own.in_flight = SLACK
         assert choose(pool._replicas, digest) is own
@@ -221,7 +221,7 @@ def test_when_a_model_is_gone_only_its_own_pictures_move() -> None:
 
 def test_pictures_are_told_apart_by_what_they_are() -> None:
     def digest(*images: Any) -> bytes:
-        return pictures_digest(question("?", *images))
+        return images_digest(question("?", *images))
 
     red, blue = PILImage.new("RGB", (2, 2), "red"), PILImage.new("RGB", (2, 2), "blue")
     assert digest() == b""

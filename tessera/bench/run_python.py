@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.images import load, prepare
 from tessera.load import LoadedModel, load_model
+from tessera.machine import peak_bytes
 from tessera.messages import Image, Message
 from tessera.prompt import Prompt
 from tessera.sampling import SamplingParams
@@ -92,8 +92,7 @@ class Tessera:
         prompt = self._tokenizer.encode_chat([Message("user", (image, QUESTION))], [prepared])
         self._run([prompt], new_tokens, lookup=True)
         seconds = time.perf_counter() - start
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"seconds": seconds, "tokens": len(prompt.ids), "peak_bytes": peak_bytes}
+        return {"seconds": seconds, "tokens": len(prompt.ids), "peak_bytes": peak_bytes()}
 
     def _run(self, prompts: list[Prompt], new_tokens: int, lookup: bool) -> dict[str, Any]:
         engine = self._engines[lookup]

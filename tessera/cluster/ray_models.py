@@ -14,7 +14,7 @@ from typing import Any
 
 from tessera.chat import ChatModel, Completion, Conversation, Delta, Glance, Head, ToolDefinitions, Tools
 from tessera.errors import EngineDeadError, TesseraError, UnreachableError, UsageError
-from tessera.messages import parse_messages, pictures_digest
+from tessera.messages import images_digest, parse_messages
 from tessera.pool import Pool
 from tessera.sampling import SamplingParams
 from tessera.threads import ThreadedChatModel
@@ -190,7 +190,7 @@ class RayModels(Pool):
         heads: Sequence[Head] = (),
     ) -> list[list[tuple[Glance, ...]]] | None:
         parsed = parse_messages(messages)
-        return self._ask(lambda model: model.locate(parsed, reply, spans, heads), pictures_digest(parsed))
+        return self._ask(lambda model: model.locate(parsed, reply, spans, heads), images_digest(parsed))
 
     locate.__doc__ = ChatModel.locate.__doc__
 

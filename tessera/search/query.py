@@ -15,7 +15,7 @@ from tessera.documents.readings import numbers_of
 from tessera.errors import UsageError, shown
 from tessera.search.terms import COMMON, TOKEN, folded
 
-MAX_QUERY, MAX_TERMS = 1000, 32  # characters, and words and filters
+MAX_QUERY, MAX_TERMS = 500, 32  # characters, on the page (search.html) too, and words and filters
 QUOTES = str.maketrans("“”„«»", '"' * 5)
 UNSAFE = re.compile("[\x00\ud800-\udfff]")  # ends a text of FTS5; cannot be a parameter
 NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*):(?!//)(?=\S)")

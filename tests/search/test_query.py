@@ -91,7 +91,7 @@ def test_filters_are_texts_and_patterns() -> None:
         ("total:1,000", "may be 1.000 or 1000; write it without thousands"),
         ("date:2026-13", "there is no month 13"),
         ("date:2026-02-30", "that month has 28 days"),
-        ("x" * 1001, "the limit is 1,000"),
+        ("x" * 501, "the limit is 500"),
         ("x " * 40, "40 words and filters and the limit is 32"),
     ],
     ids=lambda value: value[:20],

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from PIL import Image as PILImage
 
+from tessera.search.query import MAX_QUERY
 from tests.search.archive import ACME, BAKERY, LETTER, pdf, put, scanned
 from tests.server.conftest import Running, run_server
 from tests.server.pages import expect, launched, needs_chromium, watched_pages
@@ -60,6 +61,7 @@ def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Running)
         ("", {"q": "x", "limit": "0"}, 400, "between 1 and 100"),
         ("", {"q": "x", "order": "asc"}, 400, "'order' is not known here"),
         ("", {"q": "x" * 600}, 400, "more than 512 characters"),
+        ("", {"q": "x" * 501}, 400, "the limit is 500"),
         ("/pages/999", {}, 404, "the index has no page"),
         ("/pages/-1/image", {}, 404, "the index has no page"),
         ("/pages/1/image", {"side": "9000"}, 400, "between 64 and 2400"),
@@ -129,8 +131,14 @@ def test_the_chat_leads_to_the_search_if_there_is_an_index(open_page: Callable[.
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     link.click()
     expect(page.get_by_role("searchbox")).to_be_focused()
+    expect(page.get_by_role("searchbox")).to_have_attribute("maxlength", str(MAX_QUERY))
+    page.get_by_role("link", name="Documents").click()
+    expect(link).to_be_visible()
     page.route("**/web/config.json", lambda route: route.fulfill(json={**route.fetch().json(), "has_index": False}))
     page.goto(searching.url)
+    expect(page.locator("#model-name")).not_to_be_empty()
+    expect(link).to_be_hidden()
+    page.goto(f"{searching.url}/documents")
     expect(page.locator("#model-name")).not_to_be_empty()
     expect(link).to_be_hidden()
 

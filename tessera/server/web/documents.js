@@ -244,6 +244,7 @@ async function start() {
   try {
     const config = await loadConfig();
     byId("model-name").textContent = config.model;
+    byId("search-link").hidden = !config.has_index;
     const key = sessionStorage.getItem(KEY);
     if (config.needs_key && !key) return askKey();
     server = new Server(key);
