@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from tessera.errors import ImageError
-from tessera.images import grid_of, load, prepare, token_count
+from tessera.images import grid_of, load, prepare, side_of, token_count
 from tessera.messages import Image
 from tessera.model.config import VisionConfig
 from tessera.sources import ImageLimits
@@ -207,3 +207,15 @@ def test_damage_never_escapes_as_another_error(kind: str) -> None:
             with contextlib.suppress(ImageError):
                 assert load(Image(broken)).mode == "RGB"
             assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("image", "limit", "side"),
+    [
+        (Image("x"), None, None), (Image("x"), 700, 700), (Image("x", max_side=400), 700, 400),
+        (Image("x", max_side=900), 700, 700), (Image("x", low_detail=True, max_side=900), None, 512),
+    ],
+    ids=["neither", "the setting", "the request", "the smaller", "low detail"],
+)  # fmt: skip
+def test_the_smallest_bound_of_an_image_holds(image: Image, limit: int | None, side: int | None) -> None:
+    assert side_of(image, ImageLimits(max_side=limit)) == side

@@ -248,6 +248,34 @@ def test_a_gguf_pair_is_made_described_and_asked(tmp_path: Path, monkeypatch: py
     assert capsys.readouterr().out == "71\n"
 
 
+def test_a_question_bounds_its_images_and_rounds_the_vision_side(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    chart = str(Path(cli.__file__).parents[1] / "nano" / "demo" / "chart.png")
+    asked = "ask", "What is the value of Q3?", "-i", chart, "--json", "-q", "--max-tokens", "1"
+    tokens = {}
+    for options in ((), ("--max-image-side", "256"), ("--vision-bits", "8")):
+        assert run(monkeypatch, *asked, *options) == 0
+        tokens[options] = json.loads(capsys.readouterr().out)["usage"]["image_tokens"]
+    # Patches of 16: 272x208 pixels are 13 rows of 17 and a break; scaled to 256x196, 13 rows of 16 and a break.
+    assert list(tokens.values()) == [13 * 18, 13 * 17, 13 * 18]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-image-side", "255"], "--max-image-side is 255; it must lie between 256 and 16,384"),
+        (["--vision-bits", "9"], "--vision-bits"),
+        (["--max-image-side", "512", "--endpoint", "http://x"], "--max-image-side and --endpoint exclude each other"),
+        (["--vision-bits", "8", "--endpoint", "http://x"], "--vision-bits and --endpoint exclude each other"),
+    ],
+    ids=["side", "bits", "side there", "bits there"],
+)
+def test_what_is_no_side_or_precision_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, options: list[str], says: str
+) -> None:
+    assert run(monkeypatch, "ask", "Q", "-q", *options) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_doctor_names_what_fits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert run(monkeypatch, "doctor") == 0
     out = capsys.readouterr().out
