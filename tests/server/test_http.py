@@ -245,7 +245,7 @@ def test_half_a_body_holds_nothing(running: Running) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(running: Running) -> None:
-    body = asking("Read the text.", max_tokens=600, ignore_eos=True)
+    body = asking("Read the text.", max_tokens=150, ignore_eos=True)
     results: list[httpx2.Response] = []
     threads = [
         threading.Thread(target=lambda: results.append(running.post("/v1/chat/completions", body))) for _ in range(40)
