@@ -105,7 +105,7 @@ def idle_kernels() -> Iterator[None]:
 def steps(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]:
     """Return a whole step, without embeddings and head, by the modules and in the library."""
     native = NativeSteps(model)
-    if reason := native.reason_for(plan):
+    if reason := native.reason_for(plan, hidden_TD):
         print(f"no step in the library: {reason}")
     return {
         f"a step of {LAYERS} layers, by its modules": lambda: model(hidden_TD, plan),

@@ -16,7 +16,7 @@ FILES = {
     "tessera/containers.py": (440, "one walker for each format of image files"),
     "tessera/conversation.py": (330, "one format's rules, and the words for each refusal"),
     "tessera/engine/config.py": (310, "every option of the engine, settled one after the other"),
-    "tessera/engine/engine.py": (370, "the step: what it calls is elsewhere already"),
+    "tessera/engine/engine.py": (380, "the step: what it calls is elsewhere already"),
     "tessera/engine/grammar.py": (460, "masks, the grammar they come from, and the words for each refusal"),
     "tessera/engine/ranks.py": (360, "the two halves of one protocol between processes"),
     "tessera/engine/schema.py": (430, "one function for each group of JSON Schema's keywords"),

@@ -73,8 +73,9 @@ class _Computed:
 
     requests: list[Request]
     drafts: list[tuple[int, ...]]
-    logits_RV: Tensor  # for each request a row for its next token and one after each draft token
+    logits_RV: Tensor | None  # for each request a row for its next token and one after each draft token
     scored: list[tuple[ScoredRows, Tensor]]
+    ids: list[int] | None = None  # chosen already, one for each row, instead of logits
 
 
 class Engine:
@@ -231,11 +232,11 @@ class Engine:
             return _Computed(requests, drafts, self.graphs.logits(chunks), [])
         image_token_id = self.model.config.vision_encoder.image_token_id
         batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
-        hidden_TD = self.runner.run(batch)
+        hidden_TD, ids = self.runner.choose(batch, self.sampler.penalties_for(batch.sampled))
         hidden_RD = hidden_TD[batch.sampled_rows_R]
         keep_states(batch.sampled, batch.drafts, hidden_RD)
-        logits_RV = self.runner.logits(hidden_RD, batch.sampled_stretches)
-        return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored])
+        logits_RV = self.runner.logits(hidden_RD, batch.sampled_stretches) if ids is None else None
+        return _Computed(batch.sampled, batch.drafts, logits_RV, [(rows, hidden_TD) for rows in batch.scored], ids)
 
     def _choose(self, step: _Computed) -> list[tuple[Request, Delta]]:
         """Choose each request's next token, and the one after it for as long as the draft is right.
@@ -250,11 +251,12 @@ class Engine:
             self._tally.drafts.add(len(draft))
         while going_on:
             requests = [step.requests[index] for index in going_on]
-            rows_R = upload([first_rows[index] + depth for index in going_on], torch.int64, step.logits_RV.device)
-            choices = self.sampler.sample(step.logits_RV[rows_R], requests)
+            rows = [first_rows[index] + depth for index in going_on]
+            choices = self._choices(step, rows, requests)
             accepted = []
-            for row, (index, request, choice) in enumerate(zip(going_on, requests, choices, strict=True)):
-                finite = choice is not None or bool(step.logits_RV[rows_R[row]].amax().isfinite())
+            for row, index, request, choice in zip(rows, going_on, requests, choices, strict=True):
+                logits_RV = step.logits_RV
+                finite = choice is not None or (logits_RV is not None and bool(logits_RV[row].amax().isfinite()))
                 delta = self._extend(request, choice, finite=finite)
                 events.append((request, delta))
                 if choice is not None and choice.token_id in step.drafts[index][depth : depth + 1]:
@@ -264,6 +266,12 @@ class Engine:
                         accepted.append(index)
             going_on, depth = accepted, depth + 1
         return events
+
+    def _choices(self, step: _Computed, rows: list[int], requests: Sequence[Request]) -> Sequence[Choice | None]:
+        if step.logits_RV is None:
+            assert step.ids is not None  # one of both is there
+            return [Choice(step.ids[row]) for row in rows]
+        return self.sampler.sample(step.logits_RV[upload(rows, torch.int64, step.logits_RV.device)], requests)
 
     def stats(self) -> Stats:
         return self._tally.stats(

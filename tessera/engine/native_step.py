@@ -1,9 +1,10 @@
 """Decoding steps in one call of the kernel library, where it serves them; else by the model's own modules.
 
-`reason_for_modules` and `reason_for_plan` are the one rule: what the library's step does not compute (LoRA, an 8-bit
-cache, ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call the same kernels, so
-a token's result has the same bits whichever is taken, and a sequence may change between them at any step. The weights
-are the modules' own, found once; they must stay where they are.
+`reason_for_modules` and `reason_for_plan` are the one rule: what the library's step does not compute (rows with an
+adapter, an 8-bit cache, ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call
+the same kernels, so a token's result has the same bits whichever is taken, and a sequence may change between them at
+any step. The head belongs to the call if all rows have their token chosen, and all as the likeliest
+(`Sampler.penalties_for`). The weights are the modules' own, found once; they must stay where they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tessera.kernels.library import choice
 from tessera.kernels.paged_attention import has_kernel
 from tessera.kernels.skinny_linear import MOST_TOKENS
 from tessera.linears.quantized import QuantizedLinear
+from tessera.linears.slots import Routing, SlotLinear
 from tessera.model.attention import AttentionPlan
 from tessera.model.decoder import DecoderBlock
 from tessera.model.linear import Linear
@@ -28,34 +30,52 @@ MOST_THREADS = 2
 
 
 class NativeSteps:
-    """A model's decoder, by the library's step or by its modules, step by step."""
+    """A model's decoder and head, by the library's step or by its modules, step by step.
 
-    def __init__(self, model: Pixtral) -> None:
+    `routing` says which rows of a step have adapters, if the model has slots for them.
+    """
+
+    def __init__(self, model: Pixtral, routing: Routing | None = None) -> None:
         self.model = model
+        self._routing = routing
         self._reason: str | None = None
         self._made: tuple[object, str] | None = None  # the first layer's cache and the kernels' path that it is for
         self._step: DecoderStep | None = None
 
-    def __call__(self, hidden_TD: Tensor, plan: AttentionPlan) -> Tensor:
-        """Return the final, normed hidden states (T, D) as `Pixtral.forward` does."""
-        if not isinstance(plan, PagedPlan) or reason_for_plan(plan, hidden_TD) or self.reason_for(plan):
+    def __call__(
+        self, hidden_TD: Tensor, plan: AttentionPlan, penalties_V: Tensor | None = None
+    ) -> tuple[Tensor, list[int] | None]:
+        """Return the final, normed hidden states (T, D) as `Pixtral.forward` does, and with penalties perhaps ids.
+
+        The ids are each row's likeliest by `Pixtral.logits` plus penalties, where the library gives them in the same
+        call and all rows have one.
+        """
+        if not isinstance(plan, PagedPlan) or self.reason_for(plan, hidden_TD):
             out_TD: Tensor = self.model(hidden_TD, plan)
-            return out_TD
+            return out_TD, None
         assert self._step is not None  # by the rule, as the next
         assert plan.few is not None
-        queries, keys = decoder_rotations(plan.positions_T, self.model.config)
-        return self._step.run(hidden_TD, queries, keys, plan.slots_T, plan.few)
+        if not self._step.chooses:
+            penalties_V = None
+        rotations = decoder_rotations(plan.positions_T, self.model.config)
+        out_TD, ids = self._step.run(hidden_TD, rotations, plan.slots_T, plan.few, penalties_V)
+        return out_TD, ids if ids and min(ids) >= 0 else None
 
-    def reason_for(self, plan: PagedPlan) -> str | None:
-        """Return why this model's steps over the plan's cache are its modules'; None: the library's."""
+    def reason_for(self, plan: PagedPlan, hidden_TD: Tensor) -> str | None:
+        """Return why this step is the modules'; None: the library's."""
+        if self._routing is not None and self._routing.stretches:
+            return "some of its rows have an adapter"
+        return reason_for_plan(plan, hidden_TD) or self._reason_for_cache(plan)
+
+    def _reason_for_cache(self, plan: PagedPlan) -> str | None:
         made = (plan.cache[0], choice().path)
         if self._made is None or self._made[0] is not made[0] or self._made[1] != made[1]:
-            self._reason, self._step = reason_for_modules(self.model, plan), None
+            self._reason, self._step = reason_for_modules(self.model, plan, self._routing), None
             if self._reason is None:
-                layers = [layer_weights(block) for block in _blocks(self.model)]
-                norm = self.model.norm
+                layers = [layer_weights(block, self._routing) for block in _blocks(self.model)]
+                norm, head = self.model.norm, _weight_of(self.model.output, self._routing)
                 heads = self.model.config.n_heads
-                self._step = DecoderStep(layers, norm.weight, norm.eps, heads, plan.cache)
+                self._step = DecoderStep(layers, norm.weight, head, plan.cache, eps=norm.eps, heads=heads)
             self._made = made
         return self._reason
 
@@ -75,8 +95,11 @@ def reason_for_plan(plan: AttentionPlan, hidden_TD: Tensor) -> str | None:
     return None
 
 
-def reason_for_modules(model: Pixtral, plan: PagedPlan) -> str | None:
-    """Return why the modules compute all of this model's steps over this cache; None: the library may."""
+def reason_for_modules(model: Pixtral, plan: PagedPlan, routing: Routing | None = None) -> str | None:
+    """Return why the modules compute all of this model's steps over this cache; None: the library may.
+
+    Slots for adapters hinder nothing if they are `routing`'s: a step says which of its rows they change.
+    """
     if any(not has_kernel(layer) or layer.keys_BSMK.dtype != torch.bfloat16 for layer in plan.cache):
         return "the cache is not in bfloat16, or of an odd shape"
     if len(plan.cache) != len(model.layers) or not has_step(plan.cache[0]):
@@ -86,16 +109,16 @@ def reason_for_modules(model: Pixtral, plan: PagedPlan) -> str | None:
         if any(norm.weight.dtype != torch.bfloat16 or norm.eps != model.norm.eps for norm in norms):
             return "a norm is not in bfloat16"
         for name, module in _linears(block).items():
-            if _weight_of(module) is None:
+            if _weight_of(module, routing) is None:
                 return f"{name} is a {type(module).__name__} that the library's step does not serve"
     return None
 
 
-def layer_weights(block: DecoderBlock) -> LayerWeights:
+def layer_weights(block: DecoderBlock, routing: Routing | None = None) -> LayerWeights:
     """Return the layer's tensors; `reason_for_modules` found nothing."""
     weights: dict[str, Weight] = {}
     for name, module in _linears(block).items():
-        weight = _weight_of(module)
+        weight = _weight_of(module, routing)
         assert weight is not None
         weights[name] = weight
     return LayerWeights(block.attention_norm.weight, block.ffn_norm.weight, **weights)
@@ -111,9 +134,11 @@ def _linears(block: DecoderBlock) -> dict[str, nn.Module]:
     return named | {name: getattr(forward, name) for name in ("w1", "w2", "w3")}
 
 
-def _weight_of(module: nn.Module) -> Weight | None:
-    """Return a linear's weight; None for one that the step does not serve, such as a wrapped linear."""
+def _weight_of(module: nn.Module, routing: Routing | None) -> Weight | None:
+    """Return a linear's weight; None for one that the step does not serve, such as one that ranks share."""
     weight: Weight | None = None
+    if type(module) is SlotLinear and module.routing is routing:
+        module = module.base
     if type(module) is Linear and module.bias is None:
         weight = module.weight.detach()
     if type(module) is QuantizedLinear and module.bias is None:

@@ -224,6 +224,9 @@ class LeadingRunner(Runner):
         with self._together(replace(batch, images=images, sampled=[], drafts=[], scored=[])):
             return super().run(batch)
 
+    def choose(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
+        return self.run(batch), None  # each rank has a part of the head
+
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor, stretches: Sequence[Stretch] = ()) -> Tensor:
         with self._together(Logits(len(hidden_RD), tuple(stretches))):

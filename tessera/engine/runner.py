@@ -1,4 +1,4 @@
-"""Computes a finished batch: encodes new images, lays out embeddings, runs the decoder, returns logits.
+"""Computes a finished batch: encodes new images, lays out embeddings, runs the decoder, returns logits or ids.
 
 It knows nothing of requests; only the caches keep state between steps.
 """
@@ -32,7 +32,7 @@ class Runner:
         self.model = model
         self.images = images
         self.slots = slots
-        self._decoder = NativeSteps(model)
+        self._decoder = NativeSteps(model, None if slots is None else slots.routing)
 
     def fill(self, slot: int, adapter: LoraAdapter) -> None:
         """Put an adapter into a slot."""
@@ -40,9 +40,21 @@ class Runner:
             raise RuntimeError("the model has no slots for adapters")
         self.slots.fill(slot, adapter)
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Return the decoder's output (T, D) for the step's tokens, and cache their keys and values."""
+        return self._run(batch, None)[0]
+
+    def choose(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
+        """Return what `run` does and, where the same call gives them, the likeliest ids of all `sampled_rows_R`.
+
+        Penalties are added to the logits; without any, no ids are wanted.
+        """
+        if penalties_V is None or len(batch.sampled_rows_R) != len(batch.ids_T):
+            return self.run(batch), None
+        return self._run(batch, penalties_V)
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
         self._count(batch)
         self.images.pin(rows.key for rows in batch.images)
         for slot in sorted({rows.slot for rows in batch.images}, key=lambda slot: -1 if slot is None else slot):
@@ -50,7 +62,7 @@ class Runner:
         embeddings = [self.images[rows.key][rows.start : rows.end] for rows in batch.images]
         hidden_TD = self.model.embed(batch.ids_T, embeddings, batch.num_image_tokens)
         with self._routed(batch.stretches):
-            return self._decoder(hidden_TD, batch.plan)
+            return self._decoder(hidden_TD, batch.plan, penalties_V)
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor, stretches: Sequence[Stretch] = ()) -> Tensor:

@@ -43,6 +43,15 @@ class Sampler:
         self.eos_id = eos_id
         self._banned_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._banned_V[torch.tensor(sorted(banned_ids), dtype=torch.int64, device=device)] = True
+        self._penalties_V = torch.zeros(vocab_size, dtype=torch.bfloat16, device=device)
+        self._penalties_V.masked_fill_(self._banned_V, -torch.inf)
+
+    def penalties_for(self, requests: Sequence[Request]) -> Tensor | None:
+        """Return what to add to logits (V), bfloat16, if `sample` would choose the likeliest of each row and no more.
+
+        None if any request draws, adjusts its logits, has a grammar, or wants log-probabilities.
+        """
+        return self._penalties_V if all(_takes_likeliest(request) for request in requests) else None
 
     @torch.inference_mode()
     def sample(self, logits_RV: Tensor, requests: Sequence[Request]) -> list[Choice | None]:
@@ -92,6 +101,13 @@ class Sampler:
         if request.num_output < params.min_tokens:
             ends = upload([self.eos_id, *params.stop_token_ids], torch.int64, device)
             logits_V.index_fill_(0, ends, -torch.inf)
+
+
+def _takes_likeliest(request: Request) -> bool:
+    params = request.params
+    penalized = params.repetition_penalty != 1.0 or params.frequency_penalty != 0 or params.presence_penalty != 0
+    adjusted = penalized or bool(params.logit_bias) or request.num_output < params.min_tokens
+    return not (params.temperature > 0 or adjusted or request.matcher is not None or params.logprobs is not None)
 
 
 def _masks(requests: Sequence[Request], vocab_size: int) -> dict[int, Tensor]:

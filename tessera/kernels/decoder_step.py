@@ -25,13 +25,14 @@ from tessera.kernels.skinny_linear import serves_weight
 _PLACE = (ADDRESS, WHOLE)
 # In the order of `StepKernels`, with the arguments by which each module asks for it.
 _KERNELS: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("packed_linear", (ADDRESS,)),
-    ("skinny_linear", (ADDRESS,)),
+    ("packed_linear", (ADDRESS, WHOLE)),
+    ("skinny_linear", (ADDRESS, WHOLE)),
     ("rms_norm_bfloat16", (*_PLACE, ADDRESS, ADDRESS, WHOLE, WHOLE, REAL, WHOLE)),
     ("rotate_bfloat16", (*_PLACE, WHOLE, ADDRESS, ADDRESS, *(WHOLE,) * 4)),
     ("silu_gate_bfloat16", (*_PLACE, *_PLACE, *(WHOLE,) * 3)),
 )
 Weight = Tensor | PackedWeight
+_Rotation = tuple[Tensor, Tensor]  # cosines and sines (T, K/2)
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class LayerWeights:
     wv: Weight
     wo: Weight
     w1: Weight
-    w2: Weight
     w3: Weight
+    w2: Weight
 
 
 class _Kernels(ctypes.Structure):
@@ -69,7 +70,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         ("attention_norm", ADDRESS),
         ("ffn_norm", ADDRESS),
-        *((name, _Linear) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")),
+        *((name, _Linear) for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")),
         ("keys", ADDRESS),
         ("values", ADDRESS),
     )
@@ -83,23 +84,29 @@ class _Call(ctypes.Structure):
         *((name, ADDRESS) for name in ("layers", "final_norm", "hidden", "out")),
         *((name, ADDRESS) for name in ("query_cos", "query_sin", "key_cos", "key_sin", "slots")),
         ("attention", AttentionFields),
+        ("head", _Linear),
+        ("penalties", ADDRESS),
+        ("ids", ADDRESS),
         *((name, WHOLE) for name in ("num_layers", "tokens", "width", "hidden_width", "stored", "threads")),
         ("eps", ctypes.c_double),
     )
 
 
 class DecoderStep:
-    """The layers' and the final norm's weights, and the cache whose blocks the steps write and read.
+    """The layers', the final norm's and the head's weights, and the cache whose blocks the steps write and read.
 
-    The tensors stay alive with it, and must keep their places: it holds their addresses.
+    The tensors stay alive with it, and must keep their places: it holds their addresses. Without a head no token is
+    chosen.
     """
 
     def __init__(
-        self, layers: Sequence[LayerWeights], final_norm: Tensor, eps: float, heads: int, cache: Sequence[CacheLayer]
-    ) -> None:
-        self._kept = layers, final_norm, cache
+        self, layers: Sequence[LayerWeights], final_norm: Tensor, head: Weight | None, cache: Sequence[CacheLayer],
+        *, eps: float, heads: int,
+    ) -> None:  # fmt: skip
+        self._kept = layers, final_norm, head, cache
         self._cache = cache
         self._heads = heads
+        self._head = None if head is None else _linear(head)
         functions = [_address(kernel(name, *arguments)) for name, arguments in _KERNELS]
         functions.insert(2, _address(kernel_for(torch.bfloat16, cache[0])))
         self._function = kernel("decoder_step", ADDRESS)
@@ -115,28 +122,38 @@ class DecoderStep:
             eps=eps,
         )
 
-    def run(
-        self, hidden_TD: Tensor, queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], slots_T: Tensor,
-        rows: DecodeRows,
-    ) -> Tensor:  # fmt: skip
-        """Return the normed output (T, D); writes the cache. `queries` and `keys` are cosines and sines (T, K/2).
+    @property
+    def chooses(self) -> bool:
+        """Return True if `run` can choose tokens."""
+        return self._head is not None
 
-        hidden_TD is bfloat16 with 1 to 16 rows, and `rows` holds all of them.
+    def run(
+        self, hidden_TD: Tensor, rotations: tuple[_Rotation, _Rotation], slots_T: Tensor, rows: DecodeRows,
+        penalties_V: Tensor | None = None,
+    ) -> tuple[Tensor, list[int]]:  # fmt: skip
+        """Return the normed output (T, D); writes the cache. `rotations` are the queries' and the keys'.
+
+        hidden_TD is bfloat16 with 1 to 16 rows, and `rows` holds all of them. With penalties (bfloat16: 0, or -inf
+        for ids never to be chosen) each row's likeliest id is returned too: of the head's outputs in bfloat16, of
+        equal ones the lowest; -1 where an output is NaN or +inf, or no id is allowed.
         """
         if self._function is None:
             raise RuntimeError("has_step was not asked")
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)  # the call uses its memory
         out_TD = torch.empty_like(hidden_TD)
-        turns = [each.contiguous() for each in (*queries, *keys)]
+        turns = [each.contiguous() for each in (*rotations[0], *rotations[1])]
         slots_T = slots_T.contiguous()
+        ids = (ctypes.c_int64 * (0 if penalties_V is None else len(hidden_TD)))()
         call = self._call
         call.hidden, call.out, call.slots = hidden_TD.data_ptr(), out_TD.data_ptr(), slots_T.data_ptr()
         call.query_cos, call.query_sin, call.key_cos, call.key_sin = (each.data_ptr() for each in turns)
         call.tokens, call.threads = len(hidden_TD), torch.get_num_threads()
         call.attention = rows.fields(self._cache[0], self._heads)
+        call.head = _NO_LINEAR if penalties_V is None or self._head is None else self._head
+        call.penalties, call.ids = None if penalties_V is None else penalties_V.data_ptr(), ctypes.addressof(ids)
         if self._function(ctypes.byref(call)):
             raise MemoryError(f"no memory for a step of {len(hidden_TD)} tokens; use fewer sequences at once")
-        return out_TD
+        return out_TD, list(ids)
 
 
 def has_step(cache: CacheLayer) -> bool:
@@ -164,6 +181,9 @@ def _linear(weight: Weight) -> _Linear:
     if isinstance(weight, PackedWeight):
         return _Linear(None, packed_fields(weight))
     return _Linear(weight.data_ptr(), PackedFields(rows=weight.shape[0], columns=weight.shape[1]))
+
+
+_NO_LINEAR = _Linear(None, PackedFields())
 
 
 def _address(function: Callable[..., int] | None) -> int | None:

@@ -72,13 +72,13 @@ def _kernel_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor | None:
     panels_TN = prefill_linear(inputs_TK, weight)
     if panels_TN is not None:
         return panels_TN
-    function = kernel("packed_linear", ADDRESS)
+    function = kernel("packed_linear", ADDRESS, WHOLE)
     if function is None:
         return None
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
     out_TN = inputs_TK.new_empty(len(inputs_TK), weight.shape[0])
     call = _Call(_rows(out_TN), _rows(inputs_TK), packed_fields(weight), torch.get_num_threads())
-    if function(ctypes.byref(call)):
+    if function(ctypes.byref(call), 1):
         tokens, columns = inputs_TK.shape
         raise MemoryError(f"no memory for the 8-bit inputs of {tokens} tokens of {columns} columns; use smaller chunks")
     return out_TN

@@ -30,7 +30,7 @@ class _Call(ctypes.Structure):
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N)."""
-    function = kernel("skinny_linear", ADDRESS) if _is_skinny(inputs, weight_NK) else None
+    function = kernel("skinny_linear", ADDRESS, WHOLE) if _is_skinny(inputs, weight_NK) else None
     if function is None:
         return F.linear(inputs, weight_NK, bias_N)
     inputs_TK = inputs.reshape(-1, inputs.shape[-1])
@@ -41,7 +41,7 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
         out_TN.data_ptr(), inputs_TK.data_ptr(), weight_NK.data_ptr(),
         tokens, inputs_TK.stride(0), rows, columns, torch.get_num_threads(),
     )  # fmt: skip
-    function(ctypes.byref(call))
+    function(ctypes.byref(call), 1)
     out = out_TN.view(*inputs.shape[:-1], rows)
     return out if bias_N is None else out + bias_N
 

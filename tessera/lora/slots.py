@@ -23,8 +23,8 @@ class Slots:
 
     def __init__(self, model: Pixtral, shard: Shard) -> None:
         self._model, self._shard = model, shard
-        self._routing = Routing()
-        self._linears = {name: _wrapped(model, name, self._routing) for name in linear_shapes(shard.config)}
+        self.routing = Routing()
+        self._linears = {name: _wrapped(model, name, self.routing) for name in linear_shapes(shard.config)}
 
     def fill(self, slot: int, adapter: LoraAdapter) -> None:
         """Put an adapter into a slot, in place of what was there; after a failure the slot is empty."""
@@ -43,11 +43,11 @@ class Slots:
     @contextmanager
     def routed(self, stretches: Sequence[Stretch]) -> Iterator[None]:
         """Compute the rows of each stretch with its slot's adapter."""
-        self._routing.stretches = tuple(stretches)
+        self.routing.stretches = tuple(stretches)
         try:
             yield
         finally:
-            self._routing.stretches = ()
+            self.routing.stretches = ()
 
 
 def slot_bytes(config: ModelConfig, rank: int, itemsize: int) -> int:

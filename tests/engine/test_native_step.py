@@ -81,8 +81,8 @@ def assert_equal_to_modules(model: Pixtral, lengths: Sequence[int], block_tokens
     with torch.inference_mode():
         steps = NativeSteps(model)
         assert reason_for_plan(plan, hidden_TD) is None
-        assert steps.reason_for(plan) is None
-        found_TD, expected_TD = steps(hidden_TD, plan), model(hidden_TD, plan_of(theirs, lengths, first))
+        assert steps.reason_for(plan, hidden_TD) is None
+        found_TD, expected_TD = steps(hidden_TD, plan)[0], model(hidden_TD, plan_of(theirs, lengths, first))
     assert torch.equal(found_TD, expected_TD)
     assert found_TD.isfinite().all()
     assert torch.equal(hidden_TD, before_TD)
@@ -146,10 +146,9 @@ def test_a_sequence_may_change_between_both_ways() -> None:
     with torch.inference_mode():
         for step in range(4):
             hidden_TD = torch.randn(2, model.config.dim).bfloat16()
-            native = steps if step % 2 else model
-            assert torch.equal(
-                native(hidden_TD, plan_of(ours, [1, 1], step)), model(hidden_TD, plan_of(theirs, [1, 1], step))
-            )
+            plan = plan_of(ours, [1, 1], step)
+            found_TD = steps(hidden_TD, plan)[0] if step % 2 else model(hidden_TD, plan)
+            assert torch.equal(found_TD, model(hidden_TD, plan_of(theirs, [1, 1], step)))
 
 
 def test_a_value_that_is_no_number_stays_in_its_row() -> None:
@@ -158,7 +157,7 @@ def test_a_value_that_is_no_number_stays_in_its_row() -> None:
     hidden_TD = torch.randn(3, model.config.dim).bfloat16()
     hidden_TD[1, 5] = float("nan")
     with torch.inference_mode():
-        out_TD = NativeSteps(model)(hidden_TD, plan_of(cache, [1, 1, 1]))
+        out_TD, _ = NativeSteps(model)(hidden_TD, plan_of(cache, [1, 1, 1]))
     assert out_TD[1].isnan().all()
     assert out_TD[[0, 2]].isfinite().all()
 
@@ -191,7 +190,7 @@ def test_small_plain_weights_are_the_modules(monkeypatch: pytest.MonkeyPatch) ->
     assert "wq is a Linear" in str(reason_for_modules(model, plan))
     hidden_TD = torch.randn(1, model.config.dim).bfloat16()
     with torch.inference_mode():
-        assert torch.equal(NativeSteps(model)(hidden_TD, plan), model(hidden_TD, plan))
+        assert torch.equal(NativeSteps(model)(hidden_TD, plan)[0], model(hidden_TD, plan))
 
 
 def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +198,7 @@ def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.Monke
     ran: list[int] = []
     run_step = DecoderStep.run
 
-    def counted(step: DecoderStep, hidden_TD: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counted(step: DecoderStep, hidden_TD: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, list[int]]:
         ran.append(len(hidden_TD))
         return run_step(step, hidden_TD, *rest)
 

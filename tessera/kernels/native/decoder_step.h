@@ -3,14 +3,17 @@
 // What Python passes holds the kernels' addresses, so that a processor's best ones are chosen in one place
 // (kernels/library.py) and the numbers are the composed step's, bit for bit. Between them are only copies, and sums in
 // float32 rounded as PyTorch rounds. One team of threads serves all kernels of the step. The twin is the model's own
-// modules (model/decoder.py).
+// modules (model/decoder.py), and for the choice of greedy tokens engine/sampler.py.
 #pragma once
 
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
 
+#include "likeliest.h"
 #include "packed_call.h"
 #include "paged_call.h"
+#include "parallel.h"
 #include "skinny_call.h"
 #include "team.h"
 #include "vector.h"
@@ -19,10 +22,11 @@ namespace {
 
 constexpr int64_t NUMBERS_PER_THREAD = 1 << 15; // as in kernels/elementwise.py
 constexpr int64_t ALIGNMENT = 64;
+constexpr int64_t MOST_PARTS = 3; // products that share a pass
 
 struct StepKernels {
-  int (*packed_linear)(const PackedCall *);
-  int (*skinny_linear)(const SkinnyCall *);
+  int (*packed_linear)(const PackedCall *, int64_t count);
+  int (*skinny_linear)(const SkinnyCall *, int64_t count);
   int (*attention)(const PagedCall *, int64_t stored, int64_t threads);
   int (*rms_norm)(const bfloat16 *, int64_t, const bfloat16 *, bfloat16 *, int64_t, int64_t, float, int64_t);
   int (*rotate)(bfloat16 *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, int64_t);
@@ -37,7 +41,7 @@ struct StepLinear {
 
 struct StepLayer {
   const bfloat16 *attention_norm, *ffn_norm;
-  StepLinear wq, wk, wv, wo, w1, w2, w3;
+  StepLinear wq, wk, wv, wo, w1, w3, w2;
   bfloat16 *keys, *values; // the cache's, (slots, M, K)
 };
 
@@ -51,8 +55,17 @@ struct StepCall {
   const float *query_cos, *query_sin, *key_cos, *key_sin; // (T, K / 2)
   const int64_t *slots; // (T)
   PagedCall attention;  // all but queries, out, keys and values
+  StepLinear head;           // without rows: no token is chosen
+  const bfloat16 *penalties; // (V): -inf for ids that are never chosen, else 0
+  int64_t *ids;              // (T): the likeliest ids
   int64_t num_layers, tokens, width, hidden_width, stored, threads;
   double eps;
+};
+
+// A linear, and where its product goes.
+struct StepPart {
+  const StepLinear &linear;
+  bfloat16 *to;
 };
 
 class Step {
@@ -71,6 +84,7 @@ public:
     const int64_t values = take(t * kv_heads_ * head_, 2), gate = take(t * call.hidden_width, 2);
     const int64_t up = take(t * call.hidden_width, 2);
     const int64_t wide_queries = take(t * heads_ * head_, 4), wide_out = take(t * heads_ * head_, 4);
+    const int64_t logits = take(t * call.head.weight.rows, 2), found = take(t * call.threads, sizeof(Likeliest));
     memory_ = static_cast<char *>(std::aligned_alloc(ALIGNMENT, bytes));
     if (!memory_) return;
     auto halves_at = [&](int64_t start) { return reinterpret_cast<bfloat16 *>(memory_ + start); };
@@ -78,6 +92,7 @@ public:
     values_ = halves_at(values), gate_ = halves_at(gate), up_ = halves_at(up);
     wide_queries_ = reinterpret_cast<float *>(memory_ + wide_queries);
     wide_out_ = reinterpret_cast<float *>(memory_ + wide_out);
+    logits_ = halves_at(logits), found_ = reinterpret_cast<Likeliest *>(memory_ + found);
   }
   ~Step() { std::free(memory_); }
   Step(const Step &) = delete;
@@ -90,26 +105,44 @@ public:
     for (int64_t layer = 0; layer < call_.num_layers; ++layer)
       if (const int failed = run_layer(call_.layers[layer])) return failed;
     norm(call_.hidden, call_.final_norm, call_.out);
-    return 0;
+    return call_.head.weight.rows ? choose() : 0;
   }
 
 private:
+  // Each row's likeliest id; -1 where a logit is not finite, or no id is allowed.
+  int choose() {
+    const int64_t vocabulary = call_.head.weight.rows, room = call_.threads;
+    if (const int failed = products(call_.out, {{call_.head, logits_}})) return failed;
+    const int64_t count = std::clamp<int64_t>(call_.tokens * vocabulary / NUMBERS_PER_THREAD, 1, threads_);
+    std::fill(found_, found_ + call_.tokens * room, Likeliest{-INFINITY, -1, true});
+    parallel(static_cast<int>(count), [&](int index, int team) {
+      const int64_t begin = vocabulary * index / team, end = vocabulary * (index + 1) / team;
+      for (int64_t token = 0; token < call_.tokens; ++token)
+        found_[token * room + index] = likeliest(logits_ + token * vocabulary, call_.penalties, begin, end);
+    });
+    for (int64_t token = 0; token < call_.tokens; ++token) {
+      Likeliest best = found_[token * room];
+      for (int64_t index = 1; index < room; ++index) best = better(best, found_[token * room + index]);
+      call_.ids[token] = best.sound ? best.id : -1;
+    }
+    return 0;
+  }
+
   int run_layer(const StepLayer &layer) {
     const int64_t numbers = call_.tokens * heads_ * head_;
     norm(call_.hidden, layer.attention_norm, normed_);
-    int failed = product(layer.wq, normed_, queries_) | product(layer.wk, normed_, keys_) |
-                 product(layer.wv, normed_, values_);
+    int failed = products(normed_, {{layer.wq, queries_}, {layer.wk, keys_}, {layer.wv, values_}});
     rotate(queries_, call_.query_cos, call_.query_sin, heads_);
     rotate(keys_, call_.key_cos, call_.key_sin, kv_heads_);
     write(keys_, layer.keys), write(values_, layer.values);
     attend(layer, numbers);
-    failed |= product(layer.wo, queries_, added_);
+    failed |= products(queries_, {{layer.wo, added_}});
     add(call_.tokens * call_.width);
     norm(call_.hidden, layer.ffn_norm, normed_);
-    failed |= product(layer.w1, normed_, gate_) | product(layer.w3, normed_, up_);
+    failed |= products(normed_, {{layer.w1, gate_}, {layer.w3, up_}});
     const int64_t wide = call_.hidden_width;
     call_.kernels.silu_gate(gate_, wide, up_, wide, call_.tokens, wide, threads_for(call_.tokens * wide));
-    failed |= product(layer.w2, gate_, added_);
+    failed |= products(gate_, {{layer.w2, added_}});
     add(call_.tokens * call_.width);
     return failed;
   }
@@ -121,15 +154,30 @@ private:
                            threads_for(call_.tokens * call_.width));
   }
 
-  int product(const StepLinear &linear, bfloat16 *from, bfloat16 *to) {
-    const int64_t rows = linear.weight.rows, columns = linear.weight.columns;
-    if (linear.plain) {
-      const SkinnyCall call = {to, from, linear.plain, call_.tokens, columns, rows, columns, threads_};
-      return call_.kernels.skinny_linear(&call);
+  // Products of the same inputs; neighbours of a kind share a pass of the threads.
+  int products(const bfloat16 *from, std::initializer_list<StepPart> parts) {
+    PackedCall packed[MOST_PARTS];
+    SkinnyCall skinny[MOST_PARTS];
+    int failed = 0;
+    for (auto part = parts.begin(); part != parts.end();) {
+      const StepLinear &kind = part->linear;
+      int64_t count = 0;
+      for (; part != parts.end() && alike(part->linear, kind); ++part, ++count) {
+        const Weight &weight = part->linear.weight;
+        const int64_t rows = weight.rows, columns = weight.columns, tokens = call_.tokens;
+        skinny[count] = {part->to, from, part->linear.plain, tokens, columns, rows, columns, threads_};
+        packed[count] = {{part->to, BFLOAT16, tokens, rows},
+                         {const_cast<bfloat16 *>(from), BFLOAT16, tokens, columns}, weight, threads_};
+      }
+      failed |= kind.plain ? call_.kernels.skinny_linear(skinny, count) : call_.kernels.packed_linear(packed, count);
     }
-    const PackedCall call = {
-        {to, BFLOAT16, call_.tokens, rows}, {from, BFLOAT16, call_.tokens, columns}, linear.weight, threads_};
-    return call_.kernels.packed_linear(&call);
+    return failed;
+  }
+
+  // As `share_inputs` of packed_linear.h asks.
+  static bool alike(const StepLinear &a, const StepLinear &b) {
+    if (a.plain || b.plain) return a.plain && b.plain;
+    return a.weight.bits == b.weight.bits && (a.weight.minimums == nullptr) == (b.weight.minimums == nullptr);
   }
 
   void rotate(bfloat16 *x, const float *cos, const float *sin, int64_t heads) {
@@ -170,7 +218,8 @@ private:
   const int64_t heads_, kv_heads_, head_;
   int64_t threads_ = 1;
   char *memory_;
-  bfloat16 *normed_, *added_, *queries_, *keys_, *values_, *gate_, *up_;
+  bfloat16 *normed_, *added_, *queries_, *keys_, *values_, *gate_, *up_, *logits_;
+  Likeliest *found_;
   float *wide_queries_, *wide_out_;
 };
 

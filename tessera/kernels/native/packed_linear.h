@@ -10,7 +10,6 @@
 #include "parallel.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -19,9 +18,9 @@ namespace {
 
 constexpr int PANEL_TOKENS = 16;
 constexpr int64_t BLOCK_BYTES = 512 << 10; // of input codes: half of a usual second-level cache
-// Of weight codes that a thread takes at a time: read once, long stretches; read for panel after panel, what stays in
-// the second-level cache. At least so many for each thread, lest one wait for the other.
-constexpr int64_t LONG_CHUNK_BYTES = 1 << 20, CHUNK_BYTES = 192 << 10, CHUNKS_PER_THREAD = 4;
+// Of weight codes that a thread takes at most at a time: read once, long stretches; read for panel after panel, what
+// stays in the second-level cache.
+constexpr int64_t LONG_CHUNK_BYTES = 1 << 20, CHUNK_BYTES = 192 << 10;
 constexpr int64_t ALONE_CELLS = 1024;      // groups of inputs that are rounded sooner than threads could share them
 constexpr int64_t CHUNK_TILES = 32;        // at most: so many tiles' outputs are kept until they are written
 
@@ -189,42 +188,60 @@ private:
   float *scales_, *shares_;
 };
 
-// 0, or 1 when there is no memory for the inputs' codes.
-int packed_linear(const PackedCall &call) {
-  const Rows &out = call.out, &inputs = call.inputs;
+// Whether two products may share a call: the same few inputs, rounded once for weights that read them alike.
+bool share_inputs(const PackedCall &a, const PackedCall &b) {
+  return a.inputs.start == b.inputs.start && a.inputs.tokens == b.inputs.tokens && a.inputs.tokens <= PANEL_TOKENS &&
+         a.weight.bits == b.weight.bits && a.weight.columns == b.weight.columns &&
+         (a.weight.minimums == nullptr) == (b.weight.minimums == nullptr);
+}
+
+// The tiles `first` to `last` of a product, with the tokens `start` to `stop`.
+void multiply_tiles(const PackedCall &call, const Panels &panels, int64_t start, int64_t stop, int64_t first,
+                    int64_t last) {
   const Weight &weight = call.weight;
   const bool minimums = weight.minimums != nullptr, super = weight.super_scales != nullptr;
   const TileProduct *products = weight.bits == 4 ? products_for<4>(minimums, super) : products_for<8>(minimums, super);
+  alignas(64) float sums[PANEL_TOKENS * OUT_STRIDE];
+  for (int64_t token = start; token < stop; token += PANEL_TOKENS) {
+    const int64_t width = std::min<int64_t>(PANEL_TOKENS, stop - token);
+    const Panel panel = panels.at(token);
+    for (int64_t tile = first; tile < last; ++tile)
+      products[width - 1](weight, tile, panel, sums + (tile - first) * TILE_ROWS);
+    for (int64_t t = 0; t < width; ++t)
+      store_rows(sums + t * OUT_STRIDE, call.out, token + t, first * TILE_ROWS,
+                 std::min(last * TILE_ROWS, weight.rows));
+  }
+}
+
+// `count` products, of which each must `share_inputs` with the first, in one pass of the threads.
+// 0, or 1 when there is no memory for the inputs' codes.
+int packed_linear(const PackedCall *calls, int64_t count) {
+  const Rows &inputs = calls->inputs;
+  const Weight &weight = calls->weight;
   if (inputs.tokens == 0) return 0;
   Panels panels(inputs, weight);
   if (!panels.allocated()) return 1;
-  const int64_t tiles = weight.tiles(), tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;
+  int64_t tiles = 0;
+  for (int64_t at = 0; at < count; ++at) tiles += calls[at].weight.tiles();
+  const int64_t tile_bytes = weight.columns * weight.bits * TILE_ROWS / 8;
   const int64_t chunk_bytes = inputs.tokens <= PANEL_TOKENS ? LONG_CHUNK_BYTES : CHUNK_BYTES;
-  const int64_t most = std::clamp<int64_t>(tiles / (CHUNKS_PER_THREAD * call.threads), 1, CHUNK_TILES);
-  const int64_t chunk = std::clamp<int64_t>(chunk_bytes / tile_bytes, 1, most);
-  const int64_t chunks = (tiles + chunk - 1) / chunk;
   const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (weight.columns * PANEL_TOKENS)) * PANEL_TOKENS;
   const int64_t blocks = (inputs.tokens + block - 1) / block;
-  std::atomic<int64_t> next{0};
+  Stretches stretches(blocks * tiles, std::min(chunk_bytes / tile_bytes, CHUNK_TILES), calls->threads);
   const bool alone = inputs.tokens * weight.groups() <= ALONE_CELLS;
   if (alone) panels.quantize(0, 1);
-  parallel(static_cast<int>(call.threads), [&](int index, int count) {
+  parallel(static_cast<int>(calls->threads), [&](int index, int team) {
     if (!alone) {
-      panels.quantize(index, count);
-      barrier(count);
+      panels.quantize(index, team);
+      barrier(team);
     }
-    alignas(64) float sums[PANEL_TOKENS * OUT_STRIDE];
-    for (int64_t job; (job = next.fetch_add(1, std::memory_order_relaxed)) < blocks * chunks;) {
-      const int64_t start = job / chunks * block, stop = std::min(start + block, inputs.tokens);
-      const int64_t first = job % chunks * chunk, last = std::min(first + chunk, tiles);
-      for (int64_t token = start; token < stop; token += PANEL_TOKENS) {
-        const int64_t width = std::min<int64_t>(PANEL_TOKENS, stop - token);
-        const Panel panel = panels.at(token);
-        for (int64_t tile = first; tile < last; ++tile)
-          products[width - 1](weight, tile, panel, sums + (tile - first) * TILE_ROWS);
-        for (int64_t t = 0; t < width; ++t)
-          store_rows(sums + t * OUT_STRIDE, out, token + t, first * TILE_ROWS,
-                     std::min(last * TILE_ROWS, weight.rows));
+    for (int64_t begin, end; stretches.take(tiles, begin, end);) {
+      const int64_t start = begin / tiles * block, stop = std::min(start + block, inputs.tokens);
+      int64_t first = begin % tiles, last = first + end - begin;
+      for (const PackedCall *call = calls; last > 0; ++call) { // the stretch may reach over several weights
+        const int64_t there = call->weight.tiles();
+        if (first < there) multiply_tiles(*call, panels, start, stop, first, std::min(last, there));
+        first = std::max<int64_t>(first - there, 0), last -= there;
       }
     }
   });

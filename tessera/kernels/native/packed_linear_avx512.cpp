@@ -92,4 +92,4 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
 
 } // namespace
 
-EXPORT int packed_linear_avx512(const PackedCall *call) { return packed_linear(*call); }
+EXPORT int packed_linear_avx512(const PackedCall *calls, int64_t count) { return packed_linear(calls, count); }

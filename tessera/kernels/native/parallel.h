@@ -9,6 +9,10 @@
 
 #include "team.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
 extern "C" {
 void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags);
 void GOMP_barrier();
@@ -41,3 +45,30 @@ static inline void barrier(int count) {
   else
     GOMP_barrier();
 }
+
+namespace {
+
+// Hands the things 0 to `total` out to threads in stretches of at most `most`. They shrink toward the end, down to one,
+// so that threads end together: one that waits for another's last stretch leaves its share of the bandwidth unused.
+class Stretches {
+public:
+  Stretches(int64_t total, int64_t most, int64_t threads)
+      : total_(total), most_(std::max<int64_t>(most, 1)), divisor_(threads > 1 ? 2 * threads : 1) {}
+
+  // Takes the next stretch; it ends before a multiple of `edge` things. False when all are taken.
+  bool take(int64_t edge, int64_t &begin, int64_t &end) {
+    begin = next_.load(std::memory_order_relaxed);
+    do {
+      if (begin >= total_) return false;
+      const int64_t size = std::clamp<int64_t>((total_ - begin) / divisor_, 1, most_);
+      end = std::min({begin + size, total_, (begin / edge + 1) * edge});
+    } while (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+    return true;
+  }
+
+private:
+  const int64_t total_, most_, divisor_;
+  std::atomic<int64_t> next_{0};
+};
+
+} // namespace

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
 #include "export.h"
 #include "parallel.h"
@@ -62,6 +61,8 @@ void add_rest(const bfloat16 *const (&rows)[ROWS_AT_ONCE], const bfloat16 *input
   }
 }
 
+inline int64_t tiles_of(const SkinnyCall &call) { return (call.rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE; }
+
 // All tokens with rows `tile` to `tile + ROWS_AT_ONCE`, as far as there are; `ahead` is what to fetch meanwhile.
 template <class Product> void tile_product(const SkinnyCall &call, int64_t tile, int64_t ahead) {
   using Add = decltype(&add_products<Product, 1>);
@@ -91,17 +92,21 @@ template <class Product> void tile_product(const SkinnyCall &call, int64_t tile,
   }
 }
 
-template <class Product> int skinny_linear(const SkinnyCall &call) {
-  const int64_t tile_numbers = ROWS_AT_ONCE * call.columns, tiles = (call.rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-  const int64_t most = std::max<int64_t>(JOB_BYTES / (tile_numbers * static_cast<int64_t>(sizeof(bfloat16))), 1);
-  const int64_t job_tiles = std::max<int64_t>(std::min(most, tiles / (4 * call.threads)), 1);
-  std::atomic<int64_t> next{0};
-  parallel(static_cast<int>(call.threads), [&](int, int) {
-    for (int64_t start; (start = job_tiles * next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
-      const int64_t stop = std::min(start + job_tiles, tiles);
-      for (int64_t tile = start; tile < stop; ++tile)
-        tile_product<Product>(call, tile * ROWS_AT_ONCE, tile + 1 < stop ? tile_numbers : 0);
-    }
+// `count` products of the same inputs in one pass of the threads.
+template <class Product> int skinny_linear(const SkinnyCall *calls, int64_t count) {
+  const int64_t tile_numbers = ROWS_AT_ONCE * calls->columns;
+  const int64_t most = JOB_BYTES / (tile_numbers * static_cast<int64_t>(sizeof(bfloat16)));
+  int64_t tiles = 0;
+  for (int64_t at = 0; at < count; ++at) tiles += tiles_of(calls[at]);
+  Stretches stretches(tiles, most, calls->threads);
+  parallel(static_cast<int>(calls->threads), [&](int, int) {
+    for (int64_t begin, end; stretches.take(tiles, begin, end);)
+      for (const SkinnyCall *call = calls; end > 0; ++call) { // the stretch may reach over several weights
+        const int64_t there = tiles_of(*call), stop = std::min(end, there);
+        for (int64_t tile = begin; tile < stop; ++tile)
+          tile_product<Product>(*call, tile * ROWS_AT_ONCE, tile + 1 < stop ? tile_numbers : 0);
+        begin = std::max<int64_t>(begin - there, 0), end -= there;
+      }
   });
   return 0;
 }

@@ -13,4 +13,6 @@ struct WidenedProduct {
 
 } // namespace
 
-EXPORT int skinny_linear_avx2(const SkinnyCall *call) { return skinny_linear<WidenedProduct>(*call); }
+EXPORT int skinny_linear_avx2(const SkinnyCall *calls, int64_t count) {
+  return skinny_linear<WidenedProduct>(calls, count);
+}

@@ -12,4 +12,6 @@ struct DotProduct {
 
 } // namespace
 
-EXPORT int skinny_linear_avx512_bf16(const SkinnyCall *call) { return skinny_linear<DotProduct>(*call); }
+EXPORT int skinny_linear_avx512_bf16(const SkinnyCall *calls, int64_t count) {
+  return skinny_linear<DotProduct>(calls, count);
+}
