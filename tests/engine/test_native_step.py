@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tessera.engine import native_step
 from tessera.engine.config import resolve_config
@@ -23,10 +24,13 @@ from tessera.kernels.library import PATHS, choice, forced
 from tessera.kernels.paged_attention import PagedChunk
 from tessera.linears.quantized import place
 from tessera.linears.slots import Routing, SlotLinear
+from tessera.lora.peft import write_peft
 from tessera.model.config import ModelConfig
+from tessera.model.linear import Linear
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
 from tests.engine.tiny import CONFIG, SCALED, ByteTokenizer, prompt, reply, tiny_model
+from tests.lora.adapters import random_adapter
 
 KERNEL_PATHS = [path for path in PATHS[1:] if PATHS.index(path) <= PATHS.index(choice().path)]
 HEADS = {"few": (4, 2, 32), "one-each": (3, 3, 64), "odd": (4, 2, 40)}  # query heads, key/value heads, width
@@ -178,8 +182,10 @@ def test_the_modules_compute_what_the_step_does_not_serve() -> None:
     with forced("torch"):
         assert "cache" in str(reason_for_modules(model, plan))
     wrapped = copy.deepcopy(model)
-    wrapped.layers[1].attention.wv = SlotLinear(model.layers[1].attention.wv, Routing())  # type: ignore[union-attr]
-    assert "wv is a SlotLinear" in str(reason_for_modules(wrapped, plan))
+    routing = Routing()
+    wrapped.layers[1].attention.wv = SlotLinear(model.layers[1].attention.wv, routing)  # type: ignore[union-attr]
+    assert "wv is a SlotLinear" in str(reason_for_modules(wrapped, plan))  # whose rows have adapters is not known
+    assert reason_for_modules(wrapped, plan, routing) is None
     assert "norm" in str(reason_for_modules(copy.deepcopy(model).float(), plan))
 
 
@@ -193,12 +199,135 @@ def test_small_plain_weights_are_the_modules(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(NativeSteps(model)(hidden_TD, plan)[0], model(hidden_TD, plan))
 
 
+def with_repeats(model: Pixtral, bits: int, rows: int = 5000, repeats: int = 53) -> Tensor:
+    """Give the model a head in which each row comes again every `repeats`: all logits tie. Returns penalties."""
+    head = Linear(model.config.dim, rows, bias=False).bfloat16().requires_grad_(requires_grad=False)
+    head.weight.copy_(torch.randn(repeats, model.config.dim).repeat(-(-rows // repeats), 1)[:rows])
+    model.output = head
+    if bits < 16:
+        place(model, "output", round_to(f"int{bits}", head.weight.float()))
+    penalties_V = torch.zeros(rows).bfloat16()
+    penalties_V[: 2 * repeats : 2] = penalties_V[rows - 9 :] = -torch.inf
+    return penalties_V
+
+
+@pytest.mark.parametrize("path", KERNEL_PATHS)
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_the_likeliest_id_is_torch_s_also_of_equal_ones(path: str, bits: int) -> None:
+    model = model_of("few", 4)
+    cache = cache_of(model)
+    with forced(path), torch.inference_mode():
+        penalties_V = with_repeats(model, bits)
+        for rows in (1, 3, 16):
+            hidden_TD = torch.randn(rows, model.config.dim).bfloat16()
+            out_TD, ids = NativeSteps(model)(hidden_TD, plan_of(cache, [1] * rows), penalties_V)
+            assert ids == (model.logits(out_TD) + penalties_V).argmax(-1).tolist()
+            assert max(ids) < 2 * 53
+
+
+def test_a_team_finds_the_likeliest_id_of_all_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three threads has the only likeliest id once, and the lowest of equal ones is in the first part."""
+    monkeypatch.setattr(native_step, "MOST_THREADS", 3)
+    model = model_of("few", 16)
+    cache, rows = cache_of(model), 9
+    penalties_V = with_repeats(model, 16, rows=20_011, repeats=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            hidden_TD = torch.randn(rows, model.config.dim).bfloat16()
+            for allowed in ([7], [9000], [20_001], [9001, 20_001], [3, 9000]):
+                penalties_V.fill_(-torch.inf)[allowed] = 0
+                ids = NativeSteps(model)(hidden_TD, plan_of(cache, [1] * rows), penalties_V)[1]
+                assert ids == [allowed[0]] * rows
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place_of", [3, 4999], ids=["in-a-vector", "at-the-end"])
+def test_no_id_is_chosen_where_a_logit_is_not_finite(bad: float, place_of: int) -> None:
+    model = model_of("few", 4)
+    penalties_V = with_repeats(model, 16)
+    weight = model.output.get_parameter("weight")
+    with torch.inference_mode():
+        hidden_TD, plan = torch.randn(2, model.config.dim).bfloat16(), plan_of(cache_of(model), [1, 1])
+        assert NativeSteps(model)(hidden_TD, plan, penalties_V)[1] is not None
+        penalties_V[place_of] = -torch.inf  # it counts even where it is never chosen
+        weight[place_of] = 0
+        weight[place_of, 0] = bad
+        assert NativeSteps(model)(hidden_TD, plan, penalties_V)[1] is None
+        weight[place_of] = 0
+        assert NativeSteps(model)(hidden_TD, plan, penalties_V.fill_(-torch.inf))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chooses"),
+    [({}, True), ({"logprobs": 1}, False), ({"min_tokens": 4}, True), ({"logit_bias": {50: 9.0}}, False)],
+    ids=["greedy", "logprobs", "min_tokens", "bias"],
+)
+def test_the_step_chooses_only_for_greedy_requests(
+    wanted: dict[str, Any], chooses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("few", 4)
+    chosen: list[int] = []
+    run_step = DecoderStep.run
+
+    def counted(step: DecoderStep, *arguments: Any) -> tuple[Tensor, list[int]]:
+        out = run_step(step, *arguments)
+        chosen.extend(out[1])
+        return out
+
+    def replies() -> tuple[int, ...]:
+        config = resolve_config({"kv_cache_bytes": 2**20}, model.config, dtype=torch.bfloat16, device=model.device)
+        engine = Engine(model, ByteTokenizer(), config)
+        return reply(engine, prompt("a page"), max_tokens=12, ignore_eos=True, **wanted).token_ids
+
+    monkeypatch.setattr(DecoderStep, "run", counted)
+    by_step = replies()
+    assert len(chosen) >= (11 - wanted.get("min_tokens", 0) if chooses else 0)
+    assert bool(chosen) == chooses
+    monkeypatch.setattr(native_step, "MOST_THREADS", 0)
+    assert replies() == by_step
+
+
+def test_steps_without_an_adapter_are_the_library_s_though_there_are_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    run_step = DecoderStep.run
+
+    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any) -> tuple[Tensor, list[int]]:
+        ran.append(len(hidden_TD))
+        return run_step(step, hidden_TD, *rest)
+
+    def engine_of(**options: object) -> Engine:
+        model = model_of("few", 4)
+        config = resolve_config(
+            {"kv_cache_bytes": 2**20, **options}, model.config, dtype=torch.bfloat16, device=model.device
+        )
+        return Engine(model, ByteTokenizer(), config)
+
+    wanted = {"max_tokens": 6, "ignore_eos": True}
+    plain = reply(engine_of(), prompt("a page"), **wanted).token_ids
+    monkeypatch.setattr(DecoderStep, "run", counted)
+    engine = engine_of(max_loras=1)
+    assert reply(engine, prompt("a page"), **wanted).token_ids == plain
+    assert len(ran) >= 5
+    ran.clear()
+    adapter = random_adapter(engine.model.config, lambda name: name.startswith("layers."), scale=3.0)
+    write_peft(adapter, tmp_path / "one", engine.model.config)
+    engine.adapters.load("one", tmp_path / "one")
+    assert reply(engine, prompt("a page"), adapter="one", **wanted).token_ids != plain
+    assert not ran
+
+
 def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("few", 4)
     ran: list[int] = []
     run_step = DecoderStep.run
 
-    def counted(step: DecoderStep, hidden_TD: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, list[int]]:
+    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any) -> tuple[Tensor, list[int]]:
         ran.append(len(hidden_TD))
         return run_step(step, hidden_TD, *rest)
 
