@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from tessera.bench.peer import WIDTHS, peer_of, random_model
+from tessera.finetune.lean import lean_blocks
 from tessera.finetune.loss import checkpoint_blocks, mark
 from tessera.finetune.packing import packs
 from tessera.finetune.samples import Sample
@@ -76,6 +77,7 @@ class Tessera:
         if options.bits:
             quantize_base(self.model, options.bits)
         attach(self.model, new_adapter(config, SETTINGS, ""), trainable=True)
+        lean_blocks(self.model)
         if options.recompute:
             checkpoint_blocks(self.model)
         trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}

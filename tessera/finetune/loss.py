@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tessera.finetune.lean import is_lean
 from tessera.finetune.packing import FILLER, Pack
 from tessera.kernels.gradients import records
 from tessera.model.attention import DensePlan
@@ -59,7 +60,7 @@ def mark(model: Pixtral, pack: Pack, embeddings: Sequence[Tensor]) -> Marks:
     """Compute a pack's part of its step's mean loss, scaled so that the mean over the step's passes is that mean."""
     plan = DensePlan(pack.lengths, model.device)
     embedded_TD = model.embed(pack.ids(model.device), embeddings)
-    if torch.is_grad_enabled() and not embedded_TD.requires_grad:
+    if torch.is_grad_enabled() and not embedded_TD.requires_grad and not is_lean(model.layers[0]):
         # Else the first layer would take kernels that round otherwise, in passes without images alone.
         embedded_TD.requires_grad_()
     hidden_TD = model(embedded_TD, plan)

@@ -26,6 +26,7 @@ from tessera.finetune.answers import answer, chosen
 from tessera.finetune.claim import RUN, SETTINGS, alone, claim, digest
 from tessera.finetune.curve import curve_svg
 from tessera.finetune.features import Features
+from tessera.finetune.lean import lean_blocks
 from tessera.finetune.log import Progress, RunLog, Say, curve, read_log, step_values
 from tessera.finetune.loss import Marks, checkpoint_blocks, mark, mark_beside, nothing
 from tessera.finetune.packing import Order, Pack, shares
@@ -111,6 +112,7 @@ class Run:
         self.order = Order(len(samples), settings.step_samples, settings.seed)
         self.steps = settings.epochs * self.order.steps_per_epoch
         self.step, self.best = 0, Best()
+        lean_blocks(self.model)
         if recompute:
             checkpoint_blocks(self.model)
 
