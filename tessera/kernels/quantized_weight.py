@@ -21,6 +21,7 @@ from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linea
 from tessera.kernels.gradients import records
 from tessera.kernels.packed_linear import linear_twin, packed_linear
 from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, packs
+from tessera.kernels.unpack_weight import unpack_columns
 
 QuantizedWeight = PackedWeight | Fp8Weight
 Shape = tuple[int, int]
@@ -102,8 +103,7 @@ def training_product(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
 def gradient_to_inputs(gradient_TN: Tensor, weight: QuantizedWeight) -> Tensor:
     """Return the gradient of the inputs (T, K): the outputs' times the dequantized weight."""
     # Panels of columns, so that each number of the result is one product, rounded once.
-    parts = [gradient_TN @ values_of(panel, gradient_TN.dtype) for panel in _column_panels(weight)]
-    return torch.cat(parts, dim=-1)
+    return torch.cat([gradient_TN @ panel_NK for panel_NK in _column_panels(weight, gradient_TN.dtype)], dim=-1)
 
 
 class _Product(torch.autograd.Function):
@@ -120,7 +120,12 @@ class _Product(torch.autograd.Function):
         return gradient_to_inputs(gradient_TN, ctx.weight), None
 
 
-def _column_panels(weight: QuantizedWeight) -> Iterator[QuantizedWeight]:
+def _column_panels(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the dequantized matrix, some columns at a time: (N, columns)."""
     columns = weight.shape[1]
     for start in range(0, columns, PANEL_COLUMNS):
-        yield weight.columns(start, min(start + PANEL_COLUMNS, columns))
+        stop = min(start + PANEL_COLUMNS, columns)
+        unpacked = None
+        if isinstance(weight, PackedWeight) and dtype == torch.bfloat16:
+            unpacked = unpack_columns(weight, start, stop)
+        yield values_of(weight.columns(start, stop), dtype) if unpacked is None else unpacked.t()

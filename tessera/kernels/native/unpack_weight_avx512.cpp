@@ -1,0 +1,3 @@
+#include "unpack_weight.h"
+
+TESSERA_UNPACK_WEIGHT(avx512)
