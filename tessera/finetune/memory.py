@@ -1,6 +1,7 @@
 """Memory of a run, estimated from shapes before anything is loaded: weights, trained state, and one pass.
 
-Counts per token that a layer keeps for its gradient were matched to Pixtral 12B's 272 KiB in bfloat16.
+What autograd keeps of a layer was matched to Pixtral 12B's 272 KiB per token in bfloat16; a lean layer's numbers
+(`finetune.lean`) are counted.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ class Estimate:
     weights: int
     trained: int
     kept: int  # what enters each layer, of one pass
-    layer: int  # computed again, one layer at a time
+    layer: int  # kept by a layer for its gradient, or computed again, one layer at a time
     logits: int
     runtime: int
     loading: int = 0
     layers: int = 1  # that are trained through
+    work: int = 0  # what a layer's gradient takes beside that
 
     @property
     def of_all_layers(self) -> Estimate:
@@ -45,8 +47,12 @@ class Estimate:
         return replace(self, layer=self.layer * self.layers)
 
     @property
+    def pass_bytes(self) -> int:
+        return self.kept + self.layer + self.work + self.logits
+
+    @property
     def total(self) -> int:
-        running = self.weights + self.trained + self.kept + self.layer + self.logits + self.runtime
+        running = self.weights + self.trained + self.pass_bytes + self.runtime
         return max(running, self.loading + self.runtime)
 
     def cut(self, ranks: int, whole: int) -> Estimate:
@@ -61,7 +67,7 @@ class Estimate:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        named = {"weights": self.weights, "trained": self.trained, "one pass": self.kept + self.layer + self.logits}
+        named = {"weights": self.weights, "trained": self.trained, "one pass": self.pass_bytes}
         parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in named.items())
         return f"{self.total / GB:.2f} GB ({parts})"
 
@@ -95,8 +101,7 @@ def estimate(
         count = sum(settings.rank * sum(shapes[name]) for name in chosen_linears(config, settings))
         trained = count * (MASTER_BYTES + 2 * size)
     tokens = max(longest, 1)
-    projected = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    layer = _layer_values(config.dim, projected, config.hidden_dim) * tokens
+    layer, work = (each * tokens for each in _decoder_values(config, lean=not settings.full))
     kept = (config.n_layers + 1) * config.dim * tokens
     seen = _layer_values(vision.hidden_size, 3 * vision.hidden_size, vision.intermediate_size) * patches
     if settings.train_vision:
@@ -105,6 +110,7 @@ def estimate(
     return Estimate(
         weights, trained, kept * size, max(layer, seen) * size, logits, RUNTIME_BYTES[device.type],
         plain if rounded else 0, config.n_layers + (vision.num_hidden_layers if settings.train_vision else 0),
+        work * size,
     )  # fmt: skip
 
 
@@ -114,6 +120,17 @@ def gathered_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     for name, parameter in empty_model(config).named_parameters():
         sizes["block" if name.startswith("layers.0.") else "" if "layers." in name else "outside"] += parameter.numel()
     return (2 * sizes["block"] + sizes["outside"]) * dtype.itemsize
+
+
+def _decoder_values(config: ModelConfig, *, lean: bool) -> tuple[int, int]:
+    """Return a decoder layer's numbers per token: kept for its gradient, and those that computing it takes besides."""
+    attended = config.n_heads * config.head_dim
+    projected = attended + 2 * config.n_kv_heads * config.head_dim
+    if not lean:
+        return _layer_values(config.dim, projected, config.hidden_dim), 0
+    # Queries, keys, values, what was attended (twice, if samples are packed), the second residual, gate and up.
+    kept = projected + 2 * attended + config.dim + 2 * config.hidden_dim
+    return kept, 4 * config.dim + 3 * config.hidden_dim
 
 
 def _layer_values(width: int, projected: int, hidden: int) -> int:
@@ -137,7 +154,7 @@ def check_fits(found: Estimate, device: torch.device, settings: Settings, on_mac
     if found.total <= free:
         return
     ways = []
-    if found.kept + found.layer > found.total / 4:
+    if found.pass_bytes - found.logits > found.total / 4:
         ways.append("fewer pass_tokens, or a smaller max_tokens with too_long=shrink")
     if settings.full:
         ways.append("an adapter instead of full training, or more devices (torchrun)")

@@ -90,13 +90,13 @@ def values_of(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Te
 
 
 def training_product(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
-    """Multiply as while a model is trained: on a CPU in bfloat16 as it will answer, elsewhere by the twin.
+    """Multiply as while a model is trained: packed weights on a CPU in bfloat16 as it will answer, others by the twin.
 
     The CPU's kernels round groups of 32 inputs to 8 bits, an error of the size of bfloat16's own. In float32 the twin
     keeps the inputs as they are.
     """
     functions = COMPUTING[type(weight)]
-    as_served = inputs_TK.is_cpu and inputs_TK.dtype == torch.bfloat16
+    as_served = isinstance(weight, PackedWeight) and inputs_TK.is_cpu and inputs_TK.dtype == torch.bfloat16
     return (functions.product if as_served else functions.twin)(inputs_TK, weight)
 
 
