@@ -22,6 +22,12 @@ def finetune(
     ] = None,
     model: Model = None,
     eval_data: Annotated[Path | None, typer.Option(metavar="FILE", help="Held-out data; the best is kept.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Samples of what must not be forgotten, mixed into each step.")
+    ] = None,
+    replay_share: Annotated[
+        float | None, typer.Option(help="Share of a step's samples that are replayed; default: 0.1.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show samples, tokens, memory, time and what is trained.")
     ] = False,
@@ -68,7 +74,7 @@ def finetune(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Teach a model with your own conversations and images: LoRA, QLoRA (--qlora 4) or --full."""
-    from tessera.cli.finetune import run_finetune
+    from tessera.cli.finetune import run_finetune, share_of_replay
     from tessera.finetune.settings import Settings
 
     settings = Settings(
@@ -76,10 +82,11 @@ def finetune(
         targets=tuple(filter(None, (target_modules or "").split(","))), vision_factor=vision_factor,
         adapter_factor=adapter_factor,
         plus_factor=plus_factor, warmup=warmup, epochs=epochs, step_samples=step_samples, pass_tokens=pass_tokens,
+        replay_share=share_of_replay(replay, replay_share),
         recompute=recompute, max_tokens=max_tokens, too_long=too_long, drop_bad=drop_bad, seed=seed,
         eval_steps=eval_steps, save_steps=save_steps, patience=patience, sample=sample,
     )  # fmt: skip
     run_finetune(
-        data, out, model, eval_data, settings,
+        data, out, model, eval_data, settings, replay=replay,
         dry_run=dry_run, allow_urls=allow_urls, dtype=dtype, device=device, as_json=json, quiet=quiet,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from tessera.errors import UsageError
 from tessera.finetune.claim import RUN
 from tessera.finetune.data import Reader
 from tessera.finetune.memory import GB, Estimate, check_fits, estimate, free_bytes, gathered_bytes, recomputes
-from tessera.finetune.preview import counts, hours, largest_pass, problems, product_rate, report
+from tessera.finetune.preview import counts, hours_with_replay, largest_pass, problems, product_rate, report
 from tessera.finetune.run import CURVE, Outcome, Run
-from tessera.finetune.samples import Encoder, Samples
+from tessera.finetune.samples import Encoder, Sample, Samples
 from tessera.finetune.settings import Settings
 from tessera.load import compute_dtype, find_model, load_model, locate, target_device
 from tessera.machine import use_device
@@ -28,6 +29,8 @@ from tessera.shelf import BUNDLED, ModelSource
 from tessera.sources import ImageLimits
 from tessera.training.ranks import Ranks, joined, local_device
 from tessera.weights.checkpoint import Checkpoint, open_checkpoint
+
+REPLAY_SHARE = 0.1  # of a step, if a file is replayed and no share is given
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class _Plan:
     device: torch.device
     dtype: torch.dtype
 
-    def memory(self, samples: Samples, ranks: Ranks) -> Estimate:
+    def memory(self, samples: Sequence[Sample], ranks: Ranks) -> Estimate:
         config = self.checkpoint.config
-        sizes = largest_pass(samples.samples, self.settings, config)
+        sizes = largest_pass(samples, self.settings, config)
         stored = self.checkpoint.weight_bytes(self.dtype) if self.checkpoint.is_quantized else None
         found = estimate(config, self.settings, self.dtype, self.device, *sizes, quantized_bytes=stored)
         return found.cut(ranks.size, gathered_bytes(config, self.dtype)) if self.settings.full else found
@@ -50,7 +53,7 @@ class _Plan:
 
 def run_finetune(
     data: Path, out: Path | None, model: str | None, eval_data: Path | None, settings: Settings,
-    *, dry_run: bool, allow_urls: bool, dtype: str, device: str, as_json: bool, quiet: bool,
+    *, replay: Path | None, dry_run: bool, allow_urls: bool, dtype: str, device: str, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     if out is None and not dry_run:
         raise UsageError("--out is missing; name the folder to write, or add --dry-run.")
@@ -63,11 +66,13 @@ def run_finetune(
     with joined(chosen) as ranks, tempfile.TemporaryDirectory() as folder:
         quiet = quiet or not ranks.first
         keep = (Path(folder) if out is None or dry_run else out / RUN) / "images"
-        found, held_out = ranks.from_first(lambda: _read(plan, keep, allow_urls, data, eval_data))
-        memory = plan.memory(found, ranks)
+        read = ranks.from_first(lambda: _read(plan, keep, allow_urls, [data, eval_data, replay]))
+        found, held_out, replayed = read
+        assert found is not None
+        memory = plan.memory([*found.samples, *(replayed.samples if replayed else ())], ranks)
         if dry_run:
             if ranks.first:
-                _show(plan, found, memory, as_json)
+                _show(plan, found, replayed, memory, as_json)
             return
         assert out is not None
         check_fits(memory, chosen, settings, ranks.on_machine)
@@ -77,7 +82,8 @@ def run_finetune(
         _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}{many}")
         run = Run(
             out, load_model(source), checkpoint, settings, found.samples,
-            held_out=held_out.samples if held_out else (), recompute=recompute,
+            held_out=held_out.samples if held_out else (), replay=replayed.samples if replayed else (),
+            recompute=recompute,
             say=lambda line: _say_unless(quiet, line), ranks=ranks,
             facts={"weights": digest_of_model(Path(locate(source).name)), "dtype": str(plan.dtype)},
         )  # fmt: skip
@@ -101,19 +107,27 @@ def _report(outcome: Outcome, memory: Estimate, out: Path, *, as_json: bool, qui
         print(json.dumps(values) if as_json else out)
 
 
-def _read(
-    plan: _Plan, keep: Path, allow_urls: bool, data: Path, eval_data: Path | None
-) -> tuple[Samples, Samples | None]:
-    """Read and check both files before anything starts; raises UsageError with the bad rows."""
+def share_of_replay(replay: Path | None, share: float | None) -> float:
+    """Return the share of a step's samples that are replayed; raises UsageError for a share of nothing."""
+    if replay is None and share is not None:
+        raise UsageError("--replay-share is given without --replay; name the file of samples to replay.")
+    if share is not None and not 0 < share <= 0.9:
+        raise UsageError(f"--replay-share is {share:g}; it must be above 0 and at most 0.9.")
+    return 0.0 if replay is None else REPLAY_SHARE if share is None else share
+
+
+def _read(plan: _Plan, keep: Path, allow_urls: bool, paths: Sequence[Path | None]) -> list[Samples | None]:
+    """Read and check the files that are named before anything starts; raises UsageError with the bad rows."""
     settings = plan.settings
     encoder = Encoder(
         plan.tokenizer, plan.checkpoint.config.vision_encoder,
         max_tokens=settings.max_tokens, too_long=settings.too_long, limits=ImageLimits(),
     )  # fmt: skip
     reader = Reader(keep, allow_urls=allow_urls)
-    paths = [data] if eval_data is None else [data, eval_data]
-    read = [encoder.encode_all(reader.read(path)) for path in paths]
+    read = [None if path is None else encoder.encode_all(reader.read(path)) for path in paths]
     for found, path in zip(read, paths, strict=True):
+        if found is None:
+            continue
         lines = problems(found)
         for line in lines:
             print(in_flags(line), file=sys.stderr)
@@ -124,16 +138,16 @@ def _read(
             )
         if not found.samples:
             raise UsageError(f"no row of {path} is left to train on.")
-    return read[0], read[1] if len(read) > 1 else None
+    return read
 
 
-def _show(plan: _Plan, found: Samples, memory: Estimate, as_json: bool) -> None:
+def _show(plan: _Plan, found: Samples, replay: Samples | None, memory: Estimate, as_json: bool) -> None:
     config, settings = plan.checkpoint.config, plan.settings
-    time_h = hours(found.samples, settings, config, product_rate(plan.device, plan.dtype))
+    time_h = hours_with_replay(found, replay, settings, config, product_rate(plan.device, plan.dtype))
     if as_json:
-        print(json.dumps(counts(found, settings) | {"memory_bytes": memory.total, "hours": time_h}))
+        print(json.dumps(counts(found, settings, replay) | {"memory_bytes": memory.total, "hours": time_h}))
     else:
-        print(report(found, settings, config, plan.tokenizer, memory, time_h))
+        print(report(found, settings, config, plan.tokenizer, memory, time_h, replay=replay))
 
 
 def _say_unless(quiet: bool, line: str) -> None:

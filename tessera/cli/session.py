@@ -49,6 +49,7 @@ FLAG_WORDS = (
     # The settings of training.
     (r"\b(pass|too|train|target|step|eval|save)_(tokens|long|vision|modules|samples|steps)\b", r"--\1-\2"),
     (r"\b(vision|adapter|plus)_factor\b", r"--\1-factor"),
+    (r"\breplay_share\b", "--replay-share"),
     (r"\bqlora(?= (\d|is\b))", "--qlora"),
     (r"^rate(?= is\b)", "--learning-rate"),
     (r"^sample(?= is\b)", "--sample"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tessera.conversation import arguments_of
 from tessera.errors import ImageError, TesseraError, UsageError, shown
 from tessera.evals.rows import Row, Rows
 from tessera.machine import written_whole
@@ -216,8 +217,21 @@ def _check_taught(messages: Sequence[Message], number: int) -> None:
         raise UsageError(f"messages.{number} (assistant) holds an image, and models write none; move it to a user's.")
     if not any(messages[number].content) and not messages[number].tool_calls:
         raise UsageError(f"messages.{number} (assistant) is empty; write an answer, or give it weight 0.")
+    for place, call in enumerate(messages[number].tool_calls):
+        _check_arguments(call, f"messages.{number}.tool_calls.{place}")
     if not any(message.role == "user" for message in messages[:number]):
         raise UsageError(f"messages.{number} (assistant) answers nothing; put a user message before it.")
+
+
+def _check_arguments(call: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError if a trained call's arguments are not what a program could read: one JSON object."""
+    arguments = arguments_of(call)
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{where} has the arguments {shown(arguments)}; write a JSON object, or give it weight 0.")
 
 
 def _tools(row: Row) -> tuple[Mapping[str, Any], ...]:

@@ -14,6 +14,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from tessera.errors import UsageError
 from tessera.finetune.samples import Picture, Sample
 
 
@@ -63,22 +64,44 @@ class Pack:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a run: every epoch passes all samples once, shuffled anew."""
+    """The order of a run: every epoch passes all samples once, shuffled anew.
+
+    The `replayed` samples after those `count` are mixed in, against forgetting: a `share` of each step, at least one.
+    """
 
     count: int
     per_step: int
     seed: int
+    replayed: int = 0
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.replayed and self.per_step < 2:
+            raise UsageError("replay shares a step with the samples, so step_samples must be 2 or more.")
+
+    @property
+    def replays(self) -> int:
+        """The replayed samples in a step."""
+        return min(max(1, round(self.share * self.per_step)), self.per_step - 1) if self.replayed else 0
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.count // self.per_step)
+        return -(-self.count // (self.per_step - self.replays))
 
     def step(self, number: int) -> list[int]:
         """Return the samples of a step, by number."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        shuffled = list(range(self.count))
-        Random(f"{self.seed}/{epoch}").shuffle(shuffled)
-        return shuffled[place * self.per_step : (place + 1) * self.per_step]
+        own = self.per_step - self.replays
+        chosen = self._shuffled(self.count, f"{epoch}")[place * own : (place + 1) * own]
+        for replay in range(number * self.replays, (number + 1) * self.replays):
+            turn, place = divmod(replay, self.replayed)
+            chosen.append(self.count + self._shuffled(self.replayed, f"replay/{turn}")[place])
+        return chosen
+
+    def _shuffled(self, count: int, name: str) -> list[int]:
+        numbers = list(range(count))
+        Random(f"{self.seed}/{name}").shuffle(numbers)
+        return numbers
 
 
 def packs(samples: Sequence[Sample], tokens_per_pass: int) -> list[Pack]:

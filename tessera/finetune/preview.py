@@ -23,9 +23,15 @@ EFFICIENCY = 0.4  # of the rate of large products; small models reach less
 RATE_SIDE = 1024
 
 
-def counts(found: Samples, settings: Settings) -> dict[str, int]:
+def order_of(found: Samples, settings: Settings, replay: Samples | None = None) -> Order:
+    """Return the order of the run that would be."""
+    replayed = len(replay.samples) if replay else 0
+    return Order(max(1, len(found.samples)), settings.step_samples, settings.seed, replayed, settings.replay_share)
+
+
+def counts(found: Samples, settings: Settings, replay: Samples | None = None) -> dict[str, int]:
     """Return what the dry run reports of the data."""
-    samples = found.samples
+    samples, order = found.samples, order_of(found, settings, replay)
     kinds = Counter("images" if sample.images else "text" for sample in samples)
     return {
         "rows": found.counts["rows"],
@@ -40,7 +46,8 @@ def counts(found: Samples, settings: Settings) -> dict[str, int]:
         "shrunk": found.counts["shrunk"],
         "dropped": found.counts["dropped"],
         "bad": len(found.problems),
-        "steps": settings.epochs * Order(max(1, len(samples)), settings.step_samples, 0).steps_per_epoch,
+        "steps": settings.epochs * order.steps_per_epoch,
+        **({"replayed": settings.epochs * order.steps_per_epoch * order.replays} if order.replays else {}),
     }
 
 
@@ -67,6 +74,18 @@ def hours(samples: Sequence[Sample], settings: Settings, config: ModelConfig, ra
     work = 2 * sizes["text"] * sum(map(len, samples)) * passes * settings.epochs
     work += 2 * sizes["vision"] * patches * (passes * settings.epochs if settings.train_vision else 1)
     return work / rate / EFFICIENCY / 3600
+
+
+def hours_with_replay(
+    found: Samples, replay: Samples | None, settings: Settings, config: ModelConfig, rate: float
+) -> float:
+    """Return `hours` of a run, with those of the replayed samples, which a run may pass often or not all."""
+    own = hours(found.samples, settings, config, rate)
+    if replay is None:
+        return own
+    order = order_of(found, settings, replay)
+    turns = order.steps_per_epoch * order.replays / len(replay.samples)
+    return own + turns * hours(replay.samples, settings, config, rate)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -114,10 +133,11 @@ def shown(sample: Sample, tokenizer: Tokenizer, config: ModelConfig) -> str:
 
 
 def report(
-    found: Samples, settings: Settings, config: ModelConfig, tokenizer: Tokenizer, memory: Estimate, time_h: float
-) -> str:
+    found: Samples, settings: Settings, config: ModelConfig, tokenizer: Tokenizer, memory: Estimate, time_h: float,
+    *, replay: Samples | None = None,
+) -> str:  # fmt: skip
     """Return the dry run's report."""
-    values = counts(found, settings)
+    values = counts(found, settings, replay)
     width = max(map(len, values))
     lines = [f"{name.replace('_', ' '):{width}}  {value:,}" for name, value in values.items()]
     lines += [f"{'memory':{width}}  about {memory}", f"{'time':{width}}  at least {_span(time_h)}"]

@@ -84,18 +84,22 @@ class Run:
     """One run: its model, its data, and its progress in the folder `out`.
 
     `recompute` says whether each layer's inner values are computed again for the gradient, instead of kept.
+    `replay` are samples that are mixed in, so that what they teach is not forgotten.
     `facts` tell the base, such as its files' digest and its dtype: a run goes on with the same ones only.
     """
 
     def __init__(
         self, out: Path, loaded: LoadedModel, checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample],
-        *, held_out: Sequence[Sample] = (), limits: ImageLimits | None = None, recompute: bool = True,
-        say: Say = print, ranks: Ranks | None = None, facts: Mapping[str, str] | None = None,
+        *, held_out: Sequence[Sample] = (), replay: Sequence[Sample] = (), limits: ImageLimits | None = None,
+        recompute: bool = True, say: Say = print, ranks: Ranks | None = None, facts: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.out, self.settings, self.samples, self.held_out = out, settings, samples, held_out
+        self.out, self.settings, self.samples, self.held_out = out, settings, [*samples, *replay], held_out
+        if bool(replay) != (settings.replay_share > 0):
+            raise UsageError("replay and replay_share belong together; give both, or neither.")
         self.ranks = ranks or Ranks()
         self.say: Say = say if self.ranks.first else lambda line: None
-        self._check_folder({"model": loaded.name} | dict(facts or {}))
+        replayed = {"replay": digest(replay)} if replay else {}
+        self._check_folder({"model": loaded.name} | dict(facts or {}) | replayed)
         torch.manual_seed(settings.seed)
         self.trained = Trained(loaded, checkpoint, settings)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
@@ -109,7 +113,7 @@ class Run:
         self.optimizer = MasterOptimizer(self.groups, betas=(0.9, 0.999), ranks=summed)
         features = Features(out / RUN / FEATURES)
         self.tower = Tower(self.model, limits or ImageLimits(), trained=sees_pixels, features=features)
-        self.order = Order(len(samples), settings.step_samples, settings.seed)
+        self.order = Order(len(samples), settings.step_samples, settings.seed, len(replay), settings.replay_share)
         self.steps = settings.epochs * self.order.steps_per_epoch
         self.step, self.best = 0, Best()
         lean_blocks(self.model)

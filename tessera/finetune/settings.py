@@ -29,6 +29,7 @@ class Settings:
     warmup: float = 0.03  # of all steps
     epochs: int = 1
     step_samples: int = 16
+    replay_share: float = 0.0  # of each step's samples, if others are replayed
     pass_tokens: int = 8192
     recompute: str = "auto"  # of each layer's inner values for the gradient, which takes time and saves memory
     max_tokens: int = 8192  # of one sample
@@ -45,6 +46,7 @@ class Settings:
             "rank": (1, 1024), "alpha": (1e-6, 1e6), "rate": (0.0, 1.0), "vision_factor": (0.0, 100.0),
             "adapter_factor": (0.0, 100.0),
             "plus_factor": (1e-3, 1e3), "warmup": (0.0, 1.0), "epochs": (1, 10_000), "step_samples": (1, 100_000),
+            "replay_share": (0.0, 0.9),
             "pass_tokens": (1, 1 << 20), "max_tokens": (8, 1 << 20), "seed": (0, 2**63 - 1),
             "eval_steps": (1, 1 << 30), "save_steps": (1, 1 << 30), "patience": (0, 1 << 30),
             "sample": (0, 64),

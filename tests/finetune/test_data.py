@@ -155,3 +155,23 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     for name, words in (("empty.jsonl", "0 rows"), ("absent.jsonl", "not a file")):
         with pytest.raises(UsageError, match=words):
             list(Reader(tmp_path).read(tmp_path / name))
+
+
+@pytest.mark.parametrize("arguments", ['{"city": Paris}', "Paris", '["Paris"]', "[" * 3000, ["Paris"]])
+def test_calls_whose_arguments_are_no_object_are_not_taught(tmp_path: Path, arguments: Any) -> None:
+    def row(value: Any, weight: int = 1) -> dict[str, Any]:
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": value}}
+        asked = {"role": "user", "content": "Weather?"}
+        said = [
+            {"role": "assistant", "content": "", "tool_calls": [call], "weight": weight},
+            {"role": "tool", "tool_call_id": "abcdefghi", "content": "sunny"},
+            {"role": "assistant", "content": "Sunny."},
+        ]
+        return {"messages": [asked, *said]}
+
+    good, bad, *left_out = read(tmp_path, row('{"city": "Paris"}'), row(arguments), row("{", 0))
+    assert isinstance(good, Conversation)
+    assert isinstance(bad, Problem)
+    assert bad.place.endswith(":2") or "line 2" in bad.place
+    assert "tool_calls.0" in bad.text
+    assert isinstance(left_out[0], Conversation)

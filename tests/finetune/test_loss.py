@@ -204,3 +204,16 @@ def test_packs_hold_every_sample_once_within_the_budget(lengths: list[int], budg
     assert sorted(len(each) for pack in made for each in pack.samples) == sorted(map(len, samples))
     assert all(pack.tokens <= budget or len(pack.samples) == 1 for pack in made)
     assert sum(pack.labelled for pack in made) == made[0].step_labelled
+
+
+@given(st.integers(1, 30), st.integers(2, 9), st.integers(1, 7), st.floats(0.01, 0.9))
+def test_replayed_samples_share_every_step(count: int, per_step: int, replayed: int, share: float) -> None:
+    order = Order(count, per_step, 0, replayed, share)
+    steps = [order.step(number) for number in range(3 * order.steps_per_epoch)]
+    own = [number for step in steps for number in step if number < count]
+    assert sorted(own) == sorted(3 * list(range(count))), "every epoch passes each sample once"
+    again = [number - count for step in steps for number in step if number >= count]
+    assert len(again) == order.replays * len(steps)
+    assert abs(order.replays - share * per_step) <= 1
+    for first in range(0, len(again) - replayed + 1, replayed):
+        assert sorted(again[first : first + replayed]) == list(range(replayed)), "each once before any a second time"

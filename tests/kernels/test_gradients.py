@@ -1,4 +1,4 @@
-"""One rule for all kernels: grad mode alone costs none of them, and what records is left to its twin, or has a gradient."""
+"""One rule for all kernels: grad mode alone costs none, and what records has a gradient or is left to its twin."""
 
 from __future__ import annotations
 
