@@ -15,7 +15,7 @@ from typing import Any
 from tessera.documents.calibration import Calibration, Sample
 from tessera.documents.readings import agree
 from tessera.documents.record import Field
-from tessera.documents.spans import child_path, item_path, kind_of
+from tessera.documents.spans import kind_of
 from tessera.evals.reliability import (
     Bin,
     auroc,
@@ -122,15 +122,6 @@ def samples_of(document: str, fields: Iterable[Field], labels: Mapping[str, Any]
         for field in fields
         if field.path in labels and field.evidence
     ]
-
-
-def by_path(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves of a record's true values: {"items": [{"name": "Tea"}]} is {"items[0].name": "Tea"}."""
-    if isinstance(value, Mapping) and value:
-        return {at: leaf for key, each in value.items() for at, leaf in by_path(each, child_path(path, key)).items()}
-    if isinstance(value, list) and value:
-        return {at: leaf for n, each in enumerate(value) for at, leaf in by_path(each, item_path(path, n)).items()}
-    return {path: value}
 
 
 def _threshold_line(error: float, threshold: float | None, share: float) -> str:

@@ -93,7 +93,7 @@ FOLDERS = {
     "tessera/kernels": 2700,
     "tessera/linears": 340,
     "tessera/lora": 1000,
-    "tessera/migration": 1400,
+    "tessera/migration": 1550,
     "tessera/model": 950,
     "tessera/nano": 15_500,
     "tessera/parallel": 230,

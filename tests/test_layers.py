@@ -25,6 +25,7 @@ ROWS = (
     {"fit"},
     {"nano", "bench", "finetune"},
     {"server", "training", "cluster"},
+    {"migration.api"},
     {"documents.api"},
     {"llm"},
     {"tool_calls"},
@@ -42,6 +43,7 @@ ROWS = (
     {"client_format"},
     {"migration"},
     {"search", "trust"},
+    {"labels"},
     {"evals"},
     {"documents"},
     {"conversation", "samples"},
@@ -57,8 +59,8 @@ ROWS = (
 )
 HEIGHT = {part: len(ROWS) - number for number, row in enumerate(ROWS) for part in row}
 FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "typer", "click", "rich", "ray"}
-# These two name the public interface, whose homes are loaded on first use.
-FRONTS = {PACKAGE / "__init__.py", PACKAGE / "documents" / "__init__.py"}
+# These name the public interface, whose homes are loaded on first use.
+FRONTS = {PACKAGE / folder / "__init__.py" for folder in (".", "documents", "migration")}
 FILES = sorted(set(PACKAGE.rglob("*.py")) - FRONTS)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tessera.documents.calibration import EVIDENCE, Calibration, Sample, fit
 from tessera.documents.record import Field
-from tessera.trust import by_path, report_of, samples_of
+from tessera.labels import by_path
+from tessera.trust import report_of, samples_of
 
 ZEROS = (0.0,) * (len(EVIDENCE) - 1)
 

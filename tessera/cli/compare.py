@@ -13,26 +13,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tessera.cli.calibrate import read_labels
 from tessera.cli.documents import Job, worked
 from tessera.cli.parser import check_target
 from tessera.cli.session import say
 from tessera.documents.extraction import Extraction
-from tessera.documents.page import Page
+from tessera.documents.journal_file import files_of
 from tessera.documents.presets import Preset
 from tessera.errors import UsageError
 from tessera.load import target_device
-from tessera.machine import peak_bytes, reset_peak, written_whole
+from tessera.machine import peak_bytes, reset_peak
 from tessera.migration.agreement import Rules
-from tessera.migration.cells import Compared, compare_records
-from tessera.migration.exports import open_exports
-from tessera.migration.records import paired, write_records
-from tessera.migration.report import Report
-from tessera.migration.stored import cell_object
-from tessera.migration.summary import Share, Summary, Tally
+from tessera.migration.comparison import NAMES, Comparison, Labels, check_table, written_beside
+from tessera.migration.records import write_records
+from tessera.migration.summary import Share, Summary
 
 BELOW = 1  # the exit code of too little agreement
-NAMES = ("old", "new")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,36 +63,18 @@ class Comparing:
             model=name, endpoints=[address._replace(fragment="").geturl()] if is_server else [],
             api_key=self.api_key if is_server else None, in_flight=self.in_flight, settings=self.settings,
             retry_failed=self.retry_failed, force=self.force, dry_run=False, as_json=self.as_json, quiet=self.quiet,
+            also=[*files_of(self.journal(1 - number)), *written_beside(self.report, self.out, self.exports)],
         )  # fmt: skip
 
     def journal(self, number: int) -> Path:
         return self.report.with_name(f"{self.report.stem}.{NAMES[number]}.journal")
 
 
-class Labels:
-    """True values by document: as a path, or as the documents are named here, such as by an earlier report."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.used = 0
-        self._by_path: dict[Path, dict[str, Any]] = {}
-        self._by_name: dict[str, dict[str, Any]] = {}
-        for file in files:
-            for path, values in read_labels(file).items():
-                self._by_path.setdefault(path.absolute(), {}).update(values)
-                if path.is_relative_to(file.parent):
-                    self._by_name.setdefault(str(path.relative_to(file.parent)), {}).update(values)
-
-    def of(self, document: str) -> dict[str, Any] | None:
-        found = self._by_path.get(Path(document).absolute(), {}) | self._by_name.get(document, {})
-        self.used += bool(found)
-        return found or None
-
-
 def run_compare(given: Comparing) -> int:
     """Read with both models, compare, write the report, and return the exit code."""
     rules = Rules(**given.rules)
     _check_files(given)
-    labels = Labels(given.labels)
+    labels = Labels(given.labels, say)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tessera-")))
         files = [folder / name for name in NAMES]
@@ -107,34 +84,14 @@ def run_compare(given: Comparing) -> int:
                 say(f"{NAMES[number]}: {given.sides[number]}")
             facts.append(_read(given, number, file))
             gc.collect()  # the first model's memory is the second one's
-        tally = Tally(given.sides)
-        report = Report(given.report)
-        stack.callback(report.close)
-        sinks: list[Any] = [tally, report]
         reader = Extraction(given.paths, given.preset, given.job(0).options()).reader
-
-        def page(document: str, number: int) -> Page | None:
-            found = reader.pages([(document, number)])[0]
-            return found if isinstance(found, Page) else None
-
-        exports = open_exports(given.exports, given.report, given.sides, given.preset, page)
-        sinks += exports.values()
-        if given.out is not None:
-            sinks.append(stack.enter_context(_Lines(given.out)))
-        for old, new in paired(*files):
-            compared = compare_records(old, new, given.preset, rules, labels.of(new.document))
-            for sink in sinks:
-                sink.add(compared)
-        _check_labels(given, labels)
-        for side, told in zip(tally.sides, facts, strict=True):
-            side.facts.update(told)
-        summary = tally.summary(given.least)
-        title = f"{given.sides[0]} and {given.sides[1]}"
-        report.write(summary, page, title=title, schema=given.preset.schema.given)
-        for folder, export in exports.items():
-            export.close(title)
-            if not given.quiet:
-                say(f"the files for {folder.suffix[1:]} are in {folder}")
+        comparison = Comparison(
+            sides=given.sides, preset=given.preset, page=lambda *key: reader.pages([key])[0],
+            labels=labels, rules=rules, least=given.least, report=given.report, out=given.out, exports=given.exports,
+        )  # fmt: skip
+        summary, exports = comparison.write((files[0], files[1]), facts)
+    for export in exports if not given.quiet else ():
+        say(f"the files for {export.suffix[1:]} are in {export}")
     _print(given, summary)
     return BELOW if summary.agreement.value < given.least else 0
 
@@ -144,19 +101,12 @@ def _check_files(given: Comparing) -> None:
     taken = {given.report.absolute(): "--report"}
     if given.out is not None:
         check_target("--out", given.out)
-        if given.out.suffix != ".jsonl":
-            raise UsageError(f"--out {given.out} does not end in .jsonl; every compared value is a line of it.")
+        check_table("--out", given.out)
         if given.out.absolute() in taken:
             raise UsageError(f"--report and --out are both {given.out}; give each its own file.")
     for file in given.labels:
         if not file.is_file():
             raise UsageError(f"--labels {file} is no file; give true values as .jsonl or .csv.")
-
-
-def _check_labels(given: Comparing, labels: Labels) -> None:
-    if given.labels and not labels.used:
-        named = ", ".join(str(file) for file in given.labels)
-        raise UsageError(f"{named}: no label names one of these documents; paths are relative to the labels' folder.")
 
 
 def _read(given: Comparing, number: int, file: Path) -> dict[str, Any]:
@@ -166,36 +116,13 @@ def _read(given: Comparing, number: int, file: Path) -> dict[str, Any]:
     job = given.job(number)
     with worked(job, lambda options: Extraction(given.paths, given.preset, options)) as (extraction, journal, _):
         write_records(file, extraction.records(journal))
-        budget = extraction.budget
         facts: dict[str, Any] = {
             "model": journal.facts()["model"],
-            "image_side": budget.image_side,
-            "context_tokens": budget.context_tokens,
-            "instructions": "before the pages" if budget.instructions else "left out: the model is small",
+            **extraction.budget.facts(),
         }
         if not job.endpoints:
             facts["memory_bytes"] = peak_bytes(device)
     return facts
-
-
-class _Lines:
-    """Writes every compared value as a line of JSON, whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._written = written_whole(path)
-
-    def __enter__(self) -> _Lines:
-        self._file = self._written.__enter__().open("w", encoding="utf-8", newline="\n")
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.close()
-        self._written.__exit__(*error)
-
-    def add(self, compared: Compared) -> None:
-        record = compared.new if compared.new.pages else compared.old
-        for cell in compared.cells:
-            self._file.write(json.dumps(cell_object(cell, record), ensure_ascii=False) + "\n")
 
 
 def _print(given: Comparing, summary: Summary) -> None:

@@ -18,6 +18,7 @@ from tessera.documents.api import budget_for, budget_of
 from tessera.documents.calibration import Calibration
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
+from tessera.documents.journal_file import files_of
 from tessera.documents.limits import PageLimits
 from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE, Budget
 from tessera.documents.presets import Preset
@@ -48,6 +49,7 @@ class Job:
     dry_run: bool
     as_json: bool
     quiet: bool
+    also: Sequence[Path] = ()  # further files and folders that are written
 
     @property
     def journal_path(self) -> Path:
@@ -60,8 +62,8 @@ class Job:
     @property
     def written(self) -> tuple[Path, ...]:
         """The files that the run writes, which may lie among the documents."""
-        journal = [self.journal_path.with_name(self.journal_path.name + suffix) for suffix in ("", "-wal", "-shm")]
-        return (self.out, *journal, *([self.report] if self.report is not None else ()))
+        report = [] if self.report is None else [self.report]
+        return (self.out, *files_of(self.journal_path), *report, *self.also)
 
     def note(self, text: str) -> None:
         if not self.quiet:

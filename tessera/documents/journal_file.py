@@ -98,6 +98,11 @@ def _short(value: str | None) -> str:
     return "not given" if value is None else shown(value)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a journal consists of, SQLite's own beside it."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
 def remove(path: Path) -> None:
     """Delete a journal that nobody works on."""
     if path.exists() and others_of(path):
@@ -107,8 +112,8 @@ def remove(path: Path) -> None:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
         if application != APPLICATION:
             raise UsageError(f"{path} is no journal, so it is not overwritten; name another file.")
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for each in files_of(path):
+        each.unlink(missing_ok=True)
 
 
 def waiting_items(connection: sqlite3.Connection, path: Path, owner: str, count: int) -> list[Any]:

@@ -41,6 +41,11 @@ class Budget:
         """Return the budget with images of at most `side` pixels, if that is less."""
         return self if side is None else replace(self, image_side=min(self.image_side, side))
 
+    def facts(self) -> dict[str, Any]:
+        """What is told of it beside a model's results."""
+        told = "before the pages" if self.instructions else "left out: the model is small"
+        return {"image_side": self.image_side, "context_tokens": self.context_tokens, "instructions": told}
+
     def image_tokens(self, width: float, height: float, stored: int | None = None) -> int:
         """Estimate the tokens of an image of this shape; `stored` pixels along its longer edge are not enlarged."""
         scale = min(self.image_side, stored or self.image_side) / max(width, height, 1)

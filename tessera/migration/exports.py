@@ -24,6 +24,7 @@ from tessera.errors import DocumentError, UsageError
 from tessera.machine import written_whole
 from tessera.migration.cells import UNKNOWN, Cell, Compared
 
+KINDS = ("promptfoo", "inspect")
 MAX_DOCUMENTS, MAX_PAGES, SIDE = 2_000, 8, 1024  # documents, pages of one, pixels along a page's longer edge
 PROMPT = """\
 // Builds a document's messages as Tessera asks: instructions and schema, the pages, and a short line after them.
@@ -206,13 +207,16 @@ def _empty(folder: Path, mark: str) -> None:
     folder.mkdir()
 
 
+def export_folders(kinds: Sequence[str], report: Path) -> list[Path]:
+    return [report.with_name(f"{report.stem}.{kind}") for kind in dict.fromkeys(kinds)]
+
+
 def open_exports(
     kinds: Sequence[str], report: Path, sides: Sequence[str], preset: Preset, pages: Pages
 ) -> Mapping[Path, Promptfoo | Inspect]:
     """Begin the exports beside a report: migration.promptfoo/ and migration.inspect/ for migration.html."""
     found: dict[Path, Promptfoo | Inspect] = {}
-    for kind in dict.fromkeys(kinds):
-        folder = report.with_name(f"{report.stem}.{kind}")
+    for kind, folder in zip(dict.fromkeys(kinds), export_folders(kinds, report), strict=True):
         found[folder] = (
             Promptfoo(folder, sides, preset, pages) if kind == "promptfoo" else Inspect(folder, sides, preset)
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -91,6 +93,28 @@ def test_planted_errors_are_found(run: Run, models: list[Scripted], tmp_path: Pa
     assert [len(model.asked) for model in models] == [DOCUMENTS, DOCUMENTS]
     assert "right, by labels, new: 94.4%" in again.stdout
     assert "2 new errors, 0 fixed" in again.stdout
+
+
+def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(
+    run: Run, models: list[Scripted], tmp_path: Path
+) -> None:
+    """The interruption comes while the new model reads its third document; outputs lie among the documents, as does the schema."""
+
+    def interrupting(images: list[Any], params: Any) -> dict[str, Any]:
+        if len(models[1].asked) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return true_record(0)
+
+    models[1].answer = interrupting
+    words = (".", "-j", "1", "--export", "inspect", "-o", "c.jsonl")
+    stopped = run(*words)
+    assert stopped.exit_code == 130
+    assert "of 12 requests are done and kept in r.new.journal; the same command goes on from there" in stopped.output
+    assert not (tmp_path / "r.html").exists()
+    for _ in range(2):
+        assert "13 documents" in run(*words, "-q").stdout
+    assert len(models[0].asked) == DOCUMENTS
+    assert DOCUMENTS <= len(models[1].asked) <= DOCUMENTS + 2
 
 
 @pytest.mark.parametrize(

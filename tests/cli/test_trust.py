@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tessera.cli import calibrate
-from tessera.cli.calibrate import Labelled, read_labels, run_calibrate
+from tessera.cli.calibrate import Labelled, run_calibrate
 from tessera.errors import UsageError
+from tessera.labels import read_labels
 from tests.documents.fakes import Scripted, draw
 
 
@@ -24,11 +25,11 @@ def test_json_lines_and_csv_give_the_same_labels(tmp_path: Path) -> None:
     )  # fmt: skip
     table = tmp_path / "labels.csv"
     table.write_text("\ufeffdocument,total,items[0].name,tax\na.pdf,9.5,Tea,\n", encoding="utf-8")
-    assert read_labels(lines) == {
+    assert read_labels(lines, print) == {
         tmp_path / "a.pdf": {"total": 9.5, "items[0].name": "Tea", "tax": None},
         tmp_path / "b.pdf": {"total": "1"},
     }
-    assert read_labels(table) == {tmp_path / "a.pdf": {"total": "9.5", "items[0].name": "Tea", "tax": None}}
+    assert read_labels(table, print) == {tmp_path / "a.pdf": {"total": "9.5", "items[0].name": "Tea", "tax": None}}
 
 
 def test_lines_of_one_document_are_joined_and_bad_ones_are_passed_over_and_named(
@@ -38,25 +39,25 @@ def test_lines_of_one_document_are_joined_and_bad_ones_are_passed_over_and_named
     path.write_text(
         '{"document": "a", "value": {"x": 1}}\nnope\n{"value": {}}\n[1]\n{"document": "a", "value": {"y": 2}}'
     )
-    assert read_labels(path) == {tmp_path / "a": {"x": 1, "y": 2}}
-    said = capsys.readouterr().err
-    assert "3 lines are passed over: line 2 is not JSON; line 3 lacks" in said
+    assert read_labels(path, print) == {tmp_path / "a": {"x": 1, "y": 2}}
+    said = capsys.readouterr().out
+    assert f"3 lines of {path} are passed over: line 2 is not JSON; line 3 lacks" in said
 
 
 def test_rows_of_extract_are_labels_by_their_values(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"document": "a", "value": {"x": 1}, "fields": {"x": {"path": "x", "value": 1}}}))
-    assert read_labels(path) == {tmp_path / "a": {"x": 1}}
+    assert read_labels(path, print) == {tmp_path / "a": {"x": 1}}
 
 
 def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text("nope\n")
     with pytest.raises(UsageError, match="has no labels"):
-        read_labels(path)
+        read_labels(path, print)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not text in UTF-8"):
-        read_labels(path)
+        read_labels(path, print)
 
 
 def test_labels_that_lead_nowhere_are_named_before_the_end(
@@ -80,7 +81,7 @@ def test_a_label_nested_without_end_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text('{"document": "a", "value": ' + '{"a":' * 900 + "1" + "}" * 901)
     with pytest.raises(UsageError, match="has no labels"):
-        read_labels(path)
+        read_labels(path, print)
 
 
 def test_extract_calibrate_is_a_command_of_its_own() -> None:

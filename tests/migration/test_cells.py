@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tessera.errors import UsageError
+from tessera.labels import by_path
 from tessera.migration.agreement import Rules, match
 from tessera.migration.cells import Compared, compare_records
 from tessera.migration.rows import aligned
-from tessera.trust import by_path
 from tests.migration.samples import VALUE, failed, preset, record
 
 RULES = Rules()

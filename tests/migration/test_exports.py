@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tessera.errors import UsageError
+from tessera.labels import by_path
 from tessera.migration.agreement import Rules
 from tessera.migration.cells import compare_records
 from tessera.migration.exports import open_exports
-from tessera.trust import by_path
 from tests.documents.review.samples import pages
 from tests.migration.samples import VALUE, failed, preset, record
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.calibrate import read_labels
+from tessera.labels import read_labels
 from tessera.migration import report as report_file
 from tessera.migration.agreement import Rules
 from tessera.migration.cells import compare_records
@@ -90,7 +90,7 @@ def test_clicks_are_kept_and_exported_as_labels(browser: Any, tmp_path: Path) ->
         with page.expect_download() as saved:
             page.get_by_role("button", name="Save clicks as labels").click()
         saved.value.save_as(tmp_path / "labels.jsonl")
-    labels = read_labels(tmp_path / "labels.jsonl")
+    labels = read_labels(tmp_path / "labels.jsonl", print)
     assert {path.name: values for path, values in labels.items()} == {
         "sum.pdf": {"net": 100},
         "name.pdf": {"vendor": "Brightwater Press Ltd"},

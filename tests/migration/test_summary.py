@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from tessera.labels import by_path
 from tessera.migration.agreement import Rules
 from tessera.migration.cells import compare_records
 from tessera.migration.summary import Share, Tally, _Column, decide
-from tessera.trust import by_path
 from tests.migration.samples import VALUE, failed, preset, record
 
 NAMES = ("old", "new")

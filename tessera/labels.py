@@ -1,0 +1,96 @@
+"""Labels: true values of documents by path, from JSON lines or CSV, as a review exports them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.documents.spans import child_path, item_path
+from tessera.errors import UsageError
+
+MAX_LABELS = 100_000  # documents
+MAX_LINE = 2**22  # characters
+MAX_SAID = 5  # lines or documents without use that are named
+Labels = dict[Path, dict[str, Any]]
+
+
+def read_labels(path: Path, say: Callable[[str], None]) -> Labels:
+    """Read true values by document, from JSON lines or CSV; paths are relative to the file's folder.
+
+    A line of JSON has "document" and "value" (the record) or "fields" (values by path, as a review exports them). A
+    CSV has a column "document", and a column for each path; an empty cell is a value that the document lacks. Lines
+    that tell nothing are passed over, and said. Raises UsageError if none is left.
+    """
+    labels: Labels = {}
+    mistakes: list[str] = []
+    for number, (document, values) in enumerate(_rows(path, mistakes), 1):
+        if number > MAX_LABELS:
+            raise UsageError(f"{path} has more than {MAX_LABELS:,} labels; divide it.")
+        labels.setdefault(path.parent / document, {}).update(values)
+    for line in some_of(mistakes, f"lines of {path} are passed over"):
+        say(line)
+    if not labels:
+        raise UsageError(f'{path} has no labels; each line needs "document" and "value", or a CSV column "document".')
+    return labels
+
+
+def _rows(path: Path, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
+        try:
+            yield from (_csv_rows if path.suffix == ".csv" else _json_rows)(file, mistakes)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not text in UTF-8; save it so.") from error
+        except csv.Error as error:
+            raise UsageError(f"{path} is not a CSV that can be read: {error}.") from error
+
+
+def _csv_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in enumerate(csv.DictReader(file), 2):
+        document = row.pop("document", None)
+        if not document:
+            mistakes.append(f"line {number} names no document")
+            continue
+        yield document, {key: value or None for key, value in row.items() if isinstance(key, str)}
+
+
+def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if not line.strip():
+            continue
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            mistakes.append(f"line {number} is not JSON")
+            continue
+        document = told.get("document") if isinstance(told, Mapping) else None
+        # A row that `extract` wrote has both: there "fields" are objects with the values' evidence.
+        value = told.get("value") or told.get("fields") if isinstance(told, Mapping) else None
+        if not isinstance(document, str) or not isinstance(value, Mapping):
+            mistakes.append(f'line {number} lacks "document" and "value"')
+            continue
+        try:
+            values = by_path(value) if told.get("value") else dict(value)
+        except RecursionError:
+            mistakes.append(f"line {number} is nested too deeply")
+            continue
+        yield document, values
+
+
+def by_path(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of a record's true values: {"items": [{"name": "Tea"}]} is {"items[0].name": "Tea"}."""
+    if isinstance(value, Mapping) and value:
+        return {at: leaf for key, each in value.items() for at, leaf in by_path(each, child_path(path, key)).items()}
+    if isinstance(value, list) and value:
+        return {at: leaf for n, each in enumerate(value) for at, leaf in by_path(each, item_path(path, n)).items()}
+    return {path: value}
+
+
+def some_of(lines: Sequence[str], what: str) -> list[str]:
+    """One line about several, which names the first; none about none."""
+    named = f"{'; '.join(lines[:MAX_SAID])}{'; ...' if len(lines) > MAX_SAID else ''}"
+    return [f"{len(lines):,} {what}: {named}"] if lines else []
