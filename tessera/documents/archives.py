@@ -60,14 +60,8 @@ class Zip:
                     name = member_name(self._source.name, info.filename, taken)
                     total += info.file_size
                     try:
-                        _check_size(name, info, self._limits)
-                        if total > self._limits.max_unpacked_bytes:
-                            raise DocumentError(
-                                f"{name}: the archive's members have more than "
-                                f"{self._limits.max_unpacked_bytes:,} bytes (max_unpacked_bytes); unpack it, or raise "
-                                "the limit.",
-                                code="too_large",
-                            )
+                        check_size(name, info, self._limits)
+                        check_total(name, total, self._limits)
                         yield replace(self._source, name=name, opener=partial(self._member, name, info))
                     except DocumentError as error:
                         yield PageError(name, None, str(error.code), str(error))
@@ -140,7 +134,18 @@ def _is_ignored(name: str) -> bool:
     return any(is_ignored(part) for part in name.split("/") if part not in (".", ".."))
 
 
-def _check_size(name: str, info: zipfile.ZipInfo, limits: PageLimits) -> None:
+def check_total(name: str, total: int, limits: PageLimits) -> None:
+    """Raise DocumentError for an archive whose members have too many bytes together."""
+    if total > limits.max_unpacked_bytes:
+        raise DocumentError(
+            f"{name}: the archive's members have more than {limits.max_unpacked_bytes:,} bytes (max_unpacked_bytes); "
+            "unpack it, or raise the limit.",
+            code="too_large",
+        )
+
+
+def check_size(name: str, info: zipfile.ZipInfo, limits: PageLimits) -> None:
+    """Raise DocumentError for a member that is larger than it may be, or packed as only bombs are."""
     limits.check_bytes(name, info.file_size)
     ratio = info.file_size / max(info.compress_size, 1)
     if info.file_size > RATIO_FROM_BYTES and ratio > limits.max_ratio:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from tessera.documents.archives import check_size, check_total, too_many_members
 from tessera.documents.limits import PageLimits
 from tessera.documents.sources import Source, temporary
 from tessera.errors import DocumentError
@@ -26,7 +27,7 @@ INSTALL = {
     "linux": "sudo apt-get install --no-install-recommends libreoffice-writer libreoffice-calc libreoffice-impress",
 }
 MAX_KEPT = 8  # printed documents kept for their next pages
-MAX_MEMORY_BYTES = 8 << 30  # of address space
+MAX_MEMORY_BYTES = 4 << 30  # of address space; ordinary documents take a fourth of it
 # Sets the limits, then becomes the program: limits set between fork and exec of a process with threads may hang.
 LIMITED = (
     "import os, resource, sys\n"
@@ -94,7 +95,7 @@ def _printed(source: Source) -> BinaryIO:
         profile = folder / "profile"
         (profile / "user").mkdir(parents=True)
         (profile / "user" / "registrymodifications.xcu").write_text(SETTINGS, encoding="utf-8")
-        document = folder / f"document{_suffix(given, source.name)}"
+        document = folder / f"document{_suffix(given, source)}"
         with document.open("wb") as copy:
             shutil.copyfileobj(given, copy)
         command = [
@@ -141,15 +142,19 @@ def _run(command: list[str], folder: Path, name: str, limits: PageLimits) -> Non
         process.wait()
 
 
-def _suffix(file: BinaryIO, name: str) -> str:
-    """Return the ending that LibreOffice knows the content by. The file is left at its beginning."""
+def _suffix(file: BinaryIO, source: Source) -> str:
+    """Return the ending that LibreOffice knows the content by. The file is left at its beginning.
+
+    Raises DocumentError for what would unpack to more than a document may have.
+    """
     head = file.read(8)
     file.seek(0)
     if head[:5] == b"{\\rtf":
         return ".rtf"
     if head[:2] != b"PK":
-        return next((ending for ending in OLDER if name.lower().endswith(ending)), OLDER[0])
+        return next((ending for ending in OLDER if source.name.lower().endswith(ending)), OLDER[0])
     with zipfile.ZipFile(file) as archive:
+        _check_unpacked(source, archive)
         names = archive.namelist()
         if names[0] == "mimetype":
             kind = archive.read(names[0]).decode("ascii", "replace").rpartition(".")[2].partition("-")[0]
@@ -158,3 +163,12 @@ def _suffix(file: BinaryIO, name: str) -> str:
             suffix = next(ending for start, ending in FOLDERS.items() if any(each.startswith(start) for each in names))
     file.seek(0)
     return suffix
+
+
+def _check_unpacked(source: Source, archive: zipfile.ZipFile) -> None:
+    members = [info for info in archive.infolist() if info.file_size]
+    if len(members) > source.limits.max_members:
+        raise too_many_members(source.name, len(members), source.limits)
+    for info in members:
+        check_size(f"{source.name} ({info.filename[:80]})", info, source.limits)
+    check_total(source.name, sum(info.file_size for info in members), source.limits)

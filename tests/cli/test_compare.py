@@ -98,7 +98,7 @@ def test_planted_errors_are_found(run: Run, models: list[Scripted], tmp_path: Pa
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(
     run: Run, models: list[Scripted], tmp_path: Path
 ) -> None:
-    """The interruption comes while the new model reads its third document; outputs lie among the documents, as does the schema."""
+    """It comes while the new model reads its third document; outputs and the schema lie among the documents."""
 
     def interrupting(images: list[Any], params: Any) -> dict[str, Any]:
         if len(models[1].asked) == 3:
