@@ -170,11 +170,12 @@ def with_model(folder: Path, count: int, name: str) -> list[str]:
         lines = [f"{count} pages, {name}: {seconds / count:.1f} s for a page's vector.", ""]
         lines += ["| ranked by | R@1 | MRR |", "| --- | --- | --- |"]
         with Searcher(folder) as searcher:
-            near = nearest_pages(model, searcher)
             ways: dict[str, Callable[[str], list[int]]] = {
                 "words": lambda text: [hit.page for hit in searcher.search(text).hits],
-                "vectors": lambda text: [page for page, _ in near(parse(text))],
-                "both": lambda text: [hit.page for hit in searcher.search(text, vectors=near).hits],
+                "vectors": lambda text: [page for page, _ in nearest_pages(model, searcher, text)(parse(text))],
+                "both": lambda text: [
+                    hit.page for hit in searcher.search(text, vectors=nearest_pages(model, searcher, text)).hits
+                ],
                 "words, reranked": lambda text: [
                     hit.page for hit in rerank(model, searcher, text, searcher.search(text, limit=5).hits, budget)
                 ],

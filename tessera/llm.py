@@ -328,10 +328,10 @@ class LLM(ChatModel):
 
     locate.__doc__ = ChatModel.locate.__doc__
 
-    def embed(self, messages: Conversation) -> list[float] | None:
+    def embed(self, messages: Conversation, *, cache_salt: str = "") -> list[float] | None:
         prompt = self.prepare(messages)
         wanted = StatePrompt(prompt.ids, prompt.images)
-        for delta in self.start(wanted, SamplingParams(max_tokens=1)):
+        for delta in self.start(wanted, SamplingParams(max_tokens=1), cache_salt=cache_salt):
             if delta.error is not None:
                 raise delta.error
         return wanted.states[0]

@@ -7,20 +7,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.chat import ChatModel
 from tessera.cli.session import NANO_NOTE, say
 from tessera.documents.api import budget_of
 from tessera.errors import UsageError
+from tessera.search.assisted import search_assisted
 from tessera.search.found import Found, Hit
 from tessera.search.query import parse
-from tessera.search.rerank import MAX_RERANKED, rerank
+from tessera.search.rerank import MAX_RERANKED
 from tessera.search.searcher import Searcher
 from tessera.search.shape import found_object
 from tessera.search.store import NAME, index_of
-from tessera.search.vectors import nearest_pages
 from tessera.shelf import BUNDLED, data_folder
 from tessera.sources import printable
 
@@ -106,16 +106,13 @@ def run_search(text: str, index: Path | None, given: Searching) -> int:
 
 
 def _with_model(searcher: Searcher, text: str, given: Searching) -> Found:
-    """Search with what a model adds: vectors, or its judgement of the first pages."""
+    """Search with what a model adds."""
     parse(text)  # mistakes show before a model is loaded
-    limit = max(given.limit, MAX_RERANKED) if given.rerank else given.limit
     with opened_model(given.model, given.endpoint) as model:
-        ranked = nearest_pages(model, searcher) if given.vectors else None
-        found = searcher.search(text, limit=limit, offset=given.offset, vectors=ranked)
-        if given.rerank:
-            hits = rerank(model, searcher, text, found.hits, budget_of(model))[: given.limit]
-            found = replace(found, hits=hits, has_more=found.total > given.offset + len(hits))
-    return found
+        return search_assisted(
+            searcher, text, model, budget_of(model), limit=given.limit, offset=given.offset, vectors=given.vectors,
+            judged=MAX_RERANKED if given.rerank else 0,
+        )  # fmt: skip
 
 
 def _shown(hit: Hit, number: int, *, explain: bool) -> str:

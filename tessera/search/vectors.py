@@ -21,7 +21,7 @@ from tessera.documents.page import Page
 from tessera.documents.plan import Budget
 from tessera.errors import MissingExtraError, UsageError
 from tessera.messages import Image, Message
-from tessera.search.query import Query
+from tessera.search.query import Query, parse
 from tessera.search.searcher import CANDIDATES, Searcher
 
 ASK_IMAGE, ASK_TEXT = "Summary of the page above in one word:", "Summary of the sentence above in one word:"
@@ -179,15 +179,29 @@ def vector_of_text(model: ChatModel, text: str) -> Vector:
     return _vector(model, (text, ASK_TEXT))
 
 
-def nearest_pages(model: ChatModel, searcher: Searcher) -> Callable[[Query], list[tuple[int, float]]]:
-    """Return what ranks an index's pages by a query's vector. Raises UsageError without vectors of this model."""
+def maker_of_vectors(searcher: Searcher) -> str | None:
+    """The fingerprint of the model that an index's vectors are of; None without any."""
     known = searcher.connection.execute("SELECT value FROM facts WHERE name = 'vectors'").fetchone()
-    if known is None:
-        raise UsageError("the index has no vectors; make them with `tessera index FOLDER --vectors -m MODEL`.")
-    if known[0] != model.fingerprint:
-        raise UsageError("the index's vectors are of another model; search with that one (-m), or index anew.")
-    store = SqliteVectors(searcher.connection)
-    return lambda query: store.search(vector_of_text(model, query.plain), CANDIDATES)
+    return None if known is None else str(known[0])
+
+
+def nearest_pages(model: ChatModel, searcher: Searcher, text: str) -> Callable[[Query], list[tuple[int, float]]]:
+    """Return what ranks an index's pages by the vector of this query. Raises UsageError without vectors of this model.
+
+    The model is asked at once, so that its time is none of the search's.
+    """
+    maker = maker_of_vectors(searcher)
+    if maker is None:
+        raise UsageError(
+            "the index has no vectors; make them with `tessera index FOLDER --vectors -m MODEL`.", param="vectors"
+        )
+    if maker != model.fingerprint:
+        raise UsageError(
+            "the index's vectors are of another model; search with that one (-m), or index anew.", param="vectors"
+        )
+    store, query = SqliteVectors(searcher.connection), parse(text)
+    vector = vector_of_text(model, query.plain) if query.wanted else None
+    return lambda query: [] if vector is None else store.search(vector, CANDIDATES)
 
 
 def _vector(model: ChatModel, parts: tuple[str | Image, ...]) -> Vector:

@@ -146,6 +146,15 @@ class ServedModel(ChatModel):
             return None
         return self.backend.llm.locate(messages, reply, spans, heads, adapter=self.adapter)
 
+    def embed(self, messages: Conversation) -> list[float] | None:
+        if not isinstance(self.backend, LocalBackend) or self.stopped():
+            return None
+        return self.backend.llm.embed(messages, cache_salt=self.salt)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.backend.llm.fingerprint if isinstance(self.backend, LocalBackend) else self.model_name
+
     @property
     def _most(self) -> int:
         return MAX_PAGES_AHEAD if self.gate is None else MAX_AHEAD

@@ -243,6 +243,9 @@ class Settings(BaseModel):
     index: OptionalPath = _field(
         None, "Files", "An archive that `tessera index` made, for /search: its folder or its file; unset: no search."
     )
+    max_reranked: Count = _field(
+        20, "Files", "Pages of a search that the model may judge (`rerank`); 0: searches never ask it.", ge=0, le=20
+    )
 
     allowed_local_media_path: OptionalPath = _field(None, "Images", "Clients may name the files below this folder.")
     allowed_media_domains: Several | None = _field(None, "Images", "Hosts that images may come from; unset: any.")

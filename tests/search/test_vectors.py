@@ -114,7 +114,7 @@ def test_pages_are_ranked_by_vectors_beside_words(tmp_path: Path) -> None:
     scanned(tmp_path)
     model = Embedding([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
     with Searcher(tmp_path) as searcher, pytest.raises(UsageError, match="the index has no vectors"):
-        nearest_pages(model, searcher)
+        nearest_pages(model, searcher, "acme")
     with writing(tmp_path / NAME, tmp_path) as connection:
         counts = Counts()
         reader = Reader(model, "scripted", Options())
@@ -124,7 +124,7 @@ def test_pages_are_ranked_by_vectors_beside_words(tmp_path: Path) -> None:
         job.embed()
         assert counts.vectors == 3  # all have one
     with Searcher(tmp_path) as searcher:
-        found = searcher.search("ccc -croissants", vectors=nearest_pages(model, searcher))
+        found = searcher.search("ccc -croissants", vectors=nearest_pages(model, searcher, "ccc -croissants"))
         assert [hit.file for hit in found.hits] == ["letter.pdf", "acme.pdf"]  # the bakery's page has croissants
         assert [part.list for part in found.hits[0].parts] == ["vectors"]
         assert found.hits[0].parts[0].score == pytest.approx(1.0)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image as PILImage
 
+from tessera.documents.api import budget_of
+from tessera.search.assisted import search_assisted
 from tessera.search.query import MAX_QUERY
+from tessera.search.searcher import Searcher
+from tessera.search.store import NAME
+from tessera.search.vectors import vector_of_text
+from tessera.server.errors import BadRequestError
+from tessera.server.routes import search as search_route
 from tests.search.archive import ACME, BAKERY, LETTER, pdf, put, scanned
 from tests.server.conftest import Running, run_server
 from tests.server.pages import expect, launched, needs_chromium, watched_pages
@@ -20,34 +31,46 @@ PATIENCE_S = 60  # a busy machine is slow, not wrong
 SECOND = ("Terms of Acme Tools", "Payment within thirty days of the date of the invoice")
 
 
+class Searching:
+    """A server, and the file of its index."""
+
+    def __init__(self, running: Running, index: Path) -> None:
+        self.running, self.index = running, index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.running, name)
+
+
 @pytest.fixture(scope="module")
-def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searching]:
     """A server with an archive of four pages."""
     folder = tmp_path_factory.mktemp("archive")
     put(folder, acme=pdf(ACME, SECOND), bakery=pdf(BAKERY), letter=pdf(LETTER), odd=pdf(("<b>bold</b> & more words",)))
     scanned(folder)
     running = run_server(index=folder)
-    yield running
+    yield Searching(running, folder / NAME)
     running.stop()
 
 
-def get(running: Running, path: str, **query: Any) -> httpx2.Response:
+def get(running: Running | Searching, path: str, **query: Any) -> httpx2.Response:
     return running.get(path, params=query)
 
 
-def first(running: Running, text: str) -> dict[str, Any]:
+def first(running: Searching, text: str) -> dict[str, Any]:
     found: dict[str, Any] = get(running, "/v1/search", q=text).json()["data"][0]
     return found
 
 
-def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Running) -> None:
+def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Searching) -> None:
     told = get(searching, "/v1/search", q="croisants zurich").json()
     (hit,) = told["data"]
     assert (hit["file"], hit["number"], hit["count"]) == ("bakery.pdf", 1, 1)
     assert [piece["text"] for piece in hit["snippet"] if piece["hit"]] == ["Zürich", "croissants"]
     assert [part["list"] for part in hit["parts"]] == ["text", "similar"]
     assert "few pages or none have 'croisants', so croissants count as well" in told["notes"]
-    assert get(searching, "/v1/search/about").json() == {"files": 4, "pages": 5, "fields": []}
+    assert get(searching, "/v1/search/about").json() == {
+        "files": 4, "pages": 5, "fields": [], "vectors": False, "max_reranked": 20,
+    }  # fmt: skip
     told = get(searching, "/v1/search", q="file:*.pdf", limit=2, offset=1).json()
     assert (len(told["data"]), told["total"], told["has_more"]) == (2, 5, True)
 
@@ -60,6 +83,9 @@ def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Running)
         ("", {"q": "total:>5"}, 400, "asks for a field total"),
         ("", {"q": "x", "limit": "0"}, 400, "between 1 and 100"),
         ("", {"q": "x", "order": "asc"}, 400, "'order' is not known here"),
+        ("", {"q": "x", "rerank": "1"}, 400, "must be one of true, false"),
+        ("", {"q": "x", "vectors": "true"}, 400, "the index has no vectors"),
+        ("", {"q": 'one "two', "rerank": "true"}, 400, "the quote at character 5 is not closed"),
         ("", {"q": "x" * 600}, 400, "more than 512 characters"),
         ("", {"q": "x" * 501}, 400, "the limit is 500"),
         ("/pages/999", {}, 404, "the index has no page"),
@@ -68,13 +94,58 @@ def test_a_query_is_answered_with_pages_snippets_and_reasons(searching: Running)
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_mistakes_are_named(searching: Running, path: str, query: dict[str, str], status: int, says: str) -> None:
+def test_mistakes_are_named(searching: Searching, path: str, query: dict[str, str], status: int, says: str) -> None:
     answer = searching.get(f"/v1/search{path}", params=query)
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
 
 
-def test_a_page_has_its_boxes_its_image_and_its_thumbnail(searching: Running) -> None:
+def test_the_model_judges_the_first_pages(searching: Searching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `search_assisted` orders them with the same model; if the time is over, as words do, which is said."""
+    told = get(searching, "/v1/search", q="acme", rerank="true", limit=2).json()
+    with Searcher(searching.index) as searcher:
+        budget = budget_of(searching.llm)
+        wanted = search_assisted(searcher, "acme", searching.llm, budget, limit=2, judged=20)
+    assert [hit["page"] for hit in told["data"]] == [hit.page for hit in wanted.hits]
+    assert [hit["relevance"] for hit in told["data"]] == pytest.approx([hit.relevance for hit in wanted.hits], abs=1e-3)
+    assert (told["total"], told["has_more"]) == (3, True)
+    rest = get(searching, "/v1/search", q="acme", rerank="true", limit=2, offset=2).json()["data"]
+    relevances = [hit["relevance"] for hit in [*told["data"], *rest]]
+    assert relevances == sorted(relevances, reverse=True)
+    monkeypatch.setattr(search_route, "ASKING_S", 0.0)
+    late = get(searching, "/v1/search", q="acme", rerank="true").json()
+    assert "did not judge the pages" in late["notes"][-1]
+    assert [hit["relevance"] for hit in late["data"]] == [None] * 3
+
+
+def test_vectors_of_the_served_model_are_asked_for(searching: Searching) -> None:
+    """Every page has the same vector but one, which has the query's own: that one is nearest."""
+    before = searching.index.read_bytes()
+    here = vector_of_text(searching.llm, "spanners")
+    try:
+        with sqlite3.connect(searching.index) as connection:
+            connection.execute("INSERT INTO facts VALUES ('vectors', ?)", (searching.llm.fingerprint,))
+            for (page,) in connection.execute("SELECT id FROM pages").fetchall():
+                vector = here if page == 3 else -here
+                connection.execute("INSERT INTO vectors VALUES (?, ?)", (page, vector.astype("<f2").tobytes()))
+        assert get(searching, "/v1/search/about").json()["vectors"] is True
+        hits = get(searching, "/v1/search", q="spanners", vectors="true").json()["data"]
+        assert (hits[0]["page"], hits[0]["parts"][0]["list"]) == (3, "vectors")
+        assert hits[0]["parts"][0]["score"] == pytest.approx(1, abs=0.01)
+    finally:
+        searching.index.write_bytes(before)
+
+
+def test_an_operator_may_keep_searches_from_the_model(searching: Searching) -> None:
+    given = {"limit": 1, "offset": 0, "vectors": True, "judged": 0}
+    handlers: Any = SimpleNamespace(settings=SimpleNamespace(max_reranked=0), backend=None)
+    request: Any = None
+    with pytest.raises(BadRequestError, match="max_reranked is 0") as refused:
+        asyncio.run(search_route._assisted(search_route.Archive(None), handlers, request, "x", given))
+    assert refused.value.param == "vectors"
+
+
+def test_a_page_has_its_boxes_its_image_and_its_thumbnail(searching: Searching) -> None:
     page = first(searching, "croissants")["page"]
     told = get(searching, f"/v1/search/pages/{page}", q="croissants").json()
     assert (told["box_source"], len(told["boxes"])) == ("text", 1)
@@ -111,7 +182,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any, searching: Running) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, searching: Searching) -> Iterator[Callable[..., Any]]:
     with watched_pages(browser, searching.url, patience_s=PATIENCE_S) as open_page:
 
         def opened(query: str = "", **options: Any) -> Any:
@@ -123,7 +194,7 @@ def open_page(browser: Any, searching: Running) -> Iterator[Callable[..., Any]]:
 
 
 @needs_chromium
-def test_the_chat_leads_to_the_search_if_there_is_an_index(open_page: Callable[..., Any], searching: Running) -> None:
+def test_the_chat_leads_to_the_search_if_there_is_an_index(open_page: Callable[..., Any], searching: Searching) -> None:
     page = open_page(viewport={"width": 390, "height": 800})
     page.goto(searching.url)
     link = page.get_by_role("link", name="Search")
@@ -162,6 +233,22 @@ def test_a_query_shows_pages_and_opens_one_with_its_hits_marked(open_page: Calla
     expect(page.locator(".viewer")).to_be_hidden()
     page.go_back()
     expect(page.locator(".hit")).to_have_count(0)
+
+
+@needs_chromium
+def test_the_model_may_be_asked_as_well(open_page: Callable[..., Any]) -> None:
+    page = open_page("?q=acme")
+    page.locator(".hit").first.wait_for()
+    expect(page.get_by_label("Also by likeness")).to_be_hidden()  # there are no vectors
+    page.get_by_label("The model judges the first pages").check()
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator(".hit .why li").first).to_have_text(re.compile(r"the model says yes: \d+ %"))
+    assert page.url.endswith("/search?q=acme&rerank=true")
+    page.reload()
+    expect(page.get_by_label("The model judges the first pages")).to_be_checked()
+    expect(page.locator(".hit .why li").first).to_have_text(re.compile("the model says yes"))
+    page.go_back()
+    expect(page.get_by_label("The model judges the first pages")).not_to_be_checked()
 
 
 @needs_chromium

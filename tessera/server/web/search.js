@@ -19,6 +19,7 @@ const HELP = [
   ["date:2026-03 total:50..90", "a month, a day or a year; a range"],
   ["file:*.pdf page:1", "by file and page"],
 ];
+const HELPS = ["rerank", "vectors"]; // what a model adds, as the address has it
 const LISTS = { text: "words", similar: "similar words", name: "file name", vectors: "likeness", filters: "filters" };
 
 let key = null;
@@ -52,10 +53,10 @@ async function search(offset = 0) {
   const mine = ++turn;
   byId("error").textContent = "";
   if (!text) return showStart();
-  byId("state").textContent = "Searching…";
+  byId("state").textContent = byId("rerank").checked ? "The model reads the first pages…" : "Searching…";
   byId("more").hidden = true;
   try {
-    const found = await json(`v1/search?${new URLSearchParams({ q: text, limit: AT_ONCE, offset })}`);
+    const found = await json(`v1/search?${new URLSearchParams({ q: text, limit: AT_ONCE, offset, ...chosenHelp() })}`);
     if (mine !== turn) return;
     asked = text;
     if (offset === 0) {
@@ -78,6 +79,13 @@ async function search(offset = 0) {
   }
   byId("query").removeAttribute("aria-invalid");
 }
+
+/** What the model is asked beside the words. */
+function chosenHelp() {
+  return Object.fromEntries(HELPS.filter((name) => byId(name).checked).map((name) => [name, "true"]));
+}
+
+const asAddress = (text) => (text ? new URLSearchParams({ q: text, ...chosenHelp() }).toString() : "");
 
 function tellState(found) {
   const seconds = found.seconds < 0.1 ? `${Math.max(1, Math.round(1000 * found.seconds))} ms` : `${found.seconds.toFixed(1)} s`;
@@ -102,6 +110,7 @@ function card(hit, index) {
 /** Where the score is from. */
 function why(hit) {
   const parts = hit.parts.map(({ list, rank, about }) => element("li", {}, `${LISTS[list] ?? list}: place ${rank}`, about ? foreign(` (${about})`) : null));
+  if (hit.relevance !== null) parts.unshift(element("li", {}, `the model says yes: ${(100 * hit.relevance).toFixed(0)} %`));
   return element("details", { class: "why" }, element("summary", {}, `Score ${hit.score.toFixed(4)}`), element("ul", {}, ...parts));
 }
 
@@ -216,6 +225,17 @@ function askKey(message = "") {
 
 const fromAddress = () => new URLSearchParams(location.search).get("q") ?? "";
 
+function offerHelp(about) {
+  byId("rerank-label").hidden = !about.max_reranked;
+  byId("vectors-label").hidden = !about.max_reranked || !about.vectors;
+  byId("model-help").hidden = byId("rerank-label").hidden;
+}
+
+function readHelp() {
+  const given = new URLSearchParams(location.search);
+  for (const name of HELPS) byId(name).checked = given.get(name) === "true" && !byId(`${name}-label`).hidden;
+}
+
 async function start() {
   byId("key-form").hidden = true;
   watcher ??= new IntersectionObserver((entries) => {
@@ -233,6 +253,8 @@ async function start() {
     const about = await json("v1/search/about");
     byId("about").textContent = `${plural(about.pages, "page")} of ${plural(about.files, "file")}`;
     offerFilters(about.fields);
+    offerHelp(about);
+    readHelp();
     byId("query").value = fromAddress();
     byId("query").focus();
     await search();
@@ -247,11 +269,13 @@ async function start() {
 byId("query-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = byId("query").value.trim();
-  if (text !== fromAddress()) history.pushState(null, "", text ? `?${new URLSearchParams({ q: text })}` : location.pathname);
+  const address = asAddress(text);
+  if (address !== new URLSearchParams(location.search).toString()) history.pushState(null, "", address ? `?${address}` : location.pathname);
   search();
 });
 addEventListener("popstate", () => {
   byId("query").value = fromAddress();
+  readHelp();
   search();
 });
 byId("more").addEventListener("click", () => search(hits.length));
