@@ -116,6 +116,7 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # for all the prompt's tokens, if requested
     error: TesseraError | None = None  # why the reply failed, with the finish reason "error"
     stop_string: str | None = None  # the one that ended the reply
+    reasoning: str = ""  # what the model thought before it answered, where a server tells it apart
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     stop_string: str | None = None  # the one that ended the reply
+    reasoning: str = ""  # what the model thought before it answered, where a server tells it apart
 
     def __str__(self) -> str:
         return self.text
@@ -153,6 +155,7 @@ class Completion:
             tool_calls=tuple(call for delta in deltas for call in delta.tool_calls),
             prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
             stop_string=last.stop_string,
+            reasoning="".join(delta.reasoning for delta in deltas),
         )
 
 

@@ -208,11 +208,12 @@ class _Reply:
                 piece = choice.get("delta") or choice.get("message") or {}
                 self.calls.add(_objects(piece.get("tool_calls")))
                 text, logprobs = piece.get("content") or "", logprobs_of(choice.get("logprobs"))
-                if not isinstance(text, str):
+                thought = piece.get("reasoning_content") or piece.get("reasoning") or ""
+                if not isinstance(text, str) or not isinstance(thought, str):
                     raise EndpointError(NOT_OPENAI)
-                if text or logprobs:
+                if text or logprobs or thought:
                     self.first = self.first or time.perf_counter()
-                    yield Delta(text, logprobs=logprobs)
+                    yield Delta(text, logprobs=logprobs, reasoning=thought)
         if reason is None:
             raise EndpointError(f"the reply of {self.url} broke off; ask again.")
         now = time.perf_counter()

@@ -35,6 +35,7 @@ from tessera.server.schemas import Sampling, StreamOptions
 from tessera.server.settings import Settings
 from tessera.server.stream import EventStream, client_left
 from tessera.server.structured import uses_deprecated
+from tessera.server.thoughts import ThoughtReader
 from tessera.server.translate import choices_of
 from tessera.server.wire import usage_object
 from tessera.tool_calls import ToolCallReader
@@ -99,11 +100,14 @@ class Handlers:
         request: Request,
         *,
         truncate: bool = False,
+        thoughts: bool = False,
     ) -> tuple[int, Replies]:
-        """Start a chat; return the prompt's length and the replies."""
+        """Start a chat; return the prompt's length and the replies, their `thoughts` apart if that is wanted."""
         preparing = self.backend.prepare(messages, params, tools, self._salt(body, request), truncate=truncate)
         prompt, params = await unless_left(request, preparing)
-        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
+        kind: type[ToolCallReader | ThoughtReader] | None = ThoughtReader if thoughts else None
+        kind = ToolCallReader if tools.definitions else kind  # the grammar of tools leaves no room for thoughts
+        reader = None if kind is None else (lambda _: kind(self.backend.tokenizer))
         return len(prompt.ids), self.start([prompt], params, body, request, reader)
 
     def start(
@@ -176,7 +180,7 @@ class Handlers:
                     if delta.error is not None:
                         self._ended(delta, request)
                         raise delta.error
-                    if delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason:
+                    if delta.text or delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason:
                         yield events.delta(index, delta, usage_object(usages) if shown else None)
                     if delta.finish_reason:
                         self._ended(delta, request)

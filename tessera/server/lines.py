@@ -25,6 +25,7 @@ from tessera.server.handlers import check_request
 from tessera.server.names import Names
 from tessera.server.routes.chat import chat_completion, chat_sampling, conversation_of, tools_of
 from tessera.server.schemas import ChatRequest
+from tessera.server.thoughts import without_thoughts
 from tessera.server.translate import choices_of
 from tessera.server.validation_words import describe_mistake
 from tessera.server.wire import json_text, logprobs_object
@@ -142,6 +143,8 @@ class Rows:
             ))
             for choice, each in enumerate(completions)
         ]  # fmt: skip
+        if self.tokenizer is not None:
+            named = [without_thoughts(each, self.tokenizer) for each in named]
         model = self.names.stated(line.body.get("model"))
         body = chat_completion(reply_id, model, named, None) | {"created": self.created}
         if logprobs:

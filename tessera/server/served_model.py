@@ -30,6 +30,7 @@ from tessera.errors import EngineBusyError, EngineDeadError, TesseraError
 from tessera.messages import parse_messages
 from tessera.sampling import SamplingParams
 from tessera.server.backend import Backend, LocalBackend
+from tessera.server.thoughts import ThoughtReader
 from tessera.tool_calls import ToolCallReader
 
 POLL_S = 0.02  # between two looks whether there is room
@@ -100,7 +101,7 @@ class ServedModel(ChatModel):
                 raise reply
             yield Delta(
                 text=reply.text, token_ids=reply.token_ids, logprobs=reply.logprobs, finish_reason=reply.finish_reason,
-                usage=reply.usage, timings=reply.timings, tool_calls=reply.tool_calls,
+                usage=reply.usage, timings=reply.timings, tool_calls=reply.tool_calls, reasoning=reply.reasoning,
             )  # fmt: skip
 
     def each(
@@ -206,8 +207,9 @@ class ServedModel(ChatModel):
     async def _completion(self, messages: Conversation, params: SamplingParams, tools: Tools) -> Completion:
         params = replace(params, adapter=params.adapter or self.adapter)
         prompt, wanted = await self.backend.prepare(parse_messages(messages), params, tools, self.salt)
-        reader = (lambda _: ToolCallReader(self.backend.tokenizer)) if tools.definitions else None
-        replies = self.backend.start([(prompt, wanted)], cache_salt=self.salt, reader=reader)
+        tokenizer = self.backend.tokenizer
+        kind: type[ToolCallReader | ThoughtReader] = ToolCallReader if tools.definitions else ThoughtReader
+        replies = self.backend.start([(prompt, wanted)], cache_salt=self.salt, reader=lambda _: kind(tokenizer))
         deltas: list[Delta] = []
         gate = self.gate or Gate(self.backend)
         gate.num_beginning += 1  # only in the event loop

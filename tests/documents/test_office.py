@@ -238,7 +238,7 @@ def test_documents_that_take_too_long_or_are_none_are_rows(tmp_path: Path) -> No
     told = f'<!DOCTYPE l [<!ENTITY a0 "lol">{entities}]><w:document {WORD}><w:body>{line("&a9;")}</w:body></w:document>'
     with zipfile.ZipFile(
         written(tmp_path / "c.docx", docx("").replace(b"word/document.xml", b"word/documen_.xml")), "a"
-    ) as archive:  # noqa: E501
+    ) as archive:
         archive.writestr("word/document.xml", told)
     (row,) = read_pages(tmp_path / "c.docx")
     assert isinstance(row, PageError)

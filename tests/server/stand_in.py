@@ -109,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             while not self.server.go_on.wait(0.02):
                 yield _chunk({"content": "tick "}, [_logprob("tick ", 0.99)])
             return
+        if word == "think":
+            yield _chunk({"reasoning_content": "Two <b>and</b>"}) + _chunk({"reasoning_content": " two."})
         if word in self.server.answers:
             yield _chunk({"content": self.server.answers[word]})
         else:

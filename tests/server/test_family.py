@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tessera.chat import Completion, Delta, Timings, Usage
+from tessera.client import Client
+from tessera.sampling import Grammar
+from tessera.server.lines import Line, Rows
+from tessera.server.names import Names
+from tessera.server.routes import chat
+from tessera.server.thoughts import ThoughtReader, without_thoughts
 from tessera.summary import describe
 from tessera.weights.convert import convert
-from tests.server.conftest import asking, run_server
+from tests.server.conftest import Running, asking, run_server
 from tests.tokenizers import NANO, ours, tekken
 from tests.weights.checkpoints import TIED, write_mistral_folder
 
@@ -39,6 +48,91 @@ def test_ministral_is_described_served_and_asked(layout: str, tmp_path: Path) ->
         running.stop()
     assert response.status_code == 200, response.text
     assert response.json()["usage"]["completion_tokens"] == 3
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = run_server(model=str(write_ministral(tmp_path_factory.mktemp("ministral") / "own")), device="cpu")
+    yield running
+    running.stop()
+
+
+def thought(running: Running, monkeypatch: pytest.MonkeyPatch, reply: str) -> None:
+    """Make every chat reply this one: marks by name, and text in quotes, as tokens of a grammar."""
+    lark = reply
+    for mark in ("[THINK]", "[/THINK]"):
+        lark = lark.replace(mark, f"<[{running.llm.tokenizer.special_id(mark)}]>")
+    forced = Grammar("tool_calls", f"start: {lark}")  # the one kind that may name tokens
+    sampled = chat.chat_sampling
+    monkeypatch.setattr(chat, "chat_sampling", lambda body: dataclasses.replace(sampled(body), grammar=forced))
+
+
+def streamed(running: Running, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = running.post("/v1/chat/completions", {**body, "stream": True}).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    return [event["choices"][0]["delta"] for event in events if event["choices"]]
+
+
+ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "temperature": 0}
+
+
+def test_thoughts_are_apart_from_the_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    thought(thinking, monkeypatch, '[THINK] "Two and two. É" [/THINK] "It is 4."')
+    whole = thinking.post("/v1/chat/completions", {**ASKED, "logprobs": True}).json()["choices"][0]
+    assert (whole["message"]["content"], whole["finish_reason"]) == ("It is 4.", "stop")
+    assert whole["message"]["reasoning_content"] == whole["message"]["reasoning"] == "Two and two. É"
+    assert b"".join(bytes(each["bytes"]) for each in whole["logprobs"]["content"]).decode() == "Two and two. ÉIt is 4."
+    deltas = streamed(thinking, {**ASKED, "stop": ["K]X"]})  # for which the end of a mark is held back
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Two and two. É"
+    assert "".join(delta.get("content", "") for delta in deltas) == "It is 4."
+    first_text = next(place for place, delta in enumerate(deltas) if delta.get("content"))
+    assert not any("reasoning" in delta for delta in deltas[first_text:])
+    with Client(thinking.url) as client:
+        reply = client.chat(ASKED["messages"])
+    assert (reply.text, reply.reasoning) == ("It is 4.", "Two and two. É")
+
+
+def test_a_thought_that_is_cut_is_no_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    thought(thinking, monkeypatch, '[THINK] "One, two, three, four, five" [/THINK] "6"')
+    whole = thinking.post("/v1/chat/completions", {**ASKED, "max_tokens": 5}).json()["choices"][0]
+    assert (whole["message"]["content"], whole["finish_reason"]) == ("", "length")
+    assert "One, two, three, four, five".startswith(whole["message"]["reasoning_content"])
+
+
+def test_marks_as_ordinary_text_are_part_of_the_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "It writes [THINK] and then [/THINK]."
+    forced = Grammar("tool_calls", f"start: {json.dumps(said)}")
+    sampled = chat.chat_sampling
+    monkeypatch.setattr(chat, "chat_sampling", lambda body: dataclasses.replace(sampled(body), grammar=forced))
+    message = thinking.post("/v1/chat/completions", ASKED).json()["choices"][0]["message"]
+    assert (message["content"], "reasoning" in message) == (said, False)
+    assert "".join(delta.get("content", "") for delta in streamed(thinking, ASKED)) == said
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_however_the_text_is_cut_the_thoughts_are_the_same(size: int) -> None:
+    """Tokens may come before their text, as with stop strings; two thoughts, and an end without a beginning."""
+    tokenizer = ours("v13")
+    opening, closing = (tokenizer.special_id(mark) or 0 for mark in ("[THINK]", "[/THINK]"))
+    text = "a[/THINK]b[THINK]c [THIN d[/THINK]e[THINK]f"
+    ids = (closing, opening, closing, opening)
+    reader = ThoughtReader(tokenizer)
+    parts = [text[place : place + size] for place in range(0, len(text), size)]
+    deltas = [reader.read(Delta(part, ids if not place else ())) for place, part in enumerate(parts)]
+    deltas.append(reader.read(Delta("", finish_reason="stop")))
+    assert "".join(delta.text for delta in deltas) == "abe"
+    assert "".join(delta.reasoning for delta in deltas) == "c [THIN df"
+
+
+def test_a_batch_has_the_thoughts_apart_too() -> None:
+    tokenizer = ours("v13")
+    opening, closing = (tokenizer.special_id(mark) or 0 for mark in ("[THINK]", "[/THINK]"))
+    said = Completion("[THINK]hm[/THINK]4", "stop", Usage(), Timings(), "m", (opening, 1000, closing, 1001))
+    rows = Rows("job", 0, Names(("m",)), tokenizer)
+    told = json.loads(rows.answered(Line(1, "a", {}), [said], logprobs=False))
+    message = told["response"]["body"]["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("4", "hm")
+    assert without_thoughts(without_thoughts(said, tokenizer), tokenizer).text == "4"
 
 
 def test_marks_of_reasoning_are_shown() -> None:

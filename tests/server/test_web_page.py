@@ -174,6 +174,17 @@ def test_an_answer_streams_and_the_request_is_whole(page: Any, server: StandIn) 
     ]  # fmt: skip
 
 
+def test_thoughts_are_folded_away_above_the_answer(page: Any, server: StandIn) -> None:
+    server.answers["think"] = "It is 4."
+    ask(page, "think hard")
+    expect(answer(page).locator(".body")).to_have_text("It is 4.")
+    thoughts = answer(page).locator(".thoughts")
+    expect(thoughts.locator("p")).to_be_hidden()
+    thoughts.locator("summary").click()
+    expect(thoughts.locator("p")).to_have_text("Two <b>and</b> two.")
+    expect(thoughts.locator("p")).to_be_visible()
+
+
 def test_a_question_waits_for_images_that_are_being_read(page: Any, server: StandIn) -> None:
     """Enter pressed at once must neither lose the image nor, if it is none, send the question without it."""
     page.evaluate("""() => {

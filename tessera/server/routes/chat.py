@@ -34,7 +34,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         messages, params, tools = conversation_of(body), chat_sampling(body), tools_of(body)
         messages = await handlers.with_pages(messages, request)
         with field_named("messages"):
-            num_tokens, replies = await handlers.start_chat(messages, params, tools, body, request)
+            num_tokens, replies = await handlers.start_chat(messages, params, tools, body, request, thoughts=True)
         reply_id, model = new_id("chatcmpl"), handlers.names.stated(body.model)
         tokenizer = handlers.backend.tokenizer if body.logprobs else None
         if body.stream:
@@ -107,9 +107,15 @@ def chat_completion(
 def _reply_message(completion: Completion) -> dict[str, Any]:
     """The assistant's message. With calls, empty text stays "", as in Mistral's API: a client fails on null there."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
+    message |= reasoning_fields(completion.reasoning)
     if completion.tool_calls:
         message["tool_calls"] = [call_object(call) for call in completion.tool_calls]
     return message
+
+
+def reasoning_fields(reasoning: str) -> dict[str, str]:
+    """What a model thought, under vLLM's name and its newer one; nothing of a model that did not think."""
+    return {"reasoning_content": reasoning, "reasoning": reasoning} if reasoning else {}
 
 
 class ChatEvents(ChunkEvents):
@@ -124,8 +130,9 @@ class ChatEvents(ChunkEvents):
 
     def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
         events = b""
-        if delta.text or delta.logprobs:
-            choice = _chat_choice(index, {"content": delta.text})
+        if delta.text or delta.reasoning or delta.logprobs:
+            text = {} if delta.reasoning and not delta.text else {"content": delta.text}
+            choice = _chat_choice(index, {**reasoning_fields(delta.reasoning), **text})
             if self._tokenizer and delta.logprobs:
                 choice["logprobs"] = logprobs_object(delta.logprobs, self._tokenizer)
             events += self._event([choice], None if delta.finish_reason else usage)

@@ -129,11 +129,13 @@ function take(chunk, exchange, outcome, timing) {
   if (!choice) return;
   if (choice.finish_reason) outcome.reason = choice.finish_reason;
   const text = choice.delta?.content ?? "";
-  const logprobs = choice.logprobs?.content ?? [];
-  if (!text && !logprobs.length) return;
+  const thought = choice.delta?.reasoning_content ?? "";
+  const logprobs = thought ? [] : (choice.logprobs?.content ?? []); // probabilities are shown of the answer
+  if (!text && !thought && !logprobs.length) return;
   timing.last = performance.now();
   timing.first ??= timing.last;
-  exchange.add(text, logprobs);
+  if (thought) exchange.think(thought);
+  if (text || logprobs.length) exchange.add(text, logprobs);
 }
 
 /** Nothing was answered: what stood before stands again. */

@@ -41,6 +41,15 @@ export class Exchange {
     this.frame ??= requestAnimationFrame(() => this.render()); // at most once for each time the screen is drawn
   }
 
+  /** What the model thinks before it answers, folded away above the answer. */
+  think(text) {
+    if (!this.thoughts) {
+      this.thoughts = element("p", { dir: "auto" });
+      this.body.before(element("details", { class: "thoughts" }, element("summary", {}, "Thoughts"), this.thoughts));
+    }
+    this.thoughts.append(text);
+  }
+
   render() {
     clearInterval(this.clock);
     cancelAnimationFrame(this.frame);
