@@ -28,7 +28,13 @@ from tessera.shelf import SCHEMES
 from tessera.weights.fill import empty_model, linear_shapes
 from tessera.weights.source import HEAD
 
-PRECISIONS = {"bfloat16": None, "fp8": "fp8", "8 bits": "8", "4 bits": "4"}  # as `tessera quantize --bits` has them
+PRECISIONS = {
+    "bfloat16": None,
+    "fp8": "fp8",
+    "8 bits": "8",
+    "4 bits": "4",
+    "3 bits": "3",
+}  # as `tessera quantize --bits` has them
 CONTEXTS = {"4k": 4096, "32k": 32_768, "128k": 131_072}  # tokens of one chat
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` has them
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # computed at once by the engine by default
@@ -99,9 +105,9 @@ def best(config: ModelConfig, devices: Sequence[Device]) -> Best | None:
 
 
 def least_bytes(config: ModelConfig, devices: Sequence[Device]) -> int:
-    """The least bytes that any device needs: 4 bits, 4k tokens, keys and values in 8 bits."""
-    weights, context = weights_of(config, "4"), CONTEXTS["4k"]
-    return min(chat(config, weights, context, torch.int8, device).total_bytes for device in devices)
+    """The least bytes that any device needs: its fewest bits, 4k tokens, keys and values in 8 bits."""
+    least = [(device, weights_of(config, list(precisions(device).values())[-1])) for device in devices]
+    return min(chat(config, weights, CONTEXTS["4k"], torch.int8, device).total_bytes for device, weights in least)
 
 
 def chat(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype, device: Device) -> Chat:
@@ -112,8 +118,9 @@ def chat(config: ModelConfig, weights: Weights, context: int, cache: torch.dtype
 
 
 def precisions(device: Device) -> dict[str, str | None]:
-    """The precisions to report: fp8 has no CPU kernel, so its estimate would be wrong; 8 bits serve instead."""
-    return {name: bits for name, bits in PRECISIONS.items() if not (device.kind == "cpu" and bits == "fp8")}
+    """The precisions to report: those whose products the device has kernels for, so that the estimates hold."""
+    lacking = "fp8" if device.kind == "cpu" else "3"
+    return {name: bits for name, bits in PRECISIONS.items() if bits != lacking}
 
 
 @cache

@@ -26,7 +26,7 @@ ALIASES = {
     "ministral-14b": "mistralai/Ministral-3-14B-Instruct-2512",
 }
 IN_8_BIT_FLOATS = {"ministral-3b", "ministral-8b", "ministral-14b"}  # as published: not quantized to them again
-SCHEMES = {"4": "int4", "8": "int8", "fp8": "fp8"}  # by the value of `tessera quantize --bits`
+SCHEMES = {"3": "int3", "4": "int4", "8": "int8", "fp8": "fp8"}  # by the value of `tessera quantize --bits`
 SHORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 

@@ -31,7 +31,7 @@ def test_the_family_has_its_published_sizes(name: str, parameters: int) -> None:
     assert weights_of(FAMILY[name], None).total_bytes == 2 * parameters
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [3, 4, 8])
 def test_weights_are_as_large_as_the_files_that_quantizing_writes(tmp_path: Path, bits: int) -> None:
     config, tokenizer = widths("nano")
     write_random(tmp_path / "model", config, tokenizer, "tessera", bits)
@@ -53,6 +53,7 @@ def test_a_gpu_that_holds_it_is_preferred_and_a_cpu_has_no_fp8() -> None:
     assert fallen is not None
     assert fallen.device is cpu
     assert "fp8" not in precisions(cpu)
+    assert "3 bits" not in precisions(gpu)
 
 
 def test_a_image_takes_the_work_of_reading_it() -> None:

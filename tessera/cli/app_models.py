@@ -135,17 +135,21 @@ def quantize(
         typer.Argument(metavar="[FOLDER]", help="The folder to write; default: your data folder, under a short name."),
     ] = None,
     *,
-    bits: Annotated[str, typer.Option(help="Bits of the decoder's layers: 4, 8 or fp8.")] = "4",
-    head: Annotated[str, typer.Option(help="Bits of the output layer: 4, 8, fp8 or 16 (unchanged).")] = "8",
+    bits: Annotated[str, typer.Option(help="Bits of the decoder's layers: 3, 4, 8 or fp8.")] = "4",
+    head: Annotated[str, typer.Option(help="Bits of the output layer: 3, 4, 8, fp8 or 16 (unchanged).")] = "8",
     vision: Annotated[
         str,
         typer.Option(
-            "--vision-bits", "--vision", help="Bits of the vision encoder and the adapter: 4, 8, fp8 or 16 (unchanged)."
+            "--vision-bits",
+            "--vision",
+            help="Bits of the vision encoder and the adapter: 3, 4, 8, fp8 or 16 (unchanged).",
         ),
     ] = "16",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Images or samples: round 4-bit weights for these, and measure the outputs' errors."),
+        typer.Option(
+            help="Images or samples: round weights of 3 or 4 bits for these, and measure the outputs' errors."
+        ),
     ] = None,
     device: Device = "auto",
     quiet: Quiet = False,

@@ -98,7 +98,7 @@ def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[st
         most = max(each.free_bytes for each in devices)
         return [
             f"Best here: nano, the small demo model. {RECOMMENDED} needs at least {needed / 1e9:.1f} GB of",
-            f"memory (4 bits, 4k tokens) and {most / 1e9:.1f} GB is free; close other programs, or use a",
+            f"memory (3 bits, 4k tokens) and {most / 1e9:.1f} GB is free; close other programs, or use a",
             "larger machine.",
         ]
     bits = PRECISIONS[found.precision]

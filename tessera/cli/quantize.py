@@ -30,7 +30,7 @@ def run_quantize(
     destination.parent.mkdir(parents=True, exist_ok=True)
     quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
     if not quiet:
-        if calibrate is None and options.bits == "4":
+        if calibrate is None and options.bits in ("3", "4"):
             print("rounded without samples; `--calibrate FOLDER` halves the outputs' errors", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
         print(f"{before / 1e9:.3g} GB became {after / 1e9:.3g} GB", file=sys.stderr)

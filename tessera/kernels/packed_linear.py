@@ -16,7 +16,7 @@ from torch import Tensor
 from tessera.kernels import cuda
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
-from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_codes
+from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_levels
 from tessera.kernels.prefill_linear import prefill_linear
 
 # Rows of the weight that the twin dequantizes at a time: its only extra memory.
@@ -51,7 +51,7 @@ def packed_linear(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """Multiply inputs (T, K) by the weight's transpose: (T, N) in the inputs' dtype."""
     if inputs_TK.shape[1] != weight.shape[1]:
         raise ValueError(f"inputs of {inputs_TK.shape[1]} columns do not fit a weight of {weight.shape[1]} columns")
-    if cuda.serves(inputs_TK) and has_whole_parts(weight):
+    if cuda.serves(inputs_TK) and has_whole_parts(weight) and weight.bits != 3:
         from tessera.kernels import triton_packed_linear
 
         return triton_packed_linear.packed_linear(inputs_TK, weight)
@@ -125,9 +125,9 @@ def linear_int8_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     """Multiply 8-bit inputs and codes as integers, group by group, summed in float32: (T, N) float32."""
     inputs, input_scales_TG = quantize_inputs(inputs_TK)
     scales_NG, offsets_NG = group_values(weight)
-    codes = unpack_codes(weight).unflatten(-1, (-1, GROUP_COLUMNS))
+    levels = unpack_levels(weight).unflatten(-1, (-1, GROUP_COLUMNS))
     # float64 holds these integers exactly, and torch multiplies them fast.
-    products = torch.einsum("tgk,ngk->tng", inputs.double(), codes.double())
+    products = torch.einsum("tgk,ngk->tng", inputs.double(), levels.double())
     sums = inputs.double().sum(-1)
     terms = products * scales_NG[None].double() + sums[:, None] * offsets_NG[None].double()
     return (terms * input_scales_TG[:, None].double()).sum(-1).float()

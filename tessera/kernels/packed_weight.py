@@ -1,9 +1,12 @@
-"""Weights of 4 or 8 bits in the one layout that all kernels, files and devices here use.
+"""Weights of 3, 4 or 8 bits in the one layout that all kernels, files and devices here use.
 
 A matrix of N rows (outputs) and K columns (inputs) is cut into tiles of 16 rows and groups of 32
 columns. A tile's group is one stretch of bytes, so that a processor loads 4 columns of all 16 rows
 as one vector of 64 bytes, which is what the VNNI instructions multiply. Each row of each group has
 a scale, and may have a minimum: value = scale * (code - 8 or 128), or scale * code + minimum.
+A code of 3 bits is the place of a level in LEVELS, which kernels multiply instead: value = scale *
+(level - 16). The levels are the best eight of 32 for normally distributed weights and a scale whose
+sign is free (found with Lloyd's iteration): they err by 15.5 %, equally spaced ones by 16.3.
 The groups are llama.cpp's, so Q4_0, Q4_1 and Q8_0 fit without loss; Q4_K fits too, with 6-bit
 multipliers of one scale for each 8 groups. This module knows no files and no processor.
 """
@@ -11,6 +14,7 @@ multipliers of one scale for each 8 groups. This module knows no files and no pr
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +22,9 @@ from torch import Tensor
 TILE_ROWS = 16
 GROUP_COLUMNS = 32
 SUPER_GROUPS = 8  # groups that share a super-scale: Q4_K's blocks of 256 columns
+CENTRES = {3: 16, 4: 8, 8: 128}  # by bits: the code, or level, whose value is zero if there are no minimums
+LEVELS = (0, 6, 10, 14, 17, 20, 24, 29)  # of the codes of 3 bits; also in native/packed_weight.h
+SIGNED_CENTRE = 128  # of 3 bits' multipliers of super-scales, which may be negative
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,15 @@ class PackedWeight:
 
     `codes` is uint8 (tiles, groups, 64 * bits): chunk j of 64 bytes holds row r's byte b at 4 * r + b.
     With 8 bits the byte is the code of column 4 * j + b of the group; with 4 bits its low half is
-    that of column 4 * j + b and its high half that of column 16 + 4 * j + b.
+    that of column 4 * j + b and its high half that of column 16 + 4 * j + b. With 3 bits, bits 0 to 2
+    of chunk j's byte are the code of column 8 * j + b, bits 3 to 5 that of column 8 * j + 4 + b; bits 6
+    and 7 of chunks 0 and 1 are the low bits of columns 24 + b and 28 + b, whose high bits are bits 6
+    and 7 of chunk 2.
     `scales` is float16 (tiles, groups, 16), `minimums` the same or None (codes are then centred on
     8 or 128). With `super_scales` (float16, (tiles, groups / 8, 16)), `scales` and `minimums` are
-    uint8 multipliers: scale = super_scale * scale, minimum = -super_minimum * minimum.
-    Rows beyond N are zero: code at the centre, scale zero.
+    uint8 multipliers: scale = super_scale * scale, minimum = -super_minimum * minimum. With 3 bits
+    there are no minimums, and scale = super_scale * (scale - 128).
+    Rows beyond N have scales of zero.
     """
 
     bits: int
@@ -60,7 +71,8 @@ class PackedWeight:
                 raise ValueError(f"{name} of a packed weight {self.shape} is {found}, not {wanted[name]}")
         supers_match = (self.super_minimums is None) == (self.super_scales is None or self.minimums is None)
         whole_supers = self.super_scales is None or groups % SUPER_GROUPS == 0
-        if self.bits not in (4, 8) or not (packs(rows, columns) and supers_match and whole_supers):
+        can_hold = self.bits in CENTRES and not (self.bits == 3 and self.minimums is not None)
+        if not (can_hold and packs(rows, columns) and supers_match and whole_supers):
             raise ValueError(f"a packed weight {self.shape} of {self.bits} bits lacks parts that the layout needs")
 
     @property
@@ -71,7 +83,7 @@ class PackedWeight:
 
     @property
     def scheme(self) -> str:
-        """The format's name in files and summaries: "int8", "int4", "int4_min", "int4_super"."""
+        """The format's name in files and summaries: "int8", "int4", "int4_min", "int4_super", "int3"."""
         form = "" if self.minimums is None else "_min" if self.super_scales is None else "_super"
         return f"int{self.bits}{form}"
 
@@ -141,18 +153,19 @@ def pack(
     super_scales: Tensor | None = None,
     super_minimums: Tensor | None = None,
 ) -> PackedWeight:
-    """Lay out codes (uint8, 0 to 15 or 0 to 255) and the groups' scales, whose dtypes are kept.
+    """Lay out codes (uint8, 0 to 7, 15 or 255) and the groups' scales, whose dtypes are kept.
 
     `super_scales` and `super_minimums` are (N, K / 256).
     """
     rows, columns = codes_NK.shape
     padding = -rows % TILE_ROWS
-    centre = 1 << (bits - 1)
-    padded = torch.nn.functional.pad(codes_NK, (0, 0, 0, padding), value=centre)
+    padded = torch.nn.functional.pad(codes_NK, (0, 0, 0, padding), value=1 << (bits - 1))
     # (tiles, row, groups, chunk, byte) -> (tiles, groups, chunk, row, byte)
     tiled = padded.view(-1, TILE_ROWS, columns // GROUP_COLUMNS, 8, 4).permute(0, 2, 3, 1, 4)
     if bits == 4:
         tiled = tiled[:, :, :4] | (tiled[:, :, 4:] << 4)
+    elif bits == 3:
+        tiled = _three_chunks(tiled)
     return PackedWeight(
         bits,
         (rows, columns),
@@ -164,25 +177,53 @@ def pack(
     )
 
 
+def _three_chunks(tiled: Tensor) -> Tensor:
+    """Pack codes of 3 bits, (tiles, groups, 8, 16, 4), into three chunks: two codes a byte and bits of a third."""
+    last, high = tiled[:, :, 6:], tiled[:, :, 6:] >> 2
+    rest = torch.cat([last & 3, high[:, :, :1] | (high[:, :, 1:] << 1)], dim=2)
+    return tiled[:, :, 0:6:2] | (tiled[:, :, 1:6:2] << 3) | (rest << 6)
+
+
 def unpack_codes(weight: PackedWeight) -> Tensor:
-    """Return the codes, uint8 (N, K)."""
+    """Return the codes, uint8 (N, K); those of 3 bits are places in LEVELS."""
     tiles, groups, _ = weight.codes.shape
     if weight.bits == 4:
         low = weight.codes.view(tiles, groups, 4, TILE_ROWS, 4)
         tiled = torch.cat([low & 15, low >> 4], dim=2)
+    elif weight.bits == 3:
+        chunks = weight.codes.view(tiles, groups, 3, TILE_ROWS, 4)
+        pairs = torch.stack([chunks & 7, (chunks >> 3) & 7], dim=3).flatten(2, 3)
+        high = chunks[:, :, 2:] >> 6
+        last = (chunks[:, :, :2] >> 6) | (torch.cat([high & 1, high >> 1], dim=2) << 2)
+        tiled = torch.cat([pairs, last], dim=2)
     else:
         tiled = weight.codes.view(tiles, groups, 8, TILE_ROWS, 4)
     rows, columns = weight.shape
     return tiled.permute(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, columns)[:rows]
 
 
+def unpack_levels(weight: PackedWeight) -> Tensor:
+    """Return what scales multiply, uint8 (N, K): the codes, or the levels of codes of 3 bits."""
+    codes_NK = unpack_codes(weight)
+    if weight.bits != 3:
+        return codes_NK
+    return _levels(codes_NK.device).index_select(0, codes_NK.int().flatten()).view(codes_NK.shape)
+
+
+@cache
+def _levels(device: torch.device) -> Tensor:
+    return torch.tensor(LEVELS, dtype=torch.uint8, device=device)
+
+
 def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
-    """Return scale and offset of each row's groups in float32, both (N, G): value = scale * code + offset."""
+    """Return scale and offset of each row's groups in float32, both (N, G): value = scale * level + offset."""
     scales = weight.scales.float()
     if weight.super_scales is not None:
+        if weight.bits == 3:
+            scales = scales - SIGNED_CENTRE
         scales = scales * weight.super_scales.float().repeat_interleave(SUPER_GROUPS, dim=1)
     if weight.minimums is None:
-        offsets = scales * -(1 << (weight.bits - 1))
+        offsets = scales * -CENTRES[weight.bits]
     elif weight.super_minimums is not None:
         offsets = -weight.minimums.float() * weight.super_minimums.float().repeat_interleave(SUPER_GROUPS, dim=1)
     else:
@@ -193,8 +234,8 @@ def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
 def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the dequantized matrix (N, K), computed in float32."""
     scales_NG, offsets_NG = group_values(weight)
-    codes = unpack_codes(weight).view(*scales_NG.shape, GROUP_COLUMNS).float()
-    return (codes * scales_NG[..., None] + offsets_NG[..., None]).view(weight.shape).to(dtype)
+    levels = unpack_levels(weight).view(*scales_NG.shape, GROUP_COLUMNS).float()
+    return (levels * scales_NG[..., None] + offsets_NG[..., None]).view(weight.shape).to(dtype)
 
 
 def _tile(values_NG: Tensor, padding: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linear, fp8_linear_twin
 from tessera.kernels.gradients import records
 from tessera.kernels.packed_linear import linear_twin, packed_linear
-from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, dequantize, packs
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight, dequantize, packs
 from tessera.kernels.unpack_weight import unpack_columns
 
 QuantizedWeight = PackedWeight | Fp8Weight
@@ -49,8 +49,15 @@ class Storage:
 
 
 def _packed_fields(bits: int, shape: Shape) -> Fields:
-    tiled = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
-    return {"codes": (torch.uint8, (*tiled, 64 * bits)), "scales": (torch.float16, (*tiled, TILE_ROWS))}
+    tiles, groups = -(-shape[0] // TILE_ROWS), shape[1] // GROUP_COLUMNS
+    fields: Fields = {
+        "codes": (torch.uint8, (tiles, groups, 64 * bits)),
+        "scales": (torch.float16, (tiles, groups, TILE_ROWS)),
+    }
+    if bits == 3 and groups % SUPER_GROUPS == 0:
+        fields["scales"] = torch.uint8, (tiles, groups, TILE_ROWS)
+        fields["super_scales"] = torch.float16, (tiles, groups // SUPER_GROUPS, TILE_ROWS)
+    return fields
 
 
 def _packed(bits: int) -> Storage:
@@ -66,6 +73,7 @@ COMPUTING: dict[type, Computing] = {
     Fp8Weight: Computing(fp8_linear, fp8_linear_twin, dequantize_fp8),
 }
 STORAGE = {
+    "int3": _packed(3),
     "int4": _packed(4),
     "int8": _packed(8),
     "fp8": Storage(

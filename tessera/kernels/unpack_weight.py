@@ -17,8 +17,11 @@ from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight
 
 
 def unpack_columns(weight: PackedWeight, start: int, stop: int) -> Tensor | None:
-    """Return columns `start` to `stop`, multiples of 32, as (columns, N) in bfloat16; None if the kernel is missing."""
-    if weight.device.type != "cpu" or not has_whole_parts(weight):
+    """Return columns `start` to `stop`, multiples of 32, as (columns, N) in bfloat16.
+
+    None if the kernel is missing, or the codes are of 3 bits.
+    """
+    if weight.device.type != "cpu" or weight.bits not in (4, 8) or not has_whole_parts(weight):
         return None
     function = kernel("unpack_weight", ADDRESS, WHOLE, WHOLE, ADDRESS, WHOLE, WHOLE)
     if function is None:

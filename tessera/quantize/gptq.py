@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight
-from tessera.quantize.rounding import fit, pack_grids
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, PackedWeight
+from tessera.quantize.rounding import SUPER_ROOM, fit, has_super_scales, pack_grids, super_scales
 
 DAMPING = 0.01  # of the Gram diagonal's mean, added to the diagonal: unseen inputs must keep some weight
 
@@ -22,6 +22,7 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
     matrix_NK = matrix_NK.float()
     errors_NK = torch.zeros_like(matrix_NK)
     codes, grids = torch.empty_like(matrix_NK, dtype=torch.uint8), []
+    supers_NG = _super_scales(matrix_NK) if has_super_scales(bits, matrix_NK.shape[1]) else None
     for start in range(0, matrix_NK.shape[1], GROUP_COLUMNS):
         group = slice(start, start + GROUP_COLUMNS)
         weights_NI, square_II = matrix_NK[:, group], factor_KK[group, group]
@@ -29,6 +30,8 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
         # The group's columns as they would be without rounding, which the grid must fit.
         free_NI = weights_NI + torch.linalg.solve_triangular(square_II, carried_NI, upper=True, left=False)
         grid = fit(free_NI[:, None], bits)
+        if supers_NG is not None:
+            grid = grid.on(supers_NG[:, len(grids), None])
         for column in range(GROUP_COLUMNS):
             before = errors_NK[:, start : start + column] @ square_II[:column, column]
             wanted_N = weights_NI[:, column] + (carried_NI[:, column] + before) / square_II[column, column]
@@ -37,6 +40,13 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
             errors_NK[:, start + column] = weights_NI[:, column] - grid.values(code_N)[:, 0, 0]
         grids.append(grid)
     return pack_grids(codes, grids)
+
+
+def _super_scales(matrix_NK: Tensor) -> Tensor:
+    """Return the groups' super-scales (N, G), with room for the columns that compensation will have enlarged."""
+    blocks = matrix_NK.split(GROUP_COLUMNS * SUPER_GROUPS, dim=1)
+    scales = [fit(block.unflatten(-1, (-1, GROUP_COLUMNS)), 3).scales for block in blocks]
+    return torch.cat([super_scales(each, SUPER_ROOM) for each in scales], dim=1)
 
 
 def upper_factor(gram_KK: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ AS_IT_IS = "16"
 
 @dataclass(frozen=True)
 class Options:
-    """The bits of each part: "4", "8", "fp8", or "16", which leaves it unchanged."""
+    """The bits of each part: "3", "4", "8", "fp8", or "16", which leaves it unchanged."""
 
     bits: str = "4"  # the decoder's layers
     head: str = "8"

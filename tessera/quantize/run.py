@@ -30,7 +30,7 @@ from tessera.quantize.calibration import Calibration
 from tessera.quantize.examples import Examples, read_examples
 from tessera.quantize.gptq import round_compensated, upper_factor
 from tessera.quantize.plan import Options, Unit, bytes_needed, linear_of, schemes_of, units_of
-from tessera.quantize.rounding import PANEL_ROWS, ErrorSum, round_to
+from tessera.quantize.rounding import BITS, PANEL_ROWS, ErrorSum, round_to
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.detect import MANIFEST, UNFINISHED
 from tessera.weights.fill import empty_model, fill_model
@@ -38,6 +38,7 @@ from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest, read_li
 from tessera.weights.source import Source
 from tessera.weights.write import Piece, piece_of_panels, pieces_of, write_tensors
 
+COMPENSATED = ("int3", "int4")  # the schemes that calibration rounds for the inputs; others lose too little
 DIGESTED_BYTES = 4096  # of each tensor: enough to distinguish two models of one shape quickly
 
 
@@ -81,7 +82,7 @@ def quantize(
 ) -> Manifest:
     """Write the model in `source`, quantized, into the folder `destination`; resumes an interrupted run.
 
-    `calibrate` is a folder of examples, by which weights of 4 bits are rounded and all errors are
+    `calibrate` is a folder of examples, by which weights of 3 and 4 bits are rounded and all errors are
     measured. Raises UsageError for an invalid option, CheckpointError for an incomplete source, and
     DiskFullError if the disk fills up; files already written are kept, so that the run can resume.
     """
@@ -181,14 +182,17 @@ class _Rounding:
         """Round a linear's matrix in panels of rows, so that a large one need not be in memory whole."""
         source, panels = self._original.sources[name], []
         weight_error, output_error = ErrorSum(), ErrorSum(gram_KK)
-        factor_KK = upper_factor(gram_KK) if gram_KK is not None and scheme == "int4" else None
+        factor_KK = upper_factor(gram_KK) if gram_KK is not None and scheme in COMPENSATED else None
         for stored_NK in source.panels(PANEL_ROWS):
             rows_NK = stored_NK.to(self._original.device)
             if not torch.isfinite(rows_NK).all():
                 raise CheckpointError(
                     f"{source.stored.file}: {name!r} holds numbers that are infinite or NaN; download it again."
                 )
-            weight = round_to(scheme, rows_NK) if factor_KK is None else round_compensated(rows_NK, factor_KK, 4)
+            if factor_KK is None:
+                weight = round_to(scheme, rows_NK)
+            else:
+                weight = round_compensated(rows_NK, factor_KK, BITS[scheme])
             weight_error.add(rows_NK, weight)
             if gram_KK is not None:
                 output_error.add(rows_NK, weight)

@@ -18,7 +18,7 @@ from tessera.model.family import PIXTRAL_12B
 from tests.weights.test_configs import FAMILY as PUBLISHED
 
 GIB = 2**30
-RATES = {"int4": 1e7, "int8": 5e7, "fp8": 1e8}
+RATES = {"int3": 1e7, "int4": 1e7, "int8": 5e7, "fp8": 1e8}
 
 
 def test_the_family_is_as_its_own_files_say() -> None:
@@ -101,7 +101,7 @@ def test_no_speed_is_shown_for_fp8_on_a_cpu() -> None:
 def test_the_report_for_programs_agrees_with_the_tables() -> None:
     made = report([Device("the CPU", "cpu", 24 * GIB, 1e10, 1e12)], RATES)
     rows = made["devices"][0]["models"]["Pixtral 12B"]["rows"]
-    assert len(rows) == 3 * 2 * 3
+    assert len(rows) == 4 * 2 * 3
     eight = next(row for row in rows if (row["precision"], row["kv_cache"], row["tokens"]) == ("8 bits", "bf16", 4096))
     expected = weights_of(PIXTRAL_12B, "8").total_bytes + 4096 * 160 * 1024 + beside_bytes(PIXTRAL_12B, 4096, "cpu")
     assert eight["bytes"] == expected
@@ -109,5 +109,5 @@ def test_the_report_for_programs_agrees_with_the_tables() -> None:
     assert made["best"]["precision"] == "8 bits"
     cost = quantizing(PIXTRAL_12B, "4", RATES)
     assert made["quantize_estimate"]["bits"]["4"] == {"seconds": cost.seconds, "memory_bytes": cost.memory_bytes}
-    assert set(made["quantize_estimate"]["bits"]) == {"4", "8", "fp8"}
+    assert set(made["quantize_estimate"]["bits"]) == {"3", "4", "8", "fp8"}
     json.dumps(made)

@@ -155,7 +155,7 @@ def test_only_blocks_of_chosen_tokens_are_shared(model: Pixtral, draft: Draft) -
         assert max_logprob_error(warm, run(cold, cold.add(longer, params))[0]) < BOUND
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int4_min", "int8"])
+@pytest.mark.parametrize("scheme", ["int3", "int4", "int8"])
 def test_a_row_of_a_packed_linear_is_the_same_whatever_is_computed_beside_it(scheme: str) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = round_to(scheme, torch.randn(96, 256, generator=generator))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tessera.kernels.library import PATHS, choice, forced
 from tessera.kernels.packed_linear import linear_int8_twin, linear_twin, packed_linear, quantize_inputs
-from tessera.kernels.packed_weight import PackedWeight, dequantize, group_values, pack, unpack_codes
+from tessera.kernels.packed_weight import PackedWeight, dequantize, group_values, pack, unpack_levels
 from tests.kernels.test_packed_weight import KINDS, random_weight
 
 AVAILABLE = PATHS[1 : PATHS.index(choice().path) + 1]
@@ -42,7 +42,7 @@ def summation_bound(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     codes, scales_TG = quantize_inputs(inputs_TK)
     rounded = (codes.double().abs() * scales_TG[..., None].double()).flatten(1)
     weight_scales, offsets = (values.double().abs()[..., None] for values in group_values(weight))
-    magnitudes = unpack_codes(weight).double().unflatten(1, (-1, 32)) * weight_scales + offsets
+    magnitudes = unpack_levels(weight).double().unflatten(1, (-1, 32)) * weight_scales + offsets
     return (5 * weight.shape[1] / 32) * 2**-24 * (rounded @ magnitudes.flatten(1).T)
 
 

@@ -14,6 +14,10 @@ def random_weight(bits: int, rows: int, columns: int, kind: str) -> PackedWeight
     generator = torch.Generator().manual_seed(rows * columns + bits)
     codes = torch.randint(0, 1 << bits, (rows, columns), dtype=torch.uint8, generator=generator)
     groups = columns // 32
+    if bits == 3 and kind == "super":
+        multipliers_NG = torch.randint(0, 256, (rows, groups), dtype=torch.uint8, generator=generator)
+        supers = torch.rand(rows, groups // 8, generator=generator).half() * 0.0001
+        return pack(codes, multipliers_NG, bits=3, super_scales=supers)
     if kind == "super":
         multipliers = torch.randint(0, 64, (2, rows, groups), dtype=torch.uint8, generator=generator)
         supers = torch.rand(2, rows, groups // 8, generator=generator).half() * 0.001
@@ -22,7 +26,16 @@ def random_weight(bits: int, rows: int, columns: int, kind: str) -> PackedWeight
     return pack(codes, scales, minimums if kind == "minimums" else None, bits=bits)
 
 
-KINDS = [(4, "centred"), (4, "minimums"), (4, "super"), (8, "centred")]
+KINDS = [(3, "centred"), (3, "super"), (4, "centred"), (4, "minimums"), (4, "super"), (8, "centred")]
+
+
+def three_bits(codes: torch.Tensor, row: int, column: int) -> int:
+    """The code of a column of one tile's group (192 bytes), as the layout says."""
+    chunks = [int(codes[64 * chunk + 4 * row + column % 4]) for chunk in range(3)]
+    four = column // 4
+    if four < 6:
+        return chunks[four // 2] >> 3 * (four % 2) & 7
+    return chunks[four - 6] >> 6 | (chunks[2] >> four & 1) << 2
 
 
 @pytest.mark.parametrize(("bits", "kind"), KINDS)
@@ -31,15 +44,20 @@ def test_a_value_stands_where_the_layout_says(bits: int, kind: str, rows: int, c
     weight = random_weight(bits, rows, columns, kind)
     matrix, codes = dequantize(weight), unpack_codes(weight)
     scales, offsets = group_values(weight)
-    for row, column in ((0, 0), (rows - 1, columns - 1), (rows // 2, 5), (rows // 2, 16 + 32)):
+    for row, column in ((0, 0), (rows - 1, columns - 1), (rows // 2, 5), (rows // 2, 16 + 32), (rows // 2, 32 + 25)):
         tile, group, within = row // 16, column // 32, column % 32
-        if bits == 8:
+        level = None
+        if bits == 3:
+            code = three_bits(weight.codes[tile, group], row % 16, within)
+            level = (0, 6, 10, 14, 17, 20, 24, 29)[code]
+        elif bits == 8:
             code = weight.codes[tile, group, 64 * (within // 4) + 4 * (row % 16) + within % 4]
         else:
             byte = weight.codes[tile, group, 64 * (within % 16 // 4) + 4 * (row % 16) + within % 4]
             code = byte >> 4 if within >= 16 else byte & 15
         assert code == codes[row, column]
-        assert matrix[row, column] == scales[row, group] * code.float() + offsets[row, group]
+        level = code if level is None else level
+        assert matrix[row, column] == scales[row, group] * float(level) + offsets[row, group]
 
 
 @pytest.mark.parametrize(("bits", "kind"), KINDS)

@@ -24,6 +24,7 @@ from tessera.kernels.fp8_linear import Fp8Weight, dequantize_fp8, quantize_fp8  
 from tessera.kernels.packed_weight import dequantize  # noqa: E402
 from tests.kernels.test_packed_weight import KINDS, random_weight  # noqa: E402
 
+TRITON_KINDS = [kind for kind in KINDS if kind[0] != 3]  # GPUs compute 3 bits by the twin
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 # Rounding of inputs, weights and results to the dtype, in norm.
 BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -36,7 +37,7 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [0, 1, 3, 5, 70])
-@pytest.mark.parametrize(("bits", "kind"), KINDS)
+@pytest.mark.parametrize(("bits", "kind"), TRITON_KINDS)
 def test_products_equal_those_with_the_dequantized_weight(
     bits: int, kind: str, tokens: int, dtype: torch.dtype
 ) -> None:
@@ -59,7 +60,7 @@ def test_fp8_products_equal_those_with_the_dequantized_weight(tokens: int, dtype
     assert distance(found, inputs.double() @ dequantize_fp8(weight).double().T) < BOUNDS[dtype]
 
 
-@pytest.mark.parametrize(("bits", "kind"), KINDS)
+@pytest.mark.parametrize(("bits", "kind"), TRITON_KINDS)
 def test_a_dequantized_panel_is_the_twins(bits: int, kind: str) -> None:
     weight = random_weight(bits, 18, 512, kind)
     found = triton_packed_linear.dequantize(weight.to(torch.device(DEVICE)), torch.float32)

@@ -26,9 +26,16 @@ from tessera.weights.convert import convert
 from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, LLAVA, edit_tensors, write_mistral_folder
 
-WISHES = [Options(), Options("8", vision="8"), Options("fp8", "fp8", "fp8"), Options("8", "16"), Options("4", "4")]
+WISHES = [
+    Options(),
+    Options("8", vision="8"),
+    Options("fp8", "fp8", "fp8"),
+    Options("8", "16"),
+    Options("4", "4"),
+    Options("3"),
+]
 # Of normally distributed weights in groups of 32: the root mean square of what rounding changes.
-LARGEST_ERRORS = {"int4": 0.09, "int8": 0.01, "fp8": 0.03}
+LARGEST_ERRORS = {"int3": 0.17, "int4": 0.09, "int8": 0.01, "fp8": 0.03}
 
 # Quantizes, and is killed in the midst of writing a file.
 KILLED = """
@@ -123,11 +130,12 @@ def draw_examples(folder: Path) -> Path:
     return folder
 
 
-def test_calibration_makes_the_outputs_of_every_linear_better(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", ["3", "4"])
+def test_calibration_makes_the_outputs_of_every_linear_better(bits: str, tmp_path: Path) -> None:
     write_mistral_folder(tmp_path / "a")
     examples = draw_examples(tmp_path / "images")
-    calibrated = quantize(tmp_path / "a", tmp_path / "c", Options("4", "4"), calibrate=examples)
-    plain = quantize(tmp_path / "a", tmp_path / "p", Options("4", "4"))
+    calibrated = quantize(tmp_path / "a", tmp_path / "c", Options(bits, bits), calibrate=examples)
+    plain = quantize(tmp_path / "a", tmp_path / "p", Options(bits, bits))
     for name, record in calibrated.linears.items():
         assert record.output_error is not None
         # Nearest codes are best for the weights, and so they change less of them, and more of the outputs.

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from tessera.errors import CheckpointError
 from tessera.kernels.packed_weight import unpack_codes
+from tessera.kernels.quantized_weight import values_of
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
 from tessera.weights.detect import MANIFEST
 from tests.loading import load_model
-from tests.weights.checkpoints import edit_json, edit_tensors, write_mistral_folder
+from tests.weights.checkpoints import LLAVA, edit_json, edit_tensors, write_mistral_folder
 
 WQ = "layers.0.attention.wq"
 LAYER = "layers-00.safetensors"
@@ -55,6 +60,46 @@ def test_files_are_mapped_where_they_lie(folder: Path) -> None:
     # A row as the layout says: bytes of 4 columns, and of 16 columns further in the upper halves.
     row = stored[f"{WQ}.codes"][0, 0].view(4, 16, 4)[:, 5].flatten()
     assert torch.equal(unpack_codes(again)[5, :32], torch.cat([row & 15, row >> 4]))
+
+
+def three_bits(fields: dict[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
+    """A matrix (N, K) of 3 bits from its fields in a file, decoded number by number, in numpy alone."""
+    levels = [-16, -10, -6, -2, 1, 4, 8, 13]
+    codes, scales = fields["codes"], fields["scales"].astype(np.float32)
+    if "super_scales" in fields:
+        scales = (scales - 128) * np.repeat(fields["super_scales"].astype(np.float32), 8, axis=1)
+    matrix = np.empty((rows, codes.shape[1] * 32), np.float32)
+    for row, column in np.ndindex(*matrix.shape):
+        tile, group, within = row // 16, column // 32, column % 32
+        first, second, third = (int(each) for each in codes[tile, group, 4 * (row % 16) + within % 4 :: 64])
+        code = {
+            0: first & 7,
+            1: first >> 3 & 7,
+            2: second & 7,
+            3: second >> 3 & 7,
+            4: third & 7,
+            5: third >> 3 & 7,
+            6: first >> 6 | (third >> 6 & 1) << 2,
+            7: second >> 6 | (third >> 7) << 2,
+        }[within // 4]
+        matrix[row, column] = levels[code] * scales[tile, group, row % 16]
+    return matrix
+
+
+def test_three_bits_in_a_file_are_what_the_model_computes_with(tmp_path: Path) -> None:
+    """Matrices with super-scales, 256 columns wide, and without; the head in 3 bits as well."""
+    config = dataclasses.replace(LLAVA, hidden_dim=256)
+    original = write_mistral_folder(tmp_path / "a", config)
+    quantize(tmp_path / "a", tmp_path / "q", Options("3", "3"))
+    model = load_model(tmp_path / "q", device="cpu").model
+    for linear, file in ((WQ, LAYER), ("layers.0.feed_forward.w2", LAYER), ("output", "outer.safetensors")):
+        stored = load_file(tmp_path / "q" / file)
+        fields = {name.removeprefix(f"{linear}."): stored[name].numpy() for name in stored if name.startswith(linear)}
+        assert ("super_scales" in fields) == linear.endswith("w2")
+        matrix = original[f"{linear}.weight"].float()
+        decoded = torch.from_numpy(three_bits(fields, len(matrix)))
+        assert torch.equal(values_of(model.get_submodule(linear).quantized), decoded)
+        assert float((decoded - matrix).norm() / matrix.norm()) < 0.17
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -137,8 +182,8 @@ def misalign(folder: Path) -> None:
         (change(source=3), r"is not a whole manifest"),
         (change(options={"bits": 4}), r"is not a whole manifest"),
         (
-            set_record(scheme="int3"),
-            r"'layers\.0\.attention\.wq' is held by the scheme 'int3'.*int4, int8, fp8",
+            set_record(scheme="int2"),
+            r"'layers\.0\.attention\.wq' is held by the scheme 'int2'.*int3, int4, int8, fp8",
         ),
         (set_record(scheme="int8"), r"wq\.codes' is torch\.uint8 of the shape \(6, 2, 256\).* \(6, 2, 512\)"),
         (set_record(scheme=["int8"]), r"scheme \['int8'\]"),

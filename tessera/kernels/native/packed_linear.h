@@ -49,6 +49,7 @@ template <int BITS, bool MINIMUMS, bool SUPER, size_t... N> const TileProduct *t
 
 template <int BITS> const TileProduct *products_for(bool minimums, bool super) {
   constexpr auto counts = std::make_index_sequence<PANEL_TOKENS>();
+  if constexpr (BITS == 3) return super ? table<3, false, true>(counts) : table<3, false, false>(counts);
   if (minimums) return super ? table<BITS, true, true>(counts) : table<BITS, true, false>(counts);
   return super ? table<BITS, false, true>(counts) : table<BITS, false, false>(counts);
 }
@@ -138,7 +139,7 @@ class Panels {
 public:
   Panels(const Rows &inputs, const Weight &weight)
       : inputs_(inputs), groups_(weight.groups()), minimums_(weight.minimums != nullptr),
-        centre_(1 << (weight.bits - 1)) {
+        centre_(centre_of(weight.bits)) {
     const int64_t cells = inputs.tokens * groups_;
     memory_ = static_cast<char *>(std::aligned_alloc(64, (cells * (GROUP + 8) + 63) / 64 * 64));
     codes_ = reinterpret_cast<int8_t *>(memory_);
@@ -200,7 +201,9 @@ void multiply_tiles(const PackedCall &call, const Panels &panels, int64_t start,
                     int64_t last) {
   const Weight &weight = call.weight;
   const bool minimums = weight.minimums != nullptr, super = weight.super_scales != nullptr;
-  const TileProduct *products = weight.bits == 4 ? products_for<4>(minimums, super) : products_for<8>(minimums, super);
+  const TileProduct *products = weight.bits == 3   ? products_for<3>(minimums, super)
+                                : weight.bits == 4 ? products_for<4>(minimums, super)
+                                                   : products_for<8>(minimums, super);
   alignas(64) float sums[PANEL_TOKENS * OUT_STRIDE];
   for (int64_t token = start; token < stop; token += PANEL_TOKENS) {
     const int64_t width = std::min<int64_t>(PANEL_TOKENS, stop - token);

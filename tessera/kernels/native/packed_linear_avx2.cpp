@@ -1,7 +1,7 @@
 // Products with packed weights for processors without VNNI: bytes are multiplied to pairs of 16 bits, then to 32.
 //
 // The multiplication of bytes saturates at 16 bits. With 4 bits a pair is at most 2 * 15 * 127, and a group's
-// eight pairs still fit: they are added up in 16 bits. With 8 bits unsigned codes would not fit, so the centre is
+// eight pairs still fit: they are added up in 16 bits. With 3 bits, whose levels reach 29, four do. With 8 bits unsigned codes would not fit, so the centre is
 // taken off first and the sign moved to the inputs: a pair is at most 2 * 128 * 127.
 #include "export.h"
 #include "packed_linear.h"
@@ -18,13 +18,15 @@ __m256 multipliers(const uint8_t *from) {
 }
 
 // Scales (or minimums) of one group of half a tile.
-template <bool SUPER>
+template <int BITS, bool SUPER>
 __m256 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile, int64_t groups, int64_t group,
                     int half) {
   const int64_t place = (tile * groups + group) * TILE_ROWS + half * HALF_ROWS;
   if (!SUPER) return halves(values + place * 2);
   const int64_t super = tile * (groups / SUPER_GROUPS) + group / SUPER_GROUPS;
-  return _mm256_mul_ps(multipliers(values + place), halves(supers + super * TILE_ROWS + half * HALF_ROWS));
+  __m256 multiplier = multipliers(values + place);
+  if (BITS == 3) multiplier = _mm256_sub_ps(multiplier, _mm256_set1_ps(SIGNED_CENTRE));
+  return _mm256_mul_ps(multiplier, halves(supers + super * TILE_ROWS + half * HALF_ROWS));
 }
 
 __m256i four_inputs(const int8_t *from) {
@@ -33,9 +35,35 @@ __m256i four_inputs(const int8_t *from) {
   return _mm256_set1_epi32(four);
 }
 
+// The products of 3-bit codes' levels with a group of each of TOKENS tokens for 8 rows.
+template <int TOKENS>
+void level_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[CHAIN_TOKENS]) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS)));
+  const __m256i three = _mm256_set1_epi8(7), low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(4);
+  __m256i chunks[3], pairs[CHAIN_TOKENS];
+  for (int j = 0; j < 3; ++j) chunks[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 * j));
+  for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    __m256i code = _mm256_and_si256(_mm256_srli_epi16(chunks[j / 2 % 3], j % 2 * 3), three);
+    if (j >= 6) {
+      const __m256i top = _mm256_and_si256(_mm256_srli_epi16(chunks[2], j - 2), high);
+      code = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(chunks[j - 6], 6), low), top);
+    }
+    const __m256i level = _mm256_shuffle_epi8(table, code);
+#pragma GCC unroll 4
+    for (int t = 0; t < TOKENS; ++t) {
+      const __m256i pair = _mm256_maddubs_epi16(level, four_inputs(inputs + t * GROUP + 4 * j));
+      pairs[t] = j % 4 ? _mm256_add_epi16(pairs[t], pair) : pair;
+      if (j % 4 == 3) sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1)));
+    }
+  }
+}
+
 // The codes' products with a group of each of TOKENS tokens for 8 rows; with 8 bits the centre is off already.
 template <int BITS, int TOKENS>
 void group_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[CHAIN_TOKENS]) {
+  if (BITS == 3) return level_products<TOKENS>(codes, inputs, sums);
   const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -72,7 +100,7 @@ inline __attribute__((always_inline)) void add_group(const uint8_t *codes, __m25
   group_products<BITS, TOKENS>(codes, panel.codes + cell * GROUP, products);
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t) {
-    if (!MINIMUMS && BITS == 4) {
+    if (!MINIMUMS && BITS != 8) {
       int32_t share;
       std::memcpy(&share, panel.shares + cell + t, 4);
       products[t] = _mm256_add_epi32(products[t], _mm256_set1_epi32(share));
@@ -92,11 +120,11 @@ void half_product(const Weight &weight, int64_t tile, int half, const Panel &pan
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_ps();
   for (int64_t group = 0; group < groups; ++group, codes += 64 * BITS) {
     // Each half fetches its share of the next tile, so that memory is busy in both.
-    for (int j = half * BITS / 2; j < (half + 1) * BITS / 2; ++j)
+    for (int j = half * BITS / 2; j < (half + 1) * BITS / 2; ++j) // with 3 bits, one of the lines and two
       _mm_prefetch(codes + groups * 64 * BITS + 64 * j, _MM_HINT_T1);
-    const __m256 scale = group_values<SUPER>(weight.scales, weight.super_scales, tile, groups, group, half);
+    const __m256 scale = group_values<BITS, SUPER>(weight.scales, weight.super_scales, tile, groups, group, half);
     __m256 minimum = _mm256_setzero_ps();
-    if (MINIMUMS) minimum = group_values<SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, half);
+    if (MINIMUMS) minimum = group_values<BITS, SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, half);
     if (MINIMUMS && SUPER) minimum = _mm256_sub_ps(_mm256_setzero_ps(), minimum);
     // With 8 bits the products lack the centre, which the minimum then makes up for.
     if (MINIMUMS && BITS == 8) minimum = _mm256_fmadd_ps(scale, _mm256_set1_ps(128), minimum);

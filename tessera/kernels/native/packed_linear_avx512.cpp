@@ -15,14 +15,37 @@ constexpr int PAGE_LINES = 4; // of the next page that are fetched early
 constexpr int64_t PREFETCH_INPUTS = 1 << 10; // ahead in the inputs, which many tokens keep in the second-level cache
 
 // Scales (or minimums) of one group of a tile.
-template <bool SUPER> __m512 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile, int64_t groups,
-                                          int64_t group) {
+template <int BITS, bool SUPER>
+__m512 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile, int64_t groups, int64_t group) {
   if (!SUPER) return halves(values + (tile * groups + group) * TILE_ROWS * 2);
   const int64_t super = tile * (groups / SUPER_GROUPS) + group / SUPER_GROUPS;
-  return _mm512_mul_ps(multipliers(values + (tile * groups + group) * TILE_ROWS), halves(supers + super * TILE_ROWS));
+  __m512 multiplier = multipliers(values + (tile * groups + group) * TILE_ROWS);
+  if (BITS == 3) multiplier = _mm512_sub_ps(multiplier, _mm512_set1_ps(SIGNED_CENTRE));
+  return _mm512_mul_ps(multiplier, halves(supers + super * TILE_ROWS));
+}
+
+// The levels of codes of 3 bits.
+void load_levels(const uint8_t *from, __m512i (&levels)[8]) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS)));
+  const __m512i three = _mm512_set1_epi8(7), low = _mm512_set1_epi8(3), high = _mm512_set1_epi8(4);
+  __m512i chunks[3];
+  for (int j = 0; j < 3; ++j) {
+    chunks[j] = _mm512_loadu_si512(from + 64 * j);
+    levels[2 * j] = _mm512_and_si512(chunks[j], three);
+    levels[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(chunks[j], 3), three);
+  }
+  for (int j = 0; j < 2; ++j) {
+    const __m512i top = _mm512_and_si512(_mm512_srli_epi16(chunks[2], 4 + j), high);
+    levels[6 + j] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(chunks[j], 6), low), top);
+  }
+  for (int j = 0; j < 8; ++j) levels[j] = _mm512_shuffle_epi8(table, levels[j]);
 }
 
 template <int BITS> void load_codes(const uint8_t *from, __m512i (&codes)[8]) {
+  if (BITS == 3) {
+    load_levels(from, codes);
+    return;
+  }
   if (BITS == 8) {
     for (int j = 0; j < 8; ++j) codes[j] = _mm512_loadu_si512(from + 64 * j);
     return;
@@ -57,9 +80,9 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
       _mm_prefetch(inputs + PREFETCH_INPUTS + t * GROUP, _MM_HINT_T0);
     __m512i codes[8];
     load_codes<BITS>(from, codes);
-    const __m512 scale = group_values<SUPER>(weight.scales, weight.super_scales, tile, groups, group);
+    const __m512 scale = group_values<BITS, SUPER>(weight.scales, weight.super_scales, tile, groups, group);
     __m512 minimum;
-    if (MINIMUMS) minimum = group_values<SUPER>(weight.minimums, weight.super_minimums, tile, groups, group);
+    if (MINIMUMS) minimum = group_values<BITS, SUPER>(weight.minimums, weight.super_minimums, tile, groups, group);
     if (MINIMUMS && SUPER) minimum = _mm512_sub_ps(_mm512_setzero_ps(), minimum);
     const float *scales = panel.scales + group * TOKENS, *shares = panel.shares + group * TOKENS;
 #pragma GCC unroll 16

@@ -9,6 +9,14 @@ namespace {
 
 constexpr int TILE_ROWS = 16, GROUP = 32, SUPER_GROUPS = 8;
 
+// What codes of 3 bits stand for, twice: a vector's lookup takes four bits of an index, of which the fourth is another
+// code's. Also in kernels/packed_weight.py.
+constexpr int8_t LEVELS[16] = {0, 6, 10, 14, 17, 20, 24, 29, 0, 6, 10, 14, 17, 20, 24, 29};
+constexpr float SIGNED_CENTRE = 128; // of the multipliers of super-scales with 3 bits
+
+// The code, or level, whose value is zero where there are no minimums.
+constexpr int centre_of(int64_t bits) { return bits == 3 ? 16 : 1 << (bits - 1); }
+
 struct Weight {
   const uint8_t *codes, *scales, *minimums;
   const uint16_t *super_scales, *super_minimums;

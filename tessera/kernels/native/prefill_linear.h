@@ -50,12 +50,13 @@ struct Workspace {
 inline void group_values(const Weight &weight, int64_t tile, int64_t group, __m512 &scale, __m512 &offset) {
   const int64_t cell = (tile * weight.groups() + group) * TILE_ROWS;
   const int64_t super = (tile * (weight.groups() / SUPER_GROUPS) + group / SUPER_GROUPS) * TILE_ROWS;
-  if (weight.super_scales)
-    scale = _mm512_mul_ps(multipliers(weight.scales + cell), halves(weight.super_scales + super));
-  else
+  if (weight.super_scales) {
+    const __m512 centre = _mm512_set1_ps(weight.bits == 3 ? SIGNED_CENTRE : 0);
+    scale = _mm512_mul_ps(_mm512_sub_ps(multipliers(weight.scales + cell), centre), halves(weight.super_scales + super));
+  } else
     scale = halves(weight.scales + 2 * cell);
   if (!weight.minimums)
-    offset = _mm512_mul_ps(scale, _mm512_set1_ps(static_cast<float>(-(1 << (weight.bits - 1)))));
+    offset = _mm512_mul_ps(scale, _mm512_set1_ps(static_cast<float>(-centre_of(weight.bits))));
   else if (weight.super_minimums)
     offset = _mm512_mul_ps(multipliers(weight.minimums + cell),
                            _mm512_sub_ps(_mm512_setzero_ps(), halves(weight.super_minimums + super)));
@@ -63,11 +64,18 @@ inline void group_values(const Weight &weight, int64_t tile, int64_t group, __m5
     offset = halves(weight.minimums + 2 * cell);
 }
 
-// Bits `shift` to `shift` + BITS of 16 words, as values. A scale has 17 bits at most and a code 8, so their product
-// is exact, and the one rounding is that of the sum, as in the twin.
+// Bits `shift` to `shift` + BITS of 16 words, as values. A scale has 17 bits at most and a code 8 (18 and 5 with 3
+// bits), so their product is exact, and the one rounding is that of the sum, as in the twin.
 template <int BITS> __m512 values_of(__m512i words, int shift, __m512 scale, __m512 offset) {
   const __m512i codes = _mm512_and_si512(_mm512_srli_epi32(words, shift), _mm512_set1_epi32((1 << BITS) - 1));
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, offset);
+}
+
+// The lowest 3 bits of 16 words, as values.
+inline __m512 level_values(__m512i words, __m512 scale, __m512 offset) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS));
+  const __m512 levels = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(table));
+  return _mm512_fmadd_ps(_mm512_permutexvar_ps(words, levels), scale, offset); // which reads 4 bits of an index
 }
 
 // Two columns of 16 rows, side by side.
@@ -96,6 +104,29 @@ template <int BITS> void unpack_group(const Weight &weight, int64_t tile, int64_
   }
 }
 
+// One tile's group of 3-bit codes to 16 rows of pairs, four columns at a time.
+inline void unpack_levels(const Weight &weight, int64_t tile, int64_t group, bfloat16 *to) {
+  __m512 scale, offset;
+  group_values(weight, tile, group, scale, offset);
+  const uint8_t *from = weight.codes + (tile * weight.groups() + group) * TILE_ROWS * GROUP * 3 / 8;
+  __m512i chunks[3];
+  for (int chunk = 0; chunk < 3; ++chunk) chunks[chunk] = _mm512_loadu_si512(from + 64 * chunk);
+  const __m512i low = _mm512_set1_epi32(3), high = _mm512_set1_epi32(4);
+  for (int four = 0; four < 8; ++four, to += 4 * BLOCK_COLUMNS) {
+    __m512 values[4];
+    for (int byte = 0; byte < 4; ++byte) {
+      __m512i codes = _mm512_srli_epi32(chunks[four / 2 % 3], 8 * byte + four % 2 * 3);
+      if (four >= 6) {
+        const __m512i top = _mm512_and_si512(_mm512_srli_epi32(chunks[2], 8 * byte + four - 2), high);
+        codes = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(chunks[four - 6], 8 * byte + 6), low), top);
+      }
+      values[byte] = level_values(codes, scale, offset);
+    }
+    store_pair(to, values[0], values[1]);
+    store_pair(to + 2 * BLOCK_COLUMNS, values[2], values[3]);
+  }
+}
+
 // Tiles `first` to `last` of one stretch of columns, in blocks of 64 outputs; whole pairs of tiles, the second zero
 // where there is none.
 inline void unpack_panel(const Weight &weight, int64_t first, int64_t last, int64_t column, int64_t columns,
@@ -106,6 +137,8 @@ inline void unpack_panel(const Weight &weight, int64_t first, int64_t last, int6
     for (int64_t group = column / GROUP; group < (column + columns) / GROUP; ++group, to += GROUP * BLOCK_COLUMNS) {
       if (tile == last)
         for (int64_t pair = 0; pair < GROUP / 2; ++pair) memset(to + pair * 2 * BLOCK_COLUMNS, 0, 64);
+      else if (weight.bits == 3)
+        unpack_levels(weight, tile, group, to);
       else if (weight.bits == 4)
         unpack_group<4>(weight, tile, group, to);
       else
