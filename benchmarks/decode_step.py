@@ -146,7 +146,7 @@ def parts(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bits", type=int, default=4, choices=(4, 8, 16))
+    parser.add_argument("--bits", type=int, default=4, choices=(3, 4, 8, 16))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8], choices=range(1, 17))
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=60)

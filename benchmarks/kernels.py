@@ -74,7 +74,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     numbers = torch.ones(SUM_NUMBERS)
     with torch.inference_mode():
-        for bits in (4, 8):
+        for bits in (3, 4, 8):
             layer = [random_packed(*shape, bits) for shape in LAYER]
             for tokens in TOKENS:
                 print(row(layer, tokens, numbers), flush=True)

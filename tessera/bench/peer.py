@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tessera.errors import MissingExtraError
-from tessera.kernels.packed_weight import GROUP_COLUMNS, TILE_ROWS, PackedWeight, packs
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SIGNED_CENTRE, SUPER_GROUPS, TILE_ROWS, PackedWeight, packs
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.model.pixtral import Pixtral
@@ -44,9 +44,13 @@ def random_packed(rows: int, columns: int, bits: int, device: torch.device | str
     assert packs(rows, columns)
     tiles, groups = -(-rows // TILE_ROWS), columns // GROUP_COLUMNS
     codes = torch.randint(0, 256, (tiles, groups, 64 * bits), dtype=torch.uint8, device=device)
-    scale = columns**-0.5 * 3.5 / (1 << bits)  # uniform codes spread over 0.29 of their range
+    span = 32 if bits == 3 else 1 << bits  # of codes, or of the levels of 3 bits
+    scale = columns**-0.5 * 3.5 / span  # uniform codes spread over 0.29 of their range
     scales = torch.full((tiles, groups, TILE_ROWS), scale, dtype=torch.float16, device=device)
-    return PackedWeight(bits, (rows, columns), codes, scales)
+    if bits != 3 or groups % SUPER_GROUPS:
+        return PackedWeight(bits, (rows, columns), codes, scales)
+    ones = torch.full_like(scales, SIGNED_CENTRE + 1, dtype=torch.uint8)
+    return PackedWeight(bits, (rows, columns), codes, ones, super_scales=scales[:, ::SUPER_GROUPS].contiguous())
 
 
 def peer_of(model: Pixtral) -> Any:

@@ -1,6 +1,6 @@
 """Models of true shapes with random weights, for measuring: speed depends on shapes and bits, not on values.
 
-Three formats hold them: the official layout in bfloat16, our own folder with the decoder in 4 or 8 bits
+Three formats hold them: the official layout in bfloat16, our own folder with the decoder in 3, 4 or 8 bits
 and the head in 8, and llama.cpp's two files. Matrices of 8 bits and of bfloat16 are the same numbers.
 """
 
@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from tessera import __version__
 from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
-from tessera.kernels.packed_weight import GROUP_COLUMNS, pack
+from tessera.kernels.packed_weight import CENTRES, GROUP_COLUMNS, LEVELS, SIGNED_CENTRE, pack
 from tessera.kernels.quantized_weight import STORAGE
 from tessera.load import BUNDLED_FOLDER
 from tessera.machine import free_disk_bytes, written_whole
@@ -35,7 +36,7 @@ from tessera.weights.quantized import ALIGNMENT, LinearRecord, Manifest
 from tessera.weights.write import Piece, write_folder, write_tensors
 
 Format = Literal["mistral", "tessera", "gguf"]
-FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "tessera": (4, 8), "gguf": (4, 8, 16)}
+FORMAT_BITS: dict[Format, tuple[int, ...]] = {"mistral": (16,), "tessera": (3, 4, 8), "gguf": (4, 8, 16)}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -131,24 +132,29 @@ def _plain(name: str, shape: tuple[int, ...]) -> Piece:
 
 
 def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
-    """The fields of a packed linear: its codes, and their scales, which are all equal."""
+    """The fields of a packed linear: its codes, and their scales, which are all equal (super-scales too)."""
     fields = STORAGE[scheme].fields((shape[0], shape[1]))
     bits = fields["codes"][1][-1] // 64
     one = scale(name, shape, bits)
+    # By the code or, with 3 bits, the level.
+    places = torch.searchsorted(torch.tensor(LEVELS), torch.arange(LEVELS[-1] + 1)) if bits == 3 else torch.arange(256)
+    values: dict[str, float] = {"scales": one}
+    if "super_scales" in fields:
+        values = {"scales": SIGNED_CENTRE + 1, "super_scales": one}
 
     def code_bytes() -> Iterator[memoryview]:
         for band in codes(name, shape, bits):
-            codes_NK = (torch.from_numpy(band).to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+            codes_NK = places[torch.from_numpy(band).int() + CENTRES[bits]].to(torch.uint8)
             scales_NG = torch.full((len(band), shape[1] // GROUP_COLUMNS), one, dtype=torch.float16)
             yield _bytes_of(pack(codes_NK, scales_NG, bits=bits).codes)
 
-    def scale_bytes() -> Iterator[memoryview]:
-        yield _bytes_of(torch.full(fields["scales"][1], one, dtype=torch.float16))
+    def filled(field: str) -> Iterator[memoryview]:
+        dtype, size = fields[field]
+        yield _bytes_of(torch.full(size, values[field], dtype=dtype))
 
-    return [
-        Piece(f"{linear_of(name)}.{field}", *fields[field], data)
-        for field, data in (("codes", code_bytes), ("scales", scale_bytes))
-    ]
+    sources: dict[str, Callable[[], Iterator[memoryview]]] = {"codes": code_bytes}
+    sources |= {field: partial(filled, field) for field in values}
+    return [Piece(f"{linear_of(name)}.{field}", *fields[field], data) for field, data in sources.items()]
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -49,7 +49,7 @@ def bench_all(
     ] = None,
     bits: Annotated[
         int | None,
-        typer.Option(help="Decoder bits of the random model: 4 (default), 8 or 16; with transformers always 16."),
+        typer.Option(help="Decoder bits of the random model: 3, 4 (default), 8 or 16; with transformers always 16."),
     ] = None,
     widths: Annotated[str | None, typer.Option(help="Layer widths of the random model: 12b (default) or nano.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="How many times to measure each row; default: 3.")] = None,
@@ -80,7 +80,7 @@ def bench_make_random(
     vision_layers: Annotated[
         int | None, typer.Option(min=1, help="Vision layers; default: as in the full model.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits of the decoder's matrices: 4, 8 or 16, if the format has them.")] = 16,
+    bits: Annotated[int, typer.Option(help="Bits of the decoder's matrices: 3, 4, 8 or 16, if the format has them.")] = 16,
     form: Annotated[RandomFormat, typer.Option("--format", help="What to write.")] = RandomFormat.mistral,
     widths: Annotated[str, typer.Option(help="Layer widths: 12b or nano.")] = "12b",
 ) -> None:

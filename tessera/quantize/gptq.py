@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, PackedWeight
-from tessera.quantize.rounding import SUPER_ROOM, fit, has_super_scales, pack_grids, super_scales
+from tessera.quantize.rounding import SUPER_ROOM, Grid, fit, has_super_scales, pack_grids, super_scales
 
 DAMPING = 0.01  # of the Gram diagonal's mean, added to the diagonal: unseen inputs must keep some weight
 
@@ -21,7 +21,8 @@ def round_compensated(matrix_NK: Tensor, factor_KK: Tensor, bits: int) -> Packed
     """Round a matrix, group by group, to the best codes for inputs whose Gram matrix has this upper factor."""
     matrix_NK = matrix_NK.float()
     errors_NK = torch.zeros_like(matrix_NK)
-    codes, grids = torch.empty_like(matrix_NK, dtype=torch.uint8), []
+    codes = torch.empty_like(matrix_NK, dtype=torch.uint8)
+    grids: list[Grid] = []
     supers_NG = _super_scales(matrix_NK) if has_super_scales(bits, matrix_NK.shape[1]) else None
     for start in range(0, matrix_NK.shape[1], GROUP_COLUMNS):
         group = slice(start, start + GROUP_COLUMNS)

@@ -29,7 +29,7 @@ VOCAB = NANO.vocab_size
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("random")
-    for form, bits in (("mistral", 16), ("tessera", 8), ("tessera", 4)):
+    for form, bits in (("mistral", 16), ("tessera", 8), ("tessera", 4), ("tessera", 3)):
         write_random(folder / f"{form}-{bits}", SMALL, TOKENIZER, form, bits)  # type: ignore[arg-type]
     return folder
 
@@ -50,7 +50,7 @@ def test_eight_bits_are_the_same_numbers(folders: Path, plain: LoadedModel) -> N
     assert all(torch.equal(value, others[name]) for name, value in packed.model.named_parameters())
 
 
-@pytest.mark.parametrize("name", ["mistral-16", "tessera-8", "tessera-4"])
+@pytest.mark.parametrize("name", ["mistral-16", "tessera-8", "tessera-4", "tessera-3"])
 @pytest.mark.parametrize("lookup", [False, True])
 def test_the_reply_is_foretold(folders: Path, name: str, lookup: bool) -> None:
     prompts = [[1, 1100, 1030], [1, 5, VOCAB - 4]]
