@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tessera.errors import MissingExtraError
-from tessera.kernels.packed_weight import GROUP_COLUMNS, SIGNED_CENTRE, SUPER_GROUPS, TILE_ROWS, PackedWeight, packs
+from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight, packs
 from tessera.model.config import ModelConfig
 from tessera.model.family import PIXTRAL_12B
 from tessera.model.pixtral import Pixtral
@@ -49,7 +49,7 @@ def random_packed(rows: int, columns: int, bits: int, device: torch.device | str
     scales = torch.full((tiles, groups, TILE_ROWS), scale, dtype=torch.float16, device=device)
     if bits != 3 or groups % SUPER_GROUPS:
         return PackedWeight(bits, (rows, columns), codes, scales)
-    ones = torch.full_like(scales, SIGNED_CENTRE + 1, dtype=torch.uint8)
+    ones = torch.ones_like(scales, dtype=torch.uint8)
     return PackedWeight(bits, (rows, columns), codes, ones, super_scales=scales[:, ::SUPER_GROUPS].contiguous())
 
 

@@ -21,7 +21,7 @@ from tessera import __version__
 from tessera.bench.random_gguf import write_random_gguf
 from tessera.bench.random_values import codes, scale, vector
 from tessera.errors import UsageError
-from tessera.kernels.packed_weight import CENTRES, GROUP_COLUMNS, LEVELS, SIGNED_CENTRE, pack
+from tessera.kernels.packed_weight import CENTRES, GROUP_COLUMNS, LEVELS, pack
 from tessera.kernels.quantized_weight import STORAGE
 from tessera.load import BUNDLED_FOLDER
 from tessera.machine import free_disk_bytes, written_whole
@@ -140,7 +140,7 @@ def _packed(name: str, shape: tuple[int, ...], scheme: str) -> list[Piece]:
     places = torch.searchsorted(torch.tensor(LEVELS), torch.arange(LEVELS[-1] + 1)) if bits == 3 else torch.arange(256)
     values: dict[str, float] = {"scales": one}
     if "super_scales" in fields:
-        values = {"scales": SIGNED_CENTRE + 1, "super_scales": one}
+        values = {"scales": 1, "super_scales": one}
 
     def code_bytes() -> Iterator[memoryview]:
         for band in codes(name, shape, bits):

@@ -80,7 +80,7 @@ def bench_make_random(
     vision_layers: Annotated[
         int | None, typer.Option(min=1, help="Vision layers; default: as in the full model.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits of the decoder's matrices: 3, 4, 8 or 16, if the format has them.")] = 16,
+    bits: Annotated[int, typer.Option(help="Bits of the decoder's matrices: 3, 4, 8 or 16, if the format can.")] = 16,
     form: Annotated[RandomFormat, typer.Option("--format", help="What to write.")] = RandomFormat.mistral,
     widths: Annotated[str, typer.Option(help="Layer widths: 12b or nano.")] = "12b",
 ) -> None:

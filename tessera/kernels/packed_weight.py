@@ -24,7 +24,6 @@ GROUP_COLUMNS = 32
 SUPER_GROUPS = 8  # groups that share a super-scale: Q4_K's blocks of 256 columns
 CENTRES = {3: 16, 4: 8, 8: 128}  # by bits: the code, or level, whose value is zero if there are no minimums
 LEVELS = (0, 6, 10, 14, 17, 20, 24, 29)  # of the codes of 3 bits; also in native/packed_weight.h
-SIGNED_CENTRE = 128  # of 3 bits' multipliers of super-scales, which may be negative
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,12 @@ class PackedWeight:
     `codes` is uint8 (tiles, groups, 64 * bits): chunk j of 64 bytes holds row r's byte b at 4 * r + b.
     With 8 bits the byte is the code of column 4 * j + b of the group; with 4 bits its low half is
     that of column 4 * j + b and its high half that of column 16 + 4 * j + b. With 3 bits, bits 0 to 2
-    of chunk j's byte are the code of column 8 * j + b, bits 3 to 5 that of column 8 * j + 4 + b; bits 6
-    and 7 of chunks 0 and 1 are the low bits of columns 24 + b and 28 + b, whose high bits are bits 6
-    and 7 of chunk 2.
+    of chunk j's byte are the code of column 8 * j + b, bits 4 to 6 that of column 8 * j + 4 + b, bit 3
+    is bit j of the code of column 24 + b, and bit 7 that of column 28 + b.
     `scales` is float16 (tiles, groups, 16), `minimums` the same or None (codes are then centred on
     8 or 128). With `super_scales` (float16, (tiles, groups / 8, 16)), `scales` and `minimums` are
     uint8 multipliers: scale = super_scale * scale, minimum = -super_minimum * minimum. With 3 bits
-    there are no minimums, and scale = super_scale * (scale - 128).
+    there are no minimums, and the multipliers are signed (two's complement).
     Rows beyond N have scales of zero.
     """
 
@@ -178,10 +176,10 @@ def pack(
 
 
 def _three_chunks(tiled: Tensor) -> Tensor:
-    """Pack codes of 3 bits, (tiles, groups, 8, 16, 4), into three chunks: two codes a byte and bits of a third."""
-    last, high = tiled[:, :, 6:], tiled[:, :, 6:] >> 2
-    rest = torch.cat([last & 3, high[:, :, :1] | (high[:, :, 1:] << 1)], dim=2)
-    return tiled[:, :, 0:6:2] | (tiled[:, :, 1:6:2] << 3) | (rest << 6)
+    """Pack codes of 3 bits, (tiles, groups, 8, 16, 4), into three chunks: two codes and two bits a byte."""
+    pairs = tiled[:, :, 0::2] | (tiled[:, :, 1::2] << 4)
+    spread = torch.cat([((pairs[:, :, 3:] >> bit) & 0x11) << 3 for bit in range(3)], dim=2)
+    return pairs[:, :, :3] | spread
 
 
 def unpack_codes(weight: PackedWeight) -> Tensor:
@@ -192,10 +190,10 @@ def unpack_codes(weight: PackedWeight) -> Tensor:
         tiled = torch.cat([low & 15, low >> 4], dim=2)
     elif weight.bits == 3:
         chunks = weight.codes.view(tiles, groups, 3, TILE_ROWS, 4)
-        pairs = torch.stack([chunks & 7, (chunks >> 3) & 7], dim=3).flatten(2, 3)
-        high = chunks[:, :, 2:] >> 6
-        last = (chunks[:, :, :2] >> 6) | (torch.cat([high & 1, high >> 1], dim=2) << 2)
-        tiled = torch.cat([pairs, last], dim=2)
+        bits = (chunks >> 3) & 0x11
+        last = bits[:, :, :1] | (bits[:, :, 1:2] << 1) | (bits[:, :, 2:] << 2)
+        pairs = torch.cat([chunks, last], dim=2)
+        tiled = torch.stack([pairs & 7, (pairs >> 4) & 7], dim=3).flatten(2, 3)
     else:
         tiled = weight.codes.view(tiles, groups, 8, TILE_ROWS, 4)
     rows, columns = weight.shape
@@ -220,7 +218,7 @@ def group_values(weight: PackedWeight) -> tuple[Tensor, Tensor]:
     scales = weight.scales.float()
     if weight.super_scales is not None:
         if weight.bits == 3:
-            scales = scales - SIGNED_CENTRE
+            scales = weight.scales.view(torch.int8).float()
         scales = scales * weight.super_scales.float().repeat_interleave(SUPER_GROUPS, dim=1)
     if weight.minimums is None:
         offsets = scales * -CENTRES[weight.bits]

@@ -19,7 +19,6 @@ from tessera.kernels.packed_weight import (
     CENTRES,
     GROUP_COLUMNS,
     LEVELS,
-    SIGNED_CENTRE,
     SUPER_GROUPS,
     TILE_ROWS,
     PackedWeight,
@@ -101,10 +100,10 @@ def pack_grids(codes_NK: Tensor, grids: Sequence[Grid]) -> PackedWeight:
     if not supers:
         return pack(codes_NK, scales_NG.half(), bits=bits)
     supers_NG = torch.cat(supers, dim=1)
-    multipliers_NG = torch.where(supers_NG == 0, 0, scales_NG / supers_NG).round() + SIGNED_CENTRE
+    multipliers_NG = torch.where(supers_NG == 0, 0, scales_NG / supers_NG).round().to(torch.int8)
     return pack(
         codes_NK,
-        multipliers_NG.to(torch.uint8),
+        multipliers_NG.view(torch.uint8),
         bits=bits,
         super_scales=supers_NG[:, ::SUPER_GROUPS].half(),
     )

@@ -34,8 +34,8 @@ def three_bits(codes: torch.Tensor, row: int, column: int) -> int:
     chunks = [int(codes[64 * chunk + 4 * row + column % 4]) for chunk in range(3)]
     four = column // 4
     if four < 6:
-        return chunks[four // 2] >> 3 * (four % 2) & 7
-    return chunks[four - 6] >> 6 | (chunks[2] >> four & 1) << 2
+        return chunks[four // 2] >> 4 * (four % 2) & 7
+    return sum((chunk >> (3 if four == 6 else 7) & 1) << place for place, chunk in enumerate(chunks))
 
 
 @pytest.mark.parametrize(("bits", "kind"), KINDS)

@@ -67,20 +67,21 @@ def three_bits(fields: dict[str, NDArray[Any]], rows: int) -> NDArray[np.float32
     levels = [-16, -10, -6, -2, 1, 4, 8, 13]
     codes, scales = fields["codes"], fields["scales"].astype(np.float32)
     if "super_scales" in fields:
-        scales = (scales - 128) * np.repeat(fields["super_scales"].astype(np.float32), 8, axis=1)
+        supers = fields["super_scales"].astype(np.float32)
+        scales = fields["scales"].view(np.int8).astype(np.float32) * np.repeat(supers, 8, axis=1)
     matrix = np.empty((rows, codes.shape[1] * 32), np.float32)
     for row, column in np.ndindex(*matrix.shape):
         tile, group, within = row // 16, column // 32, column % 32
         first, second, third = (int(each) for each in codes[tile, group, 4 * (row % 16) + within % 4 :: 64])
         code = {
             0: first & 7,
-            1: first >> 3 & 7,
+            1: first >> 4 & 7,
             2: second & 7,
-            3: second >> 3 & 7,
+            3: second >> 4 & 7,
             4: third & 7,
-            5: third >> 3 & 7,
-            6: first >> 6 | (third >> 6 & 1) << 2,
-            7: second >> 6 | (third >> 7) << 2,
+            5: third >> 4 & 7,
+            6: first >> 3 & 1 | second >> 2 & 2 | third >> 1 & 4,
+            7: first >> 7 | second >> 6 & 2 | third >> 5 & 4,
         }[within // 4]
         matrix[row, column] = levels[code] * scales[tile, group, row % 16]
     return matrix

@@ -13,8 +13,9 @@ constexpr int CHAIN_TOKENS = 4; // that share the codes as they are unpacked: wh
 
 __m256 halves(const void *from) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(from))); }
 
-__m256 multipliers(const uint8_t *from) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+__m256 multipliers(const uint8_t *from, bool is_signed) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+  return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
 }
 
 // Scales (or minimums) of one group of half a tile.
@@ -24,9 +25,7 @@ __m256 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile,
   const int64_t place = (tile * groups + group) * TILE_ROWS + half * HALF_ROWS;
   if (!SUPER) return halves(values + place * 2);
   const int64_t super = tile * (groups / SUPER_GROUPS) + group / SUPER_GROUPS;
-  __m256 multiplier = multipliers(values + place);
-  if (BITS == 3) multiplier = _mm256_sub_ps(multiplier, _mm256_set1_ps(SIGNED_CENTRE));
-  return _mm256_mul_ps(multiplier, halves(supers + super * TILE_ROWS + half * HALF_ROWS));
+  return _mm256_mul_ps(multipliers(values + place, BITS == 3), halves(supers + super * TILE_ROWS + half * HALF_ROWS));
 }
 
 __m256i four_inputs(const int8_t *from) {
@@ -35,27 +34,31 @@ __m256i four_inputs(const int8_t *from) {
   return _mm256_set1_epi32(four);
 }
 
-// The products of 3-bit codes' levels with a group of each of TOKENS tokens for 8 rows.
+// The products of 3-bit codes' levels with a group of each of TOKENS tokens for 8 rows. Codes lie in pairs, bits 0 to 2
+// and 4 to 6 of each byte; a lookup takes four bits of an index, if its highest is zero.
 template <int TOKENS>
 void level_products(const uint8_t *codes, const int8_t *inputs, __m256i (&sums)[CHAIN_TOKENS]) {
   const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS)));
-  const __m256i three = _mm256_set1_epi8(7), low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(4);
-  __m256i chunks[3], pairs[CHAIN_TOKENS];
-  for (int j = 0; j < 3; ++j) chunks[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 * j));
+  const __m256i low = _mm256_set1_epi8(0x11), both = _mm256_set1_epi8(0x77);
+  __m256i last = _mm256_setzero_si256(), halves[CHAIN_TOKENS];
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {
-    __m256i code = _mm256_and_si256(_mm256_srli_epi16(chunks[j / 2 % 3], j % 2 * 3), three);
-    if (j >= 6) {
-      const __m256i top = _mm256_and_si256(_mm256_srli_epi16(chunks[2], j - 2), high);
-      code = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(chunks[j - 6], 6), low), top);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    __m256i pairs = last;
+    if (j < 3) {
+      pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(codes + 64 * j));
+      last = _mm256_or_si256(last, _mm256_and_si256(_mm256_srli_epi16(pairs, 3 - j), _mm256_slli_epi16(low, j)));
+      pairs = _mm256_and_si256(pairs, both);
     }
-    const __m256i level = _mm256_shuffle_epi8(table, code);
+    const __m256i first = _mm256_shuffle_epi8(table, pairs);
+    const __m256i second = _mm256_shuffle_epi8(table, _mm256_srli_epi16(pairs, 4));
 #pragma GCC unroll 4
     for (int t = 0; t < TOKENS; ++t) {
-      const __m256i pair = _mm256_maddubs_epi16(level, four_inputs(inputs + t * GROUP + 4 * j));
-      pairs[t] = j % 4 ? _mm256_add_epi16(pairs[t], pair) : pair;
-      if (j % 4 == 3) sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1)));
+      const int8_t *from = inputs + t * GROUP + 8 * j;
+      const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(first, four_inputs(from)),
+                                                _mm256_maddubs_epi16(second, four_inputs(from + 4)));
+      halves[t] = j % 2 ? _mm256_add_epi16(halves[t], products) : products;
+      if (j % 2) sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(halves[t], _mm256_set1_epi16(1)));
     }
   }
 }

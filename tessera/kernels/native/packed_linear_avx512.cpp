@@ -14,31 +14,16 @@ constexpr int64_t PAGE_BYTES = 4 << 10;
 constexpr int PAGE_LINES = 4; // of the next page that are fetched early
 constexpr int64_t PREFETCH_INPUTS = 1 << 10; // ahead in the inputs, which many tokens keep in the second-level cache
 
-// Scales (or minimums) of one group of a tile.
-template <int BITS, bool SUPER>
-__m512 group_values(const uint8_t *values, const uint16_t *supers, int64_t tile, int64_t groups, int64_t group) {
-  if (!SUPER) return halves(values + (tile * groups + group) * TILE_ROWS * 2);
-  const int64_t super = tile * (groups / SUPER_GROUPS) + group / SUPER_GROUPS;
-  __m512 multiplier = multipliers(values + (tile * groups + group) * TILE_ROWS);
-  if (BITS == 3) multiplier = _mm512_sub_ps(multiplier, _mm512_set1_ps(SIGNED_CENTRE));
-  return _mm512_mul_ps(multiplier, halves(supers + super * TILE_ROWS));
-}
-
-// The levels of codes of 3 bits.
+// The levels of codes of 3 bits. A lookup takes four bits of an index, if its highest is zero.
 void load_levels(const uint8_t *from, __m512i (&levels)[8]) {
   const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS)));
-  const __m512i three = _mm512_set1_epi8(7), low = _mm512_set1_epi8(3), high = _mm512_set1_epi8(4);
   __m512i chunks[3];
-  for (int j = 0; j < 3; ++j) {
-    chunks[j] = _mm512_loadu_si512(from + 64 * j);
-    levels[2 * j] = _mm512_and_si512(chunks[j], three);
-    levels[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(chunks[j], 3), three);
+  for (int j = 0; j < 3; ++j) chunks[j] = _mm512_loadu_si512(from + 64 * j);
+  for (int j = 0; j < 4; ++j) {
+    const __m512i pairs = _mm512_and_si512(j < 3 ? chunks[j % 3] : last_pairs(chunks), _mm512_set1_epi8(0x77));
+    levels[2 * j] = _mm512_shuffle_epi8(table, pairs);
+    levels[2 * j + 1] = _mm512_shuffle_epi8(table, _mm512_srli_epi16(pairs, 4));
   }
-  for (int j = 0; j < 2; ++j) {
-    const __m512i top = _mm512_and_si512(_mm512_srli_epi16(chunks[2], 4 + j), high);
-    levels[6 + j] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(chunks[j], 6), low), top);
-  }
-  for (int j = 0; j < 8; ++j) levels[j] = _mm512_shuffle_epi8(table, levels[j]);
 }
 
 template <int BITS> void load_codes(const uint8_t *from, __m512i (&codes)[8]) {
@@ -74,16 +59,25 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
   const int8_t *inputs = panel.codes;
   __m512 sums[TOKENS];
   for (int t = 0; t < TOKENS; ++t) sums[t] = _mm512_setzero_ps();
+  __m512 super_scale = _mm512_setzero_ps(), super_minimum = super_scale;
   for (int64_t group = 0; group < groups; ++group, from += 64 * BITS, inputs += TOKENS * GROUP) {
     fetch_ahead<BITS, TOKENS>(from, group);
     for (int t = 0; TOKENS > CHAIN_TOKENS && t < TOKENS; t += 2)
       _mm_prefetch(inputs + PREFETCH_INPUTS + t * GROUP, _MM_HINT_T0);
     __m512i codes[8];
     load_codes<BITS>(from, codes);
-    const __m512 scale = group_values<BITS, SUPER>(weight.scales, weight.super_scales, tile, groups, group);
+    const int64_t cell = (tile * groups + group) * TILE_ROWS;
+    if (SUPER && group % SUPER_GROUPS == 0) {
+      const int64_t super = (tile * (groups / SUPER_GROUPS) + group / SUPER_GROUPS) * TILE_ROWS;
+      super_scale = halves(weight.super_scales + super);
+      if (MINIMUMS) super_minimum = _mm512_sub_ps(_mm512_setzero_ps(), halves(weight.super_minimums + super));
+    }
+    const __m512 scale = SUPER ? _mm512_mul_ps(multipliers(weight.scales + cell, BITS == 3), super_scale)
+                               : halves(weight.scales + 2 * cell);
     __m512 minimum;
-    if (MINIMUMS) minimum = group_values<BITS, SUPER>(weight.minimums, weight.super_minimums, tile, groups, group);
-    if (MINIMUMS && SUPER) minimum = _mm512_sub_ps(_mm512_setzero_ps(), minimum);
+    if (MINIMUMS)
+      minimum = SUPER ? _mm512_mul_ps(multipliers(weight.minimums + cell, false), super_minimum)
+                      : halves(weight.minimums + 2 * cell);
     const float *scales = panel.scales + group * TOKENS, *shares = panel.shares + group * TOKENS;
 #pragma GCC unroll 16
     for (int start = 0; start < TOKENS; start += CHAIN_TOKENS) {

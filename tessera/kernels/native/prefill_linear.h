@@ -50,15 +50,14 @@ struct Workspace {
 inline void group_values(const Weight &weight, int64_t tile, int64_t group, __m512 &scale, __m512 &offset) {
   const int64_t cell = (tile * weight.groups() + group) * TILE_ROWS;
   const int64_t super = (tile * (weight.groups() / SUPER_GROUPS) + group / SUPER_GROUPS) * TILE_ROWS;
-  if (weight.super_scales) {
-    const __m512 centre = _mm512_set1_ps(weight.bits == 3 ? SIGNED_CENTRE : 0);
-    scale = _mm512_mul_ps(_mm512_sub_ps(multipliers(weight.scales + cell), centre), halves(weight.super_scales + super));
-  } else
+  if (weight.super_scales)
+    scale = _mm512_mul_ps(multipliers(weight.scales + cell, weight.bits == 3), halves(weight.super_scales + super));
+  else
     scale = halves(weight.scales + 2 * cell);
   if (!weight.minimums)
     offset = _mm512_mul_ps(scale, _mm512_set1_ps(static_cast<float>(-centre_of(weight.bits))));
   else if (weight.super_minimums)
-    offset = _mm512_mul_ps(multipliers(weight.minimums + cell),
+    offset = _mm512_mul_ps(multipliers(weight.minimums + cell, false),
                            _mm512_sub_ps(_mm512_setzero_ps(), halves(weight.super_minimums + super)));
   else
     offset = halves(weight.minimums + 2 * cell);
@@ -71,7 +70,7 @@ template <int BITS> __m512 values_of(__m512i words, int shift, __m512 scale, __m
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, offset);
 }
 
-// The lowest 3 bits of 16 words, as values.
+// The lowest 3 bits of 16 words, as values; the fourth may be any.
 inline __m512 level_values(__m512i words, __m512 scale, __m512 offset) {
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i *>(LEVELS));
   const __m512 levels = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(table));
@@ -111,17 +110,11 @@ inline void unpack_levels(const Weight &weight, int64_t tile, int64_t group, bfl
   const uint8_t *from = weight.codes + (tile * weight.groups() + group) * TILE_ROWS * GROUP * 3 / 8;
   __m512i chunks[3];
   for (int chunk = 0; chunk < 3; ++chunk) chunks[chunk] = _mm512_loadu_si512(from + 64 * chunk);
-  const __m512i low = _mm512_set1_epi32(3), high = _mm512_set1_epi32(4);
   for (int four = 0; four < 8; ++four, to += 4 * BLOCK_COLUMNS) {
+    const __m512i pairs = four < 6 ? chunks[four / 2 % 3] : last_pairs(chunks);
     __m512 values[4];
-    for (int byte = 0; byte < 4; ++byte) {
-      __m512i codes = _mm512_srli_epi32(chunks[four / 2 % 3], 8 * byte + four % 2 * 3);
-      if (four >= 6) {
-        const __m512i top = _mm512_and_si512(_mm512_srli_epi32(chunks[2], 8 * byte + four - 2), high);
-        codes = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(chunks[four - 6], 8 * byte + 6), low), top);
-      }
-      values[byte] = level_values(codes, scale, offset);
-    }
+    for (int byte = 0; byte < 4; ++byte)
+      values[byte] = level_values(_mm512_srli_epi32(pairs, 8 * byte + four % 2 * 4), scale, offset);
     store_pair(to, values[0], values[1]);
     store_pair(to + 2 * BLOCK_COLUMNS, values[2], values[3]);
   }
