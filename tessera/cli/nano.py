@@ -40,7 +40,7 @@ def run_draw(out: Path, count: int, seed: int) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     pages = (draw_page(MIXED, Random(number)) for number in itertools.count(seed))
-    drawn = itertools.islice((page for page in pages if len(page.pictures) == 1), count)
+    drawn = itertools.islice((page for page in pages if len(page.pictures) == 1 and page.questions), count)
     with (out / LABELS).open("w", encoding="utf-8") as labels:
         for number, page in enumerate(drawn, seed):
             name = f"{number:08}.png"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pypdfium2
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from tessera.cli.nano import run_eval
+from tessera.cli.nano import run_draw, run_eval
 from tessera.errors import UsageError
 from tessera.evals.metrics import edit_distance, wilson_interval
 from tessera.nano import evaluate as evaluation
@@ -256,3 +257,16 @@ def test_a_result_as_json_holds_all_but_the_images() -> None:
     assert told["answer"] == "abcd"
     assert (told["reply"], told["right"], told["skill"], told["type_size"]) == ("abxd", False, "transcribe", 9)
     assert "pictures" not in told
+
+
+def test_a_page_without_questions_is_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank pages have none; the next seed's page takes its place."""
+    asked = SimpleNamespace(
+        skill="table", question=SimpleNamespace(text="How many?"), answer=SimpleNamespace(text="three")
+    )
+    pages = ([], [asked], [], [asked])
+    made = iter(SimpleNamespace(pictures=[PICTURE], questions=each) for each in pages)
+    monkeypatch.setattr("tessera.nano.pictures.mix.draw_page", lambda kinds, random: next(made))
+    run_draw(tmp_path, 2, 5)
+    lines = (tmp_path / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["image"] for line in lines] == ["00000005.png", "00000006.png"]
