@@ -48,7 +48,8 @@ template <int BITS> void load_codes(const uint8_t *from, __m512i (&codes)[8]) {
 template <int BITS, int TOKENS> void fetch_ahead(const uint8_t *from, int64_t group) {
   if (TOKENS > 1)
     for (int j = 0; j < BITS; ++j) _mm_prefetch(from + PREFETCH_BYTES + 64 * j, _MM_HINT_T1);
-  else if (group % (PAGE_BYTES / (64 * BITS)) == 0)
+  else if (BITS == 3 ? reinterpret_cast<uintptr_t>(from) % PAGE_BYTES < 64 * BITS // of which no whole number is a page
+                     : group % (PAGE_BYTES / (64 * BITS)) == 0)
     for (int line = 0; line < PAGE_LINES; ++line) _mm_prefetch(from + PAGE_BYTES + 64 * line, _MM_HINT_T0);
 }
 
