@@ -97,7 +97,7 @@ FOLDERS = {
     "tessera/model": 950,
     "tessera/nano": 15_500,
     "tessera/parallel": 230,
-    "tessera/quantize": 720,
+    "tessera/quantize": 860,
     "tessera/search": 2800,
     "tessera/server": 9800,
     "tessera/training": 450,
