@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,18 +26,22 @@ from tessera.bench.peer import WIDTHS, random_model, random_packed
 from tessera.engine.kv_cache import KVCache
 from tessera.engine.native_step import NativeSteps
 from tessera.engine.plans import PagedPlan
+from tessera.engine.request import Request
+from tessera.engine.sampler import Sampler
 from tessera.kernels import elementwise, packed_linear, paged_attention, skinny_linear
 from tessera.kernels.elementwise import rms_norm, rotate, silu_gate
 from tessera.kernels.paged_attention import PagedChunk
 from tessera.linears.quantized import place
 from tessera.model.config import ModelConfig
 from tessera.model.decoder import DecoderBlock
+from tessera.model.linear import Linear
 from tessera.model.pixtral import Pixtral
 from tessera.model.rope import decoder_rotations
+from tessera.sampling import SamplingParams
 
 LINEARS = ("attention.wq", "attention.wk", "attention.wv", "attention.wo")
 FEED_FORWARD = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
-LAYERS = 2
+LAYERS, VOCABULARY = 2, 131_072
 WITH_KERNELS = (elementwise, packed_linear, paged_attention, skinny_linear)
 SMALL = dataclasses.replace(WIDTHS, dim=256, n_heads=2, n_kv_heads=1, hidden_dim=256)
 BLOCK_TOKENS = 16
@@ -43,7 +49,7 @@ Work = Callable[[], object]
 
 
 def model_of(config: ModelConfig, layers: int, bits: int) -> Pixtral:
-    """Return a model of these decoder widths whose vocabulary and encoder are small; 16 bits: not quantized."""
+    """Return a model of these decoder widths with the 12B's head and few embeddings; 16 bits: not quantized."""
     vision = dataclasses.replace(config.vision_encoder, num_hidden_layers=1)
     config = dataclasses.replace(config, n_layers=layers, vocab_size=1024, vision_encoder=vision)
     model = random_model(config)
@@ -51,7 +57,10 @@ def model_of(config: ModelConfig, layers: int, bits: int) -> Pixtral:
         for name in (*LINEARS, *FEED_FORWARD):
             rows, columns = model.get_submodule(f"layers.{layer}.{name}").weight.shape  # type: ignore[misc]
             place(model, f"layers.{layer}.{name}", random_packed(rows, columns, bits))
-    return model
+    model.output = Linear(config.dim, VOCABULARY if bits == 16 else 1, bias=False, dtype=torch.bfloat16)
+    if bits < 16:
+        place(model, "output", random_packed(VOCABULARY, config.dim, 8))
+    return model.requires_grad_(requires_grad=False)
 
 
 def plan_of(model: Pixtral, cache: KVCache, rows: int, context: int) -> PagedPlan:
@@ -80,13 +89,18 @@ def print_step(model: Pixtral, rows: int, context: int, rounds: int, *, parts_to
     cache = KVCache(model.config, blocks, BLOCK_TOKENS, torch.bfloat16, model.device)
     plan = plan_of(model, cache, rows, context)
     hidden_TD = torch.randn(rows, model.config.dim).bfloat16()
-    times = times_of(steps(model, plan, hidden_TD), rounds)
-    quotients = statistics.quantiles([a / b for a, b in zip(*times.values(), strict=True)], n=4)
+    for works, what in ((steps, "modules over library"), (head_steps, "sampler over library")):
+        times = times_of(works(model, plan, hidden_TD), rounds)
+        quotients = statistics.quantiles([a / b for a, b in zip(*times.values(), strict=True)], n=4)
+        print_times(times)
+        print("  {}: {:.3f} (quartiles {:.3f} to {:.3f})".format(what, *(quotients[n] for n in (1, 0, 2))), flush=True)
     if parts_too:
-        times |= times_of(parts(model, plan, hidden_TD), rounds)
+        print_times(times_of(parts(model, plan, hidden_TD), rounds))
+
+
+def print_times(times: dict[str, list[int]]) -> None:
     for name, found in times.items():
         print(f"  {name:36} {statistics.median(found) / 1000:9.0f}")
-    print("  modules over library: {1:.3f} (quartiles {0:.3f} to {2:.3f})".format(*quotients), flush=True)
 
 
 @contextmanager
@@ -110,6 +124,21 @@ def steps(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]
     return {
         f"a step of {LAYERS} layers, by its modules": lambda: model(hidden_TD, plan),
         f"a step of {LAYERS} layers, in the library": lambda: native(hidden_TD, plan),
+    }
+
+
+def head_steps(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]:
+    """Return a step with the head and the choice of greedy tokens: chosen by the sampler, and in the library."""
+    native = NativeSteps(model)
+    sampler = Sampler(VOCABULARY, range(1000), 2, model.device)
+    request = cast(Request, SimpleNamespace(id="", params=SamplingParams(), matcher=None, num_output=1))
+    requests = [request] * len(hidden_TD)
+    penalties_V = sampler.penalties_for(requests)
+    return {
+        "with head and choice, by the sampler": lambda: sampler.sample(
+            model.logits(native(hidden_TD, plan)[0]), requests
+        ),
+        "with head and choice, in the library": lambda: native(hidden_TD, plan, penalties_V),
     }
 
 

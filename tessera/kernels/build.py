@@ -2,9 +2,9 @@
 
 The installer's hook (hatch_build.py), the Makefile and developers all use it. It needs only the
 standard library and a C++ compiler; the library is not built against PyTorch. A file's name ends in
-its processor (`_avx2`, `_avx512`, `_avx512_bf16`, `_amx`), which determines its flags; if the
-compiler is too old for a processor, its files are left out. The library contains a digest of its
-sources, so that the loader recognizes a stale one.
+its processor (`_avx2`, `_avx512`, `_avx512_bf16`, `_amx`, `_neon`), which determines its flags; files
+for another kind of machine, or for a processor that the compiler is too old for, are left out. The
+library contains a digest of its sources, so that the loader recognizes a stale one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions",
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 AVX512_BF16 = (*AVX512, "-mavx512bf16")
-# In the order of the levels of native/cpu.cpp.
-PROCESSORS = {
-    "avx2": AVX2,
-    "avx512": AVX512,
-    "avx512_bf16": AVX512_BF16,
-    "amx": (*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+# By kind of machine, in the order of the levels of native/cpu.cpp.
+MACHINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx2": AVX2,
+        "avx512": AVX512,
+        "avx512_bf16": AVX512_BF16,
+        "amx": (*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+    },
+    "aarch64": {"neon": ("-march=armv8.2-a+dotprod",)},
 }
+PROCESSORS = MACHINES.get(platform.machine(), MACHINES["x86_64"])  # a machine of another kind compiles none
 
 
 class BuildError(Exception):
@@ -61,9 +65,10 @@ def sources_digest() -> str:
 
 def find_compiler() -> str:
     """Return the C++ compiler: $CXX, or the first of c++, g++, clang++ on the path."""
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
+    if platform.system() != "Linux" or platform.machine() not in MACHINES:
         raise BuildError(
-            f"the kernels are written for Linux on x86-64, not {platform.system()} on {platform.machine()}"
+            f"the kernels are written for Linux on {' and '.join(MACHINES)}, not {platform.system()} on "
+            f"{platform.machine()}"
         )
     wanted = os.environ.get("CXX")
     for name in [wanted] if wanted else ["c++", "g++", "clang++"]:
@@ -102,8 +107,8 @@ def build(extra_flags: tuple[str, ...] = (), library: Path = LIBRARY) -> Build:
 
 
 def processor_of(source: Path) -> str | None:
-    """Return the processor that a file's name ends in: gemm_avx512_bf16.cpp -> avx512_bf16; None for any x86-64."""
-    matches = [name for name in PROCESSORS if source.stem.endswith(f"_{name}")]
+    """Return the processor that a file's name ends in: gemm_avx512_bf16.cpp -> avx512_bf16; None for any machine."""
+    matches = [name for names in MACHINES.values() for name in names if source.stem.endswith(f"_{name}")]
     return max(matches, key=len, default=None)
 
 

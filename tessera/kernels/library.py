@@ -1,7 +1,7 @@
 """Loads the compiled kernels and offers each as a Python function, chosen for this processor.
 
 A kernel is a C function `NAME_PATH` for one or more of the paths `avx2`, `avx512` (VNNI),
-`avx512_bf16` and `amx`, each of which includes those before it; `kernel("NAME")` is the best one
+`avx512_bf16` and `amx`, each of which includes those before it, or on Arm `neon`; `kernel("NAME")` is the best one
 that this machine runs, or None: the caller then computes with the kernel's twin in torch. The
 environment variable TESSERA_KERNELS names the highest path to use; `torch` means none.
 The functions take addresses: their callers check shapes, strides and dtypes.
@@ -21,10 +21,10 @@ from typing import Any
 import torch  # loads the OpenMP runtime into the process
 
 from tessera.errors import UsageError
-from tessera.kernels.build import LIBRARY, BuildError, find_compiler, sources_digest
+from tessera.kernels.build import LIBRARY, PROCESSORS, BuildError, find_compiler, sources_digest
 
 VARIABLE = "TESSERA_KERNELS"
-PATHS = ("torch", "avx2", "avx512", "avx512_bf16", "amx")
+PATHS = ("torch", *PROCESSORS)
 OPENMP = ("libgomp", "libiomp5", "libomp")  # runtimes with the entry points that native/parallel.h calls
 REBUILD = "run `python -m tessera.kernels.build`"
 
@@ -118,6 +118,8 @@ def _highest(handle: ctypes.CDLL) -> tuple[str, str]:
     level, compiled = handle.tessera_cpu_level(), handle.tessera_compiled_level()
     if compiled < level:
         return PATHS[compiled], f"the compiler that built the library is too old for {PATHS[compiled + 1]}"
+    if PATHS[level] == "neon":
+        return "neon", "the processor has dot products"
     if PATHS[level] == "amx":
         # Linux lets a process use AMX's registers only after it asks (arch_prctl).
         permit = getattr(handle, "tessera_amx_permit", None)

@@ -1,6 +1,18 @@
 // What this processor and its system can run, and which sources the library was built from.
 #include "export.h"
 
+#ifdef __aarch64__
+
+#include <sys/auxv.h>
+
+// 1 with dot products of bytes (Armv8.2's), else 0.
+EXPORT int tessera_cpu_level() {
+  constexpr unsigned long DOT_PRODUCTS = 1ul << 20;
+  return getauxval(AT_HWCAP) & DOT_PRODUCTS ? 1 : 0;
+}
+
+#else
+
 #include <cpuid.h>
 #include <cstdint>
 
@@ -35,6 +47,8 @@ EXPORT int tessera_cpu_level() {
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & (1u << 5))) return 2;
   return has_amx ? 4 : 3;
 }
+
+#endif
 
 EXPORT const char *tessera_sources_digest() { return TESSERA_SOURCES_DIGEST; }
 

@@ -174,7 +174,7 @@ private:
     return failed;
   }
 
-  // As `share_inputs` of packed_linear.h asks.
+  // What `packed_linear` of packed_linear.h asks of products that share a pass.
   static bool alike(const StepLinear &a, const StepLinear &b) {
     if (a.plain || b.plain) return a.plain && b.plain;
     return a.weight.bits == b.weight.bits && (a.weight.minimums == nullptr) == (b.weight.minimums == nullptr);

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
+#ifdef __AVX512F__
 #include <immintrin.h>
+#endif
 
 namespace {
 

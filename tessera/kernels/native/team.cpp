@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include <immintrin.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,6 +21,15 @@ namespace {
 constexpr int SPINS = 2000;
 constexpr int LINE = 64;
 
+// Tells the processor that this thread looks again and again.
+inline void pause() {
+#ifdef __aarch64__
+  __asm__ volatile("yield");
+#else
+  __builtin_ia32_pause();
+#endif
+}
+
 // A number that threads wait for: it is never written while another may be asleep without waking it.
 struct Signal {
   alignas(LINE) std::atomic<uint32_t> value{0};
@@ -38,7 +46,7 @@ struct Signal {
   void wait(uint32_t seen) {
     for (int spins = 0; spins < SPINS; ++spins) {
       if (get() != seen) return;
-      _mm_pause();
+      pause();
     }
     sleepers.fetch_add(1);
     while (get() == seen) syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);

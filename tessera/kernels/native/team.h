@@ -2,7 +2,7 @@
 //
 // One region of the process's OpenMP runtime holds the team, so there is no second pool. Its first thread computes a
 // step; `parallel` (parallel.h) hands a loop's body to the others, which wait by spinning for a while and then
-// sleep. Compiled once, for any x86-64: all processors' files share it.
+// sleep. Compiled once, for any processor of the machine's kind: all processors' files share it.
 #pragma once
 
 extern "C" {
