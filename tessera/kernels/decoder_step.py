@@ -139,6 +139,8 @@ class DecoderStep:
         """
         if self._function is None:
             raise RuntimeError("has_step was not asked")
+        if penalties_V is not None and (self._head is None or len(penalties_V) != self._head.weight.rows):
+            raise ValueError(f"{len(penalties_V)} penalties do not fit the head")
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)  # the call uses its memory
         out_TD = torch.empty_like(hidden_TD)
         turns = [each.contiguous() for each in (*rotations[0], *rotations[1])]
@@ -149,7 +151,7 @@ class DecoderStep:
         call.query_cos, call.query_sin, call.key_cos, call.key_sin = (each.data_ptr() for each in turns)
         call.tokens, call.threads = len(hidden_TD), torch.get_num_threads()
         call.attention = rows.fields(self._cache[0], self._heads)
-        call.head = _NO_LINEAR if penalties_V is None or self._head is None else self._head
+        call.head = _NO_LINEAR if penalties_V is None else self._head
         call.penalties, call.ids = None if penalties_V is None else penalties_V.data_ptr(), ctypes.addressof(ids)
         if self._function(ctypes.byref(call)):
             raise MemoryError(f"no memory for a step of {len(hidden_TD)} tokens; use fewer sequences at once")
