@@ -106,7 +106,8 @@ class LLM(ChatModel):
             loaded, ranks = _loaded(ModelSource.of(name_or_path, **given), engine_options, progress)
         try:
             if vision_bits != AS_IT_IS:
-                loaded = dataclasses.replace(loaded, notes=loaded.notes + round_vision(loaded.model, vision_bits))
+                notes = loaded.notes + round_vision(loaded.model, vision_bits, progress)
+                loaded = dataclasses.replace(loaded, notes=notes)
             self._start(loaded, ranks, limits, engine_options)
         except BaseException:
             if ranks is not None:

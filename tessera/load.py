@@ -148,7 +148,7 @@ def load_model(
     checkpoint = open_checkpoint(folder, source.mmproj)
     tokenizer = checkpoint.load_tokenizer()
     adapter = None if source.adapter is None else read_adapter(source.adapter, checkpoint.config)
-    config, sources, linears = checkpoint.config, checkpoint.sources, checkpoint.linears
+    config, sources = checkpoint.config, checkpoint.sources
     target = target_device(source.device)
     use_device(target)
     if target.type == "cuda":
@@ -159,15 +159,34 @@ def load_model(
     _check_memory(folder, checkpoint.weight_bytes(chosen) // source.tensor_parallel_size, target)
     shard = Shard(config, rank, source.tensor_parallel_size)
     model = empty_model(config)
-    for name, linear in linears.items():
-        place(model, name, shard.shard_quantized(name, linear.load()).to(target))
-    fill_model(model, sources, dtype=chosen, device=target, progress=progress, cut=shard.shard)
+    coded = _load_linears(model, checkpoint, shard, target, progress)
+    told = None if progress is None else _after(coded, progress)
+    fill_model(model, sources, dtype=chosen, device=target, progress=told, cut=shard.shard)
     notes = checkpoint.notes()
     if adapter is not None:
         attach(model, adapter, shard)
         notes += (*adapter.notes, f"{source.adapter} changes these linears: {adapter.counts(config)}")
     heads = read_heads(heads_file(folder), config)
     return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), notes, heads)
+
+
+def _load_linears(
+    model: Pixtral, checkpoint: Checkpoint, shard: Shard, device: torch.device, progress: Progress | None
+) -> int:
+    """Place the quantized linears, which takes minutes where other programs' codes are packed; return their bytes."""
+    done, coded = 0, sum(linear.stored_bytes for linear in checkpoint.linears.values())
+    total = coded + sum(source.stored.num_bytes for source in checkpoint.sources.values())
+    for name, linear in checkpoint.linears.items():
+        place(model, name, shard.shard_quantized(name, linear.load()).to(device))
+        done += linear.stored_bytes
+        if progress is not None:
+            progress(name, done, total)
+    return coded
+
+
+def _after(first: int, progress: Progress) -> Progress:
+    """Return what passes progress on, with the bytes that were done before."""
+    return lambda name, done, total: progress(name, first + done, first + total)
 
 
 def target_device(device: str) -> torch.device:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
@@ -19,7 +20,11 @@ import tessera
 from tessera.chat import ChatModel
 from tessera.errors import EngineDeadError, ImageError, PromptTooLongError, UsageError
 from tessera.llm import LLM
+from tessera.load import BUNDLED_FOLDER
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
+from tessera.quantize.plan import Options
+from tessera.quantize.run import quantize
+from tessera.quantize.vision import ROUNDING
 from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
@@ -200,6 +205,20 @@ def test_loading_can_be_watched() -> None:
         pass
     assert seen[-1][0] == seen[-1][1] > 0
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_loading_and_rounding_are_watched_to_their_ends(tmp_path: Path) -> None:
+    """Quantized linears count as well: packing another program's codes takes minutes at true sizes."""
+    quantize(BUNDLED_FOLDER, tmp_path / "q", Options("4"))
+    seen: list[tuple[str, int, int]] = []
+    with LLM(tmp_path / "q", vision_bits="8", progress=lambda *told: seen.append(told)):
+        pass
+    loading = [(done, total) for name, done, total in seen if not name.startswith(ROUNDING)]
+    rounding = [(done, total) for name, done, total in seen if name.startswith(ROUNDING)]
+    assert seen[0][0] == "layers.0.attention.wq"
+    assert loading[-1][0] == loading[-1][1] > 0
+    assert len({total for _, total in loading}) == 1
+    assert [done for done, _ in rounding] == list(range(rounding[0][1]))
 
 
 def test_of_a_text_that_is_somewhat_too_long_the_length_is_told_and_more_is_not_read() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tessera.cli.session import Status
 from tessera.load import find_model
 from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
@@ -19,7 +20,10 @@ def run_quantize(
 ) -> None:
     start = time.perf_counter()
 
+    status = Status(shows=sys.stderr.isatty() and not quiet)
+
     def watch(step: Step) -> None:
+        status.erase()
         if not quiet:
             print(f"{_line(step)}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
@@ -28,7 +32,10 @@ def run_quantize(
     is_named = destination is None  # by a short name that -m accepts
     destination = made_models() / name if destination is None else destination
     destination.parent.mkdir(parents=True, exist_ok=True)
-    quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch)
+    try:
+        quantize(folder, destination, options, calibrate=calibrate, device=device, watch=watch, started=status)
+    finally:
+        status.erase()
     if not quiet:
         if calibrate is None and options.bits in ("3", "4"):
             print("rounded without samples; `--calibrate FOLDER` halves the outputs' errors", file=sys.stderr)

@@ -111,17 +111,20 @@ class Session:
             import mistral_common.tokens.tokenizers.mistral  # noqa: F401  # the tokenizer, needed soon
 
             from tessera.llm import LLM
+            from tessera.quantize.vision import ROUNDING
 
         if self.is_default:
             self.note(NANO_NOTE)
         with self._status() as status:
-            shown = -1
+            shown = ""
 
             def show(name: str, done: int, total: int) -> None:
                 nonlocal shown
-                if total and (percent := 100 * done // total) != shown:
-                    shown = percent
-                    status(f"loading {percent} %")
+                work = "rounding the vision side" if name.startswith(ROUNDING) else "loading"
+                text = f"{work} {100 * done // max(total, 1)} %"
+                if text != shown:
+                    shown = text
+                    status(text)
 
             options: dict[str, Any] = {} if concurrency is None else {"max_num_seqs": concurrency}
             options |= {"kv_cache_dtype": self.kv_cache_dtype, "vision_bits": self.vision_bits}
@@ -171,15 +174,15 @@ class Session:
             say(text)
 
     @contextmanager
-    def _status(self) -> Iterator[_Status]:
-        status = _Status(shows=sys.stderr.isatty() and not self.quiet)
+    def _status(self) -> Iterator[Status]:
+        status = Status(shows=sys.stderr.isatty() and not self.quiet)
         try:
             yield status
         finally:
             status.erase()
 
 
-class _Status:
+class Status:
     """One terminal line that is overwritten, and cleared at the end."""
 
     def __init__(self, *, shows: bool) -> None:
@@ -200,7 +203,7 @@ class _Status:
 
 
 @contextmanager
-def _watching(model: ChatModel, status: _Status) -> Iterator[None]:
+def _watching(model: ChatModel, status: Status) -> Iterator[None]:
     """Show the reading progress from a separate thread while the caller waits for the reply."""
     from tessera.llm import LLM
 

@@ -79,12 +79,14 @@ def quantize(
     calibrate: Path | None = None,
     device: str = "auto",
     watch: Callable[[Step], None] | None = None,
+    started: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Write the model in `source`, quantized, into the folder `destination`; resumes an interrupted run.
 
-    `calibrate` is a folder of examples, by which weights of 3 and 4 bits are rounded and all errors are
-    measured. Raises UsageError for an invalid option, CheckpointError for an incomplete source, and
-    DiskFullError if the disk fills up; files already written are kept, so that the run can resume.
+    `watch` hears of each unit that is finished, `started` of what is worked on. `calibrate` is a folder
+    of examples, by which weights of 3 and 4 bits are rounded and all errors are measured. Raises
+    UsageError for an invalid option, CheckpointError for an incomplete source, and DiskFullError if the
+    disk fills up; files already written are kept, so that the run can resume.
     """
     if destination.resolve() == source.resolve():
         raise UsageError(f"{destination} is the source itself; name a new folder.")
@@ -113,7 +115,7 @@ def quantize(
     )
     with disk_room(destination):
         manifest = _begin(destination, begun, bytes_needed(sources, schemes, config))
-        rounding = _Rounding(original, destination, schemes, examples)
+        rounding = _Rounding(original, destination, schemes, examples, started or (lambda what: None))
         for number, unit in enumerate(units, 1):
             names = {linear_of(name) for name in unit.tensors} & schemes.keys()
             if not (destination / unit.file).is_file() or not names <= manifest.linears.keys():
@@ -133,9 +135,15 @@ class _Rounding:
     """Writes the units in order; with examples, runs them through each written unit before the next."""
 
     def __init__(
-        self, original: _Original, destination: Path, schemes: Mapping[str, str], examples: Examples | None
+        self,
+        original: _Original,
+        destination: Path,
+        schemes: Mapping[str, str],
+        examples: Examples | None,
+        started: Callable[[str], None],
     ) -> None:
         self._original, self._destination, self._schemes, self._examples = original, destination, schemes, examples
+        self._started = started
         self._calibration: Calibration | None = None
 
     def write(self, unit: Unit) -> dict[str, LinearRecord]:
@@ -146,6 +154,7 @@ class _Rounding:
         for name in unit.tensors:
             linear = linear_of(name)
             if linear in self._schemes:
+                self._started(f"rounding {linear}")
                 panels, records[linear] = self._round(name, self._schemes[linear], grams.get(linear))
                 pieces += [
                     piece_of_panels(f"{linear}.{field}", [panel.tensors[field] for panel in panels])
@@ -161,6 +170,7 @@ class _Rounding:
         """Run the examples through the unit as written."""
         if self._examples is None or unit.name == "outer":
             return
+        self._started(f"the samples pass {unit.name} as rounded")
         plain, weights = read_linears([self._destination / unit.file], records, self._original.config)
         model = self._original.part({name: Source(stored) for name, stored in plain.items()}, weights)
         if self._calibration is None:
@@ -172,6 +182,7 @@ class _Rounding:
         """Return the Gram matrices of the inputs of the unit's linears, by name, as far as calibration has them."""
         if self._calibration is None:
             return {}
+        self._started(f"the samples pass {unit.name}")
         model = self._original.part({name: self._original.sources[name] for name in unit.tensors})
         if unit.name == "outer":
             return {"output": self._calibration.final_gram(model.norm)}

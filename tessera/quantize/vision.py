@@ -15,7 +15,9 @@ from tessera.linears.replace import Wrapper
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.plan import AS_IT_IS, Options, schemes_of
 from tessera.quantize.rounding import ErrorSum, round_to
+from tessera.weights.fill import Progress
 
+ROUNDING = "rounding "
 VISION_BITS = (AS_IT_IS, "8")
 
 
@@ -35,17 +37,19 @@ def check_vision_bits(bits: str, ranks: int = 1) -> None:
 
 
 @torch.inference_mode()
-def round_vision(model: Pixtral, bits: str) -> tuple[str, ...]:
+def round_vision(model: Pixtral, bits: str, progress: Progress | None = None) -> tuple[str, ...]:
     """Round the linears of encoder and adapter; return what the user should know, the errors of the weights.
 
-    What is quantized already stays. Raises UsageError for a LoRA adapter on the vision side.
+    `progress` hears of each linear by ROUNDING and its name. What is quantized already stays. Raises
+    UsageError for a LoRA adapter on the vision side.
     """
     schemes = schemes_of(model.config, Options(vision=bits))
     errors: dict[str, list[float]] = {}
-    for name, scheme in schemes.items():
-        if not name.startswith("vision"):
-            continue
-        linear = model.get_submodule(name)
+    names = [name for name in schemes if name.startswith("vision")]
+    for done, name in enumerate(names):
+        scheme, linear = schemes[name], model.get_submodule(name)
+        if progress is not None:
+            progress(f"{ROUNDING}{name}", done, len(names))
         if isinstance(linear, Wrapper):
             raise UsageError(
                 f"vision_bits is {bits!r} and the adapter changes {name}; merge the adapter (tessera merge), then "

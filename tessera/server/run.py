@@ -30,6 +30,7 @@ from tessera.lora.files import find_adapter
 from tessera.server.app import create_app
 from tessera.server.backend import Backend, LocalBackend
 from tessera.server.listen import address_of, is_public, listen
+from tessera.server.loading import logged_progress
 from tessera.server.protocol import BoundedProtocol
 from tessera.server.settings import OTHER_NAMES, Settings, api_keys, check_folders, in_settings_words
 from tessera.server.supervisor import notify
@@ -132,7 +133,7 @@ def _open_model(settings: Settings, adapter: Path | None) -> LLM:
         count = len(settings.lora_modules)
         options = {"max_loras": max(1, count)} | options
         options = {"max_cpu_loras": max(8, count, options["max_loras"])} | options
-    llm = LLM(source, limits=limits, vision_bits=settings.vision_bits, **options)
+    llm = LLM(source, limits=limits, vision_bits=settings.vision_bits, progress=logged_progress(), **options)
     try:
         for module in settings.lora_modules:
             llm.adapters.load(module.name, module.path, taken=settings.served_model_name or (llm.model_name,))

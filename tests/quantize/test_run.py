@@ -134,7 +134,11 @@ def draw_examples(folder: Path) -> Path:
 def test_calibration_makes_the_outputs_of_every_linear_better(bits: str, tmp_path: Path) -> None:
     write_mistral_folder(tmp_path / "a")
     examples = draw_examples(tmp_path / "images")
-    calibrated = quantize(tmp_path / "a", tmp_path / "c", Options(bits, bits), calibrate=examples)
+    told: list[str] = []
+    calibrated = quantize(tmp_path / "a", tmp_path / "c", Options(bits, bits), calibrate=examples, started=told.append)
+    assert told[0] == "the samples pass vision as rounded"
+    assert told[1:3] == ["the samples pass layers.0", "rounding layers.0.attention.wq"]
+    assert told[-1] == "rounding output"
     plain = quantize(tmp_path / "a", tmp_path / "p", Options(bits, bits))
     for name, record in calibrated.linears.items():
         assert record.output_error is not None
