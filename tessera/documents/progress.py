@@ -61,15 +61,16 @@ class Meter:
             self.show()
 
     def end(self) -> None:
-        """Show the last snapshot, once all results are committed."""
+        """Show the last snapshot, once all results are committed; its speed is that of the whole run."""
         self._counted = -math.inf
+        self._marks = deque([(self._began, 0)], maxlen=MAX_MARKS)
         self.show()
 
     def show(self) -> None:
         now = self._clock()
         if now - self._counted >= RECOUNT_S:  # others may work on the same journal
             self._counts, self._counted = self._journal.counts(), now
-        while len(self._marks) > 1 and now - self._marks[0][0] > WINDOW_S:
+        while len(self._marks) > 1 and now - self._marks[1][0] > WINDOW_S:  # what is left covers the window, or all
             self._marks.popleft()
         since, before = self._marks[0]
         if now - self._marks[-1][0] >= WINDOW_S / MAX_MARKS:

@@ -90,3 +90,19 @@ def test_the_last_snapshot_counts_what_was_just_committed(tmp_path: Path) -> Non
         meter.end()
     assert [(each.counts.done, each.counts.left) for each in shown] == [(1, 0), (1, 0)]
     assert shown[-1].counts.review == 0  # the journal's own count, not the meter's
+
+
+def test_items_that_end_together_after_minutes_are_not_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of ten end after 400 and 400.25 seconds; the run's end tells the speed of all of it."""
+    monkeypatch.setattr(progress_module, "RECOUNT_S", 1e9)
+    now, shown = [0.0], list[Snapshot]()
+    with Journal.open(tmp_path / "j", {}) as journal:
+        journal.add((str(number), "x") for number in range(10))
+        meter = Meter(journal, shown.append, lambda: now[0])
+        for seconds in (400.0, 400.25):
+            now[0] = seconds
+            meter.finished(failed=False, review=False)
+        assert shown[-1].items_per_s == pytest.approx(2 / 400.25)
+        now[0] = 500.0
+        meter.end()
+    assert shown[-1].items_per_s == pytest.approx(2 / 500)
