@@ -274,6 +274,27 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert written.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
+def test_an_index_on_a_disk_that_is_read_only_is_searched_and_not_written(archive: Path) -> None:
+    """In a namespace of its own, where the folder is mounted so; permissions do not bind whoever runs tests as root."""
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"'
+    if shutil.which("unshare") is None or subprocess.run([*inside, mount, "-", str(archive)], check=False).returncode:
+        pytest.skip("this machine gives no namespaces for mounts")
+    before = {path.name: path.read_bytes() for path in archive.iterdir()}
+    code = (
+        "import sys; from pathlib import Path; from tests.search.archive import places, scanned\n"
+        "folder = Path(sys.argv[1]); print(places(folder, 'croissants')); scanned(folder)"
+    )
+    run = f'{mount} && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        [*inside, run, "-", str(archive), sys.executable, code], check=False, capture_output=True, text=True
+    )
+    assert done.stdout == "[('bakery.pdf', 1)]\n"
+    assert "cannot be written (Read-only file system); check the folder, or name a file (--out)" in done.stderr
+    assert {path.name: path.read_bytes() for path in archive.iterdir()} == before
+
+
 def _pages(index: Path) -> int:
     if not index.exists() or not os.path.getsize(index):
         return 0
