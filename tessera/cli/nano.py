@@ -32,7 +32,7 @@ def run_fonts(out: Path | None, debs: Path | None) -> None:
 
 
 def run_draw(out: Path, count: int, seed: int) -> None:
-    """Write pages of one picture, each with one of its questions."""
+    """Write pages of one picture, each with one of its questions; others are left out."""
     from random import Random
 
     from tessera.nano.pictures.mix import MIXED, draw_page
