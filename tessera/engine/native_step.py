@@ -1,8 +1,8 @@
 """Decoding steps in one call of the kernel library, where it serves them; else by the model's own modules.
 
-`reason_for_modules` and `reason_for_plan` are the one rule: what the library's step does not compute (rows with an
-adapter, an 8-bit cache, ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call
-the same kernels, so a token's result has the same bits whichever is taken, and a sequence may change between them at
+`reason_for_modules` and `reason_for_plan` are the one rule: what the library's step does not compute (an 8-bit cache,
+ranks, watched prompts, long prompts, odd types and shapes) is the modules'. Both ways call the same kernels, also for
+rows with adapters, so a token's result has the same bits whichever is taken, and a sequence may change between them at
 any step. The head belongs to the call if all rows have their token chosen, and all as the likeliest
 (`Sampler.penalties_for`). The weights are the modules' own, found once; they must stay where they are.
 """
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tessera.engine.plans import PagedPlan
-from tessera.kernels.decoder_step import DecoderStep, LayerWeights, Weight, has_step, serves
+from tessera.kernels.decoder_step import Adapters, DecoderStep, LayerWeights, Weight, has_step, serves
 from tessera.kernels.library import choice
+from tessera.kernels.low_rank import fits_kernel
 from tessera.kernels.paged_attention import has_kernel
 from tessera.kernels.skinny_linear import MOST_TOKENS
 from tessera.linears.quantized import QuantizedLinear
@@ -39,6 +40,7 @@ class NativeSteps:
         self.model = model
         self._routing = routing
         self._reason: str | None = None
+        self._changes = -1  # of the slots that the step has taken
         self._made: tuple[object, str] | None = None  # the first layer's cache and the kernels' path that it is for
         self._step: DecoderStep | None = None
 
@@ -55,22 +57,39 @@ class NativeSteps:
             return out_TD, None
         assert self._step is not None  # by the rule, as the next
         assert plan.few is not None
-        if not self._step.chooses:
+        stretches = [] if self._routing is None else self._routing.stretches
+        if not self._step.chooses or (stretches and isinstance(self.model.output, SlotLinear)):
             penalties_V = None
         rotations = decoder_rotations(plan.positions_T, self.model.config)
-        out_TD, ids = self._step.run(hidden_TD, rotations, plan.slots_T, plan.few, penalties_V)
+        given = [(slot, first, last) for slot, first, last in stretches if last is not None]
+        out_TD, ids = self._step.run(hidden_TD, rotations, plan.slots_T, plan.few, penalties_V, stretches=given)
         return out_TD, ids if ids and min(ids) >= 0 else None
 
     def reason_for(self, plan: PagedPlan, hidden_TD: Tensor) -> str | None:
         """Return why this step is the modules'; None: the library's."""
-        if self._routing is not None and self._routing.stretches:
-            return "some of its rows have an adapter"
-        return reason_for_plan(plan, hidden_TD) or self._reason_for_cache(plan)
+        return reason_for_plan(plan, hidden_TD) or self._reason_for_cache(plan) or self._reason_for_adapters()
+
+    def _reason_for_adapters(self) -> str | None:
+        """Return why the rows with adapters are the modules'; the step takes the slots when they have changed."""
+        routing = self._routing
+        if routing is None or not routing.stretches:
+            return None
+        if any(last is None for _, _, last in routing.stretches):
+            return "all rows are one adapter's"
+        if self._changes != routing.changes:
+            assert self._step is not None
+            linears = [_linears(block) for block in _blocks(self.model)]
+            if not all(_adapters_fit(each, routing) for layer in linears for each in layer.values()):
+                return "an adapter is not in bfloat16, or lies otherwise than kernels read it"
+            self._step.set_adapters([{name: _slots_of(each) for name, each in layer.items()} for layer in linears])
+            self._changes = routing.changes
+        return None
 
     def _reason_for_cache(self, plan: PagedPlan) -> str | None:
         made = (plan.cache[0], choice().path)
         if self._made is None or self._made[0] is not made[0] or self._made[1] != made[1]:
             self._reason, self._step = reason_for_modules(self.model, plan, self._routing), None
+            self._changes = -1
             if self._reason is None:
                 layers = [layer_weights(block, self._routing) for block in _blocks(self.model)]
                 norm, head = self.model.norm, _weight_of(self.model.output, self._routing)
@@ -122,6 +141,18 @@ def layer_weights(block: DecoderBlock, routing: Routing | None = None) -> LayerW
         assert weight is not None
         weights[name] = weight
     return LayerWeights(block.attention_norm.weight, block.ffn_norm.weight, **weights)
+
+
+def _slots_of(module: nn.Module) -> Adapters:
+    return dict(module.slots) if isinstance(module, SlotLinear) else {}
+
+
+def _adapters_fit(module: nn.Module, routing: Routing) -> bool:
+    """Return True if the step may compute the adapters beside a linear, whose weight it serves."""
+    weight = _weight_of(module, routing)
+    assert weight is not None
+    rows, columns = weight.shape
+    return all(fits_kernel(a_RK, b_NR, rows, columns) for a_RK, b_NR, _ in _slots_of(module).values())
 
 
 def _blocks(model: Pixtral) -> list[DecoderBlock]:

@@ -8,7 +8,7 @@ not know the model, nor when a step may take this way (engine/native_step.py).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -30,9 +30,11 @@ _KERNELS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("rms_norm_bfloat16", (*_PLACE, ADDRESS, ADDRESS, WHOLE, WHOLE, REAL, WHOLE)),
     ("rotate_bfloat16", (*_PLACE, WHOLE, ADDRESS, ADDRESS, *(WHOLE,) * 4)),
     ("silu_gate_bfloat16", (*_PLACE, *_PLACE, *(WHOLE,) * 3)),
+    ("low_rank", (ADDRESS,)),
 )
 Weight = Tensor | PackedWeight
 _Rotation = tuple[Tensor, Tensor]  # cosines and sines (T, K/2)
+Adapters = Mapping[int, tuple[Tensor, Tensor, float]]  # A, B and scale beside one linear, by slot
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,27 @@ class _Kernels(ctypes.Structure):
     """`StepKernels` of native/decoder_step.h."""
 
     _fields_ = tuple(
-        (name, ADDRESS) for name in ("packed_linear", "skinny_linear", "attention", "rms_norm", "rotate", "silu_gate")
+        (name, ADDRESS)
+        for name in ("packed_linear", "skinny_linear", "attention", "rms_norm", "rotate", "silu_gate", "low_rank")
     )
 
 
 class _Linear(ctypes.Structure):
     """`StepLinear` of native/decoder_step.h."""
 
-    _fields_ = (("plain", ADDRESS), ("weight", PackedFields))
+    _fields_ = (("plain", ADDRESS), ("weight", PackedFields), ("slots", ADDRESS))
+
+
+class _Slot(ctypes.Structure):
+    """`StepSlot` of native/decoder_step.h."""
+
+    _fields_ = (("a", ADDRESS), ("b", ADDRESS), ("rank", WHOLE), ("scale", ctypes.c_double))
+
+
+class _Stretch(ctypes.Structure):
+    """`StepStretch` of native/decoder_step.h."""
+
+    _fields_ = tuple((name, WHOLE) for name in ("slot", "first", "tokens"))
 
 
 class _Layer(ctypes.Structure):
@@ -89,6 +104,9 @@ class _Call(ctypes.Structure):
         ("ids", ADDRESS),
         *((name, WHOLE) for name in ("num_layers", "tokens", "width", "hidden_width", "stored", "threads")),
         ("eps", ctypes.c_double),
+        ("stretches", ADDRESS),
+        ("num_stretches", WHOLE),
+        ("low", ADDRESS),
     )
 
 
@@ -104,6 +122,8 @@ class DecoderStep:
         *, eps: float, heads: int,
     ) -> None:  # fmt: skip
         self._kept = layers, final_norm, head, cache
+        self._slots: list[Any] = []  # of all linears, and the adapters' tensors
+        self._most_rank = 0
         self._cache = cache
         self._heads = heads
         self._head = None if head is None else _linear(head)
@@ -127,15 +147,29 @@ class DecoderStep:
         """Return True if `run` can choose tokens."""
         return self._head is not None
 
+    def set_adapters(self, adapters: Sequence[Mapping[str, Adapters]]) -> None:
+        """Take the adapters in slots beside each layer's linears, all of which `low_rank.fits_kernel` accepts."""
+        count = 1 + max((slot for layer in adapters for each in layer.values() for slot in each), default=-1)
+        self._slots, self._most_rank = [adapters], 0
+        for layer, linears in zip(self._layers, adapters, strict=True):
+            for name, held in linears.items():
+                table = (_Slot * count)()
+                for slot, (a_RK, b_NR, scale) in held.items():
+                    table[slot] = _Slot(a_RK.data_ptr(), b_NR.data_ptr(), len(a_RK), scale)
+                    self._most_rank = max(self._most_rank, len(a_RK))
+                getattr(layer, name).slots = ctypes.addressof(table)
+                self._slots.append(table)
+
     def run(
         self, hidden_TD: Tensor, rotations: tuple[_Rotation, _Rotation], slots_T: Tensor, rows: DecodeRows,
-        penalties_V: Tensor | None = None,
+        penalties_V: Tensor | None = None, *, stretches: Sequence[tuple[int, int, int]] = (),
     ) -> tuple[Tensor, list[int]]:  # fmt: skip
         """Return the normed output (T, D); writes the cache. `rotations` are the queries' and the keys'.
 
         hidden_TD is bfloat16 with 1 to 16 rows, and `rows` holds all of them. With penalties (bfloat16: 0, or -inf
         for ids never to be chosen) each row's likeliest id is returned too: of the head's outputs in bfloat16, of
-        equal ones the lowest; -1 where an output is NaN or +inf, or no id is allowed.
+        equal ones the lowest; -1 where an output is NaN or +inf, or no id is allowed. `stretches` are the slots of
+        rows with adapters, taken before by `set_adapters`, each with its first row and the row after its last.
         """
         if self._function is None:
             raise RuntimeError("has_step was not asked")
@@ -153,6 +187,9 @@ class DecoderStep:
         call.attention = rows.fields(self._cache[0], self._heads)
         call.head = _NO_LINEAR if penalties_V is None else self._head
         call.penalties, call.ids = None if penalties_V is None else penalties_V.data_ptr(), ctypes.addressof(ids)
+        given = (_Stretch * len(stretches))(*((slot, first, last - first) for slot, first, last in stretches))
+        low = hidden_TD.new_empty(len(hidden_TD) * self._most_rank)
+        call.stretches, call.num_stretches, call.low = ctypes.addressof(given), len(stretches), low.data_ptr()
         if self._function(ctypes.byref(call)):
             raise MemoryError(f"no memory for a step of {len(hidden_TD)} tokens; use fewer sequences at once")
         return out_TD, list(ids)

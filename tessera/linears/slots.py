@@ -1,6 +1,6 @@
 """A linear that computes several LoRA adapters at once: each lies in a slot, and each has its own rows of a step.
 
-Rows of one adapter lie together, so an adapter costs two small products for each of its stretches of rows. A step
+Rows of one adapter lie together, so an adapter is two small products for each of its stretches of rows. A step
 whose routing is empty takes the wrapped linear's own path. The idea: S-LoRA, arXiv 2311.03285.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tessera.kernels.low_rank import Part, add_low_rank
 from tessera.linears.replace import Wrapper, product
 
 Stretch = tuple[int, int, int | None]  # a slot, its first row, and the row after its last; None: to the end
@@ -21,6 +21,7 @@ class Routing:
     """The stretches of the step that is being computed, shared by all linears of a model; rows in none are plain."""
 
     stretches: tuple[Stretch, ...] = ()
+    changes: int = 0  # how often a slot was filled or cleared
 
 
 class SlotLinear(Wrapper):
@@ -53,8 +54,12 @@ class SlotLinear(Wrapper):
 
     def product(self, inputs: Tensor) -> Tensor:
         out = product(self.base, inputs)
-        for slot, first, last in self.routing.stretches:
-            if (adapter := self.slots.get(slot)) is not None:
-                a_RK, b_NR, scale = adapter
-                out[first:last].add_(F.linear(F.linear(inputs[first:last], a_RK), b_NR), alpha=scale)
+        # The library's step (engine/native_step.py) does the same, in the same order.
+        parts = [
+            Part(*adapter, first, len(inputs) if last is None else last)
+            for slot, first, last in self.routing.stretches
+            if (adapter := self.slots.get(slot)) is not None
+        ]
+        if parts:
+            add_low_rank(out, inputs, parts)
         return out

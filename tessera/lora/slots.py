@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from tessera.kernels.low_rank import laid_out
 from tessera.linears.parallel import RowParallelLinear, VocabularyParallelHead
 from tessera.linears.replace import replace
 from tessera.linears.slots import Routing, SlotLinear, Stretch
@@ -29,14 +30,17 @@ class Slots:
     def fill(self, slot: int, adapter: LoraAdapter) -> None:
         """Put an adapter into a slot, in place of what was there; after a failure the slot is empty."""
         self.clear(slot)
+        self._routing.changes += 1
         try:
             for name in adapter.modules:
-                self._linears[name].slots[slot] = matrices_beside(self._model, name, adapter.modules[name], self._shard)
+                a_RK, b_NR, scale = matrices_beside(self._model, name, adapter.modules[name], self._shard)
+                self._linears[name].slots[slot] = a_RK, laid_out(b_NR), scale
         except BaseException:
             self.clear(slot)
             raise
 
     def clear(self, slot: int) -> None:
+        self._routing.changes += 1
         for linear in self._linears.values():
             linear.slots.pop(slot, None)
 

@@ -21,8 +21,11 @@ from tessera.engine.plans import PagedPlan
 from tessera.kernels import skinny_linear
 from tessera.kernels.decoder_step import DecoderStep
 from tessera.kernels.library import PATHS, choice, forced
+from tessera.kernels.low_rank import laid_out
 from tessera.kernels.paged_attention import PagedChunk
-from tessera.linears.quantized import place
+from tessera.linears.quantized import QuantizedLinear, place
+from tessera.linears.replace import Wrapper
+from tessera.linears.replace import replace as replace_linear
 from tessera.linears.slots import Routing, SlotLinear
 from tessera.lora.peft import write_peft
 from tessera.model.config import ModelConfig
@@ -186,7 +189,42 @@ def test_the_modules_compute_what_the_step_does_not_serve() -> None:
     wrapped.layers[1].attention.wv = SlotLinear(model.layers[1].attention.wv, routing)  # type: ignore[union-attr]
     assert "wv is a SlotLinear" in str(reason_for_modules(wrapped, plan))  # whose rows have adapters is not known
     assert reason_for_modules(wrapped, plan, routing) is None
+    wrapped.layers[1].attention.wv = Wrapper(model.layers[1].attention.wv)  # type: ignore[union-attr]
+    assert "wv is a Wrapper" in str(reason_for_modules(wrapped, plan, routing))
     assert "norm" in str(reason_for_modules(copy.deepcopy(model).float(), plan))
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_adapters_in_slots_have_the_modules_bits(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of two adapters and the base; then a slot gets other weights, and then no adapter is asked for."""
+    model, routing, ran = model_of("few", bits), Routing(), []
+    linears = {n: m for n, m in model.layers.named_modules(prefix="layers") if isinstance(m, Linear | QuantizedLinear)}
+    for number, (name, module) in enumerate(linears.items()):
+        wrapped = SlotLinear(module, routing)
+        for slot, rank in ((0, 3), (2, 8)):
+            a_RK, b_NR = (
+                torch.randn(*size).bfloat16() for size in ((rank, module.in_features), (module.out_features, rank))
+            )
+            if number % 3:  # some linears are not changed
+                wrapped.slots[slot] = a_RK, laid_out(b_NR), 0.5
+        replace_linear(model, name, wrapped)
+    steps, run_step = NativeSteps(model, routing), DecoderStep.run
+    monkeypatch.setattr(DecoderStep, "run", lambda *given, **more: ran.append(1) or run_step(*given, **more))
+    hidden_TD, seen = torch.randn(6, model.config.dim).bfloat16(), []
+    for stretches in (((2, 0, 2), (0, 3, 5)), ((0, 0, 6),), ((2, 1, 2), (0, 2, 3), (2, 3, 6)), ()):
+        routing.stretches = stretches
+        ours, theirs = cache_of(model), cache_of(model)
+        with torch.inference_mode():
+            found_TD, _ = steps(hidden_TD, plan_of(ours, [1, 2, 3]))
+            assert torch.equal(found_TD, model(hidden_TD, plan_of(theirs, [1, 2, 3])))
+        assert torch.equal(ours.layers[1].values_BSMK, theirs.layers[1].values_BSMK)
+        seen.append(found_TD)
+        if len(seen) == 2:
+            for name in linears:
+                model.get_submodule(name).slots.pop(0, None)
+            routing.changes += 1
+    assert len(ran) == 4
+    assert not torch.equal(seen[0], seen[3])
 
 
 def test_small_plain_weights_are_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,8 +311,8 @@ def test_the_step_chooses_only_for_greedy_requests(
     chosen: list[int] = []
     run_step = DecoderStep.run
 
-    def counted(step: DecoderStep, *arguments: Any) -> tuple[Tensor, list[int]]:
-        out = run_step(step, *arguments)
+    def counted(step: DecoderStep, *arguments: Any, **more: Any) -> tuple[Tensor, list[int]]:
+        out = run_step(step, *arguments, **more)
         chosen.extend(out[1])
         return out
 
@@ -297,9 +335,9 @@ def test_steps_without_an_adapter_are_the_library_s_though_there_are_slots(
     ran: list[int] = []
     run_step = DecoderStep.run
 
-    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any) -> tuple[Tensor, list[int]]:
+    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, list[int]]:
         ran.append(len(hidden_TD))
-        return run_step(step, hidden_TD, *rest)
+        return run_step(step, hidden_TD, *rest, **more)
 
     def engine_of(**options: object) -> Engine:
         model = model_of("few", 4)
@@ -327,9 +365,9 @@ def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.Monke
     ran: list[int] = []
     run_step = DecoderStep.run
 
-    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any) -> tuple[Tensor, list[int]]:
+    def counted(step: DecoderStep, hidden_TD: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, list[int]]:
         ran.append(len(hidden_TD))
-        return run_step(step, hidden_TD, *rest)
+        return run_step(step, hidden_TD, *rest, **more)
 
     def replies() -> tuple[int, ...]:
         config = resolve_config({"kv_cache_bytes": 2**20}, model.config, dtype=torch.bfloat16, device=model.device)

@@ -11,6 +11,7 @@
 #include <initializer_list>
 
 #include "likeliest.h"
+#include "low_rank_call.h"
 #include "packed_call.h"
 #include "paged_call.h"
 #include "parallel.h"
@@ -31,12 +32,28 @@ struct StepKernels {
   int (*rms_norm)(const bfloat16 *, int64_t, const bfloat16 *, bfloat16 *, int64_t, int64_t, float, int64_t);
   int (*rotate)(bfloat16 *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, int64_t);
   int (*silu_gate)(bfloat16 *, int64_t, const bfloat16 *, int64_t, int64_t, int64_t, int64_t);
+  int (*low_rank)(const LowRankCall *);
 };
+
+// An adapter's matrices beside a linear, as in `LowRankPart`; rank 0 if it changes others only.
+struct StepSlot {
+  const bfloat16 *a, *b;
+  int64_t rank;
+  double scale;
+};
+
+// The rows of a slot's adapter.
+struct StepStretch {
+  int64_t slot, first, tokens;
+};
+
+constexpr int64_t MOST_STRETCHES = 16; // no more than rows
 
 // A packed weight, or a plain one if `plain` is not null; `weight` has the rows and columns of both.
 struct StepLinear {
   const bfloat16 *plain;
   Weight weight;
+  const StepSlot *slots; // by number; null without adapters
 };
 
 struct StepLayer {
@@ -60,6 +77,9 @@ struct StepCall {
   int64_t *ids;              // (T): the likeliest ids
   int64_t num_layers, tokens, width, hidden_width, stored, threads;
   double eps;
+  const StepStretch *stretches;
+  int64_t num_stretches;
+  bfloat16 *low; // (T, the largest rank)
 };
 
 // A linear, and where its product goes.
@@ -171,7 +191,25 @@ private:
       }
       failed |= kind.plain ? call_.kernels.skinny_linear(skinny, count) : call_.kernels.packed_linear(packed, count);
     }
+    for (const StepPart &part : parts) failed |= failed ? failed : add_adapters(part.linear, from, part.to);
     return failed;
+  }
+
+  int add_adapters(const StepLinear &linear, const bfloat16 *from, bfloat16 *to) {
+    if (!linear.slots) return 0;
+    LowRankPart parts[MOST_STRETCHES];
+    int64_t count = 0;
+    bfloat16 *low = call_.low;
+    for (const StepStretch *each = call_.stretches; each < call_.stretches + call_.num_stretches; ++each) {
+      const StepSlot &slot = linear.slots[each->slot];
+      if (!slot.rank) continue;
+      parts[count++] = {slot.a, slot.b, low, slot.rank, each->first, each->tokens, slot.scale};
+      low += each->tokens * slot.rank;
+    }
+    if (!count) return 0;
+    const int64_t outputs = linear.weight.rows, columns = linear.weight.columns;
+    const LowRankCall call = {to, from, outputs, columns, outputs, columns, parts, count, threads_};
+    return call_.kernels.low_rank(&call);
   }
 
   // What `packed_linear` of packed_linear.h asks of products that share a pass.

@@ -1,3 +1,4 @@
+#include "low_rank.h"
 #include "skinny_linear.h"
 
 namespace {
@@ -16,3 +17,4 @@ struct WidenedProduct {
 EXPORT int skinny_linear_avx2(const SkinnyCall *calls, int64_t count) {
   return skinny_linear<WidenedProduct>(calls, count);
 }
+EXPORT int low_rank_avx2(const LowRankCall *call) { return low_rank<WidenedProduct>(*call); }

@@ -1,3 +1,4 @@
+#include "low_rank.h"
 #include "skinny_linear.h"
 
 namespace {
@@ -15,3 +16,4 @@ struct DotProduct {
 EXPORT int skinny_linear_avx512_bf16(const SkinnyCall *calls, int64_t count) {
   return skinny_linear<DotProduct>(calls, count);
 }
+EXPORT int low_rank_avx512_bf16(const LowRankCall *call) { return low_rank<DotProduct>(*call); }
