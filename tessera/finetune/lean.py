@@ -84,7 +84,7 @@ class _Frozen:
     """A linear whose own weight is frozen, perhaps with an adapter beside it."""
 
     def __init__(self, linear: nn.Module) -> None:
-        self.scale = linear.scale if isinstance(linear, LoraLinear) else None
+        self.scale = linear.scale if isinstance(linear, LoraLinear) else 0.0
         self.base = linear.base if isinstance(linear, LoraLinear) else linear
         self.matrices = (linear.lora_A.weight, linear.lora_B.weight) if isinstance(linear, LoraLinear) else ()
 

@@ -187,7 +187,7 @@ class DecoderStep:
         call.attention = rows.fields(self._cache[0], self._heads)
         call.head = _NO_LINEAR if penalties_V is None else self._head
         call.penalties, call.ids = None if penalties_V is None else penalties_V.data_ptr(), ctypes.addressof(ids)
-        given = (_Stretch * len(stretches))(*((slot, first, last - first) for slot, first, last in stretches))
+        given = (_Stretch * len(stretches))(*(_Stretch(slot, first, last - first) for slot, first, last in stretches))
         low = hidden_TD.new_empty(len(hidden_TD) * self._most_rank)
         call.stretches, call.num_stretches, call.low = ctypes.addressof(given), len(stretches), low.data_ptr()
         if self._function(ctypes.byref(call)):

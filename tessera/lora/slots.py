@@ -30,7 +30,7 @@ class Slots:
     def fill(self, slot: int, adapter: LoraAdapter) -> None:
         """Put an adapter into a slot, in place of what was there; after a failure the slot is empty."""
         self.clear(slot)
-        self._routing.changes += 1
+        self.routing.changes += 1
         try:
             for name in adapter.modules:
                 a_RK, b_NR, scale = matrices_beside(self._model, name, adapter.modules[name], self._shard)
@@ -40,7 +40,7 @@ class Slots:
             raise
 
     def clear(self, slot: int) -> None:
-        self._routing.changes += 1
+        self.routing.changes += 1
         for linear in self._linears.values():
             linear.slots.pop(slot, None)
 

@@ -329,7 +329,7 @@ def test_the_step_chooses_only_for_greedy_requests(
     assert replies() == by_step
 
 
-def test_steps_without_an_adapter_are_the_library_s_though_there_are_slots(
+def test_steps_of_an_engine_with_slots_are_the_library_s_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[int] = []
@@ -356,8 +356,11 @@ def test_steps_without_an_adapter_are_the_library_s_though_there_are_slots(
     adapter = random_adapter(engine.model.config, lambda name: name.startswith("layers."), scale=3.0)
     write_peft(adapter, tmp_path / "one", engine.model.config)
     engine.adapters.load("one", tmp_path / "one")
-    assert reply(engine, prompt("a page"), adapter="one", **wanted).token_ids != plain
-    assert not ran
+    adapted = reply(engine, prompt("a page"), adapter="one", **wanted).token_ids
+    assert adapted != plain
+    assert len(ran) >= 5
+    monkeypatch.setattr(native_step, "MOST_THREADS", 0)
+    assert reply(engine, prompt("a page"), adapter="one", **wanted).token_ids == adapted
 
 
 def test_an_engine_takes_the_step_and_replies_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
