@@ -89,13 +89,21 @@ def print_step(model: Pixtral, rows: int, context: int, rounds: int, *, parts_to
     cache = KVCache(model.config, blocks, BLOCK_TOKENS, torch.bfloat16, model.device)
     plan = plan_of(model, cache, rows, context)
     hidden_TD = torch.randn(rows, model.config.dim).bfloat16()
-    for works, what in ((steps, "modules over library"), (head_steps, "sampler over library")):
+    kinds = ((steps, "modules over library"), (head_steps, "sampler over library"))
+    for works, what in kinds if is_served(model, plan, hidden_TD) else kinds[:1]:
         times = times_of(works(model, plan, hidden_TD), rounds)
         quotients = statistics.quantiles([a / b for a, b in zip(*times.values(), strict=True)], n=4)
         print_times(times)
         print("  {}: {:.3f} (quartiles {:.3f} to {:.3f})".format(what, *(quotients[n] for n in (1, 0, 2))), flush=True)
     if parts_too:
         print_times(times_of(parts(model, plan, hidden_TD), rounds))
+
+
+def is_served(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> bool:
+    reason = NativeSteps(model).reason_for(plan, hidden_TD)
+    if reason:
+        print(f"no step in the library: {reason}")
+    return reason is None
 
 
 def print_times(times: dict[str, list[int]]) -> None:
@@ -119,8 +127,6 @@ def idle_kernels() -> Iterator[None]:
 def steps(model: Pixtral, plan: PagedPlan, hidden_TD: Tensor) -> dict[str, Work]:
     """Return a whole step, without embeddings and head, by the modules and in the library."""
     native = NativeSteps(model)
-    if reason := native.reason_for(plan, hidden_TD):
-        print(f"no step in the library: {reason}")
     return {
         f"a step of {LAYERS} layers, by its modules": lambda: model(hidden_TD, plan),
         f"a step of {LAYERS} layers, in the library": lambda: native(hidden_TD, plan),
