@@ -47,9 +47,9 @@ def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skinny_linear, "LEAST_WEIGHTS", 1)
 
 
-def model_of(heads: str, bits: int, config: ModelConfig = CONFIG) -> Pixtral:
+def model_of(heads: str, bits: int, config: ModelConfig = CONFIG, dim: int = 96) -> Pixtral:
     n_heads, n_kv_heads, head_dim = HEADS[heads]
-    config = replace(config, dim=96, hidden_dim=160, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
+    config = replace(config, dim=dim, hidden_dim=160, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
     model = tiny_model(config).bfloat16().requires_grad_(requires_grad=False)
     for name, module in list(model.layers.named_modules(prefix="layers")):
         if isinstance(module, nn.Linear) and bits < 16 and not name.endswith("w3"):  # both kinds in one layer
@@ -106,14 +106,15 @@ def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int) -> Non
         assert_equal_to_modules(model, [1] * rows)
 
 
-@pytest.mark.parametrize("bits", [4, 16])
-def test_a_team_of_threads_has_the_same_bits(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bits", "dim", "rows"), [(4, 96, 3), (16, 96, 3), (4, 2112, 16)])
+def test_a_team_of_threads_has_the_same_bits(bits: int, dim: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many wide rows the threads share the rounding of the inputs as well."""
     monkeypatch.setattr(native_step, "MOST_THREADS", 3)
     before = torch.get_num_threads()
-    model = model_of("few", bits)
+    model = model_of("few", bits, dim=dim)
     torch.set_num_threads(3)  # more than some loops use
     try:
-        assert_equal_to_modules(model, [1, 1, 1])
+        assert_equal_to_modules(model, [1] * rows)
     finally:
         torch.set_num_threads(before)
 
