@@ -80,8 +80,8 @@ class DecodeRows:
 
     def __init__(self, chunks: Sequence[PagedChunk], block_tokens: int) -> None:
         chunks = [part for chunk in chunks for part in _alike(chunk, block_tokens)]
-        self.rows_R = torch.cat([torch.arange(chunk.start, chunk.start + chunk.length) for chunk in chunks])
-        self._blocks = torch.cat([chunk.blocks for chunk in chunks])
+        self.rows_R = torch.tensor([row for chunk in chunks for row in range(chunk.start, chunk.start + chunk.length)])
+        self._blocks = chunks[0].blocks if len(chunks) == 1 else torch.cat([chunk.blocks for chunk in chunks])
         self._num_tasks = self._num_partial = 0
         table, row, block = [], 0, 0
         for chunk in chunks:

@@ -81,13 +81,14 @@ class Pixtral(nn.Module):
         Raises ValueError when the numbers differ: a silent mismatch would shift every image.
         """
         hidden_TD: Tensor = self.tok_embeddings(ids_T)
-        is_image_T = ids_T == self.config.vision_encoder.image_token_id
-        count = int(is_image_T.sum()) if num_image_tokens is None else num_image_tokens
+        image_id = self.config.vision_encoder.image_token_id
+        count = int((ids_T == image_id).sum()) if num_image_tokens is None else num_image_tokens
         given = sum(len(image) for image in images)
         if count != given:
             raise ValueError(f"the prompt has {count} image tokens, the images give {given} embeddings")
         if given:
-            hidden_TD = hidden_TD.masked_scatter(is_image_T[:, None], torch.cat(list(images)).to(hidden_TD.dtype))
+            embeddings = torch.cat(list(images)).to(hidden_TD.dtype)
+            hidden_TD = hidden_TD.masked_scatter((ids_T == image_id)[:, None], embeddings)
         return hidden_TD
 
     def forward(self, hidden_TD: Tensor, plan: AttentionPlan) -> Tensor:

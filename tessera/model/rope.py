@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -39,19 +40,25 @@ def decoder_rotations(positions_T: Tensor, config: ModelConfig) -> Rotations:
     Pair i of a token at position p rotates by p * f_i, with f_i = theta^(-2i/K), which YaRN slows down. Query
     scaling (`QueryScaling`) is part of the queries' cosines and sines.
     """
+    device, yarn = positions_T.device, config.yarn
+    # Kept on CPUs only: on a GPU a graph that is captured may own the memory.
+    compute = _frequencies if device.type == "cpu" else _frequencies.__wrapped__
+    frequencies = compute(config.head_dim, config.rope_theta, yarn, device)
+    temperature = 0.1 * math.log(yarn.factor) + 1 if yarn is not None and yarn.apply_scale else 1.0
     # float64 until the cosine: at position 131,071 a float32 angle is off by 0.004 radians.
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=positions_T.device)
-    frequencies = config.rope_theta ** -(exponents / config.head_dim)
-    temperature = 1.0
-    if config.yarn is not None:
-        frequencies = _slowed(frequencies, config.rope_theta, config.yarn)
-        temperature = 0.1 * math.log(config.yarn.factor) + 1 if config.yarn.apply_scale else 1.0
     keys = _rotation(positions_T.double()[:, None] * frequencies, temperature)
     if (scaling := config.llama_4_scaling) is None:
         return Rotations(keys, keys)
     turns_T = (positions_T // scaling.original_max_position_embeddings).float()
     scales_T = 1 + scaling.beta * torch.log1p(turns_T)
     return Rotations(Rotation(keys.cos * scales_T[:, None], keys.sin * scales_T[:, None]), keys)
+
+
+@lru_cache(maxsize=16)
+def _frequencies(head_dim: int, theta: float, yarn: YarnConfig | None, device: torch.device) -> Tensor:
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device)
+    frequencies = theta ** -(exponents / head_dim)
+    return frequencies if yarn is None else _slowed(frequencies, theta, yarn)
 
 
 def _slowed(frequencies: Tensor, theta: float, yarn: YarnConfig) -> Tensor:
