@@ -330,9 +330,7 @@ def test_the_step_chooses_only_for_greedy_requests(
     assert replies() == by_step
 
 
-def test_steps_of_an_engine_with_slots_are_the_library_s_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_of_an_engine_with_slots_are_the_library_s_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     run_step = DecoderStep.run
 
