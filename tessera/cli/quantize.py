@@ -38,7 +38,7 @@ def run_quantize(
         status.erase()
     if not quiet:
         if calibrate is None and options.bits in ("3", "4"):
-            print("rounded without samples; `--calibrate FOLDER` halves the outputs' errors", file=sys.stderr)
+            print("rounded without samples; `--calibrate FOLDER` lowers the outputs' errors", file=sys.stderr)
         before, after = describe(folder).stored_bytes, describe(destination).stored_bytes
         print(f"{before / 1e9:.3g} GB became {after / 1e9:.3g} GB", file=sys.stderr)
         if is_named:
