@@ -98,7 +98,7 @@ def assert_equal_to_modules(model: Pixtral, lengths: Sequence[int], block_tokens
         assert torch.equal(mine.values_BSMK, other.values_BSMK)
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", [3, 4, 8, 16])
 @pytest.mark.parametrize("heads", HEADS)
 def test_all_numbers_of_rows_have_the_modules_bits(heads: str, bits: int) -> None:
     model = model_of(heads, bits)
