@@ -232,7 +232,7 @@ class Engine:
             return _Computed(requests, drafts, self.graphs.logits(chunks), [])
         image_token_id = self.model.config.vision_encoder.image_token_id
         batch = build_batch(chunks, self.cache, self.model.device, image_token_id)
-        hidden_TD, ids = self.runner.choose(batch, self.sampler.penalties_for(batch.sampled))
+        hidden_TD, ids = self.runner.run(batch, self.sampler.penalties_for(batch.sampled))
         hidden_RD = hidden_TD[batch.sampled_rows_R] if ids is None else hidden_TD  # with ids all rows are sampled
         keep_states(batch.sampled, batch.drafts, hidden_RD)
         logits_RV = self.runner.logits(hidden_RD, batch.sampled_stretches) if ids is None else None

@@ -215,17 +215,14 @@ class LeadingRunner(Runner):
         self._layers = {id(layer): number for number, layer in enumerate(cache.layers)}
         self._ranks = ranks
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, penalties_V: Tensor | None = None) -> tuple[Tensor, list[int] | None]:
         # Images encoded before are not sent again: all ranks' image caches are identical.
         images = [
             replace(rows, image=replace(rows.image, pixels_CHW=torch.empty(0))) if rows.key in self.images else rows
             for rows in batch.images
         ]
         with self._together(replace(batch, images=images, sampled=[], drafts=[], scored=[])):
-            return super().run(batch)
-
-    def choose(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
-        return self.run(batch), None  # each rank has a part of the head
+            return super().run(batch)  # without penalties: each rank has a part of the head
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor, stretches: Sequence[Stretch] = ()) -> Tensor:

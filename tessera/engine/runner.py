@@ -40,21 +40,15 @@ class Runner:
             raise RuntimeError("the model has no slots for adapters")
         self.slots.fill(slot, adapter)
 
-    def run(self, batch: Batch) -> Tensor:
-        """Return the decoder's output (T, D) for the step's tokens, and cache their keys and values."""
-        return self._run(batch, None)[0]
-
-    def choose(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
-        """Return what `run` does and, where the same call gives them, the likeliest ids of all `sampled_rows_R`.
-
-        Penalties are added to the logits; without any, no ids are wanted.
-        """
-        if penalties_V is None or len(batch.sampled_rows_R) != len(batch.ids_T):
-            return self.run(batch), None
-        return self._run(batch, penalties_V)
-
     @torch.inference_mode()
-    def _run(self, batch: Batch, penalties_V: Tensor | None) -> tuple[Tensor, list[int] | None]:
+    def run(self, batch: Batch, penalties_V: Tensor | None = None) -> tuple[Tensor, list[int] | None]:
+        """Return the decoder's output (T, D) for the step's tokens, and cache their keys and values.
+
+        With penalties, which are added to the logits, the likeliest ids of all `sampled_rows_R` are returned too
+        where the same call gives them.
+        """
+        if len(batch.sampled_rows_R) != len(batch.ids_T):
+            penalties_V = None
         self._count(batch)
         self.images.pin(rows.key for rows in batch.images)
         for slot in sorted({rows.slot for rows in batch.images}, key=lambda slot: -1 if slot is None else slot):

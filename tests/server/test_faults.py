@@ -83,9 +83,9 @@ class Gate:
         self.loop = running.llm._loop
         compute = self.loop.engine.runner.run
 
-        def gated(batch: Any) -> Any:
+        def gated(batch: Any, *rest: Any) -> Any:
             assert self._permits.acquire(timeout=60)
-            return compute(batch)
+            return compute(batch, *rest)
 
         monkeypatch.setattr(self.loop.engine.runner, "run", gated)
 
