@@ -53,7 +53,7 @@ class _Plan:
 
 def run_finetune(
     data: Path, out: Path | None, model: str | None, eval_data: Path | None, settings: Settings,
-    *, replay: Path | None, dry_run: bool, allow_urls: bool, dtype: str, device: str, as_json: bool, quiet: bool,
+    *, replay: Path | None = None, dry_run: bool, allow_urls: bool, dtype: str, device: str, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     if out is None and not dry_run:
         raise UsageError("--out is missing; name the folder to write, or add --dry-run.")

@@ -51,6 +51,7 @@ FLAG_WORDS = (
     (r"\b(vision|adapter|plus)_factor\b", r"--\1-factor"),
     (r"\breplay_share\b", "--replay-share"),
     (r"\bqlora(?= (\d|is\b))", "--qlora"),
+    (r"\brecompute(?= (always|is)\b)", "--recompute"),
     (r"^rate(?= is\b)", "--learning-rate"),
     (r"^sample(?= is\b)", "--sample"),
     (r"\(max_tokens\)", "(--max-tokens)"),

@@ -117,6 +117,7 @@ class Run:
         self.steps = settings.epochs * self.order.steps_per_epoch
         self.step, self.best = 0, Best()
         lean_blocks(self.model)
+        self.recompute = recompute
         if recompute:
             checkpoint_blocks(self.model)
 
@@ -142,7 +143,7 @@ class Run:
             self._train(log)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
-                raise TesseraError(_out_of_memory(self.settings)) from error
+                raise TesseraError(_out_of_memory(self.settings, self.recompute)) from error
             raise
         finally:
             log.close()
@@ -278,9 +279,10 @@ class Run:
             self.say("  {}: {}, expected {}".format(found.place, *shown))
 
 
-def _out_of_memory(settings: Settings) -> str:
+def _out_of_memory(settings: Settings, recompute: bool) -> str:
+    again = "" if recompute else "recompute always, or "
     other = "" if settings.full or settings.qlora else "; in a new folder, qlora 4 or shrunk images need less as well"
     return (
-        f"memory ran out in a training pass; start again with recompute always, or pass_tokens below "
+        f"memory ran out in a training pass; start again with {again}pass_tokens below "
         f"{settings.pass_tokens:,}, and the run goes on from its last state{other}."
     )

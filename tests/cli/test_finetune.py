@@ -16,10 +16,11 @@ from tests.finetune.small import prepare, read_samples
 
 
 def run(folder: Path, out: Path | None = None, *, data: str = "data0.jsonl", **options: Any) -> None:
+    replay = options.pop("replay", None)
     given = {"dry_run": False, "allow_urls": False, "dtype": "auto", "device": "cpu", "as_json": True, "quiet": True}
     settings = Settings(**{name: value for name, value in options.items() if name not in given})
     given |= {name: value for name, value in options.items() if name in given}
-    command.run_finetune(folder / "data" / data, out, str(folder / "model"), None, settings, **given)  # type: ignore[arg-type]
+    command.run_finetune(folder / "data" / data, out, str(folder / "model"), None, settings, replay=replay, **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,23 @@ def test_a_run_ends_in_an_adapter(folder: Path, tmp_path: Path, capsys: pytest.C
     assert (outcome["steps"], outcome["out"]) == (3, str(tmp_path / "out"))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 32)
+
+
+def test_replayed_samples_are_mixed_into_every_step(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay = {"replay": folder / "data" / "data100.jsonl", "replay_share": 0.25, "step_samples": 4}
+    run(folder, dry_run=True, **replay)
+    values = json.loads(capsys.readouterr().out)
+    assert (values["samples"], values["steps"], values["replayed"]) == (9, 3, 3)
+    run(folder, tmp_path / "out", **replay)
+    steps = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
+    assert [any("data100/" in name for name in step["sources"]) for step in steps if "loss" in step] == [True] * 3
+    with pytest.raises(UsageError, match="another data, replay_share|another .*replay_share"):
+        run(folder, tmp_path / "out", step_samples=4)
+    assert command.share_of_replay(replay["replay"], None) == 0.1
+    with pytest.raises(UsageError, match="without --replay"):
+        command.share_of_replay(None, 0.2)
 
 
 def test_a_folder_is_needed(folder: Path) -> None:

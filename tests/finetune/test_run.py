@@ -202,8 +202,9 @@ def test_memory_that_runs_out_names_the_option(folder: Path, tmp_path: Path, mon
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(running, "mark", fail)
-    with pytest.raises(TesseraError, match="pass_tokens below 150"):
-        make_run(folder, tmp_path / "out", settings()).go()
+    for recompute, named in ((True, "again with pass_tokens below 150"), (False, "recompute always, or pass_tokens")):
+        with pytest.raises(TesseraError, match=named):
+            make_run(folder, tmp_path / "out", settings(), recompute=recompute).go()
 
 
 def test_targets_are_ends_of_names_ours_or_theirs(folder: Path, tmp_path: Path) -> None:
