@@ -19,7 +19,9 @@ TESTS = (
     "test_paged_attention.py",
     "test_prefill_attention.py",
     "test_prefill_linear.py",
+    "test_low_rank.py",
     "test_skinny_linear.py",
+    "test_unpack_weight.py",
     "../engine/test_native_step.py",
 )
 # The library's place is told to the builder's module before the loader reads it there; emulated AMX is built anew.
