@@ -26,7 +26,8 @@ INSTALL = {
     "darwin": "brew install --cask libreoffice",
     "linux": "sudo apt-get install --no-install-recommends libreoffice-writer libreoffice-calc libreoffice-impress",
 }
-MAX_KEPT = 8  # printed documents kept for their next pages
+# Printed documents kept for their next pages, each an open file: a run reads all documents once to plan, then again.
+MAX_KEPT, MAX_KEPT_BYTES = 128, 1_000_000_000
 MAX_MEMORY_BYTES = 4 << 30  # of address space; ordinary documents take a fourth of it
 # Sets the limits, then becomes the program: limits set between fork and exec of a process with threads may hang.
 LIMITED = (
@@ -64,12 +65,16 @@ class _Printed:
         with self._lock:
             if digest not in self._kept:
                 self._kept[digest] = _printed(source)
-                while len(self._kept) > MAX_KEPT:
-                    self._kept.popitem(last=False)[1].close()
             self._kept.move_to_end(digest)
+            while len(self._kept) > MAX_KEPT or (len(self._kept) > 1 and self._bytes > MAX_KEPT_BYTES):
+                self._kept.popitem(last=False)[1].close()
             file = os.fdopen(os.dup(self._kept[digest].fileno()), "rb")
             file.seek(0)
             return file
+
+    @property
+    def _bytes(self) -> int:
+        return sum(os.fstat(file.fileno()).st_size for file in self._kept.values())
 
 
 _PRINTED = _Printed()

@@ -349,6 +349,18 @@ def test_office_documents_are_printed_once(tmp_path: Path, monkeypatch: pytest.M
     assert pages[0].image(300).size == (212, 300)
 
 
+def test_printed_documents_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = fake_soffice(tmp_path, monkeypatch)
+    paths = [written(tmp_path / f"{number}.rtf", b"{\\rtf1 %d}" % number) for number in range(3)]
+    for _ in range(2):
+        assert len(list(read_pages(paths))) == 6
+    assert len(log.read_text().splitlines()) == 3
+    monkeypatch.setattr(office, "MAX_KEPT_BYTES", 1)
+    assert len(list(read_pages(paths[::-1]))) == 6
+    assert len(log.read_text().splitlines()) == 5  # the last one was there, and each pushes out the one before
+    assert len(office._PRINTED._kept) == 1
+
+
 def test_without_libreoffice_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(office.shutil, "which", lambda name: None)
     (row,) = read_pages([written(tmp_path / "a.docx", OFFICE[".docx"] + b" ")])
