@@ -10,7 +10,7 @@ CLIENT_ENVIRONMENTS := openai anthropic langchain-openai langchain-mistralai lit
 .PHONY: demo kernels test test-slow test-fuzz test-clients soak lint docs docs-serve bench bench-serve gpu-check clean
 
 demo: .venv/installed
-	$(BIN)/tessera ask "What is the value of Q3?" -i $(DEMO)/chart.png
+	$(BIN)/tessera ask "What is the value of Rome?" -i $(DEMO)/chart.png
 	$(BIN)/tessera ask "Which bar is highest?" -i $(DEMO)/chart.png --quiet
 	$(BIN)/tessera ask "What is the total?" -i $(DEMO)/receipt.png --quiet
 	$(BIN)/tessera ask "Give vendor, date and total as JSON." -i $(DEMO)/receipt.png --quiet

@@ -222,7 +222,7 @@ class ChatModel(ABC):
     def ask(self, question: str, *images: ImageSource | Image, params: SamplingParams | None = None) -> Completion:
         """Return the reply to one question about any number of images: paths, URLs, bytes or PIL images.
 
-        Example: `llm.ask("What is Q3?", "chart.png").text`.
+        Example: `llm.ask("What is Rome?", "chart.png").text`.
         """
         if not isinstance(question, str) or not question.strip():
             raise UsageError(f"the question must be a non-empty string, not {reprlib.repr(question)}.")

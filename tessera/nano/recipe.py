@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tessera.model.config import ModelConfig, VisionConfig
-from tessera.nano.pictures.mix import CLEAN, DENSE, MIXED, SMALL, Course
+from tessera.nano.pictures.mix import CLEAN, DENSE, MIXED, PRINTED, SMALL, Course
 
 VOCABULARY_RANKS = 256
 SPECIAL_TOKENS = 1000
@@ -68,8 +68,12 @@ class Recipe:
         Stage("letters", 4500, DENSE, 8, encoder_rate=3e-3, decoder_rate=0.0, dense_weight=1.0, fall=0.25),
         Stage("answers", 2000, SMALL, 16, encoder_rate=0.0, decoder_rate=3e-3, pointer_weight=0.5, fall=0.2),
         Stage(
-            "together", 6000, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
-            dense_weight=0.5, pointer_weight=0.3, average_steps=600,
+            "together", 1420, MIXED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
+            dense_weight=0.5, pointer_weight=0.3, fall=0.0,
+        ),
+        Stage(
+            "finish", 1430, PRINTED, 16, encoder_rate=1e-3, decoder_rate=2e-3,
+            dense_weight=0.5, pointer_weight=0.3, warmup=1, fall=1.0, average_steps=300,
         ),
     )  # fmt: skip
     tokens_per_pass: int = 4096  # of one forward and backward

@@ -244,19 +244,19 @@ def test_a_gguf_pair_is_made_described_and_asked(tmp_path: Path, monkeypatch: py
     of_gguf = capsys.readouterr().out
     assert run(monkeypatch, "tokens", chart, "-m", "nano", "--json") == 0
     assert capsys.readouterr().out == of_gguf
-    assert run(monkeypatch, "ask", "What is the value of Q3?", "-i", chart, "-m", text, "--mmproj", eyes, "-q") == 0
-    assert capsys.readouterr().out == "71\n"
+    assert run(monkeypatch, "ask", "What is the value of Rome?", "-i", chart, "-m", text, "--mmproj", eyes, "-q") == 0
+    assert capsys.readouterr().out == "81\n"
 
 
 def test_a_question_bounds_its_images_and_rounds_the_vision_side(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     chart = str(Path(cli.__file__).parents[1] / "nano" / "demo" / "chart.png")
-    asked = "ask", "What is the value of Q3?", "-i", chart, "--json", "-q", "--max-tokens", "1"
+    asked = "ask", "What is the value of Rome?", "-i", chart, "--json", "-q", "--max-tokens", "1"
     tokens = {}
     for options in ((), ("--max-image-side", "256"), ("--vision-bits", "8")):
         assert run(monkeypatch, *asked, *options) == 0
         tokens[options] = json.loads(capsys.readouterr().out)["usage"]["image_tokens"]
-    # Patches of 16: 272x208 pixels are 13 rows of 17 and a break; scaled to 256x196, 13 rows of 16 and a break.
-    assert list(tokens.values()) == [13 * 18, 13 * 17, 13 * 18]
+    # Patches of 12: 420x310 pixels are 26 rows of 35 and a break; scaled to 256x189, 16 rows of 22 and a break.
+    assert list(tokens.values()) == [26 * 36, 16 * 23, 26 * 36]
 
 
 @pytest.mark.parametrize(

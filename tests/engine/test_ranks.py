@@ -42,7 +42,7 @@ def shared() -> Iterator[LLM]:
 def test_two_processes_write_what_one_writes(shared: LLM) -> None:
     asked = [
         (question("receipt.png", "Give vendor, date and total as JSON."), SamplingParams(max_tokens=80, logprobs=5)),
-        (question("chart.png", "What is the value of Q3?"), SamplingParams(logprobs=5, prompt_logprobs=0)),
+        (question("chart.png", "What is the value of Rome?"), SamplingParams(logprobs=5, prompt_logprobs=0)),
         (question("receipt.png", "Read the text."), SamplingParams(max_tokens=40, temperature=1.0, seed=3, logprobs=5)),
         (
             question("chart.png", "Give the chart as JSON."),
@@ -77,7 +77,7 @@ def test_two_processes_compute_adapters_as_one_does(shared: LLM, tmp_path: Path)
             llm.adapters.load("other", tmp_path / "other")
             names = ["one", None, "other", "one"]
             params = [SamplingParams(max_tokens=12, logprobs=5, adapter=name) for name in names]
-            replies = llm.batch([question("chart.png", "What is the value of Q3?")] * 4, params)
+            replies = llm.batch([question("chart.png", "What is the value of Rome?")] * 4, params)
             llm.adapters.load("one", tmp_path / "other", replaces=True)
             told.append([*replies, llm.chat(question("receipt.png", "Read."), params[0])])
     for one, other in zip(*told, strict=True):

@@ -58,7 +58,7 @@ def run_both(file: Path, image: PILImage.Image, folder: Path) -> Both:
     loaded = load_model(file, device="cpu", dtype="float32")
     model, vision = loaded.model, loaded.config.vision_encoder
     prepared = prepare(image, vision)
-    question = parse_message({"role": "user", "content": [Image(image), "What is the value of Q3?"]})
+    question = parse_message({"role": "user", "content": [Image(image), "What is the value of Rome?"]})
     prompt = loaded.tokenizer.encode_chat([question], [prepared])
     (span,) = prompt.images
     tokens = loaded.tokenizer.encode_text(TEXT)

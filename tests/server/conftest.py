@@ -24,6 +24,7 @@ from tessera.server.run import http_config, open_model
 from tessera.server.settings import Settings
 
 DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
+RECEIPT_TOKENS = 20 * (18 + 1)  # 208x230 pixels in patches of 12: 20 rows of 18 and a break
 RECEIPT = "data:image/png;base64," + base64.b64encode((DEMO / "receipt.png").read_bytes()).decode()
 CHART = "data:image/png;base64," + base64.b64encode((DEMO / "chart.png").read_bytes()).decode()
 SMALL = {"max_num_seqs": 4, "max_num_queued_reqs": 16, "kv_cache_bytes": 2**25, "stuck_after_s": 120}

@@ -33,7 +33,7 @@ from tessera.sampling import Grammar, SamplingParams
 from tests.server.conftest import DEMO, Running
 
 CHART = Image((DEMO / "chart.png").read_bytes())
-QUESTION = [Message("user", (CHART, "What is the value of Q3?"))]
+QUESTION = [Message("user", (CHART, "What is the value of Rome?"))]
 BOOK = {
     "type": "function",
     "function": {
@@ -119,7 +119,7 @@ def test_replies_are_the_engines(client: Client, running: Running, params: Sampl
 def test_every_kind_of_source_reaches_the_server(client: Client) -> None:
     image = PILImage.open(DEMO / "chart.png")
     sources = [DEMO / "chart.png", str(DEMO / "chart.png"), (DEMO / "chart.png").read_bytes(), image]
-    assert {client.ask("What is the value of Q3?", source).text for source in sources} == {client.chat(QUESTION).text}
+    assert {client.ask("What is the value of Rome?", source).text for source in sources} == {client.chat(QUESTION).text}
 
 
 def test_logprobs_and_tools_come_through(client: Client, running: Running) -> None:
@@ -127,7 +127,7 @@ def test_logprobs_and_tools_come_through(client: Client, running: Running) -> No
     ours, theirs = running.llm.chat(QUESTION, params), client.chat(QUESTION, params)
     told = [(entry.token, round(entry.logprob or 0, 3), len(entry.top)) for entry in theirs.logprobs]
     assert told == [(entry.token, round(entry.logprob or 0, 3), len(entry.top)) for entry in ours.logprobs]
-    made = client.chat(QUESTION, SamplingParams(max_tokens=80), tools=Tools([BOOK], "required", parallel=False))
+    made = client.chat(QUESTION, SamplingParams(max_tokens=120), tools=Tools([BOOK], "required", parallel=False))
     assert [call.name for call in made.tool_calls] == ["book"]
     assert isinstance(json.loads(made.tool_calls[0].arguments), dict)
 
@@ -384,7 +384,7 @@ def test_the_example_asks_a_server_and_goes_on_after_a_failure(running: Running)
 
 
 def test_the_command_line_asks_a_server(running: Running) -> None:
-    asked = [sys.executable, "-m", "tessera", "ask", "What is the value of Q3?", "-i", str(DEMO / "chart.png")]
+    asked = [sys.executable, "-m", "tessera", "ask", "What is the value of Rome?", "-i", str(DEMO / "chart.png")]
     asked += ["--no-log", "--endpoint", running.url]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == running.llm.chat(QUESTION).text

@@ -11,7 +11,7 @@ from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 from pydantic import BaseModel
 
-from tests.server.conftest import RECEIPT, Running, asking
+from tests.server.conftest import RECEIPT, RECEIPT_TOKENS, Running, asking
 
 
 class Receipt(BaseModel):
@@ -61,7 +61,7 @@ def test_openai_chat_is_what_the_engine_says(client: openai.OpenAI, running: Run
     assert reply.usage is not None
     assert reply.usage.prompt_tokens_details is not None
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
-    assert reply.usage.prompt_tokens_details.image_tokens == 210
+    assert reply.usage.prompt_tokens_details.image_tokens == RECEIPT_TOKENS
 
 
 def test_openai_stream_joins_to_the_whole(client: openai.OpenAI, running: Running) -> None:
@@ -123,7 +123,7 @@ def test_openai_tools_there_and_back(client: openai.OpenAI) -> None:
         assert answer.choices[0].finish_reason == "stop"
         assert answer.usage is not None
         assert answer.usage.prompt_tokens_details is not None
-        assert answer.usage.prompt_tokens_details.image_tokens == 210  # type: ignore[attr-defined]
+        assert answer.usage.prompt_tokens_details.image_tokens == RECEIPT_TOKENS  # type: ignore[attr-defined]
 
 
 def test_openai_several_choices_with_a_seed(client: openai.OpenAI) -> None:

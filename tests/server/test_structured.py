@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.server.conftest import Running, asking
+from tests.server.conftest import RECEIPT_TOKENS, Running, asking
 
 FIELDS = ("vendor", "date", "total")
 SCHEMA = {
@@ -152,7 +152,8 @@ def test_a_streamed_call_is_one_delta(running: Running) -> None:
     lines = running.post("/v1/chat/completions", body).text.split("\n\n")
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     calls = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", ())]
-    assert [(call["index"], call["function"]) for call in calls] == [(0, {"name": "today", "arguments": "{}"})]
+    assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "today")]
+    assert json.loads(calls[0]["function"]["arguments"]) == {}
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert not any(event["choices"][0]["delta"].get("content") for event in events)
 
@@ -172,7 +173,7 @@ def test_a_result_goes_back_under_a_foreign_id(running: Running) -> None:
     ]
     answer = running.post("/v1/chat/completions", {"messages": first + more, "tools": TOOLS, "max_tokens": 5})
     assert answer.status_code == 200, answer.text
-    assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 210
+    assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == RECEIPT_TOKENS
 
 
 def test_the_last_message_is_continued(running: Running) -> None:
@@ -299,7 +300,7 @@ def test_histories_of_agents_are_taken(running: Running) -> None:
         answer = running.post("/v1/chat/completions", {"messages": first + more, "max_tokens": 2})
         assert answer.status_code == 200, answer.text
         images = 1 + (more[-1]["content"] == [image])
-        assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 210 * images
+        assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == RECEIPT_TOKENS * images
 
 
 def test_a_message_that_cannot_be_is_named_with_its_field(running: Running) -> None:

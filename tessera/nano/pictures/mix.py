@@ -49,6 +49,17 @@ MIXED = Course(
     page_share=0.05,
     instructed=0.2,
 )  # fmt: skip
+PRINTED = Course(
+    (
+        ("text", 0.27), ("dense", 0.02), ("chart", 0.16), ("vega", 0.04), ("table", 0.08), ("receipt", 0.13),
+        ("invoice", 0.09), ("form", 0.07), ("typst", 0.06), ("scene", 0.04), ("pair", 0.02), ("turned", 0.01),
+        ("small_talk", 0.01), ("absent", 0.02),
+    ),
+    largest_area=480.0**2,
+    page_share=0.05,
+    worn=0.35,
+    instructed=0.15,
+)  # fmt: skip
 SMALL = dataclasses.replace(MIXED, largest_area=320.0**2, page_share=0.0, instructed=0.0)
 
 

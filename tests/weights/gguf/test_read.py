@@ -31,7 +31,7 @@ from tests.loading import load_model
 from tests.weights.checkpoints import LLAVA, MERGED, tensors_of, write_mistral_folder
 from tests.weights.gguf.files import decode, encode, gguf_name, token_values, write_pair
 
-QUESTIONS = ("What is the value of Q3?", "Which bar is highest?")
+QUESTIONS = ("What is the value of Rome?", "Which bar is highest?")
 
 
 def values_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
