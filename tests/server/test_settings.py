@@ -195,7 +195,7 @@ def test_a_model_is_looked_for_in_the_given_cache(tmp_path: Path) -> None:
 def test_every_setting_of_the_model_goes_to_where_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(
-        run, "LLM", lambda source, *, limits, **options: told.update(source=source, limits=limits, **options)
+        run, "LLM", lambda source, *, limits, progress, **options: told.update(source=source, limits=limits, **options)
     )
     named = {"dtype": "float32", "device": "cpu", "mmproj": tmp_path, "tensor_parallel_size": 2}
     images = {"max_image_pixels": 5, "max_image_bytes": 6, "fetch_timeout_s": 7.0, "allow_private_addresses": True}
