@@ -74,7 +74,7 @@ def test_prompts_repeat_only_where_they_should() -> None:
 
 def test_rows_of_a_real_model_foretell_nothing() -> None:
     rows = rows_of(NANO, 1000, known=False, peer=True)
-    assert rows[0].expected == {"tokens": 32 * 32}  # of an image of 512x512
+    assert rows[0].expected == {"tokens": 86 * 86}  # of an image of 1032x1032
     assert not any(row.expected for row in rows[1:])
     assert not any("repeated" in row.name for row in rows)
 

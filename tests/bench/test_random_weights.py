@@ -77,7 +77,7 @@ def test_hidden_states_keep_their_size_through_forty_layers(tmp_path: Path) -> N
         layer.register_forward_hook(lambda *arguments: sizes.append(float(arguments[2].pow(2).mean().sqrt())))
     with torch.inference_mode():
         ids_T = torch.tensor([1, *next_ids(1030, 20, VOCAB)])
-        (image,) = model.encode_images([torch.randn(3, 64, 64)])
+        (image,) = model.encode_images([torch.randn(3, 72, 72)])
         model(model.embed(ids_T, []), DensePlan([len(ids_T)], model.device))
     assert 0.5 < sizes[0] < sizes[-1] < 4
     assert 0.1 < float(image.pow(2).mean().sqrt()) < 10

@@ -34,7 +34,7 @@ def test_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     (contest,) = json.loads(Path("b.json").read_text())["contests"]
     names = [result["row"]["name"] for result in contest["results"]]
     assert names == [
-        "image encode, 512x512",
+        "image encode, 1032x1032",
         "prefill of 512 tokens",
         "decode of one sequence",
         "decode of 8 sequences at once",

@@ -22,7 +22,7 @@ from tests.lora.adapters import random_adapter
 DEMO = Path(__file__).parents[2] / "tessera" / "nano" / "demo"
 # Partial sums in another order: float32 rounding of logits of order 10.
 BOUND = 1e-3
-OPTIONS = {"kv_cache_bytes": 2**23, "max_num_batched_tokens": 128, "seed": 1, "max_loras": 2}
+OPTIONS = {"kv_cache_bytes": 2**24, "max_num_batched_tokens": 128, "seed": 1, "max_loras": 2}
 
 
 def question(image: str, text: str) -> list[dict[str, object]]:

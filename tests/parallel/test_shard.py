@@ -70,21 +70,20 @@ def test_nano_read_in_two_shares_writes_what_it_writes_whole(options: Options | 
     if options is not None:
         folder = tmp_path / "quantized"
         quantize(BUNDLED_FOLDER, folder, options)
-    given = prompt("What is the total?", " of this " * 4)
-
-    def written(model: Pixtral) -> tuple[list[int], torch.Tensor]:
-        ids: list[int] = []
-        for _ in range(12):
-            logits_TV = dense_logits(model, given, ids)
-            ids.append(int(logits_TV[-1].argmax()))
-        return ids, logits_TV
-
+    given, ids = prompt("What is the total?", " of this " * 4), []
+    bound = BOUNDS[None if options is None else "int4"]
     with torch.no_grad():
-        expected, logits_TV = written(load_model(folder, device="cpu").model)
+        whole = load_model(folder, device="cpu").model
+        for _ in range(12):
+            logits_TV = dense_logits(whole, given, ids)
+            ids.append(int(logits_TV[-1].argmax()))
     parts = [load_model(folder, device="cpu", rank=rank, tensor_parallel_size=2) for rank in range(2)]
-    for ids, made_TV in together([(part.model, part.shard) for part in parts], written):
-        assert ids == expected
-        torch.testing.assert_close(made_TV, logits_TV, atol=BOUNDS[None if options is None else "int4"], rtol=0)
+    best, second = logits_TV.topk(2).values.unbind(-1)
+    clear_T = best - second > 2 * bound
+    assert clear_T.sum() > len(clear_T) / 2
+    for made_TV in together([(part.model, part.shard) for part in parts], lambda p: dense_logits(p, given, ids[:-1])):
+        torch.testing.assert_close(made_TV, logits_TV, atol=bound, rtol=0)
+        assert torch.equal(made_TV.argmax(-1)[clear_T], logits_TV.argmax(-1)[clear_T])
 
 
 @pytest.mark.parametrize("config", [CONFIG, DIVISIBLE, replace(DIVISIBLE, n_kv_heads=1)])

@@ -82,7 +82,7 @@ def test_why_a_reply_ended(client: anthropic.Anthropic, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_tools_are_called_and_their_results_read(client: anthropic.Anthropic, stream: bool) -> None:
-    options: Any = {"model": "nano", "max_tokens": 60, "tools": [CONVERT, NOW]}
+    options: Any = {"model": "nano", "max_tokens": 150, "tools": [CONVERT, NOW]}
     options["tool_choice"] = {"type": "tool", "name": "convert"}
     if stream:
         with client.messages.stream(messages=about(), **options) as events:
@@ -108,7 +108,7 @@ def test_tools_are_called_and_their_results_read(client: anthropic.Anthropic, st
 
 
 def test_choices_of_tools_are_kept(client: anthropic.Anthropic) -> None:
-    options: Any = {"model": "nano", "max_tokens": 60, "messages": about(), "tools": [NOW, CONVERT]}
+    options: Any = {"model": "nano", "max_tokens": 150, "messages": about(), "tools": [NOW, CONVERT]}
     called = client.messages.create(**options, tool_choice={"type": "any", "disable_parallel_tool_use": True})
     assert [block.type for block in called.content].count("tool_use") == 1
     silent = client.messages.create(**options, tool_choice={"type": "none"})

@@ -155,7 +155,7 @@ def test_a_document_is_annotated_under_the_callers_schema(mistral: Mistral, runn
     preset = running.post("/v1/ocr", {"document": document, "preset": "receipt"}).json()
     assert "vendor" in json.loads(preset["document_annotation"])
     # A schema with more than extraction knows is still kept, by the grammar.
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2}
+    schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 1, "maxItems": 2}
     odd = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     raw = running.post("/v1/ocr", {"document": document, "document_annotation_format": odd}).json()
     jsonschema.validate(json.loads(raw["document_annotation"]), schema)

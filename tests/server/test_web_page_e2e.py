@@ -73,22 +73,22 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_image_is_asked_about_and_answered(page: Any, running: Running) -> None:
     page.locator("#files").set_input_files(DEMO / "receipt.png")
-    expect(page.locator("#pending .cost")).to_have_text("210 tokens")
+    expect(page.locator("#pending .cost")).to_have_text("380 tokens")
     ask(page, "What is the total?")
     body = answer(page, PATIENCE_S).locator(".body")
     expect(body).to_have_text(running.llm.chat(asking()["messages"]).text)
     facts = answer(page).locator(".facts")
-    expect(facts).to_contain_text(re.compile(r"Read \d+ tokens: 210 of images"))
+    expect(facts).to_contain_text(re.compile(r"Read \d+ tokens: 380 of images"))
     answer(page).get_by_role("button", name="How sure?").click()
     tokens = page.locator(".tokens .token").all_text_contents()
     assert "".join(tokens) == running.llm.chat(asking()["messages"]).text
     ask(page, "Who is the vendor?")
     expect(page.locator(".answer")).to_have_count(2)
-    expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("210 of images")
+    expect(answer(page, PATIENCE_S).locator(".facts")).to_contain_text("380 of images")
     # The conversation and its image are what the server still has from the first question.
     cached = re.search(r"(\d+) of them were in the cache", facts.last.text_content())
     assert cached is not None
-    assert int(cached[1]) > 210
+    assert int(cached[1]) > 380
 
 
 def test_stopping_ends_the_request_in_the_engine(page: Any, running: Running) -> None:
