@@ -20,7 +20,7 @@ kernels: .venv/installed
 	-$(BIN)/python -m tessera.kernels.build
 
 test: .venv/installed-dev kernels
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: .venv/installed-dev kernels
 	$(BIN)/python -m pytest -m slow --timeout 3600
