@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tessera.sources import ImageLimits
 
 NANO_NOTE = (
-    "using nano, the small bundled demo model (5M parameters): it reads charts, simple receipts and short "
-    "printed text; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
+    "using nano, the small bundled demo model (5M parameters): it reads receipts, charts and short "
+    "printed text, and is often wrong; for photos run Pixtral 12B (`tessera doctor` shows the way), chosen with -m"
 )
 TICK_S = 0.5  # between two updates of the reading progress
 ERASE_LINE = "\r\x1b[K"
