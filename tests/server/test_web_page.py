@@ -737,7 +737,8 @@ def test_settings_outlive_a_reload_and_can_be_reset(page: Any) -> None:
 def test_the_demo_model_says_what_it_is_and_offers_images(open_page: Callable[..., Any], server: StandIn) -> None:
     server.config["bundled"] = True
     page = open_page()
-    sentence = "nano is a 5M-parameter demo model: it reads receipts, charts and short printed text, and is often wrong."
+    sentence = "nano is a 5M-parameter demo model: it reads receipts, charts and short printed text, and is"
+    sentence += " often wrong."
     expect(page.locator("#demo-note")).to_contain_text(sentence)
     expect(page.locator("#demo-note")).to_contain_text("For photos run Pixtral 12B: tessera doctor")
     expect(page.locator("#demo-badge")).to_be_visible()
