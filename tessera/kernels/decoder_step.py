@@ -123,7 +123,7 @@ class DecoderStep:
     ) -> None:  # fmt: skip
         self._kept = layers, final_norm, head, cache
         self._slots: list[Any] = []  # of all linears, and the adapters' tensors
-        self._most_rank = 0
+        self._most_rank = self._num_slots = 0
         self._cache = cache
         self._heads = heads
         self._head = None if head is None else _linear(head)
@@ -150,7 +150,7 @@ class DecoderStep:
     def set_adapters(self, adapters: Sequence[Mapping[str, Adapters]]) -> None:
         """Take the adapters in slots beside each layer's linears, all of which `low_rank.fits_kernel` accepts."""
         count = 1 + max((slot for layer in adapters for each in layer.values() for slot in each), default=-1)
-        self._slots, self._most_rank = [adapters], 0
+        self._slots, self._most_rank, self._num_slots = [adapters], 0, count
         for layer, linears in zip(self._layers, adapters, strict=True):
             for name, held in linears.items():
                 table = (_Slot * count)()
@@ -187,6 +187,7 @@ class DecoderStep:
         call.attention = rows.fields(self._cache[0], self._heads)
         call.head = _NO_LINEAR if penalties_V is None else self._head
         call.penalties, call.ids = None if penalties_V is None else penalties_V.data_ptr(), ctypes.addressof(ids)
+        stretches = [each for each in stretches if each[0] < self._num_slots]  # others change no linear of the layers
         given = (_Stretch * len(stretches))(*(_Stretch(slot, first, last - first) for slot, first, last in stretches))
         low = hidden_TD.new_empty(len(hidden_TD) * self._most_rank)
         call.stretches, call.num_stretches, call.low = ctypes.addressof(given), len(stretches), low.data_ptr()

@@ -212,7 +212,7 @@ def test_adapters_in_slots_have_the_modules_bits(bits: int, monkeypatch: pytest.
     steps, run_step = NativeSteps(model, routing), DecoderStep.run
     monkeypatch.setattr(DecoderStep, "run", lambda *given, **more: ran.append(1) or run_step(*given, **more))
     hidden_TD, seen = torch.randn(6, model.config.dim).bfloat16(), []
-    for stretches in (((2, 0, 2), (0, 3, 5)), ((0, 0, 6),), ((2, 1, 2), (0, 2, 3), (2, 3, 6)), ()):
+    for stretches in (((2, 0, 2), (0, 3, 5)), ((0, 0, 6),), ((9, 0, 1), (2, 1, 2), (0, 2, 3), (2, 3, 6)), ()):
         routing.stretches = stretches
         ours, theirs = cache_of(model), cache_of(model)
         with torch.inference_mode():
