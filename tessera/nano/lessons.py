@@ -51,6 +51,10 @@ class Example:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def asked(self) -> bool:
+        return bool((self.weights > 0).any())
+
 
 def example_of(page: Page, tokenizer: Tokenizer, config: ModelConfig) -> Example:
     """Tokenize a page exactly as the engine would, and attach its dense targets."""
@@ -217,16 +221,19 @@ def _runs(lengths: Sequence[int], start: int) -> Iterator[slice]:
 
 
 def batches_of(examples: Sequence[Example], tokens: int) -> list[Batch]:
-    """Make batches of at most about `tokens` tokens."""
+    """Make batches of at most about `tokens` tokens; pages without questions, which need no decoder, get their own."""
     batches: list[list[Example]] = []
-    room = 0
-    for example in examples:
-        if room >= len(example):
-            batches[-1].append(example)
-        else:
-            batches.append([example])
-            room = tokens
-        room -= len(example)
+    for asked in (True, False):
+        room = 0
+        for example in examples:
+            if example.asked is not asked:
+                continue
+            if room >= len(example):
+                batches[-1].append(example)
+            else:
+                batches.append([example])
+                room = tokens
+            room -= len(example)
     return [join(batch) for batch in batches]
 
 

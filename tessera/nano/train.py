@@ -176,11 +176,12 @@ class Run:
         return True
 
     def _follow(self, stage: Stage, end: int) -> None:
-        if stage.average_steps and self.step >= end - stage.average_steps:
-            if self.average is None:
-                self._start_average()
-            else:
-                self.average.update(self.optimizer.masters)
+        if not stage.average_steps or self.step < end - stage.average_steps:
+            self.average = None  # of an earlier stage
+        elif self.average is None:
+            self._start_average()
+        else:
+            self.average.update(self.optimizer.masters)
 
     def _save(self, stage: Stage) -> None:
         averaged = self.average.state_tensors() if self.average else {}

@@ -170,6 +170,13 @@ def test_batches_hold_every_example_within_the_budget(examples: list[Example]) -
     assert len(batches) > 1
 
 
+def test_pages_without_questions_come_in_batches_of_their_own(examples: list[Example]) -> None:
+    unasked = [replace(e, weights=torch.zeros_like(e.weights)) for e in examples[:2]]
+    batches = batches_of([unasked[0], *examples, unasked[1]], tokens=10_000)
+    assert [batch.pages for batch in batches] == [len(examples), 2]
+    assert [bool((batch.weights > 0).any()) for batch in batches] == [True, False]
+
+
 def test_a_page_that_cannot_be_drawn_ends_no_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from tessera.nano.pictures.page import Page
 from tessera.nano.recipe import Recipe, Stage
 from tessera.nano.teacher import Teacher
 from tessera.prompt import Tokenizer
+from tessera.training.checkpoint import load_checkpoint
 from tests.nano.small import SMALL, tag
 
 STAGES = (
@@ -75,6 +76,16 @@ def test_a_stage_trains_what_it_names_alone(tmp_path: Path) -> None:
     changed = {name for name in one if not torch.equal(one[name], two[name])}
     assert changed
     assert not any(name.startswith(("vision_encoder", "vision_language_adapter")) for name in changed)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_stage_without_an_average_drops_that_of_the_stage_before(tmp_path: Path) -> None:
+    run(tmp_path, recipe=Recipe(stages=(*STAGES, STAGES[0]), tokens_per_pass=300))
+    written = load_file(tmp_path / "consolidated.safetensors")
+    masters, _ = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    assert not any(name.startswith("average.") for name in masters)
+    for name, tensor in written.items():
+        assert torch.equal(tensor, masters[f"master.student.{name}"].to(tensor.dtype)), name
 
 
 def test_one_batch_can_be_learned(tmp_path: Path) -> None:
