@@ -62,15 +62,21 @@ def refused(action: Callable[[], object], kind: type[Exception], *words: str) ->
     raise AssertionError(f"no {kind.__name__}, but {result!r}")
 
 
-def check_call(name: str, arguments: str | dict[str, Any], call_id: str | None) -> dict[str, Any]:
-    """A tool call must name a tool, fit its schema, and have an id in Mistral's form; gives the arguments."""
+def check_call(
+    name: str, arguments: str | dict[str, Any], call_id: str | None, *, may_add: bool = False
+) -> dict[str, Any]:
+    """A tool call must name a tool, fit its schema, and have an id in Mistral's form; gives the arguments.
+
+    `may_add`: the client does not send `additionalProperties`, so that further arguments are allowed.
+    """
     known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
     holds(name in known, f"{name!r} is no tool")
     holds(call_id is not None and len(call_id) == 9 and call_id.isalnum(), f"the id of a call is {call_id!r}")
     values: dict[str, Any] = json.loads(arguments) if isinstance(arguments, str) else arguments
     for field, schema in known[name]["properties"].items():
         holds(values[field] in schema["enum"], f"{field} is {values.get(field)!r}")
-    same(set(values), set(known[name]["properties"]))
+    if not may_add:
+        same(set(values), set(known[name]["properties"]))
     return values
 
 
