@@ -86,7 +86,7 @@ FOLDERS = {
     "tessera/bench": 1550,
     "tessera/cli": 6300,
     "tessera/cluster": 250,
-    "tessera/documents": 8150,
+    "tessera/documents": 8250,
     "tessera/engine": 5200,
     "tessera/evals": 3200,
     "tessera/finetune": 2600,

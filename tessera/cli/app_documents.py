@@ -60,7 +60,7 @@ Rotation = Annotated[
     bool | None,
     typer.Option(
         "--detect-rotation/--no-detect-rotation",
-        help="Ask the model which way is up, for pages without text. Default: the preset's.",
+        help="Ask the model which way is up, for pages without text. Default: the preset's; not if the model is small.",
     ),
 ]
 Retries = Annotated[

@@ -33,7 +33,7 @@ from tessera.documents.reader import Passwords, Reader
 from tessera.documents.record import Field, Record
 from tessera.documents.repeats import problem_of
 from tessera.documents.reread import Rereader
-from tessera.documents.rotation import detect_turn
+from tessera.documents.rotation import PARAMS, Turning, detect_turn
 from tessera.documents.runner import Again, Done, run
 from tessera.errors import DeadEndError, DocumentError, GrammarError, TesseraError, UsageError
 from tessera.messages import check_side
@@ -50,7 +50,7 @@ class Options:
     passwords: Passwords = field(default=(), repr=False)  # of all documents, or of each path its own
     tiles: str | None = None  # auto, off or 2x2; None: what the preset says
     max_image_side: int | None = None  # pixels along a page's longer edge, at most; None: what the preset says
-    detect_rotation: bool | None = None  # ask the model which way is up; None: what the preset says
+    detect_rotation: bool | None = None  # ask the model which way is up; None: if preset and model allow it
     retries: int = 4  # of a reply that loops, is cut or is no JSON
     max_error: float = 0.01  # share of wrong values among those not sent to review
     calibration: Calibration | None = None
@@ -79,6 +79,7 @@ class Extraction:
         self._tried: dict[str, list[tuple[str | None, Completion]]] = {}
         self._dead_ends: Counter[str] = Counter()  # of the items in hand, as is the next
         self._asked: dict[str, Asked] = {}
+        self._turning: dict[str, tuple[Turning, Sequence[str]]] = {}  # with headings, of items asked about their turns
         self._read_headings: dict[tuple[str, int], Sequence[str]] = {}
 
     def identity(self, model: str) -> dict[str, str]:
@@ -112,7 +113,7 @@ class Extraction:
                         if headings := unit.headings[number]:
                             told["headings"] = headings
                         elif number and self.preset.schema.lists and self.preset.images == 1:
-                            told["first"] = unit.keys[0]
+                            told["first"] = [unit.keys[position] for position in unit.windows[0]]
                         payload = json.dumps(told, ensure_ascii=False)
                         yield item_id(unit, number, reading), payload
 
@@ -127,10 +128,15 @@ class Extraction:
         for page in pages:
             if page.digest is not None and page.digest[:16] not in item.id:
                 raise DocumentError(f"{page.document} has changed since it was planned; run it again.", code="changed")
-        turns = [self._turn(page) for page in pages]
-        options = self.options
+        return self._next(item, Turning(pages, self._asks_turns), headings)
+
+    def _next(self, item: Item, turning: Turning, headings: Sequence[str]) -> tuple[Conversation, SamplingParams]:
+        """What to ask about an item now: which way its pages are up, then what is on them."""
+        if (question := turning.question()) is not None:
+            self._turning[item.id] = turning, headings
+            return question, PARAMS
         self._asked[item.id] = plan.asked(
-            pages, self.preset, self.budget, tiles=options.tiles, turns=turns, headings=headings
+            turning.pages, self.preset, self.budget, tiles=self.options.tiles, turns=turning.turns, headings=headings
         )
         return self._question(item, 0)
 
@@ -139,25 +145,41 @@ class Extraction:
         params = plan.sampling(self.preset, len(asked.pages), reading=_reading(item), attempt=attempt)
         return asked.messages, params
 
-    def _turn(self, page: Page) -> int:
+    @property
+    def _asks_turns(self) -> bool:
+        """Whether the model is asked which way pages without text are up: as wanted, or where it can tell."""
         wanted = self.options.detect_rotation
-        wanted = self.preset.detect_rotation if wanted is None else wanted
-        return detect_turn(self.model, page) if wanted and not page.words and self.model is not None else 0
+        return self.preset.detect_rotation and self.budget.rotation if wanted is None else wanted
 
     def _headings(self, item: Item) -> Sequence[str]:
-        """The columns of a table before a window: from a text layer, else asked once about a document's first page."""
+        """The columns of a table before a window: from a text layer, else asked once of a document's first pages."""
         told = json.loads(item.payload)
         if "first" not in told or self.model is None or not self.budget.instructions:
             return tuple(told.get("headings", ()))
-        key = (str(told["first"][0]), int(told["first"][1]))
-        if key not in self._read_headings:
+        keys = [(str(document), int(number)) for document, number in told["first"]]
+        if keys[0] not in self._read_headings:
+            self._read_headings = {keys[0]: self._first_headings(self.model, keys)}  # of the document in hand
+        return self._read_headings[keys[0]]
+
+    def _first_headings(self, model: ChatModel, keys: Sequence[tuple[str, int]]) -> Sequence[str]:
+        """Ask about pages, each turned upright, until one has a table with headings."""
+        for key in keys:
             (page,) = self.reader.pages([key])
-            found = () if page.words else read_headings(self.model, page, plan.page_side(page, self.budget))
-            self._read_headings = {key: found}  # of the document in hand
-        return self._read_headings[key]
+            turn = detect_turn(model, page) if self._asks_turns and not page.words else 0
+            side = plan.page_side(page, self.budget)
+            if not page.words and (found := read_headings(model, page, side, turn)):
+                return found
+        return ()
 
     def accept(self, item: Item, reply: Completion | TesseraError) -> Done | Again:
         """Keep a reply, ask again, or make the error the item's result."""
+        if item.id in self._turning:
+            turning, headings = self._turning.pop(item.id)
+            turning.take(reply)
+            try:
+                return Again(*self._next(item, turning, headings))
+            except DocumentError as failure:  # its pages cannot be rendered
+                reply = failure
         tried = self._tried.setdefault(item.id, [])
         if isinstance(reply, DeadEndError):
             self._dead_ends[item.id] += 1
@@ -205,6 +227,7 @@ class Extraction:
         self._tried.pop(item.id, None)
         self._dead_ends.pop(item.id, None)
         self._asked.pop(item.id, None)
+        self._turning.pop(item.id, None)
 
     def run(self, journal: Journal, model: ChatModel, progress: Progress = lambda snapshot: None) -> Counts:
         """Work until every planned page has its result; raises what ends a run (see `runner.run`)."""

@@ -29,10 +29,10 @@ SCHEMA = {
 MAX_TOKENS = 400
 
 
-def read_headings(model: ChatModel, page: Page, side: int) -> tuple[str, ...]:
-    """Ask for the headings on a page, shown with `side` pixels along its longer edge; () if it has none."""
+def read_headings(model: ChatModel, page: Page, side: int, turn: int = 0) -> tuple[str, ...]:
+    """Ask for the headings on a page, shown with `side` pixels along its longer edge and turned; () if it has none."""
     params = SamplingParams(grammar=Grammar("json_schema", json.dumps(SCHEMA), compact=True), max_tokens=MAX_TOKENS)
-    told = parsed(model.chat([Message("user", (Image(page.image(side)), QUESTION))], params).text)
+    told = parsed(model.chat([Message("user", (Image(page.image(side, rotation=turn)), QUESTION))], params).text)
     columns = told.get("columns") if isinstance(told, dict) else None
     if not isinstance(columns, list) or not all(isinstance(each, str) for each in columns):
         return ()

@@ -36,6 +36,7 @@ class Budget:
     token_side: int = 16  # pixels of one token
     type_size: float | None = None  # pixels an em that small type gets, if the side allows; None: pages get all of it
     instructions: bool = True  # a small model that was trained on questions alone reads worse after a system message
+    rotation: bool = True  # it can tell which way a page is up; a small model was not taught it
 
     def limited(self, side: int | None) -> Budget:
         """Return the budget with images of at most `side` pixels, if that is less."""

@@ -18,7 +18,7 @@ from tessera.documents.progress import Meter, Progress
 from tessera.errors import DocumentError, EngineDeadError, TesseraError, UnreachableError
 from tessera.sampling import SamplingParams
 
-MAX_ROUNDS = 16  # questions about one item, first and further ones
+MAX_ROUNDS = 32  # questions about one item, first and further ones: 8 pages' turns, confirmed, and all retries
 WAIT_S = 0.25  # between looks at items that another process has in hand
 
 

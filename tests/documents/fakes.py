@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from tessera.chat import ChatModel, Completion, Delta, Timings, TokenLogprob, Usage, with_params
+from tessera.documents.rotation import ANSWERS, PARAMS
 from tessera.errors import TesseraError
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
@@ -19,13 +20,18 @@ Answer = Callable[[list[Any], SamplingParams], str | Completion | TesseraError]
 
 
 class Scripted(ChatModel):
-    """Answers with what a function says of the images and parameters; an object becomes JSON."""
+    """Answers with what a function says of the images and parameters; an object becomes JSON.
 
-    def __init__(self, answer: Callable[[list[Any], SamplingParams], Any]) -> None:
-        self.model_name, self.answer = "scripted", answer
+    Unless `turns`, every page is upright to it, and the question after that is answered without the function.
+    """
+
+    def __init__(self, answer: Callable[[list[Any], SamplingParams], Any], *, turns: bool = False) -> None:
+        self.model_name, self.answer, self.turns = "scripted", answer, turns
         self.asked: list[tuple[Any, SamplingParams]] = []
 
     def reply(self, messages: Any, params: SamplingParams) -> Completion | TesseraError:
+        if params == PARAMS and not self.turns:
+            return completion(ANSWERS[0])
         self.asked.append((messages, params))
         images = [part.source for message in messages for part in message.content if isinstance(part, Image)]
         said = self.answer(images, params)

@@ -116,7 +116,7 @@ def test_a_long_document_is_read_in_windows_that_share_a_page(tmp_path: Path) ->
 
     model = Scripted(answer)
     (record,) = records(draw(tmp_path / "a.tif", *"abcdefghij"), model)
-    assert len(model.asked) == 4, "three windows, and once the headings of the first page's table"
+    assert len(model.asked) == 7, "three windows, and once the headings of a table, of each page of the first"
     assert record.pages == tuple(range(1, 11))
     assert record.value["vendor"] == "Acme"
 
@@ -152,14 +152,20 @@ def test_a_tables_headings_go_along_to_the_windows_that_lack_them(tmp_path: Path
     assert carried(small) == [False, False, False], "a model of questions alone is told nothing else"
 
 
-def test_headings_of_a_scan_are_asked_of_its_first_page_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0, 1, 9])
+def test_headings_of_a_scan_are_asked_of_its_first_pages_once(before: int, tmp_path: Path) -> None:
+    """`before` pages come before the one with the headings; only the first window's four pages are asked about."""
+    pages = iter(range(10))
+
     def answer(images: list[Any], params: Any) -> Any:
-        return {"columns": list(COLUMNS)} if "columns" in params.grammar.source else SAID
+        if "columns" in params.grammar.source:
+            return {"columns": list(COLUMNS) if next(pages) == before else []}
+        return SAID
 
     model = Scripted(answer)
     records(draw(tmp_path / "a.tif", *"abcdefghij"), model)
-    assert carried(model) == [False, True, True]
-    assert len(model.asked) == 4
+    assert carried(model) == [False, before < 4, before < 4]
+    assert len(model.asked) == 3 + min(before + 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -355,21 +361,6 @@ def test_another_schema_needs_another_journal(tmp_path: Path) -> None:
 def test_a_wrong_option_is_refused_before_anything_is_read(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         records(draw(tmp_path / "a.png", "x"), Scripted(lambda *_: SAID), **option)
-
-
-def test_the_model_is_asked_which_way_is_up_and_must_confirm_it(tmp_path: Path) -> None:
-    turns: list[str] = []
-
-    def answer(images: list[Any], params: Any) -> Any:
-        if params.grammar.kind == "choice":
-            turns.append("90" if not turns else "0")
-            return completion(turns[-1])
-        return SAID | {"vendor": "wide" if images[0].width > images[0].height else "tall"}
-
-    schema = open_preset(SCHEMA)
-    (record,) = records(draw(tmp_path / "a.png", "x"), Scripted(answer), schema, detect_rotation=True)
-    assert turns == ["90", "0"]
-    assert record.value["vendor"] == "wide"
 
 
 def test_a_preset_may_be_given_as_an_object() -> None:

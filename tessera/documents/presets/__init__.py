@@ -50,7 +50,7 @@ class Preset:
     images: int = 1  # documents that make one record
     readings: int = 1  # replies that vote
     windows: int | None = None  # pages of one request; None: what plan.py decides
-    detect_rotation: bool = False
+    detect_rotation: bool = True  # of pages without text, if the model can tell which way is up
 
     @property
     def question(self) -> str:
