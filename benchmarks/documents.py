@@ -1,15 +1,16 @@
 """`python -m benchmarks.documents`: records from receipts and invoices, beside Tesseract with regular expressions.
 
 Papers of `benchmarks.papers` are read as scans and with text layers, through the presets. Confidences are held out:
-fitted on other papers. A field is right if it means what is printed; a line item, if all of its values are.
+fitted on other papers. A field is right if it means what is printed; a line item, if all of its values are. `--peer
+NAME=PYTHON` adds a reader of `benchmarks.document_peers` that this Python has: rapidocr, pdfplumber or docling.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -18,8 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from benchmarks.document_peers import READERS, Reading, read
 from benchmarks.papers import ITEM_KEYS, Sheet, sheets
 from tessera.chat import ChatModel
 from tessera.documents.api import extract
@@ -29,10 +29,8 @@ from tessera.documents.record import Record
 from tessera.errors import UsageError
 from tessera.llm import LLM
 from tessera.nano.calibrate import Tally
-from tessera.nano.measure import tesseract
 from tessera.trust import report_of, samples_of
 
-HAS_DOCLING = importlib.util.find_spec("docling") is not None
 AMOUNT = r"[^\d\n]*?([$€£]?\s?\d[\d,]*\.\d\d)\s*$"
 DATE = r"(\d{4}-\d\d-\d\d|\d\d[./]\d\d[./]\d{4}|\d\d \w{3} \d{4})"
 # What people write who know the labels; the vendor is the first line.
@@ -61,6 +59,9 @@ class Score:
     printed: int = 0
     items: list[int] = field(default_factory=lambda: [0, 0, 0])  # right, claimed, printed
     seconds: float = 0.0
+    processor_s: float = 0.0
+    peak_mb: float = 0.0
+    error: str = ""
 
     def add(self, sheet: Sheet, found: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
         for key, true in sheet.values.items():
@@ -91,25 +92,6 @@ def _same(item: Mapping[str, Any], true: Mapping[str, str], keys: Sequence[str])
     return all(item.get(key) is not None and agree(item[key], true[key]) for key in keys)
 
 
-def by_expressions(sheet: Sheet) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Read a paper as people do without a model: Tesseract, then a regular expression for each field."""
-    if sheet.path.suffix == ".pdf":
-        import pypdfium2
-
-        with pypdfium2.PdfDocument(sheet.path) as document:
-            image = document[0].render(scale=1.5).to_pil()
-    else:
-        image = Image.open(sheet.path)
-    return fields_in(tesseract.read(image), sheet)
-
-
-def docling_text(path: Path) -> str:
-    """Read a paper with docling, which must have its models."""
-    from docling.document_converter import DocumentConverter
-
-    return str(DocumentConverter().convert(path).document.export_to_text())
-
-
 def fields_in(text: str, sheet: Sheet) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Find a paper's fields and line items in its text."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip() != "Invoice"]
@@ -134,8 +116,7 @@ class Run:
     cached: int = 0
     prompt: int = 0
     reply: int = 0
-    engine_s: float = 0.0  # processor time of the engine's thread, and of all threads
-    process_s: float = 0.0
+    engine_s: float = 0.0  # processor time of the engine's thread; `score` has that of all threads
 
     def add(self, sheet: Sheet, record: Record) -> None:
         value = record.value or {}
@@ -162,7 +143,8 @@ def measure(model: ChatModel, papers: Sequence[Sheet], retries: int) -> Run:
             for record in extract(list(by_path), f"preset:{kind}", model, retries=retries):
                 run.add(by_path[record.document], record)
     run.score.seconds = time.perf_counter() - began
-    run.engine_s, run.process_s = _engine_seconds() - engine, time.process_time() - process
+    run.engine_s, run.score.processor_s = _engine_seconds() - engine, time.process_time() - process
+    run.score.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return run
 
 
@@ -176,23 +158,35 @@ def _engine_seconds() -> float:
     return total
 
 
+def by_expressions(papers: Sequence[Sheet], reading: Reading) -> Score:
+    """Score what regular expressions find in the texts of a reader, as people do without a model."""
+    score = Score(
+        seconds=reading.seconds, processor_s=reading.processor_s, peak_mb=reading.peak_mb, error=reading.error
+    )
+    for sheet, text in zip(papers, reading.texts, strict=False):
+        score.add(sheet, *fields_in(text, sheet))
+    return score
+
+
 def table(runs: Mapping[str, Run], others: Mapping[str, Score], count: int) -> str:
     """Everything as Markdown."""
-    lines = ["| papers, reader | field F1 | line items F1 | s/page |", "| --- | --- | --- | --- |"]
+    lines = ["| papers, reader | field F1 | line items F1 | s/page | processor s/page | peak MB |", "| --- " * 6 + "|"]
     every = {f"{form}, model": run.score for form, run in runs.items()} | dict(others)
-    lines += [f"| {name} | {s.f1:.3f} | {s.group:.3f} | {s.seconds / count:.2f} |" for name, s in every.items()]
+    for name, score in every.items():
+        costs = f"{score.seconds / count:.2f} | {score.processor_s / count:.2f} | {score.peak_mb:.0f}"
+        told = score.error or f"{score.f1:.3f} | {score.group:.3f} | {costs}"
+        lines.append(f"| {name} | {told} |")
     for form, run in runs.items():
         lines += ["", f"{form}: {run.failed} of {count} records failed; {run.reply / count:.0f} reply and "
                   f"{run.prompt / count:.0f} prompt tokens a record, {run.cached / max(run.prompt, 1):.1%} of the "
-                  f"prompt's from the cache; {run.engine_s / max(run.process_s, 1e-9):.1%} of the processor time in "
-                  "the model's engine.", "", run.boxes.markdown(), ""]  # fmt: skip
+                  f"prompt's from the cache; {run.engine_s / max(run.score.processor_s, 1e-9):.1%} of the processor "
+                  "time in the model's engine.", "", run.boxes.markdown(), ""]  # fmt: skip
         try:
             report = report_of(fit(run.samples, ""), run.samples)
             lines += [f"- {name}: {number}" for name, number in report.numbers.items()]
         except UsageError as error:
             lines.append(f"No calibration: {error}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    lines += ["", f"Peak memory: {peak:.0f} MB, without the children that run PDFium and Tesseract."]
+    lines += ["", "Peak memory is without the child processes, which run PDFium or Tesseract."]
     return "\n".join(lines)
 
 
@@ -201,7 +195,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-m", "--model", default="nano")
     parser.add_argument("--papers", type=int, default=20, help="of each form; half are receipts, half invoices")
     parser.add_argument("--retries", type=int, default=0)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="may be given several times")
     given = parser.parse_args(argv)
+    peers = {"tesseract": sys.executable} | dict(each.partition("=")[::2] for each in given.peer)
+    if unknown := peers.keys() - READERS.keys():
+        parser.error(f"no reader {', '.join(unknown)}; there are {', '.join(READERS)}")
     with tempfile.TemporaryDirectory() as folder, LLM(given.model) as llm:
         forms = {
             "scans": sheets(Path(folder) / "scans", given.papers, scans=True),
@@ -210,21 +208,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs, others = {}, {}
         for form, papers in forms.items():
             runs[form] = measure(llm, papers, given.retries)
-            score = others[f"{form}, Tesseract and expressions"] = Score()
-            began = time.perf_counter()
-            for sheet in papers:
-                score.add(sheet, *by_expressions(sheet))
-            score.seconds = time.perf_counter() - began
-            if HAS_DOCLING:
-                score = others[f"{form}, docling and expressions"] = Score()
-                began = time.perf_counter()
-                for sheet in papers:
-                    score.add(sheet, *fields_in(docling_text(sheet.path), sheet))
-                score.seconds = time.perf_counter() - began
+            for name, python in peers.items():
+                if papers[0].path.suffix in READERS[name][1]:
+                    reading = read(name, python, [sheet.path for sheet in papers])
+                    others[f"{form}, {name} and expressions"] = by_expressions(papers, reading)
             print(f"{form}: read", flush=True)
     print(table(runs, others, given.papers))
-    if not HAS_DOCLING:
-        print("\ndocling is not installed, so it was not compared.")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.documents import Score, fields_in
+from benchmarks.document_peers import joined, read
+from benchmarks.documents import Score, by_expressions, fields_in
 from benchmarks.papers import Sheet
 
 RECEIPT = Sheet(
@@ -41,3 +43,18 @@ def test_one_line_item_is_not_counted_twice() -> None:
     score.add(RECEIPT, {}, [tea, tea])
     assert score.items == [1, 2, 2]
     assert score.group == pytest.approx(2 / 4)
+
+
+def test_pieces_beside_each_other_are_one_line_from_left_to_right() -> None:
+    boxes = [
+        [[left, top], [left + 40, top], [left + 40, top + 10], [left, top + 10]]
+        for left, top in ((300, 52), (10, 50), (10, 20), (10, 58))
+    ]
+    assert joined(boxes, ["18.60", "Total", "Corner Bakery", "Thanks"]) == "Corner Bakery\nTotal 18.60\nThanks"
+
+
+def test_a_reader_that_cannot_run_is_told_with_its_reason() -> None:
+    reading = read("docling", sys.executable, [Path("a.png")])
+    assert "docling" in reading.error
+    score = by_expressions([RECEIPT], reading)
+    assert (score.error, score.printed) == (reading.error, 0)
