@@ -55,6 +55,7 @@ def batch(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     kv_cache_dtype: options.KVCacheDtype = "auto",
+    vision_bits: options.VisionBits = "16",
     tensor_parallel_size: options.Ranks = 1,
     max_image_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: options.Private = False,
@@ -68,9 +69,9 @@ def batch(
 
     settings = {
         "mmproj": mmproj, "adapter": adapter, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
-        "tensor_parallel_size": tensor_parallel_size, "served_model_name": tuple(served_model_name),
-        "allowed_local_media_path": allowed_local_media_path, "max_image_pixels": max_image_pixels,
-        "allow_private_addresses": allow_private_addresses,
+        "vision_bits": vision_bits, "tensor_parallel_size": tensor_parallel_size,
+        "served_model_name": tuple(served_model_name), "allowed_local_media_path": allowed_local_media_path,
+        "max_image_pixels": max_image_pixels, "allow_private_addresses": allow_private_addresses,
     }  # fmt: skip
     given = Batch(
         source, out, model, endpoint, api_key, in_flight, settings, journal,

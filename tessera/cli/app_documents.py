@@ -22,6 +22,7 @@ from tessera.cli.options import (
     Quiet,
     Ranks,
     Ray,
+    VisionBits,
 )
 from tessera.cli.parser import Group
 
@@ -134,6 +135,7 @@ def extract(
     dtype: Dtype = "auto",
     device: Device = "auto",
     kv_cache_dtype: KVCacheDtype = "auto",
+    vision_bits: VisionBits = "16",
     tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
@@ -154,7 +156,8 @@ def extract(
         calibration=calibration, report=report,
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight, ray=ray,
         settings=settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                          adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
+                          adapter=adapter, vision_bits=vision_bits, max_image_pixels=max_image_pixels,
+                          private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_extract(job, csv_raw=csv_raw):
@@ -192,6 +195,7 @@ def transcribe(
     dtype: Dtype = "auto",
     device: Device = "auto",
     kv_cache_dtype: KVCacheDtype = "auto",
+    vision_bits: VisionBits = "16",
     tensor_parallel_size: Ranks = 1,
     max_image_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     allow_private_addresses: Private = False,
@@ -210,7 +214,8 @@ def transcribe(
         reading=reading(pages, password_file, tiles, detect_rotation, retries) | {"max_image_side": max_image_side},
         model=model, endpoints=endpoint, api_key=api_key, in_flight=in_flight, ray=ray,
         settings=settings(mmproj, dtype, device, kv_cache_dtype, tensor_parallel_size,
-                          adapter=adapter, max_image_pixels=max_image_pixels, private=allow_private_addresses),
+                          adapter=adapter, vision_bits=vision_bits, max_image_pixels=max_image_pixels,
+                          private=allow_private_addresses),
         retry_failed=retry_failed, force=force, dry_run=dry_run, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if code := run_transcribe(job, from_image=from_image):
@@ -250,11 +255,11 @@ def reading(
 
 def settings(
     mmproj: Path | None, dtype: str, device: str, kv_cache_dtype: str, ranks: int, *, adapter: Path | None = None,
-    max_image_pixels: int, private: bool,
+    vision_bits: str = "16", max_image_pixels: int, private: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The server's settings that open a model in this process, by name."""
     return {
         "mmproj": mmproj, "adapter": adapter, "dtype": dtype, "device": device, "kv_cache_dtype": kv_cache_dtype,
-        "tensor_parallel_size": ranks, "served_model_name": (), "allowed_local_media_path": None,
-        "max_image_pixels": max_image_pixels, "allow_private_addresses": private,
+        "vision_bits": vision_bits, "tensor_parallel_size": ranks, "served_model_name": (),
+        "allowed_local_media_path": None, "max_image_pixels": max_image_pixels, "allow_private_addresses": private,
     }  # fmt: skip

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Settings that belong to a model in this process; a server decides its own.
 LOCAL = {
     "mmproj": None, "adapter": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto",
-    "tensor_parallel_size": 1,
+    "vision_bits": "16", "tensor_parallel_size": 1,
 }  # fmt: skip
 SAMPLES, SAMPLE_BYTES = 64, 4096  # pieces of a weights file that stand for it
 WHOLE_BYTES = 1 << 20  # files up to this size are read whole
@@ -78,7 +78,10 @@ class LocalModel(Answering):
         check_folders(self._settings)
         self._path, self._mmproj = Path(locate(source_of(self._settings)).name), given["mmproj"]
         self.fingerprint = digest_of_model(self._path, self._adapter)
-        self.settings = _as_text({name: given[name] for name in ("dtype", "kv_cache_dtype", "served_model_name")})
+        told = {name: given[name] for name in ("dtype", "kv_cache_dtype", "served_model_name")}
+        if given["vision_bits"] != LOCAL["vision_bits"]:  # else left out, as in journals from before there was a choice
+            told["vision_bits"] = given["vision_bits"]
+        self.settings = _as_text(told)
         self.opening = partial(_opened, LocalModel, name, in_flight, given)
         self._llm: LLM | None = None
 

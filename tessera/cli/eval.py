@@ -152,7 +152,8 @@ def _model(session: Session) -> tuple[str, str]:
     from tessera.load import locate
 
     files = digest_of_model(Path(locate(session.source).name), session.source.adapter)
-    return session.source.name, f"{files}, dtype {session.source.dtype}, kv cache {session.kv_cache_dtype}"
+    told = f"{files}, dtype {session.source.dtype}, kv cache {session.kv_cache_dtype}"
+    return session.source.name, told + (f", vision bits {session.vision_bits}" if session.vision_bits != "16" else "")
 
 
 def _judge(given: Evaluation) -> ChatModel:

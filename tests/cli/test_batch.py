@@ -23,7 +23,7 @@ from tests.cli.stub_server import stub_server
 
 SETTINGS: dict[str, Any] = {
     "mmproj": None, "adapter": None, "dtype": "auto", "device": "auto", "kv_cache_dtype": "auto",
-    "tensor_parallel_size": 1, "served_model_name": (), "allowed_local_media_path": None,
+    "vision_bits": "16", "tensor_parallel_size": 1, "served_model_name": (), "allowed_local_media_path": None,
     "max_image_pixels": 64_000_000, "allow_private_addresses": False,
 }  # fmt: skip
 
@@ -186,6 +186,7 @@ def test_what_cannot_go_together_is_refused_before_any_work(tmp_path: Path) -> N
         "both": batch(source, source),
         "OUT and the journal": batch(source, out, journal=out),
         "folder that does not exist": batch(source, tmp_path / "no" / "out.jsonl"),
+        "--vision-bits and --endpoint": batch(source, out, url, settings={"vision_bits": "8"}),
         "--device and --endpoint": batch(source, out, url, settings={"device": "cpu"}),
         "given twice": batch(source, out, url, url),
         "--api-key": batch(source, out, api_key="secret"),
@@ -202,8 +203,9 @@ def test_a_model_here_answers_with_the_names_it_was_given(tmp_path: Path) -> Non
     assert run_batch(batch(source, out, settings={"served_model_name": ("mine", "other")})) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["response"]["body"]["model"] for row in rows] == ["mine"] * 3
-    with pytest.raises(UsageError, match="its settings is"):
-        run_batch(batch(source, out))
+    for other in ({}, {"served_model_name": ("mine", "other"), "vision_bits": "8"}):
+        with pytest.raises(UsageError, match="its settings is"):
+            run_batch(batch(source, out, settings=other))
 
 
 def test_a_models_digest_changes_with_any_sampled_byte_and_with_its_files(tmp_path: Path) -> None:
