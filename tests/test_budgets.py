@@ -90,7 +90,7 @@ FOLDERS = {
     "tessera/engine": 5200,
     "tessera/evals": 3200,
     "tessera/finetune": 2600,
-    "tessera/kernels": 2950,
+    "tessera/kernels": 3000,
     "tessera/linears": 340,
     "tessera/lora": 1000,
     "tessera/migration": 1550,

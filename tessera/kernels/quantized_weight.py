@@ -2,8 +2,8 @@
 
 Weights of every type have `scheme`, `shape`, `nbytes`, `device`, `tensors`, `units`, `to`, `clone`, `rows` and
 `columns`, so that code that stores, moves, shards, places or multiplies a weight need not know its type. The weight
-is frozen: only the inputs have a gradient, for which it is dequantized again, a panel at a time. Autograd would
-otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
+is frozen: only the inputs have a gradient, for which it is dequantized or packed again, a panel at a time. Autograd
+would otherwise keep every dequantized panel, the whole matrix in 16 bits (QLoRA, arXiv 2305.14314).
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from tessera.kernels.fp8_linear import FP8, Fp8Weight, dequantize_fp8, fp8_linea
 from tessera.kernels.gradients import records
 from tessera.kernels.packed_linear import linear_twin, packed_linear
 from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight, dequantize, packs
-from tessera.kernels.unpack_weight import unpack_columns
+from tessera.kernels.prefill_linear import multiplies_bfloat16
+from tessera.kernels.unpack_weight import turn_columns, unpack_columns
 
 QuantizedWeight = PackedWeight | Fp8Weight
 Shape = tuple[int, int]
 Fields = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 PANEL_COLUMNS = 1024  # dequantized at a time for a gradient; a multiple of eight groups
+TURNED_COLUMNS = 2048  # packed again at a time, in half as many bytes
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,14 @@ def training_product(inputs_TK: Tensor, weight: QuantizedWeight) -> Tensor:
 
 
 def gradient_to_inputs(gradient_TN: Tensor, weight: QuantizedWeight) -> Tensor:
-    """Return the gradient of the inputs (T, K): the outputs' times the dequantized weight."""
+    """Return the gradient of the inputs (T, K): the outputs' times the dequantized weight.
+
+    Where the product takes the CPU's integer kernels, so does this: the outputs' gradient and the weight are rounded
+    to 8 bits in groups of 32 rows.
+    """
+    turned = _turned_product(gradient_TN, weight)
+    if turned is not None:
+        return turned
     # Panels of columns, so that each number of the result is one product, rounded once.
     return torch.cat([gradient_TN @ panel_NK for panel_NK in _column_panels(weight, gradient_TN.dtype)], dim=-1)
 
@@ -126,6 +135,21 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient_TN: Tensor) -> tuple[Tensor, None]:
         return gradient_to_inputs(gradient_TN, ctx.weight), None
+
+
+def _turned_product(gradient_TN: Tensor, weight: QuantizedWeight) -> Tensor | None:
+    """Multiply by the weight, its columns packed again as rows, some at a time; None if the kernels do not."""
+    if not isinstance(weight, PackedWeight) or gradient_TN.dtype != torch.bfloat16:
+        return None
+    if not gradient_TN.is_cpu or multiplies_bfloat16():
+        return None
+    panels_TK = []
+    for start in range(0, weight.shape[1], TURNED_COLUMNS):
+        turned = turn_columns(weight, start, min(start + TURNED_COLUMNS, weight.shape[1]))
+        if turned is None:
+            return None
+        panels_TK.append(packed_linear(gradient_TN, turned))
+    return torch.cat(panels_TK, dim=-1)
 
 
 def _column_panels(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:

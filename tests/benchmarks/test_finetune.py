@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.boarding_passes import LABELS, write
-from benchmarks.finetune import measure, table
-from benchmarks.finetune_sides import samples_of
+from benchmarks.finetune import Measured, measure, operations, rates, table
+from benchmarks.finetune_sides import samples_of, shape_of
 from tessera.errors import MeasurementError
 
 
@@ -39,6 +39,17 @@ def test_other_losses_are_not_compared() -> None:
     sides = [Stub("ours", [2.0, 1.9], 1.0, 1), Stub("peft", [2.0, 2.4], 1.0, 1)]
     with pytest.raises(MeasurementError, match=r"step 1 differ: ours 1\.9000 in 1\.0 s, peft 2\.4000"):
         measure(sides, 2, [60], 0.25, 0.05)  # type: ignore[arg-type]
+
+
+def test_what_a_step_multiplies() -> None:
+    attention, feed_forward = 2 * 5120 * (4096 + 1024), 3 * 5120 * 14336
+    first = 5120 * (4096 + 2 * 1024)
+    wanted = 2 * 100 * (2 * 3 * (attention + feed_forward) - first) + 4 * 7 * 5120 * 2048
+    assert operations(shape_of(3, 2048), 100, 7) == wanted
+    side = Measured("ours", seconds=[4.0, 2.0, 1.0])
+    assert rates([side], 4e11, 2.5e11).endswith(
+        "0.40 TFLOP a step: ours 200 GFLOP/s (80%); bfloat16 on registers alone does 250."
+    )
 
 
 def test_a_quarter_of_each_sample_is_labelled() -> None:
