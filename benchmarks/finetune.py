@@ -13,14 +13,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 
+from benchmarks.finetune_sides import samples_of, shape_of
+from tessera.bench.limits import best_seconds
 from tessera.bench.peer import WIDTHS
 from tessera.bench.process import Side, python
 from tessera.errors import MeasurementError
 from tessera.finetune.settings import Settings
+from tessera.kernels.library import WHOLE, kernel
+from tessera.model.config import ModelConfig
+from tessera.weights.fill import linear_shapes
 
 LENGTHS = (512, 256, 256)
+WARM_UP = (64,)
 LABELLED = 0.25
 MIB = 2**20
+PEAK_ROUNDS, PEAK_PRODUCTS = 200_000, 16 * 32  # products in a round of native/peak_avx512_bf16.cpp
 LOSS_BOUND = 0.05  # relative, of bfloat16; a wrong computation of random weights is as far off
 ROUNDED_BOUND = 0.1  # with a rounded base
 
@@ -46,12 +53,12 @@ class Measured:
 
 
 def measure(sides: Sequence[Side], rounds: int, lengths: Sequence[int], share: float, bound: float) -> list[Measured]:
-    """Train a step on each side to warm up, then `rounds` in turns; raises MeasurementError if losses differ."""
+    """Train a short step on each side to warm up, then `rounds` in turns; raises MeasurementError if losses differ."""
     found = [Measured(side.name) for side in sides]
     for number in range(rounds + 1):
         pairs = list(zip(sides, found, strict=True))
         for side, result in pairs if number % 2 else reversed(pairs):
-            result.step(side, lengths, share, counts=number > 0)
+            result.step(side, lengths if number else WARM_UP, share, counts=number > 0)
         losses = [result.losses[-1] for result in found]
         told = ", ".join(f"{each.name} {each.losses[-1]:.4f} in {each.last_s:.1f} s" for each in found)
         print(f"step {number}: loss of {told}", file=sys.stderr, flush=True)
@@ -77,6 +84,36 @@ def table(found: Sequence[Measured], tokens: int) -> str:
     return "\n".join(lines)
 
 
+def operations(config: ModelConfig, tokens: int, labelled: int) -> float:
+    """Return the operations of a step's products with frozen matrices: forward, and for the inputs' gradients.
+
+    The inputs of the first layer's attention have none, and only labelled rows need logits. Attention and the adapter,
+    a few percent, are not counted.
+    """
+    sizes = {name: rows * columns for name, (rows, columns) in linear_shapes(config).items()}
+    layer = sum(size for name, size in sizes.items() if name.startswith("layers.0."))
+    first = sum(sizes[f"layers.0.attention.w{which}"] for which in "qkv")
+    return 2.0 * tokens * (2 * layer * config.n_layers - first) + 4.0 * labelled * config.dim * config.vocab_size
+
+
+def bfloat16_peak(threads: int) -> float | None:
+    """Operations per second of the processor's bfloat16 products on registers alone; None if it has none."""
+    function = kernel("bfloat16_peak", WHOLE, WHOLE)
+    if function is None:
+        return None
+    return 2 * PEAK_PRODUCTS * PEAK_ROUNDS * threads / best_seconds(lambda: function(PEAK_ROUNDS, threads))
+
+
+def rates(found: Sequence[Measured], needed: float, peak: float | None) -> str:
+    """Say how fast each side computed what the step needs, beside the processor's peak."""
+    said = []
+    for side in found:
+        rate = needed / median(side.seconds)
+        said.append(f"{side.name} {rate / 1e9:.0f} GFLOP/s" + ("" if peak is None else f" ({rate / peak:.0%})"))
+    limit = "" if peak is None else f"; bfloat16 on registers alone does {peak / 1e9:.0f}"
+    return f"Products with frozen matrices, {needed / 1e12:.2f} TFLOP a step: {', '.join(said)}{limit}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.finetune", description=__doc__)
     parser.add_argument("--layers", type=int, default=2)
@@ -89,6 +126,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, choices=(4, 8), default=0, help="ours as QLoRA; peft's base stays plain")
     parser.add_argument("--recompute", action="store_true", help="ours computes each layer again for the gradient")
     parser.add_argument("--peer-recompute", action="store_true", help="the peer does (gradient checkpointing)")
+    parser.add_argument("--share", type=float, default=LABELLED, help="labelled, of each sample's tokens")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of each sample")
     arguments = parser.parse_args()
     shared = ("--layers", str(arguments.layers), "--vocab-size", str(arguments.vocab_size),
@@ -103,12 +141,18 @@ def main() -> None:
             for name, more in (("tessera", ours), ("peft", theirs))
         ]
         bound = ROUNDED_BOUND if arguments.bits else LOSS_BOUND
-        found = measure(sides, arguments.rounds, arguments.lengths, LABELLED, bound)
+        found = measure(sides, arguments.rounds, arguments.lengths, arguments.share, bound)
     tokens = sum(arguments.lengths)
-    print(f"{arguments.layers} layers, {arguments.vocab_size:,} tokens known, {tokens} tokens a step, losses by step:")
+    print(
+        f"{arguments.layers} layers, {arguments.vocab_size:,} tokens known, {tokens} tokens a step, "
+        f"{arguments.share:.0%} labelled; losses by step:"
+    )
     for side in found:
         print(f"  {side.name}: {' '.join(f'{loss:.4f}' for loss in side.losses)}")
     print(table(found, tokens))
+    labelled = sum(sample.labelled for sample in samples_of(arguments.lengths, arguments.share, arguments.vocab_size))
+    needed = operations(shape_of(arguments.layers, arguments.vocab_size), tokens, labelled)
+    print(rates(found, needed, bfloat16_peak(arguments.threads)))
 
 
 if __name__ == "__main__":
