@@ -225,6 +225,8 @@ def _check_taught(messages: Sequence[Message], number: int) -> None:
 
 def _check_arguments(call: Mapping[str, Any], where: str) -> None:
     """Raise UsageError if a trained call's arguments are not what a program could read: one JSON object."""
+    if not isinstance(call.get("function"), Mapping):
+        raise UsageError(f"{where}.function is {shown(call.get('function'))}; write an object of name and arguments.")
     arguments = arguments_of(call)
     try:
         found = json.loads(arguments) if isinstance(arguments, str) else arguments

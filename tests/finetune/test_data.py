@@ -169,9 +169,13 @@ def test_calls_whose_arguments_are_no_object_are_not_taught(tmp_path: Path, argu
         ]
         return {"messages": [asked, *said]}
 
-    good, bad, *left_out = read(tmp_path, row('{"city": "Paris"}'), row(arguments), row("{", 0))
+    broken = row("{}")
+    broken["messages"][1]["tool_calls"][0]["function"] = 1.5
+    good, bad, left_out, problem = read(tmp_path, row('{"city": "Paris"}'), row(arguments), row("{", 0), broken)
     assert isinstance(good, Conversation)
     assert isinstance(bad, Problem)
     assert bad.place.endswith(":2") or "line 2" in bad.place
     assert "tool_calls.0" in bad.text
-    assert isinstance(left_out[0], Conversation)
+    assert isinstance(left_out, Conversation)
+    assert isinstance(problem, Problem)
+    assert "messages.1.tool_calls.0.function is 1.5" in problem.text
