@@ -61,7 +61,8 @@ def measure(sides: Sequence[Side], rounds: int, lengths: Sequence[int], share: f
             result.step(side, lengths if number else WARM_UP, share, counts=number > 0)
         losses = [result.losses[-1] for result in found]
         told = ", ".join(f"{each.name} {each.losses[-1]:.4f} in {each.last_s:.1f} s" for each in found)
-        print(f"step {number}: loss of {told}", file=sys.stderr, flush=True)
+        peaks = " and ".join(f"{each.peak / MIB:.0f}" for each in found)
+        print(f"step {number}: loss of {told}; peaks of {peaks} MiB", file=sys.stderr, flush=True)
         if max(losses) - min(losses) > bound * min(losses):
             raise MeasurementError(f"the losses of step {number} differ: {told}; nothing is compared.")
     return found

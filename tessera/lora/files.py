@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tessera.errors import CheckpointError, UsageError
+from tessera.errors import CheckpointError, UsageError, shown
 from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.names import MATRIX, refuse_unmatched
 from tessera.lora.peft import CONFIG, read_matrix, read_peft
@@ -28,6 +28,7 @@ from tessera.weights.write import Writer, piece_of_panels, write_files, write_te
 
 MISTRAL_FILE, MISTRAL_PARAMS = "lora.safetensors", "params.json"
 MISTRAL_SCALING = 2.0  # the default of both of Mistral's programs
+MAX_SCALING = 1e9
 FORMS = f"a folder with {CONFIG} or {MISTRAL_FILE}, or a GGUF file"
 
 
@@ -74,8 +75,10 @@ def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
     scaling, notes = MISTRAL_SCALING, tuple[str, ...]()
     if isinstance(settings, dict) and "scaling" in settings:
         scaling = settings["scaling"]
-        if isinstance(scaling, bool) or not isinstance(scaling, int | float):
-            raise CheckpointError(f"{params}: lora.scaling is {scaling!r} and must be a number; correct it.")
+        if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not abs(scaling) < MAX_SCALING:
+            raise CheckpointError(
+                f"{params}: lora.scaling is {shown(scaling)} and must be a number below {MAX_SCALING:.0e}; correct it."
+            )
     else:
         notes = (f"{file} has no {MISTRAL_PARAMS} with its scale beside it; taken to be {scaling}, Mistral's default",)
     stored = stored_tensors([file])

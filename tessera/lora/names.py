@@ -53,9 +53,12 @@ def live_path(name: str) -> str:
 
 
 def from_hf(name: str, b_NR: Tensor, config: ModelConfig) -> Tensor:
-    """Return B with the rows in the official order: those of queries and keys are permuted, A's columns never."""
+    """Return B with the rows in the official order: those of queries and keys are permuted, A's columns never.
+
+    Rows that are no whole pairs for each head stay as they are: a shape that `LoraAdapter.of` refuses.
+    """
     heads = permuted_heads(f"{name}.weight", config)
-    return b_NR if heads is None else from_hf_rows(b_NR, heads)
+    return b_NR if heads is None or len(b_NR) % (2 * heads) else from_hf_rows(b_NR, heads)
 
 
 def to_hf(name: str, b_NR: Tensor, config: ModelConfig) -> Tensor:

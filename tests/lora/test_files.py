@@ -47,6 +47,10 @@ def test_mistral_s_adapter_is_read_with_its_scale(tmp_path: Path) -> None:
     tensors |= {f"{name}.lora_B.weight": module.b_NR.bfloat16() for name, module in adapter.modules.items()}
     save_file(tensors, folder / "lora.safetensors")
     assert "Mistral's default" in read_adapter(folder, LLAVA).notes[0]
+    for scaling in (10**400, "2"):
+        (folder / "params.json").write_text(json.dumps({"lora": {"scaling": scaling}}))
+        with pytest.raises(CheckpointError, match=r"lora\.scaling is .* and must be a number below 1e\+09"):
+            read_adapter(folder, LLAVA)
     (folder / "params.json").write_text(json.dumps({"lora": {"rank": 4, "scaling": 3.5}}))
     read = read_adapter(folder.parent, LLAVA)
     assert read.notes == ()

@@ -165,11 +165,12 @@ def test_settings_that_change_the_computation_are_refused(tmp_path: Path, settin
     ("matrix", "value"),
     [
         ("lora_A", torch.zeros(4, 63)),
+        ("lora_B", torch.zeros(4, 96)),
         ("lora_B", torch.full((96, 4), float("inf"))),
         ("lora_A", torch.zeros(4, 64, dtype=torch.int8)),
         ("lora_A", None),
     ],
-    ids=["shape", "infinite", "dtype", "missing"],
+    ids=["shape", "turned", "infinite", "dtype", "missing"],
 )
 def test_damaged_matrices_are_refused(tmp_path: Path, matrix: str, value: Tensor | None) -> None:
     file = write_peft_folder(tmp_path / "a", random_pairs(DECODER)) / "adapter_model.safetensors"
