@@ -10,7 +10,9 @@ from __future__ import annotations
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from tessera.search.searcher import CANDIDATES, Searcher
 
 ASK_IMAGE, ASK_TEXT = "Summary of the page above in one word:", "Summary of the sentence above in one word:"
 BLOCK = 4096  # vectors in memory at once
+SENT = 128  # vectors in one request to a server; Qdrant takes 32 MB, and JSON needs 20 bytes a number
 Vector = npt.NDArray[np.float32]
 Row = tuple[int, Vector]  # a page's id and its vector, of length 1
 
@@ -105,23 +108,36 @@ class FaissVectors(VectorStore):
 
 
 class QdrantVectors(VectorStore):
-    """A collection of Qdrant: a server's by its URL, or ":memory:" in this process."""
+    """A collection of Qdrant: a server's by its URL, or in this process in a folder or ":memory:".
+
+    Raises UsageError for a collection of another width.
+    """
 
     def __init__(self, url: str, collection: str, width: int) -> None:
         qdrant = _import("qdrant_client", "qdrant")
         self._models, self._collection = qdrant.models, collection
-        self._client = qdrant.QdrantClient(url) if url == ":memory:" else qdrant.QdrantClient(url=url)
+        where = {"location": url} if url == ":memory:" else {"url": url} if "://" in url else {"path": url}
+        self._client = qdrant.QdrantClient(**where)
         if not self._client.collection_exists(collection):
             params = self._models.VectorParams(size=width, distance=self._models.Distance.COSINE)
             self._client.create_collection(collection, vectors_config=params)
+        found = self._client.get_collection(collection).config.params.vectors.size
+        if found != width:
+            self.close()
+        _check_width(f"collection {collection}", found, width)
+
+    def close(self) -> None:
+        """Close the connection, or give the folder free."""
+        self._client.close()
 
     def add(self, rows: Iterable[Row]) -> None:
-        points = [self._models.PointStruct(id=page, vector=vector.tolist()) for page, vector in rows]
-        if points:
-            self._client.upsert(self._collection, points)
+        points = (self._models.PointStruct(id=page, vector=vector.tolist()) for page, vector in rows)
+        while some := list(islice(points, SENT)):
+            self._client.upsert(self._collection, some)
 
     def delete(self, pages: Sequence[int]) -> None:
-        self._client.delete(self._collection, self._models.PointIdsList(points=list(pages)))
+        if pages:  # Qdrant refuses a request of none
+            self._client.delete(self._collection, self._models.PointIdsList(points=list(pages)))
 
     def search(self, vector: Vector, count: int) -> list[tuple[int, float]]:
         found = self._client.query_points(self._collection, query=vector.tolist(), limit=count)
@@ -129,7 +145,10 @@ class QdrantVectors(VectorStore):
 
 
 class PgVectors(VectorStore):
-    """A table of PostgreSQL with the extension pgvector, over any DB-API connection of it."""
+    """A table of PostgreSQL with the extension pgvector, over a DB-API connection of it, such as psycopg's.
+
+    Every call commits, so that no lock is held between calls. Raises UsageError for a table of another width.
+    """
 
     def __init__(self, connection: Any, table: str, width: int) -> None:
         if not table.isidentifier():
@@ -137,26 +156,52 @@ class PgVectors(VectorStore):
         self._connection, self._table = connection, table
         self._run("CREATE EXTENSION IF NOT EXISTS vector")
         self._run(f"CREATE TABLE IF NOT EXISTS {table} (page BIGINT PRIMARY KEY, vector vector({int(width)}))")
+        of_column = "SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'vector'"
+        ((found,),) = self._asked(of_column, table)
+        _check_width(f"table {table}", found, width)
 
-    def _run(self, sql: str, *values: object) -> Any:
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """Yield a cursor, and end its transaction: after a failure too, which else would fail all that follow."""
         cursor = self._connection.cursor()
-        cursor.execute(sql, values)
-        return cursor
+        try:
+            yield cursor
+        except BaseException:
+            self._connection.rollback()
+            raise
+        finally:
+            cursor.close()
+        self._connection.commit()
+
+    def _run(self, sql: str, *values: object) -> None:
+        with self._cursor() as cursor:
+            cursor.execute(sql, values)
+
+    def _asked(self, sql: str, *values: object) -> Sequence[tuple[Any, ...]]:
+        with self._cursor() as cursor:
+            cursor.execute(sql, values)
+            rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
     def add(self, rows: Iterable[Row]) -> None:
         upsert = "VALUES (%s, %s) ON CONFLICT (page) DO UPDATE SET vector = excluded.vector"
-        for page, vector in rows:
-            self._run(f"INSERT INTO {self._table} {upsert}", page, str(vector.tolist()))
-        self._connection.commit()
+        with self._cursor() as cursor:
+            values = ((page, str(vector.tolist())) for page, vector in rows)
+            while some := list(islice(values, SENT)):
+                cursor.executemany(f"INSERT INTO {self._table} {upsert}", some)
 
     def delete(self, pages: Sequence[int]) -> None:
         self._run(f"DELETE FROM {self._table} WHERE page = ANY(%s)", list(pages))
-        self._connection.commit()
 
     def search(self, vector: Vector, count: int) -> list[tuple[int, float]]:
         near = f"SELECT page, 1 - (vector <=> %s::vector) FROM {self._table} ORDER BY vector <=> %s::vector LIMIT %s"
         text = str(vector.tolist())
-        return [(int(page), float(score)) for page, score in self._run(near, text, text, count).fetchall()]
+        return [(int(page), float(score)) for page, score in self._asked(near, text, text, count)]
+
+
+def _check_width(where: str, found: int, width: int) -> None:
+    if found != width:
+        raise UsageError(f"the {where} holds vectors of {found} numbers, and these have {width}; name another.")
 
 
 def _import(module: str, extra: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -36,31 +37,43 @@ class Cursor:
 
     def __init__(self, rows: dict[int, list[float]]) -> None:
         self.rows = rows
-        self.found: list[tuple[int, float]] = []
+        self.found: list[tuple[int, ...] | tuple[int, float]] = []
+
+    def executemany(self, sql: str, values: Any) -> None:
+        assert sql.startswith("INSERT")
+        for page, vector in values:
+            self.rows[page] = json.loads(vector)
 
     def execute(self, sql: str, values: Any) -> None:
-        if sql.startswith("INSERT"):
-            self.rows[values[0]] = json.loads(values[1])
-        elif sql.startswith("DELETE"):
+        if sql.startswith("DELETE"):
             for page in values[0]:
                 self.rows.pop(page, None)
+        elif sql.startswith("SELECT atttypmod"):
+            self.found = [(WIDTH,)]
         elif sql.startswith("SELECT"):
             wanted = np.array(json.loads(values[0]))
             near = {page: float(wanted @ row / np.linalg.norm(row)) for page, row in self.rows.items()}
             self.found = sorted(near.items(), key=lambda each: -each[1])[: values[2]]
 
-    def fetchall(self) -> list[tuple[int, float]]:
+    def fetchall(self) -> list[tuple[int, ...] | tuple[int, float]]:
         return self.found
+
+    def close(self) -> None: ...
 
 
 class Postgres:
+    """A connection; psycopg's opens a transaction by itself, which holds locks until `commit`."""
+
     def __init__(self) -> None:
         self.rows: dict[int, list[float]] = {}
+        self.open = 0
 
     def cursor(self) -> Cursor:
+        self.open += 1
         return Cursor(self.rows)
 
-    def commit(self) -> None: ...
+    def commit(self) -> None:
+        self.open = 0
 
 
 @pytest.fixture(params=["sqlite", "faiss", "qdrant", "pgvector"])
@@ -86,6 +99,8 @@ def test_a_store_finds_the_nearest(store: VectorStore) -> None:
     store.add([(7 * place + 1, vector) for place, vector in enumerate(vectors)])
     store.add([(8, -vectors[1])])  # replaced
     store.delete([1, 999_999])
+    store.add([])
+    store.delete([])
     vectors[1] = -vectors[1]
     wanted = vectors[50] + 0.1 * vectors[60]
     wanted = wanted / np.linalg.norm(wanted)
@@ -93,6 +108,40 @@ def test_a_store_finds_the_nearest(store: VectorStore) -> None:
     found = store.search(wanted, 5)
     assert [page for page, _ in found] == [7 * place + 1 for place in right]
     assert [score for _, score in found] == pytest.approx([float(vectors[place] @ wanted) for place in right], abs=2e-3)
+
+
+def test_pgvector_holds_no_lock_between_calls_and_refuses_another_width() -> None:
+    connection = Postgres()
+    store = PgVectors(connection, "pages", WIDTH)
+    assert connection.open == 0
+    store.add([(1, np.ones(WIDTH, np.float32))])
+    store.search(np.ones(WIDTH, np.float32), 1)
+    assert connection.open == 0
+    with pytest.raises(UsageError, match="the table pages holds vectors of 16 numbers, and these have 32"):
+        PgVectors(connection, "pages", 32)
+
+
+@pytest.mark.skipif(not os.environ.get("TESSERA_TEST_POSTGRES"), reason="TESSERA_TEST_POSTGRES names no database")
+def test_pgvector_itself_finds_the_nearest() -> None:
+    psycopg = pytest.importorskip("psycopg")
+    uri = os.environ["TESSERA_TEST_POSTGRES"]
+    with psycopg.connect(uri) as connection, psycopg.connect(uri) as other:
+        other.execute("SET lock_timeout = '5s'")
+        connection.execute("DROP TABLE IF EXISTS tessera_test_pages")
+        test_a_store_finds_the_nearest(PgVectors(connection, "tessera_test_pages", WIDTH))
+        assert len(PgVectors(other, "tessera_test_pages", WIDTH).search(np.ones(WIDTH, np.float32), 1000)) == 199
+        with pytest.raises(UsageError, match="holds vectors of 16 numbers"):
+            PgVectors(other, "tessera_test_pages", WIDTH + 1)
+        connection.execute("DROP TABLE tessera_test_pages")
+
+
+def test_qdrant_in_a_folder_keeps_its_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
+    store = QdrantVectors(str(tmp_path / "qdrant"), "pages", WIDTH)
+    store.add((number, np.full(WIDTH, number, np.float32)) for number in range(1, 301))
+    store.close()
+    with pytest.raises(UsageError, match="holds vectors of 16 numbers, and these have 8"):
+        QdrantVectors(str(tmp_path / "qdrant"), "pages", 8)
 
 
 class Embedding(Scripted):
