@@ -18,7 +18,20 @@ LEAST_MISSPELT = 4  # characters; shorter words are like too many
 PART_SHARE = 0.5  # of a longer word that the given one must be
 
 
-def frequency(connection: sqlite3.Connection, term: Term) -> int:
+class Frequencies:
+    """The numbers of pages with terms; a search asks for each once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._known: dict[Term, int] = {}
+
+    def __call__(self, term: Term) -> int:
+        if term not in self._known:
+            self._known[term] = _frequency(self.connection, term)
+        return self._known[term]
+
+
+def _frequency(connection: sqlite3.Connection, term: Term) -> int:
     """The number of pages with the rarest token of a term; of a prefix, of its beginning all together, about."""
     counts = []
     for token in term.tokens[: len(term.tokens) - term.prefix]:
@@ -34,7 +47,7 @@ def frequency(connection: sqlite3.Connection, term: Term) -> int:
     return min(counts)
 
 
-def with_near(connection: sqlite3.Connection, query: Query) -> tuple[tuple[Clause, ...], dict[str, list[str]]]:
+def with_near(frequency: Frequencies, query: Query) -> tuple[tuple[Clause, ...], dict[str, list[str]]]:
     """Return the wanted clauses with near words for rare ones, and which those are; the same clauses if none is."""
     clauses: list[Clause] = []
     found: dict[str, list[str]] = {}
@@ -42,8 +55,8 @@ def with_near(connection: sqlite3.Connection, query: Query) -> tuple[tuple[Claus
         options: list[Term] = []
         for term in clause.options:
             assert isinstance(term, Term)
-            count = RARE if term.quoted or term.prefix else frequency(connection, term)
-            near = nearest(connection, term, misspelt=count == 0) if count < RARE else []
+            count = RARE if term.quoted or term.prefix else frequency(term)
+            near = nearest(frequency.connection, term, misspelt=count == 0) if count < RARE else []
             if near:
                 found[term.written] = near
             options += [term, *(Term(each, tuple(tokens(each))) for each in near)]

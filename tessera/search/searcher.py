@@ -19,7 +19,7 @@ from typing import Self
 from tessera.errors import UsageError
 from tessera.search.found import Found, Hit, Part, fused
 from tessera.search.match import NO_CONDITION, Condition, conditions, expression, resolve
-from tessera.search.near import frequency, with_near
+from tessera.search.near import Frequencies, with_near
 from tessera.search.packing import text_of
 from tessera.search.query import Clause, Query, Term, parse
 from tessera.search.snippets import Wanted, find_hits, snippet
@@ -61,15 +61,18 @@ class Searcher:
 
     @contextmanager
     def deadline(self) -> Iterator[None]:
-        """Bound a question's time. Raises UsageError when it is over."""
+        """Bound a question's time, and let all of it see one state of the index. Raises UsageError when it is over."""
         self._ends_at = time.monotonic() + SECONDS
         try:
             with in_words(self.file):
+                self.connection.execute("BEGIN")  # also spares locking the file anew for each statement
                 yield
         except zlib.error as error:  # of a text that is kept
             raise damaged(self.file) from error
         finally:
             self._ends_at = float("inf")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
 
     def names(self) -> list[str]:
         """The fields that pages can be filtered by, beside the built-in ones."""
@@ -124,29 +127,30 @@ class Searcher:
     # Lists -----------------------------------------------------------------------------------
 
     def _by_words(self, query: Query, condition: Condition, limit: int, lists: _Lists) -> dict[str, list[str]]:
+        frequency = Frequencies(self.connection)
         ranked = self._ranked(expression(query.wanted, query.excluded), condition, lists)
         if len(ranked) < limit and len(query.wanted) > 1:
-            more = self._ranked(self._any_of(query.wanted, query, lists), condition, lists)
+            more = self._ranked(self._any_of(query.wanted, query, frequency), condition, lists)
             there = {page for page, _ in ranked}
             if any_new := [each for each in more if each[0] not in there]:
                 some = f"{len(ranked)} pages have all of the words, and then come pages with some of them"
                 lists.notes.append(some if ranked else "no page has all of the words; these have some of them")
                 ranked += any_new
         lists.add("text", ranked)
-        clauses, near = with_near(self.connection, query)
+        clauses, near = with_near(frequency, query)
         if near:
             like = self._ranked(expression(clauses, query.excluded), condition, lists)
             if not like and len(clauses) > 1:
-                like = self._ranked(self._any_of(clauses, query, lists), condition, lists)
+                like = self._ranked(self._any_of(clauses, query, frequency), condition, lists)
             lists.add("similar", like, ", ".join(each for words in near.values() for each in words))
         self._by_name(query, condition, lists)
         return near
 
-    def _any_of(self, clauses: Sequence[Clause], query: Query, lists: _Lists) -> str:
+    def _any_of(self, clauses: Sequence[Clause], query: Query, frequency: Frequencies) -> str:
         """An expression for any of the clauses, the rarest first, as long as they are on so many pages together."""
         counted = []
         for clause in clauses:
-            count = sum(frequency(self.connection, term) for term in clause.options if isinstance(term, Term))
+            count = sum(frequency(term) for term in clause.options if isinstance(term, Term))
             counted.append((count, clause))
         counted.sort(key=lambda each: each[0])
         (pages,) = self.connection.execute("SELECT MAX(id) FROM pages").fetchone()
@@ -165,15 +169,20 @@ class Searcher:
             table, words_only = "words CROSS JOIN pages p ON p.id = words.rowid", f"AND {condition.sql}"
         else:
             words_only, values = "", ()
+        matching = f"FROM {table} WHERE words MATCH ? {words_only} LIMIT ?"
         rows = self.connection.execute(
-            "SELECT page, score, COUNT(*) OVER () FROM (SELECT words.rowid AS page, bm25(words, 1.0, 0.7) AS score "
-            f"FROM {table} WHERE words MATCH ? {words_only} LIMIT ?) ORDER BY score, page LIMIT ?",
+            f"SELECT page, score FROM (SELECT words.rowid AS page, bm25(words, 1.0, 0.7) AS score {matching}) "
+            "ORDER BY score, page LIMIT ?",
             (words, *values, MAX_RANKED, CANDIDATES),
         ).fetchall()
-        note = f"more than {MAX_RANKED:,} pages match, and the first of them were ranked; add a rarer word or a filter"
-        if rows and rows[0][2] >= MAX_RANKED and note not in lists.notes:
-            lists.notes.append(note)
-        return [(page, -score) for page, score, _ in rows]
+        if len(rows) == CANDIDATES:  # counted apart, since a window over the rows costs a third more
+            ask = f"SELECT 1 {matching} OFFSET ?"
+            note = (
+                f"more than {MAX_RANKED:,} pages match, and the first of them were ranked; add a rarer word or a filter"
+            )
+            if note not in lists.notes and self.connection.execute(ask, (words, *values, 1, MAX_RANKED)).fetchone():
+                lists.notes.append(note)
+        return [(page, -score) for page, score in rows]
 
     def _by_name(self, query: Query, condition: Condition, lists: _Lists) -> None:
         """Add the files whose names have all of the words, or any: all their pages that are listed, or the first."""
@@ -262,7 +271,7 @@ def _places(values: Sequence[object]) -> str:
 def wanted_of(connection: sqlite3.Connection, text: str) -> list[Wanted]:
     """What a query's words hit on a page, near words included. Raises UsageError."""
     query = parse(text)
-    return _wanted(query, with_near(connection, query)[1])
+    return _wanted(query, with_near(Frequencies(connection), query)[1])
 
 
 def _wanted(query: Query, near: Mapping[str, Sequence[str]]) -> list[Wanted]:

@@ -25,9 +25,9 @@ Hit = tuple[int, int]  # the first word and the one after the last
 
 def find_hits(text: str, wanted: Iterable[Wanted]) -> list[Hit]:
     """Return the runs of words that say one of the terms, in order; words are divided by white space."""
-    flat: list[tuple[str, int]] = [
-        (token, number) for number, word in enumerate(text.split()) for token in tokens(word)
-    ]
+    words = text.split()
+    divided = {word: tokens(word) for word in set(words)}  # most words of a page come several times
+    flat: list[tuple[str, int]] = [(token, number) for number, word in enumerate(words) for token in divided[word]]
     starts: dict[str, list[Wanted]] = {}
     prefixes: list[Wanted] = []
     for each in wanted:

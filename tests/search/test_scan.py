@@ -58,6 +58,17 @@ def test_a_search_has_a_deadline(archive: Path, monkeypatch: pytest.MonkeyPatch)
         assert searcher.counts()["files"] == 2  # outside a question, nothing is interrupted
 
 
+def test_a_question_sees_one_state_of_the_index(archive: Path) -> None:
+    put(archive, letter=pdf(LETTER))
+    count = "SELECT COUNT(*) FROM files"
+    with writing(archive / NAME, archive) as writer, Searcher(archive) as searcher:
+        with searcher.deadline():
+            before = searcher.connection.execute(count).fetchone()
+            writer.execute("DELETE FROM files WHERE name = 'bakery.pdf'")
+            assert searcher.connection.execute(count).fetchone() == before
+        assert searcher.connection.execute(count).fetchone() != before
+
+
 def test_a_page_with_all_words_comes_before_those_with_some(archive: Path) -> None:
     with Searcher(archive) as searcher:
         answer = searcher.search("invoice total payment date thirty")
