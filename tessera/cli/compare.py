@@ -114,10 +114,11 @@ def _read(given: Comparing, number: int, file: Path) -> dict[str, Any]:
     device = target_device(given.settings["device"])
     reset_peak(device)
     job = given.job(number)
-    with worked(job, lambda options: Extraction(given.paths, given.preset, options)) as (extraction, journal, _):
+    with worked(job, lambda options: Extraction(given.paths, given.preset, options)) as (extraction, journal, model):
         write_records(file, extraction.records(journal))
         facts: dict[str, Any] = {
             "model": journal.facts()["model"],
+            "served_as": model.model_name,
             **extraction.budget.facts(),
         }
         if not job.endpoints:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.chat import ChatModel
 from tessera.cli.batch import sigterm_as_interrupt
 from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray
 from tessera.cli.parser import check_target
@@ -81,8 +82,8 @@ def passwords_in(file: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, Snapshot | None]]:
-    """Work off a job, and yield it with its full journal, from which the output is written."""
+def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[Extraction, Journal, ChatModel]]:
+    """Work off a job, and yield it with its full journal, from which the output is written, and with the model."""
     _check_files(job)
     begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
@@ -95,7 +96,7 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
                     journal.add(extraction.plan())
                     if job.retry_failed:
                         job.note(f"{journal.retry_failed():,} failed requests are tried again")
-                    last = _run(job, extraction, journal, opened)
+                    _run(job, extraction, journal, opened)
             except (KeyboardInterrupt, TesseraError):
                 counts = journal.counts()
                 if counts.done + counts.failed:
@@ -104,7 +105,7 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
                         f"{job.journal_path}; the same command goes on from there"
                     )
                 raise
-            yield extraction, journal, last
+            yield extraction, journal, opened
 
 
 def _check_files(job: Job) -> None:
@@ -118,10 +119,10 @@ def _check_files(job: Job) -> None:
             raise UsageError(f"{name} and {other} are both {file}; give each its own file.")
 
 
-def _run(job: Job, extraction: Extraction, journal: Journal, opened: Any) -> Snapshot | None:
+def _run(job: Job, extraction: Extraction, journal: Journal, opened: ChatModel) -> None:
     counts = journal.counts()
     if not counts.left:
-        return None
+        return
     if counts.done + counts.failed:
         job.note(f"{counts.done + counts.failed:,} of {counts.total:,} requests are done already; going on")
     last: list[Snapshot] = []
@@ -134,7 +135,6 @@ def _run(job: Job, extraction: Extraction, journal: Journal, opened: Any) -> Sna
         extraction.run(journal, opened, progress)
     if last:
         job.note(described(last[0]))
-    return last[0] if last else None
 
 
 def _answering(job: Job) -> Answering:

@@ -112,7 +112,7 @@ def _read(job: Extraction, model: ChatModel, journal: Path, file: Path) -> dict[
         opened.add(job.plan())
         job.run(opened, model)
         write_records(file, job.records(opened))
-    return {"model": model.model_name, **job.budget.facts()}
+    return {"model": model.model_name, "served_as": model.model_name, **job.budget.facts()}
 
 
 def _name(model: Given) -> str:

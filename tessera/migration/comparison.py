@@ -86,7 +86,8 @@ class Comparison:
                 stack.callback(report.close)
                 sinks.append(report)
             beside = self.report or Path()  # `exports` need a report
-            exports = open_exports(self.exports, beside, self.sides, self.preset, self.page)
+            names = [str(told["served_as"]) for told in facts]
+            exports = open_exports(self.exports, beside, self.sides, names, self.preset, self.page)
             sinks += exports.values()
             if self.out is not None:
                 sinks.append(stack.enter_context(_Lines(self.out)))

@@ -60,12 +60,12 @@ module.exports = (output, { config }) => {
 class Promptfoo:
     """A folder for `promptfoo eval`: its configuration, the prompt, one assertion, and the pages."""
 
-    def __init__(self, folder: Path, sides: Sequence[str], preset: Preset, pages: Pages) -> None:
+    def __init__(self, folder: Path, sides: Sequence[str], names: Sequence[str], preset: Preset, pages: Pages) -> None:
         if preset.schema.plain:
             raise UsageError(f"{preset.name} has no fields; promptfoo's tests are of records.")
         _empty(folder, "promptfooconfig.yaml")
         (folder / "pages").mkdir()
-        self.folder, self.sides, self.preset, self.pages = folder, sides, preset, pages
+        self.folder, self.sides, self.names, self.preset, self.pages = folder, sides, names, preset, pages
         self.tests: list[dict[str, Any]] = []
 
     def add(self, compared: Compared) -> None:
@@ -106,11 +106,10 @@ class Promptfoo:
     def _provider(self, number: int, side: str) -> dict[str, Any]:
         """A server as it is; a model that was opened here as `tessera serve` would serve it, each on its own port."""
         is_server = side.startswith(("http://", "https://"))
-        base, _, name = side.partition("#") if is_server else (f"http://127.0.0.1:{8000 + number}", "", side)
-        base = base.rstrip("/")
+        base = side.partition("#")[0].rstrip("/") if is_server else f"http://127.0.0.1:{8000 + number}"
         schema = {"name": "record", "schema": self.preset.schema.wire, "strict": True}
         return {
-            "id": f"openai:chat:{name or 'default'}",
+            "id": f"openai:chat:{self.names[number]}",
             "label": f"{('old', 'new')[number]}: {side}",
             "config": {
                 "apiBaseUrl": base if base.endswith("/v1") else f"{base}/v1", "apiKey": "none",
@@ -212,12 +211,15 @@ def export_folders(kinds: Sequence[str], report: Path) -> list[Path]:
 
 
 def open_exports(
-    kinds: Sequence[str], report: Path, sides: Sequence[str], preset: Preset, pages: Pages
+    kinds: Sequence[str], report: Path, sides: Sequence[str], names: Sequence[str], preset: Preset, pages: Pages
 ) -> Mapping[Path, Promptfoo | Inspect]:
-    """Begin the exports beside a report: migration.promptfoo/ and migration.inspect/ for migration.html."""
+    """Begin the exports beside a report: migration.promptfoo/ and migration.inspect/ for migration.html.
+
+    `names` are those that the models are served under.
+    """
     found: dict[Path, Promptfoo | Inspect] = {}
     for kind, folder in zip(dict.fromkeys(kinds), export_folders(kinds, report), strict=True):
         found[folder] = (
-            Promptfoo(folder, sides, preset, pages) if kind == "promptfoo" else Inspect(folder, sides, preset)
+            Promptfoo(folder, sides, names, preset, pages) if kind == "promptfoo" else Inspect(folder, sides, preset)
         )
     return found

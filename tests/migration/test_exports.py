@@ -19,11 +19,12 @@ from tessera.migration.exports import open_exports
 from tests.documents.review.samples import pages
 from tests.migration.samples import VALUE, failed, preset, record
 
-SIDES = ("./old", "http://gpu-1:8000#new-model")
+SIDES = ("./models/old", "http://gpu-1:8000")
+NAMES = ("old", "new-model")  # as they are served
 
 
 def exported(kind: str, folder: Path) -> Path:
-    (out, export) = next(iter(open_exports([kind], folder / "m.html", SIDES, preset(), pages).items()))
+    (out, export) = next(iter(open_exports([kind], folder / "m.html", SIDES, NAMES, preset(), pages).items()))
     wrong = record({**VALUE, "vendor": "Wrong"})
     export.add(compare_records(record(), wrong, preset(), Rules(), by_path(VALUE)))
     export.add(compare_records(record(document="b.pdf"), record({**VALUE, "net": 1.0}, document="b.pdf"), preset(), Rules()))  # fmt: skip # noqa: E501
@@ -39,7 +40,7 @@ def test_promptfoo_asks_both_models_for_labels_and_for_what_both_say(tmp_path: P
         "http://127.0.0.1:8000/v1",
         "http://gpu-1:8000/v1",
     ]
-    assert config["providers"][1]["id"] == "openai:chat:new-model"
+    assert [each["id"] for each in config["providers"]] == ["openai:chat:old", "openai:chat:new-model"]
     first, second = config["tests"]  # nothing is known of c.pdf
     says = {".".join(map(str, each["config"]["path"])): each["config"]["value"] for each in first["assert"][1:]}
     assert says["vendor"] == "Brightwater Press"
