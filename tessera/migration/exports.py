@@ -120,10 +120,10 @@ class Promptfoo:
 
 
 class Inspect:
-    """A folder with old.json and new.json, which `inspect view` shows."""
+    """A folder with two logs for `inspect view`, which lists files named by time, task and an identifier."""
 
     def __init__(self, folder: Path, sides: Sequence[str], preset: Preset) -> None:
-        _empty(folder, "old.json")
+        _empty(folder, "*old.json")
         self.folder, self.sides, self.preset = folder, sides, preset
         self.samples: tuple[list[Any], list[Any]] = ([], [])
         self.began = datetime.now(UTC)
@@ -150,7 +150,8 @@ class Inspect:
             })  # fmt: skip
 
     def close(self, title: str) -> None:
-        for number, name in enumerate(("old.json", "new.json")):
+        for number, side in enumerate(("old", "new")):
+            name = f"{self.began:%Y-%m-%dT%H-%M-%S+00-00}_tessera-compare_{side}.json"
             with written_whole(self.folder / name) as partial, partial.open("w", encoding="utf-8") as file:
                 self._write(file, number, title)
 
@@ -165,12 +166,13 @@ class Inspect:
         log = {
             "version": 2, "status": "success",
             "eval": {
-                "task": f"tessera compare {self.preset.name}", "task_id": "tessera-compare", "run_id": title,
-                "eval_id": f"{title} {('old', 'new')[number]}", "created": self.began.isoformat(),
+                "task": f"tessera compare {self.preset.name}", "task_id": f"compare-{('old', 'new')[number]}",
+                "run_id": title, "eval_id": f"{title} {('old', 'new')[number]}", "created": self.began.isoformat(),
                 "model": self.sides[number], "config": {},
                 "dataset": {"name": self.preset.name, "samples": len(samples),
                             "sample_ids": [sample["id"] for sample in samples]},
             },
+            "plan": {"name": "plan", "steps": [], "config": {}},  # without it the header alone cannot be read
             "results": {"total_samples": len(samples), "completed_samples": len(samples), "scores": scores},
             "stats": {"started_at": self.began.isoformat(), "completed_at": now},
             "samples": samples,
@@ -200,7 +202,7 @@ def _steps(path: str) -> list[str | int]:
 def _empty(folder: Path, mark: str) -> None:
     """Make an empty folder; only one that an earlier comparison wrote is replaced."""
     if folder.exists():
-        if not (folder / mark).is_file():
+        if not any(folder.glob(mark)):
             raise UsageError(f"{folder} exists and holds no earlier {mark}; move it away, or name another --report.")
         shutil.rmtree(folder)
     folder.mkdir()

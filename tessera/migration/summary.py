@@ -245,19 +245,18 @@ class _Column:
         self.places.append(place)
 
     def share(self, *, signed: bool = False) -> Share:
-        """The mean with its interval. Where all values are equal, drawing again shows nothing: then by documents."""
-        count = len(self.values)
+        """The mean with its interval. Where all documents are equal, drawing again shows nothing; their number does."""
+        count, least = len(self.values), -1.0 if signed else 0.0
         if not count:
-            return Share(0.0, -1.0 if signed else 0.0, 1.0, 0)
+            return Share(0.0, least, 1.0, 0)
         mean = sum(self.values) / count
         if len(set(self.values)) > 1:
             low, high = bootstrap_interval(self.values, [str(place) for place in self.places])
-            return Share(mean, low, high, count)
+            if low < high:
+                return Share(mean, low, high, count)
         documents = len(set(self.places))
-        low, _ = wilson_interval(documents, documents)
-        if signed:
-            return Share(mean, max(-1.0, mean - (1 - low)), min(1.0, mean + 1 - low), count)
-        return Share(mean, low if mean else 0.0, 1.0 if mean else 1 - low, count)
+        slack = 1 - wilson_interval(documents, documents)[0]
+        return Share(mean, max(least, mean - slack), min(1.0, mean + slack), count)
 
 
 @dataclass

@@ -67,9 +67,14 @@ def test_promptfoos_functions_run(tmp_path: Path) -> None:
     assert text["text"] == preset().question
 
 
+def log_of(folder: Path, side: str) -> Path:
+    (found,) = folder.glob(f"*_{side}.json")
+    return found
+
+
 def test_inspects_logs_have_a_score_for_each_document(tmp_path: Path) -> None:
     out = exported("inspect", tmp_path)
-    log: dict[str, Any] = json.loads((out / "new.json").read_text())
+    log: dict[str, Any] = json.loads(log_of(out, "new").read_text())
     scores = [sample["scores"] for sample in log["samples"]]
     assert scores[0]["right"]["value"] == pytest.approx(8 / 9)
     assert scores[1]["agreement"]["value"] == pytest.approx(8 / 9)
@@ -79,7 +84,10 @@ def test_inspects_logs_have_a_score_for_each_document(tmp_path: Path) -> None:
 
 def test_inspects_own_package_reads_them(tmp_path: Path) -> None:
     logs = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
-    log = logs.read_eval_log(str(exported("inspect", tmp_path) / "new.json"))
+    log = logs.read_eval_log(str(log_of(exported("inspect", tmp_path), "new")))
+    listed = logs.list_eval_logs(str(tmp_path))  # `inspect view` shows these
+    assert {Path(each.name).name for each in listed} == {each.name for each in tmp_path.glob("*/*.json")}
+    assert logs.read_eval_log(log.location, header_only=True).results.scores[0].name == "agreement"
     assert (log.status, len(log.samples), log.samples[0].id) == ("success", 3, "a.pdf")
     assert log.results.scores[0].metrics["mean"].value == pytest.approx((8 / 9 + 8 / 9 + 0) / 3)
     assert log.samples[0].output.completion == json.dumps({**VALUE, "vendor": "Wrong"})
@@ -87,5 +95,5 @@ def test_inspects_own_package_reads_them(tmp_path: Path) -> None:
 
 def test_a_folder_of_others_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.inspect").mkdir()
-    with pytest.raises(UsageError, match=r"holds no earlier old\.json"):
+    with pytest.raises(UsageError, match=r"holds no earlier \*old\.json"):
         exported("inspect", tmp_path)

@@ -63,6 +63,16 @@ def test_an_interval_of_equal_values_is_not_a_point() -> None:
     assert share.low == pytest.approx(20 / (20 + 1.96**2))  # Wilson's, of 20 documents
 
 
+def test_an_interval_of_equal_documents_is_not_a_point() -> None:
+    """Of four documents each has one value of three right: drawing documents again gives a third every time."""
+    column = _Column()
+    for place in range(4):
+        for value in (1.0, 0.0, 0.0):
+            column.add(value, place)
+    share = column.share()
+    assert (share.low, share.high) == (0.0, pytest.approx(1 / 3 + 1.96**2 / (4 + 1.96**2)))  # Wilson's width of four
+
+
 def test_failures_refusals_and_costs_are_told_of_each_side() -> None:
     tally = Tally(NAMES)
     sorry = record({**VALUE, "vendor": "I'm sorry, I cannot read this."})
