@@ -40,7 +40,6 @@ FILES = {
     "tessera/nano/pictures/words.py": (770, WORDS),
     "tessera/prompt.py": (480, "all that is known of mistral-common, in one place"),
     "tessera/raster.py": (390, "one path from bytes to pixels, for every mode and profile, in bounded memory"),
-    "tessera/server/routes/responses.py": (330, "one route: read, answered and streamed"),
     "tessera/server/schemas.py": (430, "every field of every request, which are data"),
     "tessera/server/settings.py": (440, "every setting, half of which are data"),
     "tessera/weights/gguf/write.py": (360, "one foreign format, from a config to its keys"),

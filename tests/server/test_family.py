@@ -16,7 +16,7 @@ from tessera.client import Client
 from tessera.sampling import Grammar
 from tessera.server.lines import Line, Rows
 from tessera.server.names import Names
-from tessera.server.routes import chat
+from tessera.server.routes import chat, messages, responses
 from tessera.server.thoughts import ThoughtReader, without_thoughts
 from tessera.summary import describe
 from tessera.weights.convert import convert
@@ -57,14 +57,16 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.stop()
 
 
-def thought(running: Running, monkeypatch: pytest.MonkeyPatch, reply: str) -> None:
-    """Make every chat reply this one: marks by name, and text in quotes, as tokens of a grammar."""
+def thought(
+    running: Running, monkeypatch: pytest.MonkeyPatch, reply: str, route: Any = chat, sampling: str = "chat_sampling"
+) -> None:
+    """Make every reply of a route this one: marks by name, and text in quotes, as tokens of a grammar."""
     lark = reply
     for mark in ("[THINK]", "[/THINK]"):
         lark = lark.replace(mark, f"<[{running.llm.tokenizer.special_id(mark)}]>")
     forced = Grammar("tool_calls", f"start: {lark}")  # the one kind that may name tokens
-    sampled = chat.chat_sampling
-    monkeypatch.setattr(chat, "chat_sampling", lambda body: dataclasses.replace(sampled(body), grammar=forced))
+    sampled = getattr(route, sampling)
+    monkeypatch.setattr(route, sampling, lambda body: dataclasses.replace(sampled(body), grammar=forced))
 
 
 def streamed(running: Running, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,6 +92,73 @@ def test_thoughts_are_apart_from_the_answer(thinking: Running, monkeypatch: pyte
     with Client(thinking.url) as client:
         reply = client.chat(ASKED["messages"])
     assert (reply.text, reply.reasoning) == ("It is 4.", "Two and two. É")
+
+
+def events_of(running: Running, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = running.post(path, {**body, "stream": True}).text.splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def test_messages_have_thoughts_as_blocks_of_their_own(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    thought(thinking, monkeypatch, '[THINK] "Two and two. É" [/THINK] "It is 4."', messages, "messages_sampling")
+    body = {**ASKED, "max_tokens": 200}
+    told = thinking.post("/v1/messages", body).json()
+    assert told["content"] == [
+        {"type": "thinking", "thinking": "Two and two. É", "signature": ""},
+        {"type": "text", "text": "It is 4.", "citations": None},
+    ]
+    anthropic = pytest.importorskip("anthropic", reason="anthropic is not installed")
+    assert [block.type for block in anthropic.types.Message.model_validate(told).content] == ["thinking", "text"]
+
+
+def test_messages_stream_thoughts_before_the_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    thought(thinking, monkeypatch, '[THINK] "Two and two. É" [/THINK] "It is 4."', messages, "messages_sampling")
+    events = events_of(thinking, "/v1/messages", {**ASKED, "max_tokens": 200, "stop_sequences": ["K]X"]})
+    blocks: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event["type"] == "content_block_start":
+            assert event["index"] == len(blocks)
+            blocks[event["index"]] = dict(event["content_block"])
+        elif event["type"] == "content_block_delta":
+            kind = event["delta"]["type"].removesuffix("_delta")
+            blocks[event["index"]][kind] += event["delta"][kind]
+    assert [(block["type"], block[block["type"]]) for block in blocks.values()] == [
+        ("thinking", "Two and two. É"), ("text", "It is 4."),
+    ]  # fmt: skip
+    stops = [event["index"] for event in events if event["type"] == "content_block_stop"]
+    assert stops == [0, 1]
+
+
+@pytest.mark.parametrize("stop", [[], ["K]X"]], ids=["free", "held"])
+def test_responses_have_thoughts_as_items_of_their_own(
+    stop: list[str], thinking: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thought(thinking, monkeypatch, '[THINK] "Two and two. É" [/THINK] "It is 4."', responses, "response_sampling")
+    body = {"input": "What is 2 + 2?", "temperature": 0, "include": ["message.output_text.logprobs"], "stop": stop}
+    told = thinking.post("/v1/responses", body).json()
+    reasoning, message = told["output"]
+    assert (reasoning["type"], reasoning["summary"]) == ("reasoning", [])
+    assert reasoning["content"] == [{"type": "reasoning_text", "text": "Two and two. É"}]
+    part = message["content"][0]
+    assert part["text"] == "It is 4."
+    assert b"".join(bytes(each["bytes"]) for each in part["logprobs"]) == b"It is 4."  # of the answer alone
+    usage = told["usage"]
+    assert usage["output_tokens_details"]["reasoning_tokens"] == usage["output_tokens"] - len(part["logprobs"]) > 3
+    events = events_of(thinking, "/v1/responses", body)
+    last = events[-1]["response"]
+    assert last["usage"]["output_tokens_details"] == usage["output_tokens_details"]
+    for one, other in zip(last["output"], told["output"], strict=True):
+        assert {**one, "id": ""} == {**other, "id": ""}
+    said = {kind: "".join(event["delta"] for event in events if event["type"] == f"response.{kind}.delta")
+            for kind in ("reasoning_text", "output_text")}  # fmt: skip
+    assert said == {"reasoning_text": "Two and two. É", "output_text": "It is 4."}
+    done = [event["item"]["type"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == ["reasoning", "message"]
+    types = pytest.importorskip("openai.types.responses", reason="openai is not installed")
+    assert [item.type for item in types.Response.model_validate(told).output] == ["reasoning", "message"]
+    # What came back may be sent again; a model does not see its earlier thoughts.
+    again = [{"role": "user", "content": "What is 2 + 2?"}, reasoning, message, {"role": "user", "content": "Sure?"}]
+    assert thinking.post("/v1/responses", {**body, "input": again}).status_code == 200
 
 
 def test_a_thought_that_is_cut_is_no_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:

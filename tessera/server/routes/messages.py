@@ -1,32 +1,30 @@
-"""/v1/messages: conversations in Anthropic's format, read into messages and written as blocks.
+"""/v1/messages: conversations in Anthropic's format, read into messages; `messages_reply` writes the replies.
 
-Source of the shapes: Anthropic's API reference for messages, for counting tokens, for streaming and
-for errors. Nothing is kept between requests; `cache_control` is ignored, since every prefix is cached.
+Source of the shapes: Anthropic's API reference for messages and for counting tokens. Nothing is kept between requests;
+`cache_control` is ignored, since every prefix is cached.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from tessera.chat import Completion, Delta, FinishReason, ToolCall, ToolChoice, Tools, Usage
+from tessera.chat import ToolChoice, Tools
 from tessera.messages import Image, Message, scaled
 from tessera.sampling import SamplingParams
-from tessera.server.errors import BadRequestError, anthropic_error
-from tessera.server.events import Events
+from tessera.server.errors import BadRequestError
 from tessera.server.handlers import Handlers, field_named, notes_on, unless_left
+from tessera.server.routes.messages_reply import MessageEvents, message_object, new_message_id
 from tessera.server.schemas import CountTokensRequest, MessagesRequest
 from tessera.server.translate import sampling_of, tools_among
-from tessera.server.wire import finish_reason_of, json_text
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _KNOWN_BLOCKS = "text, image, tool_use and tool_result"
-_SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # from another model's earlier turns
+_SILENT_BLOCKS = {"thinking", "redacted_thinking"}  # of earlier turns, which a model does not see again
 
 
 def add(app: FastAPI, handlers: Handlers) -> None:
@@ -35,7 +33,7 @@ def add(app: FastAPI, handlers: Handlers) -> None:
         handlers.check(body)
         asked = messages_from(body), messages_sampling(body), messages_tools(body)
         with field_named("messages"):
-            num_tokens, replies = await handlers.start_chat(*asked, body, request)
+            num_tokens, replies = await handlers.start_chat(*asked, body, request, thoughts=True)
         message_id, model = new_message_id(), handlers.names.stated(body.model)
         if body.stream:
             events = MessageEvents(message_id, model, num_tokens, request.state.request_id)
@@ -157,7 +155,9 @@ def _address(where: str, source: Any) -> str:
 
 def messages_sampling(request: MessagesRequest) -> SamplingParams:
     if (request.thinking or {}).get("type") == "enabled":
-        raise BadRequestError("the model has no thinking of its own; leave thinking out.", param="thinking")
+        raise BadRequestError(
+            "this server neither asks a model to think nor limits it; leave thinking out.", param="thinking"
+        )
     return sampling_of(request.model_copy(update={"stop": request.stop_sequences or request.stop}))
 
 
@@ -187,114 +187,3 @@ def _choice(given: Mapping[str, Any]) -> ToolChoice:
         raise BadRequestError("tool_choice.type must be one of auto, any, tool and none.", param="tool_choice")
     choice: ToolChoice = _CHOICES[kind]
     return choice
-
-
-# Replies -------------------------------------------------------------------------------------
-
-
-def new_message_id() -> str:
-    return f"msg_{secrets.token_hex(12)}"
-
-
-def message_object(message_id: str, model: str, completion: Completion) -> dict[str, Any]:
-    """Build the whole reply."""
-    blocks: list[dict[str, Any]] = [_text_block(completion.text)] if completion.text else []
-    blocks += [_call_block(call, call.arguments) for call in completion.tool_calls]
-    end = _end(completion.finish_reason, completion.stop_string, has_called=bool(completion.tool_calls))
-    return _head(message_id, model) | {"content": blocks, "usage": _usage(completion.usage)} | end
-
-
-def _head(message_id: str, model: str) -> dict[str, Any]:
-    return {"id": message_id, "type": "message", "role": "assistant", "model": model, "content": []} | {
-        "stop_reason": None,
-        "stop_sequence": None,
-    }
-
-
-def _text_block(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text, "citations": None}
-
-
-def _call_block(call: ToolCall, arguments: str) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(arguments)}
-
-
-def _end(reason: FinishReason, stop_string: str | None, *, has_called: bool) -> dict[str, Any]:
-    """The stop reason; raises EngineDeadError if the reply was cut off."""
-    words = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-    stop_reason = words[finish_reason_of(reason, has_called=has_called)]
-    if stop_string is not None and stop_reason == "end_turn":
-        stop_reason = "stop_sequence"
-    return {"stop_reason": stop_reason, "stop_sequence": stop_string if stop_reason == "stop_sequence" else None}
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    """Token counts; Anthropic counts cached and newly read tokens separately."""
-    return {
-        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached_tokens,
-        "output_tokens": usage.completion_tokens,
-        "service_tier": "standard",
-    }
-
-
-class MessageEvents(Events):
-    """The typed events of one reply: blocks that open, grow and close in turn."""
-
-    def __init__(self, message_id: str, model: str, prompt_tokens: int, request_id: str) -> None:
-        self._head = _head(message_id, model) | {"usage": _usage(Usage(prompt_tokens=prompt_tokens))}
-        self._request_id = request_id
-        self._number = 0  # of the open or next block
-        self._is_open = False
-        self._has_called = False
-        self._last: Delta | None = None
-
-    def opening(self, index: int) -> bytes:
-        return _typed("message_start", message=self._head) + _typed("ping")
-
-    def delta(self, index: int, delta: Delta, usage: Mapping[str, Any] | None) -> bytes:
-        events = b""
-        if delta.text:
-            if not self._is_open:
-                events += self._open({"type": "text", "text": ""})
-            events += self._grow({"type": "text_delta", "text": delta.text})
-        for call in delta.tool_calls:
-            self._has_called = True
-            events += self._close() + self._open(_call_block(call, "{}"))
-            events += self._grow({"type": "input_json_delta", "partial_json": call.arguments}) + self._close()
-        if delta.finish_reason:
-            finish_reason_of(delta.finish_reason)
-            events += self._close()
-            self._last = delta
-        return events
-
-    def closing(self, usage: Mapping[str, Any] | None) -> bytes:
-        last = self._last
-        if last is None or last.finish_reason is None or last.usage is None:
-            raise ValueError("a reply without an end cannot be closed")
-        end = _end(last.finish_reason, last.stop_string, has_called=self._has_called)
-        return _typed("message_delta", delta=end, usage=_usage(last.usage)) + _typed("message_stop")
-
-    def failure(self, error: Mapping[str, Any]) -> bytes:
-        told = anthropic_error(500, error["error"]["message"], self._request_id)
-        return b"event: error\ndata: " + json_text(told) + b"\n\n"
-
-    def _open(self, block: Mapping[str, Any]) -> bytes:
-        self._is_open = True
-        return _typed("content_block_start", index=self._number, content_block=block)
-
-    def _grow(self, delta: Mapping[str, Any]) -> bytes:
-        return _typed("content_block_delta", index=self._number, delta=delta)
-
-    def _close(self) -> bytes:
-        if not self._is_open:
-            return b""
-        event = _typed("content_block_stop", index=self._number)
-        self._is_open = False
-        self._number += 1
-        return event
-
-
-def _typed(kind: str, **fields: Any) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + json_text({"type": kind, **fields}) + b"\n\n"
