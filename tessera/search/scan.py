@@ -106,14 +106,18 @@ class Scan:
         """A path as the index has it: below the root, with slashes."""
         return os.path.relpath(path, shown_path(self.root)).replace(os.sep, "/")
 
+    def _below(self, message: str) -> str:
+        """A sentence with names below the root: the index may move, and its readers need not know where it lies."""
+        return message.replace(f"{shown_path(self.root)}/", "")
+
     def _refuse(self, error: PageError) -> None:
-        path, name = Path(error.document), self._name(error.document)
-        self.counts.fail(name, None, error.code, error.message)
+        path, name, message = Path(error.document), self._name(error.document), self._below(error.message)
+        self.counts.fail(name, None, error.code, message)
         if path.is_dir() or name == ".":
             self._failed_folders.append("" if name == "." else f"{name}/")
         else:
             self._see(name)
-            self.writer.put_unread(name, (-1, -1), error.code, error.message)
+            self.writer.put_unread(name, (-1, -1), error.code, message)
 
     def _see(self, name: str) -> bool:
         """Note a name of this run; False if it was there, as names that are no UTF-8 may read alike."""
@@ -134,8 +138,9 @@ class Scan:
         try:
             digest = self._digest(source)
         except DocumentError as error:
-            self.counts.fail(name, None, str(error.code), str(error))
-            self.writer.put_unread(name, source.stamp, str(error.code), str(error))
+            message = self._below(str(error))
+            self.counts.fail(name, None, str(error.code), message)
+            self.writer.put_unread(name, source.stamp, str(error.code), message)
             return
         content = self.writer.begin_content(digest)
         if known is None and self._moved(name, source.stamp, content):
@@ -178,7 +183,7 @@ class Scan:
         there = set(rows.fetchall())
         for page in read_pages([source.path], passwords=self.reading.passwords, limits=source.limits):
             member = page.document[len(source.name) :].lstrip("/") if page.document != source.name else ""
-            entry = _failed(page, member) if isinstance(page, PageError) else self._entry(page, member)
+            entry = self._failed(page, member) if isinstance(page, PageError) else self._entry(page, member)
             if (member, entry.number) in there:
                 continue
             there.add((member, entry.number))
@@ -190,6 +195,11 @@ class Scan:
                 self.counts.pages += 1
             self.show()
         self.writer.complete_content(content)
+
+    def _failed(self, error: PageError, member: str) -> Entry:
+        number = error.number or 0  # 0: the whole document
+        message = self._below(error.message)
+        return Entry(number, 0, source="error", member=member, code=error.code, message=message)
 
     def _entry(self, page: Page, member: str) -> Entry:
         good = has_good_text(page)
@@ -219,11 +229,6 @@ class Scan:
         for number, name in rows:
             if not any(name.startswith(folder) for folder in self._failed_folders):
                 yield number, name
-
-
-def _failed(error: PageError, member: str) -> Entry:
-    number = error.number or 0  # 0: the whole document
-    return Entry(number, 0, source="error", member=member, code=error.code, message=error.message)
 
 
 def thumbnail(page: Page) -> bytes | None:
