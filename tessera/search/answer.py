@@ -90,6 +90,8 @@ def answer(
         notes.append("the server takes no grammar, so the citations were checked afterwards")
         reply = model.chat(messages, SamplingParams(max_tokens=max_tokens))
     text, cited, dropped = checked(reply.text, labels)
+    if not cited:
+        notes.append("the answer cites no page, so nothing vouches for it")
     pages = tuple(Cited(label, hit, label in cited) for label, (hit, _) in shown.items())
     return Answer(text, pages, tuple(dropped), reply.finish_reason, reply.usage, tuple(notes))
 

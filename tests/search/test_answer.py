@@ -54,13 +54,20 @@ def test_citations_of_other_pages_are_taken_out_and_said(archive: Path) -> None:
     assert reply.notes == ("the server takes no grammar, so the citations were checked afterwards",)
 
 
+def test_an_answer_that_cites_nothing_is_said_to(archive: Path) -> None:
+    with Searcher(archive) as searcher:
+        hits = find_pages(searcher, "prices", 10)
+        reply = answer(Scripted(lambda i, p: "Prices ro"), searcher, "Did prices rise?", hits, Budget())  # cut
+    assert reply.notes == ("the answer cites no page, so nothing vouches for it",)
+
+
 def test_pages_beyond_the_context_are_left_out(archive: Path) -> None:
     model = Scripted(lambda images, params: "[letter.pdf p. 1]")
     with Searcher(archive) as searcher:
         hits = find_pages(searcher, "acme prices march", 10)
         reply = answer(model, searcher, "Prices?", hits, Budget(context_tokens=4500))
         assert len(reply.pages) == 1
-        assert reply.notes == ("1 pages fit the model's context; others were left out",)
+        assert reply.notes[0] == "1 pages fit the model's context; others were left out"
         with pytest.raises(UsageError, match="no page of the index has a word"):
             answer(model, searcher, "Prices?", [], Budget())
         with pytest.raises(UsageError, match="has no word to search for"):
