@@ -20,7 +20,12 @@ MAX_BYTES = 2**20
 
 def heads_file(model: Path) -> Path:
     """Return where the heads of a model in this folder, or GGUF file, are kept."""
-    return model / NAME if model.is_dir() else model.with_suffix("." + NAME)
+    return beside(model, NAME)
+
+
+def beside(model: Path, name: str) -> Path:
+    """Return where a file about a model in this folder, or GGUF file, is kept."""
+    return model / name if model.is_dir() else model.with_suffix("." + name)
 
 
 def read_heads(path: Path, config: ModelConfig) -> tuple[Head, ...]:

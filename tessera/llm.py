@@ -139,6 +139,7 @@ class LLM(ChatModel):
         self.model_name = loaded.name
         self.notes = loaded.notes
         self.heads = loaded.heads
+        self.path = loaded.path
         self.tokenizer = tokenizer
         self.limits = ImageLimits() if limits is None else limits
         measured = ranks is None and model.device.type == "cuda"

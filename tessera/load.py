@@ -51,6 +51,7 @@ class LoadedModel:
     name: str
     notes: tuple[str, ...] = ()  # messages for its user
     heads: tuple[Head, ...] = ()  # those that look at what is read
+    path: Path | None = None  # the folder or file of its weights
 
     @property
     def config(self) -> ModelConfig:
@@ -167,7 +168,7 @@ def load_model(
         attach(model, adapter, shard)
         notes += (*adapter.notes, f"{source.adapter} changes these linears: {adapter.counts(config)}")
     heads = read_heads(heads_file(folder), config)
-    return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), notes, heads)
+    return LoadedModel(model.eval(), tokenizer, shard, model_name(folder), notes, heads, folder)
 
 
 def _load_linears(

@@ -50,7 +50,7 @@ FUNCTIONS = {
     "tessera/cli/app.py ask": (65, "a command's options, each with its help"),
     "tessera/cli/app_finetune.py finetune": (78, "a command's options"),
     "tessera/cli/app_compare.py compare": (54, "a command's options, each with its help"),
-    "tessera/cli/app_documents.py extract": (75, "a command's options, each with its help"),
+    "tessera/cli/app_documents.py extract": (77, "a command's options, each with its help"),
     "tessera/cli/app_documents.py transcribe": (56, "a command's options, each with its help"),
     "tessera/cli/app_search.py index": (65, "a command's options, each with its help"),
     "tessera/fetch.py fetch": (60, "the order of checks, which is the guard"),

@@ -115,7 +115,10 @@ def extract(
         float, typer.Option(help="Largest share of wrong values among those not sent to review.")
     ] = 0.01,
     calibration: Annotated[
-        Path | None, typer.Option(help="The model's calibration, which turns scores into confidences.")
+        Path | None,
+        typer.Option(
+            help="The model's calibration, which turns scores into confidences. Default: the one beside its weights."
+        ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read each value again in the part of the page where it was found.")

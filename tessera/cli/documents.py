@@ -15,8 +15,7 @@ from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
-from tessera.documents.api import budget_for, budget_of
-from tessera.documents.calibration import Calibration
+from tessera.documents.api import budget_for, budget_of, calibration_of
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
 from tessera.documents.journal_file import files_of
@@ -88,7 +87,7 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
     begin(job.options())  # mistakes show before a model is loaded
     with sigterm_as_interrupt(), _answering(job) as answering:
         opened = answering.open()
-        calibration = None if job.calibration is None else Calibration.load(job.calibration, opened.fingerprint)
+        calibration = calibration_of(opened, job.calibration)
         extraction = begin(job.options(budget=budget_of(opened), calibration=calibration))
         with Journal.open(job.journal_path, extraction.identity(answering.fingerprint), force=job.force) as journal:
             try:

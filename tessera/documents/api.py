@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tessera.chat import ChatModel
-from tessera.documents.calibration import Calibration
+from tessera.documents.calibration import NAME, Calibration
 from tessera.documents.extraction import Options
 from tessera.documents.plan import Budget
 from tessera.documents.presets import Preset, open_preset
 from tessera.documents.record import Record
 from tessera.documents.streaming import extract_records
+from tessera.heads import beside
 from tessera.model.config import VisionConfig
 
 LEAST_WIDTH = 512  # of a vision encoder: nano is narrower, and the official models are twice as wide
@@ -35,7 +36,8 @@ def extract(
     """Yield a record for each document, as soon as its pages are read.
 
     `schema` is a JSON schema (a mapping or a file), a pydantic class, or "preset:NAME". `model` is a ChatModel, which
-    stays open, or the name of one to open. `calibration` may be a file's path. `options` are the fields of `Options`.
+    stays open, or the name of one to open. `calibration` may be a file's path; by default a model uses the one beside
+    its weights, if there is one. `options` are the fields of `Options`.
     With `journal` the results are kept in that file, and a later call goes on from it. Raises UsageError before
     anything is read.
     """
@@ -56,9 +58,7 @@ class _Settings:
 
     def complete(self, model: ChatModel) -> Options:
         budget = self.options.budget if self.has_budget else budget_of(model)
-        given = self.calibration
-        loaded = Calibration.load(Path(given), model.fingerprint) if isinstance(given, str | Path) else given
-        return replace(self.options, budget=budget, calibration=loaded)
+        return replace(self.options, budget=budget, calibration=calibration_of(model, self.calibration))
 
 
 def _records(
@@ -73,6 +73,22 @@ def _open(name: str | Path) -> ChatModel:
     from tessera.llm import LLM
 
     return LLM(name)
+
+
+def calibration_of(model: ChatModel, given: str | Path | Calibration | None = None) -> Calibration | None:
+    """The given calibration, else the one beside a model's weights; None if they have none, or were changed since.
+
+    Raises UsageError for a file that is damaged, or given and another model's.
+    """
+    if isinstance(given, Calibration):
+        return given
+    if given is not None:
+        return Calibration.load(Path(given), model.fingerprint)
+    weights: Path | None = getattr(model, "path", None)
+    if weights is None or not (file := beside(weights, NAME)).is_file():
+        return None
+    found = Calibration.load(file, model.fingerprint, force=True)
+    return found if found.model == model.fingerprint else None
 
 
 def budget_of(model: ChatModel) -> Budget:

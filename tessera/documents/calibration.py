@@ -24,6 +24,7 @@ from tessera.errors import UsageError, shown
 from tessera.machine import written_whole
 
 FORMAT, VERSION = "tessera calibration", 1
+NAME = "calibration.json"  # beside the weights of a model that comes with one
 EVIDENCE = ("logit_product", "logit_mean", "logit_least", "log_length", "attention", "text", "reread")
 MOST_LOGIT = 14.0  # beyond a probability of 1 - 1e-6, log-probabilities are rounding
 RIDGE = 1.0  # pulls the common weights to 0

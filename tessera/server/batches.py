@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tessera.documents.api import calibration_of
 from tessera.documents.calibration import Calibration
 from tessera.documents.journal import Counts
 from tessera.errors import UsageError
@@ -260,11 +261,11 @@ class Batches:
 
 def _calibration(settings: Settings, backend: Backend) -> Calibration | None:
     """Read the calibration that extractions use; raises UsageError for one of another model."""
-    if settings.calibration is None:
-        return None
-    if not isinstance(backend, LocalBackend):
+    if isinstance(backend, LocalBackend):
+        return calibration_of(backend.llm, settings.calibration)
+    if settings.calibration is not None:
         raise UsageError("calibration is for a model in this process; leave it out.")
-    return Calibration.load(settings.calibration, backend.llm.fingerprint)
+    return None
 
 
 class Running:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.documents.api import calibration_of
 from tessera.documents.calibration import (
     EVIDENCE,
     Calibration,
@@ -28,6 +29,7 @@ from tessera.documents.confidence import Features
 from tessera.documents.curves import binomial_tail, isotonic, logistic
 from tessera.errors import UsageError
 from tessera.evals.reliability import calibration_error
+from tests.documents.fakes import Scripted
 
 
 def drawn(count: int, seed: int = 0, kinds: tuple[str, ...] = ("total",)) -> list[Sample]:
@@ -177,6 +179,35 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: dict[str, object]) ->
     path.write_text("{")
     with pytest.raises(UsageError, match="is not a calibration"):
         Calibration.load(path, "m")
+
+
+class Opened(Scripted):
+    """A model of this process, whose weights lie in a folder."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        super().__init__(lambda images, params: "")
+        self.path, self._fingerprint = path, fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+def test_a_model_uses_the_calibration_beside_its_weights_while_they_are_those_it_was_made_with(tmp_path: Path) -> None:
+    assert calibration_of(Opened(tmp_path, "nano")) is None
+    made = fit(drawn(200), "nano")
+    made.save(tmp_path / "calibration.json")
+    made.save(tmp_path / "pixtral.calibration.json")
+    gguf = tmp_path / "pixtral.gguf"
+    gguf.touch()
+    for path in (tmp_path, gguf):
+        found = calibration_of(Opened(path, "nano"))
+        assert found is not None
+        assert found.common == made.common
+    assert calibration_of(Opened(tmp_path, "nano with other weights")) is None
+    with pytest.raises(UsageError, match="was made with the model"):
+        calibration_of(Opened(tmp_path, "another"), tmp_path / "calibration.json")
+    assert calibration_of(Scripted(lambda images, params: "")) is None, "of a server, nobody knows the weights"
 
 
 def test_too_few_or_one_sided_labels_are_refused() -> None:
