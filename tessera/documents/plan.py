@@ -157,13 +157,14 @@ def windows(tokens: Sequence[int], preset: Preset, budget: Budget) -> tuple[tupl
 
 def page_tokens(page: Page, tiles: str, budget: Budget) -> int:
     """Estimate a page's tokens, those of its tiles included."""
+    return sum(_view_tokens(page, box, side, budget) for box, side in views(page, tiles, budget))
+
+
+def _view_tokens(page: Page, box: Box | None, side: int, budget: Budget) -> int:
     width, height = page.size
-    total = 0
-    for box, side in views(page, tiles, budget):
-        across, down = (box.right - box.left, box.bottom - box.top) if box else (1.0, 1.0)
-        stored = side if page.pixels is None else min(side, round(page.pixels * share_of(page, box)))
-        total += budget.image_tokens(width * across, height * down, stored)
-    return total
+    across, down = (box.right - box.left, box.bottom - box.top) if box else (1.0, 1.0)
+    stored = side if page.pixels is None else min(side, round(page.pixels * share_of(page, box)))
+    return budget.image_tokens(width * across, height * down, stored)
 
 
 def page_side(page: Page, budget: Budget) -> int:
@@ -175,16 +176,36 @@ def page_side(page: Page, budget: Budget) -> int:
 def views(page: Page, tiles: str, budget: Budget, turn: int = 0) -> list[tuple[Box | None, int]]:
     """Return the parts of a page that are shown, and the side of each: the whole page (None), then its tiles.
 
-    With a wanted size of type, the whole page is no more than what is printed on it.
+    With a wanted size of type, the whole page is no more than what is printed on it. All fits the context.
     """
     most, size = budget.image_side, budget.type_size
     parts: list[Box | None] = [None if size is None else printed_box(page, most)]
     if tiles == "2x2" or (tiles == "auto" and needs_tiles(page, most)):
         parts += tile_boxes(page)
     if size is None:
-        return [(part, most) for part in parts]
+        return _fitted(page, [(part, most) for part in parts], budget)
     height = small_type(page, most, turn)
-    return [(part, legible_side(height, most, size, share_of(page, part))) for part in parts]
+    return _fitted(page, [(part, legible_side(height, most, size, share_of(page, part))) for part in parts], budget)
+
+
+def _fitted(page: Page, shown: list[tuple[Box | None, int]], budget: Budget) -> list[tuple[Box | None, int]]:
+    """Give the whole page what it needs of the context, and its tiles the rest; none if they would be no finer."""
+    room = max(budget.context_tokens - REPLY_TOKENS - REPLY_TOKENS_PER_PAGE, budget.context_tokens // 2)
+    whole, *tiles = [_view_tokens(page, box, side, budget) for box, side in shown]
+    if whole + sum(tiles) <= room:
+        return shown
+
+    def smaller(box: Box | None, side: int, tokens: int, most: float) -> tuple[Box | None, int]:
+        while tokens > most and side > budget.token_side:
+            side = int(side * min(math.sqrt(most / tokens), 0.99))
+            tokens = _view_tokens(page, box, side, budget)
+        return box, side
+
+    first = smaller(*shown[0], whole, room)
+    left = max(room - whole, 1) / max(sum(tiles), 1)
+    parts = [smaller(*view, tokens, left * tokens) for view, tokens in zip(shown[1:], tiles, strict=True)]
+    is_finer = all(side / share_of(page, box) > first[1] / share_of(page, first[0]) for box, side in parts)
+    return [first, *parts] if is_finer else [first]
 
 
 def instructions(preset: Preset) -> str:

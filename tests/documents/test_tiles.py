@@ -125,6 +125,24 @@ def test_a_side_stays_within_its_bounds_and_other_models_get_all_of_theirs(tmp_p
     assert (budget_for(nano, 4096).type_size, budget_for(wide, 4096).type_size) == (14.0, None)
 
 
+@pytest.mark.parametrize("context", [2_000, 4_000, 8_000, 10_000, 12_000, 16_384])
+@pytest.mark.parametrize("type_size", [None, 14.0])
+def test_a_page_and_its_tiles_fit_the_context_however_small(
+    context: int, type_size: float | None, tmp_path: Path
+) -> None:
+    """Of an A4 page, 1,024 pixels high and 724 wide, in tokens of 16 pixels: 64 rows of 46 tokens and a break."""
+    page = page_of(tmp_path, pdf_bytes(text_at(50, 700, "Small print", size=6)))
+    budget = Budget(context_tokens=context, type_size=type_size)
+    shown = views(page, "2x2", budget)
+    tokens = page_tokens(page, "2x2", budget)
+    assert tokens <= max(context - 2048, context // 2)
+    if type_size is None:
+        assert shown[0][1] == (1024 if context >= 3_008 + 2_048 else shown[0][1])
+        assert len(shown) in (1, 5)
+        assert all(side / 0.55 > 1024 for _, side in shown[1:]), "tiles show more than the page does"
+        assert len(shown) == (5 if context >= 10_000 else 1)
+
+
 def test_the_option_goes_before_the_preset_for_the_largest_side() -> None:
     preset = preset_of("mine", {"max_image_side": 512})
     assert Extraction([], preset, Options()).budget.image_side == 512
