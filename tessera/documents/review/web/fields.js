@@ -34,7 +34,8 @@ export function fieldRow(record, field, { actions, corrections, schema, isSelect
   const value = corrections.current(record, path);
   const kind = isDone ? "done" : field.review ? "doubtful" : "";
   const name = button("", { class: "name", "aria-current": isSelected ? "true" : null }, () => actions.select(record, path));
-  name.append(foreign(path), hidden(isDone ? ", checked" : field.review ? ", to review" : ""));
+  const parts = path.split(/(?=[.[])/).flatMap((part, index) => (index ? [element("wbr"), part] : [part]));
+  name.append(element("bdi", { dir: "auto" }, ...parts), hidden(isDone ? ", checked" : field.review ? ", to review" : ""));
   const shown = value === null || value === undefined || value === "" ? element("span", { class: "nothing" }, "nothing") : foreign(cut(textOf(value)));
   const holder = element("div", { class: "value" }, hidden("Value: "), shown);
   const read = entry && "value" in entry ? textOf(field.value) : field.raw;

@@ -50,6 +50,7 @@ class Review {
     this.codes = element("div", {});
     this.list = element("ol", { class: "records", "aria-label": "Documents" });
     this.more = button("", { class: "quiet" }, () => { this.drawn += PAGE; this.draw(); });
+    this.more.hidden = true; // until there are records
     this.status = element("p", { class: "status", role: "status" });
     this.filters = element("fieldset", { class: "filters" }, element("legend", { class: "visually-hidden" }, "Show"));
     const search = element("input", { type: "search", placeholder: "Find a document or value", "aria-label": "Find a document or value", autocomplete: "off" });
