@@ -8,8 +8,11 @@ A class decides only the codes, so a new kind of failure needs no new handler an
 from __future__ import annotations
 
 import errno
+import re
 
 MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters in an error's text
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 SQLITE_NO_ROOM = {13, 778}  # SQLITE_FULL and SQLITE_IOERR_WRITE
 
 
@@ -159,8 +162,9 @@ class DiskFullError(TesseraError):
 def lacks_room(error: BaseException) -> bool:
     """Return True if the system or SQLite could not write for want of room: of the disk, a quota or `ulimit -f`."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return getattr(error, "sqlite_errorcode", None) in SQLITE_NO_ROOM
+        return error.errno in NO_ROOM
+    told = RUST_ERROR.search(str(error))  # as safetensors raises it
+    return bool(told and int(told[1]) in NO_ROOM) or getattr(error, "sqlite_errorcode", None) in SQLITE_NO_ROOM
 
 
 class MeasurementError(TesseraError):

@@ -37,7 +37,7 @@ from tessera.finetune.state import has_state, load_state, save_state
 from tessera.finetune.tower import Tower
 from tessera.finetune.trained import Trained
 from tessera.load import LoadedModel
-from tessera.machine import peak_bytes, written_whole
+from tessera.machine import disk_room, peak_bytes, written_whole
 from tessera.sources import ImageLimits
 from tessera.training.loop import Record, training_steps
 from tessera.training.optimizer import MasterOptimizer
@@ -131,8 +131,8 @@ class Run:
             raise UsageError(f"{self.out} is not what rank 0 sees; name a folder on a disk that all ranks share.")
 
     def go(self) -> Outcome:
-        """Run what is left; raises TesseraError with the option to change if memory or numbers run out."""
-        with alone(self.out) if self.ranks.first else nullcontext():
+        """Run what is left; raises TesseraError that says what to change if memory, disk or numbers run out."""
+        with disk_room(self.out), alone(self.out) if self.ranks.first else nullcontext():
             return self._go()
 
     def _go(self) -> Outcome:

@@ -38,6 +38,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], step: int, ranks: Ranks
         if ranks.first:
             save_checkpoint(folder / STATE, tensors, step)
         return
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save  # slow to import, and an adapter needs none
 
     target = folder / f"{PIECES}{step:09d}"
@@ -47,7 +48,13 @@ def save_state(folder: Path, tensors: dict[str, Tensor], step: int, ranks: Ranks
             shutil.rmtree(left)
     with written_whole(target, shared=True) if ranks.first else nullcontext(partial), _one_rank_is_meant():
         ranks.wait()
-        save(tensors | {STEP: torch.tensor(step)}, checkpoint_id=partial, no_dist=ranks.size == 1)
+        try:
+            save(tensors | {STEP: torch.tensor(step)}, checkpoint_id=partial, no_dist=ranks.size == 1)
+        except CheckpointException as error:
+            raise CheckpointError(
+                f"{target}: the state could not be written whole; see that its disk has room and can be written to, "
+                "then start again: the run goes on from the state before it."
+            ) from error
     if ranks.first:
         for older in folder.glob(f"{PIECES}*"):
             if older != target:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -30,5 +30,5 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], int]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, int(metadata["step"])  # noqa: SIM118
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a training checkpoint; remove it to start the run anew.") from error

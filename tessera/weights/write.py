@@ -135,9 +135,13 @@ def _check_free(folder: Path, needed: int) -> None:
         raise UsageError(f"{folder} exists and is not an empty folder; nothing is overwritten, so name a new one.")
     if needed > (free := free_disk_bytes(folder)):
         raise UsageError(
-            f"the model takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB is free at {folder}; free some, or name a "
-            "folder on a larger disk."
+            f"the files take {_size(needed)} and {_size(free)} is free at {folder}; free some, or name a folder on a "
+            "larger disk."
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def _piece_of_source(name: str, source: Source, to: Layout, config: ModelConfig) -> Piece:

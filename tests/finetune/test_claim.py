@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import CheckpointError, DiskFullError, TesseraError, UsageError
 from tessera.finetune.claim import RUN, SETTINGS, alone, claim, digest
 from tessera.finetune.settings import Settings
-from tessera.finetune.state import has_state
+from tessera.finetune.state import STATE, has_state
 from tests.finetune.small import make_run, prepare, read_samples, write_data
 
 
@@ -60,3 +61,30 @@ def test_a_step_without_a_finite_loss_ends_the_run_unsaved(tmp_path: Path) -> No
     with pytest.raises(TesseraError, match="a gradient of nan"):
         run.go()
     assert not has_state(tmp_path / "out" / RUN, full=False)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_state_without_room_is_told_and_the_run_goes_on_afterwards(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(full=method == "full", save_steps=1)
+    run = make_run(prepare(tmp_path), tmp_path / "out", settings)
+    monkeypatch.setattr(run, "_write", lambda folder: None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(CheckpointError if settings.full else DiskFullError, match="could not be written whole"):
+            run.go()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not has_state(tmp_path / "out" / RUN, full=settings.full)
+    again = make_run(tmp_path, tmp_path / "out", settings)
+    assert again.go().steps == again.steps
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    make_run(prepare(tmp_path), tmp_path / "out", Settings(save_steps=1)).go()
+    state = tmp_path / "out" / RUN / STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="is not a training checkpoint; remove it to start the run anew"):
+        make_run(tmp_path, tmp_path / "out", Settings(save_steps=1)).go()

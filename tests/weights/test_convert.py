@@ -130,7 +130,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
 def test_a_disk_too_small_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mistral_folder(tmp_path / "a")
     monkeypatch.setattr("tessera.weights.write.free_disk_bytes", lambda folder: 1000)
-    with pytest.raises(UsageError, match=r"the model takes 0\.00 GB and 0\.00 GB is free"):
+    with pytest.raises(UsageError, match=r"the files take \d+\.\d\d MB and 0\.00 MB is free"):
         convert(tmp_path / "a", tmp_path / "b", "hf")
     assert not (tmp_path / "b").exists()
 
