@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
-from tessera.cli.start import importing
+from tessera.cli.start import importing, leave_quickly
 
 # Libraries that a plain question needs for nothing, some of which take a second each.
 HEAVY = (
@@ -17,6 +18,7 @@ HEAVY = (
 )  # fmt: skip
 PROGRAM = """
 import sys
+from types import ModuleType
 from tessera.cli.app import main
 try:
     main()
@@ -60,3 +62,15 @@ def test_the_collector_goes_on_after_an_import_that_fails() -> None:
     with pytest.raises(ModuleNotFoundError), importing():
         raise ModuleNotFoundError("a library")
     assert gc.isenabled()
+
+
+def test_the_last_collection_is_spared_but_for_triton_s_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    try:
+        leave_quickly()
+        assert gc.get_freeze_count() > 0
+        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+        leave_quickly()
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.unfreeze()
