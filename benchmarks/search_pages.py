@@ -41,11 +41,16 @@ class Drawn:
     rare: str  # a name that only this page has
 
 
-def drawn_pages(count: int, num_lines: int = LINES, seed: int = 7) -> Iterator[Drawn]:
-    """Draw pages; all questions of a run have one answer."""
+SPACE = len(FIRST) * len(SECOND) * len(FORMS) * len(CITIES) * len(THINGS)  # vendors, their cities and things: 917,504
+
+
+def drawn_pages(count: int, num_lines: int = LINES, seed: int = 7, first: int = 0) -> Iterator[Drawn]:
+    """Draw pages; up to 800,000 of them, each question of a run has one answer. `first` is the first page's number."""
     draw = random.Random(seed)
     taken: set[tuple[str, ...]] = set()
-    for index in range(count):
+    for index in range(first, first + count):
+        if len(taken) > 0.9 * SPACE:  # new ones would be searched for ever longer, and at last forever
+            taken.clear()
         while True:
             vendor = f"{draw.choice(FIRST)} {draw.choice(SECOND)} {draw.choice(FORMS)}"
             city, things = draw.choice(CITIES), draw.sample(THINGS, 3)
@@ -60,6 +65,12 @@ def drawn_pages(count: int, num_lines: int = LINES, seed: int = 7) -> Iterator[D
         lines += [f"{draw.randrange(1, 90)} x {thing}   {draw.randrange(100, 99_999) / 100:.2f}" for thing in things]
         lines += [" ".join(draw.choice(FILL) for _ in range(10)) for _ in range(num_lines - len(lines))]
         yield Drawn(tuple(lines), number, part, f"{vendor} {city} {things[0]}", rare.rstrip("0123456789"))
+
+
+def as_drawn(lines: Sequence[str]) -> Drawn:
+    """A page again, by its lines."""
+    number, rare, part = (lines[place].split()[-1] for place in (0, 4, 5))
+    return Drawn(tuple(lines), number, part, f"{lines[1]} {lines[3]} {lines[6].split()[2]}", rare)
 
 
 def written_pdf(pages: Sequence[Drawn]) -> bytes:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tessera.chat import Completion, Delta, Timings, Usage
+from tessera.cli.app import app
 from tessera.client import Client
+from tessera.model.config import ModelConfig
 from tessera.sampling import Grammar
 from tessera.server.lines import Line, Rows
 from tessera.server.names import Names
@@ -22,20 +25,62 @@ from tessera.summary import describe
 from tessera.weights.convert import convert
 from tests.server.conftest import Running, asking, run_server
 from tests.tokenizers import NANO, ours, tekken
-from tests.weights.checkpoints import TIED, write_mistral_folder
+from tests.weights.checkpoints import LLAVA, MERGED, TIED, write_mistral_folder
+
+# Each model's kind of config, small, and its version of the chat format. Pixtral Large has Pixtral's layout and wider
+# groups of heads; its own tokenizer, SentencePiece, is in test_tokens.
+KINDS: dict[str, tuple[ModelConfig, str]] = {
+    "pixtral 12b": (LLAVA, "v3"),
+    "pixtral large": (dataclasses.replace(LLAVA, n_heads=6, n_kv_heads=1, head_dim=16), "v7"),
+    "small 3.1": (MERGED, "v7"),
+    "small 3.2": (MERGED, "v11"),
+    "ministral 3": (TIED, "v13"),
+}
 
 
-def write_ministral(folder: Path) -> Path:
-    """A random model of Ministral 3's kind in the official layout, with a tokenizer of its version of the format."""
+def write_model(folder: Path, kind: str = "ministral 3") -> Path:
+    """A random model of a kind in the official layout, with a tokenizer of its version of the format."""
+    config, version = KINDS[kind]
     vocab = json.loads(NANO.read_text())["config"]["default_vocab_size"]
-    write_mistral_folder(folder, dataclasses.replace(TIED, vocab_size=vocab))
-    shutil.copyfile(tekken("v13"), folder / "tekken.json")
+    write_mistral_folder(folder, dataclasses.replace(config, vocab_size=vocab))
+    shutil.copyfile(tekken(version), folder / "tekken.json")
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_command_knows_every_kind(kind: str, tmp_path: Path) -> None:
+    """`info`, `convert` into the other layout, `quantize` of that, and `serve` of all three."""
+
+    def run(*words: object) -> str:
+        done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    folders = {"own": write_model(tmp_path / "own", kind), "hf": tmp_path / "hf", "bits": tmp_path / "bits"}
+    run("convert", folders["own"], folders["hf"], "--to", "hf")
+    run("quantize", folders["hf"], folders["bits"], "--bits", "8")
+    told = {name: json.loads(run("info", folder, "--json")) for name, folder in folders.items()}
+    parameters = {name: each["parameters"] for name, each in told.items()}
+    assert parameters["own"] == parameters["hf"]
+    replies = {}
+    for name, folder in folders.items():
+        running = run_server(model=str(folder), device="cpu")
+        try:
+            asked = asking(max_tokens=4, ignore_eos=True, temperature=0, logprobs=True)
+            response = running.post("/v1/chat/completions", asked)
+        finally:
+            running.stop()
+        assert response.status_code == 200, response.text
+        replies[name] = [each["logprob"] for each in response.json()["choices"][0]["logprobs"]["content"]]
+    assert replies["hf"] == replies["own"]  # the same numbers in another order
+    assert len(replies["bits"]) == len(replies["own"]) > 0
+    assert replies["bits"][0] == pytest.approx(replies["own"][0], abs=0.5)
 
 
 @pytest.mark.parametrize("layout", ["mistral", "hf"])
 def test_ministral_is_described_served_and_asked(layout: str, tmp_path: Path) -> None:
-    folder = write_ministral(tmp_path / "own")
+    folder = write_model(tmp_path / "own")
     if layout != "mistral":
         convert(folder, tmp_path / "other", layout)
         folder = tmp_path / "other"
@@ -52,7 +97,7 @@ def test_ministral_is_described_served_and_asked(layout: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = run_server(model=str(write_ministral(tmp_path_factory.mktemp("ministral") / "own")), device="cpu")
+    running = run_server(model=str(write_model(tmp_path_factory.mktemp("ministral") / "own")), device="cpu")
     yield running
     running.stop()
 
