@@ -15,6 +15,7 @@ from tessera.errors import DocumentError
 from tessera.search.packing import boxes_of, text_of
 from tessera.search.searcher import Searcher, wanted_of
 from tessera.search.snippets import find_hits, hit_boxes
+from tessera.search.store import in_words
 
 MAX_BOXES = 500
 
@@ -47,8 +48,8 @@ def show_page(searcher: Searcher, page: int, query: str = "") -> Shown | None:
         content, member, number, count, source, width, height, packed, places, description = row
         text = text_of(packed)
         hits = find_hits(text, wanted_of(searcher.connection, query)) if query.strip() else []
-    boxes, box_source = hit_boxes(text, hits, boxes_of(places, number), number)
-    files = searcher.files_of(content, member)
+        boxes, box_source = hit_boxes(text, hits, boxes_of(places, number), number)
+        files = searcher.files_of(content, member)
     return Shown(
         page, files[0] if files else "", number, count, source, None if width is None else (width, height), text,
         description, tuple(boxes[:MAX_BOXES]), box_source,
@@ -57,14 +58,15 @@ def show_page(searcher: Searcher, page: int, query: str = "") -> Shown | None:
 
 def open_page(searcher: Searcher, page: int, limits: PageLimits | None = None) -> Page | None:
     """Open a page of the index in its file; None if the index has no such page. Raises DocumentError."""
-    row = searcher.connection.execute(
-        "SELECT p.content, member, number, digest FROM pages p JOIN contents c ON c.id = p.content WHERE p.id = ?",
-        (page,),
-    ).fetchone()
-    if row is None:
-        return None
-    content, member, number, digest = row
-    names = searcher.files_of(content, "")
+    with in_words(searcher.file):
+        row = searcher.connection.execute(
+            "SELECT p.content, member, number, digest FROM pages p JOIN contents c ON c.id = p.content WHERE p.id = ?",
+            (page,),
+        ).fetchone()
+        if row is None:
+            return None
+        content, member, number, digest = row
+        names = searcher.files_of(content, "")
     for name in names:
         path = path_of(searcher.root, name)
         if path.is_file() and _digest(path) == digest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from tessera.search.near import Frequencies, with_near
 from tessera.search.packing import text_of
 from tessera.search.query import Clause, Query, Term, parse
 from tessera.search.snippets import Wanted, find_hits, snippet
-from tessera.search.store import damaged, in_words, index_of, reading, root_of
+from tessera.search.store import in_words, index_of, reading, root_of
 from tessera.search.terms import tokens
 
 CANDIDATES = 200  # pages of each list
@@ -67,8 +66,6 @@ class Searcher:
             with in_words(self.file):
                 self.connection.execute("BEGIN")  # also spares locking the file anew for each statement
                 yield
-        except zlib.error as error:  # of a text that is kept
-            raise damaged(self.file) from error
         finally:
             self._ends_at = float("inf")
             if self.connection.in_transaction:

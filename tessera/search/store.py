@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,6 +123,10 @@ def check(file: Path, connection: sqlite3.Connection) -> None:
     """Raise UsageError for a file that is no index of this version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if not application and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise UsageError(
+            f"the index {file} is empty, as a run leaves it that cannot begin; index again.", param="index"
+        )
     if application != APPLICATION:
         raise UsageError(f"{file} is no index of Tessera; name another file.", param="index")
     if version != VERSION:
@@ -167,14 +172,16 @@ def _whole(file: Path) -> Iterator[None]:
 
 @contextmanager
 def in_words(file: Path) -> Iterator[None]:
-    """Reword SQLite's failures."""
+    """Reword SQLite's failures, and those of the texts that it keeps."""
     try:
         yield
+    except zlib.error as error:
+        raise damaged(file) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             raise DiskFullError(f"{file}: no space is left on the disk; free some, and index again.") from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or type(error) is sqlite3.DatabaseError:
             raise damaged(file) from error
         if code == sqlite3.SQLITE_INTERRUPT:
             raise UsageError("the search takes too long; add a rarer word or a filter.", param="q") from error

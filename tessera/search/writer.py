@@ -194,9 +194,10 @@ class Writer:
 
     def _row(self, page: int) -> tuple[str, str] | None:
         """The two texts of a page as they are in the full-text table; None if it is not there."""
-        text, description = self.connection.execute(
-            "SELECT text, description FROM pages WHERE id = ?", (page,)
-        ).fetchone()
+        row = self.connection.execute("SELECT text, description FROM pages WHERE id = ?", (page,)).fetchone()
+        if row is None:  # although its number was just read from the same table
+            raise sqlite3.DatabaseError(f"page {page} is not where its number is")
+        text, description = row
         return (text_of(text), description) if text is not None or description else None
 
     def _index(self, page: int, text: str, about: str) -> None:

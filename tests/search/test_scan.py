@@ -17,7 +17,8 @@ import pytest
 from tessera.errors import UsageError
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
-from tessera.search.store import NAME, reading, root_of, writing
+from tessera.search.store import NAME, in_words, reading, root_of, writing
+from tessera.search.writer import Writer
 from tests.documents.files import mail_bytes, zip_bytes
 from tests.search.archive import ACME, BAKERY, LETTER, found, pdf, places, put, rows, scanned
 
@@ -227,6 +228,9 @@ def test_other_files_are_refused_as_indexes(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("no database, and long enough to be taken for one" * 40)
     with pytest.raises(UsageError, match="is no index, or is damaged"):
         Searcher(tmp_path)
+    (tmp_path / NAME).write_bytes(b"")
+    with pytest.raises(UsageError, match="is empty, as a run leaves it that cannot begin; index again"):
+        Searcher(tmp_path)
     with pytest.raises(UsageError, match="has no index; make one with `tessera index"):
         Searcher(tmp_path.parent)
 
@@ -245,6 +249,22 @@ def test_a_damaged_index_is_said_to_be(archive: Path, harm: str) -> None:
         connection.executescript(harm)
     with pytest.raises(UsageError, match="is damaged; delete it and index again"):
         places(archive, "croissants")
+
+
+@pytest.mark.parametrize(
+    "harm", ["UPDATE pages SET text = x'00'", "DELETE FROM pages WHERE number = 1"], ids=["text", "row"]
+)
+def test_a_damaged_index_is_said_to_be_by_who_writes_it(archive: Path, harm: str) -> None:
+    with closing(sqlite3.connect(archive / NAME)) as connection:
+        connection.executescript(harm)
+        if "DELETE" in harm:  # as a page of the table that was lost, whose index of numbers still has it
+            writer = Writer(connection)
+            with pytest.raises(UsageError, match="is damaged"), in_words(archive / NAME):
+                writer._unindex(1)
+            return
+    (archive / "bakery.pdf").unlink()
+    with pytest.raises(UsageError, match="is damaged; delete it and index again"):
+        scanned(archive)
 
 
 def test_a_folder_may_be_named_by_any_of_its_paths(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
