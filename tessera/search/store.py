@@ -20,7 +20,8 @@ from tessera.errors import DiskFullError, TesseraError, UsageError
 
 NAME = ".tessera-index.db"  # in the folder that it indexes; names that begin with a dot are no documents
 APPLICATION, VERSION = 0x54535358, 1  # SQLite's application_id: "TSSX"
-BUSY_S = 60.0
+BUSY_S = 60.0  # that a writer waits for readers
+READING_BUSY_S = 10.0  # that a reader waits for whoever holds the whole file; a search takes no longer either
 CACHE_KIB = 65_536  # of SQLite's page cache
 TOKENS = "tokenize = 'unicode61 remove_diacritics 2'"
 PARTIAL, COMPLETE = 0, 1  # states of a content
@@ -141,7 +142,9 @@ def reading(file: Path) -> sqlite3.Connection:
         own = f"{file.absolute().as_uri()}?mode=ro"
         if not os.access(file.absolute().parent, os.W_OK) and not file.with_name(f"{file.name}-wal").exists():
             own += "&immutable=1"  # its journal's memory file cannot be made there
-        connection = sqlite3.connect(own, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            own, uri=True, timeout=READING_BUSY_S, isolation_level=None, check_same_thread=False
+        )
         try:
             with _whole(file):
                 connection.execute("PRAGMA query_only = ON")

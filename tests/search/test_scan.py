@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.errors import UsageError
+from tessera.errors import TesseraError, UsageError
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
 from tessera.search.store import NAME, in_words, reading, root_of, writing
@@ -222,6 +222,16 @@ def test_two_writers_exclude_each_other(archive: Path) -> None:
     ):
         pass
     scanned(archive)
+
+
+def test_a_locked_index_is_not_waited_for_long(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.search.store.READING_BUSY_S", 0.01)
+    with closing(sqlite3.connect(archive / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TesseraError, match="is in use by another process; try again later"):
+            places(archive, "drill")
+        other.execute("ROLLBACK")
+    assert places(archive, "drill") == [("acme.pdf", 1)]
 
 
 def test_other_files_are_refused_as_indexes(tmp_path: Path) -> None:
