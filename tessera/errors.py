@@ -155,6 +155,12 @@ class NotFiniteError(ReplyError):
     code = "model_not_finite"
 
 
+class FileBusyError(TesseraError):
+    """A file that another process holds for itself for longer than is waited."""
+
+    http_status = 503
+
+
 class DiskFullError(TesseraError):
     """A file that could not be written because the disk, a quota or a file size limit is full."""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tessera.errors import DiskFullError, TesseraError, UsageError
+from tessera.errors import DiskFullError, FileBusyError, UsageError
 
 NAME = ".tessera-index.db"  # in the folder that it indexes; names that begin with a dot are no documents
 APPLICATION, VERSION = 0x54535358, 1  # SQLite's application_id: "TSSX"
@@ -189,7 +189,7 @@ def in_words(file: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_INTERRUPT:
             raise UsageError("the search takes too long; add a rarer word or a filter.", param="q") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise TesseraError(f"the index {file} is in use by another process; try again later.") from error
+            raise FileBusyError(f"the index {file} is in use by another process; try again later.") from error
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
             raise UsageError(f"the index {file} cannot be opened; check the path and its permissions.") from error
         raise

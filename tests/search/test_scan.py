@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import FileBusyError, UsageError
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
 from tessera.search.store import NAME, in_words, reading, root_of, writing
@@ -228,7 +228,7 @@ def test_a_locked_index_is_not_waited_for_long(archive: Path, monkeypatch: pytes
     monkeypatch.setattr("tessera.search.store.READING_BUSY_S", 0.01)
     with closing(sqlite3.connect(archive / NAME, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(TesseraError, match="is in use by another process; try again later"):
+        with pytest.raises(FileBusyError, match="is in use by another process; try again later"):
             places(archive, "drill")
         other.execute("ROLLBACK")
     assert places(archive, "drill") == [("acme.pdf", 1)]

@@ -7,6 +7,7 @@ import io
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tessera.documents.api import budget_of
+from tessera.errors import EngineBusyError
 from tessera.search.assisted import search_assisted
 from tessera.search.query import MAX_QUERY
 from tessera.search.searcher import Searcher
@@ -156,6 +158,16 @@ def test_a_page_has_its_boxes_its_image_and_its_thumbnail(searching: Searching) 
     assert inside.getextrema()[0] < 100  # the box has ink
     small = PILImage.open(io.BytesIO(get(searching, f"/v1/search/pages/{page}/thumbnail").content))
     assert (small.format, max(small.size)) == ("WEBP", 256)
+
+
+def test_a_locked_index_is_said_without_its_path(searching: Searching, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.search.store.READING_BUSY_S", 0.01)
+    with closing(sqlite3.connect(searching.index, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        response = get(searching, "/v1/search", q="acme")
+        other.execute("ROLLBACK")
+    assert response.status_code == EngineBusyError.http_status
+    assert response.json()["error"]["message"] == "another process holds the index; ask again later."
 
 
 def test_without_an_index_the_routes_say_how_to_have_one(running: Running) -> None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from tessera.documents.api import budget_for
 from tessera.documents.limits import PageLimits
 from tessera.documents.plan import Budget
-from tessera.errors import DocumentError, EngineBusyError, UsageError
+from tessera.errors import DocumentError, EngineBusyError, FileBusyError, UsageError
 from tessera.fetch import Stop
 from tessera.search.assisted import search_assisted
 from tessera.search.found import Found
@@ -76,6 +76,8 @@ class Archive:
             yield
         except BadRequestError:
             raise
+        except FileBusyError as error:  # whose sentence has the index's path in it
+            raise EngineBusyError("another process holds the index; ask again later.") from error
         except UsageError as error:
             # What is wrong with the index is the operator's business; what is wrong with a query has its parameter.
             if error.param in ("q", "limit", "offset", "vectors"):
