@@ -16,7 +16,7 @@ from tessera.model.linear import Linear
 # Longer steps pass through the feed-forward this many tokens at a time. Its hidden values are four times as wide as
 # all others: at 4096 patches each of the two is 32 MB, which the C library maps anew every time, and the kernel
 # takes longer to clear those pages than all arithmetic between the products (14 ms each on a Zen 4 core).
-FEED_FORWARD_TOKENS = 2048
+FEED_FORWARD_TOKENS = 1024
 
 
 class RMSNorm(nn.Module):

@@ -53,6 +53,21 @@ template <int BITS, int TOKENS> void fetch_ahead(const uint8_t *from, int64_t gr
     for (int line = 0; line < PAGE_LINES; ++line) _mm_prefetch(from + PAGE_BYTES + 64 * line, _MM_HINT_T0);
 }
 
+// Adds the products of 16 rows' four columns with one token's four inputs. GCC 12 broadcasts them in an instruction of
+// its own, where the product itself can.
+__m512i add_four(__m512i sums, __m512i codes, const int8_t *inputs) {
+#ifdef __SANITIZE_ADDRESS__ // sees what intrinsics read
+  int32_t four;
+  std::memcpy(&four, inputs, 4);
+  return _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(four));
+#else
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+          : "+v"(sums)
+          : "v"(codes), "m"(*reinterpret_cast<const int8_t(*)[4]>(inputs)));
+  return sums;
+#endif
+}
+
 template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
 void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float *out) {
   const int64_t groups = weight.groups();
@@ -90,11 +105,8 @@ void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float 
 #pragma GCC unroll 8
       for (int j = 0; j < 8; ++j) {
 #pragma GCC unroll 4
-        for (int c = 0; c < chains; ++c) {
-          int32_t four;
-          std::memcpy(&four, inputs + (start + c) * GROUP + 4 * j, 4);
-          products[c] = _mm512_dpbusd_epi32(products[c], codes[j], _mm512_set1_epi32(four));
-        }
+        for (int c = 0; c < chains; ++c)
+          products[c] = add_four(products[c], codes[j], inputs + (start + c) * GROUP + 4 * j);
       }
 #pragma GCC unroll 4
       for (int c = 0; c < chains; ++c) {

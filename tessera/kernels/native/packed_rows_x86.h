@@ -1,4 +1,5 @@
-// A product's rows in memory by AVX2: 32 inputs rounded to 8 bits, and 16 sums stored.
+// A product's rows in memory by AVX2 or AVX-512: 32 inputs rounded to 8 bits, and 16 sums stored. Both have the same
+// bits.
 #pragma once
 
 #include "packed_call.h"
@@ -9,6 +10,63 @@
 
 namespace {
 
+#ifdef __AVX512F__
+__m512 load16(const char *from, int64_t dtype) {
+  if (dtype == FLOAT32) return _mm512_loadu_ps(from);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+  if (dtype == FLOAT16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// Float32 to bfloat16, half to even; a NaN keeps its top bits and gets one that no rounding can carry away.
+__m256i bfloat16_of(__m512 values) {
+  const __m512i bits = _mm512_castps_si512(values);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+  const __m512i whole = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(whole, 16));
+}
+
+// The first `count` of 16 sums to the outputs.
+void store(const float *sums, char *to, int64_t dtype, int64_t count) {
+  const __m512 values = _mm512_loadu_ps(sums);
+  __m512i out = _mm512_castps_si512(values);
+  if (dtype == BFLOAT16) out = _mm512_castsi256_si512(bfloat16_of(values));
+  if (dtype == FLOAT16) out = _mm512_castsi256_si512(_mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+  if (count < TILE_ROWS)
+    std::memcpy(to, &out, count * element_bytes(dtype));
+  else if (dtype == FLOAT32)
+    _mm512_storeu_si512(to, out);
+  else
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_castsi512_si256(out));
+}
+
+// The largest magnitude over 127 of 32 inputs; codes are their multiples of it, and `sum` adds the codes up. A group
+// that is not finite has NaN, so that each sum of its token then is.
+float quantize_group(const char *from, int64_t dtype, int8_t *codes, int32_t &sum) {
+  const __m512 values[2] = {load16(from, dtype), load16(from + 16 * element_bytes(dtype), dtype)};
+  // As whole numbers magnitudes are ordered too, with infinity and NaN above all else.
+  const __m512i positive = _mm512_set1_epi32(0x7fffffff);
+  const __m512i largest = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(values[0]), positive),
+                                           _mm512_and_si512(_mm512_castps_si512(values[1]), positive));
+  const float scale = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epu32(largest)))) / 127.0f;
+  sum = 0;
+  if (!(scale >= 0x1p-126f && scale <= 0x1.fffffep127f)) { // too small to invert, or not finite
+    std::memset(codes, 0, GROUP);
+    return scale < 0x1p-126f ? scale : __builtin_nanf("");
+  }
+  const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+  __m512i total = _mm512_setzero_si512();
+  for (int i = 0; i < 2; ++i) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(values[i], inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(codes) + i, _mm512_cvtsepi32_epi8(whole));
+    total = _mm512_add_epi32(total, whole);
+  }
+  sum = _mm512_reduce_add_epi32(total);
+  return scale;
+}
+#else
 __m256 load8(const char *from, int64_t dtype) {
   if (dtype == FLOAT32) return _mm256_loadu_ps(reinterpret_cast<const float *>(from));
   const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
@@ -79,5 +137,6 @@ float quantize_group(const char *from, int64_t dtype, int8_t *codes, int32_t &su
   sum = _mm_cvtsi128_si32(added);
   return scale;
 }
+#endif
 
 } // namespace
