@@ -67,6 +67,20 @@ def browser() -> Iterator[Any]:
 
 
 @needs_chromium
+def test_buttons_stay_within_their_rows_at_any_width(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    write(path)
+    wider = """() => [...document.querySelectorAll(".pair .actions button")].filter((button) =>
+      button.getBoundingClientRect().right > button.closest(".pair").getBoundingClientRect().right).length"""
+    with watched_pages(browser, path.as_uri()) as open_page:
+        page = open_page()
+        for width in (390, 860, 920, 1100, 1200, 1230, 1600):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.locator(".pair .actions button").count() == 6
+            assert page.evaluate(wider) == 0, width
+
+
+@needs_chromium
 def test_clicks_are_kept_and_exported_as_labels(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     write(path)
