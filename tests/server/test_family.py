@@ -156,6 +156,32 @@ def test_messages_have_thoughts_as_blocks_of_their_own(thinking: Running, monkey
     assert [block.type for block in anthropic.types.Message.model_validate(told).content] == ["thinking", "text"]
 
 
+def test_the_libraries_join_streamed_thoughts(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    anthropic = pytest.importorskip("anthropic", reason="anthropic is not installed")
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    reply = '[THINK] "Two and two. É" [/THINK] "It is 4."'
+    thought(thinking, monkeypatch, reply, messages, "messages_sampling")
+    thought(thinking, monkeypatch, reply, responses, "response_sampling")
+    asked = ASKED["messages"]
+    with (
+        anthropic.Anthropic(base_url=thinking.url, api_key="none") as client,
+        client.messages.stream(model="own", max_tokens=200, messages=asked) as stream,
+    ):
+        blocks = stream.get_final_message().content
+    assert [(block.type, getattr(block, block.type)) for block in blocks] == [
+        ("thinking", "Two and two. É"), ("text", "It is 4."),
+    ]  # fmt: skip
+    with (
+        openai.OpenAI(base_url=f"{thinking.url}/v1", api_key="none") as client,
+        client.responses.stream(model="own", input="What is 2 + 2?") as stream,
+    ):
+        events = [event.type for event in stream]
+        told = stream.get_final_response()
+    assert [item.type for item in told.output] == ["reasoning", "message"]
+    assert (told.output[0].content[0].text, told.output_text) == ("Two and two. É", "It is 4.")
+    assert "response.reasoning_text.delta" in events
+
+
 def test_messages_stream_thoughts_before_the_answer(thinking: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     thought(thinking, monkeypatch, '[THINK] "Two and two. É" [/THINK] "It is 4."', messages, "messages_sampling")
     events = events_of(thinking, "/v1/messages", {**ASKED, "max_tokens": 200, "stop_sequences": ["K]X"]})
