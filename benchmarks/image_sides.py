@@ -40,11 +40,11 @@ def large_trials(samples: int) -> Iterator[Trial]:
 
 
 def answer(model: ChatModel, trial: Trial, side: int) -> Answer:
-    content = (*(Image(picture, max_side=side) for picture in trial.pictures), trial.question)
+    pictures = tuple(Image(picture, max_side=side) for picture in trial.pictures)
     params = SamplingParams(max_tokens=2 * len(trial.answer.encode()) + SPARE_TOKENS)
     begun, first = time.process_time(), 0.0
     text, usage = "", None
-    for delta in model.stream([Message("user", content)], params):
+    for delta in model.stream([Message("user", (*pictures, trial.question))], params):
         first = first or time.process_time() - begun
         text, usage = text + delta.text, delta.usage or usage
     assert usage is not None  # of every whole reply
