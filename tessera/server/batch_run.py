@@ -134,6 +134,7 @@ class BatchRun:
         batches, job = self._batches, self._job
         if batches.loop is None:
             raise RuntimeError("jobs run after the server is open")
+        self._told(journal.counts())  # after a restart, what was answered before
         salt = "" if batches.settings.share_cache else job.tenant
         self._model = ServedModel(
             batches.backend, batches.loop, salt, lambda: batches.is_stopped(job) is not None, batches.gate
