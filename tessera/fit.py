@@ -15,12 +15,12 @@ from functools import cache, partial
 import torch
 
 from tessera.bench.limits import best_seconds
-from tessera.bench.work import encode_flops, prefill_flops
+from tessera.bench.work import decoder_flops, encode_flops, prefill_flops
 from tessera.engine.config import CUDA_BYTES
 from tessera.engine.kv_cache import kv_bytes_per_token
 from tessera.engine.memory import max_image_tokens, workspace_bytes
 from tessera.images import token_count
-from tessera.kernels.quantized_weight import STORAGE
+from tessera.kernels.quantized_weight import STORAGE, quantized_linear
 from tessera.model.config import ModelConfig
 from tessera.quantize.plan import Options, linear_of, schemes_of, units_of
 from tessera.quantize.rounding import ErrorSum, round_to
@@ -40,6 +40,7 @@ CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # as `--kv-cache-dtype` h
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}  # computed at once by the engine by default
 IMAGE_SIDES = (512, 640, 768, 1024)  # of the reported images; `--max-image-side` chooses one
 IMAGE_SIDE = IMAGE_SIDES[-1]  # the largest that is not resized
+PRODUCT = (512, 1024, 4096)  # tokens, rows and columns of the product that is timed
 SAMPLE = (256, 5120)  # rows and columns rounded to estimate a model's time
 BESIDE_ROUNDING = 1.1  # reading and writing; two layers of the 12B's and its head took 68 s of a core for 63 s
 QUANTIZING_BYTES = 670_000_000  # beyond a file's packed weights; 1.38 GB were measured with them
@@ -54,6 +55,7 @@ class Device:
     free_bytes: int
     bytes_per_s: float
     flops: float | None = None  # of products in bfloat16
+    packed_flops: float | None = None  # of products with packed weights, where they differ
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,28 @@ def beside_bytes(config: ModelConfig, context: int, kind: str) -> int:
     return work + image + (CUDA_BYTES if kind == "cuda" else 0)
 
 
-def image_seconds(config: ModelConfig, device: Device, side: int = IMAGE_SIDE) -> float | None:
-    """Seconds from a square image to the first word of its answer, at the device's matrix product rate."""
+def image_seconds(config: ModelConfig, device: Device, side: int = IMAGE_SIDE, *, packed: bool = False) -> float | None:
+    """Seconds from a square image to the first word of its answer, at the device's matrix product rates.
+
+    With `packed` the decoder's weights are packed in 3, 4 or 8 bits; vision and attention are in bfloat16.
+    """
     if device.flops is None:
         return None
     vision = config.vision_encoder
     columns = side // vision.token_size
-    work = encode_flops(config, columns * vision.token_size)
     tokens = token_count((columns, columns))
-    return (work + prefill_flops(config, tokens)) / device.flops
+    linears = decoder_flops(config, tokens, pairs=0, logits=1)
+    others = encode_flops(config, columns * vision.token_size) + prefill_flops(config, tokens) - linears
+    rate = device.packed_flops if packed and device.packed_flops else device.flops
+    return others / device.flops + linears / rate
+
+
+def packed_flops() -> float:
+    """Operations a second of a product with 4-bit weights on this CPU, measured now."""
+    tokens, rows, columns = PRODUCT
+    weight = round_to("int4", torch.randn(rows, columns).bfloat16())
+    seconds = best_seconds(partial(quantized_linear, torch.randn(tokens, columns).bfloat16(), weight))
+    return 2 * math.prod(PRODUCT) / seconds
 
 
 def rounding_rates(device: torch.device) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tessera.bench.random_weights import widths, write_random
-from tessera.fit import Device, best, image_seconds, precisions, rounding_rates, weights_of
+from tessera.fit import Device, best, image_seconds, packed_flops, precisions, rounding_rates, weights_of
 from tessera.model.family import FAMILY, PIXTRAL_12B
 from tessera.shelf import SCHEMES
 
@@ -64,6 +64,15 @@ def test_a_image_takes_the_work_of_reading_it() -> None:
     seconds = image_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10, 1e12))
     assert seconds == pytest.approx((decoder + encoder) / 1e12, rel=0.01)
     assert image_seconds(PIXTRAL_12B, Device("", "cpu", GIB, 1e10)) is None
+    both = Device("", "cpu", GIB, 1e10, 1e12, 2e12)  # packed weights twice as fast: pairs and encoder stay
+    assert image_seconds(PIXTRAL_12B, both) == seconds
+    saved = 2 * 10.905e9 * 4160 / 2e12
+    assert image_seconds(PIXTRAL_12B, both, packed=True) == pytest.approx((decoder + encoder) / 1e12 - saved, rel=0.01)
+    assert image_seconds(PIXTRAL_12B, Device("", "cuda", GIB, 1e10, 1e12), packed=True) == seconds
+
+
+def test_products_with_packed_weights_are_timed() -> None:
+    assert packed_flops() > 1e8
 
 
 def test_rounding_is_measured_in_every_scheme() -> None:

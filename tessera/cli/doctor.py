@@ -28,6 +28,7 @@ from tessera.fit import (
     chat,
     image_seconds,
     least_bytes,
+    packed_flops,
     precisions,
     quantizing,
     rounding_rates,
@@ -55,7 +56,8 @@ def run_doctor(*, as_json: bool = False) -> None:
     limits = measure_limits()
     free = available_bytes(torch.device("cpu"))
     gpus, taken = _cuda_devices(), choice()
-    devices = [Device("the CPU", "cpu", free, limits.read_bytes_per_s, limits.bfloat16_flops), *gpus]
+    cpu = Device("the CPU", "cpu", free, limits.read_bytes_per_s, limits.bfloat16_flops, packed_flops())
+    devices = [cpu, *gpus]
     rates = rounding_rates(target_device("auto"))
     if as_json:
         print(json.dumps(report(devices, rates)))
@@ -84,7 +86,7 @@ def run_doctor(*, as_json: bool = False) -> None:
         print(fill(LEGEND.format(device.name), 79))
         for name, config in FAMILY.items():
             print("\n" + "\n".join(table(name, config, device)))
-            if (line := image_line(config, device)) is not None:
+            for line in image_lines(config, device):
                 print(fill(line, 79, initial_indent="  ", subsequent_indent="  "))
     print("\n" + "\n".join(conclusion(devices, rates)))
 
@@ -106,7 +108,8 @@ def conclusion(devices: Sequence[Device], rates: Mapping[str, float]) -> list[st
     option = " --kv-cache-dtype int8" if found.cache == "int8" else ""
     lines = [f"Best here: {RECOMMENDED} {in_words}, on {found.device.name}"]
     room = f"chats up to {found.tokens} tokens"
-    if (seconds := image_seconds(config, found.device)) is not None:
+    packed = found.precision.endswith("bits")
+    if (seconds := image_seconds(config, found.device, packed=packed)) is not None:
         room += f"; a {IMAGE_SIDE}x{IMAGE_SIDE} image is read in about {_duration(seconds)}"
     lines.append(f"({room})")
     full = weights_of(config, None).total_bytes
@@ -182,15 +185,23 @@ def _model_report(config: ModelConfig, device: Device) -> dict[str, Any]:
                         "tokens_per_s_at_most": found.tokens_per_s,
                     }
                 )
-    sides = {str(side): image_seconds(config, device, side) for side in IMAGE_SIDES}
-    return {"image_s": image_seconds(config, device), "image_s_by_side": sides, "rows": rows}
+    return {
+        "image_s": image_seconds(config, device),
+        "image_s_by_side": {str(side): image_seconds(config, device, side) for side in IMAGE_SIDES},
+        "packed_image_s_by_side": {str(side): image_seconds(config, device, side, packed=True) for side in IMAGE_SIDES},
+        "rows": rows,
+    }
 
 
-def image_line(config: ModelConfig, device: Device) -> str | None:
-    """How long an image takes at each side; None where the device's rate is not known."""
-    times = {side: image_seconds(config, device, side) for side in IMAGE_SIDES}
-    told = [f"{side}x{side} {_duration(seconds)}" for side, seconds in times.items() if seconds is not None]
-    return f"an image is read in about: {', '.join(told)} (--max-image-side)" if told else None
+def image_lines(config: ModelConfig, device: Device) -> list[str]:
+    """How long an image takes at each side, as published and packed; none where the device's rate is not known."""
+    lines = []
+    for packed, words in ((False, "an image is read in about"), (True, "in 8, 4 or 3 bits")):
+        times = {side: image_seconds(config, device, side, packed=packed) for side in IMAGE_SIDES}
+        told = [f"{side}x{side} {_duration(seconds)}" for side, seconds in times.items() if seconds is not None]
+        if told and (device.packed_flops or not packed):
+            lines.append(f"{words}: {', '.join(told)}{'' if packed else ' (--max-image-side)'}")
+    return lines
 
 
 def _duration(seconds: float) -> str:
