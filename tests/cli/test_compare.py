@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from tessera.chat import ChatModel
 from tessera.cli.app import app
 from tessera.cli.batch_models import LocalModel
+from tessera.documents import rotation
 from tessera.errors import EndpointError, TesseraError, UsageError
 from tests.cli.stub_server import Handler
 from tests.documents.fakes import Scripted, draw
@@ -149,14 +150,16 @@ def test_a_failing_side_is_told_with_its_codes(run: Run, models: list[Scripted])
 def test_a_server_is_compared_with_a_model_here(models: list[Scripted], tmp_path: Path) -> None:
     """The server is asked over HTTP, once a document; after a run that broke off only for what is missing."""
     asked: list[str] = []
+    turns: list[str] = []  # which way each document is up
 
     class Answering(Handler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            asked.append(body["model"])
-            if len(asked) == 2:
+            is_turn = rotation.QUESTION in json.dumps(body["messages"])
+            (turns if is_turn else asked).append(body["model"])
+            if len(asked) == 2 and not is_turn:
                 return self.answer({"error": {"message": "the key was withdrawn"}}, 401)
-            message = {"role": "assistant", "content": json.dumps(true_record(0))}
+            message = {"role": "assistant", "content": "0" if is_turn else json.dumps(true_record(0))}
             self.answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {
                 "prompt_tokens": 3, "completion_tokens": 2}})  # fmt: skip
 
@@ -177,7 +180,7 @@ def test_a_server_is_compared_with_a_model_here(models: list[Scripted], tmp_path
         server.server_close()
     told = json.loads(done.stdout.splitlines()[-1])
     assert (done.exit_code, told["agreement"]["value"]) == (0, pytest.approx(4 / 6))  # vendor and total of the second
-    assert asked == ["small"] * 3
+    assert asked == turns == ["small"] * 3
     assert [len(model.asked) for model in models].count(2) == 1
     assert "memory_bytes" not in told["sides"][1]["facts"]
 
