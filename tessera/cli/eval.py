@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.chat import ChatModel
-from tessera.cli.batch_models import digest_of_model
+from tessera.cli.batch_models import LOCAL, digest_of_model
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import Session, say, stopping_is_said
@@ -153,7 +153,9 @@ def _model(session: Session) -> tuple[str, str]:
 
     files = digest_of_model(Path(locate(session.source).name), session.source.adapter)
     told = f"{files}, dtype {session.source.dtype}, kv cache {session.kv_cache_dtype}"
-    return session.source.name, told + (f", vision bits {session.vision_bits}" if session.vision_bits != "16" else "")
+    return session.source.name, told + (
+        f", vision bits {session.vision_bits}" if session.vision_bits != LOCAL["vision_bits"] else ""
+    )
 
 
 def _judge(given: Evaluation) -> ChatModel:
