@@ -39,9 +39,9 @@ def build(folder: Path = FOLDER) -> None:
     """Make the environment and compile into it; a final marker shows that it is complete."""
     venv.create(folder, with_pip=True, clear=True)
     package = f"llama-cpp-python=={VERSION}"
-    subprocess.run(
-        [folder / "bin" / "python", "-m", "pip", "install", "--no-binary", "llama-cpp-python", package], check=True
-    )
+    # Without pip's cache, which keeps what was compiled with other flags.
+    options = ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
+    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", *options, package], check=True)
     (folder / "built").write_text(f"{package}\n")
 
 

@@ -27,6 +27,8 @@ from tessera.load import LoadedModel, load_model
 from tessera.machine import peak_bytes
 from tessera.messages import Image, Message
 from tessera.prompt import Prompt
+from tessera.quantize.plan import AS_IT_IS
+from tessera.quantize.vision import round_vision
 from tessera.sampling import SamplingParams
 from tessera.shelf import ModelSource
 
@@ -168,10 +170,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("mmproj", type=Path, nargs="?", help="the vision part of a model that is a GGUF file")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--vision-bits", default=AS_IT_IS, help="round the vision side after loading")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     source = ModelSource(name=str(options.model), mmproj=options.mmproj, device="cpu")
-    side = SIDES[options.program](load_model(source))
+    loaded = load_model(source)
+    if options.vision_bits != AS_IT_IS:
+        round_vision(loaded.model, options.vision_bits)
+    side = SIDES[options.program](loaded)
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(getattr(side, request.pop("do"))(**request)), flush=True)

@@ -30,6 +30,8 @@ from tessera.errors import MissingExtraError, UsageError
 from tessera.load import find_model
 from tessera.machine import processor_name
 from tessera.model.config import ModelConfig
+from tessera.quantize.plan import AS_IT_IS
+from tessera.quantize.vision import check_vision_bits
 from tessera.weights.checkpoint import open_checkpoint
 
 Peer = Literal["transformers", "llama.cpp"]
@@ -49,6 +51,7 @@ class Plan:
     layers: int = 4
     vision_layers: int = 4
     bits: int = 4  # of random weights; always 16 against transformers
+    vision_bits: str = AS_IT_IS  # of our side
     rounds: int = 3
     threads: int = field(default_factory=torch.get_num_threads)
     folder: Path | None = None  # keeps random weights for later runs; None: nowhere
@@ -105,6 +108,7 @@ def run(plan: Plan, note: Callable[[str], None]) -> Report:
 
     Raises UsageError, and MissingExtraError for a peer that is not installed before anything is written.
     """
+    check_vision_bits(plan.vision_bits)
     for peer in plan.peers:
         _check_installed(peer)
         if plan.model:
@@ -129,7 +133,8 @@ def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], 
     ours_files, peer_files = _given_files(plan, peer) if plan.model else _random_files(plan, peer, folder, note)
     note("loading")
     with ExitStack() as stack:
-        ours = stack.enter_context(Side(OURS, python(PROGRAM, "tessera", *map(str, ours_files)), plan.threads))
+        command = python(PROGRAM, "tessera", *map(str, ours_files), "--vision-bits", plan.vision_bits)
+        ours = stack.enter_context(Side(OURS, command, plan.threads))
         facts = ours.ask("facts")
         config = ModelConfig.from_params(facts["config"])
         note("answering about an image")
@@ -150,10 +155,11 @@ def _contest(plan: Plan, peer: Peer | None, folder: Path, note: Callable[[str], 
 
 def _title(plan: Plan, config: ModelConfig, step_bytes: int) -> str:
     origin = "random weights" if plan.model is None else str(plan.model)
+    vision = "" if plan.vision_bits == AS_IT_IS else f", our vision side in {plan.vision_bits} bits"
     return (
         f"{origin}, {config.n_layers} decoder and {config.vision_encoder.num_hidden_layers} vision layers, "
         f"{8 * step_bytes / decoder_parameters(config):.2f} bits for each of the decoder's weights "
-        f"({step_bytes / 1e9:.2f} GB a step); medians of {plan.rounds} rounds, in turns"
+        f"({step_bytes / 1e9:.2f} GB a step){vision}; medians of {plan.rounds} rounds, in turns"
     )
 
 

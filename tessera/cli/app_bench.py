@@ -51,6 +51,9 @@ def bench_all(
         int | None,
         typer.Option(help="Decoder bits of the random model: 3, 4 (default), 8 or 16; with transformers always 16."),
     ] = None,
+    vision_bits: Annotated[
+        str | None, typer.Option(help="Bits of our vision side, of any model: 8, or 16 (default), as it is.")
+    ] = None,
     widths: Annotated[str | None, typer.Option(help="Layer widths of the random model: 12b (default) or nano.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="How many times to measure each row; default: 3.")] = None,
     threads: Annotated[
@@ -69,7 +72,7 @@ def bench_all(
     from tessera.cli.bench import run_bench
 
     options = {"model": model, "mmproj": mmproj, "layers": layers, "vision_layers": vision_layers, "bits": bits}
-    options |= {"widths": widths, "rounds": rounds, "threads": threads, "folder": folder}
+    options |= {"vision_bits": vision_bits, "widths": widths, "rounds": rounds, "threads": threads, "folder": folder}
     run_bench(options, [each.value for each in peer], json, plot, quiet=quiet)
 
 

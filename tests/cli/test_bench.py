@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from tessera.bench import suite
+from tessera.bench import run_python, suite
 from tessera.bench.limits import Limits
 from tessera.bench.random_weights import widths, with_layers, write_random
 from tests.cli.test_cli import run
@@ -28,6 +29,7 @@ def test_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *SMALL, "--json", "b.json", "--plot", "b.png", "--folder", "kept") == 0
     out = capsys.readouterr().out
+    assert "vision side" not in out
     assert "reads 10.0 GB/s, bfloat16 1.00 TFLOP/s" in out
     assert "| what | Tessera | of the limit |\n" in out
     assert "GiB of memory in all" in out
@@ -43,6 +45,22 @@ def test_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     assert all(result["seconds"]["Tessera"][0] > 0 for result in contest["results"])
     assert PILImage.open("b.png").width > 1000
     assert [folder.name for folder in Path("kept").iterdir()] == ["nano-1-1-tessera-4"]
+
+
+def test_the_vision_side_in_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_random(tmp_path / "random", with_layers(NANO, 1, 1), TOKENIZER, "mistral", 16)
+    rounded: list[str] = []
+    monkeypatch.setattr(run_python, "round_vision", lambda model, bits: rounded.append(bits))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    for more in ((), ("--vision-bits", "8")):
+        monkeypatch.setattr("sys.argv", ["bench", "tessera", str(tmp_path / "random"), "--threads", "1", *more])
+        run_python.main()
+    assert rounded == ["8"]
+
+
+def test_other_vision_bits_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run(monkeypatch, *SMALL, "--vision-bits", "4") == 2
+    assert "--vision-bits is '4'; use 16 or 8" in capsys.readouterr().err
 
 
 @pytest.mark.slow
