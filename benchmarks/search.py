@@ -41,8 +41,6 @@ from tessera.search.store import NAME, writing
 from tessera.search.vectors import nearest_pages
 from tessera.search.writer import Entry, Writer
 
-MODEL_QUESTIONS = 6  # of a run with a model
-
 
 @dataclass
 class Score:
@@ -61,6 +59,17 @@ class Score:
             f"| {name} | {len(times)} | {right:.3f} | {mean:.3f} | {times[len(times) // 2]:.1f} | "
             f"{times[most]:.1f} | {worked[len(times) // 2]:.1f} | {worked[most]:.1f} |"
         )
+
+
+def _write_files(folder: Path, pages: Sequence[Drawn]) -> None:
+    for first in range(0, len(pages), PAGES_OF_FILE):
+        (folder / f"{first // PAGES_OF_FILE:04}.pdf").write_bytes(written_pdf(pages[first : first + PAGES_OF_FILE]))
+
+
+def _page_of(searcher: Searcher) -> dict[int, int]:
+    """The index's page of each place."""
+    rows = searcher.connection.execute("SELECT f.name, p.number, p.id FROM pages p JOIN files f USING (content)")
+    return {int(name[:4]) * PAGES_OF_FILE + number - 1: page for name, number, page in rows}
 
 
 def measured(searcher: Searcher, asked: dict[str, list[tuple[str, int]]], page_of: dict[int, int]) -> list[str]:
@@ -87,8 +96,7 @@ def measured(searcher: Searcher, asked: dict[str, list[tuple[str, int]]], page_o
 def archive(folder: Path, count: int) -> list[str]:
     """Draw, index and ask an archive of PDFs."""
     pages = list(drawn_pages(count))
-    for first in range(0, count, PAGES_OF_FILE):
-        (folder / f"{first // PAGES_OF_FILE:04}.pdf").write_bytes(written_pdf(pages[first : first + PAGES_OF_FILE]))
+    _write_files(folder, pages)
     began, busy = time.perf_counter(), _busy_seconds()
     with writing(folder / NAME, folder) as connection:
         Scan(folder, folder / NAME, Writer(connection), Reading()).run()
@@ -99,11 +107,7 @@ def archive(folder: Path, count: int) -> list[str]:
         Scan(folder, folder / NAME, Writer(connection), Reading()).run()
     again = time.perf_counter() - began
     with Searcher(folder) as searcher:
-        rows = searcher.connection.execute(
-            "SELECT f.name, p.number, p.id FROM pages p JOIN files f ON f.content = p.content"
-        )
-        page_of = {int(name[:4]) * PAGES_OF_FILE + number - 1: page for name, number, page in rows}
-        lines = measured(searcher, questions(pages), page_of)
+        lines = measured(searcher, questions(pages), _page_of(searcher))
     return [
         f"{count:,} pages in {-(-count // PAGES_OF_FILE):,} PDFs: {count / seconds:.1f} pages a second "
         f"({1000 * busy / count:.1f} ms of processor time a page, children included), {size / count:,.0f} bytes a page "
@@ -178,13 +182,13 @@ def _kept(folder: Path, places: Sequence[int]) -> dict[int, Drawn]:
     return {place: as_drawn(text.splitlines()) for place, text in texts.items()}
 
 
-def with_model(folder: Path, count: int, name: str) -> list[str]:
+def with_model(folder: Path, count: int, name: str, side: int | None) -> list[str]:
     """Ask a small archive by words, by vectors, by both, and with the first five pages reranked."""
     pages = list(drawn_pages(count, SHORT))
-    (folder / "0000.pdf").write_bytes(written_pdf(pages))
-    asked = questions(pages)["words"][:MODEL_QUESTIONS]
-    with LLM(name) as model:
-        budget = budget_of(model)
+    _write_files(folder, pages)
+    asked = questions(pages)["words"]
+    with LLM(name, dtype="bfloat16") as model:
+        budget = budget_of(model).limited(side)
         with writing(folder / NAME, folder) as connection:
             writer = Writer(connection)
             counts = Scan(folder, folder / NAME, writer, Reading()).run()
@@ -192,7 +196,8 @@ def with_model(folder: Path, count: int, name: str) -> list[str]:
             reader = Reader(model, name, Options(budget=budget))
             Enrichment(folder, writer, folder / "journal", reader, counts).embed()
             seconds = time.perf_counter() - began
-        lines = [f"{count} pages, {name}: {seconds / count:.1f} s for a page's vector.", ""]
+        seen = f"{count:,} pages of at most {budget.image_side} pixels"
+        lines = [f"{seen}, {name}: {seconds / count:.2f} s for a page's vector.", ""]
         lines += ["| ranked by | R@1 | MRR |", "| --- | --- | --- |"]
         with Searcher(folder) as searcher:
             ways: dict[str, Callable[[str], list[int]]] = {
@@ -205,8 +210,9 @@ def with_model(folder: Path, count: int, name: str) -> list[str]:
                     hit.page for hit in rerank(model, searcher, text, searcher.search(text, limit=5).hits, budget)
                 ],
             }
+            page_of = _page_of(searcher)
             for way, find in ways.items():
-                ranks = [_rank(find(text), place + 1) for text, place in asked]
+                ranks = [_rank(find(text), page_of[place]) for text, place in asked]
                 right = sum(rank == 1 for rank in ranks) / len(ranks)
                 lines.append(
                     f"| {way} | {right:.2f} | {statistics.mean(1 / rank if rank else 0 for rank in ranks):.2f} |"
@@ -233,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--model", help="measure vectors and reranking with this model, on as many pages as --pages says"
     )
+    parser.add_argument("--side", type=int, help="pixels along the longer edge of what that model sees, at most")
     given = parser.parse_args(argv)
     if given.ask is not None:
         print("\n".join(ask_synthetic(given.ask, given.pages)))
@@ -240,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = given.folder or Path(made)
         if given.model is not None:
-            print("\n".join(with_model(folder, given.pages, given.model)))
+            print("\n".join(with_model(folder, given.pages, given.model, given.side)))
             return
         work = synthetic if given.million else archive
         print("\n".join(work(folder, given.pages)))
