@@ -166,11 +166,10 @@ def ask_synthetic(folder: Path, count: int) -> list[str]:
         searcher.search(kept[min(kept)].number)
         opened = time.perf_counter() - began
         lines = measured(searcher, asked, {place: place + 1 for place in [*kept, 0]})
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         *lines, "",
         f"Opening and the first question took {1000 * opened:.0f} ms; opening and asking took {_memory() - before:.0f} "
-        f"MB, and the process {most:.0f} MB at most.",
+        f"MB; at most the process had {_memory('VmHWM'):.0f} MB.",
     ]  # fmt: skip
 
 
@@ -224,10 +223,10 @@ def _rank(pages: Sequence[int], wanted: int) -> int | None:
     return list(pages).index(wanted) + 1 if wanted in pages else None
 
 
-def _memory() -> float:
-    """Resident megabytes of this process now."""
+def _memory(what: str = "VmRSS") -> float:
+    """Resident megabytes of this process: now, or VmHWM, the most since its program began."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
 def main(argv: Sequence[str] | None = None) -> None:
