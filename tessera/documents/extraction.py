@@ -216,8 +216,8 @@ class Extraction:
         options, model = self.options, self.model
         locate = reread = None
         if model is not None:
-            locate = Locator(model, asked.messages, asked.regions) if asked.regions else None
-            reread = Rereader.of(model, asked.pages) if options.verify else None
+            locate = Locator(model, asked.messages, asked.regions, asked.turns)
+            reread = Rereader.of(model, asked.pages, asked.turned) if options.verify else None
         return judge(
             reply, self.preset.schema.wire, asked.pages, calibration=options.calibration,
             max_error=options.max_error, locate=locate, reread=reread,

@@ -18,6 +18,13 @@ class Box:
     right: float
     bottom: float
 
+    def turned(self, rotation: int) -> Box:
+        """Return where the rectangle is once the page is turned clockwise, by a multiple of 90 degrees."""
+        left, top, right, bottom = self.left, self.top, self.right, self.bottom
+        for _ in range(rotation % 360 // 90):
+            left, top, right, bottom = 1.0 - bottom, left, 1.0 - top, right
+        return Box(self.page, left, top, right, bottom)
+
 
 @dataclass(frozen=True)
 class Word:

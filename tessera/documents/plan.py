@@ -220,12 +220,18 @@ def instructions(preset: Preset) -> str:
 class Asked:
     """A window as it is asked about: its pages, the messages, and the places on the pages that the images show.
 
-    `regions` is empty if pages were turned: then a place in an image is not that place on the page.
+    `turns` are the degrees clockwise by which each image was turned.
     """
 
     pages: tuple[Page, ...]
     messages: tuple[Message, ...]
     regions: tuple[Box, ...]
+    turns: tuple[int, ...]
+
+    @property
+    def turned(self) -> dict[int, int]:
+        """The turns by the pages' numbers."""
+        return {region.page: turn for region, turn in zip(self.regions, self.turns, strict=True)}
 
 
 def asked(
@@ -238,15 +244,15 @@ def asked(
     may go on from the pages before. They come after the images, so that all windows of a run share the beginning.
     """
     images: list[Image] = []
-    regions: list[Box] = []
+    shown: list[tuple[Box, int]] = []
     for page, turn in zip(pages, turns or [0] * len(pages), strict=True):
         for part, side in views(page, tiles or preset.tiles, budget, turn):
             images.append(Image(page.image(side, crop=part, rotation=turn)))
-            regions.append(part or Box(page.number, 0.0, 0.0, 1.0, 1.0))
+            shown.append((part or Box(page.number, 0.0, 0.0, 1.0, 1.0), turn))
     told = CARRIED.format(columns=" | ".join(headings)) if headings else ""
     question = Message("user", (*images, told + preset.question))
     messages = [Message("system", (instructions(preset),)), question] if budget.instructions else [question]
-    return Asked(tuple(pages), tuple(messages), () if any(turns) else tuple(regions))
+    return Asked(tuple(pages), tuple(messages), tuple(part for part, _ in shown), tuple(turn for _, turn in shown))
 
 
 def sampling(preset: Preset, num_pages: int, *, reading: int = 0, attempt: int = 0) -> SamplingParams:

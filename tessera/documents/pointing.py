@@ -30,11 +30,15 @@ class Pointed:
 
 @dataclass(frozen=True)
 class Locator:
-    """Asks the model that read a conversation where it looked; `regions` are its images' places on the pages."""
+    """Asks the model that read a conversation where it looked; `regions` are its images' places on the pages.
+
+    `turns` are the degrees clockwise by which each image was turned; none was without them.
+    """
 
     model: ChatModel
     conversation: Conversation
     regions: Sequence[Box]
+    turns: Sequence[int] = ()
 
     def find(self, reply: Completion, leaves: Mapping[str, Leaf]) -> dict[str, Pointed]:
         """Return the boxes of values by path; empty if the model cannot tell where it looks."""
@@ -44,26 +48,44 @@ class Locator:
         located = self.model.locate(self.conversation, reply, spans)
         if located is None:
             return {}
-        found = {path: pointed(looks, self.regions) for path, looks in zip(leaves, located, strict=True)}
+        found = {path: pointed(looks, self.regions, self.turns) for path, looks in zip(leaves, located, strict=True)}
         return {path: each for path, each in found.items() if each is not None}
 
 
-def pointed(looks: Sequence[tuple[Glance, ...]], regions: Sequence[Box]) -> Pointed | None:
-    """Return the box around the patches that most of a value's tokens looked at; None without any token."""
+@dataclass(frozen=True)
+class _Patch:
+    """A patch with the weight of its glance: on the page as the model saw it, turned, and as it is displayed."""
+
+    seen: Box
+    box: Box
+    weight: float
+
+    @classmethod
+    def of(cls, glance: Glance, region: Box, turn: int) -> _Patch:
+        seen = patch_box(glance, region.turned(turn))
+        return cls(seen, seen.turned(-turn), glance.weight)
+
+
+def pointed(looks: Sequence[tuple[Glance, ...]], regions: Sequence[Box], turns: Sequence[int] = ()) -> Pointed | None:
+    """Return the box around the patches that most of a value's tokens looked at; None without any token.
+
+    Lines run across a page as the model saw it, so that is where patches lie together.
+    """
+    shown = list(zip(regions, turns or [0] * len(regions), strict=True))
     chosen = [max(each, key=lambda glance: glance.weight) for each in looks[:MAX_TOKENS] if each]
-    patches = [(patch_box(glance, regions[glance.image]), glance.weight) for glance in chosen if glance.image < len(regions)]  # fmt: skip # noqa: E501
+    patches = [_Patch.of(glance, *shown[glance.image]) for glance in chosen if glance.image < len(shown)]
     if not patches:
         return None
-    clusters = sorted(_clusters(patches), key=lambda cluster: sum(weight for _, weight in cluster), reverse=True)
-    total = sum(weight for _, weight in patches)
-    kept = [box for box, _ in clusters[0]]
-    main = union(kept)
+    clusters = sorted(_clusters(patches), key=_weight, reverse=True)
+    total = _weight(patches)
+    kept = clusters[0]
+    main = union([each.seen for each in kept])
     for cluster in clusters[1:]:
-        box = union([each for each, _ in cluster])
-        share = sum(weight for _, weight in cluster) / total if total else 0.0
-        if share >= OTHER_SHARE and _gap(main, box, cluster[0][0])[1] <= OTHER_LINE:
-            kept += [each for each, _ in cluster]
-    return Pointed(union(kept), total / len(patches))
+        seen = union([each.seen for each in cluster])
+        share = _weight(cluster) / total if total else 0.0
+        if share >= OTHER_SHARE and _gap(main, seen, cluster[0].seen)[1] <= OTHER_LINE:
+            kept = [*kept, *cluster]
+    return Pointed(union([each.box for each in kept]), total / len(patches))
 
 
 def patch_box(glance: Glance, region: Box) -> Box:
@@ -79,11 +101,15 @@ def patch_box(glance: Glance, region: Box) -> Box:
     )
 
 
-def _clusters(patches: Sequence[tuple[Box, float]]) -> list[list[tuple[Box, float]]]:
+def _weight(patches: Sequence[_Patch]) -> float:
+    return sum(each.weight for each in patches)
+
+
+def _clusters(patches: Sequence[_Patch]) -> list[list[_Patch]]:
     """Group patches by nearness: each is near another of its group."""
-    clusters: list[list[tuple[Box, float]]] = []
+    clusters: list[list[_Patch]] = []
     for patch in patches:
-        near = [cluster for cluster in clusters if any(_is_near(patch[0], box) for box, _ in cluster)]
+        near = [cluster for cluster in clusters if any(_is_near(patch.seen, each.seen) for each in cluster)]
         clusters = [cluster for cluster in clusters if cluster not in near]
         clusters.append([*(each for cluster in near for each in cluster), patch])
     return clusters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tessera.chat import ChatModel, Completion, Conversation
@@ -27,14 +27,15 @@ SPARE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Rereader:
-    """Reads values again in crops of their pages."""
+    """Reads values again in crops of their pages, which are turned clockwise by the degrees in `turns`."""
 
     model: ChatModel
     pages: Mapping[int, Page]
+    turns: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ChatModel, pages: Sequence[Page]) -> Rereader:
-        return cls(model, {page.number: page for page in pages})
+    def of(cls, model: ChatModel, pages: Sequence[Page], turns: Mapping[int, int] | None = None) -> Rereader:
+        return cls(model, {page.number: page for page in pages}, turns or {})
 
     def read(self, places: Mapping[str, tuple[Any, Box]]) -> dict[str, bool | None]:
         """Return, for each path's value and box, if the second reading agrees; None if there was none."""
@@ -46,11 +47,11 @@ class Rereader:
 
     def _conversations(self, asked: Sequence[tuple[str, Any, Box]]) -> Iterator[Conversation]:
         for path, _, box in asked:
-            crop = around(box)
-            page = self.pages[box.page]
+            page, turn = self.pages[box.page], self.turns.get(box.page, 0)
+            crop = around(box.turned(turn)).turned(-turn)
             width, height = page.size
             longest = max((crop.right - crop.left) * width, (crop.bottom - crop.top) * height) / max(width, height)
-            image = page.image(max(LEAST_SIDE, round(PAGE_SIDE * longest)), crop)
+            image = page.image(max(LEAST_SIDE, round(PAGE_SIDE * longest)), crop, turn)
             key = json.dumps(name_of(path), ensure_ascii=False)
             text = f"Return {{{key}: ...}} as JSON, null for what is not shown."
             yield [Message("user", (Image(image), text))]

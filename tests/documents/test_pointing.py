@@ -60,3 +60,30 @@ def test_without_a_token_that_looks_there_is_no_box() -> None:
     assert pointed([], WHOLE) is None
     assert pointed([()], WHOLE) is None
     assert pointed([look(1, 1, image=3)], WHOLE) is None
+
+
+@pytest.mark.parametrize(("turn", "box"), [
+    # A tenth of the turned page across and a twentieth down, at 0.2 to 0.5 and 0.2 to 0.25.
+    (90, (0.2, 0.5, 0.25, 0.8)), (180, (0.5, 0.75, 0.8, 0.8)), (270, (0.75, 0.2, 0.8, 0.5)),
+])  # fmt: skip
+def test_the_box_of_a_turned_page_is_on_the_page_as_it_is_displayed(
+    turn: int, box: tuple[float, float, float, float]
+) -> None:
+    found = pointed([look(4, 2), look(4, 3), look(18, 9, 0.2), look(4, 4)], WHOLE, [turn])
+    assert found is not None
+    assert same(found.box, *box)
+
+
+def test_a_line_runs_across_the_page_as_the_model_saw_it() -> None:
+    # Five patches lie between these two. That is near enough along a line, and too far between lines.
+    for turn in (0, 90, 180, 270):
+        along = pointed([look(4, 1), look(4, 5)], WHOLE, [turn])
+        astray = pointed([look(4, 1), look(9, 1, 0.2)], WHOLE, [turn])
+        assert along is not None
+        assert astray is not None
+        assert sorted([along.box.right - along.box.left, along.box.bottom - along.box.top]) == pytest.approx(
+            [0.05, 0.5]
+        )
+        assert sorted([astray.box.right - astray.box.left, astray.box.bottom - astray.box.top]) == pytest.approx(
+            [0.05, 0.1]
+        )

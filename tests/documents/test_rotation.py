@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from PIL import Image as PILImage
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageOps
 
+from tessera.chat import Glance
 from tessera.documents import extract
 from tessera.errors import ReplyError
+from tessera.messages import Image
 from tests.documents.fakes import Scripted, completion, draw
 from tests.documents.files import pdf_bytes, text_at
 
@@ -83,3 +85,49 @@ def test_a_question_about_a_turn_that_fails_leaves_the_page_as_it_is(tmp_path: P
 
     (record,) = list(extract(draw(tmp_path / "a.png", "x"), SCHEMA, Scripted(answer, turns=True)))
     assert record.value["vendor"] == "Acme"
+
+
+class Looking(Scripted):
+    """Finds the dark mark in the last image that it was shown, and has looked at its patch."""
+
+    def locate(self, messages: Any, reply: Any, spans: Any, heads: Any = ()) -> Any:
+        images = [part.source for message in messages for part in message.content if isinstance(part, Image)]
+        left, top, right, bottom = ImageOps.invert(images[-1].convert("L")).point(lambda p: 255 * (p > 128)).getbbox()
+        grid = images[-1].height // SIDE, images[-1].width // SIDE
+        glance = Glance(len(images) - 1, grid, top // SIDE, left // SIDE, 0.9, (0, 0))
+        assert (right - left, bottom - top) == (SIDE, SIDE)
+        return [[(glance,)] for _ in spans]
+
+
+SIDE = 20  # of the mark and of a patch; pages have a whole number of them
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+@pytest.mark.parametrize("tiles", ["off", "2x2"])
+def test_where_a_model_looked_on_a_turned_page_is_a_place_of_the_page_itself(
+    turn: int, tiles: str, tmp_path: Path
+) -> None:
+    thumbnails: list[str] = []
+
+    def answer(images: list[Any], params: Any) -> Any:
+        if params.grammar.kind != "choice":
+            return SAID
+        thumbnails.append(str(turn) if not thumbnails else "0")
+        return completion(thumbnails[-1])
+
+    page = PILImage.new("RGB", (440, 660), "white")
+    # In the last of four tiles, which share a tenth: the first pixel of that is 9/19 of the page.
+    page.paste("black", (300, 440, 300 + SIDE, 440 + SIDE))
+    page.save(tmp_path / "a.png")
+    model = Looking(answer, turns=True)
+    (record,) = list(extract(tmp_path / "a.png", SCHEMA, model, tiles=tiles, verify=True))
+    field = record.fields["vendor"]
+    assert field.box_source == "attention"
+    assert field.box is not None
+    got = [field.box.left * 440, field.box.top * 660, field.box.right * 440, field.box.bottom * 660]
+    assert got == pytest.approx([300, 440, 320, 460], abs=0.01 if tiles == "off" else 2 * SIDE)
+    if (
+        tiles == "off"
+    ):  # and it is read again upright: a line of three heights, with 0.12 of the page's width at each end
+        crop = model.asked[-1][0][0].content[0].source
+        assert crop.size == pytest.approx((SIDE + 0.24 * (440 if turn == 180 else 660), 3 * SIDE), abs=1)
