@@ -6,15 +6,17 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tessera.documents.journal import Counts, Journal
 from tessera.documents.runner import WAIT_S, run
 from tessera.errors import DiskFullError, EngineDeadError, TesseraError
-from tessera.server.batches import Batches, Job, usage_of
+from tessera.server.batches import Batches, Job
 from tessera.server.documents import OCR, OcrLines
 from tessera.server.errors import BadRequestError, unexpected_error
 from tessera.server.file_table import StoredFile, new_id
@@ -199,7 +201,7 @@ class BatchRun:
             job.output = new_id()
             job.error = new_id() if counts.failed else None
             job.total, job.completed, job.failed = counts.total, counts.done, counts.failed
-            job.usage = usage_of(result.result for result in journal.results())
+            job.usage = _usage_of(result.result for result in journal.results())
             self._enter("finalizing")
         out = self._folder / "output.jsonl"
         write_outputs(journal, out)
@@ -233,6 +235,17 @@ class BatchRun:
     def _fail(self, errors: list[dict[str, object]]) -> None:
         self._job.errors = errors
         self._end("failed")
+
+
+def _usage_of(rows: Iterator[str]) -> dict[str, int]:
+    """Sum the tokens that output rows tell."""
+    read = written = 0
+    for row in rows:
+        response: Mapping[str, Any] = json.loads(row).get("response") or {}
+        usage = (response.get("body") or {}).get("usage") or {}
+        read += usage.get("prompt_tokens", 0)
+        written += usage.get("completion_tokens", 0)
+    return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
 
 
 def _mistake(code: str, words: str, line: int | None) -> dict[str, object]:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MAX_RUNNING = 4  # jobs at once; they share the places in the engine
-SWEEP_S = 600.0
+SWEEP_S = 600.0  # between two times that what is old is removed
+MAX_ENDED = 10_000  # jobs of one key that are kept after their end
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 KINDS = {"batch": "batches", "extraction": "extractions"}
 
@@ -90,7 +91,7 @@ class Batches:
         self.closing = threading.Event()
         self._lock = threading.RLock()
         self._running: dict[str, Running] = {}
-        self._swept = time.monotonic()
+        self._order = threading.Thread(target=self._keep_order, name="tessera-order", daemon=True)
 
     def open(self) -> None:
         """Go on with what an earlier server left."""
@@ -100,6 +101,7 @@ class Batches:
                 self._start_waiting()
             except BadRequestError as error:
                 logger.warning("batches do not go on: %s", error)
+        self._order.start()
 
     def close(self) -> None:
         """Stop all work now; the jobs go on when the next server starts."""
@@ -110,6 +112,8 @@ class Batches:
             each.abort()
         for each in running:
             each.thread.join(timeout=30)
+        if self._order.ident is not None:
+            self._order.join(timeout=30)
 
     # Jobs ------------------------------------------------------------------------------------
 
@@ -218,7 +222,6 @@ class Batches:
         from tessera.server.batch_run import BatchRun
         from tessera.server.extractions import ExtractionRun
 
-        self._sweep()
         with self._lock:
             for job in self._rows(f"state NOT IN ({','.join('?' * len(ENDED))})", tuple(ENDED), "created, id"):
                 if len(self._running) >= MAX_RUNNING or self.closing.is_set() or self.loop is None:
@@ -242,16 +245,26 @@ class Batches:
         if counts is not None:
             job.total, job.completed, job.failed = counts.total, counts.done, counts.failed
 
-    def _sweep(self) -> None:
-        """Now and then remove old jobs, and folders of jobs that are none."""
-        if time.monotonic() - self._swept < SWEEP_S:
-            return
-        self._swept = time.monotonic()
+    def _keep_order(self) -> None:
+        """Sweep now and then, also while nobody asks for anything."""
+        while not self.closing.wait(SWEEP_S):
+            try:
+                if self.store.exists:
+                    self.sweep()
+            except Exception:
+                logger.warning("old files and batches are removed later", exc_info=True)
+
+    def sweep(self) -> None:
+        """Remove old files and jobs, a key's oldest jobs beyond the limit, and folders of jobs that are none."""
         self.store.sweep()
         before = time.time() - self.settings.files_max_days * DAY_S
+        places = "SELECT id, ROW_NUMBER() OVER (PARTITION BY tenant ORDER BY created DESC, id DESC) AS place FROM jobs"
+        ended = f"state IN ({','.join('?' * len(ENDED))})"
         with self.store.table() as table:
+            table.execute(f"DELETE FROM jobs WHERE created < ? AND {ended}", (before, *ENDED))
             table.execute(
-                f"DELETE FROM jobs WHERE created < ? AND state IN ({','.join('?' * len(ENDED))})", (before, *ENDED)
+                f"DELETE FROM jobs WHERE id IN (SELECT id FROM ({places} WHERE {ended}) WHERE place > ?)",
+                (*ENDED, MAX_ENDED),
             )
             known = {row[0] for row in table.execute("SELECT id FROM jobs")}
         for path in (self.store.folder / "jobs").iterdir():
@@ -277,14 +290,3 @@ class Running:
     ) -> None:  # fmt: skip
         self.thread = threading.Thread(target=work, name="tessera-batch", daemon=True)
         self.abort, self.counts, self.is_cancelled = abort, counts, is_cancelled
-
-
-def usage_of(rows: Iterator[str]) -> dict[str, int]:
-    """Sum the tokens that output rows tell."""
-    read = written = 0
-    for row in rows:
-        response: Mapping[str, Any] = json.loads(row).get("response") or {}
-        usage = (response.get("body") or {}).get("usage") or {}
-        read += usage.get("prompt_tokens", 0)
-        written += usage.get("completion_tokens", 0)
-    return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}

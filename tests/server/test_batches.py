@@ -23,7 +23,7 @@ from mistralai.extra.batch import BatchClient, BatchInput
 from openai.types import Batch
 
 from tessera.errors import DiskFullError
-from tessera.server import batch_run
+from tessera.server import batch_run, batches
 from tessera.server.batches import Batches, Job
 from tessera.server.served_model import Gate
 from tests.server.conftest import Running, asking, run_server
@@ -328,6 +328,25 @@ def test_a_batch_goes_on_in_the_next_server(tmp_path: Path) -> None:
         assert list((folder / "jobs").iterdir()) == []
     finally:
         again.stop()
+
+
+def test_a_server_that_nobody_asks_removes_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SWEEP_S", 0.02)
+    monkeypatch.setattr(batches, "MAX_ENDED", 2)
+    running = run_server(files_dir=tmp_path / "files")
+    try:
+        api = Api(running)
+        for _ in range(3):
+            api.ended(api.create(["no request"]))
+        until(lambda: len(api.client.batches.list().data) == 2)
+        content = tmp_path / "files" / "content"
+        assert len(list(content.iterdir())) == 3
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 31 * 24 * 3600)
+        until(lambda: not list(content.iterdir()))
+        until(lambda: not api.client.batches.list().data)
+    finally:
+        running.stop()
 
 
 def test_a_full_disk_ends_no_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
