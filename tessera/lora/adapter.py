@@ -139,16 +139,21 @@ def part_of(name: str) -> str:
     return "head" if name == "output" else "adapter"
 
 
-def _check(module: LowRank, shape: tuple[int, int], where: str) -> None:
-    a_RK, b_NR, scale = module.a_RK, module.b_NR, module.scale
-    rank = a_RK.shape[0] if a_RK.dim() == 2 else 0
-    if tuple(a_RK.shape) != (rank, shape[1]) or tuple(b_NR.shape) != (shape[0], rank):
+def check_shapes(a: tuple[int, ...], b: tuple[int, ...], linear: tuple[int, int], where: str) -> None:
+    """Raise CheckpointError if matrices of the shapes `a` and `b` do not fit a linear, or their rank is not read."""
+    rank = a[0] if len(a) == 2 else 0
+    if a != (rank, linear[1]) or b != (linear[0], rank):
         raise CheckpointError(
-            f"{where} has A of the shape {tuple(a_RK.shape)} and B of {tuple(b_NR.shape)}, and the model's linear is "
-            f"{shape}, so they must be (rank, {shape[1]}) and ({shape[0]}, rank); use an adapter of this model."
+            f"{where} has A of the shape {a} and B of {b}, and the model's linear is "
+            f"{linear}, so they must be (rank, {linear[1]}) and ({linear[0]}, rank); use an adapter of this model."
         )
     if not 1 <= rank <= MAX_RANK:
         raise CheckpointError(f"{where} has rank {rank}, and ranks of 1 to {MAX_RANK} are read; train a smaller one.")
+
+
+def _check(module: LowRank, shape: tuple[int, int], where: str) -> None:
+    a_RK, b_NR, scale = module.a_RK, module.b_NR, module.scale
+    check_shapes(tuple(a_RK.shape), tuple(b_NR.shape), shape, where)
     if not math.isfinite(scale) or scale == 0:
         raise CheckpointError(f"{where} has the scale {scale}, which must be finite and not 0; correct its config.")
     if not (a_RK.isfinite().all() and b_NR.isfinite().all()):

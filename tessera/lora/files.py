@@ -18,7 +18,7 @@ from torch import Tensor
 from tessera.errors import CheckpointError, UsageError, shown
 from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.names import MATRIX, refuse_unmatched
-from tessera.lora.peft import CONFIG, read_matrix, read_peft
+from tessera.lora.peft import CONFIG, read_pair, read_peft
 from tessera.model.config import ModelConfig
 from tessera.shelf import BUNDLED
 from tessera.weights.detect import is_gguf, is_gguf_name, read_json
@@ -85,20 +85,23 @@ def _read_mistral(file: Path, config: ModelConfig) -> LoraAdapter:
     linears = {name: name for name in linear_shapes(config)}
     found = {key: (match[1], match[2]) for key in stored if (match := MATRIX.fullmatch(key))}
     refuse_unmatched(file, [key for key in stored if key not in found or found[key][0] not in linears], len(stored))
-    matrices = pairs(file, ((*found[key], tensor) for key, tensor in stored.items()))
+    matrices = pairs(file, ((*found[key], tensor) for key, tensor in stored.items()), config)
     modules = {name: LowRank(a_RK, b_NR, float(scaling)) for name, (a_RK, b_NR) in matrices.items()}
     return LoraAdapter.of(modules, config, str(file), notes=notes)
 
 
-def pairs(file: Path, named: Iterable[tuple[str, str, StoredTensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A and B of each linear; raises CheckpointError if one is missing."""
+def pairs(
+    file: Path, named: Iterable[tuple[str, str, StoredTensor]], config: ModelConfig
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and B of each linear; raises CheckpointError if one is missing or does not fit."""
     found: dict[str, dict[str, StoredTensor]] = {}
     for name, matrix, tensor in named:
         found.setdefault(name, {})[matrix] = tensor
     for name, pair in found.items():
         if pair.keys() != {"A", "B"}:
             raise CheckpointError(f"{file} has only the matrix {next(iter(pair))} of {name}; save the adapter again.")
-    return {name: (read_matrix(pair["A"]), read_matrix(pair["B"])) for name, pair in found.items()}
+    shapes = linear_shapes(config)
+    return {name: read_pair(pair, shapes[name], f"{file}: {name}") for name, pair in found.items()}
 
 
 def write_mistral(

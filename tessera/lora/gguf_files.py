@@ -41,7 +41,7 @@ def read_gguf(file: Path, config: ModelConfig) -> LoraAdapter:
     # Without an alpha, llama.cpp takes the product as it is.
     modules = {
         name: LowRank(a_RK, b_NR, alpha / max(len(a_RK), 1) if alpha else 1.0)
-        for name, (a_RK, b_NR) in pairs(file, named).items()
+        for name, (a_RK, b_NR) in pairs(file, named, config).items()
     }
     return LoraAdapter.of(modules, config, str(file))
 

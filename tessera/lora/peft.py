@@ -11,12 +11,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tessera.errors import CheckpointError, shown
-from tessera.lora.adapter import LoraAdapter, LowRank
+from tessera.lora.adapter import LoraAdapter, LowRank, check_shapes
 from tessera.lora.names import (
     COPIED,
     MATRIX,
@@ -49,7 +51,8 @@ REFUSED = {
 }
 # Starting points that also change the base's weights, unless peft converted them when saving.
 CHANGED_BASE = ("pissa", "olora", "loftq", "corda")
-MAX_PATTERNS, MAX_PATTERN_CHARACTERS, MAX_WILD = 10_000, 200, 3
+MAX_PATTERNS, MAX_PATTERN_CHARACTERS = 1000, 200
+MAX_WILD, MAX_WILD_PATTERNS = 3, 100  # * and + in a pattern, and patterns with these
 # Regular expressions whose time is bounded: nothing is repeated but single characters.
 PATTERN = re.compile(r"(?:[\w|$^()]|\\\.|\.[*+]?|\\d\+?|\[[\w-]+\]\+?)+")
 
@@ -74,11 +77,11 @@ def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
         elif pairs.setdefault(name, {}).setdefault(match[2], tensor) is not tensor:
             raise CheckpointError(f"{file} has the adapter of {name} under two names, one is {key!r}; keep one.")
     refuse_unmatched(file, unmatched, len(stored))
-    modules = {}
+    modules, shapes = {}, linear_shapes(config)
     for name, pair in pairs.items():
         if pair.keys() != {"A", "B"}:
             raise CheckpointError(f"{file} has only lora_{next(iter(pair))} of {name}; save the adapter again.")
-        a_RK, b_NR = read_matrix(pair["A"]), read_matrix(pair["B"])
+        a_RK, b_NR = read_pair(pair, shapes[name], f"{file}: {name}")
         path = MATRIX.sub(r"\1", pair["A"].name).removeprefix(PREFIX)
         modules[name] = LowRank(a_RK, from_hf(name, b_NR, config), scaling.of(path, a_RK.shape[0]))
     return LoraAdapter.of(modules, config, str(folder), base=scaling.base, notes=copied)
@@ -101,14 +104,16 @@ def _without_copies(
     return (note,), kept
 
 
-def read_matrix(stored: StoredTensor) -> Any:
-    """Read a matrix of an adapter; raises CheckpointError for another form."""
-    if len(stored.shape) != 2 or not stored.dtype.is_floating_point or stored.dtype.itemsize < 2:
-        raise CheckpointError(
-            f"{stored.file}: {stored.name!r} is {stored.dtype} of the shape {stored.shape}, and an adapter has "
-            "matrices in float32, bfloat16 or float16; save it in one of these."
-        )
-    return stored.read()
+def read_pair(pair: Mapping[str, StoredTensor], shape: tuple[int, int], where: str) -> tuple[Tensor, Tensor]:
+    """Read A and B of a linear of this shape; raises CheckpointError for other forms, before memory is taken."""
+    for stored in (pair["A"], pair["B"]):
+        if len(stored.shape) != 2 or not stored.dtype.is_floating_point or stored.dtype.itemsize < 2:
+            raise CheckpointError(
+                f"{stored.file}: {stored.name!r} is {stored.dtype} of the shape {stored.shape}, and an adapter has "
+                "matrices in float32, bfloat16 or float16; save it in one of these."
+            )
+    check_shapes(tuple(pair["A"].shape), tuple(pair["B"].shape), shape, where)
+    return pair["A"].read(), pair["B"].read()
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,15 @@ class _Scaling:
                 f"{file}: peft_type is {shown(settings.get('peft_type'))}, and 'LORA' is read; train such an adapter."
             )
         _refuse(file, settings)
-        rank = _number(file, "r", settings.get("r", 8))
+        rank = _whole_rank(file, "r", _number(file, "r", settings.get("r", 8)))
         alpha = _number(file, "lora_alpha", settings.get("lora_alpha", 8))
         base = settings.get("base_model_name_or_path")
         return cls(
             file,
-            int(rank),
+            rank,
             alpha,
             bool(settings.get("use_rslora")),
-            {key: int(value) for key, value in _patterns(file, "rank_pattern", settings).items()},
+            {key: _whole_rank(file, key, value) for key, value in _patterns(file, "rank_pattern", settings).items()},
             _patterns(file, "alpha_pattern", settings),
             base if isinstance(base, str) and base else None,
         )
@@ -181,25 +186,38 @@ def _patterns(file: Path, key: str, settings: Mapping[str, Any]) -> dict[str, fl
                 f"* and +, and at most {MAX_PATTERN_CHARACTERS} characters: write the names out."
             )
         try:
-            re.compile(pattern)
+            _anchored(pattern)
         except re.error:
             raise CheckpointError(f"{file}: {key} has the invalid pattern {shown(pattern)}; correct it.") from None
+    if (count := sum("*" in each or "+" in each for each in patterns)) > MAX_WILD_PATTERNS:
+        raise CheckpointError(
+            f"{file}: {key} has {count:,} patterns with * or +, and may have {MAX_WILD_PATTERNS}: write the names out."
+        )
     return {pattern: _number(file, f"{key}, {pattern}", value) for pattern, value in patterns.items()}
 
 
 def _matching(path: str, patterns: Mapping[str, object]) -> str:
     """Return the first pattern that is the path's end, or the whole of it after "^", as in peft; "" if none."""
-    for pattern in patterns:
-        anchored = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})"
-        if re.fullmatch(anchored.removesuffix("$"), path):
-            return pattern
-    return ""
+    return next((pattern for pattern in patterns if _anchored(pattern).fullmatch(path)), "")
+
+
+@lru_cache(2 * MAX_PATTERNS)
+def _anchored(pattern: str) -> re.Pattern[str]:
+    """Compile what a whole path must match; raises re.error."""
+    anchored = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})"
+    return re.compile(anchored.removesuffix("$"))
 
 
 def _number(file: Path, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise CheckpointError(f"{file}: {key} is {shown(value)} and must be a number above 0; correct it.")
     return value
+
+
+def _whole_rank(file: Path, key: str, rank: float) -> int:
+    if rank != int(rank):
+        raise CheckpointError(f"{file}: the rank of {key} is {rank} and must be a whole number; correct it.")
+    return int(rank)
 
 
 def write_peft(adapter: LoraAdapter, folder: Path, config: ModelConfig) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from tessera.errors import CheckpointError
 from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.files import read_adapter
 from tessera.lora.peft import write_peft
+from tessera.weights.safetensors import StoredTensor
 from tests.lora.adapters import live_paths, random_adapter, random_pairs, write_peft_folder
 from tests.weights.checkpoints import LLAVA
 
@@ -153,8 +154,9 @@ def test_an_empty_adapter_is_refused(tmp_path: Path) -> None:
         {"peft_type": "LOHA"}, {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"r": 8},
         {"init_lora_weights": "pissa_niter_16"}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
         {"alpha_pattern": {"(a+)+b": 1}}, {"alpha_pattern": {".*.*.*.*a": 1}}, {"rank_pattern": {"(": 1}},
+        {"r": 4.5}, {"rank_pattern": {"q_proj": 4.5}}, {"alpha_pattern": {f"q.*{number}": 1 for number in range(101)}},
     ],
-    ids=str,
+    ids=lambda settings: str(settings)[:40],
 )  # fmt: skip
 def test_settings_that_change_the_computation_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     text = refused(write_peft_folder(tmp_path / "a", random_pairs(DECODER), **settings))
@@ -169,8 +171,9 @@ def test_settings_that_change_the_computation_are_refused(tmp_path: Path, settin
         ("lora_B", torch.full((96, 4), float("inf"))),
         ("lora_A", torch.zeros(4, 64, dtype=torch.int8)),
         ("lora_A", None),
+        ("lora_B", torch.zeros(96, 0)),
     ],
-    ids=["shape", "turned", "infinite", "dtype", "missing"],
+    ids=["shape", "turned", "infinite", "dtype", "missing", "rank 0"],
 )
 def test_damaged_matrices_are_refused(tmp_path: Path, matrix: str, value: Tensor | None) -> None:
     file = write_peft_folder(tmp_path / "a", random_pairs(DECODER)) / "adapter_model.safetensors"
@@ -180,6 +183,20 @@ def test_damaged_matrices_are_refused(tmp_path: Path, matrix: str, value: Tensor
     save_file(tensors if value is None else {**tensors, key: value}, file)
     text = refused(tmp_path / "a")
     assert "layers.0.self_attn.q_proj" in text or "layers.0.attention.wq" in text
+
+
+def test_matrices_that_do_not_fit_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with holes can announce more than the machine has."""
+
+    def read(stored: StoredTensor) -> Tensor:
+        raise AssertionError(stored.name)
+
+    monkeypatch.setattr(StoredTensor, "read", read)
+    path, shape = next(iter(DECODER.items()))
+    file = write_peft_folder(tmp_path / "a", random_pairs({path: shape}, 8), r=8) / "adapter_model.safetensors"
+    key = f"base_model.model.{path}.lora_A.weight"
+    save_file(load_file(file) | {key: torch.zeros(9, 64)}, file)
+    assert "(9, 64) and B of (96, 8)" in refused(tmp_path / "a")
 
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:

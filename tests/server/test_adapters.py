@@ -208,6 +208,7 @@ def test_what_may_not_be_loaded_is_refused(server: Running, folder: Path) -> Non
         "way-out/outside",
         "/etc",
         "none",
+        ".",
         "",
         "a\0b",
         "x/" * 3000,

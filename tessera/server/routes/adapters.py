@@ -69,6 +69,6 @@ def _load(handlers: Handlers, folder: Path, body: LoadAdapterRequest) -> str:
         adapters = handlers.backend.adapters
         loaded = adapters.load(body.lora_name, path, replaces=body.load_inplace, taken=handlers.names.own)
     except (UsageError, CheckpointError) as error:
-        text = str(error).replace(f"{top}/", "")  # where it lies is the operator's
+        text = str(error).replace(f"{top}/", "").replace(str(top), ".")  # where it lies is the operator's
         raise BadRequestError(text, param=error.param if isinstance(error, UsageError) else "lora_path") from error
     return loaded.summary
