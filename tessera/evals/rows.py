@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+from tessera.conversation import MAX_JSON_DEPTH, json_depth
 from tessera.errors import ImageError, MissingExtraError, UsageError, shown
 from tessera.messages import Image
 
@@ -237,18 +239,18 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._rows: list[Mapping[str, Any] | bytes] = []  # lines of JSON are parsed when they are asked for
         try:
-            if path.name.endswith(".csv"):
-                self._rows: list[Mapping[str, Any]] = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-                return
-            with gzip.open(path) as file:
+            with path.open("rb") if path.name.endswith(".csv") else gzip.open(path) as file:
                 data = file.read(MAX_UNPACKED + 1)
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            if len(data) > MAX_UNPACKED:
+                raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; give a plain .jsonl file.")
+            if path.name.endswith(".csv"):
+                self._rows += csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+            else:
+                self._rows += [line for line in data.splitlines() if line.strip()]
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
             raise UsageError(f"{path} cannot be read ({type(error).__name__}); is it whole, and UTF-8?") from error
-        if len(data) > MAX_UNPACKED:
-            raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; unpack it to a .jsonl file.")
-        lines = [line for line in data.splitlines() if line.strip()]
-        self._rows = [_object(line, self.place(index)) for index, line in enumerate(lines)]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -257,7 +259,12 @@ class _Table:
         return f"{self.path}, row {index + 1}"
 
     def values(self, index: int) -> Mapping[str, Any]:
-        return self._rows[index]
+        row = self._rows[index]
+        if isinstance(row, bytes):
+            return _object(row, self.place(index))
+        if None in row:
+            raise UsageError(f"{self.place(index)} has more cells than the header; quote cells that hold commas.")
+        return row
 
 
 def _object(line: bytes, place: str) -> Mapping[str, Any]:
@@ -267,4 +274,8 @@ def _object(line: bytes, place: str) -> Mapping[str, Any]:
         raise UsageError(f"{place} is no JSON; correct the line.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{place} must be a JSON object, not {shown(value)}.")
+    if json_depth(value) > MAX_JSON_DEPTH:
+        raise UsageError(f"{place} is nested more than {MAX_JSON_DEPTH} levels deep; flatten it.")
+    if b"\\ud" in line.lower() and any("\ud800" <= sign <= "\udfff" for sign in json.dumps(value, ensure_ascii=False)):
+        raise UsageError(f"{place} holds half of a surrogate pair, which is not a character; correct the line.")
     return value

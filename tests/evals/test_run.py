@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -380,7 +379,7 @@ OWN = [
     ({"answer": {"vendor": "Acme", "total": 12.5, "items": [{"n": 1}]}, "scorer": "json"},
      'Here: {"vendor": "ACME", "total": 12.5, "items": [{"n": 2}]}', 2 / 3),
     ({"answer": r"\d{2}\.\d{2}", "scorer": "regex"}, "12.50", 1.0),
-    ({"answer": "x", "scorer": "json"}, "no object", 0.0),
+    ({"answer": {"a": 1}, "scorer": "json"}, "no object", 0.0),
 ]  # fmt: skip
 
 

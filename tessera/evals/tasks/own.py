@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tessera.conversation import MAX_JSON_DEPTH, json_depth
 from tessera.errors import UsageError, shown
 from tessera.evals.metrics import anls, is_near, is_same_text, number_in
 from tessera.evals.rows import Row
@@ -60,9 +63,10 @@ def _object_in(text: str) -> Any:
     """Return the JSON object in a text, which may have words or a fence around it; None without one."""
     start, end = text.find("{"), text.rfind("}")
     try:
-        return json.loads(text[start : end + 1]) if 0 <= start < end else None
+        value = json.loads(text[start : end + 1]) if 0 <= start < end else None
     except (ValueError, RecursionError):
         return None
+    return value if json_depth(value) <= MAX_JSON_DEPTH else None
 
 
 def _equal_share(given: Any, wanted: Any) -> float:
@@ -104,15 +108,14 @@ def own_task(path: Path, scorer: str, tolerance: float, max_tokens: int | None, 
     def questions(row: Row, shots: Shots) -> Sequence[Question]:
         kind, answers = str(row.get("scorer", scorer)), _answers(row)
         _check_scorer(kind, f"{row.place}: scorer")
-        if kind == "regex":
-            _check_patterns(answers, row)
-        images = _images(row)
-        tokens = row.get("max_tokens", max_tokens)
+        _check_answers(kind, answers, row)
+        messages = _messages(row, system)
+        images = [image for message in messages for image in message.images]
         return [
             Question(
                 id=str(row.get("id", "")),
-                messages=_messages(row, images, system),
-                params=SamplingParams(max_tokens=int(tokens) if tokens else None),
+                messages=messages,
+                params=SamplingParams(max_tokens=_max_tokens(row, max_tokens)),
                 answer=answers,
                 groups=_groups(row),
                 cluster=str(images[0].source) if images and isinstance(images[0].source, str | Path) else "",
@@ -147,21 +150,50 @@ def _check_scorer(name: str, where: str) -> None:
         raise UsageError(f"{where} is {shown(name)}; it must be one of {', '.join(SCORERS)}.")
 
 
-def _check_patterns(answers: Sequence[Any], row: Row) -> None:
-    for pattern in map(str, answers):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"{row.place}: {shown(pattern)} is no regular expression; correct it.") from error
-        if len(pattern) > MAX_PATTERN:
-            raise UsageError(f"{row.place}: the regular expression has over {MAX_PATTERN} characters; shorten it.")
+def _check_answers(kind: str, answers: Sequence[Any], row: Row) -> None:
+    """Raise UsageError for an answer that every reply has, or none can have."""
+    for answer in answers:
+        if kind == "regex":
+            _check_pattern(str(answer), row)
+        wrong = {
+            "contains": not str(answer).strip(),
+            "regex": not str(answer),
+            "number": number_in(str(answer)) is None,
+            "json": not isinstance(_object_in(answer) if isinstance(answer, str) else answer, Mapping),
+        }
+        if wrong.get(kind, False):
+            wanted = {"number": "one number", "json": "a JSON object"}.get(kind, "a text that is not empty")
+            raise UsageError(f"{row.place}: the answer {shown(answer)} must be {wanted} for the scorer {kind}.")
+
+
+def _check_pattern(pattern: str, row: Row) -> None:
+    if len(pattern) > MAX_PATTERN:
+        raise UsageError(f"{row.place}: the regular expression has over {MAX_PATTERN} characters; shorten it.")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{row.place}: {shown(pattern)} is no regular expression; correct it.") from error
 
 
 def _tolerance(row: Row, tolerance: float) -> float:
+    given = row.get("tolerance", tolerance)
     try:
-        return float(row.get("tolerance", tolerance))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{row.place}: tolerance must be a number, such as 0.05.") from error
+        value = float(given)
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{row.place}: tolerance is {shown(given)} and must be a number from 0, such as 0.05.")
+    return value
+
+
+def _max_tokens(row: Row, max_tokens: int | None) -> int | None:
+    given = row.get("max_tokens", max_tokens)
+    if given in (None, "", 0):
+        return None
+    try:
+        return int(given)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{row.place}: max_tokens is {shown(given)} and must be a whole number.") from None
 
 
 def _answers(row: Row) -> list[Any]:
@@ -177,11 +209,27 @@ def _images(row: Row) -> list[Image]:
     return [row.image_of(each, "image") for each in (given if isinstance(given, list) else [given]) if each]
 
 
-def _messages(row: Row, images: Sequence[Image], system: str | None) -> tuple[Message, ...]:
-    if "messages" in row.values:
-        return tuple(parse_messages(row["messages"]))
+def _messages(row: Row, system: str | None) -> tuple[Message, ...]:
     first = [Message("system", (system,))] if system else []
-    return (*first, Message("user", (*images, row.text("question"))))
+    given = row.get("messages")
+    if given is None:
+        return (*first, Message("user", (*_images(row), row.text("question"))))
+    if _images(row):
+        raise UsageError(f"{row.place}: images beside messages would not be shown; put them into the messages.")
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{row.place}: messages must be a list of messages, not {shown(given)}.")
+    messages = [
+        replace(message, content=tuple(_beside(part, row) for part in message.content))
+        for message in parse_messages(given)
+    ]
+    return (*(first if messages[0].role != "system" else ()), *messages)
+
+
+def _beside(part: str | Image, row: Row) -> str | Image:
+    """Return a part of a message whose image's path is beside the row's file."""
+    if not isinstance(part, Image):
+        return part
+    return replace(part, source=row.image_of(part.source, "messages").source)
 
 
 def _groups(row: Row) -> dict[str, str]:
