@@ -91,7 +91,7 @@ FOLDERS = {
     "tessera/finetune": 2600,
     "tessera/kernels": 3000,
     "tessera/linears": 340,
-    "tessera/lora": 1000,
+    "tessera/lora": 1100,
     "tessera/migration": 1550,
     "tessera/model": 950,
     "tessera/nano": 15_500,
