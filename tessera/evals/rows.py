@@ -244,7 +244,7 @@ class _Table:
             with path.open("rb") if path.name.endswith(".csv") else gzip.open(path) as file:
                 data = file.read(MAX_UNPACKED + 1)
             if len(data) > MAX_UNPACKED:
-                raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; give a plain .jsonl file.")
+                raise UsageError(f"{path} holds more than {MAX_UNPACKED >> 20} MiB; give a plain .jsonl file.")
             if path.name.endswith(".csv"):
                 self._rows += csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
             else:

@@ -250,11 +250,11 @@ class Batches:
         while not self.closing.wait(SWEEP_S):
             try:
                 if self.store.exists:
-                    self.sweep()
+                    self._sweep()
             except Exception:
                 logger.warning("old files and batches are removed later", exc_info=True)
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """Remove old files and jobs, a key's oldest jobs beyond the limit, and folders of jobs that are none."""
         self.store.sweep()
         before = time.time() - self.settings.files_max_days * DAY_S

@@ -126,8 +126,6 @@ def test_where_a_model_looked_on_a_turned_page_is_a_place_of_the_page_itself(
     assert field.box is not None
     got = [field.box.left * 440, field.box.top * 660, field.box.right * 440, field.box.bottom * 660]
     assert got == pytest.approx([300, 440, 320, 460], abs=0.01 if tiles == "off" else 2 * SIDE)
-    if (
-        tiles == "off"
-    ):  # and it is read again upright: a line of three heights, with 0.12 of the page's width at each end
+    if tiles == "off":  # read again upright: a line of three heights, with 0.12 of the page's width at each end
         crop = model.asked[-1][0][0].content[0].source
         assert crop.size == pytest.approx((SIDE + 0.24 * (440 if turn == 180 else 660), 3 * SIDE), abs=1)

@@ -1,4 +1,4 @@
-"""Rows of one's own questions: a damaged one is a failed question that says why, and the others are asked."""
+"""Rows of one's own questions: each scorer; a damaged row is a failed question that says why, and the others go on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,53 @@ import pytest
 from tessera.evals.run import answers_of
 from tessera.evals.tasks.own import own_task
 from tests.evals.stub import Stub
-from tests.evals.test_run import run, score_of
+from tests.evals.test_run import png, run, score_of
+
+OWN = [
+    ({"answer": "Total 12.50"}, "total  12.50.", 1.0),
+    ({"answer": "12.50", "scorer": "contains"}, "It says Total 12.50 here", 1.0),
+    ({"answer": 100, "scorer": "number", "tolerance": 0.05}, "about $104", 1.0),
+    ({"answer": 100, "scorer": "number"}, "104", 0.0),
+    ({"answer": ["Paris", "Rome"], "scorer": "anls"}, "pari", 0.8),
+    ({"answer": {"vendor": "Acme", "total": 12.5, "items": [{"n": 1}]}, "scorer": "json"},
+     'Here: {"vendor": "ACME", "total": 12.5, "items": [{"n": 2}]}', 2 / 3),
+    ({"answer": r"\d{2}\.\d{2}", "scorer": "regex"}, "12.50", 1.0),
+    ({"answer": {"a": 1}, "scorer": "json"}, "no object", 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "reply", "points"), OWN)
+def test_rows_of_ones_own(tmp_path: Path, row: dict[str, Any], reply: str, points: float) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.png", "question": "What?", **row}) + "\n")
+    task = own_task(tmp_path / "my.jsonl", "exact", 0.0, 64, "Be short.")
+    model = Stub(lambda conversation, params: reply)
+    summary = run(task, tmp_path / "my.jsonl", tmp_path / "run", model)
+    assert score_of(summary, "score") == pytest.approx(100 * points)
+    conversation, params = model.asked[0]
+    assert (len(conversation), params.max_tokens) == (2, 64)
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text("question,answer\nOne?,1\nTwo?,2\n")
+    task = own_task(tmp_path / "my.csv", "exact", 0.0, 64, None)
+    summary = run(task, tmp_path / "my.csv", tmp_path / "run", Stub(lambda conversation, params: "2"))
+    assert score_of(summary, "score") == 50.0
+
+
+def test_a_bad_row_is_a_failed_question_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "my.jsonl").write_text('{"question": "One?", "answer": "1"}\n{"question": 5, "answer": "1"}\n')
+    task = own_task(tmp_path / "my.jsonl", "exact", 0.0, 64, None)
+    summary = run(task, tmp_path / "my.jsonl", tmp_path / "run", Stub(lambda conversation, params: "1"))
+    assert (summary.count, summary.flags["failed"]) == (2, 1)
+    bad = list(answers_of(tmp_path / "run"))[1]
+    assert "my.jsonl, line 2: question must be a text" in bad.note
+
 
 ASKED = {"question": "What?", "answer": "1"}
 BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
     "tokens": (ASKED | {"max_tokens": "many"}, "max_tokens is 'many'"),
+    "part of a token": (ASKED | {"max_tokens": 4.5}, "max_tokens is 4.5"),
     "tolerance": (ASKED | {"tolerance": "nan"}, "tolerance is 'nan'"),
     "empty text": (ASKED | {"answer": "", "scorer": "contains"}, "a text that is not empty"),
     "empty pattern": (ASKED | {"answer": "", "scorer": "regex"}, "a text that is not empty"),

@@ -332,12 +332,12 @@ def test_a_batch_goes_on_in_the_next_server(tmp_path: Path) -> None:
 
 def test_a_server_that_nobody_asks_removes_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "SWEEP_S", 0.02)
-    monkeypatch.setattr(batches, "MAX_ENDED", 2)
     running = run_server(files_dir=tmp_path / "files")
     try:
         api = Api(running)
         for _ in range(3):
             api.ended(api.create(["no request"]))
+        monkeypatch.setattr(batches, "MAX_ENDED", 2)
         until(lambda: len(api.client.batches.list().data) == 2)
         content = tmp_path / "files" / "content"
         assert len(list(content.iterdir())) == 3

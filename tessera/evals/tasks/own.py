@@ -150,20 +150,28 @@ def _check_scorer(name: str, where: str) -> None:
         raise UsageError(f"{where} is {shown(name)}; it must be one of {', '.join(SCORERS)}.")
 
 
+def _is_object(answer: Any) -> bool:
+    return isinstance(_object_in(answer) if isinstance(answer, str) else answer, Mapping)
+
+
+# What an answer must be for a scorer: in words, and the check.
+WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "contains": ("a text that is not empty", lambda answer: bool(str(answer).strip())),
+    "regex": ("a text that is not empty", lambda answer: bool(str(answer))),
+    "number": ("one number", lambda answer: number_in(str(answer)) is not None),
+    "json": ("a JSON object", _is_object),
+}
+
+
 def _check_answers(kind: str, answers: Sequence[Any], row: Row) -> None:
     """Raise UsageError for an answer that every reply has, or none can have."""
     for answer in answers:
         if kind == "regex":
             _check_pattern(str(answer), row)
-        wrong = {
-            "contains": not str(answer).strip(),
-            "regex": not str(answer),
-            "number": number_in(str(answer)) is None,
-            "json": not isinstance(_object_in(answer) if isinstance(answer, str) else answer, Mapping),
-        }
-        if wrong.get(kind, False):
-            wanted = {"number": "one number", "json": "a JSON object"}.get(kind, "a text that is not empty")
-            raise UsageError(f"{row.place}: the answer {shown(answer)} must be {wanted} for the scorer {kind}.")
+        if kind in WANTED and not WANTED[kind][1](answer):
+            raise UsageError(
+                f"{row.place}: the answer {shown(answer)} must be {WANTED[kind][0]} for the scorer {kind}."
+            )
 
 
 def _check_pattern(pattern: str, row: Row) -> None:
@@ -191,8 +199,8 @@ def _max_tokens(row: Row, max_tokens: int | None) -> int | None:
     if given in (None, "", 0):
         return None
     try:
-        return int(given)
-    except (TypeError, ValueError, OverflowError):
+        return int(str(given))  # 4.5 is refused too
+    except ValueError:
         raise UsageError(f"{row.place}: max_tokens is {shown(given)} and must be a whole number.") from None
 
 
