@@ -197,7 +197,7 @@ inline __m128 sums(const Floats (&rows)[4]) {
   return _mm_add_ps(_mm_add_ps(four[0], four[1]), _mm_add_ps(four[2], four[3]));
 }
 
-// e to the power of each, within 2 units in the last place; x is held to +-87.3, where floats end. NaN gives e^87.3.
+// e to the power of each, within 2 units in the last place; x is held to +-87.3, where floats end. NaN gives e^-87.3.
 // 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]: the Taylor series to the 7th power, whose next term is 5e-9.
 inline Floats exponential(Floats x) {
   const Floats magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to whole numbers
