@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import re
+import unicodedata
 
 MAX_WORDS, KEPT_HEAD, KEPT_TAIL = 1200, 700, 300  # characters in an error's text
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of what does more than to be shown
+JOINERS = "\u200c\u200d"
 SQLITE_NO_ROOM = {13, 778}  # SQLITE_FULL and SQLITE_IOERR_WRITE
 
 
@@ -185,3 +188,18 @@ def shown(value: object) -> str:
     """Return a value as an error quotes it, in at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape what would break a line, drive a terminal, or reorder what is shown: ESC becomes \\x1b.
+
+    Control characters, separators of lines, marks of direction and halves of characters, but none of `keep`; not the
+    joiners of Indic scripts, Persian and emoji, nor wide spaces.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign.encode("unicode_escape").decode() if _is_unsafe(sign, keep) else sign for sign in text)
+
+
+def _is_unsafe(sign: str, keep: str) -> bool:
+    return unicodedata.category(sign) in UNSAFE and sign not in JOINERS and sign not in keep

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from tessera.errors import FetchError, ImageError
+from tessera.errors import FetchError, ImageError, printable
 from tessera.fetch import Stop, fetch
 
 SCHEME = re.compile(r"(blob:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
@@ -154,11 +154,6 @@ def _show(text: str) -> str:
     if len(text) > SHOWN:
         text = f"{text[: SHOWN - 3]}..." if ADDRESS.match(text) else f"...{text[3 - SHOWN :]}"
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Replace the characters that would break a line or a terminal."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:

@@ -1,7 +1,8 @@
 """How far confidences can be trusted: labelled documents become samples, and samples a report.
 
 Labels are true values by path. A value is right if it means the same as the label: "1.234,50" and 1234.5 are equal.
-All numbers of a report are held out: no document's confidence comes from weights that saw it.
+All numbers of a report are held out: no document's confidence comes from weights that saw it. Beside each is the
+one before calibration, of the scores; nothing is fitted to those.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from tessera.documents.calibration import Calibration, Sample
+from tessera.documents.curves import sigmoid
 from tessera.documents.readings import agree
 from tessera.documents.record import Field
 from tessera.documents.spans import kind_of
@@ -50,6 +52,9 @@ class Number:
     def __str__(self) -> str:
         return "none" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
+    def as_json(self) -> list[float | None]:
+        return [_finite(each) for each in (self.value, self.low, self.high)]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -62,12 +67,13 @@ class Report:
     diagram: Sequence[Bin]
     kinds: Mapping[str, tuple[int, int]]  # fields and right ones of each kind
     thresholds: Mapping[float, tuple[float | None, float]]  # by wanted error: the confidence, and the share above it
+    before: Mapping[str, Number]  # the metrics of the scores, without a calibration
 
     def as_json(self) -> dict[str, Any]:
-        numbers = {name: [*map(_finite, (each.value, each.low, each.high))] for name, each in self.numbers.items()}
         return {
             "documents": self.documents, "fields": self.fields, "right": self.right,
-            "numbers": numbers,
+            "numbers": {name: each.as_json() for name, each in self.numbers.items()},
+            "before": {name: each.as_json() for name, each in self.before.items()},
             "diagram": [[each.count, each.confidence, each.right] for each in self.diagram],
             "kinds": {kind: list(counts) for kind, counts in self.kinds.items()},
         }  # fmt: skip
@@ -77,8 +83,8 @@ class Report:
         share = self.right / self.fields if self.fields else 0.0
         lines = [
             f"{self.documents} documents, {self.fields} fields, {self.right} of them right ({share:.1%})", "",
-            "| measure | value (95 % interval) |", "| --- | --- |",
-            *(f"| {name} | {number} |" for name, number in self.numbers.items()), "",
+            "| measure (95 % interval) | score, before | confidence, held out |", "| --- | --- | --- |",
+            *(f"| {name} | {self.before[name]} | {number} |" for name, number in self.numbers.items()), "",
             "| confidence | right | fields |", "| --- | --- | --- |",
             *(f"| {each.confidence:.3f} | {each.right:.3f} | {each.count} |" for each in self.diagram), "",
             "| kind of field | fields | right |", "| --- | --- | --- |",
@@ -91,12 +97,16 @@ class Report:
 def report_of(calibration: Calibration, samples: Sequence[Sample]) -> Report:
     """Measure a calibration by the held-out confidences of the samples it was fitted on."""
     confidences = [confidence for confidence, _ in calibration.held_out]
+    scores = [float(sigmoid(sample.evidence[0])) for sample in samples]  # its log-odds are the first evidence
     right = [sample.right for sample in samples]
     documents = [sample.document for sample in samples]
-    numbers = {
-        name: Number(metric(confidences, right), *bootstrap_interval(metric, confidences, right, documents))
-        for name, metric in METRICS.items()
-    }
+
+    def measured(values: Sequence[float]) -> dict[str, Number]:
+        return {
+            name: Number(metric(values, right), *bootstrap_interval(metric, values, right, documents))
+            for name, metric in METRICS.items()
+        }
+
     kinds: dict[str, tuple[int, int]] = {}
     for sample in sorted(samples, key=lambda sample: sample.kind):
         count, hits = kinds.get(sample.kind, (0, 0))
@@ -107,8 +117,9 @@ def report_of(calibration: Calibration, samples: Sequence[Sample]) -> Report:
         above = 0 if threshold is None else sum(confidence >= threshold for confidence in confidences)
         thresholds[error] = threshold, above / max(len(samples), 1)
     return Report(
-        len(set(documents)), len(samples), sum(right), numbers, reliability(confidences, right), kinds, thresholds
-    )
+        len(set(documents)), len(samples), sum(right), measured(confidences), reliability(confidences, right), kinds,
+        thresholds, measured(scores),
+    )  # fmt: skip
 
 
 def samples_of(document: str, fields: Iterable[Field], labels: Mapping[str, Any]) -> list[Sample]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tessera import errors
-from tessera.errors import MAX_WORDS, TesseraError
+from tessera.errors import MAX_WORDS, TesseraError, printable
 from tessera.load import BUNDLED_FOLDER
 
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TesseraError)]
@@ -48,3 +48,20 @@ def test_info_quotes_little_of_a_hostile_header(tmp_path: Path, change: dict[str
     assert done.returncode == 1
     assert len(done.stderr) < MAX_WORDS + 200
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\r\t", r"a\nb\r\t"),
+        ("\x1b]0;x\x07\x9b2J\x7f", r"\x1b]0;x\x07\x9b2J\x7f"),
+        ("\u202egpj.exe\u2066\u200f", r"\u202egpj.exe\u2066\u200f"),
+        ("\u2028\ufeff\udcff", r"\u2028\ufeff\udcff"),
+        ("C:\\new caf\u00e9", "C:\\new caf\u00e9"),
+        ("\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e", "\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e"),
+    ],
+    ids=["lines", "commands", "direction", "other", "plain", "scripts"],
+)  # fmt: skip
+def test_what_drives_a_terminal_is_escaped_and_what_is_written_stays(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(text, keep=text) == text

@@ -40,6 +40,7 @@ def test_a_report_counts_and_measures_held_out_confidences() -> None:
     assert report.numbers["Brier score"].value == pytest.approx(0.01)
     assert report.numbers["wrong fields caught at 20% reviewed"].value == 1.0
     assert report.numbers["coverage at 1% error"].value == 0.9
+    assert report.before["Brier score"].value == pytest.approx(0.25)  # evidence of log-odds 0: scores of one half
     text = report.markdown()
     assert "10 fields, 9 of them right (90.0%)" in text
     assert "At most 1% wrong: these labels do not show it" in text
@@ -50,7 +51,18 @@ def test_a_report_of_fields_that_are_all_right_has_no_auroc() -> None:
     report = report_of(Calibration("m", (), (), (), held_out=((0.9, True),) * 4), samples)
     assert math.isnan(report.numbers["AUROC"].value)
     assert report.as_json()["numbers"]["AUROC"] == [None, None, None]
-    assert "| AUROC | none |" in report.markdown()
+    assert report.as_json()["before"]["Brier score"] == [0.25, 0.25, 0.25]
+    assert "| AUROC | none | none |" in report.markdown()
+
+
+def test_a_report_shows_the_calibration_error_before_and_after() -> None:
+    """Scores that claim 95 % where half is right are off by 0.45, and calibrated ones nearly right."""
+    odds = math.log(0.95 / 0.05)
+    samples = [Sample(f"d{n}", "total", (odds, *ZEROS), n % 2 == 0) for n in range(200)]
+    report = report_of(fit(samples, "m"), samples)
+    assert report.before["calibration error (ECE)"].value == pytest.approx(0.45)
+    assert report.numbers["calibration error (ECE)"].value < 0.2  # bins of 20: 0.09 by chance alone
+    assert "| calibration error (ECE) | 0.450 (" in report.markdown()
 
 
 def test_on_known_chances_the_calibration_error_is_small_and_thresholds_hold() -> None:

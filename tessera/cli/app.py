@@ -30,7 +30,7 @@ from tessera.cli.app_trust import boxes, trust
 from tessera.cli.options import Images, MaxTokens, MinP, Seed, Stop, System, Temperature, TopK, TopP, opens_session
 from tessera.cli.parser import Group, ImagesCommand, SettingsCommand, in_our_words
 from tessera.cli.start import leave_quickly
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import TesseraError, UsageError, printable
 
 if TYPE_CHECKING:
     from tessera.cli.session import Session
@@ -266,5 +266,5 @@ def _unexpected(error: Exception) -> str:
 def _fail(message: str, exit_code: int) -> NoReturn:
     if os.environ.get("TESSERA_DEBUG") and sys.exc_info()[0] is not None:
         raise
-    print(f"tessera: error: {message}", file=sys.stderr)
+    print(f"tessera: error: {printable(message)}", file=sys.stderr)
     sys.exit(exit_code)

@@ -19,7 +19,7 @@ from typing import Any
 from tessera.chat import Completion, Delta, TokenLogprob
 from tessera.cli.history import Conversation, HistoryError, default_file, keep, kept_turn, last
 from tessera.cli.parser import names_image
-from tessera.cli.session import Session, stopping_is_said, user_message
+from tessera.cli.session import Session, stopping_is_said, user_message, write_reply
 from tessera.errors import UsageError
 from tessera.sampling import Grammar, sampling_params_from_dict
 
@@ -155,8 +155,7 @@ def _written(session: Session, model: Any, messages: list[Any], wanted: Any) -> 
     try:
         for delta in session.stream(model, messages, wanted):
             deltas.append(delta)
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+            write_reply(delta.text)
     finally:
         if deltas:
             print(flush=True)

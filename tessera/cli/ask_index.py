@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tessera.cli.ask import question_and_images
-from tessera.cli.session import Session, say, stopping_is_said
+from tessera.cli.session import Session, say, stopping_is_said, write_reply
 from tessera.documents.api import budget_of
 from tessera.errors import UsageError
 from tessera.search.answer import REPLY_TOKENS, Answer, answer, find_pages
@@ -42,7 +42,7 @@ def run_ask_index(session: Session, words: Sequence[str], given: Asking, others:
     if given.as_json:
         print(json.dumps(answer_object(reply, question), ensure_ascii=False))
         return
-    print(reply.text)
+    write_reply(f"{reply.text}\n")
     for page in reply.pages:
         say(f"{'cited' if page.cited else 'shown'}: {page.label}")
     for note in reply.notes:

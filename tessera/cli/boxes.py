@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, printable
 
 HEAD_PAPERS = "printed receipts and invoices"
 
@@ -57,4 +57,4 @@ def run_nano_calibrate(model: str, papers: int, out: Path, *, verify: bool) -> N
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

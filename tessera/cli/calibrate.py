@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.cli.parser import check_target
+from tessera.errors import printable
 
 if TYPE_CHECKING:
     from tessera.chat import ChatModel
@@ -71,4 +72,4 @@ def _open(job: Labelled) -> ChatModel:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tessera.chat import ChatModel
 from tessera.cli.history import kept_turn
-from tessera.cli.session import NamedImage, Session, in_flags, say, stopping_is_said, user_message
+from tessera.cli.session import NamedImage, Session, in_flags, say, stopping_is_said, user_message, write_reply
 from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError
 from tessera.sampling import SamplingParams, sampling_params_from_dict
 
@@ -253,8 +253,7 @@ def _answer(talk: Talk, question: str) -> None:
         with stopping_is_said():
             for delta in talk.session.stream(talk.model, [*talk.opening(), *asked], talk.params):
                 reply += delta.text
-                sys.stdout.write(delta.text)
-                sys.stdout.flush()
+                write_reply(delta.text)
     except KeyboardInterrupt:
         talk.session.note("stopped")
     except TesseraError as error:

@@ -27,7 +27,6 @@ from tessera.search.scan import MAX_FILES, Counts, Reading, Scan
 from tessera.search.store import NAME, writing
 from tessera.search.writer import Writer
 from tessera.shelf import BUNDLED
-from tessera.sources import printable
 
 FAILED = 1
 MAX_SAID = 5  # errors that are named one by one
@@ -179,7 +178,6 @@ def _report(given: Indexing, counts: Counts, totals: dict[str, int]) -> None:
                           "out": str(given.file)}), flush=True)  # fmt: skip
         return
     for name, number, code, message in counts.errors[:MAX_SAID]:
-        name, message = printable(name), printable(message)
         say(f"{name}{f', page {number}' if number else ''}: {code}: {message}")
     if counts.failed > MAX_SAID:
         say(f"and {counts.failed - MAX_SAID:,} more; `tessera search 'code:*' --index {given.file}` lists them")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tessera.cli.convert import showing_bytes
+from tessera.errors import printable
 from tessera.load import find_model, model_name
 from tessera.lora.files import base_of
 from tessera.lora.merge import merge
@@ -23,5 +24,5 @@ def run_merge(
         f"merged into {what} of {model_name(found)}, in {str(merged.dtype).removeprefix('torch.')}: {merged.counts}",
     )
     for note in said:
-        print(f"tessera: {note}", file=sys.stderr)
+        print(f"tessera: {printable(note)}", file=sys.stderr)
     print(out)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tessera.chat import ChatModel
 from tessera.cli.session import NANO_NOTE, say
 from tessera.documents.api import budget_of
-from tessera.errors import UsageError
+from tessera.errors import UsageError, printable
 from tessera.search.assisted import search_assisted
 from tessera.search.found import Found, Hit
 from tessera.search.query import parse
@@ -22,7 +22,6 @@ from tessera.search.searcher import Searcher
 from tessera.search.shape import found_object
 from tessera.search.store import NAME, index_of
 from tessera.shelf import BUNDLED, data_folder
-from tessera.sources import printable
 
 NOTHING = 1  # exit code
 BOLD, FAINT, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"

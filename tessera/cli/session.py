@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.chat import ChatModel, Delta
 from tessera.cli.start import importing
-from tessera.errors import ImageError
+from tessera.errors import ImageError, printable
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
 from tessera.shelf import BUNDLED, ModelSource
@@ -192,7 +192,7 @@ class Status:
 
     def __call__(self, text: str) -> None:
         if self.shows:
-            sys.stderr.write(f"{ERASE_LINE}tessera: {text}")
+            sys.stderr.write(f"{ERASE_LINE}tessera: {printable(text)}")
             sys.stderr.flush()
             self._written = True
 
@@ -234,7 +234,14 @@ def reading_line(images: int, tokens: int, computed: int, seconds: float) -> str
 
 
 def say(text: str) -> None:
-    print(f"tessera: {text}", file=sys.stderr, flush=True)
+    """Write a line to standard error; what names of files and servers hold cannot drive the terminal."""
+    print(f"tessera: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def write_reply(text: str) -> None:
+    """Write a piece of a reply: to a terminal without what could drive it, elsewhere as it is."""
+    sys.stdout.write(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from tessera.cli.parser import check_target
-from tessera.errors import UsageError
+from tessera.errors import UsageError, printable
 from tessera.images import grid_of, load, token_count
 from tessera.messages import Image
 from tessera.model.config import VisionConfig
@@ -48,7 +48,8 @@ def run_tokens(
         if as_json:
             print(json.dumps(facts))
         else:
-            print(f"{source}: {image.width} x {image.height}, {rows} rows of {columns}, {facts['tokens']} tokens")
+            size = f"{image.width} x {image.height}, {rows} rows of {columns}, {facts['tokens']} tokens"
+            print(f"{printable(source)}: {size}")
         if plot is not None:
             draw_grid(image, grid, vision).save(plot)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tessera.documents.journal import Journal
 from tessera.documents.markdown import has_good_text, text_to_markdown
 from tessera.documents.page import Page, PageError
 from tessera.documents.presets import Preset
-from tessera.errors import UsageError
+from tessera.errors import UsageError, printable
 from tessera.machine import disk_room, written_whole
 
 SUFFIXES = (".md", ".txt", ".json")
@@ -131,9 +132,14 @@ def _markdown(transcripts: _Counted) -> Iterator[str]:
     for index, each in enumerate(transcripts):
         place = each.document if each.number is None else f"{each.document}, page {each.number}"
         about = f"{place}: {each.problem}" if each.problem else f"{place}, {each.source}"
-        yield ("\n" if index else "") + f"<!-- {about.replace('--', '- -')} -->\n"
+        yield ("\n" if index else "") + f"<!-- {_in_comment(about)} -->\n"
         if each.text:
             yield f"\n{each.text}\n"
+
+
+def _in_comment(text: str) -> str:
+    """A line that ends no comment: HTML lets two dashes do that, also with an exclamation mark between."""
+    return re.sub("-(?=-)", "- ", printable(text))
 
 
 def _ocr_page(index: int, transcript: Transcript) -> dict[str, Any]:

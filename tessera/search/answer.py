@@ -14,14 +14,13 @@ from tessera.chat import ChatModel, Usage
 from tessera.documents.page import Page
 from tessera.documents.plan import Budget
 from tessera.documents.sources import distinct
-from tessera.errors import DocumentError, EndpointError, UnreachableError, UsageError
+from tessera.errors import DocumentError, EndpointError, UnreachableError, UsageError, printable
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 from tessera.search.found import Hit
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
 from tessera.search.terms import tokens
-from tessera.sources import printable
 
 MAX_SHOWN, MAX_QUESTION = 8, 4000  # pages, and characters
 REPLY_TOKENS, ABOUT_TOKENS = 512, 200  # of the reply, and of the words around the pages

@@ -53,7 +53,7 @@ def test_no_name_reaches_the_terminal_as_a_command(
     assert run(monkeypatch, "search", "wombat", "--index", str(archive)) == 0
     assert run(monkeypatch, "search", "code:*", "--index", str(archive)) == 0
     told = capsys.readouterr()
-    assert "a\ufffd[2J\ufffdb.pdf p. 1" in told.out
+    assert "a\\x1b[2J\\nb.pdf p. 1" in told.out
     assert "\x1b" not in told.out + told.err
 
 

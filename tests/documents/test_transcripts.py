@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tessera.documents.extraction import Options
 from tessera.documents.journal import Journal
 from tessera.documents.markdown import has_good_text, text_to_markdown
 from tessera.documents.page import Box, Word
 from tessera.documents.presets import open_preset
-from tessera.documents.transcripts import Transcription, write_transcripts
+from tessera.documents.transcripts import Transcript, Transcription, write_transcripts
 from tests.documents.fakes import Scripted, completion, draw
 from tests.documents.papers import TypedPage
 
@@ -119,3 +122,30 @@ def test_a_page_with_a_problem_says_so_in_json_too(tmp_path: Path) -> None:
     assert transcribe(tmp_path / "bad.pdf", tmp_path / "a.json", model) == (1, 1)
     (page,) = json.loads((tmp_path / "a.json").read_text())["pages"]
     assert "damaged" in page["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a--->b", "a-->b", "a--!>b", "a---", "a-----!>b", "a\n-->\n\x1bb", "a\u202e--\u2066>"], ids=ascii
+)
+def test_no_name_of_a_file_ends_the_comment_before_a_page(name: str, tmp_path: Path) -> None:
+    """Python's HTML parser is the judge of what a comment is."""
+    out = tmp_path / "a.md"
+    pages = [Transcript(f"{name}.png", None, "<b>text</b>", "model"), Transcript("b", 2, "", "error", None, name)]
+    write_transcripts(out, iter(pages), "m")
+    told: list[tuple[str, str]] = []
+
+    class Judge(HTMLParser):
+        def handle_comment(self, data: str) -> None:
+            told.append(("comment", data))
+
+        def handle_data(self, data: str) -> None:
+            told.append(("text", data.strip()))
+
+    judge = Judge()
+    judge.feed(out.read_text())
+    judge.close()
+    assert [kind for kind, text in told if text] == ["comment", "text", "comment"]
+    assert ("text", "text") in told
+    assert not any("--" in text for kind, text in told if kind == "comment")  # older parsers do not know of --!>
+    assert not set("\x1b\u202e\u2066") & set(out.read_text())
+    assert len(out.read_text().splitlines()) == 5

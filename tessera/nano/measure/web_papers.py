@@ -106,6 +106,7 @@ def print_web_page(source: Path, target: Path) -> None:
     if browser is None:
         raise UsageError("papers of the web are printed by Chromium, which is not on the PATH; install it.")
     # The sandbox needs rights that containers lack; the page is our own.
+    source, target = source.absolute(), target.absolute()
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={target}"]
     done = subprocess.run([browser, *options, source.as_uri()], capture_output=True, timeout=120)
     if not target.is_file():

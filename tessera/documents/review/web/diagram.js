@@ -1,7 +1,7 @@
 // How far the confidences can be trusted: a reliability diagram with its numbers, as a calibration's report has them:
 //
 // metrics = {documents, fields, right, numbers: {name: [value, low, high]}, diagram: [[count, confidence, right]],
-//            kinds: {kind: [count, right]}}
+//            kinds: {kind: [count, right]}, before: {name: [value, low, high]}}, the last of scores without calibration.
 // A point of the diagram is a mean confidence and the share that was right. What is absent is not shown.
 
 import { drawn, element, foreign, plural } from "./dom.js";
@@ -28,10 +28,12 @@ export function trust(metrics) {
 }
 
 function tables(metrics, bins) {
+  const hasBefore = metrics.before !== null && typeof metrics.before === "object"; // older calibrations have none
   const numbers = Object.entries(metrics.numbers ?? {}).filter(([, value]) => Array.isArray(value)).map(([name, [value, low, high]]) => {
     const shown = (number) => (SHARES.test(name) ? percent(number) : number.toFixed(3));
     const interval = isNumber(low) && isNumber(high) ? `${shown(low)} to ${shown(high)}` : "";
-    return [name, isNumber(value) ? shown(value) : "none", interval];
+    const score = hasBefore ? [isNumber(metrics.before[name]?.[0]) ? shown(metrics.before[name][0]) : "none"] : [];
+    return [name, ...score, isNumber(value) ? shown(value) : "none", interval];
   });
   const points = bins.map(([count, confidence, right]) => {
     const [low, high] = wilson(right, count);
@@ -40,7 +42,7 @@ function tables(metrics, bins) {
   const kinds = Object.entries(metrics.kinds ?? {}).filter(([, value]) => Array.isArray(value) && value.every(isNumber) && value[0] > 0)
     .map(([kind, [count, right]]) => [kind, percent(right / count), count.toLocaleString("en")]);
   return [
-    table(["Measure", "Value", "95 % interval"], numbers),
+    table(hasBefore ? ["Measure", "Score, before", "Confidence", "95 % interval"] : ["Measure", "Value", "95 % interval"], numbers),
     table(["Confidence", "Right", "95 % interval", "Values"], points),
     table(["Kind of value", "Right", "Values"], kinds),
   ].filter(Boolean);
