@@ -15,6 +15,7 @@ from tessera import errors
 from tessera.errors import MAX_WORDS, TesseraError, printable
 from tessera.load import BUNDLED_FOLDER
 
+SCRIPTS = "\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e"  # wide and narrow spaces, Persian, emoji
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TesseraError)]
 
 
@@ -58,7 +59,7 @@ def test_info_quotes_little_of_a_hostile_header(tmp_path: Path, change: dict[str
         ("\u202egpj.exe\u2066\u200f", r"\u202egpj.exe\u2066\u200f"),
         ("\u2028\ufeff\udcff", r"\u2028\ufeff\udcff"),
         ("C:\\new caf\u00e9", "C:\\new caf\u00e9"),
-        ("\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e", "\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e"),
+        (SCRIPTS, SCRIPTS),
     ],
     ids=["lines", "commands", "direction", "other", "plain", "scripts"],
 )  # fmt: skip

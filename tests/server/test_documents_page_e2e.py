@@ -125,6 +125,19 @@ def test_a_place_that_the_file_tells_is_marked_on_the_page(open_page: Callable[.
     assert mark[1] < 1077 / 5
 
 
+def test_a_page_whose_file_was_deleted_says_so(open_page: Callable[..., Any], running: Running) -> None:
+    api = Api(running)
+    job = api.create(FILES[1], schema=SCHEMA)
+    api.ended(job)
+    assert api.http.delete(f"/v1/files/{job['input_files'][0]['id']}").status_code == 200
+    page = open_page()
+    page.get_by_role("button", name=re.compile("^Open own schema, 1 file")).first.click()
+    shown(page, "printed.pdf").locator(".document").click()
+    shown(page, "printed.pdf").locator('[data-path="total"] .name').click()
+    expect(page.locator(".viewer-stage .missing")).to_contain_text("'printed.pdf' was deleted")
+    assert b"printed.pdf" in table(page, "csv")
+
+
 def test_a_reload_goes_on_with_the_work_and_its_corrections(open_page: Callable[..., Any]) -> None:
     page = open_page()
     read(page, FILES[0])

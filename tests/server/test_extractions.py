@@ -123,6 +123,25 @@ def test_pages_come_as_images_of_the_wanted_size(api: Api) -> None:
     assert_refused(api.http.get(place, params={"document": "a.png", "side": 9000}), 400, "side")
 
 
+@pytest.mark.parametrize("way", ["by its key", "from the disk"])
+def test_pages_of_a_file_that_was_deleted_are_gone_and_its_rows_stay(way: str, running: Running) -> None:
+    api = Api(running)
+    job = api.create(("a.png", receipt()), schema=SCHEMA)
+    api.ended(job)
+    (file_id,) = (each["id"] for each in job["input_files"])
+    if way == "by its key":
+        assert api.http.delete(f"/v1/files/{file_id}").status_code == 200
+    else:
+        next(running.files.rglob(file_id)).unlink()
+    place = f"/v1/extractions/{job['id']}"
+    answer = api.http.get(f"{place}/page", params={"document": "a.png"})
+    assert_refused(answer, 410, "a.png")
+    assert answer.json()["error"]["code"] == "file_gone"
+    assert_refused(api.http.get(f"{place}/page", params={"document": "b.png"}), 404)
+    assert [row["document"] for row in api.rows(job)] == ["a.png"]
+    assert json.loads(api.http.get(f"{place}/table?format=jsonl").text)["document"] == "a.png"
+
+
 def test_tables_hold_the_rows_and_what_was_corrected(api: Api) -> None:
     job = api.create(("b.png", receipt("2.00")), ("a.png", receipt()), schema=SCHEMA)
     api.ended(job)

@@ -27,7 +27,7 @@ from tessera.server.batches import Batches, Job
 from tessera.server.errors import BadRequestError
 from tessera.server.extraction_schemas import Correction, ExtractionRequest, TableRequest
 from tessera.server.extractions import adapter_digest, job_task, limits_of, options_of, preset_of
-from tessera.server.file_table import DAY_S, new_id
+from tessera.server.file_table import DAY_S, FileMissingError, new_id
 from tessera.server.handlers import Handlers
 from tessera.server.queries import Query
 from tessera.server.routes.files import check_origin, in_thread, tenant_of
@@ -186,12 +186,12 @@ def _create(batches: Batches, body: ExtractionRequest, tenant: str) -> Job:
 
 
 def _page(batches: Batches, job: Job, document: str, number: int, side: int) -> bytes:
-    """A page as JPEG; raises DocumentError if it cannot be read, and BadRequestError if there is none."""
+    """A page as JPEG; raises DocumentError if it cannot be read, BadRequestError if it or its file is not there."""
     names = sorted(job.task["names"].items(), key=lambda each: len(each[1]), reverse=True)
     found = next((each for each in names if document == each[1] or document.startswith(each[1] + "/")), None)
     if found is not None:
         file_id, name = found
-        path = str(batches.store.path(batches.store.get(file_id, job.tenant).id))
+        path = str(_path(batches, job, file_id))
         wanted = path + document[len(name) :]
         passwords = opened(batches.store.secret, job.task.get("locked")).get(file_id)
         pages = read_pages([path], pages=str(number), passwords=(passwords,) if passwords else (),
@@ -207,6 +207,21 @@ def _page(batches: Batches, job: Job, document: str, number: int, side: int) -> 
                 return file.getvalue()
     raise BadRequestError(f"the extraction has no page {number} of {document[:80]!r}.", param="document",
                           code="page_not_found", status=404)  # fmt: skip
+
+
+def _path(batches: Batches, job: Job, file_id: str) -> Path:
+    """Where a job's file lies; raises BadRequestError if it was deleted meanwhile."""
+    try:
+        path = batches.store.path(batches.store.get(file_id, job.tenant).id)
+    except FileMissingError:
+        path = None
+    if path is None or not path.is_file():
+        raise BadRequestError(
+            f"the file {job.task['names'][file_id][:80]!r} was deleted, or removed at its age, so its pages cannot be "
+            "shown; the rows and tables stay. Upload it again for a new extraction to see them.",
+            param="document", code="file_gone", status=410,
+        )  # fmt: skip
+    return path
 
 
 def _table(

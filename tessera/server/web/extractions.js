@@ -1,6 +1,6 @@
 // Talks to /v1/extractions and /v1/files. Errors are `ApiError`s, one sentence each, with the server's code.
 
-import { headersFor, request } from "./api.js";
+import { ApiError, headersFor, request } from "./api.js";
 
 const IMAGES_KEPT = 24; // pages whose images stay in memory
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -8,7 +8,7 @@ const JSON_TYPE = { "Content-Type": "application/json" };
 export class Server {
   constructor(key) {
     this.key = key;
-    this.pages = new Map(); // address -> promise of {src, width, height}, the latest used last
+    this.pages = new Map(); // address -> promise of {src, width, height}, the latest used last; failures are not kept
   }
 
   async ask(address, options = {}) {
@@ -38,16 +38,19 @@ export class Server {
     return (await this.post(`v1/extractions/${id}/table`, { format, corrections })).blob();
   }
 
-  /** The image of a page, or null where it cannot be had. */
+  /** The image of a page, or `{why}` where it cannot be had. */
   page(id, name, number) {
     const address = `v1/extractions/${id}/page?${new URLSearchParams({ document: name, number })}`;
-    const found = this.pages.get(address) ?? this.ask(address).then(imageOf).catch(() => null);
+    const found = this.pages.get(address) ?? this.ask(address).then(imageOf).catch((error) => {
+      this.pages.delete(address);
+      return { why: error instanceof ApiError ? error.message : null };
+    });
     this.pages.delete(address);
     this.pages.set(address, found);
     if (this.pages.size > IMAGES_KEPT) {
       const [oldest, image] = this.pages.entries().next().value;
       this.pages.delete(oldest);
-      image.then((given) => given && URL.revokeObjectURL(given.src));
+      image.then((given) => given.src && URL.revokeObjectURL(given.src));
     }
     return found;
   }

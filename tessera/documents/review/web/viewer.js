@@ -38,7 +38,7 @@ export class Viewer {
     const image = page === undefined ? null : await this.imageOf(record.document, page);
     if (turn !== this.turn) return; // another one was asked for meanwhile
     const place = field?.box && field.box[0] === page ? field.box.slice(1) : null;
-    this.stage.replaceChildren(...this.pager(record, field, page), ...(image ? pictures(image, place, record, page) : [missing(page)]));
+    this.stage.replaceChildren(...this.pager(record, field, page), ...(image?.src ? pictures(image, place, record, page) : [missing(page, image?.why)]));
     this.stage.append(element("p", { class: "note" }, field ? placeOf(field).replace(/^./, (first) => first.toUpperCase()) + "." : ""));
   }
 
@@ -54,7 +54,9 @@ export class Viewer {
   }
 }
 
-function missing(page) {
+/** Says why there is no image: in the server's words, which may quote a file's name, where there are some. */
+function missing(page, why) {
+  if (page !== undefined && why) return element("p", { class: "note missing" }, foreign(why));
   return element("p", { class: "note missing" }, page === undefined ? "This document has no page to show." : `Page ${page} is not kept here; open the document itself.`);
 }
 
