@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,17 @@ logger = logging.getLogger(__name__)
 REST_S = 60.0  # before a job is tried again that the disk has no room for
 MAX_ERRORS = 100  # told of one input
 TAKEN = 256  # lines that are closed together when the time is over
+
+
+class Running:
+    """A job's thread."""
+
+    def __init__(
+        self, work: Callable[[], None], abort: Callable[[], None], counts: Callable[[], Counts | None],
+        is_cancelled: bool,
+    ) -> None:  # fmt: skip
+        self.thread = threading.Thread(target=work, name="tessera-batch", daemon=True)
+        self.abort, self.counts, self.is_cancelled = abort, counts, is_cancelled
 
 
 class BatchRun:

@@ -12,14 +12,14 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.documents.api import calibration_of
 from tessera.documents.calibration import Calibration
-from tessera.documents.journal import Counts
 from tessera.errors import UsageError
 from tessera.server.backend import Backend, LocalBackend
 from tessera.server.errors import BadRequestError
@@ -29,6 +29,7 @@ from tessera.server.served_model import Gate
 from tessera.server.settings import Settings
 
 if TYPE_CHECKING:
+    from tessera.server.batch_run import Running
     from tessera.server.documents import OcrService
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ MAX_RUNNING = 4  # jobs at once; they share the places in the engine
 SWEEP_S = 600.0  # between two times that what is old is removed
 MAX_ENDED = 10_000  # jobs of one key that are kept after their end
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+JOBS_READ = 100  # rows at once
+UNFINISHED = f"state NOT IN ({','.join('?' * len(ENDED))})"
 KINDS = {"batch": "batches", "extraction": "extractions"}
 
 
@@ -119,7 +122,8 @@ class Batches:
 
     def create(self, job: Job, fill: Callable[[Path], None]) -> Job:
         """Begin a job; `fill` writes its input to a path. Raises BadRequestError if the key has too many."""
-        unfinished = sum(not each.ended for each in self.select(job.tenant, job.kind))
+        waiting = self._rows(f"tenant = ? AND {UNFINISHED}", (job.tenant, *ENDED))  # not the thousands that have ended
+        unfinished = sum(each.kind == job.kind for each in waiting)
         if unfinished >= self.settings.max_batches:
             several = KINDS[job.kind]
             raise BadRequestError(
@@ -145,9 +149,20 @@ class Batches:
             raise JobMissingError(job_id, kind)
         return found[0]
 
-    def select(self, tenant: str, kind: str = "batch") -> list[Job]:
-        """All jobs of a key and kind, newest first."""
-        return [job for job in self._rows("tenant = ?", (tenant,)) if job.kind == kind]
+    def select(
+        self, tenant: str, kind: str = "batch", *, after: Job | None = None, ascending: bool = False
+    ) -> Iterator[Job]:
+        """A key's jobs of a kind, newest first or last, after one of them; some at a time, for there may be many."""
+        sign, order = (">", "created, id") if ascending else ("<", "created DESC, id DESC")
+        where, last = "tenant = ? AND COALESCE(json_extract(told, '$.kind'), 'batch') = ?", after
+        while True:
+            place = () if last is None else (last.created, last.id)
+            beyond = f" AND (created, id) {sign} (?, ?)" if place else ""
+            jobs = self._rows(where + beyond, (tenant, kind, *place), f"{order} LIMIT {JOBS_READ}")
+            yield from jobs
+            if len(jobs) < JOBS_READ:
+                return
+            last = jobs[-1]
 
     def cancel(self, job_id: str, tenant: str, kind: str = "batch") -> Job:
         """Stop a job: no more of its lines are begun, and what is there is kept. One that has ended stays as it is."""
@@ -219,11 +234,11 @@ class Batches:
 
     def _start_waiting(self) -> None:
         """Start as many unfinished jobs as may run, the oldest first."""
-        from tessera.server.batch_run import BatchRun
+        from tessera.server.batch_run import BatchRun, Running
         from tessera.server.extractions import ExtractionRun
 
         with self._lock:
-            for job in self._rows(f"state NOT IN ({','.join('?' * len(ENDED))})", tuple(ENDED), "created, id"):
+            for job in self._rows(UNFINISHED, tuple(ENDED), "created, id"):
                 if len(self._running) >= MAX_RUNNING or self.closing.is_set() or self.loop is None:
                     return
                 if job.id not in self._running:
@@ -268,8 +283,9 @@ class Batches:
             )
             known = {row[0] for row in table.execute("SELECT id FROM jobs")}
         for path in (self.store.folder / "jobs").iterdir():
-            if path.name not in known and time.time() - path.stat().st_mtime > GARBAGE_S:
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):  # deleted meanwhile by its key
+                if path.name not in known and time.time() - path.stat().st_mtime > GARBAGE_S:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _calibration(settings: Settings, backend: Backend) -> Calibration | None:
@@ -279,14 +295,3 @@ def _calibration(settings: Settings, backend: Backend) -> Calibration | None:
     if settings.calibration is not None:
         raise UsageError("calibration is for a model in this process; leave it out.")
     return None
-
-
-class Running:
-    """A job's thread."""
-
-    def __init__(
-        self, work: Callable[[], None], abort: Callable[[], None], counts: Callable[[], Counts | None],
-        is_cancelled: bool,
-    ) -> None:  # fmt: skip
-        self.thread = threading.Thread(target=work, name="tessera-batch", daemon=True)
-        self.abort, self.counts, self.is_cancelled = abort, counts, is_cancelled

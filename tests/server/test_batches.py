@@ -349,6 +349,21 @@ def test_a_server_that_nobody_asks_removes_what_is_old(tmp_path: Path, monkeypat
         running.stop()
 
 
+def test_lists_are_read_some_jobs_at_a_time(api: Api, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "JOBS_READ", 2)
+    made = {api.ended(api.create(["no request"])).id for _ in range(5)}
+    newest = [batch.id for batch in api.client.batches.list(limit=1)]  # whose client asks for page after page
+    assert len(newest) == len(set(newest))
+    assert set(newest[:5]) == made
+    oldest: list[str] = []
+    for page in range(len(newest) // 3 + 1):
+        told = running.get(f"/v1/batch/jobs?order_by=created&page_size=3&page={page}").json()
+        assert told["total"] == len(newest)
+        oldest += [job["id"] for job in told["data"]]
+    assert oldest == newest[::-1]
+    assert made & {job["id"] for job in running.get("/v1/extractions").json()["data"]} == set()
+
+
 def test_a_full_disk_ends_no_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The server tries again when there may be room, and neither gives results up nor turns in a circle."""
     monkeypatch.setattr(batch_run, "REST_S", 0.01)

@@ -120,18 +120,19 @@ def _list(batches: Batches, query: Query, tenant: str) -> dict[str, Any]:
     after = _time(query.text("created_after"))
     ascending = query.choice("order_by", ("created", "-created"), "-created") == "created"
     metadata = query.rest()
-    jobs = [
+    found = (
         job
-        for job in batches.select(tenant)
+        for job in batches.select(tenant, ascending=ascending)
         if (model is None or job.model == model)
         and (not states or STATES[job.state] in states)
         and (after is None or job.created > after)
         and all((job.metadata or {}).get(name) == value for name, value in metadata.items())
-    ]
-    if ascending:
-        jobs.reverse()
-    data = [job_object(job) for job in jobs[page * size : (page + 1) * size]]
-    return {"object": "list", "data": data, "total": len(jobs)}
+    )
+    data, total = [], 0
+    for total, job in enumerate(found, 1):
+        if page * size < total <= (page + 1) * size:
+            data.append(job_object(job))
+    return {"object": "list", "data": data, "total": total}
 
 
 def _time(text: str | None) -> float | None:

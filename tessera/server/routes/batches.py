@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,8 @@ def joined(store: FileStore, ids: list[str], tenant: str, field: str) -> Callabl
 def _list(batches: Batches, query: Query, tenant: str) -> dict[str, Any]:
     after, limit = query.text("after"), query.number("limit", 20, 1, 100)
     query.check()
-    jobs = batches.select(tenant)
-    if after is not None:
-        batches.get(after, tenant)
-        jobs = jobs[[job.id for job in jobs].index(after) + 1 :]
+    before = None if after is None else batches.get(after, tenant)
+    jobs = list(islice(batches.select(tenant, after=before), limit + 1))
     data = [batch_object(job) for job in jobs[:limit]]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": len(jobs) > limit, **ends}

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ def _add_jobs(app: FastAPI, handlers: Handlers) -> None:
         query = Query(request)
         limit = query.number("limit", 20, 1, 100)
         query.check()
-        jobs = await in_thread(batches.select, tenant_of(request), KIND)
+        jobs = await in_thread(lambda: list(islice(batches.select(tenant_of(request), KIND), limit + 1)))
         data = [extraction_object(job) for job in jobs[:limit]]
         return {"object": "list", "data": data, "has_more": len(jobs) > limit}
 
