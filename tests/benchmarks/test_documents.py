@@ -10,6 +10,7 @@ import pytest
 from benchmarks.document_peers import joined, read
 from benchmarks.documents import Score, by_expressions, fields_in
 from benchmarks.papers import Sheet
+from tessera.nano.measure import web_papers
 
 RECEIPT = Sheet(
     Path("a.png"), "receipt",
@@ -58,3 +59,18 @@ def test_a_reader_that_cannot_run_is_told_with_its_reason() -> None:
     assert "docling" in reading.error
     score = by_expressions([RECEIPT], reading)
     assert (score.error, score.printed) == (reading.error, 0)
+
+
+def test_papers_are_printed_into_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser takes addresses of whole paths, and has a working directory of its own mind."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def run(command: list[str], **options: object) -> None:
+        asked.extend(command)
+        Path("papers.pdf").touch()
+
+    monkeypatch.setattr(web_papers.shutil, "which", lambda name: name)
+    monkeypatch.setattr(web_papers.subprocess, "run", run)
+    web_papers.print_web_page(Path("papers.html"), Path("papers.pdf"))
+    assert asked[-2:] == [f"--print-to-pdf={tmp_path}/papers.pdf", f"file://{tmp_path}/papers.html"]

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from tessera.chat import Completion, Delta, Timings, Usage
 from tessera.cli import app as cli
 from tessera.cli.chat import completions
-from tessera.cli.session import Session, reading_line
+from tessera.cli.session import Session, reading_line, write_reply
 from tessera.errors import PromptTooLongError
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
@@ -456,3 +456,16 @@ def test_output_that_cannot_be_written_is_no_bug(stream: str) -> None:
     assert done.returncode == 1
     assert "Please report" not in done.stderr
     assert ("closed" if stream == "closed" else "no space is left") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "shown"),
+    [(True, "a\n\tb\\x1b[2J\\u202e"), (False, "a\n\tb\x1b[2J\u202e")],
+    ids=["terminal", "pipe"],
+)
+def test_a_reply_drives_no_terminal_and_reaches_a_pipe_as_it_is(
+    is_terminal: bool, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    write_reply("a\n\tb\x1b[2J\u202e")
+    assert capsys.readouterr().out == shown
