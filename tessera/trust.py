@@ -88,7 +88,10 @@ class Report:
             "| confidence | right | fields |", "| --- | --- | --- |",
             *(f"| {each.confidence:.3f} | {each.right:.3f} | {each.count} |" for each in self.diagram), "",
             "| kind of field | fields | right |", "| --- | --- | --- |",
-            *(f"| {kind.replace('|', '&#124;')} | {count} | {right / count:.1%} |" for kind, (count, right) in self.kinds.items()), "",
+            *(
+                f"| {kind.replace('|', '&#124;')} | {count} | {right / count:.1%} |"
+                for kind, (count, right) in self.kinds.items()
+            ), "",
             *(_threshold_line(error, *each) for error, each in self.thresholds.items()),
         ]  # fmt: skip
         return "\n".join(lines)

@@ -78,3 +78,9 @@ def test_on_known_chances_the_calibration_error_is_small_and_thresholds_hold() -
     above = [each.right for each in samples if 1 / (1 + math.exp(-each.evidence[0])) >= threshold]
     assert above.count(False) / len(above) < 0.07
     assert share == pytest.approx(len(above) / len(samples), abs=0.1)
+
+
+def test_a_field_with_a_bar_in_its_name_is_one_cell() -> None:
+    samples = [Sample(f"d{n}", "net|gross", (0.0, *ZEROS), n > 0) for n in range(4)]
+    report = report_of(Calibration("m", (), (), (), held_out=((0.9, True),) * 4), samples)
+    assert "| net&#124;gross | 4 | 75.0% |" in report.markdown()
