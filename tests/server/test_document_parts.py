@@ -24,8 +24,8 @@ from tessera.server.document_parts import PageReader, documents_in, with_documen
 from tessera.server.errors import BadRequestError
 from tessera.server.ocr import Given
 from tests.documents.files import add_page, pdf_bytes, saved, text_at, zip_bytes
+from tests.server.batch_client import rows, until
 from tests.server.conftest import RECEIPT, Running
-from tests.server.test_batches import rows, until
 from tests.server.test_extractions import Api, receipt
 from tests.server.test_http import assert_refused
 

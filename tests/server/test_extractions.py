@@ -26,8 +26,8 @@ from tessera.server.run import open_model
 from tessera.server.sealing import opened, sealed
 from tessera.server.settings import Settings
 from tests.documents.files import pdf_bytes, text_at
+from tests.server.batch_client import Process, until
 from tests.server.conftest import SMALL, Running, start_server
-from tests.server.test_batches import Process, until
 from tests.server.test_http import assert_refused
 
 SCHEMA = {"type": "object", "properties": {"vendor": {"type": "string"}, "total": {"type": "number"}}}
