@@ -1,16 +1,19 @@
 """What holds for every test: one thread for the arithmetic, no deadline for single examples, kernels interpreted,
-and a data folder of its own, so that no test adds to the user's conversations.
+certificates read once, and a data folder of its own, so that no test adds to the user's conversations.
 
 More threads make tiny tensors slower, and several test processes share the cores; deadlines of
 single hypothesis examples measure the machine's other work, and pytest-timeout watches for hangs.
+Every HTTP client reads the machine's certificates anew, which takes 20 ms and is in vain for http.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from pathlib import Path
 
+import httpcore2
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +23,7 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 settings.register_profile("tessera", deadline=None)
 settings.load_profile("tessera")
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 _numbers = itertools.count()
 
 
