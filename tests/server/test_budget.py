@@ -105,12 +105,12 @@ def watched() -> Iterator[Watched]:
     process.wait(timeout=60)
 
 
-def sent(path: str, body: bytes) -> Callable[[Watched], None]:
-    """An attack that is one request."""
+def sent(path: str, make_body: Callable[..., bytes], *parts: Any) -> Callable[[Watched], None]:
+    """An attack that is one request, whose large body is made when it is sent: every test process reads this file."""
 
     def attack(watched: Watched) -> None:
         headers = {"content-type": "application/json"}
-        response = httpx2.post(watched.url + path, content=body, headers=headers, timeout=300)
+        response = httpx2.post(watched.url + path, content=make_body(*parts), headers=headers, timeout=300)
         assert 400 <= response.status_code < 500, response.text[:200]
 
     return attack
@@ -233,25 +233,26 @@ TOOL = (
 )
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 ATTACKS: dict[str, Callable[[Watched], None]] = {
-    "texts of numbers": sent(TEXTS, repeated(b'{"prompt":[', b'"x",5', b"]}")),
-    "empty objects": sent(CHAT, repeated(b'{"user":[', b"{}", b"]}")),
-    "objects in objects": sent(CHAT, b'{"messages":"x","user":[' + b",".join(
+    "texts of numbers": sent(TEXTS, repeated, b'{"prompt":[', b'"x",5', b"]}"),
+    "empty objects": sent(CHAT, repeated, b'{"user":[', b"{}", b"]}"),
+    "objects in objects": sent(CHAT, lambda: b'{"messages":"x","user":[' + b",".join(
         [b'{"a":{"a":{"a":1}}}'] * (MAX_JSON_VALUES // 4 - 9)) + b"]}"),
-    "keys": sent(CHAT, b'{"messages":"x","user":{' + b",".join(
+    "keys": sent(CHAT, lambda: b'{"messages":"x","user":{' + b",".join(
         b'"k%d":1' % n for n in range(MAX_JSON_VALUES - 9)) + b"}}"),
-    "wrong texts": sent(TEXTS, wrong_values("prompt", b'"x",5')),
-    "wrong choices": sent(CHAT, wrong_values("guided_choice", b"5")),
-    "wrong ids": sent("/detokenize", wrong_values("tokens", b'"x"')),
-    "wrong include": sent("/v1/responses", wrong_values("include", b"{}")),
-    "wrong lists": sent(TEXTS, wrong_values("prompt", b'["x"]')),
-    "a text": sent(CHAT, text_in(USER, b'"}]}')), "a prompt": sent(TEXTS, text_in(b'{"prompt":"', b'"}')),
-    "a tool's words": sent(CHAT, text_in(TOOL + b'"description":"', b'"}}]}')),
-    "a tool's schema": sent(CHAT, text_in(TOOL + b'"parameters":{"type":"object","x":"', b'"}}}]}')),
-    "a call's arguments": sent(CHAT, text_in(
+    "wrong texts": sent(TEXTS, wrong_values, "prompt", b'"x",5'),
+    "wrong choices": sent(CHAT, wrong_values, "guided_choice", b"5"),
+    "wrong ids": sent("/detokenize", wrong_values, "tokens", b'"x"'),
+    "wrong include": sent("/v1/responses", wrong_values, "include", b"{}"),
+    "wrong lists": sent(TEXTS, wrong_values, "prompt", b'["x"]'),
+    "a text": sent(CHAT, text_in, USER, b'"}]}'), "a prompt": sent(TEXTS, text_in, b'{"prompt":"', b'"}'),
+    "a tool's words": sent(CHAT, text_in, TOOL + b'"description":"', b'"}}]}'),
+    "a tool's schema": sent(CHAT, text_in, TOOL + b'"parameters":{"type":"object","x":"', b'"}}}]}'),
+    "a call's arguments": sent(
+        CHAT, text_in,
         b'{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","tool_calls":[{"id":"a","type":"function",'
-        b'"function":{"name":"f","arguments":"', b'"}}]},{"role":"tool","tool_call_id":"a","content":"x"}]}')),
-    "one number": sent(CHAT, b'{"messages":"x","seed":' + b"9" * BODY_BYTES + b"}"),
-    "white space": sent(CHAT, b"{" + b" " * BODY_BYTES + b"}"),
+        b'"function":{"name":"f","arguments":"', b'"}}]},{"role":"tool","tool_call_id":"a","content":"x"}]}'),
+    "one number": sent(CHAT, lambda: b'{"messages":"x","seed":' + b"9" * BODY_BYTES + b"}"),
+    "white space": sent(CHAT, lambda: b"{" + b" " * BODY_BYTES + b"}"),
     "trailers": flood(CHUNKED + b"0\r\n", (b"a: " + b"x" * 1000 + b"\r\n") * 60),
     "one trailer": flood(CHUNKED + b"0\r\na: ", b"x" * 60_000), "an extension": flood(CHUNKED + b"5;a=", b"x" * 60_000),
     "headers": flood(b"a: ", b"x" * 60_000), "unfinished bodies": half_bodies,
