@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tessera.finetune.packing import Pack
 from tessera.finetune.run import Run
 from tessera.finetune.settings import Settings
 from tessera.training.ranks import joined
+from tests import forks
 from tests.finetune.small import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -32,23 +32,29 @@ def launch(size: int, folder: Path, runs: Mapping[str, Mapping[str, Any]], fault
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [str(folder), json.dumps(runs), fault]
-    shared = os.environ | {
+    shared = {
         "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.finetune.ranks", *given],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    try:
-        return [(process.wait(240), process.communicate()[1]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    with tempfile.TemporaryDirectory() as said:
+        errors = [Path(said, str(rank)) for rank in range(size)]
+        processes = [
+            forks.start(
+                main, folder, dict(runs), fault, errors=errors[rank],
+                environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+        try:
+            return [(ended(process), path.read_text()) for process, path in zip(processes, errors, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()
+
+
+def ended(process: BaseProcess) -> int:
+    process.join(240)
+    assert process.exitcode is not None, "the rank did not end"
+    return process.exitcode
 
 
 def main(folder: Path, runs: dict[str, dict[str, Any]], fault: str) -> None:
@@ -71,10 +77,3 @@ def break_down(run: Run, how: str, step: str) -> None:
         return own(number)
 
     run._packs = packs  # type: ignore[method-assign]
-
-
-if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])
-    except TesseraError as error:
-        sys.exit(str(error))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +28,8 @@ from tessera.linears.replace import innermost
 from tessera.load import ModelSource, load_model
 from tessera.lora.attach import attach
 from tessera.lora.files import read_adapter
+from tests import forks
+from tests.finetune.killed import run_until_killed
 from tests.finetune.small import CONFIG, make_run, prepare
 
 FAST: dict[str, Any] = {
@@ -41,31 +41,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "qlora": {"qlora": 4},
     "full": {"full": True, "rate": 0.005},
 }
-# A process that ends itself with SIGKILL, at a step or while a file is being written.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tessera.finetune import run, settings, state
-from tests.finetune.small import make_run
-folder, out, when, options = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
-kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-made = make_run(folder, out, settings.Settings(**options))
-if when == "state":
-    saved = state.save_checkpoint
-    state.save_checkpoint = lambda path, tensors, step: saved(path, tensors, step) if step < 6 else kill()
-elif when == "pieces":
-    from torch.distributed.checkpoint import state_dict_saver
-    saved = state_dict_saver.save
-    def save(tensors, **options):
-        saved(tensors, **options)
-        if int(tensors["step"]) == 6:
-            kill()
-    state_dict_saver.save = save
-else:
-    own = made._mark
-    made._mark = lambda pack: kill() if made.step == int(when) else own(pack)
-made.go()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +81,9 @@ MOMENTS = [
 def test_a_killed_run_resumes_bit_for_bit(method: str, when: str, folder: Path, tmp_path: Path) -> None:
     options = FAST | METHODS[method]
     make_run(folder, tmp_path / "whole", Settings(**options)).go()
-    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "parts"), when, repr(options)]
-    killed = subprocess.run(command, check=False, timeout=120)
-    assert killed.returncode == -9
+    killed = forks.start(run_until_killed, folder, tmp_path / "parts", when, options)
+    killed.join(120)
+    assert killed.exitcode == -9
     assert len(lines(tmp_path / "parts")) < len(lines(tmp_path / "whole"))
     make_run(folder, tmp_path / "parts", Settings(**options)).go()
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")

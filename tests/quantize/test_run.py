@@ -6,9 +6,8 @@ import dataclasses
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from tessera.quantize.plan import Options
 from tessera.quantize.run import Step, quantize
 from tessera.summary import describe
 from tessera.weights.convert import convert
+from tests import forks
 from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, LLAVA, edit_tensors, write_mistral_folder
 
@@ -37,23 +37,19 @@ WISHES = [
 # Of normally distributed weights in groups of 32: the root mean square of what rounding changes.
 LARGEST_ERRORS = {"int3": 0.17, "int4": 0.09, "int8": 0.01, "fp8": 0.03}
 
-# Quantizes, and is killed in the midst of writing a file.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tessera.quantize import plan, run
-from tessera.weights.write import write_tensors
 
-def write_half(file, *rest, **more):
-    if "layers-01" in file.name:
-        file.write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_tensors(file, *rest, **more)
+def quantize_until_killed(source: Path, destination: Path, examples: Path) -> None:
+    """To be called in a process of its own, which is killed in the midst of writing a file."""
+    write_tensors = run.write_tensors
 
-run.write_tensors = write_half
-source, destination, examples = map(Path, sys.argv[1:])
-run.quantize(source, destination, plan.Options(), calibrate=examples)
-"""
+    def write_half(file: Path, *rest: Any, **more: Any) -> None:
+        if "layers-01" in file.name:
+            file.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_tensors(file, *rest, **more)
+
+    run.write_tensors = write_half
+    run.quantize(source, destination, Options(), calibrate=examples)
 
 
 @pytest.mark.parametrize("options", WISHES, ids=lambda options: "-".join(dataclasses.astuple(options)))
@@ -105,10 +101,9 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None
     write_mistral_folder(tmp_path / "a")
     examples = draw_examples(tmp_path / "images")
     quantize(tmp_path / "a", tmp_path / "whole", Options(), calibrate=examples)
-    arguments = [tmp_path / "a", tmp_path / "q", examples]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums depend on their order
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=one_thread, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = forks.start(quantize_until_killed, tmp_path / "a", tmp_path / "q", examples)
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
     with pytest.raises(
         CheckpointError, match=r"its quantization was interrupted; run the same `tessera quantize` again"
     ):
