@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -30,6 +31,14 @@ def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@functools.cache
+def completion_script(shell: str) -> bytes:
+    """The function that the shell is given; it is the same for every command."""
+    command = [sys.executable, "-m", "tessera", "--show-completion", shell]
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    return subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+
+
 def offered(shell: str, line: str, folder: Path) -> set[str]:
     """The words that a shell offers for the last one of the line, without what it says of them."""
     command = folder / "tessera"
@@ -39,11 +48,7 @@ def offered(shell: str, line: str, folder: Path) -> set[str]:
         **os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LINE": line,
         "SCRIPT": str(folder / "script"), "HOME": str(folder), "HF_HOME": str(folder),
     }  # fmt: skip
-    script = subprocess.run(
-        ["tessera", "--show-completion", shell], capture_output=True, check=True,
-        env={**environment, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
-    )  # fmt: skip
-    (folder / "script").write_bytes(script.stdout)
+    (folder / "script").write_bytes(completion_script(shell))
     done = subprocess.run(
         [shell, "-c", ASKED[shell]], capture_output=True, text=True, env=environment, cwd=folder, check=True
     )
