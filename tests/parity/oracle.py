@@ -18,10 +18,13 @@ from transformers import (
     MistralConfig,
     PixtralVisionConfig,
 )
+from transformers.initialization import no_init_weights
 
 from tessera.model.pixtral import Pixtral
 from tessera.weights.checkpoint import open_checkpoint
 from tessera.weights.fill import empty_model, fill_model
+
+DRAWN = 1_048_583  # values of a parameter, which are then repeated; a prime, so that no two rows are equal
 
 
 @dataclass
@@ -82,15 +85,20 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
         "image_token_index": 10, "projector_hidden_act": "gelu", "vision_feature_layer": -1,
         "tie_word_embeddings": text.get("tie_word_embeddings", False),
     }  # fmt: skip
-    if merge:
-        theirs = Mistral3ForConditionalGeneration(
-            Mistral3Config(**shared, spatial_merge_size=2, multimodal_projector_bias=False)
-        )
-    else:
-        theirs = LlavaForConditionalGeneration(LlavaConfig(**shared, vision_feature_select_strategy="full"))
+    with no_init_weights():  # they are drawn below
+        if merge:
+            theirs = Mistral3ForConditionalGeneration(
+                Mistral3Config(**shared, spatial_merge_size=2, multimodal_projector_bias=False)
+            )
+        else:
+            theirs = LlavaForConditionalGeneration(LlavaConfig(**shared, vision_feature_select_strategy="full"))
+    theirs.tie_weights()  # a part of the initialization that was left out
     for name, parameter in theirs.named_parameters():
         # Norms near one, or attention would be so even that no scale of queries shows.
-        torch.nn.init.normal_(parameter, mean=float("norm" in name or "ln_pre" in name), std=std)
+        flat = parameter.data.view(-1)
+        drawn = flat[:DRAWN].normal_(mean=float("norm" in name or "ln_pre" in name), std=std)
+        for start in range(DRAWN, len(flat), DRAWN):
+            flat[start : start + DRAWN] = drawn[: len(flat) - start]
     theirs.eval().save_pretrained(folder)
     checkpoint = open_checkpoint(folder)
     ours = empty_model(checkpoint.config)
