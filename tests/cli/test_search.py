@@ -105,7 +105,7 @@ def test_ask_answers_from_the_archive_with_a_citation(
     archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    words = ("ask", "--index", str(archive), "What is the total of the croissants?", "--max-tokens", "60", "--json")
+    words = ("ask", "--index", str(archive), "How much are the croissants?", "--max-tokens", "60", "--json")
     assert run(monkeypatch, *words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["pages"][0]["label"] == "bakery.pdf p. 1"
