@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import openai
@@ -104,8 +105,12 @@ def test_a_cancelled_batch_keeps_what_is_there(api: Api) -> None:
 def test_an_expired_batch_keeps_what_is_there_and_names_the_rest(
     api: Api, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tessera.server.routes.batches.WINDOW_S", 2)
-    done = api.ended(api.create(many(3000)))
+    monkeypatch.setattr("tessera.server.routes.batches.WINDOW_S", 300)
+    batch = api.create(many(3000))
+    until(lambda: (now := api.client.batches.retrieve(batch.id).request_counts) and now.completed > 5)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 301)
+    done = api.ended(batch)
     assert done.status == "expired"
     output, errors = api.rows(done.output_file_id), api.rows(done.error_file_id)
     assert 0 < len(output) < 3000
