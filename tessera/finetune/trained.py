@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ from tessera.lora.adapter import LoraAdapter, LowRank, part_of
 from tessera.lora.attach import attach, attached
 from tessera.lora.names import live_path
 from tessera.lora.peft import write_peft
-from tessera.machine import written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.plan import Options, schemes_of
@@ -32,6 +32,7 @@ from tessera.quantize.rounding import round_to
 from tessera.training.optimizer import ParameterGroup, learning_rate_at
 from tessera.weights.checkpoint import Checkpoint
 from tessera.weights.fill import linear_shapes
+from tessera.weights.write import Writer, write_files
 
 FLOOR = 0.1  # of the peak rate, at the end
 VISION = "vision_encoder."
@@ -143,7 +144,7 @@ class Trained:
             )
 
     def write(self, folder: Path, *, first: bool = True) -> None:
-        """Write the adapter or the model into a folder, each file whole, over those of before.
+        """Write the adapter or the model into a folder over that of before, which stays if anything goes wrong.
 
         Every rank must call it, because weights may be cut over the ranks; the first one writes.
         """
@@ -151,19 +152,26 @@ class Trained:
         if not first:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if not self.settings.full:
-            new = folder / ".new"
-            shutil.rmtree(new, ignore_errors=True)
+        new = folder / ".new"
+        shutil.rmtree(new, ignore_errors=True)
+        if self.settings.full:
+            self._write_model(new, tensors)
+        else:
             write_peft(attached(self.model, self.base), new, self.config)
-            for file in sorted(new.iterdir(), reverse=True):  # the weights last
-                file.replace(folder / file.name)
-            new.rmdir()
-            return
-        (folder / "params.json").write_text(json.dumps(self.config.to_params(), indent=2) + "\n")
-        source = self.checkpoint.tokenizer_file
-        shutil.copyfile(source, folder / source.name)
-        with written_whole(folder / "consolidated.safetensors") as partial:
-            save_file(tensors, partial)
+        # The weights are all that differs from the files of before; the config last, as the sign of a whole folder.
+        for file in sorted(new.iterdir(), key=lambda file: file.suffix == ".json"):
+            file.replace(folder / file.name)
+        new.rmdir()
+
+    def _write_model(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        source, params = self.checkpoint.tokenizer_file, json.dumps(self.config.to_params(), indent=2) + "\n"
+        writers: dict[str, Writer] = {
+            "consolidated.safetensors": partial(save_file, tensors),
+            source.name: partial(shutil.copyfile, source),
+            "params.json": partial(Path.write_text, data=params, encoding="utf-8"),
+        }
+        size = sum(each.nbytes for each in tensors.values()) + source.stat().st_size + len(params)
+        write_files(folder, writers, size)
 
     def _whole_tensors(self, first: bool) -> dict[str, Tensor]:
         """Return the model's weights on the CPU, gathered one after the other; nothing on ranks that do not write."""

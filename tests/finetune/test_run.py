@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import DiskFullError, TesseraError, UsageError
 from tessera.finetune import run as running
 from tessera.finetune.claim import RUN
 from tessera.finetune.features import Features
@@ -143,6 +145,31 @@ def test_a_trained_model_loads_like_any_other(folder: Path, tmp_path: Path) -> N
     made.go()
     again = load_model(ModelSource(name=str(tmp_path / "out" / "last"), device="cpu"))
     assert all(torch.equal(each, again.model.state_dict()[n]) for n, each in made.model.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_model_of_before_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    trained = make_run(folder, out, settings(full=True, rate=0.005)).trained
+    trained.write(out)
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.name != RUN}
+    assert sorted(before) == ["consolidated.safetensors", "params.json", "tekken.json"]
+
+    def copy_half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with torch.no_grad():
+        trained.model.output.weight.add_(1)
+    monkeypatch.setattr(shutil, "copyfile", copy_half)
+    with pytest.raises(DiskFullError, match="could not be written whole"):
+        trained.write(out)
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+    trained.write(out)
+    kept = load_file(out / "consolidated.safetensors")["output.weight"]
+    assert torch.equal(kept, trained.model.output.weight.to(kept.dtype))
 
 
 def test_a_folder_belongs_to_one_run(folder: Path, tmp_path: Path) -> None:
