@@ -8,6 +8,7 @@ checkpointing.py, mistral-inference's lora.py.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,15 @@ def find_adapter(path: Path) -> Path:
     if (path.name == MISTRAL_FILE and path.is_file()) or is_gguf(path):
         return path
     raise UsageError(f"{path} is no LoRA adapter; give {FORMS}.")
+
+
+def link_out_of(top: Path, path: Path) -> Path | None:
+    """Return a link among an adapter's files at `path` that leads out of the folder `top`; None without one."""
+    for folder in (path, path / "consolidated"):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(top.resolve()):
+                return entry
+    return None
 
 
 def base_of(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,6 +226,26 @@ def test_what_may_not_be_loaded_is_refused(server: Running, folder: Path) -> Non
         assert told.status_code == 400, name
     assert server.post("/v1/load_lora_adapter", {"lora_name": "bad"}).status_code == 400
     assert "bad" not in server.get("/v1/models").text
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "consolidated"])
+def test_a_link_out_of_the_folder_is_named_and_not_followed(server: Running, folder: Path, name: str) -> None:
+    """Links within it, such as those of the hub's cache, are followed."""
+    outside, inside = folder.parent / "outside", folder / f"linked-{name}"
+    shutil.copytree(folder / "whole", inside)
+    files = [file for file in inside.iterdir() if name in (file.name, "consolidated")]
+    for file in files:
+        file.unlink()
+    link = inside / name
+    link.symlink_to(outside / name if name != "consolidated" else outside)
+    told = server.post("/v1/load_lora_adapter", {"lora_name": "linked", "lora_path": inside.name})
+    assert (told.status_code, told.json()["error"]["code"]) == (400, "adapter_link")
+    assert f"{inside.name}/{name} is a link out of the folder that this server allows" in told.text
+    link.unlink()
+    link.symlink_to(folder / "decoder" / name if name != "consolidated" else folder / "decoder")
+    again = server.post("/v1/load_lora_adapter", {"lora_name": "linked", "lora_path": inside.name})
+    assert "adapter_link" not in again.text
+    server.post("/v1/unload_lora_adapter", {"lora_name": "linked"})
 
 
 def test_loading_is_off_by_default(running: Running) -> None:

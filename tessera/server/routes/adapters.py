@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
 
 from tessera.errors import CheckpointError, UsageError
+from tessera.lora.files import link_out_of
 from tessera.server.errors import BadRequestError
 from tessera.server.handlers import Handlers
 from tessera.server.lora_schemas import LoadAdapterRequest, UnloadAdapterRequest
@@ -54,7 +55,7 @@ def _folder(handlers: Handlers) -> Path:
 
 
 def _load(handlers: Handlers, folder: Path, body: LoadAdapterRequest) -> str:
-    """Load an adapter below the folder, links followed; returns its summary. Raises BadRequestError."""
+    """Load an adapter below the folder; links must stay within it. Returns its summary; raises BadRequestError."""
     top = folder.resolve()
     try:
         path = (top / body.lora_path).resolve(strict=True)
@@ -64,6 +65,12 @@ def _load(handlers: Handlers, folder: Path, body: LoadAdapterRequest) -> str:
         raise BadRequestError(
             "lora_path names no adapter below the folder that this server allows (allowed_lora_path).",
             param="lora_path", code="adapter_not_found", status=404,
+        )  # fmt: skip
+    if (link := link_out_of(top, path)) is not None:
+        raise BadRequestError(
+            f"{link.relative_to(top)} is a link out of the folder that this server allows (allowed_lora_path); put "
+            "the file itself there.",
+            param="lora_path", code="adapter_link",
         )  # fmt: skip
     try:
         adapters = handlers.backend.adapters
