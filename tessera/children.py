@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_MESSAGE_BYTES = 64_000_000
+ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)  # statuses of children that exceeded a limit on time
 _HEADER = struct.Struct("!I")
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tessera.children import (
+    ENDED_AS_SLOW,
     Child,
     MemoryBound,
     allow_seconds,
@@ -46,7 +47,6 @@ PATIENCE = 4  # times as long by the clock, for a busy machine
 BASE_BYTES = 256 << 20  # beyond what a fresh child has
 BYTES_PER_PIXEL = 20  # of address space: the widest decoder's planes, Pillow's image and the result
 START_S = 30.0
-ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
 BEFORE_SERVING = ""  # code that a test runs in the child first
 
 

@@ -50,7 +50,7 @@ ROWS = (
     {"images", "heads"},
     {"decoding"},
     {"raster"},
-    {"containers", "sources"},
+    {"containers", "sources", "matching"},
     {"children", "fetch", "machine", "threads"},
     {"chat", "model.config"},
     {"messages", "sampling"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,6 @@ MAX_CHILDREN = 2
 MAX_PAGES_OF_CHILD = 200  # then it is renewed: what its library leaks goes with it
 START_S = 30.0
 MAX_PASSWORDS = 100
-ENDED_AS_SLOW = (-signal.SIGXCPU, -signal.SIGALRM)
 WORDS = {
     "unsupported": "is encrypted in a way that cannot be read here; save it without a password.",
     "damaged": "is damaged or cut short; print it to a new PDF, or send the whole file again.",
@@ -123,7 +121,7 @@ class _Readers:
                 raise
             except BaseException as error:
                 ended = None if reader is None else reader.end()
-                if isinstance(error, TimeoutError) or ended in ENDED_AS_SLOW:
+                if isinstance(error, TimeoutError) or ended in children.ENDED_AS_SLOW:
                     raise _error(document, "timeout", number) from error
                 if isinstance(error, OSError | ValueError):
                     raise _error(document, "crashed", number) from error

@@ -78,15 +78,18 @@ def answered(
     )
 
 
-def failed(task: Task, question: Question | None, error: TesseraError, place: tuple[int, int]) -> Answer:
-    """Return the answer of a question that got no reply; it has no points."""
+def failed(
+    task: Task, question: Question | None, error: TesseraError, place: tuple[int, int], reply: str = ""
+) -> Answer:
+    """Return the answer of a question that got no reply, or one that could not be scored; it has no points."""
     asked = (
         {"id": f"row {place[0] + 1}", "row": place[0], "part": place[1]}
         if question is None
         else _asked(question, place)
     )
     note = f"{error.code or type(error).__name__}: {error}"
-    return Answer(**asked, note=note, scores=dict.fromkeys(task.scores, 0.0), flags=["failed"])
+    scores = dict.fromkeys(task.scores, 0.0)
+    return Answer(**asked, reply=reply[:MAX_TEXT], note=note, scores=scores, flags=["failed"])
 
 
 def _asked(question: Question, place: tuple[int, int]) -> dict[str, Any]:

@@ -190,7 +190,10 @@ class _Asking:
         if question is None or isinstance(reply, TesseraError):
             error = reply if isinstance(reply, TesseraError) else UsageError("the reply came without a question.")
             return Done(failed(self.task, question, error, (row, part)).to_json(), failed=True)
-        verdict = None if self.task.score is None else self.task.score(question, reply.text)
+        try:
+            verdict = None if self.task.score is None else self.task.score(question, reply.text)
+        except UsageError as error:  # such as a regular expression that takes too long on this reply
+            return Done(failed(self.task, question, error, (row, part), reply.text).to_json(), failed=True)
         return Done(answered(self.task, question, reply, verdict, (row, part)).to_json())
 
     def question(self, item: Item) -> Question:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from tessera.errors import CheckpointError, shown
+from tessera.errors import CheckpointError, UsageError, shown
 from tessera.lora.adapter import LoraAdapter, LowRank, check_shapes
 from tessera.lora.names import (
     COPIED,
@@ -30,6 +30,7 @@ from tessera.lora.names import (
     refuse_unmatched,
     to_hf,
 )
+from tessera.matching import matches
 from tessera.model.config import ModelConfig
 from tessera.weights.detect import PICKLES, read_json
 from tessera.weights.fill import linear_shapes
@@ -52,9 +53,8 @@ REFUSED = {
 # Starting points that also change the base's weights, unless peft converted them when saving.
 CHANGED_BASE = ("pissa", "olora", "loftq", "corda")
 MAX_PATTERNS, MAX_PATTERN_CHARACTERS = 1000, 200
-MAX_WILD, MAX_WILD_PATTERNS = 3, 100  # * and + in a pattern, and patterns with these
-# Regular expressions whose time is bounded: nothing is repeated but single characters.
-PATTERN = re.compile(r"(?:[\w|$^()]|\\\.|\.[*+]?|\\d\+?|\[[\w-]+\]\+?)+")
+NumberT = TypeVar("NumberT", int, float)
+PLAIN = re.compile(r"(?:[\w-]|\\?\.)+")  # names; a point that is not escaped stands for one character
 
 
 def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
@@ -78,13 +78,19 @@ def read_peft(folder: Path, config: ModelConfig) -> LoraAdapter:
             raise CheckpointError(f"{file} has the adapter of {name} under two names, one is {key!r}; keep one.")
     refuse_unmatched(file, unmatched, len(stored))
     modules, shapes = {}, linear_shapes(config)
+    paths = {name: _path_in_file(next(iter(pair.values()))) for name, pair in pairs.items()}
+    scaling = scaling.resolved(list(paths.values()))
     for name, pair in pairs.items():
         if pair.keys() != {"A", "B"}:
             raise CheckpointError(f"{file} has only lora_{next(iter(pair))} of {name}; save the adapter again.")
         a_RK, b_NR = read_pair(pair, shapes[name], f"{file}: {name}")
-        path = MATRIX.sub(r"\1", pair["A"].name).removeprefix(PREFIX)
-        modules[name] = LowRank(a_RK, from_hf(name, b_NR, config), scaling.of(path, a_RK.shape[0]))
+        modules[name] = LowRank(a_RK, from_hf(name, b_NR, config), scaling.of(paths[name], a_RK.shape[0]))
     return LoraAdapter.of(modules, config, str(folder), base=scaling.base, notes=copied)
+
+
+def _path_in_file(matrix: StoredTensor) -> str:
+    """Return the path of a matrix's module, as the file and its config spell it."""
+    return MATRIX.sub(r"\1", matrix.name).removeprefix(PREFIX)
 
 
 def _without_copies(
@@ -118,7 +124,7 @@ def read_pair(pair: Mapping[str, StoredTensor], shape: tuple[int, int], where: s
 
 @dataclass(frozen=True)
 class _Scaling:
-    """What adapter_config.json says of ranks and scales."""
+    """What adapter_config.json says of ranks and scales: of modules by pattern, and by path once `resolved`."""
 
     file: Path
     rank: int
@@ -149,14 +155,27 @@ class _Scaling:
             base if isinstance(base, str) and base else None,
         )
 
+    def resolved(self, paths: Sequence[str]) -> _Scaling:
+        """Return the scaling with the ranks and alphas of these modules by their paths; raises CheckpointError."""
+        return replace(self, ranks=self._by_path("rank_pattern", self.ranks, paths),
+                       alphas=self._by_path("alpha_pattern", self.alphas, paths))  # fmt: skip
+
+    def _by_path(self, key: str, patterns: Mapping[str, NumberT], paths: Sequence[str]) -> dict[str, NumberT]:
+        try:
+            found = _first_matching(list(patterns), paths)
+        except UsageError as error:
+            raise CheckpointError(f"{self.file}: {key}: {error}") from None
+        values = list(patterns.values())
+        return {path: values[number] for path, number in zip(paths, found, strict=True) if number is not None}
+
     def of(self, path: str, rank: int) -> float:
         """Return the scale of a module by its path in the file; raises CheckpointError for another rank."""
-        told = self.ranks.get(_matching(path, self.ranks), self.rank)
+        told = self.ranks.get(path, self.rank)
         if rank != told:
             raise CheckpointError(
                 f"{self.file} gives {path} the rank {told}, and its matrices have {rank}; use the config of this file."
             )
-        alpha = self.alphas.get(_matching(path, self.alphas), self.alpha)
+        alpha = self.alphas.get(path, self.alpha)
         return alpha / (math.sqrt(rank) if self.root else rank)
 
 
@@ -178,34 +197,25 @@ def _patterns(file: Path, key: str, settings: Mapping[str, Any]) -> dict[str, fl
     patterns = settings.get(key) or {}
     if not isinstance(patterns, Mapping) or len(patterns) > MAX_PATTERNS:
         raise CheckpointError(f"{file}: {key} must be an object of at most {MAX_PATTERNS:,} entries; correct it.")
-    for pattern in patterns:
-        wild = pattern.count("*") + pattern.count("+")
-        if len(pattern) > MAX_PATTERN_CHARACTERS or wild > MAX_WILD or not PATTERN.fullmatch(pattern):
-            raise CheckpointError(
-                f"{file}: {key} has the pattern {shown(pattern)}; module names are read, with at most {MAX_WILD} of "
-                f"* and +, and at most {MAX_PATTERN_CHARACTERS} characters: write the names out."
-            )
-        try:
-            _anchored(pattern)
-        except re.error:
-            raise CheckpointError(f"{file}: {key} has the invalid pattern {shown(pattern)}; correct it.") from None
-    if (count := sum("*" in each or "+" in each for each in patterns)) > MAX_WILD_PATTERNS:
+    longest = max(patterns, key=len, default="")
+    if len(longest) > MAX_PATTERN_CHARACTERS:
         raise CheckpointError(
-            f"{file}: {key} has {count:,} patterns with * or +, and may have {MAX_WILD_PATTERNS}: write the names out."
+            f"{file}: {key} has the pattern {shown(longest)} of {len(longest):,} characters, and one may have "
+            f"{MAX_PATTERN_CHARACTERS}: shorten it."
         )
     return {pattern: _number(file, f"{key}, {pattern}", value) for pattern, value in patterns.items()}
 
 
-def _matching(path: str, patterns: Mapping[str, object]) -> str:
-    """Return the first pattern that is the path's end, or the whole of it after "^", as in peft; "" if none."""
-    return next((pattern for pattern in patterns if _anchored(pattern).fullmatch(path)), "")
+def _first_matching(patterns: Sequence[str], paths: Sequence[str]) -> list[int | None]:
+    """Return for each path the number of the first pattern that is its end or, after "^", the whole of it.
 
-
-@lru_cache(2 * MAX_PATTERNS)
-def _anchored(pattern: str) -> re.Pattern[str]:
-    """Compile what a whole path must match; raises re.error."""
-    anchored = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})"
-    return re.compile(anchored.removesuffix("$"))
+    Raises UsageError for an invalid pattern, or one that takes too long.
+    """
+    anchored = [rf"(.*\.)?({each})" for each in patterns]  # as in peft, so that "\2" means the same too
+    if not all(map(PLAIN.fullmatch, patterns)):
+        return [None if each is None else each[0] for each in matches(anchored, paths, whole=True)]
+    compiled = [re.compile(each) for each in anchored]  # quick: nothing is repeated, and there is one way to match
+    return [next((number for number, each in enumerate(compiled) if each.fullmatch(path)), None) for path in paths]
 
 
 def _number(file: Path, key: str, value: Any) -> float:

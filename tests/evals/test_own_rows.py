@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tessera import matching
 from tessera.evals.run import answers_of
 from tessera.evals.tasks.own import own_task
 from tests.evals.stub import Stub
@@ -117,3 +118,18 @@ def test_a_damaged_row_of_a_table_leaves_the_others(tmp_path: Path, name: str, d
     summary = run(task, tmp_path / name, tmp_path / "run", Stub(lambda conversation, params: "2"))
     assert (score_of(summary, "score"), summary.flags["failed"]) == (50.0, 1)
     assert f"{name}, row 1" in next(iter(answers_of(tmp_path / "run"))).note
+
+
+def test_a_pattern_that_takes_too_long_on_a_reply_is_one_failed_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "MAX_SECONDS", 0)  # until the system has counted one whole second
+    rows = [ASKED | {"answer": answer, "scorer": "regex"} for answer in ("(a+)+b", "a+b?")]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = own_task(tmp_path / "my.jsonl", "exact", 0.0, 64, None)
+    reply = "a" * 40
+    summary = run(task, tmp_path / "my.jsonl", tmp_path / "run", Stub(lambda conversation, params: reply))
+    assert (score_of(summary, "score"), summary.flags["failed"]) == (50.0, 1)
+    slow, right = answers_of(tmp_path / "run")
+    assert "'(a+)+b' needs over 0 s of processor time on a text of 40 characters" in slow.note
+    assert (slow.reply, right.parsed) == (reply, reply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tessera import matching
 from tessera.errors import CheckpointError
 from tessera.lora.adapter import LoraAdapter, LowRank
 from tessera.lora.files import read_adapter
+from tessera.lora.names import classic_path, hf_linears
 from tessera.lora.peft import write_peft
 from tessera.weights.safetensors import StoredTensor
 from tests.lora.adapters import live_paths, random_adapter, random_pairs, write_peft_folder
@@ -127,6 +130,20 @@ def test_patterns_and_rank_stabilized_scales(tmp_path: Path) -> None:
         torch.testing.assert_close(module.change(), read.modules[name].change(), rtol=1e-5, atol=1e-7)
 
 
+def test_patterns_mean_what_they_mean_to_peft(tmp_path: Path) -> None:
+    patterns = {
+        r".*\.(?:q|k)_proj": 1, "layers.1.self_attn": 2, r"layers.\d+.self_attn.v_proj": 3, r"mlp\.(up|gate)_proj$": 4,
+        r"^model\.language_model\.layers\.0\..*": 5, r"(o)_pr\3j": 6,
+    }  # fmt: skip
+    read = read_adapter(write_peft_folder(tmp_path / "a", random_pairs(DECODER), alpha_pattern=patterns), LLAVA)
+    linears, seen = hf_linears(LLAVA), set()
+    for path in DECODER:  # as in peft's get_pattern_key
+        alpha = next((alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), 8)
+        assert read.modules[linears[classic_path(path)]].scale == alpha / 4
+        seen.add(alpha)
+    assert seen == {1, 3, 4, 5, 6, 8}
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_adapter(folder, LLAVA)
@@ -153,12 +170,15 @@ def test_an_empty_adapter_is_refused(tmp_path: Path) -> None:
     [
         {"peft_type": "LOHA"}, {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"r": 8},
         {"init_lora_weights": "pissa_niter_16"}, {"lora_alpha": float("nan")}, {"lora_alpha": "8"},
-        {"alpha_pattern": {"(a+)+b": 1}}, {"alpha_pattern": {".*.*.*.*a": 1}}, {"rank_pattern": {"(": 1}},
-        {"r": 4.5}, {"rank_pattern": {"q_proj": 4.5}}, {"alpha_pattern": {f"q.*{number}": 1 for number in range(101)}},
+        {"alpha_pattern": {"(|)" * 60 + "x": 1}}, {"rank_pattern": {"a" * 201: 1}}, {"rank_pattern": {"(": 1}},
+        {"r": 4.5}, {"rank_pattern": {"q_proj": 4.5}}, {"alpha_pattern": {f"q.*{number}": 1 for number in range(1001)}},
     ],
     ids=lambda settings: str(settings)[:40],
 )  # fmt: skip
-def test_settings_that_change_the_computation_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_settings_that_change_the_computation_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(matching, "MAX_SECONDS", 0)  # until the system has counted one whole second
     text = refused(write_peft_folder(tmp_path / "a", random_pairs(DECODER), **settings))
     assert next(iter(settings)).removesuffix("_pattern") in text or "rank 8" in text
 

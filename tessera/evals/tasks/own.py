@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from tessera.errors import UsageError, shown
 from tessera.evals.metrics import anls, is_near, is_same_text, number_in
 from tessera.evals.rows import Row
 from tessera.evals.task import Question, Shots, Task, Verdict
+from tessera.matching import check_pattern, matches
 from tessera.messages import Image, Message, parse_messages
 from tessera.sampling import SamplingParams
 
-MAX_PATTERN = 1000  # characters of a regular expression
 Scorer = Callable[[str, Sequence[Any], float], tuple[float, str | None]]
 
 
@@ -44,10 +43,8 @@ def _anls(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, 
 
 
 def _regex(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
-    for pattern in answers:
-        if found := re.search(str(pattern), reply):
-            return 1.0, found[0]
-    return 0.0, None
+    (found,) = matches([str(each) for each in answers], [reply])
+    return (0.0, None) if found is None else (1.0, found[1])
 
 
 def _json(reply: str, answers: Sequence[Any], tolerance: float) -> tuple[float, str | None]:
@@ -175,12 +172,10 @@ def _check_answers(kind: str, answers: Sequence[Any], row: Row) -> None:
 
 
 def _check_pattern(pattern: str, row: Row) -> None:
-    if len(pattern) > MAX_PATTERN:
-        raise UsageError(f"{row.place}: the regular expression has over {MAX_PATTERN} characters; shorten it.")
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"{row.place}: {shown(pattern)} is no regular expression; correct it.") from error
+        check_pattern(pattern)
+    except UsageError as error:
+        raise UsageError(f"{row.place}: {error}") from error
 
 
 def _tolerance(row: Row, tolerance: float) -> float:
