@@ -163,7 +163,7 @@ class Trained:
             file.replace(folder / file.name)
         new.rmdir()
 
-    def _write_model(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    def _write_model(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         source, params = self.checkpoint.tokenizer_file, json.dumps(self.config.to_params(), indent=2) + "\n"
         writers: dict[str, Writer] = {
             "consolidated.safetensors": partial(save_file, tensors),
