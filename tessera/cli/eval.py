@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.chat import ChatModel
+from tessera.cli.batch import sigterm_as_interrupt
 from tessera.cli.batch_models import LOCAL, digest_of_model
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
@@ -57,7 +58,11 @@ def run_eval(given: Evaluation) -> None:
         data=data, model=name, model_digest=digest, split=given.split, limit=given.limit, seed=given.seed, judge=judge
     )
     try:
-        with showing(as_json=given.as_json, quiet=session.quiet) as progress, stopping_is_said():
+        with (
+            sigterm_as_interrupt(),
+            showing(as_json=given.as_json, quiet=session.quiet) as progress,
+            stopping_is_said(),
+        ):
             summary = evaluate(
                 task,
                 plan,

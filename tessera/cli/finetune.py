@@ -7,13 +7,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from tessera.cli.batch import sigterm_as_interrupt
 from tessera.cli.batch_models import digest_of_model
-from tessera.cli.session import in_flags
+from tessera.cli.session import in_flags, stopping_is_said
 from tessera.errors import UsageError
 from tessera.finetune.claim import RUN
 from tessera.finetune.data import Reader
@@ -87,7 +89,14 @@ def run_finetune(
             say=lambda line: _say_unless(quiet, line), ranks=ranks,
             facts={"weights": digest_of_model(Path(locate(source).name)), "dtype": str(plan.dtype)},
         )  # fmt: skip
-        _report(run.go(), memory, out, as_json=as_json, quiet=quiet, prints=ranks.first)
+        # A rank of several ends at once on SIGTERM: within an exchange with the others it could not be interrupted.
+        with sigterm_as_interrupt() if ranks.size == 1 else nullcontext(), stopping_is_said():
+            try:
+                outcome = run.go()
+            except KeyboardInterrupt:
+                _say_unless(not ranks.first, run.kept())
+                raise
+        _report(outcome, memory, out, as_json=as_json, quiet=quiet, prints=ranks.first)
 
 
 def _repeat_sums(device: torch.device) -> None:

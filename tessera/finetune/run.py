@@ -115,7 +115,7 @@ class Run:
         self.tower = Tower(self.model, limits or ImageLimits(), trained=sees_pixels, features=features)
         self.order = Order(len(samples), settings.step_samples, settings.seed, len(replay), settings.replay_share)
         self.steps = settings.epochs * self.order.steps_per_epoch
-        self.step, self.best = 0, Best()
+        self.step, self.saved, self.best = 0, 0, Best()
         lean_blocks(self.model)
         self.recompute = recompute
         if recompute:
@@ -134,6 +134,12 @@ class Run:
         """Run what is left; raises TesseraError that says what to change if memory, disk or numbers run out."""
         with disk_room(self.out), alone(self.out) if self.ranks.first else nullcontext():
             return self._go()
+
+    def kept(self) -> str:
+        """Return what there is of a run that was interrupted."""
+        if not self.saved:
+            return f"nothing was kept of {self.steps:,} steps yet; the same command begins anew"
+        return f"the state after step {self.saved:,} of {self.steps:,} is kept; the same command goes on from there"
 
     def _go(self) -> Outcome:
         began = time.monotonic()
@@ -160,7 +166,7 @@ class Run:
             self.optimizer.prepare_state()
         into = self.optimizer.state_tensors() | self.best.tensors() if full else {}
         tensors, self.step = load_state(folder, into, self.ranks, full=full)
-        self.best = Best.of(tensors)
+        self.best, self.saved = Best.of(tensors), self.step
         self.optimizer.load_state_tensors(tensors)
         self.say(f"resuming after step {self.step} of {self.steps}")
 
@@ -250,6 +256,7 @@ class Run:
                 self._draw(log)
             tensors = self.optimizer.state_tensors() | self.best.tensors()
             save_state(self.out / RUN, tensors, self.step, self.ranks, full=settings.full)
+            self.saved = self.step
 
     def _write(self, folder: Path) -> None:
         self.trained.write(folder, first=self.ranks.first)

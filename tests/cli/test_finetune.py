@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from tessera.cli import finetune as command
 from tessera.cli.session import in_flags
 from tessera.errors import UsageError
+from tessera.finetune.log import RunLog
+from tessera.finetune.run import Run
 from tessera.finetune.settings import Settings
 from tests.finetune.small import prepare, read_samples
 
@@ -109,3 +113,30 @@ def test_errors_name_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(UsageError) as refused:
             Settings(**given)
         assert in_flags(str(refused.value)).startswith(flag)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interruption_says_what_is_kept_and_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    own, wanted = Run._keep, [1, 2]
+
+    def interrupted(self: Run, log: RunLog) -> None:
+        own(self, log)
+        if self.step == wanted[0]:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Run, "_keep", interrupted)
+    options: dict[str, Any] = {"step_samples": 4, "rank": 2, "alpha": 4, "save_steps": 2, "quiet": False}
+    told = (
+        "nothing was kept of 3 steps yet; the same command begins anew",
+        "the state after step 2 of 3 is kept; the same command goes on from there",
+    )
+    for words in told:
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path / "out", **options)
+        assert words in capsys.readouterr().err
+        wanted.pop(0)
+    monkeypatch.undo()
+    run(folder, tmp_path / "out", **options)
+    assert "resuming after step 2 of 3" in capsys.readouterr().err
