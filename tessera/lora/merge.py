@@ -6,7 +6,7 @@ weights (QLoRA) has learnt to make up for their rounding; merged into the full w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -82,10 +82,11 @@ def merge(
     checkpoint = open_checkpoint(model)
     _check_base(checkpoint, wanted)
     read = read_adapter(adapter, checkpoint.config)
-    sources = _plain(checkpoint) if wanted == "quantized" else dict(checkpoint.sources)
-    for name, module in read.modules.items():
-        source = sources[f"{name}.weight"]
-        sources[f"{name}.weight"] = replace(source, transform=_added(module, source.transform))
+    changed = {f"{name}.weight": module for name, module in read.modules.items()}
+    sources = _plain(checkpoint, changed) if wanted == "quantized" else dict(checkpoint.sources)
+    for name, module in changed.items():
+        source = sources[name]
+        sources[name] = replace(source, transform=_added(module, source.transform, source.stored.dtype))
     config, tokenizer = checkpoint.config, checkpoint.tokenizer_file
     if layout == "gguf":
         from tessera.weights.gguf.write import write_gguf
@@ -110,12 +111,13 @@ def _check_base(checkpoint: Checkpoint, base: Base) -> None:
         )
 
 
-def _plain(checkpoint: Checkpoint) -> dict[str, Source]:
-    """Return the sources of a quantized model's tensors, all as plain values."""
+def _plain(checkpoint: Checkpoint, changed: Collection[str]) -> dict[str, Source]:
+    """Return the sources of a quantized model's tensors as plain values; those to be changed are not rounded yet."""
     dtype = checkpoint.dtype
-    sources = {name: _uncoded(source, dtype) for name, source in checkpoint.sources.items()}
+    dtypes = dict.fromkeys(changed, torch.float32)
+    sources = {name: _uncoded(source, dtype, dtypes.get(name, dtype)) for name, source in checkpoint.sources.items()}
     for name, linear in checkpoint.linears.items():
-        make = _dequantizer(linear.load, dtype)
+        make = _dequantizer(linear.load, dtypes.get(f"{name}.weight", dtype))
         sources[f"{name}.weight"] = Source(_MadeTensor(name, checkpoint.path, dtype, linear.shape, 0, make), _as_made)
     return sources
 
@@ -124,12 +126,12 @@ def _dequantizer(load: Callable[[], QuantizedWeight], dtype: torch.dtype) -> Cal
     return lambda: values_of(load(), dtype)
 
 
-def _uncoded(source: Source, dtype: torch.dtype) -> Source:
+def _uncoded(source: Source, dtype: torch.dtype, made: torch.dtype) -> Source:
     stored = source.stored
     if not stored.is_coded:
         return source
-    made = _MadeTensor(stored.name, stored.file, dtype, stored.shape, 0, lambda: stored.read().to(dtype))
-    return Source(made, source.transform or _as_made)
+    tensor = _MadeTensor(stored.name, stored.file, dtype, stored.shape, 0, lambda: stored.read().to(made))
+    return Source(tensor, source.transform or _as_made)
 
 
 def _as_made(values: Tensor) -> Tensor:
@@ -137,12 +139,12 @@ def _as_made(values: Tensor) -> Tensor:
     return values
 
 
-def _added(module: LowRank, before: Transform | None) -> Transform:
-    """Return the transform of a weight that adds the adapter's change, in the weight's own dtype."""
+def _added(module: LowRank, before: Transform | None, dtype: torch.dtype) -> Transform:
+    """Return the transform of a weight that adds the adapter's change, rounded to this dtype."""
 
     def add(weight_NK: Tensor) -> Tensor:
         whole_NK = weight_NK if before is None else before(weight_NK)
-        out_NK = torch.empty_like(whole_NK)
+        out_NK = torch.empty_like(whole_NK, dtype=dtype)
         for start in range(0, len(whole_NK), PANEL_ROWS):
             stop = min(start + PANEL_ROWS, len(whole_NK))
             out_NK[start:stop] = whole_NK[start:stop].float() + module.change(start, stop)
