@@ -13,8 +13,9 @@ from tessera.evals.metrics import edit_distance
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 KEY_WORDS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 THOUSANDS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
-SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
-SIMPLE = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+# Digits are read once, from the first on: the official expressions take quadratic time on long numbers.
+SCIENTIFIC = re.compile(r"-?(?<!\d)\d++(?:\.\d++)?[eE][+-]?\d+")
+SIMPLE = re.compile(r"-?(?:(?<!\d)\d++\.\d++|\.\d++|(?<!\d)\d++\b)(?![eE][+-]?\d)(?![,\d])")
 
 
 def mmmu_choice(reply: str, options: Sequence[str]) -> str | None:

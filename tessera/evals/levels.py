@@ -14,15 +14,15 @@ from tessera.evals.metrics import relaxed_accuracy_as_published
 
 LEVELS = (0, 1, 2, 3)
 BRACKETS = re.compile(r"[*_\[\]()]")
-AT_THE_END = re.compile(r"Final Answer:\s*([^\n]+?)\s*\Z")
+FINAL = "Final Answer:"
 ANSWER = "answer:"
 
 
 def final_answer(reply: str, level: int) -> str:
     """Return the answer that a level finds, without brackets; nothing if it finds none. Level 3 finds level 2's."""
     if level == 0:
-        found = AT_THE_END.search(reply)
-        return _plain(found[1]) if found and "answer:" not in found[1].lower() else ""
+        found = _at_the_end(reply)
+        return _plain(found) if ANSWER not in found.lower() else ""
     if level == 1:
         return _plain(_after_last(reply))
     bare = re.sub(r"([aA]nswer)\**:\**", r"\1:", reply)
@@ -42,6 +42,15 @@ def right_by_level(reply: str, answers: Sequence[str]) -> list[bool]:
 def _plain(answer: str) -> str:
     """Return an answer without brackets; one with asterisks is not plain, so it is none."""
     return "" if "*" in answer else BRACKETS.sub("", answer).strip()
+
+
+def _at_the_end(reply: str) -> str:
+    """Return what follows "Final Answer:" in the last line, or is all of it below these words.
+
+    An expression for this takes cubic time on a reply that ends in spaces without end, as models' do.
+    """
+    before, _, last = reply.rstrip().rpartition("\n")
+    return (last if before.rstrip().endswith(FINAL) else last.partition(FINAL)[2]).strip()
 
 
 def _after_last(reply: str) -> str:

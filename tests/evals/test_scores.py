@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 
 from tessera.evals import choices, latex, levels, vqa
@@ -317,3 +320,24 @@ def test_the_bootstrap_draws_whole_clusters() -> None:
     assert alone == pytest.approx((0.402, 0.598), abs=0.02)  # the normal interval of a half of 100
     pairs = bootstrap_interval(scores, [str(number // 2) for number in range(100)])
     assert pairs == (0.5, 0.5)  # every cluster has one of each
+
+
+@pytest.mark.parametrize("fill", [" ", "\n", "1", "*"])
+def test_a_reply_without_end_is_read_in_time(fill: str) -> None:
+    """Expressions that go back over what they have read would need hours or years for these."""
+    runaway = f"Final Answer: 4{fill * 60_000}x\ny"
+    assert levels.right_by_level(runaway, ["7"])[:3] == [False, False, False]
+    assert isinstance(choices.is_mmmu_open_right(runaway, ["7"]), bool)
+
+
+def test_the_end_of_a_reply_is_what_the_expression_for_it_says() -> None:
+    expression, dice = re.compile(r"Final Answer:\s*([^\n]+?)\s*\Z"), random.Random(1)
+    parts = ["Final Answer:", " ", "\n", "a", "\t", "answer:", "\u2028"]
+    found = 0
+    for _ in range(3000):
+        reply = "".join(dice.choices(parts, k=dice.randint(0, 7)))
+        match = expression.search(reply)
+        expected = match[1].strip() if match and "answer:" not in match[1].lower() else ""
+        assert levels.final_answer(reply, 0) == expected, reply
+        found += expected != ""
+    assert found > 50
