@@ -25,9 +25,9 @@ _child: Child | None = None
 _one_at_a_time = threading.Lock()
 
 
-def check_pattern(pattern: str) -> None:
-    """Raise UsageError if a pattern is too long, is no regular expression, or takes long to prepare."""
-    matches([pattern], [])
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Raise UsageError if a pattern is too long, is no regular expression, or they take long to prepare."""
+    matches(patterns, [])
 
 
 def matches(patterns: Sequence[str], texts: Sequence[str], *, whole: bool = False) -> list[tuple[int, str] | None]:

@@ -9,7 +9,7 @@ import pytest
 
 from tessera import matching
 from tessera.errors import UsageError
-from tessera.matching import check_pattern, matches
+from tessera.matching import check_patterns, matches
 
 TEXTS = ["Total: 12.50", "total 7", "", "none\nTotal: 3", "a.b", "中文 Total: 1"]
 PATTERNS = [r"(?<=Total: )\d+(?:\.\d+)?", r"(?i)total", r"(\w)\1", r"^$", r"(?m)^T.*$", r"\Anone", r"[^\x00-\x7f]+"]
@@ -45,10 +45,10 @@ def test_a_pattern_at_fault_is_named_and_the_next_one_works(
     assert matches(["b"], ["abc"]) == [(0, "b")]
 
 
-def test_a_pattern_may_be_checked_without_a_text() -> None:
-    check_pattern("(a+)+b")
+def test_patterns_may_be_checked_without_a_text() -> None:
+    check_patterns(["(a+)+b", "a"])
     with pytest.raises(UsageError, match="no regular expression"):
-        check_pattern("a)")
+        check_patterns(["a", "a)"])
 
 
 def test_threads_get_their_own_answers_from_one_child() -> None:

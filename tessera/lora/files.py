@@ -48,12 +48,11 @@ def find_adapter(path: Path) -> Path:
 
 
 def link_out_of(top: Path, path: Path) -> Path | None:
-    """Return a link among an adapter's files at `path` that leads out of the folder `top`; None without one."""
-    for folder in (path, path / "consolidated"):
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(top.resolve()):
-                return entry
-    return None
+    """Return a link among the files read of an adapter at `path` that leads out of the folder `top`; None without."""
+    folders = [folder for folder in (path, path / "consolidated") if folder.is_dir()]
+    entries = [entry for folder in folders for entry in sorted(folder.iterdir())] or [path.parent / MISTRAL_PARAMS]
+    inside = top.resolve()
+    return next((each for each in entries if not Path(os.path.realpath(each)).is_relative_to(inside)), None)
 
 
 def base_of(path: Path) -> str:

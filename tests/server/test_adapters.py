@@ -15,6 +15,7 @@ import pytest
 from tessera import LLM, Client, SamplingParams
 from tessera.errors import CheckpointError, UsageError
 from tessera.load import BUNDLED_FOLDER
+from tessera.lora.files import write_mistral
 from tessera.lora.peft import write_peft
 from tessera.server.run import open_model
 from tessera.server.settings import Settings
@@ -246,6 +247,17 @@ def test_a_link_out_of_the_folder_is_named_and_not_followed(server: Running, fol
     again = server.post("/v1/load_lora_adapter", {"lora_name": "linked", "lora_path": inside.name})
     assert "adapter_link" not in again.text
     server.post("/v1/unload_lora_adapter", {"lora_name": "linked"})
+
+
+def test_a_file_s_scale_is_not_read_through_a_link_either(server: Running, folder: Path) -> None:
+    config = open_checkpoint(BUNDLED_FOLDER).config
+    write_mistral(random_adapter(config, lambda name: name.startswith("layers.")), folder / "theirs", config)
+    scale = folder / "theirs" / "params.json"
+    scale.rename(folder.parent / "params.json")
+    scale.symlink_to(folder.parent / "params.json")
+    for path in ("theirs", "theirs/lora.safetensors"):
+        told = server.post("/v1/load_lora_adapter", {"lora_name": "theirs", "lora_path": path})
+        assert "theirs/params.json is a link out of the folder" in told.text
 
 
 def test_loading_is_off_by_default(running: Running) -> None:

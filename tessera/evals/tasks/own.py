@@ -14,7 +14,7 @@ from tessera.errors import UsageError, shown
 from tessera.evals.metrics import anls, is_near, is_same_text, number_in
 from tessera.evals.rows import Row
 from tessera.evals.task import Question, Shots, Task, Verdict
-from tessera.matching import check_pattern, matches
+from tessera.matching import check_patterns, matches
 from tessera.messages import Image, Message, parse_messages
 from tessera.sampling import SamplingParams
 
@@ -162,20 +162,16 @@ WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def _check_answers(kind: str, answers: Sequence[Any], row: Row) -> None:
     """Raise UsageError for an answer that every reply has, or none can have."""
+    if kind == "regex":
+        try:
+            check_patterns([str(answer) for answer in answers])
+        except UsageError as error:
+            raise UsageError(f"{row.place}: {error}") from error
     for answer in answers:
-        if kind == "regex":
-            _check_pattern(str(answer), row)
         if kind in WANTED and not WANTED[kind][1](answer):
             raise UsageError(
                 f"{row.place}: the answer {shown(answer)} must be {WANTED[kind][0]} for the scorer {kind}."
             )
-
-
-def _check_pattern(pattern: str, row: Row) -> None:
-    try:
-        check_pattern(pattern)
-    except UsageError as error:
-        raise UsageError(f"{row.place}: {error}") from error
 
 
 def _tolerance(row: Row, tolerance: float) -> float:
