@@ -81,7 +81,7 @@ PARAMETERS = {
 FOLDERS = {
     "benchmarks": 2800,
     "benchmarks/gpu": 1000,
-    "tessera": 6600,
+    "tessera": 6700,
     "tessera/bench": 1550,
     "tessera/cli": 6300,
     "tessera/cluster": 250,

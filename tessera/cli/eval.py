@@ -83,7 +83,7 @@ def run_eval(given: Evaluation) -> None:
         print(summary_text(task, name, summary))
     if summary.flags["failed"]:
         session.note(
-            f"{summary.flags['failed']:,} of {summary.count:,} questions got no reply and count as wrong; "
+            f"{summary.flags['failed']:,} of {summary.count:,} questions got no reply or no score and count as wrong; "
             "--retry-failed asks them again"
         )
     session.note(f"`tessera eval report {given.out}` shows what was wrong")
