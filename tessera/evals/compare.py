@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tessera.errors import UsageError
 from tessera.evals.answers import Answer
-from tessera.evals.metrics import bootstrap_interval, mcnemar
+from tessera.evals.metrics import bootstrap_interval, mcnemar, wilson_interval
 from tessera.evals.run import answers_of, facts_of
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_of
@@ -29,7 +29,7 @@ class Comparison:
     gained: Sequence[tuple[Answer, Answer]]  # questions on which the second run has more points
     lost: Sequence[tuple[Answer, Answer]]
     p: float | None  # McNemar's, of right or wrong; None where points are graded
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
 
     @property
     def difference(self) -> float:
@@ -56,10 +56,11 @@ def compare(first: Path, second: Path) -> Comparison:
     pairs = [(answer, answers[1][place]) for place, answer in answers[0].items() if place in answers[1]]
     if not pairs:
         raise UsageError(f"{first} and {second} have no question in common; give both the same --limit and --seed.")
-    return _compared(task, pairs, _notes(one, other, [len(each) for each in answers], len(pairs)))
+    found = _compared(task, pairs)
+    return replace(found, notes=_notes(one, other, [len(each) for each in answers], found))
 
 
-def _compared(task: Task, pairs: Sequence[tuple[Answer, Answer]], notes: Sequence[str]) -> Comparison:
+def _compared(task: Task, pairs: Sequence[tuple[Answer, Answer]]) -> Comparison:
     points = [(one.scores[task.main], other.scores[task.main]) for one, other in pairs]
     gained = [pair for pair, (one, other) in zip(pairs, points, strict=True) if other > one]
     lost = [pair for pair, (one, other) in zip(pairs, points, strict=True) if other < one]
@@ -76,14 +77,16 @@ def _compared(task: Task, pairs: Sequence[tuple[Answer, Answer]], notes: Sequenc
         gained,
         lost,
         None if task.is_graded else mcnemar(len(lost), len(gained)),
-        notes,
     )
 
 
-def _notes(one: Mapping[str, str], other: Mapping[str, str], sizes: Sequence[int], shared: int) -> list[str]:
-    notes = []
+def _notes(one: Mapping[str, str], other: Mapping[str, str], sizes: Sequence[int], found: Comparison) -> list[str]:
+    notes, shared = [], found.count
     if one.get("prompt_digest") != other.get("prompt_digest"):
         notes.append("the runs used different prompts")
     if any(size != shared for size in sizes):
         notes.append(f"{shared:,} questions are in both runs, of {sizes[0]:,} and {sizes[1]:,}")
+    if not found.gained and not found.lost:  # then the bootstrap has nothing to draw from
+        most = wilson_interval(0, shared)[1]
+        notes.append(f"all have equal points, so the interval is empty; up to {most:.0%} of other questions may differ")
     return notes

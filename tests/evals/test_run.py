@@ -398,6 +398,9 @@ def test_two_runs_are_compared_on_the_same_questions(tmp_path: Path) -> None:
     assert found.p == pytest.approx(2 * 7 / 64)
     assert found.difference == pytest.approx(100 * 4 / 6)
     assert not found.is_significant
+    assert not found.notes
+    (note,) = compare(tmp_path / "before", tmp_path / "before").notes
+    assert "up to 39%" in note  # Wilson's bound for 0 of 6: z^2 / (6 + z^2)
     write(data / "data" / "test-00000-of-00001.parquet", [{"question": "bar 0?", "answer": "1", "image": png()}])
     run(task_named("chartqa"), data, tmp_path / "other", Stub(bars))
     with pytest.raises(UsageError, match="data_digest"):
