@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tessera.kernels import cuda
 from tessera.kernels.gradients import records
+from tessera.kernels.wide_linear import linear
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
@@ -103,7 +104,7 @@ def fp8_linear_twin(inputs_TK: Tensor, weight: Fp8Weight) -> Tensor:
     for start in range(0, weight.shape[0], PANEL_ROWS):
         rows = slice(start, start + PANEL_ROWS)
         panel = Fp8Weight(weight.values[rows], weight.scales[rows])
-        panels.append(inputs_TK @ dequantize_fp8(panel, inputs_TK.dtype).T)
+        panels.append(linear(inputs_TK, dequantize_fp8(panel, inputs_TK.dtype)))
     return torch.cat(panels, dim=-1)
 
 

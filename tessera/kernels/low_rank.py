@@ -16,6 +16,7 @@ from torch import Tensor
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.skinny_linear import MOST_TOKENS
+from tessera.kernels.wide_linear import linear
 
 
 class Part(NamedTuple):
@@ -59,8 +60,8 @@ def add_low_rank(out_TN: Tensor, inputs_TK: Tensor, parts: Sequence[Part]) -> No
     function = kernel("low_rank", ADDRESS) if _serves(out_TN, inputs_TK, parts) else None
     if function is None:
         for part in parts:
-            low_TR = torch.nn.functional.linear(inputs_TK[part.first : part.last], part.a_RK)
-            out_TN[part.first : part.last].add_(torch.nn.functional.linear(low_TR, part.b_NR), alpha=part.scale)
+            low_TR = linear(inputs_TK[part.first : part.last], part.a_RK)
+            out_TN[part.first : part.last].add_(linear(low_TR, part.b_NR), alpha=part.scale)
         return
     low = out_TN.new_empty(sum((part.last - part.first) * len(part.a_RK) for part in parts))
     given, at = (_Part * len(parts))(), low.data_ptr()

@@ -18,6 +18,7 @@ from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 from tessera.kernels.packed_weight import GROUP_COLUMNS, PackedWeight, dequantize, group_values, unpack_levels
 from tessera.kernels.prefill_linear import prefill_linear
+from tessera.kernels.wide_linear import linear
 
 # Rows of the weight that the twin dequantizes at a time: its only extra memory.
 PANEL_TILES = 64
@@ -108,7 +109,7 @@ def linear_twin(inputs_TK: Tensor, weight: PackedWeight) -> Tensor:
     panels = []
     for start in range(0, len(weight.codes), PANEL_TILES):
         panel = weight.tiles(start, min(start + PANEL_TILES, len(weight.codes)))
-        panels.append(inputs_TK @ dequantize(panel, inputs_TK.dtype).T)
+        panels.append(linear(inputs_TK, dequantize(panel, inputs_TK.dtype)))
     return torch.cat(panels, dim=-1)
 
 

@@ -28,6 +28,7 @@ from tessera.kernels.prefill_attention import (
     prefers_prefill_attention,
     prefill_attention,
 )
+from tessera.kernels.wide_linear import linear
 
 GATHERED_BYTES = 2**26  # keys and values copied for the prefill kernel at a time; at least one head of any context
 CONTEXT_TOKENS = 4096  # of the context, taken at a time: 16 MiB of keys and values at Pixtral's heads in bfloat16
@@ -274,14 +275,14 @@ class _Merged:
         self.sum_RK = torch.zeros_like(queries_RK, dtype=torch.float32)
 
     def add(self, keys_PK: Tensor, values_PK: Tensor, future_RP: Tensor | None) -> None:
-        scores_RP = self.queries_RK @ keys_PK.T
+        scores_RP = linear(self.queries_RK, keys_PK)
         if future_RP is not None:
             scores_RP.masked_fill_(future_RP, -torch.inf)
         highest_R1 = torch.maximum(self.highest_R1, scores_RP.amax(-1, keepdim=True))
         shrink_R1 = (self.highest_R1.float() - highest_R1.float()).exp_()
         weights_RP = scores_RP.sub_(highest_R1).exp_()
         self.total_R1 = self.total_R1 * shrink_R1 + weights_RP.sum(-1, keepdim=True, dtype=torch.float32)
-        self.sum_RK = self.sum_RK.mul_(shrink_R1).add_(weights_RP @ values_PK)
+        self.sum_RK = self.sum_RK.mul_(shrink_R1).add_(linear(weights_RP, values_PK.T))
         self.highest_R1 = highest_R1
 
     def result(self) -> Tensor:

@@ -23,6 +23,7 @@ from tessera.kernels.packed_linear import linear_twin, packed_linear
 from tessera.kernels.packed_weight import GROUP_COLUMNS, SUPER_GROUPS, TILE_ROWS, PackedWeight, dequantize, packs
 from tessera.kernels.prefill_linear import multiplies_bfloat16
 from tessera.kernels.unpack_weight import turn_columns, unpack_columns
+from tessera.kernels.wide_linear import linear
 
 QuantizedWeight = PackedWeight | Fp8Weight
 Shape = tuple[int, int]
@@ -120,7 +121,8 @@ def gradient_to_inputs(gradient_TN: Tensor, weight: QuantizedWeight) -> Tensor:
     if turned is not None:
         return turned
     # Panels of columns, so that each number of the result is one product, rounded once.
-    return torch.cat([gradient_TN @ panel_NK for panel_NK in _column_panels(weight, gradient_TN.dtype)], dim=-1)
+    panels = _column_panels(weight, gradient_TN.dtype)
+    return torch.cat([linear(gradient_TN, panel_NK.T) for panel_NK in panels], dim=-1)
 
 
 class _Product(torch.autograd.Function):

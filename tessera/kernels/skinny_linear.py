@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tessera.kernels import wide_linear
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 
@@ -32,7 +32,7 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N)."""
     function = kernel("skinny_linear", ADDRESS, WHOLE) if _is_skinny(inputs, weight_NK) else None
     if function is None:
-        return F.linear(inputs, weight_NK, bias_N)
+        return wide_linear.linear(inputs, weight_NK, bias_N)
     inputs_TK = inputs.reshape(-1, inputs.shape[-1])
     inputs_TK = inputs_TK if inputs_TK.stride(1) == 1 else inputs_TK.contiguous()
     tokens, (rows, columns) = len(inputs_TK), weight_NK.shape

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tessera.linears.replace import Wrapper, product
+from tessera.model.linear import Linear
 
 
 class LoraLinear(Wrapper):
@@ -32,8 +33,8 @@ class LoraLinear(Wrapper):
         return f"{super().extra_repr()}, rank={self.lora_A.out_features}, scale={self.scale:g}"
 
 
-def _matrix(values: Tensor) -> nn.Linear:
+def _matrix(values: Tensor) -> Linear:
     rows, columns = values.shape
-    linear = nn.Linear(columns, rows, bias=False, device="meta")
+    linear = Linear(columns, rows, bias=False, device="meta")
     linear.weight = nn.Parameter(values, requires_grad=False)
     return linear

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tessera.kernels.wide_linear import linear
 from tessera.model.attention import Attention, DenseVisionPlan, VisionPlan
 from tessera.model.block import FeedForward, RMSNorm
 from tessera.model.config import VisionConfig
+from tessera.model.linear import Linear
 from tessera.model.rope import rotation_2d
 
 VISION_NORM_EPS = 1e-5  # fixed in the released encoders; not in any config file
@@ -65,7 +67,7 @@ class VisionEncoder(nn.Module):
     def forward(self, patches_PX: Tensor, plan: VisionPlan) -> Tensor:
         """Return features (P, E) of patches (P, C * patch * patch), each image's in row-major order."""
         # A convolution whose stride is its kernel is one matrix product over whole patches.
-        hidden_PE = F.linear(patches_PX, self.patch_conv.weight.flatten(1))
+        hidden_PE = linear(patches_PX, self.patch_conv.weight.flatten(1))
         out: Tensor = self.transformer(self.ln_pre(hidden_PE), plan)
         return out
 
@@ -83,8 +85,8 @@ class VisionLanguageAdapter(nn.Module):
 
     def __init__(self, config: VisionConfig, dim: int) -> None:
         super().__init__()
-        self.w_in = nn.Linear(config.hidden_size, dim, bias=config.adapter_bias)
-        self.w_out = nn.Linear(dim, dim, bias=config.adapter_bias)
+        self.w_in = Linear(config.hidden_size, dim, bias=config.adapter_bias)
+        self.w_out = Linear(dim, dim, bias=config.adapter_bias)
 
     def forward(self, features_PE: Tensor) -> Tensor:
         out: Tensor = self.w_out(F.gelu(self.w_in(features_PE)))
@@ -101,7 +103,7 @@ class PatchMerger(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.merge = config.spatial_merge_size
-        self.merging_layer = nn.Linear(config.hidden_size * self.merge**2, config.hidden_size, bias=False)
+        self.merging_layer = Linear(config.hidden_size * self.merge**2, config.hidden_size, bias=False)
 
     def forward(self, features_PE: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         merge = self.merge

@@ -1,0 +1,80 @@
+"""Products in 16 bits where the processor has none: the exact sum, rounded once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tessera.kernels import wide_linear
+
+SHAPES = [((5, 7), 3), ((1, 64), 130), ((2, 3, 48), 96), ((33, 2048), 1100), ((0, 8), 4), ((9,), 5)]
+DTYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def _lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: False)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def bound(exact: Tensor, dtype: torch.dtype, columns: int) -> Tensor:
+    """One rounding to `dtype`, and float32's error of a sum of `columns` products of about one."""
+    return exact.abs() * torch.finfo(dtype).eps / 2 + columns * 2**-23
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "rows"), SHAPES)
+def test_the_product_is_exact_but_for_one_rounding(shape: tuple[int, ...], rows: int, dtype: torch.dtype) -> None:
+    inputs, weight = random(*shape, dtype=dtype), random(rows, shape[-1], dtype=dtype, seed=1)
+    found = wide_linear.linear(inputs, weight)
+    exact = F.linear(inputs.double(), weight.double())
+    assert found.dtype == dtype
+    assert found.shape == exact.shape
+    assert bool(((found.double() - exact).abs() <= bound(exact, dtype, shape[-1])).all())
+
+
+def test_a_weight_of_several_panels_and_of_any_strides_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, turned = random(6, 40, dtype=torch.bfloat16), random(40, 70, dtype=torch.bfloat16, seed=1)
+    whole = wide_linear.linear(inputs, turned.T.contiguous())
+    monkeypatch.setattr(wide_linear, "PANEL_NUMBERS", 40 * 16)
+    torch.testing.assert_close(wide_linear.linear(inputs, turned.T), whole, rtol=2**-7, atol=1e-5)
+    assert wide_linear.linear(inputs[:, ::2], turned.T[:, ::2]).shape == (6, 70)
+
+
+def test_bias_is_added_in_the_inputs_dtype() -> None:
+    inputs, weight, bias = (random(*shape, dtype=torch.bfloat16) for shape in ((4, 8), (6, 8), (6,)))
+    assert torch.equal(wide_linear.linear(inputs, weight, bias), wide_linear.linear(inputs, weight) + bias)
+
+
+@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
+def test_gradients_are_those_of_the_product_in_float64(trained: tuple[bool, bool]) -> None:
+    inputs, weight = random(2, 5, 24, dtype=torch.bfloat16), random(9, 24, dtype=torch.bfloat16, seed=1)
+    given = random(2, 5, 9, dtype=torch.bfloat16, seed=2)
+    wide = [x.clone().requires_grad_(on) for x, on in zip((inputs, weight), trained, strict=True)]
+    exact = [x.double().requires_grad_(on) for x, on in zip((inputs, weight), trained, strict=True)]
+    wide_linear.linear(*wide).backward(given)
+    F.linear(*exact).backward(given.double())
+    for one, other, on in zip(wide, exact, trained, strict=True):
+        assert (one.grad is not None) == on
+        if one.grad is not None and other.grad is not None:
+            assert one.grad.dtype == torch.bfloat16
+            assert bool(((one.grad - other.grad).abs() <= bound(other.grad, torch.bfloat16, 24)).all())
+
+
+def test_other_dtypes_and_processors_take_pytorchs_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not wide_linear.is_wide(random(2, 2))
+    assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16).to("meta"))
+    monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: True)
+    assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_stay_in_their_row(bad: float) -> None:
+    inputs, weight = random(3, 8, dtype=torch.bfloat16), random(4, 8, dtype=torch.bfloat16, seed=1)
+    inputs[1, 2] = bad
+    assert wide_linear.linear(inputs, weight).isfinite().all(1).tolist() == [True, False, True]
