@@ -99,7 +99,7 @@ FOLDERS = {
     "tessera/quantize": 860,
     "tessera/search": 2800,
     "tessera/server": 9800,
-    "tessera/training": 450,
+    "tessera/training": 475,
     "tessera/weights": 3850,
 }
 Sizes = dict[str, int]

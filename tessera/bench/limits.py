@@ -11,12 +11,13 @@ import torch
 from tessera.kernels.wide_linear import linear
 
 MATRIX = 2048  # large enough to be bound by arithmetic, small enough to be quick
+ENOUGH_SECONDS = 2.0  # of timing one kind of work
 READ_NUMBERS = 2**26  # 256 MiB in float32: far beyond any cache
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one device, in units per second; int8 is None if torch has no such product."""
+    """Limits of one device, in units per second; int8 is None if torch or the processor has no such product."""
 
     read_bytes_per_s: float
     bfloat16_flops: float
@@ -42,6 +43,8 @@ def measure_limits(device: str = "cpu") -> Limits:
 
 
 def _int8_ops(device: str, operations: int) -> float | None:
+    if device == "cpu" and not torch.cpu._is_vnni_supported():
+        return None  # torch would multiply number by number, a thousand times more slowly
     left, right = (torch.randint(-127, 128, (MATRIX, MATRIX), dtype=torch.int8, device=device) for _ in range(2))
     try:
         return operations / best_seconds(lambda: torch._int_mm(left, right)[0, 0].item())
@@ -50,10 +53,13 @@ def _int8_ops(device: str, operations: int) -> float | None:
 
 
 def best_seconds(work: Callable[[], object], rounds: int = 7) -> float:
-    """Return the shortest of several runs after a warm-up; `work` must wait for its result."""
+    """Return the shortest of several runs after a warm-up; `work` must wait for its result.
+
+    A slow machine makes fewer runs: none begins after ENOUGH_SECONDS.
+    """
     work()
-    seconds = []
-    for _ in range(rounds):
+    seconds: list[float] = []
+    while len(seconds) < rounds and sum(seconds) < ENOUGH_SECONDS:
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from tessera.kernels.elementwise import rms_norm, rotate, silu_gate
 from tessera.kernels.flash_attention import Segments, prefers_flash
 from tessera.kernels.quantized_weight import gradient_to_inputs, training_product
+from tessera.kernels.wide_linear import add_product, linear, product
 from tessera.linears.lora import LoraLinear
 from tessera.linears.quantized import QuantizedLinear
 from tessera.model.attention import AttentionPlan, DensePlan, attend_segments
@@ -91,7 +92,7 @@ class _Frozen:
     def product(self, inputs: Tensor) -> Tensor:
         if isinstance(self.base, QuantizedLinear):
             return training_product(inputs, self.base.quantized)
-        return F.linear(inputs, self.base.get_parameter("weight"))
+        return linear(inputs, self.base.get_parameter("weight"))
 
     def backward(self, gradient: Tensor, beside: Tensor | None = None) -> Tensor:
         """Return the inputs' gradient, added to `beside`, which it may overwrite."""
@@ -99,7 +100,7 @@ class _Frozen:
             found = gradient_to_inputs(gradient, self.base.quantized)
             return found if beside is None else beside.add_(found)
         weight = self.base.get_parameter("weight")
-        return gradient @ weight if beside is None else beside.addmm_(gradient, weight)
+        return product(gradient, weight) if beside is None else add_product(beside, gradient, weight)
 
 
 class _Linears:
@@ -114,9 +115,9 @@ class _Linears:
         outs = [each.product(inputs) for each in self.frozen]
         if not matrices:
             return outs, None
-        low = F.linear(inputs, torch.cat(list(matrices[0::2])))
+        low = linear(inputs, torch.cat(list(matrices[0::2])))
         for out, (frozen, b_NR, columns) in zip(self._adapted(outs), self._parts(matrices), strict=True):
-            out.addmm_(low[:, columns], b_NR.t(), alpha=frozen.scale)
+            add_product(out, low[:, columns], b_NR.t(), frozen.scale)
         return outs, low
 
     def backward(
@@ -133,11 +134,12 @@ class _Linears:
         low_gradient = torch.empty_like(low)
         b_gradients = []
         for gradient, (frozen, b_NR, columns) in parts:
-            torch.mul(gradient @ b_NR, frozen.scale, out=low_gradient[:, columns])
-            b_gradients.append((low[:, columns].t() @ gradient).mul_(frozen.scale).t())
-        a_gradients = (low_gradient.t() @ inputs).split([columns.stop - columns.start for _, (_, _, columns) in parts])
+            torch.mul(product(gradient, b_NR), frozen.scale, out=low_gradient[:, columns])
+            b_gradients.append(product(low[:, columns].t(), gradient).mul_(frozen.scale).t())
+        sizes = [columns.stop - columns.start for _, (_, _, columns) in parts]
+        a_gradients = product(low_gradient.t(), inputs).split(sizes)
         if into is not None:
-            into.addmm_(low_gradient, torch.cat(list(matrices[0::2])))
+            add_product(into, low_gradient, torch.cat(list(matrices[0::2])))
         return into, [each for pair in zip(a_gradients, b_gradients, strict=True) for each in pair]
 
     def _adapted(self, values: Sequence[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from tessera.finetune.memory import Estimate
 from tessera.finetune.packing import Order
 from tessera.finetune.samples import Picture, Sample, Samples
 from tessera.finetune.settings import Settings
+from tessera.kernels.wide_linear import product
 from tessera.model.config import ModelConfig
 from tessera.prompt import Tokenizer
 from tessera.weights.fill import empty_model
@@ -94,7 +95,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        (left @ left)[0, 0].item()
+        product(left, left)[0, 0].item()
         seconds.append(time.perf_counter() - began)
     return 2 * RATE_SIDE**3 / min(seconds)
 

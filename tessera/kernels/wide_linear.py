@@ -30,9 +30,26 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
     return product if bias_N is None else product + bias_N
 
 
+def product(left_TK: Tensor, right_KN: Tensor) -> Tensor:
+    """Multiply two matrices: (T, N) in the left one's dtype."""
+    return linear(left_TK, right_KN.T)
+
+
+def add_product(into_TN: Tensor, left_TK: Tensor, right_KN: Tensor, scale: float = 1.0) -> Tensor:
+    """Add `scale` times the product of two matrices to `into_TN` in place, and return it; records no gradient."""
+    if is_wide(into_TN):
+        return into_TN.add_(_product(left_TK, right_KN.T), alpha=scale)
+    return into_TN.addmm_(left_TK, right_KN, alpha=scale)
+
+
 def is_wide(inputs: Tensor) -> bool:
     """Return True if products of these inputs are computed in float32 here."""
-    return inputs.is_cpu and inputs.dtype in (torch.bfloat16, torch.float16) and not _multiplies(inputs.dtype)
+    return lacks_products(inputs.device, inputs.dtype)
+
+
+def lacks_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return True if this is a CPU, the dtype has 16 bits, and PyTorch has no fast products of it here."""
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _multiplies(dtype)
 
 
 @cache
@@ -44,14 +61,14 @@ def _multiplies(dtype: torch.dtype) -> bool:
 
 
 def _product(inputs: Tensor, weight_NK: Tensor) -> Tensor:
-    inputs_TK = inputs.flatten(0, -2).float() if inputs.dim() > 1 else inputs[None].float()
     rows, columns = weight_NK.shape
-    out_TN = inputs.new_empty(len(inputs_TK), rows)
+    out = inputs.new_empty(*inputs.shape[:-1], rows)
+    inputs_TK, out_TN = inputs.reshape(-1, columns).float(), out.view(-1, rows)
     panel_rows = max(1, PANEL_NUMBERS // max(1, columns))
     for start in range(0, rows, panel_rows):
         panel = weight_NK[start : start + panel_rows]
         out_TN[:, start : start + panel_rows] = inputs_TK @ panel.float().T
-    return out_TN.view(*inputs.shape[:-1], rows)
+    return out
 
 
 class _Product(torch.autograd.Function):

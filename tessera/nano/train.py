@@ -1,7 +1,8 @@
 """Training nano: builds the model, trains it stage by stage, and writes it in the official layout.
 
 The run keeps a checkpoint in its folder and resumes from it when restarted, also elsewhere. It
-computes in bfloat16 with float32 master weights, on GPU and CPU alike.
+computes in bfloat16 with float32 master weights, on GPU and CPU alike; on a CPU without products in
+16 bits all is float32.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
+from tessera.kernels.wide_linear import lacks_products
 from tessera.machine import written_whole
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
@@ -121,7 +123,8 @@ class Run:
         self.device = torch.device(device)
         self.save_seconds, self.seconds, self.log = save_seconds, seconds, log
         self.tokenizer = Tokenizer.from_file(out / "tekken.json", NANO.vision_encoder)
-        self.teacher = Teacher(new_student(NANO, seed=0)).to(device, torch.bfloat16)
+        dtype = torch.float32 if lacks_products(self.device, torch.bfloat16) else torch.bfloat16
+        self.teacher = Teacher(new_student(NANO, seed=0)).to(device, dtype)
         self.optimizer = MasterOptimizer(parameter_groups(self.teacher), ranks=group)
         self.average: WeightAverage | None = None
         self.held_out: dict[Course, list[Example]] = {}  # the current stage's pages
@@ -222,13 +225,13 @@ def rates_at(stage: Stage, step: int) -> dict[str, float]:
 
 
 def write_weights(out: Path, model: Pixtral, average: WeightAverage | None = None) -> None:
-    """Write consolidated.safetensors, the official layout's tensors, completely or not at all."""
+    """Write consolidated.safetensors, the official layout's tensors in bfloat16, completely or not at all."""
     from safetensors.torch import save_file
 
     averaged = average.tensors if average else {}
 
     def of(name: str, tensor: Tensor) -> Tensor:
-        return averaged.get(f"student.{name}", tensor).to(tensor.dtype).cpu().contiguous()
+        return averaged.get(f"student.{name}", tensor).to(torch.bfloat16).cpu().contiguous()
 
     with written_whole(out / "consolidated.safetensors") as partial:
         save_file({name: of(name, tensor) for name, tensor in model.state_dict().items()}, partial)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tessera.kernels.wide_linear import lacks_products
 from tessera.parallel.group import Group
+from tessera.training.muon import WideMuon
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class MasterOptimizer:
         for group in self.groups:
             matrices, others = ([self.masters[name] for name in part] for part in (group.matrices, group.others))
             if matrices:
-                muon = torch.optim.Muon(matrices, weight_decay=group.weight_decay, adjust_lr_fn="match_rms_adamw")
+                wide = lacks_products(matrices[0].device, torch.bfloat16)
+                kind = WideMuon if wide else torch.optim.Muon
+                muon = kind(matrices, weight_decay=group.weight_decay, adjust_lr_fn="match_rms_adamw")
                 self._optimizers.append((group.name, muon))
             if others:
                 adamw = torch.optim.AdamW(others, betas=betas, weight_decay=0.0, fused=True)

@@ -46,6 +46,17 @@ def test_a_weight_of_several_panels_and_of_any_strides_gives_the_same_bits(monke
     assert wide_linear.linear(inputs[:, ::2], turned.T[:, ::2]).shape == (6, 70)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+def test_products_of_matrices_are_added_in_place(dtype: torch.dtype) -> None:
+    into, left, right = (random(*shape, dtype=dtype) for shape in ((4, 6), (4, 9), (9, 6)))
+    exact = left.double() @ right.double()
+    assert bool(((wide_linear.product(left, right) - exact).abs() <= bound(exact, dtype, 9)).all())
+    wanted = into.double() - 0.5 * exact
+    found = wide_linear.add_product(into, left, right, -0.5)
+    assert found is into
+    assert bool(((found - wanted).abs() <= bound(exact, dtype, 9) + bound(wanted, dtype, 9)).all())
+
+
 def test_bias_is_added_in_the_inputs_dtype() -> None:
     inputs, weight, bias = (random(*shape, dtype=torch.bfloat16) for shape in ((4, 8), (6, 8), (6,)))
     assert torch.equal(wide_linear.linear(inputs, weight, bias), wide_linear.linear(inputs, weight) + bias)
