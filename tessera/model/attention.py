@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
+from tessera.kernels.int8_attention import int8_attention, prefers_int8_attention
 from tessera.kernels.prefill_attention import prefers_prefill_attention, prefill_attention
 from tessera.model.linear import Linear
 from tessera.model.rope import Rotation, Rotations
@@ -58,25 +59,36 @@ class VisionPlan(ABC):
 
 
 class DenseVisionPlan(VisionPlan):
-    """Images of any sizes laid end to end."""
+    """Images of any sizes laid end to end; `in_8_bits` lets those of many patches be attended in 8 bits."""
 
-    def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation) -> None:
+    def __init__(self, grids: Sequence[tuple[int, int]], rotation: Rotation, *, in_8_bits: bool = False) -> None:
         super().__init__(grids, rotation)
         self.segments = Segments.of(self.lengths, self.lengths, rotation.cos.device)
+        self.in_8_bits = in_8_bits
 
     def attend(self, queries_PNK: Tensor, keys_PNK: Tensor, values_PNK: Tensor) -> Tensor:
-        return attend_segments(self.segments, queries_PNK, keys_PNK, values_PNK, causal=False)
+        images = queries_PNK, keys_PNK, values_PNK
+        return attend_segments(self.segments, *images, causal=False, in_8_bits=self.in_8_bits)
 
 
 def attend_segments(
-    segments: Segments, queries_TNK: Tensor, keys_CMK: Tensor, values_CMK: Tensor, *, causal: bool
+    segments: Segments,
+    queries_TNK: Tensor,
+    keys_CMK: Tensor,
+    values_CMK: Tensor,
+    *,
+    causal: bool,
+    in_8_bits: bool = False,
 ) -> Tensor:
     """Compute attention of each segment of queries over its own context; returns (T, N, K)."""
     if prefers_flash(queries_TNK, keys_CMK, values_CMK):
         return flash_attention(queries_TNK, keys_CMK, values_CMK, segments, causal=causal)
     queries = queries_TNK.split(segments.lengths)
     keys, values = keys_CMK.split(segments.contexts), values_CMK.split(segments.contexts)
-    attended = [attend(*each, causal=causal) for each in zip(queries, keys, values, strict=True)]
+    attended = [
+        int8_attention(*each) if in_8_bits and prefers_int8_attention(*each) else attend(*each, causal=causal)
+        for each in zip(queries, keys, values, strict=True)
+    ]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tessera.kernels.packed_weight import PackedWeight
 from tessera.kernels.wide_linear import linear
 from tessera.model.attention import Attention, DenseVisionPlan, VisionPlan
 from tessera.model.block import FeedForward, RMSNorm
@@ -59,10 +60,12 @@ class VisionEncoder(nn.Module):
         self.ln_pre = RMSNorm(config.hidden_size, VISION_NORM_EPS)
         self.transformer = VisionTransformer(config)
 
-    def plan(self, grids: Sequence[tuple[int, int]]) -> VisionPlan:
+    def plan(self, grids: Sequence[tuple[int, int]]) -> DenseVisionPlan:
         """Return the plan for images of these grids, in patches (rows, columns)."""
         device = self.patch_conv.weight.device
-        return DenseVisionPlan(grids, rotation_2d(grids, self.config.head_dim, self.config.rope_theta, device))
+        rotation = rotation_2d(grids, self.config.head_dim, self.config.rope_theta, device)
+        in_8_bits = all(_is_in_8_bits(layer.get_submodule("attention.wq")) for layer in self.transformer.layers)
+        return DenseVisionPlan(grids, rotation, in_8_bits=in_8_bits)
 
     def forward(self, patches_PX: Tensor, plan: VisionPlan) -> Tensor:
         """Return features (P, E) of patches (P, C * patch * patch), each image's in row-major order."""
@@ -70,6 +73,11 @@ class VisionEncoder(nn.Module):
         hidden_PE = linear(patches_PX, self.patch_conv.weight.flatten(1))
         out: Tensor = self.transformer(self.ln_pre(hidden_PE), plan)
         return out
+
+
+def _is_in_8_bits(linear: nn.Module) -> bool:
+    weight = getattr(linear, "quantized", None)
+    return isinstance(weight, PackedWeight) and weight.bits == 8
 
 
 def pixels_to_patches(pixels_CHW: Tensor, patch_size: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""The AMX kernels with their tile operations in plain C++, for processors without AMX.
+"""Kernels compiled for a lower processor: AMX's with their tile operations in plain C++, VNNI's for AVX2.
 
-All else is what AMX machines run: packing, indexing, edges, threads. Undefined behaviour traps.
+All else is what the machines run that they are for: packing, indexing, edges, threads. Undefined behaviour traps.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ from typing import Any
 
 from tessera.kernels.build import FLAGS, PROCESSORS, SOURCES, find_compiler
 
-EMULATION = ("-DTESSERA_EMULATE_AMX", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
+CHECKS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
 
-def build_emulated(folder: Path) -> ctypes.CDLL:
+def build_emulated_amx(folder: Path) -> ctypes.CDLL:
     """The library of the AMX files, and of the threads they run on, compiled for this test."""
-    library = folder / "emulated_amx.so"
-    sources = [str(path) for path in (*sorted(SOURCES.glob("*_amx.cpp")), SOURCES / "team.cpp")]
-    command = [find_compiler(), *FLAGS, *PROCESSORS["amx"], *EMULATION, "-shared", *sources, "-o", str(library)]
-    subprocess.run(command, check=True)
+    return _build(folder / "amx.so", ("-DTESSERA_EMULATE_AMX", *PROCESSORS["amx"]), sorted(SOURCES.glob("*_amx.cpp")))
+
+
+def build_emulated_vnni(folder: Path) -> ctypes.CDLL:
+    """The library of attention in 8 bits, compiled for AVX2."""
+    return _build(folder / "vnni.so", PROCESSORS["avx2"], [SOURCES / "int8_attention_avx512.cpp"])
+
+
+def _build(library: Path, flags: tuple[str, ...], sources: list[Path]) -> ctypes.CDLL:
+    files = map(str, (*sources, SOURCES / "team.cpp", "-o", library))
+    subprocess.run([find_compiler(), *FLAGS, *flags, *CHECKS, "-shared", *files], check=True)
     return ctypes.CDLL(str(library))
 
 
-def emulated_kernel(library: ctypes.CDLL) -> Callable[..., Any]:
-    """What stands for `tessera.kernels.library.kernel`: each kernel's AMX path."""
+def emulated_kernel(library: ctypes.CDLL, path: str = "amx") -> Callable[..., Any]:
+    """What stands for `tessera.kernels.library.kernel`: each kernel's path of that name."""
 
     def kernel(name: str, *arguments: Any) -> Any:
-        function = getattr(library, f"{name}_amx", None)
+        function = getattr(library, f"{name}_{path}", None)
         if function is not None:
             function.argtypes, function.restype = arguments, ctypes.c_int
         return function

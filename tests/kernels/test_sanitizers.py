@@ -18,13 +18,14 @@ TESTS = (
     "test_elementwise.py",
     "test_paged_attention.py",
     "test_prefill_attention.py",
+    "test_int8_attention.py",
     "test_prefill_linear.py",
     "test_low_rank.py",
     "test_skinny_linear.py",
     "test_unpack_weight.py",
     "../engine/test_native_step.py",
 )
-# The library's place is told to the builder's module before the loader reads it there; emulated AMX is built anew.
+# The library's place is told to the builder's module before the loader reads it there; what is emulated is built anew.
 RUN = """
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ import pytest
 from tessera.kernels.library import choice
 from tests.kernels import emulation
 assert choice().path == sys.argv[2], choice().reason
-emulation.EMULATION = ("-DTESSERA_EMULATE_AMX", *sys.argv[3].split())
+emulation.CHECKS = tuple(sys.argv[3].split())
 sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[4:]]))
 """
 

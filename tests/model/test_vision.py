@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tessera.kernels.int8_attention import int8_attention_twin
 from tessera.kernels.library import forced
-from tessera.model import block
+from tessera.model import attention, block
+from tessera.model.attention import DenseVisionPlan
 from tessera.model.config import VisionConfig
+from tessera.model.rope import rotation_2d
 from tessera.model.vision import VisionEncoder
 
 GRIDS = [(10, 13), (3, 5), (12, 12)]
@@ -50,6 +53,21 @@ def test_kernels_equal_plain_torch(encoder: VisionEncoder, dtype: torch.dtype, b
         plain = relative_error(encoder(patches(dtype), plan), exact)
     assert ours < bound
     assert ours < plain * 1.05 + 1e-7
+
+
+@torch.no_grad()
+def test_images_that_attention_in_8_bits_takes_are_attended_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only with the plan that allows it, and each image by its own size."""
+    rotation = rotation_2d(GRIDS, 64, 10000.0, torch.device("cpu"))
+    images = torch.randn(3, sum(rows * columns for rows, columns in GRIDS), 2, 64).bfloat16()
+    monkeypatch.setattr(attention, "prefers_int8_attention", lambda queries, *_: len(queries) > 100)
+    monkeypatch.setattr(attention, "int8_attention", int8_attention_twin)
+    plain = DenseVisionPlan(GRIDS, rotation).attend(*images)
+    ours = DenseVisionPlan(GRIDS, rotation, in_8_bits=True).attend(*images)
+    for each, low, image in zip(plain.split([130, 15, 144]), ours.split([130, 15, 144]), range(3), strict=True):
+        assert torch.equal(each, low) == (image == 1)
+        assert relative_error(low, each) < 0.03
+    assert torch.equal(ours[:130], int8_attention_twin(*images[:, :130]))
 
 
 @torch.no_grad()

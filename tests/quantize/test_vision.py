@@ -39,6 +39,14 @@ def test_rounding_at_load_gives_the_weights_that_quantize_writes(tmp_path: Path)
             assert torch.equal(tensor, stored[name].quantized.tensors[field])
 
 
+def test_only_an_encoder_in_8_bits_attends_in_8_bits(tmp_path: Path) -> None:
+    write_mistral_folder(tmp_path / "a", LLAVA)
+    model = load_model(tmp_path / "a", dtype="bfloat16", device="cpu").model
+    assert not model.vision_encoder.plan([(2, 3)]).in_8_bits
+    round_vision(model, "8")
+    assert model.vision_encoder.plan([(2, 3)]).in_8_bits
+
+
 def test_what_is_quantized_already_stays(tmp_path: Path) -> None:
     write_mistral_folder(tmp_path / "a", LLAVA)
     quantize(tmp_path / "a", tmp_path / "q", Options("8", vision="8"))
