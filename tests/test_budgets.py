@@ -93,7 +93,7 @@ FOLDERS = {
     "tessera/linears": 340,
     "tessera/lora": 1100,
     "tessera/migration": 1550,
-    "tessera/model": 950,
+    "tessera/model": 1000,  # where attention in 8 bits is asked for
     "tessera/nano": 15_500,
     "tessera/parallel": 230,
     "tessera/quantize": 860,

@@ -1,10 +1,10 @@
 """Attention in 8 bits on CPUs with AVX512-VNNI, for encoders whose linears compute in 8 bits too.
 
-It has half the products' time of bfloat16 and a larger error (docs/quantization.md). `int8_attention_twin` defines
-it, and the kernel (native/int8_attention.h) has the twin's bits, with any number of threads. Keys lose their mean
-first, which moves all scores of a query alike and so no weight, as in SageAttention (arXiv 2410.02367); a channel in
-which all keys are large then costs no precision. Weights are rounded against the largest of 256 keys at a time, and
-their sum is that of the rounded ones, so that constant values come back exactly as rounded.
+One instruction multiplies twice as many numbers as in bfloat16, and the error is larger (docs/quantization.md).
+`int8_attention_twin` defines it; the kernel (native/int8_attention.h) has its bits, with any number of threads. Keys
+lose their mean first, which moves all scores of a query alike and so no weight, as in SageAttention (arXiv 2410.02367);
+a channel in which all keys are alike then costs no precision. Weights are rounded against the largest of 256 keys at a
+time, and their sum is that of the rounded ones, so that values that are all the same come back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, choice, kernel
 from tessera.kernels.prefill_attention import PACKED_BYTES_PER_THREAD
 
-SHORTEST_TOKENS = 1024  # below it attention is too small a part of the encoder's time
+# An earlier kernel of this design made the encoder 1.24 times as fast at 4096 patches and 1.06 at 1024, which is too
+# little for its error (BENCHMARKS.md). This one is yet to be timed.
+SHORTEST_TOKENS = 2048
 
 # As in native/int8_attention.h.
 QUERIES, KEYS, MAX_WIDTH, WIDTH_STEP = 12, 256, 256, 16

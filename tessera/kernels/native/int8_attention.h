@@ -130,8 +130,8 @@ inline void pack_keys(const AttentionCall &call, int64_t head, int64_t first, co
     for (int64_t channel = 0; channel < width; channel += LANES) {
       const Bytes codes = to_codes(load(from + channel) - load(means + channel), rounding.inverse);
       for (int64_t four = 0; four < LANES / 4; ++four)
-        memcpy(packed + ((channel / 4 + four) * KEY_COLUMNS + key) * 4, reinterpret_cast<const char *>(&codes) + 4 * four,
-               4);
+        memcpy(packed + ((channel / 4 + four) * KEY_COLUMNS + key) * 4,
+               reinterpret_cast<const char *>(&codes) + 4 * four, 4);
     }
   }
   const Whole centre = Whole{} + CENTRE * 0x01010101u;
@@ -313,9 +313,11 @@ inline void attend_tile(const AttentionCall &call, int64_t head, int64_t start, 
     if (width - channel == 32) add_values<2 * QUARTER>(block, width, columns, channel, room);
     if (width - channel == 16) add_values<QUARTER>(block, width, columns, channel, room);
   }
-  for (int64_t row = 0; row < std::min(QUERIES, call.tokens - start); ++row)
+  for (int64_t row = 0; row < std::min(QUERIES, call.tokens - start); ++row) {
+    const float inverse = 1.0f / room.totals[row];
     for (int64_t channel = 0; channel < width; channel += LANES)
-      store(call.out.at(start + row, head) + channel, load(room.sums + row * width + channel) * (1.0f / room.totals[row]));
+      store(call.out.at(start + row, head) + channel, load(room.sums + row * width + channel) * inverse);
+  }
 }
 
 inline void attend(const AttentionCall &call) {
