@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.documents.spans import child_path, item_path
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 
 MAX_LABELS = 100_000  # documents
 MAX_LINE = 2**22  # characters
@@ -30,7 +30,7 @@ def read_labels(path: Path, say: Callable[[str], None]) -> Labels:
         if number > MAX_LABELS:
             raise UsageError(f"{path} has more than {MAX_LABELS:,} labels; divide it.")
         labels.setdefault(path.parent / document, {}).update(values)
-    for line in some_of(mistakes, f"lines of {path} are passed over"):
+    for line in some_of(mistakes, f"line of {path} is passed over", f"lines of {path} are passed over"):
         say(line)
     if not labels:
         raise UsageError(f'{path} has no labels; each line needs "document" and "value", or a CSV column "document".')
@@ -48,7 +48,10 @@ def _rows(path: Path, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _csv_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in enumerate(csv.DictReader(file), 2):
+    rows = csv.DictReader(file)
+    if {"field", "action", "value"} <= set(rows.fieldnames or ()):
+        raise UsageError(f"{file.name} is the CSV of a review's corrections; export its labels (JSONL) and give those.")
+    for number, row in enumerate(rows, 2):
         document = row.pop("document", None)
         if not document:
             mistakes.append(f"line {number} names no document")
@@ -82,15 +85,18 @@ def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, 
 
 
 def by_path(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves of a record's true values: {"items": [{"name": "Tea"}]} is {"items[0].name": "Tea"}."""
-    if isinstance(value, Mapping) and value:
+    """Return the leaves of a record's true values: {"items": [{"name": "Tea"}]} is {"items[0].name": "Tea"}.
+
+    An empty object tells nothing: a review exports it for a row before others of which nothing was looked at.
+    """
+    if isinstance(value, Mapping):
         return {at: leaf for key, each in value.items() for at, leaf in by_path(each, child_path(path, key)).items()}
     if isinstance(value, list) and value:
         return {at: leaf for n, each in enumerate(value) for at, leaf in by_path(each, item_path(path, n)).items()}
     return {path: value}
 
 
-def some_of(lines: Sequence[str], what: str) -> list[str]:
+def some_of(lines: Sequence[str], one: str, many: str) -> list[str]:
     """One line about several, which names the first; none about none."""
     named = f"{'; '.join(lines[:MAX_SAID])}{'; ...' if len(lines) > MAX_SAID else ''}"
-    return [f"{len(lines):,} {what}: {named}"] if lines else []
+    return [f"{counted(len(lines), one, many)}: {named}"] if lines else []

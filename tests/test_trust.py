@@ -15,6 +15,10 @@ from tessera.trust import report_of, samples_of
 ZEROS = (0.0,) * (len(EVIDENCE) - 1)
 
 
+def test_a_row_of_which_nothing_is_told_is_no_label() -> None:
+    assert by_path({"items": [{}, {"name": "Tea"}], "seller": {}}) == {"items[1].name": "Tea"}
+
+
 def test_labels_are_true_values_by_path() -> None:
     value = {"vendor": "Acme", "items": [{"name": "Tea", "price": 2}], "empty": []}
     assert by_path(value) == {"vendor": "Acme", "items[0].name": "Tea", "items[0].price": 2, "empty": []}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.cli.parser import check_target
-from tessera.errors import printable
+from tessera.errors import counted, printable
 
 if TYPE_CHECKING:
     from tessera.chat import ChatModel
@@ -39,7 +39,9 @@ def run_calibrate(job: Labelled) -> None:
     labels = read_labels(job.labels, _say)
     paths = {path for values in labels.values() for path in values if path}
     names = sorted(path for path in paths if preset.schema.leaf(path) is None)
-    for line in some_of(names, f"names in {job.labels} are no fields of the schema {preset.name}"):
+    schema = f"of the schema {preset.name}"
+    one, many = f"name in {job.labels} is no field {schema}", f"names in {job.labels} are no fields {schema}"
+    for line in some_of(names, one, many):
         _say(line)
     samples: list[Sample] = []
     failed: list[str] = []
@@ -51,8 +53,8 @@ def run_calibrate(job: Labelled) -> None:
                 failed.append(f"{record.document}: the labels name what it lies in; name the document itself")
             else:
                 samples += samples_of(record.document, record.fields.values(), values)
-            _say(f"{number} of {len(labels)} documents, {len(samples)} labelled fields")
-        for line in some_of(failed, "documents failed"):
+            _say(f"{number} of {counted(len(labels), 'document')}, {counted(len(samples), 'labelled field')}")
+        for line in some_of(failed, "document failed", "documents failed"):
             _say(line)
         calibration = fit(samples, model.fingerprint, preset.schema.wire)
     report = report_of(calibration, samples)

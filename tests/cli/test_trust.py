@@ -12,9 +12,13 @@ import pytest
 
 from tessera.cli import calibrate
 from tessera.cli.calibrate import Labelled, run_calibrate
+from tessera.documents.api import extract
+from tessera.documents.presets import open_preset
+from tessera.documents.review.report import write_report
 from tessera.errors import UsageError
 from tessera.labels import read_labels
 from tests.documents.fakes import Scripted, draw
+from tests.server.pages import launched, needs_chromium, watched_pages
 
 
 def test_json_lines_and_csv_give_the_same_labels(tmp_path: Path) -> None:
@@ -72,9 +76,48 @@ def test_labels_that_lead_nowhere_are_named_before_the_end(
     with pytest.raises(UsageError, match="cover 0 fields"):
         run_calibrate(Labelled(path, "preset:receipt", tmp_path / "c.json", verify=False, model=None, endpoint=None))
     said = capsys.readouterr().err
-    assert "no fields of the schema receipt: seller" in said
+    assert f"1 name in {path} is no field of the schema receipt: seller" in said
     assert "a.png: the labels name what it lies in" in said
     assert "gone.png: not_found" in said
+
+
+@needs_chromium
+def test_what_a_review_exports_calibrates_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    items = [{"description": "Tea", "amount": "2.00"}, {"description": "Milk", "amount": "1.50"}]
+    read = {"vendor": "Acme", "date": "2026-03-05", "total": "3.50", "cash": None, "items": items}
+    model = Scripted(lambda images, params: read)
+    monkeypatch.setattr(calibrate, "_open", lambda job: nullcontext(model))
+    preset = open_preset("preset:receipt")
+    documents = [draw(Path(f"receipt {number}.png"), f"page {number}") for number in range(4)]
+    records = list(extract(documents, preset, model))
+    given = {"title": preset.name, "schema": preset.schema.given, "metrics": None}
+    write_report(Path("report.html"), records, lambda document, number: None, **given)
+    with launched() as browser, watched_pages(browser, (tmp_path / "report.html").as_uri()) as open_page:
+        page = open_page()
+        for document in documents[:3]:
+            page.locator(".document", has_text=str(document)).click()
+            page.get_by_role("button", name=f"All values of {document} are right").click()
+        page.locator(".document").last.click()
+        for value in ("Acne Ltd", "2026-03-06"):
+            page.keyboard.press("j")
+            page.keyboard.press("Enter")
+            page.locator(".edit input").fill(value)
+            page.keyboard.press("Enter")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Labels").click()
+        download.value.save_as(tmp_path / download.value.suggested_filename)
+    run_calibrate(Labelled(tmp_path / "receipt-labels.jsonl", "preset:receipt", tmp_path / "c.json", verify=False, model=None, endpoint=None))  # fmt: skip # noqa: E501
+    report = json.loads((tmp_path / "c.json").read_text())["report"]
+    assert (report["documents"], report["fields"], report["right"]) == (4, 3 * 8 + 2, 3 * 8)
+    assert report["kinds"]["vendor"] == [4, 3]
+
+
+def test_the_csv_of_a_review_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "invoice-corrections.csv"
+    path.write_text("\ufeffdocument,page,field,action,read,value\na.pdf,1,total,corrected,7,9\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"corrections; export its labels \(JSONL\)"):
+        read_labels(path, print)
 
 
 def test_a_label_nested_without_end_is_passed_over(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import openpyxl
 import pikepdf
 import pytest
 
+from tessera.labels import read_labels
 from tests.documents.files import pdf_bytes, text_at
 from tests.server.conftest import Running
 from tests.server.pages import expect, launched, needs_chromium, watched_pages
@@ -79,7 +80,9 @@ def table(page: Any, kind: str) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-def test_dropped_files_become_rows_that_are_corrected_and_downloaded(open_page: Callable[..., Any]) -> None:
+def test_dropped_files_become_rows_that_are_corrected_and_downloaded(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
     page = open_page()
     read(page, *FILES)
     expect(page.locator("#job-state")).to_have_text("All is read: 3 of 3 documents", timeout=PATIENCE_MS)
@@ -107,6 +110,9 @@ def test_dropped_files_become_rows_that_are_corrected_and_downloaded(open_page: 
         page.get_by_role("button", name="Labels (JSONL)").click()
     label = json.loads(Path(download.value.path()).read_text())
     assert label == {"document": "printed.pdf", "value": {"total": 77.25}}
+    beside = tmp_path / "labels.jsonl"
+    download.value.save_as(beside)
+    assert read_labels(beside, print) == {tmp_path / "printed.pdf": {"total": 77.25}}
 
 
 def test_a_place_that_the_file_tells_is_marked_on_the_page(open_page: Callable[..., Any], running: Running) -> None:
