@@ -190,6 +190,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: "1 page", "2,000 pages"; `many` is for words that take more than an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def printable(text: str, keep: str = "") -> str:
     """Escape what would break a line, drive a terminal, or reorder what is shown: ESC becomes \\x1b.
 

@@ -18,6 +18,7 @@ from tessera.documents.curves import sigmoid
 from tessera.documents.readings import agree
 from tessera.documents.record import Field
 from tessera.documents.spans import kind_of
+from tessera.errors import counted
 from tessera.evals.reliability import (
     Bin,
     auroc,
@@ -82,7 +83,8 @@ class Report:
         """The report as tables; every number is held out."""
         share = self.right / self.fields if self.fields else 0.0
         lines = [
-            f"{self.documents} documents, {self.fields} fields, {self.right} of them right ({share:.1%})", "",
+            f"{counted(self.documents, 'document')}, {counted(self.fields, 'field')}, {self.right} of them "
+            f"right ({share:.1%})", "",
             "| measure (95 % interval) | score, before | confidence, held out |", "| --- | --- | --- |",
             *(f"| {name} | {self.before[name]} | {number} |" for name, number in self.numbers.items()), "",
             "| confidence | right | fields |", "| --- | --- | --- |",

@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from tessera import errors
-from tessera.errors import MAX_WORDS, TesseraError, printable
+from tessera.errors import MAX_WORDS, TesseraError, counted, printable
 from tessera.load import BUNDLED_FOLDER
 
 SCRIPTS = "\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e"  # wide and narrow spaces, Persian, emoji
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TesseraError)]
+
+
+def test_one_of_a_thing_is_not_told_as_several() -> None:
+    told = [counted(number, "page") for number in (0, 1, 2, 2000)]
+    assert told == ["0 pages", "1 page", "2 pages", "2,000 pages"]
+    assert [counted(number, "reply is", "replies are") for number in (1, 2)] == ["1 reply is", "2 replies are"]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -19,7 +19,7 @@ from typing import Any
 from tessera.chat import Completion, Delta, TokenLogprob
 from tessera.cli.history import Conversation, HistoryError, default_file, keep, kept_turn, last
 from tessera.cli.parser import names_image
-from tessera.cli.session import Session, stopping_is_said, user_message, write_reply
+from tessera.cli.session import Session, print_json, stopping_is_said, user_message, write_reply
 from tessera.errors import UsageError
 from tessera.sampling import Grammar, sampling_params_from_dict
 
@@ -63,11 +63,11 @@ def run_ask(
     with stopping_is_said():
         if answering.as_json:
             reply = model.chat(messages, wanted)
-            print(json.dumps(completion_to_dict(reply), ensure_ascii=False))
+            print_json(completion_to_dict(reply))
         else:
             reply = Completion.from_deltas(_written(session, model, messages, wanted), "")
             if reply.logprobs:
-                print("\n" + "\n".join(logprob_row(entry) for entry in reply.logprobs))
+                write_reply("\n" + "".join(f"{logprob_row(entry)}\n" for entry in reply.logprobs))
             if reply.finish_reason == "length":
                 session.note("the reply was cut at the token limit (--max-tokens, or the context)")
     if answering.log is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tessera.cli.ask import question_and_images
-from tessera.cli.session import Session, say, stopping_is_said, write_reply
+from tessera.cli.session import Session, print_json, say, stopping_is_said, write_reply
 from tessera.documents.api import budget_of
 from tessera.errors import UsageError
 from tessera.search.answer import REPLY_TOKENS, Answer, answer, find_pages
@@ -40,7 +39,7 @@ def run_ask_index(session: Session, words: Sequence[str], given: Asking, others:
             tokens = given.max_tokens or REPLY_TOKENS
             reply = answer(model, searcher, question, hits, budget_of(model), most=given.top, max_tokens=tokens)
     if given.as_json:
-        print(json.dumps(answer_object(reply, question), ensure_ascii=False))
+        print_json(answer_object(reply, question))
         return
     write_reply(f"{reply.text}\n")
     for page in reply.pages:

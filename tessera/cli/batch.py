@@ -22,7 +22,7 @@ from tessera.cli.session import NANO_NOTE, say, stopping_is_said
 from tessera.documents.journal import Counts, Journal
 from tessera.documents.progress import Snapshot, described, event
 from tessera.documents.runner import run
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import TesseraError, UsageError, counted
 from tessera.shelf import BUNDLED
 
 
@@ -98,7 +98,7 @@ def _retry(journal: Journal, batch: Batch) -> None:
     if batch.retry_failed:
         again = journal.retry_failed()
         if not batch.quiet:
-            say(f"{again:,} failed lines are tried again")
+            say(f"{counted(again, 'failed line is', 'failed lines are')} tried again")
 
 
 def _answered(batch: Batch, model: Answering, journal: Journal, digest: str) -> Snapshot | None:
@@ -111,7 +111,9 @@ def _answered(batch: Batch, model: Answering, journal: Journal, digest: str) -> 
     if not counts.left:
         return None
     if counts.done + counts.failed and not batch.quiet:
-        say(f"{counts.done + counts.failed:,} of {counts.total:,} lines are done already; going on")
+        say(
+            f"{counts.done + counts.failed:,} of {counted(counts.total, 'line is', 'lines are')} done already; going on"
+        )
     opened = model.open()
     last: list[Snapshot] = []
     rows = Rows(digest, int(journal.facts()["created"]), Names(tuple(model.names)), model.tokenizer)
@@ -137,11 +139,11 @@ def _report(batch: Batch, counts: Counts, last: Snapshot | None, errors: Path | 
     if not batch.quiet:
         if last is not None:
             say(described(last))
-        say(f"{counts.done:,} replies are in {batch.out}")
+        say(f"{counted(counts.done, 'reply is', 'replies are')} in {batch.out}")
     if errors is not None:
         say(
-            f"{counts.failed:,} of {counts.total:,} lines failed; the reasons are in {errors}. The same command with "
-            "--retry-failed tries them again."
+            f"{counts.failed:,} of {counted(counts.total, 'line')} failed; the reasons are in {errors}. The "
+            "same command with --retry-failed tries them again."
         )
     return 1 if errors is not None else 0
 
@@ -150,8 +152,8 @@ def _say_how_to_go_on(batch: Batch, journal: Journal) -> None:
     counts = journal.counts()
     if counts.total:
         say(
-            f"{counts.done + counts.failed:,} of {counts.total:,} lines are done and kept in {batch.journal_path}; "
-            "the same command goes on from there"
+            f"{counts.done + counts.failed:,} of {counted(counts.total, 'line is', 'lines are')} done and kept "
+            f"in {batch.journal_path}; the same command goes on from there"
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tessera.chat import ChatModel
 from tessera.cli.history import kept_turn
 from tessera.cli.session import NamedImage, Session, in_flags, say, stopping_is_said, user_message, write_reply
-from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError
+from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError, counted
 from tessera.sampling import SamplingParams, sampling_params_from_dict
 
 PROMPT = "> "
@@ -159,7 +159,7 @@ def _save(talk: Talk, argument: str) -> str:
         raise UsageError(f"{file} exists and is not overwritten; name another file.") from error
     except OSError as error:
         raise UsageError(f"{file} cannot be written ({error.strerror}); name another file.") from error
-    return f"{len(talk.kept) // 2} exchanges saved in {file}"
+    return f"{counted(len(talk.kept) // 2, 'exchange')} saved in {file}"
 
 
 def _help(talk: Talk, argument: str) -> str:
@@ -181,11 +181,11 @@ def _cost(model: ChatModel, named: NamedImage) -> str:
         return ""
     width, height = size
     side = side_of(named.image, model.limits)
-    return f", {token_count(grid_of(width, height, model.vision, max_side=side)):,} tokens"
+    return f", {counted(token_count(grid_of(width, height, model.vision, max_side=side)), 'token')}"
 
 
 def _count(images: int) -> str:
-    return {0: "no images", 1: "1 image"}.get(images, f"{images} images")
+    return counted(images, "image") if images else "no images"
 
 
 def _read_line(session: Session, again: bool = False) -> str | None:

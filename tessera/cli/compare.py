@@ -19,7 +19,7 @@ from tessera.cli.session import say
 from tessera.documents.extraction import Extraction
 from tessera.documents.journal_file import files_of
 from tessera.documents.presets import Preset
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.load import target_device
 from tessera.machine import peak_bytes, reset_peak
 from tessera.migration.agreement import Rules
@@ -130,10 +130,10 @@ def _print(given: Comparing, summary: Summary) -> None:
     if given.as_json:
         print(json.dumps({"event": "compared", **summary.as_json(), "report": str(given.report)}), flush=True)
         return
-    print(f"{summary.documents:,} documents, {summary.agreement.count:,} values")
+    print(f"{counted(summary.documents, 'document')}, {counted(summary.agreement.count, 'value')}")
     width = max((len(each.name) for each in summary.fields), default=0)
     for each in summary.fields:
-        notes = [f"{each.new_errors} new errors, {each.fixed} fixed"] if each.new_errors + each.fixed else []
+        notes = [f"{counted(each.new_errors, 'new error')}, {each.fixed} fixed"] if each.new_errors + each.fixed else []
         notes += [f"{each.undecided} undecided"] if each.undecided else []
         print(f"  {each.name:<{width}}  {each.agreement}{'; ' if notes else ''}{', '.join(notes)}")
     names = given.sides if given.sides[0] != given.sides[1] else NAMES

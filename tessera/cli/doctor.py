@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tessera.bench.limits import measure_limits
+from tessera.errors import counted
 from tessera.fit import (
     CACHES,
     CONTEXTS,
@@ -66,7 +67,7 @@ def run_doctor(*, as_json: bool = False) -> None:
     others = ", ".join(path for path in PATHS if path != taken.path)
     for name, value in (
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-        ("processor", f"{processor_name()}, {_cores()} cores for this process"),
+        ("processor", f"{processor_name()}, {counted(_cores(), 'core')} for this process"),
         ("", ", ".join(_cpu_flags()) or f"none of {', '.join(SHOWN_FLAGS)}"),
         ("memory", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"),
         ("speed", str(limits)),

@@ -23,7 +23,7 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE, Budget
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Snapshot, described
-from tessera.errors import ModelNotFoundError, TesseraError, UsageError
+from tessera.errors import ModelNotFoundError, TesseraError, UsageError, counted
 from tessera.shelf import BUNDLED
 
 
@@ -94,13 +94,16 @@ def worked(job: Job, begin: Callable[[Options], Extraction]) -> Iterator[tuple[E
                 with stopping_is_said():
                     journal.add(extraction.plan())
                     if job.retry_failed:
-                        job.note(f"{journal.retry_failed():,} failed requests are tried again")
+                        job.note(
+                            f"{counted(journal.retry_failed(), 'failed request is', 'failed requests are')} tried again"
+                        )
                     _run(job, extraction, journal, opened)
             except (KeyboardInterrupt, TesseraError):
                 counts = journal.counts()
                 if counts.done + counts.failed:
                     say(
-                        f"{counts.done + counts.failed:,} of {counts.total:,} requests are done and kept in "
+                        f"{counts.done + counts.failed:,} of "
+                        f"{counted(counts.total, 'request is', 'requests are')} done and kept in "
                         f"{job.journal_path}; the same command goes on from there"
                     )
                 raise
@@ -123,7 +126,10 @@ def _run(job: Job, extraction: Extraction, journal: Journal, opened: ChatModel) 
     if not counts.left:
         return
     if counts.done + counts.failed:
-        job.note(f"{counts.done + counts.failed:,} of {counts.total:,} requests are done already; going on")
+        job.note(
+            f"{counts.done + counts.failed:,} of {counted(counts.total, 'request is', 'requests are')} "
+            "done already; going on"
+        )
     last: list[Snapshot] = []
     with showing(as_json=job.as_json, quiet=job.quiet) as show:
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,8 @@ from tessera.cli.batch import sigterm_as_interrupt
 from tessera.cli.batch_models import LOCAL, digest_of_model
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
-from tessera.cli.session import Session, say, stopping_is_said
-from tessera.errors import TesseraError, UsageError
+from tessera.cli.session import Session, print_json, say, stopping_is_said, write_reply
+from tessera.errors import TesseraError, UsageError, counted
 from tessera.evals.answers import Score, Summary
 from tessera.evals.run import ANSWERS, Plan, evaluate
 from tessera.evals.task import Task
@@ -78,13 +77,13 @@ def run_eval(given: Evaluation) -> None:
             session.note(f"what was answered is kept in {given.out}; the same command goes on from there")
         raise
     if given.as_json:
-        print(json.dumps({"event": "done", "task": task.name, "model": name, **asdict(summary)}, ensure_ascii=False))
+        print_json({"event": "done", "task": task.name, "model": name, **asdict(summary)})
     else:
-        print(summary_text(task, name, summary))
+        write_reply(f"{summary_text(task, name, summary)}\n")
     if summary.flags["failed"]:
         session.note(
-            f"{summary.flags['failed']:,} of {summary.count:,} questions got no reply or no score and count as wrong; "
-            "--retry-failed asks them again"
+            f"{summary.flags['failed']:,} of {counted(summary.count, 'question')} got no reply or no score and "
+            "counted as wrong; --retry-failed asks them again"
         )
     session.note(f"`tessera eval report {given.out}` shows what was wrong")
 
@@ -178,12 +177,12 @@ def _judge(given: Evaluation) -> ChatModel:
 
 def summary_text(task: Task, model: str, summary: Summary) -> str:
     """Return the scores as a small table, and what happened to replies."""
-    lines = [f"{task.title}, {model}, {summary.count:,} questions"]
+    lines = [f"{task.title}, {model}, {counted(summary.count, 'question')}"]
     width = max(len(name) for name in task.scores)
     for score in summary.scores:
         lines.append(f"  {score.name:<{width}}  {score_text(task, score)}")
     counts = ", ".join(f"{count:,} {flag}" for flag, count in summary.flags.items() if count)
-    tokens = f"{summary.prompt_tokens:,} tokens in, {summary.completion_tokens:,} out"
+    tokens = f"{counted(summary.prompt_tokens, 'token')} in, {summary.completion_tokens:,} out"
     return "\n".join([*lines, f"  {f'{counts}; ' if counts else ''}{tokens}"])
 
 
@@ -216,10 +215,10 @@ def run_compare(first: Path, second: Path, as_json: bool) -> None:
             "significant": found.is_significant,
             "gained": [one.id for one, _ in found.gained], "lost": [one.id for one, _ in found.lost],
         }  # fmt: skip
-        print(json.dumps(told, ensure_ascii=False))
+        print_json(told)
         return
     p = "" if found.p is None else f", McNemar's exact p = {found.p:.3g}"
-    print(f"{task.title}, {task.main}, {found.count:,} questions in both")
+    print(f"{task.title}, {task.main}, {counted(found.count, 'question')} in both")
     print(f"  {first.name:<24} {found.first:.{digits}f}")
     print(f"  {second.name:<24} {found.second:.{digits}f}")
     print(

@@ -16,6 +16,7 @@ from tessera.documents.page import Page
 from tessera.documents.record import Record
 from tessera.documents.review.report import write_report
 from tessera.documents.tables import Layout, check_format, write_table
+from tessera.errors import counted
 
 FAILED, REVIEW = 1, 3  # exit codes
 MAX_SAID = 5  # errors that are named one by one
@@ -68,7 +69,7 @@ def run_extract(job: Job, *, csv_raw: bool) -> int:
     if counts.failed > len(counts.said):
         say(f"and {counts.failed - len(counts.said):,} more, in {job.out}")
     good = counts.records - counts.review - counts.failed
-    stand = "1 record is" if counts.records == 1 else f"{counts.records:,} records are"
+    stand = counted(counts.records, "record is", "records are")
     job.note(f"{stand} in {job.out}: {good:,} good, {counts.review:,} for review, {counts.failed:,} failed")
     return FAILED if counts.failed else REVIEW if counts.review else 0
 

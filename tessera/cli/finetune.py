@@ -16,7 +16,7 @@ import torch
 from tessera.cli.batch import sigterm_as_interrupt
 from tessera.cli.batch_models import digest_of_model
 from tessera.cli.session import in_flags, stopping_is_said
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.finetune.claim import RUN
 from tessera.finetune.data import Reader
 from tessera.finetune.memory import GB, Estimate, check_fits, estimate, free_bytes, gathered_bytes, recomputes
@@ -81,7 +81,7 @@ def run_finetune(
         recompute = recomputes(memory, free_bytes(chosen, ranks.on_machine), settings.recompute)
         memory = memory if recompute else memory.of_all_layers
         many = f", on each of {ranks.size} ranks" if ranks.size > 1 else ""
-        _say_unless(quiet, f"{len(found.samples):,} samples, about {memory}{many}")
+        _say_unless(quiet, f"{counted(len(found.samples), 'sample')}, about {memory}{many}")
         run = Run(
             out, load_model(source), checkpoint, settings, found.samples,
             held_out=held_out.samples if held_out else (), replay=replayed.samples if replayed else (),
@@ -142,8 +142,8 @@ def _read(plan: _Plan, keep: Path, allow_urls: bool, paths: Sequence[Path | None
             print(in_flags(line), file=sys.stderr)
         if lines and not settings.drop_bad:
             raise UsageError(
-                f"{len(found.problems):,} of {found.counts['rows']:,} rows of {path} cannot be used; correct them, or "
-                "leave them out with --drop-bad."
+                f"{len(found.problems):,} of {counted(found.counts['rows'], 'row')} of {path} cannot be used; "
+                "correct them, or leave them out with --drop-bad."
             )
         if not found.samples:
             raise UsageError(f"no row of {path} is left to train on.")

@@ -21,7 +21,7 @@ from tessera.documents.api import budget_of
 from tessera.documents.extraction import Options
 from tessera.documents.limits import PageLimits
 from tessera.documents.presets import open_preset
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.search.enrich import Enrichment, Reader
 from tessera.search.scan import MAX_FILES, Counts, Reading, Scan
 from tessera.search.store import NAME, writing
@@ -103,7 +103,10 @@ def run_index(given: Indexing) -> int:
             counts = scan.run()
         except KeyboardInterrupt:
             writer.commit()
-            say(f"{scan.counts.pages:,} pages are kept in {given.file}; the same command goes on from there")
+            say(
+                f"{counted(scan.counts.pages, 'page is', 'pages are')} kept in {given.file}; the same command "
+                "goes on from there"
+            )
             raise
         if given.adding.wanted:
             _add(given, writer, counts)
@@ -160,7 +163,9 @@ def _shower(given: Indexing) -> Callable[[Counts], None]:
         else:
             rate = counts.pages / max(counts.seconds, 0.001)
             print(
-                f"{counts.files:,} files, {counts.pages:,} pages read, {rate:.1f} a second", file=sys.stderr, flush=True
+                f"{counted(counts.files, 'file')}, {counted(counts.pages, 'page')} read, {rate:.1f} a second",
+                file=sys.stderr,
+                flush=True,
             )
 
     return show
@@ -186,9 +191,13 @@ def _report(given: Indexing, counts: Counts, totals: dict[str, int]) -> None:
                    (counts.removed, "removed"), (counts.unchanged, "as before"))  # fmt: skip
         told = ", ".join(f"{number:,} {name}" for number, name in changes if number) or "none"
         say(
-            f"{totals['pages']:,} pages of {totals['files']:,} files are in {given.file}: files {told}; "
-            f"{counts.pages:,} pages read, {counts.model_pages:,} by the model, {counts.records:,} records, in "
+            f"{counted(totals['pages'], 'page')} of {counted(totals['files'], 'file')} in {given.file}: files {told}; "
+            f"{counted(counts.pages, 'page')} read, {counts.model_pages:,} by the model, "
+            f"{counted(counts.records, 'record')}, in "
             f"{counts.seconds:.1f} s"
         )
         if wanted := totals["wanted"]:
-            say(f"{wanted:,} pages have no text layer; -m MODEL or --endpoint URL has them read")
+            say(
+                f"{counted(wanted, 'page has', 'pages have')} no text layer; -m MODEL or --endpoint URL "
+                "reads what has none"
+            )

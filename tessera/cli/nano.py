@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.cli.parser import check_target
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from tessera.nano.evaluate import Result
@@ -27,7 +27,7 @@ def run_fonts(out: Path | None, debs: Path | None) -> None:
     made = fetch(folder, debs, _log)
     fetch_icons(folder / "icons" if out else None)
     families = {face.family for face in typefaces()}
-    _log(f"{len(typefaces())} files of {len(families)} families, {made} of them new")
+    _log(f"{counted(len(typefaces()), 'file')} of {counted(len(families), 'family', 'families')}, {made} of them new")
     print(folder)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-from tessera.cli.session import say
+from tessera.cli.session import print_json, say, write_reply
 from tessera.documents import presets
 from tessera.errors import UsageError
 
@@ -16,7 +14,7 @@ def run_presets(folder: Path | None, *, as_json: bool) -> None:
     known = [each for each in found if not isinstance(each, UsageError)]
     if as_json:
         told = [{"name": each.name, "title": each.title, "temperature": each.temperature} for each in known]
-        print(json.dumps({"presets": told, "own": str(presets.own_folder())}, ensure_ascii=False))
+        print_json({"presets": told, "own": str(presets.own_folder())})
     else:
         width = max(len(each.name) for each in known)
         for each in known:
@@ -30,4 +28,4 @@ def run_presets(folder: Path | None, *, as_json: bool) -> None:
 def run_show(name: str, folder: Path | None) -> None:
     """Print a preset's file, after checking that it can be read."""
     preset = presets.named(name.removeprefix("preset:"), folder=folder)
-    sys.stdout.write(presets.files(folder)[preset.name].read_text(encoding="utf-8"))
+    write_reply(presets.files(folder)[preset.name].read_text(encoding="utf-8"))

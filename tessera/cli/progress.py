@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tessera.documents.progress import Progress, Snapshot, duration, events_to, lines_to, speed_text
+from tessera.errors import counted
 
 
 @contextmanager
@@ -52,5 +53,5 @@ def beside_bar(snapshot: Snapshot) -> str:
         parts.append(speed_text(snapshot.items_per_s))
     if counts.left and snapshot.seconds_left is not None:
         parts.append(f"{duration(snapshot.seconds_left)} left")
-    parts.append(f"[dim]{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out[/dim]")
+    parts.append(f"[dim]{counted(usage.prompt_tokens, 'token')} in, {usage.completion_tokens:,} out[/dim]")
     return "  ".join(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.chat import ChatModel
-from tessera.cli.session import NANO_NOTE, say
+from tessera.cli.session import NANO_NOTE, print_json, say
 from tessera.documents.api import budget_of
-from tessera.errors import UsageError, printable
+from tessera.errors import UsageError, counted, printable
 from tessera.search.assisted import search_assisted
 from tessera.search.found import Found, Hit
 from tessera.search.query import parse
@@ -91,7 +90,7 @@ def run_search(text: str, index: Path | None, given: Searching) -> int:
         found = _with_model(searcher, text, given) if given.rerank or given.vectors else None
         found = found or searcher.search(text, limit=given.limit, offset=given.offset)
     if given.as_json:
-        print(json.dumps(found_object(found, text), ensure_ascii=False))
+        print_json(found_object(found, text))
         return 0 if found.hits else NOTHING
     for number, hit in enumerate(found.hits, given.offset + 1):
         print(_shown(hit, number, explain=given.explain))
@@ -100,7 +99,8 @@ def run_search(text: str, index: Path | None, given: Searching) -> int:
     if not found.hits:
         say("no page matches; try fewer words, or look for a part of one")
     elif found.has_more:
-        say(f"{found.total - given.offset - len(found.hits):,} more pages match; --limit and --offset show them")
+        more = found.total - given.offset - len(found.hits)
+        say(f"{counted(more, 'more page matches', 'more pages match')}; --limit and --offset show them")
     return 0 if found.hits else NOTHING
 
 

@@ -7,6 +7,7 @@ the engine's settings are reworded with this command line's flags.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.chat import ChatModel, Delta
 from tessera.cli.start import importing
-from tessera.errors import ImageError, printable
+from tessera.errors import ImageError, counted, printable
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
 from tessera.shelf import BUNDLED, ModelSource
@@ -229,7 +230,7 @@ def _watching(model: ChatModel, status: Status) -> Iterator[None]:
 
 def reading_line(images: int, tokens: int, computed: int, seconds: float) -> str:
     """Example: "reading 1 image, 4,169 tokens, 60 %, 12 s"."""
-    what = {0: "the question", 1: "1 image"}.get(images, f"{images} images")
+    what = counted(images, "image") if images else "the question"
     return f"reading {what}, {tokens:,} tokens, {100 * computed // tokens} %, {seconds:.0f} s"
 
 
@@ -242,6 +243,14 @@ def write_reply(text: str) -> None:
     """Write a piece of a reply: to a terminal without what could drive it, elsewhere as it is."""
     sys.stdout.write(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def print_json(value: Any) -> None:
+    """Write a value as a line of JSON: to a terminal with escapes for what could drive it, which is the same value."""
+    text = json.dumps(value, ensure_ascii=False)
+    if sys.stdout.isatty():
+        text = "".join(sign if printable(sign) == sign else json.dumps(sign)[1:-1] for sign in text)
+    print(text, flush=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from tessera.cli.parser import check_target
-from tessera.errors import UsageError, printable
+from tessera.errors import UsageError, counted, printable
 from tessera.images import grid_of, load, token_count
 from tessera.messages import Image
 from tessera.model.config import VisionConfig
@@ -48,8 +48,8 @@ def run_tokens(
         if as_json:
             print(json.dumps(facts))
         else:
-            size = f"{image.width} x {image.height}, {rows} rows of {columns}, {facts['tokens']} tokens"
-            print(f"{printable(source)}: {size}")
+            cut = f"{counted(rows, 'row')} of {columns}, {counted(token_count(grid), 'token')}"
+            print(f"{printable(source)}: {image.width} x {image.height}, {cut}")
         if plot is not None:
             draw_grid(image, grid, vision).save(plot)
 
@@ -65,7 +65,9 @@ def draw_grid(image: PILImage.Image, grid: tuple[int, int], vision: VisionConfig
         pen.line((0, row * size, columns * size, row * size), fill=LINE)
     for column in range(columns + 1):
         pen.line((column * size, 0, column * size, rows * size), fill=LINE)
-    text = f"{rows} rows x ({columns} patches + 1) = {token_count(grid)} tokens"
+    text = (
+        f"{counted(rows, 'row')} x ({counted(columns, 'patch', 'patches')} + 1) = {counted(token_count(grid), 'token')}"
+    )
     font = ImageFont.load_default(14)
     width = max(resized.width, int(font.getlength(text)) + 12)
     page = PILImage.new("RGB", (width, resized.height + CAPTION_HEIGHT), "white")

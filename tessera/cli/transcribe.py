@@ -9,6 +9,7 @@ from tessera.cli.documents import Job, planned, stated_budget, worked
 from tessera.cli.session import say
 from tessera.documents.extraction import Options
 from tessera.documents.transcripts import Transcription, check_out, write_transcripts
+from tessera.errors import counted
 
 FAILED = 1
 
@@ -30,7 +31,7 @@ def run_transcribe(job: Job, *, from_image: bool) -> int:
     if job.as_json:
         told_counts = {"pages": pages, "problems": problems, "out": str(job.out)}
         print(json.dumps({"event": "written", **told_counts}), flush=True)
-    job.note(f"{pages:,} pages are in {job.out}")
+    job.note(f"{counted(pages, 'page is', 'pages are')} in {job.out}")
     if problems:
-        say(f"{problems:,} of them have a problem, which is written at their place")
+        say(f"{counted(problems, 'page has', 'pages have')} a problem, which is written in its place")
     return FAILED if problems else 0

@@ -20,7 +20,7 @@ import numpy as np
 
 from tessera.documents.confidence import Features
 from tessera.documents.curves import Floats, binomial_tail, isotonic, logistic, sigmoid
-from tessera.errors import UsageError, shown
+from tessera.errors import UsageError, counted, shown
 from tessera.machine import written_whole
 
 FORMAT, VERSION = "tessera calibration", 1
@@ -178,8 +178,8 @@ def fit(samples: Sequence[Sample], model: str, schema: Mapping[str, Any] | None 
     right = sum(sample.right for sample in samples)
     if len(samples) < FEWEST_LABELS or right in (0, len(samples)):
         raise UsageError(
-            f"the labels cover {len(samples)} fields, {right} of them right; at least {FEWEST_LABELS} are needed, and "
-            "both right and wrong ones. Label more documents."
+            f"the labels cover {counted(len(samples), 'field')}, {right} of them right; at least "
+            f"{FEWEST_LABELS} are needed, and both right and wrong ones. Label more documents."
         )
     held_out = [0.0] * len(samples)
     folds = folds_of({sample.document for sample in samples})

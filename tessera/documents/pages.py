@@ -19,7 +19,7 @@ from tessera.documents.pdf import open_pdf
 from tessera.documents.pictures import open_image
 from tessera.documents.ranges import check_ranges, page_ranges
 from tessera.documents.sources import Source, find_sources
-from tessera.errors import DocumentError
+from tessera.errors import DocumentError, counted
 
 MAX_NESTED = 2  # archives and mails in each other
 MAX_FAILED = 5  # pages in a row that hang or crash; each costs its whole deadline, so the others are not tried
@@ -110,8 +110,8 @@ class _Reader:
         numbers = page_ranges(self._pages or "1-", document.count)
         if not numbers:
             raise DocumentError(
-                f"{document.name} has {document.count:,} pages, and none of them is among {self._pages}; name others "
-                "(pages).",
+                f"{document.name} has {counted(document.count, 'page')}, and none of them is among "
+                f"{self._pages}; name others (pages).",
                 code="no_such_page",
             )
         limits.check_pages(document.name, len(numbers), document.count)

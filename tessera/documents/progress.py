@@ -15,6 +15,7 @@ from typing import TextIO
 
 from tessera.chat import Usage
 from tessera.documents.journal import Counts, Journal
+from tessera.errors import counted
 
 WINDOW_S, MAX_MARKS = 60.0, 240  # the past that the speed is taken from
 SHOW_S, RECOUNT_S = 0.2, 5.0  # between two snapshots, and two counts of the whole journal
@@ -93,7 +94,7 @@ def described(snapshot: Snapshot) -> str:
         parts.append(speed_text(snapshot.items_per_s))
     if counts.left and snapshot.seconds_left is not None:
         parts.append(f"{duration(snapshot.seconds_left)} left")
-    parts.append(f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out")
+    parts.append(f"{counted(usage.prompt_tokens, 'token')} in, {usage.completion_tokens:,} out")
     return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.evals.answers import Answer
 from tessera.evals.metrics import bootstrap_interval, mcnemar, wilson_interval
 from tessera.evals.run import answers_of, facts_of
@@ -85,7 +85,9 @@ def _notes(one: Mapping[str, str], other: Mapping[str, str], sizes: Sequence[int
     if one.get("prompt_digest") != other.get("prompt_digest"):
         notes.append("the runs used different prompts")
     if any(size != shared for size in sizes):
-        notes.append(f"{shared:,} questions are in both runs, of {sizes[0]:,} and {sizes[1]:,}")
+        notes.append(
+            f"{counted(shared, 'question is', 'questions are')} in both runs, of {sizes[0]:,} and {sizes[1]:,}"
+        )
     if not found.gained and not found.lost:  # then the bootstrap has nothing to draw from
         most = wilson_interval(0, shared)[1]
         notes.append(f"all have equal points, so the interval is empty; up to {most:.0%} of other questions may differ")

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import TesseraError, UsageError, counted
 from tessera.evals.answers import FLAGS, Answer, Score, Summary, is_wrong, summarise
 from tessera.evals.compare import Comparison, compare
 from tessera.evals.report_page import SCRIPT, STYLE
@@ -108,7 +108,7 @@ def _comparison(first: str, second: str, found: Comparison) -> str:
     return (
         f'<p class="compared"><b>{escape(second)} against {escape(first)}</b>: {found.difference:+.1f} '
         f"(95 % interval {found.low:+.1f} to {found.high:+.1f}{p}), {verdict}: better on {len(found.gained):,}, "
-        f"worse on {len(found.lost):,} of {found.count:,} questions{escape(notes)}.</p>"
+        f"worse on {len(found.lost):,} of {counted(found.count, 'question')}{escape(notes)}.</p>"
     )
 
 

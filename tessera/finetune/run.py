@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import TesseraError, UsageError, counted
 from tessera.finetune.answers import answer, chosen
 from tessera.finetune.claim import RUN, SETTINGS, alone, claim, digest
 from tessera.finetune.curve import curve_svg
@@ -138,7 +138,7 @@ class Run:
     def kept(self) -> str:
         """Return what there is of a run that was interrupted."""
         if not self.saved:
-            return f"nothing was kept of {self.steps:,} steps yet; the same command begins anew"
+            return f"nothing was kept of {counted(self.steps, 'step')} yet; the same command begins anew"
         return f"the state after step {self.saved:,} of {self.steps:,} is kept; the same command goes on from there"
 
     def _go(self) -> Outcome:

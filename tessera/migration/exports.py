@@ -20,7 +20,7 @@ import yaml
 from tessera.documents.plan import instructions
 from tessera.documents.presets import Preset
 from tessera.documents.review.embedded import Pages
-from tessera.errors import DocumentError, UsageError
+from tessera.errors import DocumentError, UsageError, counted
 from tessera.machine import written_whole
 from tessera.migration.cells import UNKNOWN, Cell, Compared
 
@@ -181,7 +181,10 @@ class Inspect:
 
 
 def _score(right: Sequence[bool]) -> dict[str, Any]:
-    return {"value": sum(right) / len(right) if right else 0.0, "explanation": f"{sum(right)} of {len(right)} values"}
+    return {
+        "value": sum(right) / len(right) if right else 0.0,
+        "explanation": f"{sum(right)} of {counted(len(right), 'value')}",
+    }
 
 
 def _wanted(cell: Cell) -> Any:

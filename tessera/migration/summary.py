@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tessera.documents.assemble import PROBLEMS
 from tessera.documents.record import Field, Record
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.evals.answers import REFUSAL
 from tessera.evals.metrics import bootstrap_interval, mcnemar, wilson_interval
 from tessera.migration.cells import Cell, Compared, Group
@@ -212,7 +212,8 @@ def decide(agreement: Share, worst: float | None, errors: tuple[int, int], least
     """
     new, fixed = errors
     p = mcnemar(new, fixed)
-    told = f"agreement {agreement}, at least {least:.1%} wanted; {new:,} new errors, {fixed:,} fixed (p = {p:.2g})"
+    change = f"{counted(new, 'new error')}, {fixed:,} fixed (p = {p:.2g})"
+    told = f"agreement {agreement}, at least {least:.1%} wanted; {change}"
     if not agreement.count:
         return Decision("undecided", "no value could be compared")
     if new > fixed and p < SIGNIFICANT:

@@ -14,7 +14,7 @@ from tessera.chat import ChatModel, Usage
 from tessera.documents.page import Page
 from tessera.documents.plan import Budget
 from tessera.documents.sources import distinct
-from tessera.errors import DocumentError, EndpointError, UnreachableError, UsageError, printable
+from tessera.errors import DocumentError, EndpointError, UnreachableError, UsageError, counted, printable
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 from tessera.search.found import Hit
@@ -141,7 +141,7 @@ def _shown(
             continue
         left -= budget.image_tokens(*page.size, page.pixels) + ABOUT_TOKENS // 4
         if left < 0 and shown:
-            notes.append(f"{len(shown)} pages fit the model's context; others were left out")
+            notes.append(f"{counted(len(shown), 'page fits', 'pages fit')} the model's context; others were left out")
             break
         shown[distinct(label_of(hit), set(shown))] = (hit, page)
     return shown, notes

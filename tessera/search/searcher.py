@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, counted
 from tessera.search.found import Found, Hit, Part, fused
 from tessera.search.match import NO_CONDITION, Condition, conditions, expression, resolve
 from tessera.search.near import Frequencies, with_near
@@ -130,7 +130,8 @@ class Searcher:
             more = self._ranked(self._any_of(query.wanted, query, frequency), condition, lists)
             there = {page for page, _ in ranked}
             if any_new := [each for each in more if each[0] not in there]:
-                some = f"{len(ranked)} pages have all of the words, and then come pages with some of them"
+                all_of = counted(len(ranked), "page has", "pages have")
+                some = f"{all_of} all of the words, and then come pages with some of them"
                 lists.notes.append(some if ranked else "no page has all of the words; these have some of them")
                 ranked += any_new
         lists.add("text", ranked)

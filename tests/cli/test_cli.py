@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from tessera.chat import Completion, Delta, Timings, Usage
 from tessera.cli import app as cli
 from tessera.cli.chat import completions
-from tessera.cli.session import Session, reading_line, write_reply
+from tessera.cli.session import Session, print_json, reading_line, write_reply
 from tessera.errors import PromptTooLongError
 from tessera.messages import Image
 from tessera.sampling import SamplingParams
@@ -223,7 +223,7 @@ def test_tokens_counts_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     PILImage.new("RGB", (1920, 1080), "white").save(image)
     plot = tmp_path / "grid.png"
     assert run(monkeypatch, "tokens", str(image), "--plot", str(plot)) == 0
-    assert "1920 x 1080, 36 rows of 64, 2340 tokens" in capsys.readouterr().out
+    assert "1920 x 1080, 36 rows of 64, 2,340 tokens" in capsys.readouterr().out
     assert PILImage.open(plot).size == (1024, 576 + 22)
 
 
@@ -395,7 +395,7 @@ def test_chat_commands_answer_even_when_quiet(
     for sentence in (
         "my chart.png; 1 image waiting", "my chart.png; 2 images waiting", "my chart.png; 3 images waiting",
         "b.png; 4 images waiting", "my chart.png taken back; 3 images waiting", "b.png taken back; 2 images",
-        "/drop 7 names no waiting image", "unknown command /foo", "1 exchanges saved in t.json",
+        "/drop 7 names no waiting image", "unknown command /foo", "1 exchange saved in t.json",
         "t.json exists and is not overwritten", "/clear   starts over, without images",
     ):  # fmt: skip
         assert sentence in said
@@ -469,3 +469,19 @@ def test_a_reply_drives_no_terminal_and_reaches_a_pipe_as_it_is(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     write_reply("a\n\tb\x1b[2J\u202e")
     assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_json_drives_no_terminal_and_is_the_same_value(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    driving = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x2028, 0x202E, 0x2066, 0xFEFF, 0xE0001)))
+    told = {f"né 日本{driving}": ['\U0001f600 "quoted" \\', driving]}
+    print_json(told)
+    out = capsys.readouterr().out
+    assert json.loads(out) == told
+    assert out.removesuffix("\n").isprintable() is is_terminal
+    assert "né 日本" in out
+    if not is_terminal:
+        assert out == json.dumps(told, ensure_ascii=False) + "\n"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from tessera.errors import CheckpointError, FetchError, UsageError
+from tessera.errors import CheckpointError, FetchError, UsageError, counted
 from tessera.nano.typefaces import Typeface, typefaces
 from tessera.nano.typefaces.cut import CUTTER, cut, require_fonttools
 
@@ -47,7 +47,7 @@ def fetch(out: Path, debs: Path | None, log: Log) -> int:
             for face, data in zip(wanted, pool.map(cut, sources, names, chunksize=4), strict=True):
                 _write(out / face.cut_name, data)
                 print(f"{hashlib.sha256(data).hexdigest()}  {face.cut_name}", file=index, flush=True)
-            log(f"{package}: {len(wanted)} files")
+            log(f"{package}: {counted(len(wanted), 'file')}")
             if deb.parent == out / DOWNLOADS:
                 deb.unlink()
     shutil.rmtree(out / DOWNLOADS, ignore_errors=True)
