@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from tessera.documents.marks import literal, literal_line
 from tessera.documents.page import Box, Page, Word
 
 LEAST_WORDS, MAX_BROKEN = 5, 0.03  # of a text layer that is used; the share of characters that stand for none
@@ -78,7 +79,9 @@ def text_blocks(page: Page) -> list[TextBlock]:
 
     def end_paragraph() -> None:
         if paragraph:
-            blocks.append(TextBlock("text", "\n".join(each.text for each in paragraph), _around(page, paragraph)))
+            blocks.append(
+                TextBlock("text", "\n".join(literal_line(each.text) for each in paragraph), _around(page, paragraph))
+            )
             paragraph.clear()
 
     for is_table, run in _runs(lines):
@@ -89,7 +92,7 @@ def text_blocks(page: Page) -> list[TextBlock]:
             if far or is_heading:
                 end_paragraph()
             if is_heading:
-                blocks.append(TextBlock("title", heading + line.text, _around(page, [line])))
+                blocks.append(TextBlock("title", heading + literal_line(line.text), _around(page, [line])))
             else:
                 paragraph.append(line)
         if is_table:
@@ -142,7 +145,7 @@ def _runs(lines: Sequence[_Line]) -> list[tuple[bool, list[_Line]]]:
 
 
 def _table(lines: Sequence[_Line]) -> str:
-    rows = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line.cells)} |" for line in lines]
+    rows = [f"| {' | '.join(literal(cell).replace('|', chr(92) + '|') for cell in line.cells)} |" for line in lines]
     return "\n".join([rows[0], "|" + " --- |" * len(lines[0].cells), *rows[1:]])
 
 

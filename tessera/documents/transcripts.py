@@ -14,6 +14,7 @@ from tessera.documents.assemble import PROBLEMS
 from tessera.documents.extraction import Extraction, Options, item_id
 from tessera.documents.journal import Journal
 from tessera.documents.markdown import has_good_text, text_to_markdown
+from tessera.documents.marks import inert
 from tessera.documents.page import Page, PageError
 from tessera.documents.presets import Preset
 from tessera.errors import UsageError, printable
@@ -134,7 +135,11 @@ def _markdown(transcripts: _Counted) -> Iterator[str]:
         about = f"{place}: {each.problem}" if each.problem else f"{place}, {each.source}"
         yield ("\n" if index else "") + f"<!-- {_in_comment(about)} -->\n"
         if each.text:
-            yield f"\n{each.text}\n"
+            yield f"\n{_shown(each)}\n"
+
+
+def _shown(transcript: Transcript) -> str:
+    return inert(transcript.text) if transcript.source == "model" else transcript.text
 
 
 def _in_comment(text: str) -> str:
@@ -146,6 +151,6 @@ def _ocr_page(index: int, transcript: Transcript) -> dict[str, Any]:
     """A page in the shape of Mistral's /v1/ocr; sizes are in points, at 72 to the inch, or pixels of an image."""
     size = transcript.size
     dimensions = None if size is None else {"dpi": 72, "height": round(size[1]), "width": round(size[0])}
-    told = {"index": index, "markdown": transcript.text, "images": [], "dimensions": dimensions}
+    told = {"index": index, "markdown": _shown(transcript), "images": [], "dimensions": dimensions}
     # The clients allow further keys; a page without text must say why.
     return told if transcript.problem is None else {**told, "error": {"message": transcript.problem}}

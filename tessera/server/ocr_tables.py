@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Iterator
 
+from tessera.documents.marks import plain
+
 RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?")
 CELL = re.compile(r"(?<!\\)\|")
 
@@ -34,7 +36,7 @@ def as_html(table: str) -> str:
 def _cells(line: str) -> list[str]:
     inner = line.strip().removeprefix("|")
     inner = inner[:-1] if inner.endswith("|") and not inner.endswith("\\|") else inner
-    return [cell.strip().replace("\\|", "|") for cell in CELL.split(inner)]
+    return [plain(cell.strip()) for cell in CELL.split(inner)]
 
 
 def _row(cells: list[str], tag: str) -> str:

@@ -91,8 +91,8 @@ def test_what_a_review_exports_calibrates_the_model(tmp_path: Path, monkeypatch:
     preset = open_preset("preset:receipt")
     documents = [draw(Path(f"receipt {number}.png"), f"page {number}") for number in range(4)]
     records = list(extract(documents, preset, model))
-    given = {"title": preset.name, "schema": preset.schema.given, "metrics": None}
-    write_report(Path("report.html"), records, lambda document, number: None, **given)
+    title, schema = preset.name, preset.schema.given
+    write_report(Path("report.html"), records, lambda document, number: None, title=title, schema=schema)
     with launched() as browser, watched_pages(browser, (tmp_path / "report.html").as_uri()) as open_page:
         page = open_page()
         for document in documents[:3]:

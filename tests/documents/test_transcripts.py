@@ -116,6 +116,16 @@ def test_a_document_that_is_named_twice_is_told_once(tmp_path: Path) -> None:
     assert (tmp_path / "a.md").read_text().count("text") == 1
 
 
+def test_html_on_a_page_is_text_in_markdown_and_in_json(tmp_path: Path) -> None:
+    model = Scripted(lambda images, params: completion("0" if params.grammar else "# Tags\n\n--> <script>x</script>"))
+    path = draw(tmp_path / "a.png", "one")
+    for out in (tmp_path / "a.md", tmp_path / "a.json"):
+        assert transcribe(path, out, model) == (1, 0)
+    assert (tmp_path / "a.md").read_text().endswith("# Tags\n\n--> &lt;script>x&lt;/script>\n")
+    (page,) = json.loads((tmp_path / "a.json").read_text())["pages"]
+    assert page["markdown"] == "# Tags\n\n--> &lt;script>x&lt;/script>"
+
+
 def test_a_page_with_a_problem_says_so_in_json_too(tmp_path: Path) -> None:
     (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 damaged")
     model = Scripted(lambda images, params: completion("text"))
@@ -145,7 +155,7 @@ def test_no_name_of_a_file_ends_the_comment_before_a_page(name: str, tmp_path: P
     judge.feed(out.read_text())
     judge.close()
     assert [kind for kind, text in told if text] == ["comment", "text", "comment"]
-    assert ("text", "text") in told
+    assert ("text", "<b>text</b>") in told  # what the page says is text too
     assert not any("--" in text for kind, text in told if kind == "comment")  # older parsers do not know of --!>
     assert not set("\x1b\u202e\u2066") & set(out.read_text())
     assert len(out.read_text().splitlines()) == 5
