@@ -16,7 +16,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of what does more than to be shown
 JOINERS = "\u200c\u200d"
-SQLITE_NO_ROOM = {13, 778}  # SQLITE_FULL and SQLITE_IOERR_WRITE
+SQLITE_NO_ROOM = {13, 778, 4874}  # SQLITE_FULL, SQLITE_IOERR_WRITE and SQLITE_IOERR_SHMSIZE
 
 
 class TesseraError(Exception):

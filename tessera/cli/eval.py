@@ -19,7 +19,7 @@ from tessera.evals.answers import Score, Summary
 from tessera.evals.run import ANSWERS, Plan, evaluate
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_named
-from tessera.machine import written_whole
+from tessera.machine import disk_room, written_whole
 
 OWN = (".jsonl", ".jsonl.gz", ".csv")
 
@@ -198,7 +198,7 @@ def run_report(runs: Sequence[Path], out: Path | None, data: Path | None, failur
     target = out or runs[0] / "report.html"
     check_target("--out", target)
     page = report(runs, data=data, shown=failures)
-    with written_whole(target) as partial:
+    with disk_room(target.parent), written_whole(target) as partial:
         partial.write_text(page, encoding="utf-8")
     print(target)
 

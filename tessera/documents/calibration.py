@@ -21,7 +21,7 @@ import numpy as np
 from tessera.documents.confidence import Features
 from tessera.documents.curves import Floats, binomial_tail, isotonic, logistic, sigmoid
 from tessera.errors import UsageError, counted, shown
-from tessera.machine import written_whole
+from tessera.machine import disk_room, written_whole
 
 FORMAT, VERSION = "tessera calibration", 1
 NAME = "calibration.json"  # beside the weights of a model that comes with one
@@ -119,7 +119,7 @@ class Calibration:
             "steps": self.steps, "held_out": {"confidence": [round(c, 6) for c, _ in self.held_out], "right": outcomes},
             "report": dict(self.report),
         }  # fmt: skip
-        with written_whole(path) as partial:
+        with disk_room(path.parent), written_whole(path) as partial:
             partial.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
     @classmethod

@@ -24,7 +24,7 @@ from tessera.errors import TesseraError, UsageError
 from tessera.evals.answers import MAX_TEXT, Answer, Summary, answered, failed, summarise
 from tessera.evals.rows import Row, Rows, open_rows
 from tessera.evals.task import Question, Task
-from tessera.machine import written_whole
+from tessera.machine import disk_room, written_whole
 from tessera.sampling import SamplingParams
 
 ANSWERS, JUDGEMENTS, FACTS, SUMMARY = "answers.journal", "judge.journal", "run.json", "summary.json"
@@ -251,5 +251,5 @@ class _Judging:
 
 
 def _write(path: Path, value: Any) -> None:
-    with written_whole(path) as partial:
+    with disk_room(path.parent), written_whole(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -43,9 +44,35 @@ def test_a_run_prints_its_score_and_the_report_follows(
     assert "score  25.0  (95 % interval" in capsys.readouterr().out
     assert run(monkeypatch, "report", tmp_path / "run") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "report.html")
-    assert (tmp_path / "run" / "report.html").read_text().count("<figure") == 3
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert report.count("<figure") == 3
     assert run(monkeypatch, "compare", tmp_path / "run", tmp_path / "run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [(1000, "journal could not be written: no space"), (70_000, "could not be written whole")]
+)
+def test_a_report_without_room_says_so_and_leaves_the_one_before(
+    limit: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    questions: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, questions, "-m", "nano", "--out", tmp_path / "run", "--scorer", "number") == 0
+    (tmp_path / "run" / "report.html").write_text("the one before")
+    monkeypatch.setattr("tessera.evals.report.STYLE", "x" * 100_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        assert run(monkeypatch, "report", tmp_path / "run") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert words in capsys.readouterr().err
+    assert (tmp_path / "run" / "report.html").read_text() == "the one before"
+    assert not list(tmp_path.glob("run/report.html?*"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import resource
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tessera.documents.page import Page
 from tessera.documents.record import Record
 from tessera.documents.review.packed import MODULES, STYLES, WEB, script
 from tessera.documents.review.report import ReportCounts, ReportLimits, write_report
-from tessera.errors import DocumentError, UsageError
+from tessera.errors import DiskFullError, DocumentError, UsageError
 from tests.documents.review import samples
 
 
@@ -176,6 +177,15 @@ def test_it_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path.write_text("the one before")
     with pytest.raises(RuntimeError):
         write_report(path, records(), samples.pages, title="t", schema=samples.SCHEMA)
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "the one before"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match="ulimit -f"):
+            write_report(path, [samples.clean()], samples.pages, title="t", schema=samples.SCHEMA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "the one before"
     with pytest.raises(UsageError, match="no folder"):
