@@ -93,4 +93,4 @@ with open("receipts.csv", "w", encoding="utf-8", newline="") as file:
     table.writeheader()
     # A receipt's text never becomes a formula in somebody's spreadsheet.
     table.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-print(f"{len(rows)} rows are in receipts.csv:", rows)
+print(f"rows in receipts.csv ({len(rows)}):", rows)
