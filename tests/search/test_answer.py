@@ -67,7 +67,7 @@ def test_pages_beyond_the_context_are_left_out(archive: Path) -> None:
         hits = find_pages(searcher, "acme prices march", 10)
         reply = answer(model, searcher, "Prices?", hits, Budget(context_tokens=4500))
         assert len(reply.pages) == 1
-        assert reply.notes[0] == "1 pages fit the model's context; others were left out"
+        assert reply.notes[0] == "1 page fits the model's context; others were left out"
         with pytest.raises(UsageError, match="no page of the index has a word"):
             answer(model, searcher, "Prices?", [], Budget())
         with pytest.raises(UsageError, match="has no word to search for"):
