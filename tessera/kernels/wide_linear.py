@@ -2,7 +2,7 @@
 
 There PyTorch multiplies bfloat16 and float16 number by number: on a Zen 3 core 1.3 GFLOP/s, where float32 reaches 59
 and this 53 (512 x 192 by 192 x 512). Sums are rounded once, at the end. The twin is `torch.nn.functional.linear`, which
-serves every other device, processor and dtype.
+serves every other device, processor and dtype, and what does not fit together: that raises PyTorch's own errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PANEL_NUMBERS = 2**21  # of the weight in float32 at a time: 8 MB
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N) in the inputs' dtype."""
-    if not is_wide(inputs):
+    if not _serves(inputs, weight_NK, bias_N):
         return F.linear(inputs, weight_NK, bias_N)
     if records(inputs, weight_NK):
         product: Tensor = _Product.apply(inputs, weight_NK)  # type: ignore[no-untyped-call]
@@ -37,7 +37,8 @@ def product(left_TK: Tensor, right_KN: Tensor) -> Tensor:
 
 def add_product(into_TN: Tensor, left_TK: Tensor, right_KN: Tensor, scale: float = 1.0) -> Tensor:
     """Add `scale` times the product of two matrices to `into_TN` in place, and return it; records no gradient."""
-    if is_wide(into_TN):
+    whole = into_TN.shape == (*left_TK.shape[:1], *right_KN.shape[1:])
+    if whole and into_TN.dtype == left_TK.dtype and _serves(left_TK, right_KN.T):
         return into_TN.add_(_product(left_TK, right_KN.T), alpha=scale)
     return into_TN.addmm_(left_TK, right_KN, alpha=scale)
 
@@ -52,6 +53,20 @@ def lacks_products(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _multiplies(dtype)
 
 
+def _serves(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> bool:
+    """Return True if these fit together, none is empty, no autocast chooses the dtype, and `is_wide`."""
+    given = (weight_NK,) if bias_N is None else (weight_NK, bias_N)
+    return (
+        is_wide(inputs)
+        and all(each.dtype == inputs.dtype and each.device == inputs.device for each in given)
+        and weight_NK.dim() == 2
+        and inputs.shape[-1:] == weight_NK.shape[1:]
+        and (bias_N is None or bias_N.shape == weight_NK.shape[:1])
+        and inputs.numel() > 0 < weight_NK.numel()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 @cache
 def _multiplies(dtype: torch.dtype) -> bool:
     """Return True if this processor has products of 16 bits that PyTorch uses."""
@@ -64,11 +79,15 @@ def _product(inputs: Tensor, weight_NK: Tensor) -> Tensor:
     rows, columns = weight_NK.shape
     out = inputs.new_empty(*inputs.shape[:-1], rows)
     inputs_TK, out_TN = inputs.reshape(-1, columns).float(), out.view(-1, rows)
-    panel_rows = max(1, PANEL_NUMBERS // max(1, columns))
+    panel_rows = max(1, PANEL_NUMBERS // columns)
     for start in range(0, rows, panel_rows):
         panel = weight_NK[start : start + panel_rows]
         out_TN[:, start : start + panel_rows] = inputs_TK @ panel.float().T
     return out
+
+
+def _rows(values: Tensor) -> Tensor:
+    return values.reshape(-1, values.shape[-1])
 
 
 class _Product(torch.autograd.Function):
@@ -86,5 +105,5 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_inputs = _product(gradient, weight_NK.T)
         if ctx.needs_input_grad[1]:
-            for_weight = _product(gradient.flatten(0, -2).T, inputs.flatten(0, -2).T)
+            for_weight = _product(_rows(gradient).T, _rows(inputs).T)
         return for_inputs, for_weight

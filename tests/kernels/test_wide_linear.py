@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,58 @@ def test_gradients_are_those_of_the_product_in_float64(trained: tuple[bool, bool
         if one.grad is not None and other.grad is not None:
             assert one.grad.dtype == torch.bfloat16
             assert bool(((one.grad - other.grad).abs() <= bound(other.grad, torch.bfloat16, 24)).all())
+
+
+def outcome(multiply: Callable[..., Tensor], *given: Tensor) -> tuple[str, ...]:
+    """The shapes and dtypes of a product and its gradients, or PyTorch's class of error."""
+    trained = [each.clone().requires_grad_(each.is_floating_point()) for each in given]
+    try:
+        found = multiply(*trained)
+        found.sum().backward()
+    except RuntimeError:
+        return ("RuntimeError",)
+    return tuple(f"{each.shape} {each.dtype}" for each in (found, *(each.grad for each in trained)) if each is not None)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((8, 1), (4, 8)), ((4, 2), (4, 8)), ((2, 4), (4, 8)), ((4, 16), (4, 8)), ((3, 8), (2, 4, 8)), ((3, 8), (8,)),
+        ((3, 8), (4, 8), (2, 3, 4)), ((3, 8), (4, 8), (5,)), ((3, 8), (4, 8), (1,)),
+        ((0, 8), (4, 8)), ((2, 0, 8), (4, 8)), ((3, 0), (4, 0)), ((3, 8), (0, 8)), ((8,), (4, 8)), ((2, 3, 8), (4, 8)),
+    ],
+)  # fmt: skip
+def test_shapes_are_refused_or_served_as_by_pytorch(shapes: tuple[tuple[int, ...], ...]) -> None:
+    given = [random(*shape, dtype=torch.bfloat16) for shape in shapes]
+    assert outcome(wide_linear.linear, *given) == outcome(F.linear, *given)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("other", [torch.float32, torch.float16, torch.int8])
+def test_mixed_dtypes_are_refused_as_by_pytorch(position: int, other: torch.dtype) -> None:
+    given = [random(*shape, dtype=torch.bfloat16) for shape in ((3, 8), (4, 8), (4,))]
+    given[position] = given[position].to(other)
+    with pytest.raises(RuntimeError):
+        F.linear(*given)
+    with pytest.raises(RuntimeError):
+        wide_linear.linear(*given)
+
+
+@pytest.mark.parametrize("shapes", [((4, 6), (1, 9), (9, 6)), ((4, 6), (4, 9), (9, 1)), ((4, 6), (3, 12), (9, 6))])
+def test_a_product_that_does_not_fit_is_not_added(shapes: tuple[tuple[int, ...], ...]) -> None:
+    into, left, right = (random(*shape, dtype=torch.bfloat16) for shape in shapes)
+    before = into.clone()
+    with pytest.raises(RuntimeError):
+        wide_linear.add_product(into, left, right)
+    with pytest.raises(RuntimeError):
+        wide_linear.add_product(into.float(), left, right)
+    assert torch.equal(into, before)
+
+
+def test_autocast_chooses_the_dtype() -> None:
+    inputs, weight = random(3, 8, dtype=torch.bfloat16), random(4, 8)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert wide_linear.linear(inputs, weight).dtype == torch.float16
 
 
 def test_other_dtypes_and_processors_take_pytorchs_product(monkeypatch: pytest.MonkeyPatch) -> None:
