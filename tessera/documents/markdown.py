@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from tessera.documents.marks import literal, literal_line
+from tessera.documents.marks import Paragraphs, literal, literal_line
 from tessera.documents.page import Box, Page, Word
 
 LEAST_WORDS, MAX_BROKEN = 5, 0.03  # of a text layer that is used; the share of characters that stand for none
@@ -76,12 +76,12 @@ def text_blocks(page: Page) -> list[TextBlock]:
     usual = _middle(sorted((line.height, len(line.text)) for line in lines))
     blocks: list[TextBlock] = []
     paragraph: list[_Line] = []
+    paragraphs = Paragraphs()
 
     def end_paragraph() -> None:
         if paragraph:
-            blocks.append(
-                TextBlock("text", "\n".join(literal_line(each.text) for each in paragraph), _around(page, paragraph))
-            )
+            shown = paragraphs.literal([each.text for each in paragraph])
+            blocks.append(TextBlock("text", shown, _around(page, paragraph)))
             paragraph.clear()
 
     for is_table, run in _runs(lines):
@@ -92,11 +92,13 @@ def text_blocks(page: Page) -> list[TextBlock]:
             if far or is_heading:
                 end_paragraph()
             if is_heading:
+                paragraphs.end_list()
                 blocks.append(TextBlock("title", heading + literal_line(line.text), _around(page, [line])))
             else:
                 paragraph.append(line)
         if is_table:
             end_paragraph()
+            paragraphs.end_list()
             blocks.append(TextBlock("table", _table(run), _around(page, run)))
     end_paragraph()
     return blocks

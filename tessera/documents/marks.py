@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 MARKS = r"[!-/:-@\[-`{-~]"  # the signs that a backslash makes literal
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -18,6 +18,7 @@ KEPT = re.compile(r"<(?:br\s*/?|/?su[bp])>", re.IGNORECASE)  # in a line, after 
 LINK = re.compile(r"\](?=[(:])")
 SAFE = re.compile(r"\]\(\s*(?:https?://|mailto:|[^\0\s<>():&\\]+[\s)#?/]|[)#?/])", re.IGNORECASE)
 FENCE = re.compile(r"[ \t]*(?:(`{3,})[^`]*|(~{3,}).*)")
+LANGUAGE = re.compile(r"^\s*([\w+#.-]*)")
 FENCE_WITHIN = re.compile(
     r"[\s>*+.)\d-]*(?:```|~~~)"
 )  # a quotation or an item of a list, where its end is hard to tell
@@ -31,7 +32,12 @@ LITERAL = (
     (re.compile(r"`|(?<=\S)\*|\*(?=\S)|(?<![^\W_])_(?=\S)|(?<=\S)_(?![^\W_])|~(?=~)|(?<=~)~"), r"\\\g<0>"),
     (LINK, r"]\\"),
 )
-AT_EDGES = re.compile(r"^(?:#(?=#{0,5}(?:\s|$))|>|(?=[-=_*+|:])[-=_*+|:\s]+$)|(?<=\s)#+$")
+AT_EDGES = re.compile(
+    r"^((?:(?:[-+*]|[0-9]{1,9}[.)])\s+){0,4}?)"  # items of lists; more could take long
+    r"(#(?=#{0,5}(?:\s|$))|>|(?=[-=_*+|:])[-=_*+|:\s]+$|[-+](?=\s+[\d$€£]))"  # a sign of minus is no item's mark
+    r"|(?<=\s)(#+)$"
+)
+NUMBERED = re.compile(r"^[0-9]{1,9}(?=[.)](?:\s|$))")
 
 
 def literal(text: str) -> str:
@@ -43,7 +49,34 @@ def literal(text: str) -> str:
 
 def literal_line(line: str) -> str:
     """Return a line as Markdown that shows the same signs; an item of a list may still be drawn as one."""
-    return AT_EDGES.sub(r"\\\g<0>", literal(line))
+    return AT_EDGES.sub(r"\1\\\2\3", literal(line))
+
+
+class Paragraphs:
+    """A page's paragraphs as Markdown that shows the same signs: a list counts on, whatever its items' numbers are.
+
+    "10. October" and then "15. November" would be shown as 10 and 11, also with an empty line between.
+    """
+
+    def __init__(self) -> None:
+        self._last = ""  # number of a list that may go on
+
+    def literal(self, lines: Sequence[str]) -> str:
+        """Return the next paragraph."""
+        if not NUMBERED.match(lines[0]):
+            self.end_list()
+        return "\n".join(NUMBERED.sub(self._number, literal_line(line)) for line in lines)
+
+    def end_list(self) -> None:
+        """Begin anew after a heading or a table."""
+        self._last = ""
+
+    def _number(self, found: re.Match[str]) -> str:
+        number, last = found[0], self._last
+        if number != str(int(last) + 1 if last else int(number)):
+            return number + "\\"
+        self._last = number
+        return number
 
 
 def plain(markdown: str) -> str:
@@ -74,7 +107,8 @@ def _inert_lines(lines: list[str]) -> Iterator[str]:
         yield from _inert_paragraph(paragraph)
         paragraph = []
         fence = begun[1] or begun[2] if begun else ""
-        yield line.lstrip(" \t")
+        # The language alone: with more behind it, Python-Markdown sees no fence, and HTML in what follows.
+        yield fence + LANGUAGE.findall(line.strip(" \t").removeprefix(fence))[0]
     yield from _inert_paragraph(paragraph)
     if fence:
         yield fence  # or all pages after this one would be code
@@ -96,12 +130,16 @@ def _is_closed(line: str) -> bool:
 def _parts(line: str) -> Iterator[tuple[str, bool]]:
     """Divide a line into text and code; a bar would end code as it ends a table's cell."""
     pieces = RUN.split(line)
+    ends, last = dict[int, int](), dict[str, int]()  # of each run, the next one as long
+    for place in range(len(pieces) - 2, 0, -2):
+        if pieces[place] in last:
+            ends[place] = last[pieces[place]]
+        last[pieces[place]] = place
     place = 0
     while place < len(pieces):
-        ends = (end for end in range(place + 2, len(pieces), 2) if place % 2 and pieces[end] == pieces[place])
-        end = next(ends, None)
-        code = "" if end is None else "".join(pieces[place : end + 1])
-        if end is None or "|" in code:
+        end = ends.get(place, place)
+        code = "".join(pieces[place : end + 1])
+        if end == place or "|" in code:
             yield pieces[place], False
             place += 1
         else:

@@ -102,7 +102,7 @@ def write_transcripts(path: Path, transcripts: Iterator[Transcript], model: str)
     with (
         disk_room(path.parent),
         written_whole(path) as partial,
-        partial.open("w", encoding="utf-8", newline="\n") as file,
+        partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file,  # halves of characters
     ):
         if path.suffix.lower() != ".json":
             file.writelines(_markdown(counted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tessera.documents.markdown import text_to_markdown
-from tessera.documents.marks import inert, literal_line, plain
+from tessera.documents.marks import Paragraphs, inert, literal_line, plain
 from tests.documents.papers import TypedPage
 
 RENDERERS = (MarkdownIt("commonmark").enable(["table", "strikethrough"]), MarkdownIt("commonmark"))
@@ -105,10 +106,51 @@ def test_html_of_a_model_is_shown_and_not_obeyed(markdown: str, text: str) -> No
     assert Seen(RENDERERS[0].render(inert(markdown))).text.replace("\n\n", "").strip("\n") == text
 
 
+def test_a_fence_says_no_more_than_its_language() -> None:
+    assert inert("~~~ c++ [a]<script>\n<b>\n~~~") == "~~~c++\n<b>\n~~~"
+    assert inert("  ```\n x\n  ```") == "```\n x\n```"
+
+
 def test_code_that_is_left_open_ends_with_its_page() -> None:
     seen = Seen(RENDERERS[0].render(inert("````\na\n```") + "\n\n# Next page\n"))
     assert seen.text.split("\n")[:2] == ["a", "```"]
     assert "h1" in seen.tags
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["10. October", "15. November"], "10. October\n15\\. November"), (["1. a", "2. b"], "1. a\n2. b"),
+        (["007. Bond"], "007\\. Bond"), (["3) c", "4) d", "4) e"], "3) c\n4) d\n4\\) e"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_list_are_those_of_the_page(before: list[str], now: str) -> None:
+    assert Paragraphs().literal(before) == now
+    apart = Paragraphs()
+    assert "\n".join(apart.literal([line]) for line in before) == now  # a list goes on over an empty line
+    if len(before) == 2:
+        assert apart.literal(["Words"]) + apart.literal(before[:1]) == "Words" + before[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("- 50,00 EUR", "- 50,00 EUR"), ("+ 49 30 1234", "+ 49 30 1234"), ("- \u20ac 5", "- \u20ac 5"),
+        ("- # x", "# x"), ("1. > x", "> x"), ("1. ---", "---"), ("- - 5", "- 5"),
+    ],
+)  # fmt: skip
+def test_signs_are_kept_before_amounts_and_within_items(line: str, text: str) -> None:
+    for renderer in RENDERERS:
+        assert Seen(renderer.render(literal_line(line))).text.strip() == text
+
+
+@pytest.mark.parametrize("piece", ["a`b``", "`|", "](", "$", "\n", "`a\n", "- ", "1. ", "#", "*", "\\", "&", "<"])
+def test_a_long_line_takes_no_more_than_its_length(piece: str) -> None:
+    told = piece * (60_000 // len(piece))
+    began = time.process_time()
+    inert(told)
+    literal_line(told.replace("\n", " "))
+    assert time.process_time() - began < 5  # it took 30 s and more where the time grew with the square
 
 
 def test_no_mixture_of_marks_comes_alive() -> None:

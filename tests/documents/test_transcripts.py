@@ -126,6 +126,18 @@ def test_html_on_a_page_is_text_in_markdown_and_in_json(tmp_path: Path) -> None:
     assert page["markdown"] == "# Tags\n\n--> &lt;script>x&lt;/script>"
 
 
+@pytest.mark.parametrize("suffix", [".md", ".json"])
+def test_half_a_character_does_not_end_the_file(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"out{suffix}"
+    assert write_transcripts(out, iter([Transcript("a.png", 1, "one \ud800 two", "model")]), "m") == (1, 0)
+    assert "one ? two" in out.read_text(encoding="utf-8")
+
+
+def test_dates_on_a_page_are_not_counted_as_items_of_a_list() -> None:
+    page = TypedPage(["10. Oktober 2024", "", "15. November 2024"])
+    assert text_to_markdown(page).split("\n\n") == ["10. Oktober 2024", "15\\. November 2024"]
+
+
 def test_a_page_with_a_problem_says_so_in_json_too(tmp_path: Path) -> None:
     (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 damaged")
     model = Scripted(lambda images, params: completion("text"))
