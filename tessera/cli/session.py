@@ -246,8 +246,15 @@ def write_reply(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Write a value as a line of JSON: to a terminal with escapes for what could drive it, which is the same value."""
+    """Write a value as a line of JSON: to a terminal with escapes for what could drive it, which is the same value.
+
+    What the output's encoding lacks, as UTF-8 does halves of characters, is escaped too.
+    """
     text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
     if sys.stdout.isatty():
         text = "".join(sign if printable(sign) == sign else json.dumps(sign)[1:-1] for sign in text)
     print(text, flush=True)

@@ -471,6 +471,15 @@ def test_a_reply_drives_no_terminal_and_reaches_a_pipe_as_it_is(
     assert capsys.readouterr().out == shown
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_json_that_the_output_cannot_encode_is_escaped(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    told = ["half \ud800 of one", "\u65e5\u672c"]
+    print_json(told)
+    assert json.loads(written.getvalue().decode(encoding)) == told
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_json_drives_no_terminal_and_is_the_same_value(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
