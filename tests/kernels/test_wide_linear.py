@@ -18,6 +18,7 @@ DTYPES = [torch.bfloat16, torch.float16]
 @pytest.fixture(autouse=True)
 def _lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: False)
+    monkeypatch.setattr(wide_linear, "FEWEST_TOKENS", 1)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -129,6 +130,15 @@ def test_autocast_chooses_the_dtype() -> None:
     inputs, weight = random(3, 8, dtype=torch.bfloat16), random(4, 8)
     with torch.autocast("cpu", dtype=torch.float16):
         assert wide_linear.linear(inputs, weight).dtype == torch.float16
+
+
+@pytest.mark.parametrize(("tokens", "wide"), [(2, False), (3, True)])
+def test_few_tokens_take_pytorchs_product(monkeypatch: pytest.MonkeyPatch, tokens: int, wide: bool) -> None:
+    panels: list[int] = []
+    monkeypatch.setattr(wide_linear, "FEWEST_TOKENS", 3)
+    monkeypatch.setattr(wide_linear, "_product", lambda inputs, weight_NK: panels.append(len(inputs)))
+    wide_linear.linear(random(tokens, 8, dtype=torch.bfloat16), random(4, 8, dtype=torch.bfloat16))
+    assert panels == [tokens] * wide
 
 
 def test_other_dtypes_and_processors_take_pytorchs_product(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,10 @@
 
 namespace {
 
-constexpr int HALF_ROWS = 8;    // a register's sums; a tile is done in two passes
+constexpr int HALF_ROWS = 8; // a register's sums
+// Tokens with which both halves are done in one pass: what registers hold beside the codes of 3 and 4 bits.
+constexpr int one_pass_tokens(int bits) { return bits == 8 ? 8 : 2; }
+constexpr int64_t FETCHED_BYTES = 4 << 10; // ahead of the codes, in one pass
 constexpr int CHAIN_TOKENS = 4; // that share the codes as they are unpacked: what 16 registers hold
 
 __m256 halves(const void *from) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(from))); }
@@ -131,31 +134,53 @@ inline __attribute__((always_inline)) void add_group(const uint8_t *from, __m256
   }
 }
 
-template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
-void half_product(const Weight &weight, int64_t tile, int half, const Panel &panel, float *out) {
-  const int64_t groups = weight.groups();
-  const uint8_t *codes = weight.codes + tile * groups * 64 * BITS + half * 32;
-  __m256 sums[TOKENS];
-  for (int t = 0; t < TOKENS; ++t) sums[t] = _mm256_setzero_ps();
-  for (int64_t group = 0; group < groups; ++group, codes += 64 * BITS) {
-    // Each half fetches its share of the next tile, so that memory is busy in both.
+// Asks for codes that are needed later: in one pass those some lines ahead; in two, each half its share of the next tile's,
+// so that memory is busy in both.
+template <int BITS, int HALVES> void fetch_ahead(const uint8_t *codes, int64_t groups, int half) {
+  if (HALVES == 2) {
+    for (int j = 0; j < BITS; ++j) _mm_prefetch(codes + FETCHED_BYTES + 64 * j, _MM_HINT_T0);
+  } else {
     for (int j = half * BITS / 2; j < (half + 1) * BITS / 2; ++j) // with 3 bits, one of the lines and two
       _mm_prefetch(codes + groups * 64 * BITS + 64 * j, _MM_HINT_T1);
-    const __m256 scale = group_values<BITS, SUPER>(weight.scales, weight.super_scales, tile, groups, group, half);
-    __m256 minimum = _mm256_setzero_ps();
-    if (MINIMUMS) minimum = group_values<BITS, SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, half);
-    if (MINIMUMS && SUPER) minimum = _mm256_sub_ps(_mm256_setzero_ps(), minimum);
-    // With 8 bits the products lack the centre, which the minimum then makes up for.
-    if (MINIMUMS && BITS == 8) minimum = _mm256_fmadd_ps(scale, _mm256_set1_ps(128), minimum);
-    add_group<BITS, MINIMUMS, TOKENS>(codes, scale, minimum, panel, group * TOKENS, sums);
   }
-  for (int t = 0; t < TOKENS; ++t) _mm256_store_ps(out + t * OUT_STRIDE, sums[t]);
+}
+
+// HALVES of a tile's rows from half `first` on. One pass of both reads memory straight on; with many tokens, whose sums
+// fill the registers, each half takes its own.
+template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS, int HALVES>
+void part_product(const Weight &weight, int64_t tile, int first, const Panel &panel, float *out) {
+  const int64_t groups = weight.groups();
+  const uint8_t *codes = weight.codes + tile * groups * 64 * BITS + first * 32;
+  __m256 sums[HALVES][TOKENS];
+  for (auto &half : sums)
+    for (int t = 0; t < TOKENS; ++t) half[t] = _mm256_setzero_ps();
+  for (int64_t group = 0; group < groups; ++group, codes += 64 * BITS) {
+    fetch_ahead<BITS, HALVES>(codes, groups, first);
+#pragma GCC unroll 2
+    for (int half = 0; half < HALVES; ++half) {
+      const int at = first + half;
+      const __m256 scale = group_values<BITS, SUPER>(weight.scales, weight.super_scales, tile, groups, group, at);
+      __m256 minimum = _mm256_setzero_ps();
+      if (MINIMUMS) minimum = group_values<BITS, SUPER>(weight.minimums, weight.super_minimums, tile, groups, group, at);
+      if (MINIMUMS && SUPER) minimum = _mm256_sub_ps(_mm256_setzero_ps(), minimum);
+      // With 8 bits the products lack the centre, which the minimum then makes up for.
+      if (MINIMUMS && BITS == 8) minimum = _mm256_fmadd_ps(scale, _mm256_set1_ps(128), minimum);
+      add_group<BITS, MINIMUMS, TOKENS>(codes + half * 32, scale, minimum, panel, group * TOKENS, sums[half]);
+    }
+  }
+  for (int half = 0; half < HALVES; ++half)
+    for (int t = 0; t < TOKENS; ++t)
+      _mm256_store_ps(out + (first + half) * HALF_ROWS + t * OUT_STRIDE, sums[half][t]);
 }
 
 template <int BITS, bool MINIMUMS, bool SUPER, int TOKENS>
 void tile_product(const Weight &weight, int64_t tile, const Panel &panel, float *out) {
-  for (int half = 0; half < 2; ++half)
-    half_product<BITS, MINIMUMS, SUPER, TOKENS>(weight, tile, half, panel, out + half * HALF_ROWS);
+  if constexpr (TOKENS <= one_pass_tokens(BITS)) {
+    part_product<BITS, MINIMUMS, SUPER, TOKENS, 2>(weight, tile, 0, panel, out);
+  } else {
+    for (int half = 0; half < 2; ++half)
+      part_product<BITS, MINIMUMS, SUPER, TOKENS, 1>(weight, tile, half, panel, out);
+  }
 }
 
 } // namespace
