@@ -1,8 +1,9 @@
 """Products in 16 bits on CPUs without arithmetic for them: computed in float32, a panel of the weight at a time.
 
-There PyTorch multiplies bfloat16 and float16 number by number: at 5 to 10 GFLOP/s on a Zen 3 core, where float32 reaches
-56 to 67 and this 45 to 64 (500 to 1024 tokens). Sums are rounded once, at the end. The twin is `torch.nn.functional.linear`, which
-serves every other device, processor and dtype, and what does not fit together: that raises PyTorch's own errors.
+There PyTorch multiplies bfloat16 and float16 number by number: at 5 to 10 GFLOP/s on a Zen 3 core, where float32
+reaches 56 to 67 and this 45 to 64 (500 to 1024 tokens). Sums are rounded once, at the end. The twin is
+`torch.nn.functional.linear`, which serves every other device, processor and dtype, few tokens, and what does not fit
+together: that raises PyTorch's own errors.
 """
 
 from __future__ import annotations
