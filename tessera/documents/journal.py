@@ -290,8 +290,8 @@ class Journal:
         """A transaction that waits for other processes; a lease need not survive a power failure, so need not sync."""
         with self._lock, in_words(self.path):
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")  # a signal may end it after it has begun
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:

@@ -1,6 +1,6 @@
 """Muon whose update is computed in float32, for CPUs without products in 16 bits.
 
-`torch.optim.Muon` computes it in bfloat16, which takes such a CPU 0.3 s for a matrix of 512 x 192 instead of 5 ms.
+`torch.optim.Muon` computes it in bfloat16, which takes such a CPU 0.18 s for a matrix of 512 x 192 instead of 8 ms.
 Source: Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/.
 """
 

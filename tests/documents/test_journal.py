@@ -208,6 +208,27 @@ def test_failed_items_wait_again_when_asked(tmp_path: Path) -> None:
         assert [(item.id, item.attempts) for item in journal.take(3)] == [("i0", 1), ("i2", 1)]
 
 
+def test_a_signal_as_a_transaction_begins_leaves_none_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal.open(tmp_path / "j", JOB) as journal:
+        connection = journal._connection
+
+        class Interrupted:
+            def __getattr__(self, name: str) -> object:
+                return getattr(connection, name)
+
+            def execute(self, statement: str, *values: object) -> object:
+                done = connection.execute(statement, *values)
+                if statement.startswith("BEGIN"):
+                    raise KeyboardInterrupt
+                return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "_connection", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                journal.add(items(1))
+        assert journal.add(items(2)) == 2
+
+
 def test_a_full_disk_is_said_at_the_next_call(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "j", JOB) as journal:
         journal.add(items(1))

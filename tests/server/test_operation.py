@@ -256,6 +256,13 @@ def test_the_counts_add_up(logged: Running) -> None:
     logged.get("/web/app.js")
     logged.get("/v1/models/" + "x" * 50)
     after = samples(logged)
+
+    def counted() -> bool:
+        nonlocal after
+        after = samples(logged)
+        return growth("http_requests_total", route="/web") > 0
+
+    wait_until(counted)  # a file is counted once all of it was sent
     assert growth("generation_tokens_total") == growth("request_generation_tokens_sum") == 15
     assert growth("inter_token_latency_seconds_count") == 12
     assert growth("request_success_total", finished_reason="length") == 3
