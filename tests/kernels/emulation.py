@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tessera.kernels.build import FLAGS, PROCESSORS, SOURCES, find_compiler
+from tessera.kernels.library import PATHS, choice, forced
 
 CHECKS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
@@ -42,3 +46,12 @@ def emulated_kernel(library: ctypes.CDLL, path: str = "amx") -> Callable[..., An
         return function
 
     return kernel
+
+
+@contextmanager
+def forced_here(path: str) -> Iterator[None]:
+    """Take a path that this machine has, or skip the test."""
+    if PATHS.index(path) > PATHS.index(choice().path):
+        pytest.skip(f"no {path} here: {choice().reason}")
+    with forced(path):
+        yield

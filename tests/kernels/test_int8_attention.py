@@ -12,7 +12,7 @@ from torch import Tensor
 from tessera.kernels import int8_attention as module
 from tessera.kernels.int8_attention import int8_attention, int8_attention_twin, prefers_int8_attention
 from tessera.kernels.library import PATHS, choice, forced
-from tests.kernels.emulation import emulated_kernel
+from tests.kernels.emulation import emulated_kernel, forced_here
 
 # (patches, heads, width): parts of tiles of 12, of vectors of 64 keys and of blocks of 256, in the widths of the family
 # and beyond.
@@ -37,9 +37,7 @@ def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(module, "kernel", emulated_kernel(request.getfixturevalue("emulated_vnni"), "avx512"))
         yield
         return
-    if PATHS.index(request.param) > PATHS.index(choice().path):
-        pytest.skip(f"no {request.param} here: {choice().reason}")
-    with forced(request.param):
+    with forced_here(request.param):
         yield
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from tessera.kernels import prefill_attention as module
-from tessera.kernels.library import PATHS, choice, forced
 from tessera.kernels.prefill_attention import prefill_attention, prefill_attention_torch
-from tests.kernels.emulation import emulated_kernel
+from tests.kernels.emulation import emulated_kernel, forced_here
 
 # (tokens, context, query heads, key/value heads, width): one token; panels, key blocks and widths that are not whole;
 # several panels; a context beyond the tokens; the widths of the family.
@@ -32,9 +31,7 @@ def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(module, "kernel", emulated_kernel(request.getfixturevalue("emulated_amx")))
         yield
         return
-    if PATHS.index(request.param) > PATHS.index(choice().path):
-        pytest.skip(f"no {request.param} here: {choice().reason}")
-    with forced(request.param):
+    with forced_here(request.param):
         yield
 
 
