@@ -14,24 +14,25 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from tessera.chat import Conversation, Delta, Timings, ToolDefinitions, Tools
+from tessera.chat import Conversation, Delta, ToolDefinitions, Tools
 from tessera.client_format import (
-    CallParts,
+    ReplyReader,
+    context_of,
     error_of,
-    finish_reason_of,
-    logprobs_of,
     message_object,
     params_object,
     tools_object,
-    usage_of,
+    vision_of,
 )
-from tessera.errors import EndpointError, UnreachableError, UsageError
+from tessera.errors import EndpointError, TesseraError, UnreachableError, UsageError
 from tessera.messages import Message, images_digest, parse_messages
+from tessera.model.config import VisionConfig
 from tessera.sampling import SamplingParams
 from tessera.sources import ImageLimits
 from tessera.threads import ThreadedChatModel
@@ -41,7 +42,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 MAX_REPLY_BYTES = 64_000_000  # of an answer, or of one event
 MAX_REPLY_S = 3600.0  # of a whole answer: one that drips is never late by `timeout_s`
 MAX_STREAM_BYTES = 1_000_000_000  # of a reply in pieces: each token's event states its log-probabilities
-NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 AFFINITY = "x-tessera-pages"  # a digest of a request's images, by which a proxy can choose the server that has them
 
 
@@ -83,12 +83,33 @@ class Client(ThreadedChatModel):
     def model_name(self) -> str:  # type: ignore[override]
         """The model's name; asks the server if none was given. Raises EndpointError."""
         if self._model is None:
-            listed = self._json("GET", "/models")
-            names = [entry.get("id") for entry in listed.get("data") or () if isinstance(entry, Mapping)]
-            if not names or not isinstance(names[0], str):
+            listed = self._models()
+            if not listed or not isinstance(listed[0].get("id"), str):
                 raise EndpointError(f"{self.base_url} lists no model; name one.")
-            self._model = names[0]
+            self._model = str(listed[0]["id"])
         return self._model
+
+    @cached_property
+    def listed(self) -> Mapping[str, Any]:
+        """What the server's list of models says of this one; nothing if it is not in it, or there is no such list."""
+        name = self.model_name
+        try:
+            listed = self._models()
+        except TesseraError as error:
+            if error.answered in (None, 401, *RETRIED):
+                raise
+            return {}
+        return next((each for each in listed if name in (each.get("id"), *_listed(each.get("aliases")))), {})
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        """How the model cuts images; None if the server does not tell, as only Tessera's do. Raises EndpointError."""
+        return vision_of(self.listed)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and reply together; None if the server does not tell. Raises EndpointError."""
+        return context_of(self.listed)
 
     def stream(
         self, messages: Conversation, params: SamplingParams | None = None, *, tools: Tools | ToolDefinitions = ()
@@ -99,7 +120,7 @@ class Client(ThreadedChatModel):
         digest = images_digest(parsed)
         began = time.perf_counter()
         with self._opened("POST", "/chat/completions", body, {AFFINITY: digest.hex()} if digest else {}) as response:
-            yield from _Reply(began, self.base_url).read(self._events(response))
+            yield from ReplyReader(began, self.base_url).read(self._events(response))
 
     def close(self) -> None:
         self._closed.set()  # ends retries and their pauses
@@ -115,12 +136,14 @@ class Client(ThreadedChatModel):
             **tools_object(Tools.of(tools)),
         }
 
-    def _json(self, method: str, path: str) -> dict[str, Any]:
-        with self._opened(method, path) as response:
+    def _models(self) -> list[Mapping[str, Any]]:
+        with self._opened("GET", "/models") as response:
             body = _parsed(_whole(response))
         if not isinstance(body, dict):
-            raise EndpointError(f"{self.base_url}{path} did not answer with a JSON object; check the address.")
-        return body
+            error = EndpointError(f"{self.base_url}/models did not answer with a JSON object; check the address.")
+            error.answered = response.status_code
+            raise error
+        return [each for each in _listed(body.get("data")) if isinstance(each, Mapping)]
 
     @contextmanager
     def _opened(
@@ -151,7 +174,7 @@ class Client(ThreadedChatModel):
             wanted = response.headers.get("retry-after")
             if self._is_last(number) or response.status_code not in RETRIED or not may_retry:
                 failure = error_of(response.status_code, _parsed(error_text), self.base_url + path)
-                failure.retry_after_s = _seconds_of(wanted)
+                failure.answered, failure.retry_after_s = response.status_code, _seconds_of(wanted)
                 raise failure
             _pause_for(self._closed, _pause_seconds(number, wanted))
 
@@ -179,60 +202,8 @@ class Client(ThreadedChatModel):
         return EndpointError(text)
 
 
-class _Reply:
-    """Turns one reply's events into deltas."""
-
-    def __init__(self, began: float, url: str) -> None:
-        self.began, self.url = began, url
-        self.first: float | None = None
-        self.calls = CallParts()
-
-    def read(self, events: Iterator[Any]) -> Iterator[Delta]:
-        """Yield deltas, the last with reason, usage and timings; raises for a failure or an end without a reason."""
-        try:
-            yield from self._deltas(events)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # a part of another type
-            raise EndpointError(NOT_OPENAI) from error
-
-    def _deltas(self, events: Iterator[Any]) -> Iterator[Delta]:
-        reason: str | None = None
-        usage: Mapping[str, Any] | None = None
-        for event in events:
-            if not isinstance(event, Mapping):
-                raise EndpointError(f"{self.url} did not send JSON objects; check that it speaks OpenAI's API.")
-            if event.get("error") is not None:
-                raise error_of(500, event, self.url)
-            usage = event.get("usage") or usage
-            for choice in _objects(event.get("choices")):
-                reason = choice.get("finish_reason") or reason
-                piece = choice.get("delta") or choice.get("message") or {}
-                self.calls.add(_objects(piece.get("tool_calls")))
-                text, logprobs = piece.get("content") or "", logprobs_of(choice.get("logprobs"))
-                thought = piece.get("reasoning_content") or piece.get("reasoning") or ""
-                if not isinstance(text, str) or not isinstance(thought, str):
-                    raise EndpointError(NOT_OPENAI)
-                if text or logprobs or thought:
-                    self.first = self.first or time.perf_counter()
-                    yield Delta(text, logprobs=logprobs, reasoning=thought)
-        if reason is None:
-            raise EndpointError(f"the reply of {self.url} broke off; ask again.")
-        now = time.perf_counter()
-        first = self.first or now
-        yield Delta(
-            "",
-            finish_reason=finish_reason_of(reason),
-            usage=usage_of(usage),
-            timings=Timings(0.0, first - self.began, now - first),
-            tool_calls=self.calls.take(),
-        )
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    """Check a list of objects, which may be absent; raises EndpointError for anything else."""
-    listed = value or []
-    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
-        raise EndpointError(NOT_OPENAI)
-    return listed
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _pieces(response: httpx2.Response, most: int) -> Iterator[bytes]:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from PIL import Image as PILImage
 
 from tessera import errors
-from tessera.chat import FinishReason, TokenLogprob, ToolCall, Tools, Usage
-from tessera.errors import EndpointError, TesseraError, UsageError
+from tessera.chat import Delta, FinishReason, Timings, TokenLogprob, ToolCall, Tools, Usage
+from tessera.errors import CheckpointError, EndpointError, TesseraError, UsageError
 from tessera.messages import Image, Message
+from tessera.model.config import VisionConfig, read_vision
 from tessera.sampling import Grammar, SamplingParams
 from tessera.sources import ImageLimits, is_data_url, is_url, read
 
+NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 NO_ID = -1  # for a token whose id the server does not send
 # The first bytes of each file type.
 TYPES = (
@@ -123,6 +126,24 @@ def tools_object(tools: Tools) -> dict[str, Any]:
     return made if tools.parallel else made | {"parallel_tool_calls": False}
 
 
+def vision_of(listed: Mapping[str, Any]) -> VisionConfig | None:
+    """How a model cuts images, from its entry in a server's list; None where it does not say so."""
+    told = listed.get("vision_encoder")
+    if not isinstance(told, Mapping):
+        return None
+    known = {field.name for field in fields(VisionConfig)}
+    try:
+        return read_vision({name: value for name, value in told.items() if name in known}, "the list of models")
+    except CheckpointError:
+        return None  # another program's words for something else
+
+
+def context_of(listed: Mapping[str, Any]) -> int | None:
+    """The tokens of prompt and reply that a model takes, from its entry in a server's list; None if it does not say."""
+    told = listed.get("max_model_len")
+    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else None
+
+
 def usage_of(usage: Mapping[str, Any] | None) -> Usage:
     told = usage or {}
     details = told.get("prompt_tokens_details") or {}
@@ -170,6 +191,62 @@ class CallParts:
         """Return all calls, now complete."""
         calls, self._calls = self._calls, {}
         return tuple(ToolCall(**call) for _, call in sorted(calls.items()))
+
+
+class ReplyReader:
+    """Turns one reply's events into deltas."""
+
+    def __init__(self, began: float, url: str) -> None:
+        self.began, self.url = began, url
+        self.first: float | None = None
+        self.calls = CallParts()
+
+    def read(self, events: Iterator[Any]) -> Iterator[Delta]:
+        """Yield deltas, the last with reason, usage and timings; raises for a failure or an end without a reason."""
+        try:
+            yield from self._deltas(events)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # a part of another type
+            raise EndpointError(NOT_OPENAI) from error
+
+    def _deltas(self, events: Iterator[Any]) -> Iterator[Delta]:
+        reason: str | None = None
+        usage: Mapping[str, Any] | None = None
+        for event in events:
+            if not isinstance(event, Mapping):
+                raise EndpointError(f"{self.url} did not send JSON objects; check that it speaks OpenAI's API.")
+            if event.get("error") is not None:
+                raise error_of(500, event, self.url)
+            usage = event.get("usage") or usage
+            for choice in _objects(event.get("choices")):
+                reason = choice.get("finish_reason") or reason
+                piece = choice.get("delta") or choice.get("message") or {}
+                self.calls.add(_objects(piece.get("tool_calls")))
+                text, logprobs = piece.get("content") or "", logprobs_of(choice.get("logprobs"))
+                thought = piece.get("reasoning_content") or piece.get("reasoning") or ""
+                if not isinstance(text, str) or not isinstance(thought, str):
+                    raise EndpointError(NOT_OPENAI)
+                if text or logprobs or thought:
+                    self.first = self.first or time.perf_counter()
+                    yield Delta(text, logprobs=logprobs, reasoning=thought)
+        if reason is None:
+            raise EndpointError(f"the reply of {self.url} broke off; ask again.")
+        now = time.perf_counter()
+        first = self.first or now
+        yield Delta(
+            "",
+            finish_reason=finish_reason_of(reason),
+            usage=usage_of(usage),
+            timings=Timings(0.0, first - self.began, now - first),
+            tool_calls=self.calls.take(),
+        )
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Check a list of objects, which may be absent; raises EndpointError for anything else."""
+    listed = value or []
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        raise EndpointError(NOT_OPENAI)
+    return listed
 
 
 def error_of(status: int, body: Any, url: str) -> TesseraError:

@@ -29,6 +29,7 @@ class TesseraError(Exception):
     exit_code = 1
     code: str | None = None  # identifies the failure for programs, in OpenAI's terms if one fits
     retry_after_s: float | None = None  # after how long a server wants to be asked again
+    answered: int | None = None  # the status of a server's answer that is the failure
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text if len(text) <= MAX_WORDS else f"{text[:KEPT_HEAD]} [...] {text[-KEPT_TAIL:]}")

@@ -34,6 +34,7 @@ from tessera.errors import (
     UsageError,
 )
 from tessera.messages import images_digest, parse_messages
+from tessera.model.config import VisionConfig
 from tessera.sampling import SamplingParams
 from tessera.threads import ThreadedChatModel
 
@@ -82,6 +83,16 @@ class Pool(ThreadedChatModel):
     def model_name(self) -> str:  # type: ignore[override]
         """The name of the first model that tells it. Raises UnreachableError if none does within the patience."""
         return self._ask(lambda model: model.model_name, b"")
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        """How the models cut images, as the first that answers tells it. Raises UnreachableError."""
+        return self._ask(lambda model: getattr(model, "vision", None), b"")
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and reply together, as the first model that answers tells it. Raises UnreachableError."""
+        return self._ask(lambda model: getattr(model, "context_tokens", None), b"")
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]

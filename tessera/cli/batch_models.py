@@ -129,31 +129,15 @@ class Endpoints(Answering):
                 raise UsageError(excluded(name))
         if len(set(urls)) < len(urls):
             raise UsageError("an --endpoint is given twice; name each server once.")
-        self._given, self._key, self._in_flight = given, key, in_flight
+        self._given = given
         if model is None:
-            with self._pool(urls, None, FIRST_PATIENCE_S) as probing:
+            with pool_of(urls, None, key, given, patience_s=FIRST_PATIENCE_S) as probing:
                 model = probing.model_name
         self._name = model
         self.fingerprint = f"the servers' {model}"
         self.settings = _as_text({"served_model_name": given["served_model_name"]})
         self.opening = partial(_opened, Endpoints, urls, model, key, in_flight, given)
-        self._servers = self._pool(urls, model)
-
-    def _pool(self, urls: Sequence[str], model: str | None, patience_s: float | None = None) -> Pool:
-        from tessera.client import Client
-        from tessera.pool import PATIENCE_S, Pool
-
-        limits = ImageLimits(
-            max_pixels=self._given["max_image_pixels"],
-            allow_private_addresses=self._given["allow_private_addresses"],
-            local_files=self._given["allowed_local_media_path"],
-            flags=("max_pixels",),
-        )
-        clients = [
-            Client(url, model=model, api_key=self._key, max_retries=0, limits=limits, concurrency=self._in_flight or 8)
-            for url in urls
-        ]
-        return Pool(clients, patience_s=PATIENCE_S if patience_s is None else patience_s)
+        self._servers = pool_of(urls, model, key, given, in_flight)
 
     def open(self) -> ChatModel:
         return self._servers
@@ -168,6 +152,26 @@ class Endpoints(Answering):
 
     def close(self) -> None:
         self._servers.close()
+
+
+def pool_of(
+    urls: Sequence[str], model: str | None, key: str | None, given: Mapping[str, Any], in_flight: int | None = None,
+    *, patience_s: float | None = None,
+) -> Pool:  # fmt: skip
+    """The servers as one model; a request waits for any of them as long as the patience lasts."""
+    from tessera.client import Client
+    from tessera.pool import PATIENCE_S, Pool
+
+    limits = ImageLimits(
+        max_pixels=given["max_image_pixels"],
+        allow_private_addresses=given["allow_private_addresses"],
+        local_files=given["allowed_local_media_path"],
+        flags=("max_pixels",),
+    )
+    clients = [
+        Client(url, model=model, api_key=key, max_retries=0, limits=limits, concurrency=in_flight or 8) for url in urls
+    ]
+    return Pool(clients, patience_s=PATIENCE_S if patience_s is None else patience_s)
 
 
 class OnRay(Answering):

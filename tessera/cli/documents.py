@@ -11,7 +11,7 @@ from typing import Any
 
 from tessera.chat import ChatModel
 from tessera.cli.batch import sigterm_as_interrupt
-from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray
+from tessera.cli.batch_models import Answering, Endpoints, LocalModel, on_ray, pool_of
 from tessera.cli.parser import check_target
 from tessera.cli.progress import showing
 from tessera.cli.session import NANO_NOTE, say, stopping_is_said
@@ -64,6 +64,11 @@ class Job:
         """The files that the run writes, which may lie among the documents."""
         report = [] if self.report is None else [self.report]
         return (self.out, *files_of(self.journal_path), *report, *self.also)
+
+    @property
+    def key(self) -> str | None:
+        """The servers' key."""
+        return self.api_key or os.environ.get("TESSERA_API_KEY")
 
     def note(self, text: str) -> None:
         if not self.quiet:
@@ -144,8 +149,8 @@ def _run(job: Job, extraction: Extraction, journal: Journal, opened: ChatModel) 
 
 def _answering(job: Job) -> Answering:
     if job.endpoints:
-        key = job.api_key or os.environ.get("TESSERA_API_KEY")
-        return on_ray(Endpoints(job.endpoints, job.model, key, job.in_flight, job.settings), job.ray, job.in_flight)
+        servers = Endpoints(job.endpoints, job.model, job.key, job.in_flight, job.settings)
+        return on_ray(servers, job.ray, job.in_flight)
     if job.api_key is not None:
         raise UsageError("--api-key is for servers, and no --endpoint is given; name one, or leave the key out.")
     if job.model is None:
@@ -154,9 +159,14 @@ def _answering(job: Job) -> Answering:
 
 
 def stated_budget(job: Job) -> Budget:
-    """What the model takes that the job would open, from its config alone; for a server's, Pixtral 12B's."""
+    """What the model takes that the job would ask, from its config or its server's list; else what Pixtral 12B does."""
     if job.endpoints:
-        return Budget()
+        try:
+            with pool_of(job.endpoints, job.model, job.key, job.settings, patience_s=0) as servers:
+                return budget_of(servers)
+        except UnreachableError:
+            job.note("no server can be reached, so tokens are estimated as Pixtral 12B's")
+            return Budget()
     from tessera.load import find_model
     from tessera.weights.checkpoint import open_checkpoint
 

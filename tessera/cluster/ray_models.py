@@ -15,6 +15,7 @@ from typing import Any
 from tessera.chat import ChatModel, Completion, Conversation, Delta, Glance, Head, ToolDefinitions, Tools
 from tessera.errors import EngineDeadError, TesseraError, UnreachableError, UsageError
 from tessera.messages import images_digest, parse_messages
+from tessera.model.config import VisionConfig
 from tessera.pool import Pool
 from tessera.sampling import SamplingParams
 from tessera.threads import ThreadedChatModel
@@ -45,7 +46,7 @@ class _Actor:
             "model_name": self.model.model_name,
             "fingerprint": self.model.fingerprint,
             "vision": getattr(self.model, "vision", None),
-            "context_tokens": getattr(config, "max_model_len", None),
+            "context_tokens": getattr(config, "max_model_len", None) or getattr(self.model, "context_tokens", None),
         }
 
     def call(self, name: str, *values: Any, **more: Any) -> Any:
@@ -172,7 +173,6 @@ class RayModels(Pool):
         models = [RayModel(ray, opening, in_flight or IN_FLIGHT, min(gpus, 1)) for _ in range(count)]
         super().__init__(models)
         self.facts: dict[str, Any] = self._ask(lambda model: model.facts(), b"")  # type: ignore[attr-defined]
-        self.vision, self.context_tokens = self.facts["vision"], self.facts["context_tokens"]
 
     @property
     def model_name(self) -> str:  # type: ignore[override]
@@ -181,6 +181,16 @@ class RayModels(Pool):
     @property
     def fingerprint(self) -> str:
         return str(self.facts["fingerprint"])
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        found: VisionConfig | None = self.facts["vision"]
+        return found
+
+    @property
+    def context_tokens(self) -> int | None:
+        found: int | None = self.facts["context_tokens"]
+        return found
 
     def locate(
         self,

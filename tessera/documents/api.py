@@ -92,14 +92,15 @@ def calibration_of(model: ChatModel, given: str | Path | Calibration | None = No
 
 
 def budget_of(model: ChatModel) -> Budget:
-    """What a model can take, here or on other machines; the defaults for one behind an endpoint, which does not say."""
+    """What a model can take, here or on other machines; the defaults for what a server does not tell of its own.
+
+    Tessera's servers tell how their model cuts images and the length of its context, others at most the latter.
+    """
     from tessera.llm import LLM
 
-    vision = getattr(model, "vision", None)
-    if not isinstance(vision, VisionConfig):
-        return Budget()
     tokens = model.config.max_model_len if isinstance(model, LLM) else getattr(model, "context_tokens", None)
-    return budget_for(vision, tokens or Budget().context_tokens)
+    tokens, vision = tokens or Budget().context_tokens, getattr(model, "vision", None)
+    return budget_for(vision, tokens) if isinstance(vision, VisionConfig) else Budget(context_tokens=tokens)
 
 
 def budget_for(vision: VisionConfig, context_tokens: int) -> Budget:

@@ -116,16 +116,22 @@ class ModelConfig:
         vision = {key: value for key, value in vision.items() if key not in _UNUSED_VISION_PARAMS and value is not None}
         yarn = _section(YarnConfig, known, "yarn", source)
         scaling = _section(QueryScaling, known, "llama_4_scaling", source)
-        _check_keys(VisionConfig, vision, f"{source}, vision_encoder")
+        encoder = read_vision(vision, f"{source}, vision_encoder")
         _check_keys(ModelConfig, known, source)
         known.setdefault("max_seq_len", _trained_tokens(yarn))
-        config = cls(**known, vision_encoder=VisionConfig(**vision), yarn=yarn, llama_4_scaling=scaling)
+        config = cls(**known, vision_encoder=encoder, yarn=yarn, llama_4_scaling=scaling)
         _check_shapes(config, source)
         return config
 
     def to_params(self) -> dict[str, Any]:
         """Return the content of params.json; `from_params` makes an equal config of it."""
         return asdict(self)
+
+
+def read_vision(vision: Mapping[str, Any], source: str) -> VisionConfig:
+    """Read the section vision_encoder; raises CheckpointError, naming `source`, for invalid keys or values."""
+    _check_keys(VisionConfig, vision, source)
+    return VisionConfig(**vision)
 
 
 def trained_context(config: ModelConfig) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import openpyxl
 import pytest
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner
 
 from tessera.cli.app import app
 from tessera.cli.batch_models import LocalModel
 from tessera.errors import TesseraError
+from tessera.load import find_model
+from tessera.weights.checkpoint import open_checkpoint
 from tests.documents.fakes import Scripted, draw
 
 SCHEMA = {"properties": {"vendor": {"type": "string"}, "total": {"type": "number"}}}
@@ -88,11 +92,16 @@ def test_a_dry_run_counts_and_asks_nothing(run: Run, model: Scripted, tmp_path: 
     assert not (tmp_path / "t.csv").exists()
 
 
-def test_a_dry_run_counts_tokens_as_the_model_that_is_named_cuts_images(run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_counts_tokens_as_the_model_that_is_named_cuts_images(
+    run: Run, tmp_path: Path, httpserver: HTTPServer
+) -> None:
     PILImage.new("RGB", (1600, 2000), "white").save(tmp_path / "a.png")
     with PILImage.open(tmp_path / "a.png") as page:
         ImageDraw.Draw(page).text((100, 100), "Total 5.00", "black", font_size=200)
         page.save(tmp_path / "a.png")
+
+    vision = asdict(open_checkpoint(find_model("nano")).config.vision_encoder)
+    httpserver.expect_request("/v1/models").respond_with_json({"data": [{"id": "n", "vision_encoder": vision}]})
 
     def tokens(*words: str) -> int:
         done = run("extract", "a.png", "-s", "s.json", "-o", "t.csv", "--tiles", "off", "--dry-run", "--json", *words)
@@ -103,6 +112,7 @@ def test_a_dry_run_counts_tokens_as_the_model_that_is_named_cuts_images(run: Run
     # by 12 a token, 86 rows of 69, but no more than such large type needs.
     assert tokens("--endpoint", "http://127.0.0.1:9/v1") == 64 * 53
     assert 0 < tokens("-m", "nano") < 86 * 70 / 2
+    assert tokens("--endpoint", httpserver.url_for("/")) == tokens("-m", "nano")
     assert tokens("-m", "mistral-community/pixtral-absent") == 64 * 53
 
 

@@ -18,6 +18,8 @@ from werkzeug import Request, Response
 from tessera import client as client_module
 from tessera.chat import ChatModel, Completion, Tools
 from tessera.client import Client
+from tessera.documents.api import budget_of, extract
+from tessera.documents.plan import Budget
 from tessera.errors import (
     EndpointError,
     EngineBusyError,
@@ -29,6 +31,7 @@ from tessera.errors import (
     UsageError,
 )
 from tessera.messages import Image, Message
+from tessera.pool import Pool
 from tessera.sampling import Grammar, SamplingParams
 from tests.server.conftest import DEMO, Running
 
@@ -132,6 +135,14 @@ def test_logprobs_and_tools_come_through(client: Client, running: Running) -> No
     assert isinstance(json.loads(made.tool_calls[0].arguments), dict)
 
 
+def test_a_server_tells_what_its_model_takes_and_documents_are_read_alike(client: Client, running: Running) -> None:
+    assert client.vision == running.llm.vision
+    assert budget_of(client) == budget_of(Pool([client])) == budget_of(running.llm)
+    ours, theirs = (list(extract(DEMO / "receipt.png", "preset:receipt", model)) for model in (running.llm, client))
+    assert [each.value for each in theirs] == [each.value for each in ours]
+    assert [each.usage.prompt_tokens for each in theirs] == [each.usage.prompt_tokens for each in ours]
+
+
 def test_each_is_lazy_in_order_and_gives_errors_where_they_belong(client: Client, running: Running) -> None:
     taken = 0
     unreadable = [Message("user", (Image("/nope.png"), "?"))]
@@ -184,6 +195,37 @@ def test_a_stream_that_is_left_ends_the_request(client: Client, running: Running
 
 
 # Beside a plain server -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "budget"),
+    [
+        (whole({"data": [{"id": "m", "object": "model", "max_model_len": 8192}]}), Budget(context_tokens=8192)),  # vLLM
+        (whole({"data": [{"id": "m", "max_model_len": "8192", "vision_encoder": {"image_size": 64}}]}), Budget()),
+        (whole({"data": [{"id": "m", "max_model_len": True, "aliases": 3, "vision_encoder": "clip"}]}), Budget()),
+        (whole({"data": [{"id": "of another model", "max_model_len": 9}, 7]}), Budget()),
+        (whole({"data": [{"id": "x", "aliases": ["m"], "max_model_len": 9}]}), Budget(context_tokens=9)),
+        (whole([]), Budget()), (Response("<html>", content_type="text/html"), Budget()),
+        (failing(404), Budget()), (failing(405), Budget()), (failing(403), Budget()),
+    ],
+)  # fmt: skip
+def test_what_another_server_does_not_tell_is_as_for_pixtral(
+    httpserver: HTTPServer, answer: Response, budget: Budget
+) -> None:
+    httpserver.expect_request("/v1/models").respond_with_handler(lambda _: answer)
+    assert budget_of(Client(httpserver.url_for("/"), model="m", max_retries=0)) == budget
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, EndpointError), (429, EngineBusyError), (401, KeyRefusedError)])
+def test_a_server_that_may_tell_later_is_not_taken_for_one_that_tells_nothing(
+    httpserver: HTTPServer, status: int, kind: type[Exception]
+) -> None:
+    httpserver.expect_ordered_request("/v1/models").respond_with_data("", status=status)
+    httpserver.expect_ordered_request("/v1/models").respond_with_json({"data": [{"id": "m", "max_model_len": 9}]})
+    with Client(httpserver.url_for("/"), model="m", max_retries=0) as client:
+        with pytest.raises(kind):
+            budget_of(client)
+        assert budget_of(client).context_tokens == 9
 
 
 def test_a_plain_server_needs_neither_streams_nor_usage(httpserver: HTTPServer) -> None:

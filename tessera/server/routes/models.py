@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -70,7 +71,8 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 def _model(name: str, handlers: Handlers, started: int) -> dict[str, Any]:
     """A model object with the fields that OpenAI's, vLLM's and Mistral's clients look for.
 
-    An adapter's `parent` is the model that it changes, and its `root` where it lies.
+    An adapter's `parent` is the model that it changes, and its `root` where it lies. By `vision_encoder` our own client
+    sizes the pages of documents.
     """
     own = handlers.names.own
     root = next((str(each.path) for each in handlers.backend.adapters if each.name == name), None)
@@ -93,4 +95,5 @@ def _model(name: str, handlers: Handlers, started: int) -> dict[str, Any]:
             "fine_tuning": False,
             "vision": True,
         },
+        "vision_encoder": asdict(handlers.backend.vision),
     }
