@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 MARKS = r"[!-/:-@\[-`{-~]"  # the signs that a backslash makes literal
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 KEPT = re.compile(r"<(?:br\s*/?|/?su[bp])>", re.IGNORECASE)  # in a line, after words
-LINK = re.compile(r"\](?=[(:])")
+LINK = re.compile(r"\](?=\()")
+DEFINED = re.compile(r"\](?=:)")
+LETTER = re.compile(r"[^\W\d_]")
 SAFE = re.compile(r"\]\(\s*(?:https?://|mailto:|[^\0\s<>():&\\]+[\s)#?/]|[)#?/])", re.IGNORECASE)
 FENCE = re.compile(r"[ \t]*(?:(`{3,})[^`]*|(~{3,}).*)")
 LANGUAGE = re.compile(r"^\s*([\w+#.-]*)")
@@ -29,9 +31,10 @@ LITERAL = (
     (re.compile(rf"\\(?={MARKS}|$)"), r"\\\\"),
     (re.compile(r"&(?=#?\w{1,40};)"), "&amp;"),
     (TAG, "&lt;"),
-    (re.compile(r"`|(?<=\S)\*|\*(?=\S)|(?<![^\W_])_(?=\S)|(?<=\S)_(?![^\W_])|~(?=~)|(?<=~)~"), r"\\\g<0>"),
+    (re.compile(r"`|(?<![^\W_])_(?=\S)|(?<=\S)_(?![^\W_])|~(?=~)|(?<=~)~"), r"\\\g<0>"),
     (LINK, r"]\\"),
 )
+STAR = re.compile(r"(?<=\S)\*|\*(?=\S)")
 AT_EDGES = re.compile(
     r"^((?:(?:[-+*]|[0-9]{1,9}[.)])\s+){0,4}?)"  # items of lists; more could take long
     r"(#(?=#{0,5}(?:\s|$))|>|(?=[-=_*+|:])[-=_*+|:\s]+$|[-+](?=\s+[\d$€£]))"  # a sign of minus is no item's mark
@@ -40,16 +43,21 @@ AT_EDGES = re.compile(
 NUMBERED = re.compile(r"^[0-9]{1,9}(?=[.)](?:\s|$))")
 
 
-def literal(text: str) -> str:
-    """Return text within a line as Markdown that shows the same signs."""
+def literal(text: str, *, has_pairs: bool = True) -> str:
+    """Return text within a line as Markdown that shows the same signs; `has_pairs`: of stars, in its paragraph."""
     for pattern, instead in LITERAL:
         text = pattern.sub(instead, text)
-    return text
+    return _without_definition(STAR.sub(r"\\*", text) if has_pairs else text)
 
 
-def literal_line(line: str) -> str:
-    """Return a line as Markdown that shows the same signs; an item of a list may still be drawn as one."""
-    return AT_EDGES.sub(r"\1\\\2\3", literal(line))
+def literal_line(line: str, paragraph: str | None = None) -> str:
+    """Return a line as Markdown that shows the same signs; an item of a list may still be drawn as one.
+
+    A star alone in its paragraph emphasizes nothing; before a bracket, some renderers take it for an abbreviation's.
+    """
+    around = line if paragraph is None else paragraph
+    has_pairs = around.count("*") > 1 or "*[" in around
+    return AT_EDGES.sub(r"\1\\\2\3", literal(line, has_pairs=has_pairs))
 
 
 class Paragraphs:
@@ -65,7 +73,8 @@ class Paragraphs:
         """Return the next paragraph."""
         if not NUMBERED.match(lines[0]):
             self.end_list()
-        return "\n".join(NUMBERED.sub(self._number, literal_line(line)) for line in lines)
+        whole = "\n".join(lines)
+        return "\n".join(NUMBERED.sub(self._number, literal_line(line, whole)) for line in lines)
 
     def end_list(self) -> None:
         """Begin anew after a heading or a table."""
@@ -148,7 +157,8 @@ def _parts(line: str) -> Iterator[tuple[str, bool]]:
 
 
 def _inert_text(text: str) -> str:
-    pieces = MATH.split(LINK.sub(_inert_link, text).replace("![", "!\\["))
+    text = LINK.sub(_inert_link, text).replace("![", "!\\[")
+    pieces = MATH.split("\n".join(map(_without_definition, text.split("\n"))))
     # In a formula, a space after the sign changes nothing.
     text = "".join(TAG.sub("< ", piece) if number % 2 else piece for number, piece in enumerate(pieces))
     return "\n".join(_without_tags(line) for line in text.split("\n"))
@@ -156,6 +166,17 @@ def _inert_text(text: str) -> str:
 
 def _inert_link(bracket: re.Match[str]) -> str:
     return "]" if SAFE.match(bracket.string, bracket.start()) else "]\\"
+
+
+def _without_definition(line: str) -> str:
+    """Return a line that defines no link: where a word stands before the first bracket, it could not anyway.
+
+    Before that bracket, another one may end that a line above has opened.
+    """
+    opening, word = line.find("["), LETTER.search(line)
+    if opening < 1 or word is None or word.start() > opening or line[opening - 1] == "\\":
+        opening = len(line)
+    return DEFINED.sub(r"]\\", line[:opening]) + line[opening:]
 
 
 def _without_tags(line: str) -> str:
