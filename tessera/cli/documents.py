@@ -23,8 +23,10 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE, Budget
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Snapshot, described
-from tessera.errors import ModelNotFoundError, TesseraError, UsageError, counted
+from tessera.errors import ModelNotFoundError, TesseraError, UnreachableError, UsageError, counted
 from tessera.shelf import BUNDLED
+
+MAX_SAID = 5  # errors and problems that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)

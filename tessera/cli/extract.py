@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tessera import __version__
-from tessera.cli.documents import Job, planned, stated_budget, worked
+from tessera.cli.documents import MAX_SAID, Job, planned, stated_budget, worked
 from tessera.cli.session import say
 from tessera.documents.extraction import Extraction
 from tessera.documents.journal import Journal
@@ -19,7 +19,6 @@ from tessera.documents.tables import Layout, check_format, write_table
 from tessera.errors import counted
 
 FAILED, REVIEW = 1, 3  # exit codes
-MAX_SAID = 5  # errors that are named one by one
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,8 +19,10 @@ from tessera.documents.spans import find_json
 MIN_REPEATS, MIN_CHARS = 6, 60  # of one unit in a row, and the characters that they fill
 LONGEST_UNIT = 400
 TAIL = 6_000  # characters that are looked at
+CLOSING = " \t\r\n`"  # what may end a reply after words that go in circles: a line, a fence
 ROW = re.compile(r"\{[^{}]*\}")
-SAME_ROWS = 12  # equal rows of a list in a row
+SAME_ROWS = 12  # equal rows of a list, or lines, in a row; repeats of a unit at the end of a line before others
+MAX_PERIOD = 4  # lines that repeat together
 MAX_CUTS = 8
 
 
@@ -55,21 +57,44 @@ def _has_shape(value: Any, wire: Mapping[str, Any]) -> bool:
 
 
 def loops(text: str, *, plain: bool) -> bool:
-    """Return whether a text ends in one unit of words again and again, or has too many equal rows of values.
+    """Return whether a text ends in one unit of words again and again, or has too many equal lines or rows of values.
 
-    A row without values, or a rule of dashes under a heading, is no loop.
+    Words may also go in circles in a line of its own, with others after it. A row without values, or a rule of dashes
+    under a heading, is no loop.
     """
+    lines = [line.strip() for line in text.split("\n")]
+    return (
+        _circles(text.rstrip(CLOSING), MIN_REPEATS)
+        or any(_circles(line, SAME_ROWS) for line in lines if len(line) >= SAME_ROWS * MIN_CHARS / MIN_REPEATS)
+        or _same_lines([line for line in lines if any(map(str.isalnum, line))])
+        or (not plain and _same_rows(ROW.findall(text)))
+    )
+
+
+def _circles(text: str, repeats: int) -> bool:
+    """Return whether a text ends in so many repeats of a unit; before further lines, numbers alone are a table's."""
     tail = text[-TAIL:]
     for length in range(1, LONGEST_UNIT):
         unit = tail[-length:]
-        needed = max(MIN_REPEATS, -(-MIN_CHARS // length))
+        needed = max(repeats, -(-MIN_CHARS * repeats // MIN_REPEATS // length))
         if length * needed > len(tail):
             break
-        if tail.endswith(unit * needed) and any(sign.isalnum() for sign in unit):
-            return True
-    if plain:
-        return False
-    rows = ROW.findall(text)
+        if tail.endswith(unit * needed) and any(map(str.isalnum, unit)):
+            return repeats == MIN_REPEATS or any(map(str.isalpha, unit))
+    return False
+
+
+def _same_lines(lines: Sequence[str]) -> bool:
+    for period in range(1, MAX_PERIOD + 1):
+        count = 0
+        for before, line in zip(lines, lines[period:], strict=False):
+            count = count + 1 if line == before else 0
+            if count >= (SAME_ROWS - 1) * period:
+                return True
+    return False
+
+
+def _same_rows(rows: Sequence[str]) -> bool:
     count = 1
     for before, row in pairwise(rows):
         count = count + 1 if row == before and re.search(r'": (?!null|""|\[\])', row) else 1

@@ -34,6 +34,10 @@ class Transcript:
     size: tuple[float, float] | None = None
     problem: str | None = None
 
+    @property
+    def place(self) -> str:
+        return self.document if self.number is None else f"{self.document}, page {self.number}"
+
 
 class Transcription(Extraction):
     """A run of the preset `transcribe`, or one like it, over the pages that need a model."""
@@ -131,8 +135,7 @@ class _Counted:
 def _markdown(transcripts: _Counted) -> Iterator[str]:
     """The pages with a comment before each that names it; the comment does not show when Markdown is rendered."""
     for index, each in enumerate(transcripts):
-        place = each.document if each.number is None else f"{each.document}, page {each.number}"
-        about = f"{place}: {each.problem}" if each.problem else f"{place}, {each.source}"
+        about = f"{each.place}: {each.problem}" if each.problem else f"{each.place}, {each.source}"
         yield ("\n" if index else "") + f"<!-- {_in_comment(about)} -->\n"
         if each.text:
             yield f"\n{_shown(each)}\n"

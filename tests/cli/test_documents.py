@@ -164,6 +164,17 @@ def test_a_transcript_is_written(run: Run, model: Scripted, tmp_path: Path) -> N
     assert (tmp_path / "t.md").read_text().endswith("\n\n# Title\n")
 
 
+def test_a_transcript_that_goes_in_circles_is_tried_again_and_named(run: Run, model: Scripted, tmp_path: Path) -> None:
+    model.answer = lambda images, params: "# Receipt\n\n" + "Sub total 10.01\n" * 30 + "Thank you."
+    draw(tmp_path / "a.png", "x")
+    done = run("transcribe", "a.png", "-o", "t.md", "--retries", "2")
+    assert done.exit_code == 1
+    assert [params.temperature for _, params in model.asked] == [0, 0.1, 0.1]
+    assert "a.png, page 1: the reply repeated itself without end" in done.stderr
+    assert "1 page has a problem" in done.stderr
+    assert (tmp_path / "t.md").read_text().startswith("<!-- a.png, page 1: the reply repeated itself without end -->")
+
+
 def test_passwords_are_read_from_a_file(run: Run, model: Scripted, tmp_path: Path) -> None:
     import pikepdf
 

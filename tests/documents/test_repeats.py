@@ -20,6 +20,10 @@ from tests.documents.fakes import completion
         "a" * 200,
         '{"items": [' + '{"name": "Tea", "amount": 2}, ' * 30,
         "one line\nanother line of text\n" * 12,
+        "# Receipt\n\n```\n" + "Man " * 60 + "\n```\n",
+        "# Receipt\n\n" + "Sub total 10.01\n" * 30 + "Thank you for your visit.",
+        "Tea 2.50\n\nMilk 1.10\n\n" * 15 + "Thank you for your visit.",
+        "A line.\n" + "and of the " * 40 + "\n\nThe end of the page.",
     ],
 )
 def test_a_text_that_goes_in_circles_is_a_loop(text: str) -> None:
@@ -33,11 +37,14 @@ def test_a_text_that_goes_in_circles_is_a_loop(text: str) -> None:
         '{"items": [' + ", ".join(f'{{"name": "Tea", "amount": {n}}}' for n in range(40)) + "]}",
         '{"items": [' + ", ".join(['{"name": null, "amount": null}'] * 40) + "]}",
         "Title\n" + "-" * 100 + "\n",
+        "| 0 |" + " 0 |" * 40 + "\n| 1 |" + " 2 |" * 40 + "\n\nTotal: 80",
+        "- Ja\n- Nein\n" * 5 + "\nUnterschrift",
         "",
     ],
 )
 def test_long_tables_and_rules_are_no_loops(text: str) -> None:
     assert not loops(text, plain=False)
+    assert not loops(text, plain=True)
 
 
 def test_each_problem_has_its_name() -> None:
