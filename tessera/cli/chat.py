@@ -6,7 +6,6 @@ dropped to make room: a full context is reported, with the commands that free so
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +15,16 @@ from typing import Any
 
 from tessera.chat import ChatModel
 from tessera.cli.history import kept_turn
-from tessera.cli.session import NamedImage, Session, in_flags, say, stopping_is_said, user_message, write_reply
+from tessera.cli.session import (
+    NamedImage,
+    Session,
+    in_flags,
+    json_text,
+    say,
+    stopping_is_said,
+    user_message,
+    write_reply,
+)
 from tessera.errors import PromptTooLongError, TesseraError, TooManyImagesError, UsageError, counted
 from tessera.sampling import SamplingParams, sampling_params_from_dict
 
@@ -152,9 +160,9 @@ def _save(talk: Talk, argument: str) -> str:
         raise UsageError("/save needs a file; write /save talk.json.")
     file = Path(typed_paths(argument)[0])
     try:
-        with file.open("x", encoding="utf-8", errors="surrogateescape") as out:
+        with file.open("x", encoding="utf-8") as out:
             content = {"model": talk.session.source.name, "messages": [*talk.opening(), *talk.kept]}
-            out.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+            out.write(json_text(content, indent=2) + "\n")
     except FileExistsError as error:
         raise UsageError(f"{file} exists and is not overwritten; name another file.") from error
     except OSError as error:

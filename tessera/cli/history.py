@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tessera.cli.session import NamedImage
+from tessera.cli.session import NamedImage, json_text
 from tessera.errors import TesseraError, UsageError
 from tessera.shelf import data_folder
 
@@ -57,7 +57,7 @@ def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, An
         file.parent.mkdir(parents=True, exist_ok=True)
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with open(opened, "ab") as out:
-            out.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
+            out.write(f"{json_text(line)}\n".encode())
     except OSError as error:
         raise HistoryError(
             f"the conversation could not be saved in {file} ({error.strerror}); name another file with --log, or "
@@ -68,7 +68,7 @@ def keep(file: Path, conversation: Conversation, messages: Sequence[dict[str, An
 def last(file: Path) -> Conversation:
     """Load the conversation of the file's last exchange; raises HistoryError."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except FileNotFoundError as error:
         raise HistoryError(f"there is no conversation in {file}; ask a first question without --continue.") from error
     except OSError as error:

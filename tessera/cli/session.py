@@ -245,16 +245,19 @@ def write_reply(text: str) -> None:
     sys.stdout.flush()
 
 
-def print_json(value: Any) -> None:
-    """Write a value as a line of JSON: to a terminal with escapes for what could drive it, which is the same value.
-
-    What the output's encoding lacks, as UTF-8 does halves of characters, is escaped too.
-    """
-    text = json.dumps(value, ensure_ascii=False)
+def json_text(value: Any, encoding: str = "utf-8", indent: int | None = None) -> str:
+    """Return a value as JSON; with escapes if the encoding lacks one of its signs, as UTF-8 does half a character."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value)
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def print_json(value: Any) -> None:
+    """Write a value as a line of JSON: to a terminal with escapes for what could drive it, which is the same value."""
+    text = json_text(value, sys.stdout.encoding or "utf-8")
     if sys.stdout.isatty():
         text = "".join(sign if printable(sign) == sign else json.dumps(sign)[1:-1] for sign in text)
     print(text, flush=True)

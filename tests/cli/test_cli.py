@@ -357,6 +357,19 @@ def test_a_conversation_goes_on_where_it_ended(
     assert run(monkeypatch, "ask", "Q", "-c", "--no-log") == 2
 
 
+@pytest.mark.parametrize("sign", [chr(0xD83D), chr(0xDC80), "\u2028", "\x85", "\u00e9"], ids=ascii)
+def test_what_no_file_could_hold_is_kept_all_the_same(
+    sign: str, echo: Echo, images: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = f"half {sign} a sign"
+    assert run(monkeypatch, "ask", asked) == 0
+    assert run(monkeypatch, "ask", "on", "-c") == 0
+    assert [message["content"] for message in echo.asked[-1][0]][1] == f"you said: {asked}"
+    talk(monkeypatch, f"{asked}\n/save t.json\n/exit\n")
+    saved = json.loads(Path("t.json").read_bytes().decode())
+    assert saved["messages"][0]["content"][-1]["text"] == asked
+
+
 def test_a_image_in_an_unread_pipe_is_noted(
     echo: Echo, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
