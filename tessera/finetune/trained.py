@@ -24,7 +24,7 @@ from tessera.load import LoadedModel
 from tessera.lora.adapter import LoraAdapter, LowRank, part_of
 from tessera.lora.attach import attach, attached
 from tessera.lora.names import live_path
-from tessera.lora.peft import write_peft
+from tessera.lora.peft import CONFIG, write_peft
 from tessera.model.config import ModelConfig
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.plan import Options, schemes_of
@@ -35,6 +35,8 @@ from tessera.weights.fill import linear_shapes
 from tessera.weights.write import Writer, write_files
 
 FLOOR = 0.1  # of the peak rate, at the end
+PARAMS = "params.json"
+MARKS = (CONFIG, PARAMS)  # files by which a folder is known as an adapter or a model
 VISION = "vision_encoder."
 # Parts with a rate of their own, by the beginnings of their parameters' names; the decoder is the rest.
 PARTS = {"vision": (VISION,), "adapter": ("vision_language_adapter.", "pre_mm_projector_norm.", "patch_merger.")}
@@ -158,8 +160,8 @@ class Trained:
             self._write_model(new, tensors)
         else:
             write_peft(attached(self.model, self.base), new, self.config)
-        # The weights are all that differs from the files of before; the config last, as the sign of a whole folder.
-        for file in sorted(new.iterdir(), key=lambda file: file.suffix == ".json"):
+        # The weights are all that differs from the files of before; the mark last, as the sign of a whole folder.
+        for file in sorted(new.iterdir(), key=lambda file: file.name in MARKS):
             file.replace(folder / file.name)
         new.rmdir()
 
@@ -168,7 +170,7 @@ class Trained:
         writers: dict[str, Writer] = {
             "consolidated.safetensors": partial(save_file, tensors),
             source.name: partial(shutil.copyfile, source),
-            "params.json": partial(Path.write_text, data=params, encoding="utf-8"),
+            PARAMS: partial(Path.write_text, data=params, encoding="utf-8"),
         }
         size = sum(each.nbytes for each in tensors.values()) + source.stat().st_size + len(params)
         write_files(folder, writers, size)

@@ -172,6 +172,30 @@ def test_a_full_disk_leaves_the_model_of_before_whole(
     assert torch.equal(kept, trained.model.output.weight.to(kept.dtype))
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(("method", "others"), [("lora", 1), ("full", 2)])
+def test_a_folder_gets_its_mark_last(
+    method: str, others: int, backwards: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two renames of the first writing leaves nothing that is known as a model or an adapter."""
+    trained, out = make_run(folder, tmp_path / "out", settings(**METHODS[method])).trained, tmp_path / "fresh"
+    replace, iterdir, renamed = Path.replace, Path.iterdir, list[str]()
+
+    def replace_or_stop(self: Path, target: Path) -> Path:
+        if target.parent == out and len(renamed) == others:
+            raise KeyboardInterrupt
+        renamed.extend([target.name] if target.parent == out else [])
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_stop)
+    # A disk names files in any order.
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=backwards)))
+    with pytest.raises(KeyboardInterrupt):
+        trained.write(out)
+    assert len(renamed) == others
+    assert not {"params.json", "adapter_config.json"} & set(renamed)
+
+
 def test_a_folder_belongs_to_one_run(folder: Path, tmp_path: Path) -> None:
     make_run(folder, tmp_path / "out", settings(epochs=1)).go()
     with pytest.raises(UsageError, match="another epochs, rank"):
