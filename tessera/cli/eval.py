@@ -16,7 +16,7 @@ from tessera.cli.progress import showing
 from tessera.cli.session import Session, print_json, say, stopping_is_said, write_reply
 from tessera.errors import TesseraError, UsageError, counted
 from tessera.evals.answers import Score, Summary
-from tessera.evals.run import ANSWERS, Plan, evaluate
+from tessera.evals.run import ANSWERS, Plan, answers_of, evaluate
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_named
 from tessera.machine import disk_room, written_whole
@@ -72,8 +72,8 @@ def run_eval(given: Evaluation) -> None:
                 retry_failed=given.retry_failed,
                 progress=progress,
             )
-    except (KeyboardInterrupt, TesseraError):
-        if (given.out / ANSWERS).is_file():
+    except (KeyboardInterrupt, TesseraError) as error:
+        if (given.out / ANSWERS).is_file() and not isinstance(error, UsageError):
             session.note(f"what was answered is kept in {given.out}; the same command goes on from there")
         raise
     if given.as_json:
@@ -81,11 +81,17 @@ def run_eval(given: Evaluation) -> None:
     else:
         write_reply(f"{summary_text(task, name, summary)}\n")
     if summary.flags["failed"]:
-        session.note(
-            f"{summary.flags['failed']:,} of {counted(summary.count, 'question')} got no reply or no score and "
-            "counted as wrong; --retry-failed asks them again"
-        )
+        session.note(_failed_text(summary, given.out))
     session.note(f"`tessera eval report {given.out}` shows what was wrong")
+
+
+def _failed_text(summary: Summary, out: Path) -> str:
+    """Say how many questions failed, and why the first of them did."""
+    first = next(answer for answer in answers_of(out) if "failed" in answer.flags)
+    return (
+        f"{summary.flags['failed']:,} of {counted(summary.count, 'question')} got no reply or no score and counted as "
+        f"wrong; --retry-failed asks them again. The first, {first.id}: {first.note}"
+    )
 
 
 def _task(given: Evaluation) -> Task:

@@ -29,6 +29,7 @@ SPLITS = ("train", "validation", "val", "valid", "dev", "test", "testmini", "tes
 MAX_LINE, MAX_UNPACKED = 64 << 20, 1 << 30  # bytes of a line, and of a compressed file
 MAX_FILES = 10_000
 BLOCK = 1 << 20
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,11 @@ class _Parquet:
         try:
             self._file = ParquetFile(path)
         except (ArrowException, OSError) as error:
-            raise UsageError(f"{path} is no Parquet file, or a damaged one; download it again.") from error
+            way = "download it again"
+            with path.open("rb") as file:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    way = "it only says where Git LFS has the file, so run `git lfs pull`"
+            raise UsageError(f"{path} is no Parquet file, or a damaged one; {way}.") from error
         sizes = (self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))
         self._ends = list(accumulate(sizes))
         self._group: tuple[int, Any] = (-1, None)

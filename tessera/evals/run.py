@@ -28,6 +28,7 @@ from tessera.machine import disk_room, written_whole
 from tessera.sampling import SamplingParams
 
 ANSWERS, JUDGEMENTS, FACTS, SUMMARY = "answers.journal", "judge.journal", "run.json", "summary.json"
+LOOKED_AT = 5  # rows, to see if the data is the task's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,23 @@ def open_data(task: Task, plan: Plan) -> Data:
         shots, digest = list(examples), f"{digest}+{examples.digest()}"
     if not len(rows):
         raise UsageError(f"{plan.data} has no rows.")
-    return Data(rows, shots, digest)
+    data = Data(rows, shots, digest)
+    if not task.options:  # in a file of one's own, each bad row is a failed question
+        _check_rows(task, data)
+    return data
+
+
+def _check_rows(task: Task, data: Data) -> None:
+    """Raise UsageError if none of the first rows can be asked about: then the files are not the task's, or damaged."""
+    first: UsageError | None = None
+    for row in range(min(len(data.rows), LOOKED_AT)):
+        try:
+            task.questions(data.rows[row], data.shots)
+            return
+        except TesseraError as error:
+            first = first or UsageError(f"these are no rows of {task.title} as it is published: {error}")
+    if first is not None:
+        raise first
 
 
 def evaluate(
@@ -169,8 +186,16 @@ def _items(task: Task, rows: Rows, plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.limit is not None and plan.limit < len(rows):
         chosen = sorted(random.Random(plan.seed).sample(range(len(rows)), plan.limit))
     for row in chosen:
-        for part in range(task.questions_in(rows[row]) if task.judge else 1):
+        for part in range(_questions_in(task, rows, row)):
             yield f"{row}.{part}", json.dumps([row, part])
+
+
+def _questions_in(task: Task, rows: Rows, row: int) -> int:
+    """Count a row's questions; a row that cannot be read is one, which fails."""
+    try:
+        return task.questions_in(rows[row]) if task.judge else 1
+    except UsageError:
+        return 1
 
 
 class _Asking:

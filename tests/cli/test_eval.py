@@ -50,6 +50,20 @@ def test_a_run_prints_its_score_and_the_report_follows(
     assert json.loads(capsys.readouterr().out)["difference"] == 0
 
 
+def test_it_says_why_a_question_failed_and_keeps_quiet_of_other_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions.write_text(f'{questions.read_text()}{{"answer": 4}}\n')
+    assert run(monkeypatch, questions, "-m", "nano", "--out", tmp_path / "run", "--scorer", "number") == 0
+    told = capsys.readouterr().err
+    assert "1 of 5 questions got no reply or no score and counted as wrong; --retry-failed asks them again" in told
+    assert "The first, row 5: " in told
+    assert "my.jsonl, line 5" in told
+    questions.write_text('{"question": "other", "answer": 4}\n')
+    assert run(monkeypatch, questions, "-m", "nano", "--out", tmp_path / "run", "--scorer", "number") == 2
+    assert "goes on from there" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("limit", "words"), [(1000, "journal could not be written: no space"), (70_000, "could not be written whole")]
 )

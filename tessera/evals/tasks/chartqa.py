@@ -24,11 +24,11 @@ PROMPT = (
 - If <answer> is an entity, it should include the full label from the graph.
 IMPORTANT: Remember, to end your answer with Final Answer: <answer>."""
 )
-KINDS = {"human_test": "human", "augmented_test": "augmented", 0: "human", 1: "augmented"}
+KINDS = {"human_test": "human", "augmented_test": "augmented", "0": "human", "1": "augmented"}
 
 
 def _questions(row: Row, shots: Shots) -> Sequence[Question]:
-    question = row.get("question") or row.text("query")
+    question = row.text("question" if "question" in row.values else "query")
     kind = row.get("type", row.get("human_or_machine"))
     image = row.image("image")
     return [
@@ -37,7 +37,7 @@ def _questions(row: Row, shots: Shots) -> Sequence[Question]:
             messages=user(image, f"{question}\n{PROMPT}"),
             params=PARAMS,
             answer=row.texts("answer" if "answer" in row.values else "label"),
-            groups={} if kind is None else {"questions by": KINDS.get(kind, str(kind))},
+            groups={} if kind is None else {"questions by": KINDS.get(str(kind), str(kind))},
             cluster=_digest(image),
         )
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tessera.errors import UsageError
 from tessera.evals.choices import LETTERS, mathvista_choice, mathvista_value
 from tessera.evals.explicit import CHOICE_OR_VALUE, LEVEL_NAMES, PARAMS, level_scores
 from tessera.evals.levels import final_answer
@@ -12,8 +13,10 @@ from tessera.evals.task import Question, Shots, Task, Verdict, user
 
 
 def _questions(row: Row, shots: Shots) -> Sequence[Question]:
-    options = [str(choice) for choice in row.get("choices", [])]
+    options = row.texts("choices") if row.get("choices") else []
     answer = row.text("answer")
+    if not answer:
+        raise UsageError(f"{row.place} has no answer; those of the test split are not published: use testmini.")
     wanted = LETTERS[options.index(answer)] if answer in options else answer
     column = "decoded_image" if row.get("decoded_image") is not None else "image"
     facts = ("answer_type", "precision")

@@ -23,7 +23,9 @@ def _questions(row: Row, shots: Shots) -> Sequence[Question]:
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     content = _content(row, "\n".join([row.text("question"), *lines]))
     answer = row.text("answer")
-    name = row.get("id", "")
+    if answer == "?":
+        raise UsageError(f"{row.place} has no answer; those of the test split are not published: use validation.")
+    name = str(row.get("id", ""))
     subject = re.sub(r"\A[a-z]+_|_\d+\Z", "", name)
     return [
         Question(

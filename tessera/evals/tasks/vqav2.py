@@ -19,15 +19,16 @@ PARAMS = SamplingParams(temperature=0.0, max_tokens=10)
 
 def _questions(row: Row, shots: Shots) -> Sequence[Question]:
     given = row["answers"]
-    if not isinstance(given, list) or not given:
+    listed = given if isinstance(given, list) else []
+    answers = [each.get("answer") if isinstance(each, Mapping) else each for each in listed]
+    if not answers or None in answers:
         raise UsageError(f"{row.place}: answers must be a list of ten people's; is this the test split, without them?")
-    answers = [str(each["answer"] if isinstance(each, Mapping) else each) for each in given]
     return [
         Question(
             id=str(row.get("question_id", "")),
             messages=user(row.image("image"), f"{row.text('question')}\n{PROMPT}"),
             params=PARAMS,
-            answer=answers,
+            answer=[str(each) for each in answers],
             groups={"answer": str(row.get("answer_type", "unknown"))},
             cluster=str(row.get("image_id", "")),
         )
