@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tessera.errors import TesseraError, UsageError
-from tessera.evals.rows import Row, Rows, open_rows
+from tessera.evals.rows import Row, open_rows
 from tessera.evals.run import Plan, answers_of, evaluate, open_data
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_named
@@ -39,7 +39,7 @@ def changed(row: Row) -> Iterator[tuple[str, Row]]:
             yield f"{column} {value!r}", Row(rest | {column: value}, row.file, row.place)
 
 
-def use(task: Task, row: Row, shots: Rows | list[Row]) -> None:
+def use(task: Task, row: Row, shots: Sequence[Row]) -> None:
     for question in task.questions(row, shots):
         for reply in REPLIES:
             if task.score is not None:
