@@ -9,7 +9,7 @@ from pathlib import Path
 from tessera.errors import UsageError, counted
 from tessera.evals.answers import Answer
 from tessera.evals.metrics import bootstrap_interval, mcnemar, wilson_interval
-from tessera.evals.run import answers_of, facts_of
+from tessera.evals.run import answers_by_place, facts_of
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_of
 
@@ -52,7 +52,7 @@ def compare(first: Path, second: Path) -> Comparison:
                 f"{str(other.get(name))[:40]}), so they cannot be compared; run both on one data set."
             )
     task = task_of(facts[0])
-    answers = [{(answer.row, answer.part): answer for answer in answers_of(each)} for each in (first, second)]
+    answers = [answers_by_place(each) for each in (first, second)]
     pairs = [(answer, answers[1][place]) for place, answer in answers[0].items() if place in answers[1]]
     if not pairs:
         raise UsageError(f"{first} and {second} have no question in common; give both the same --limit and --seed.")

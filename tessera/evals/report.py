@@ -15,12 +15,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tessera.errors import TesseraError, UsageError, counted
+from tessera.errors import TesseraError, counted
 from tessera.evals.answers import FLAGS, Answer, Score, Summary, is_wrong, summarise
 from tessera.evals.compare import Comparison, compare
 from tessera.evals.report_page import SCRIPT, STYLE
 from tessera.evals.rows import Rows, open_rows
-from tessera.evals.run import answers_of, facts_of
+from tessera.evals.run import answers_by_place, facts_of
 from tessera.evals.task import Task
 from tessera.evals.tasks import task_of
 from tessera.images import load
@@ -46,9 +46,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     facts = facts_of(folder)
     task = task_of(facts)
-    answers = {(answer.row, answer.part): answer for answer in answers_of(folder)}
-    if not answers:
-        raise UsageError(f"{folder} has no answers yet; run `tessera eval` with --out {folder} first.")
+    answers = answers_by_place(folder)
     return Run(folder.resolve().name, facts, task, answers, summarise(task, answers.values()))
 
 

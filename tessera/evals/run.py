@@ -24,6 +24,7 @@ from tessera.errors import TesseraError, UsageError
 from tessera.evals.answers import MAX_TEXT, Answer, Summary, answered, failed, summarise
 from tessera.evals.rows import Row, Rows, open_rows
 from tessera.evals.task import Question, Task
+from tessera.evals.tasks import task_of
 from tessera.machine import disk_room, written_whole
 from tessera.sampling import SamplingParams
 
@@ -118,14 +119,25 @@ def evaluate(
 
 
 def answers_of(out: Path) -> Iterator[Answer]:
-    """Yield a run's answers in the data's order, with their judgements."""
-    judged = dict[str, Answer]()
+    """Yield a run's answers in the data's order, with their judgements; those that the judge has yet to see are not."""
+    judged, waits_for_judge = dict[str, Answer](), task_of(facts_of(out)).judge is not None
     if (out / JUDGEMENTS).is_file():
         with _reading(out, JUDGEMENTS) as journal:
             judged = {result.id: Answer.from_json(result.result) for result in journal.results()}
     with _reading(out, ANSWERS) as journal:
         for result in journal.results():
-            yield judged[result.id] if result.id in judged else Answer.from_json(result.result)
+            if result.id in judged:
+                yield judged[result.id]
+            elif result.failed or not waits_for_judge:
+                yield Answer.from_json(result.result)
+
+
+def answers_by_place(out: Path) -> dict[tuple[int, int], Answer]:
+    """Return a run's answers by row and part; raises UsageError if there are none."""
+    answers = {(answer.row, answer.part): answer for answer in answers_of(out)}
+    if not answers:
+        raise UsageError(f"{out} has no answers yet; run `tessera eval` with --out {out} first.")
+    return answers
 
 
 def facts_of(out: Path) -> Mapping[str, Any]:

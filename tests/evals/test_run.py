@@ -365,6 +365,21 @@ def test_mm_mt_bench_asks_every_turn_after_the_references_and_is_judged(tmp_path
     assert (first.parsed, first.judgement) == ("2", "Bad. [[2]]")
 
 
+def test_what_waits_for_the_judge_is_no_answer_yet(tmp_path: Path) -> None:
+    """Its points are 0 until then, and a comparison would show two models as equally bad."""
+    task, data = task_named("mm-mt-bench"), conversations(tmp_path / "data")
+    for count, name in enumerate(("none", "one")):
+        ratings = iter(["[[8]]"] * count)
+        judge = Stub(lambda conversation, params, left=ratings: next(left, None) or EngineDeadError("gone"))
+        with pytest.raises(EngineDeadError):
+            run(task, data, tmp_path / name, Stub(lambda conversation, params: "5"), open_judge=lambda j=judge: j)
+    with pytest.raises(UsageError, match="none has no answers yet"):
+        compare(tmp_path / "one", tmp_path / "none")
+    assert [answer.scores for answer in answers_of(tmp_path / "one")] == [{"rating": 8.0}]
+    summary = run(task, data, tmp_path / "one", Stub(bars), open_judge=lambda: Stub(lambda *_: "[[2]]"))
+    assert (summary.count, score_of(summary, "rating")) == (2, 5.0)
+
+
 def test_a_judged_task_needs_its_judge(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--judge-endpoint"):
         run(task_named("mm-mt-bench"), conversations(tmp_path / "data"), tmp_path / "run", Stub(bars))
