@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_mathvista_choices_become_letters_and_numbers_keep_their_form(tmp_path: 
         "unit": None,
         "metadata": {"task": "t"},
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"pid": "1", "choices": ["3", "7"], "precision": None, "answer": "7", "question_type": "multi_choice",
          "answer_type": "text", "query": "Choices:\n(A) 3\n(B) 7", **common},
         {"pid": "2", "choices": None, "precision": 1.0, "answer": "1.2", "question_type": "free_form",
@@ -365,14 +366,18 @@ def test_mm_mt_bench_asks_every_turn_after_the_references_and_is_judged(tmp_path
     assert (first.parsed, first.judgement) == ("2", "Bad. [[2]]")
 
 
+def judge_that_ends(count: int) -> Stub:
+    ratings = iter(["[[8]]"] * count)
+    return Stub(lambda conversation, params: next(ratings, None) or EngineDeadError("gone"))
+
+
 def test_what_waits_for_the_judge_is_no_answer_yet(tmp_path: Path) -> None:
     """Its points are 0 until then, and a comparison would show two models as equally bad."""
     task, data = task_named("mm-mt-bench"), conversations(tmp_path / "data")
     for count, name in enumerate(("none", "one")):
-        ratings = iter(["[[8]]"] * count)
-        judge = Stub(lambda conversation, params, left=ratings: next(left, None) or EngineDeadError("gone"))
+        given = partial(judge_that_ends, count)
         with pytest.raises(EngineDeadError):
-            run(task, data, tmp_path / name, Stub(lambda conversation, params: "5"), open_judge=lambda j=judge: j)
+            run(task, data, tmp_path / name, Stub(lambda conversation, params: "5"), open_judge=given)
     with pytest.raises(UsageError, match="none has no answers yet"):
         compare(tmp_path / "one", tmp_path / "none")
     assert [answer.scores for answer in answers_of(tmp_path / "one")] == [{"rating": 8.0}]
