@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest.mock import patch
 
 import torch
@@ -50,12 +50,21 @@ def patches_of(encoder: VisionEncoder, side: int) -> Tensor:
     return torch.randn(side * side, columns, generator=torch.Generator().manual_seed(1))
 
 
-def in_turns(before: Callable[[], object], after: Callable[[], object], rounds: int) -> str:
-    """Measure both in turns, and format medians in milliseconds and the ratio with its spread."""
-    pairs = [(_seconds(before), _seconds(after)) for _ in range(rounds + 1)][1:]  # the first warms up
-    ratios = sorted(one / other for one, other in pairs)
-    first, second = (statistics.median(each) * 1e3 for each in zip(*pairs, strict=True))
+def measure(works: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Return the processor seconds of each work in rounds in which each has a turn; the first round warms up."""
+    turns = [[_seconds(work) for work in works] for _ in range(rounds + 1)][1:]
+    return [list(each) for each in zip(*turns, strict=True)]
+
+
+def compare(before: list[float], after: list[float]) -> str:
+    """Format medians in milliseconds and the ratio with its spread."""
+    ratios = sorted(one / other for one, other in zip(before, after, strict=True))
+    first, second = (statistics.median(each) * 1e3 for each in (before, after))
     return f"{first:,.1f}, {second:,.1f} | {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def in_turns(before: Callable[[], object], after: Callable[[], object], rounds: int) -> str:
+    return compare(*measure((before, after), rounds))
 
 
 def _seconds(work: Callable[[], object]) -> float:

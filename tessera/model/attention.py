@@ -19,6 +19,7 @@ from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
 from tessera.kernels.int8_attention import int8_attention, prefers_int8_attention
 from tessera.kernels.prefill_attention import prefers_prefill_attention, prefill_attention
+from tessera.kernels.wide_attention import prefers_wide_attention, wide_attention
 from tessera.model.linear import Linear
 from tessera.model.rope import Rotation, Rotations
 
@@ -99,6 +100,8 @@ def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal:
     """
     if prefers_prefill_attention(queries_TNK, keys_LMK, values_LMK):
         return prefill_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
+    if not causal and prefers_wide_attention(queries_TNK, keys_LMK, values_LMK):
+        return wide_attention(queries_TNK, keys_LMK, values_LMK)
     tokens, context = len(queries_TNK), len(keys_LMK)
     if tokens == 1:
         # The query heads that share a key/value head are rows of one product. Measured on two cores,

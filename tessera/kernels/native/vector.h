@@ -45,7 +45,7 @@ struct Pairs {
 #ifdef __AVX512F__
 // The number in all lanes.
 inline Floats all(float value) { return _mm512_set1_ps(value); }
-// As many numbers as lanes; the address need not be aligned.
+// As many numbers as lanes; the address need not be aligned. Rounding is to nearest, ties to even.
 inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
 inline void store(float *to, Floats value) { _mm512_storeu_ps(to, value); }
 // a * b + c, rounded once.
@@ -70,6 +70,9 @@ inline Floats first(int64_t count, Floats x, Floats others) {
 }
 inline Floats load(const float16 *from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+inline void store(float16 *to, Floats value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Floats load(const int8_t *from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
@@ -120,6 +123,9 @@ inline Floats first(int64_t count, Floats x, Floats others) {
 }
 inline Floats load(const float16 *from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+inline void store(float16 *to, Floats value) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Floats load(const int8_t *from) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
