@@ -18,7 +18,7 @@ from tessera.model.rope import rotation_2d
 from tests.kernels.emulation import forced_here
 
 # (queries, keys, heads, width): one; parts of tiles of 24, of panels of 96, of fours of keys and of blocks of 128;
-# the widths of the family, the narrowest and the widest.
+# the widths of the family, the narrowest and the widest; as many keys as a large picture has.
 SHAPES = [
     (1, 1, 1, 64),
     (5, 3, 2, 8),
@@ -29,6 +29,7 @@ SHAPES = [
     (130, 130, 2, 128),
     (300, 515, 2, 64),
     (515, 515, 1, 16),
+    (100, 4096, 1, 64),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAN, INFINITY = float("nan"), float("inf")
@@ -171,19 +172,21 @@ def test_what_is_not_finite_reaches_what_it_reaches_in_pytorch(number: float, dt
 @pytest.mark.usefixtures("native")
 def test_each_image_of_a_plan_is_attended_alone_and_text_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that the kernel takes have its bits; a smaller one, and attention to earlier tokens, PyTorch's."""
+    monkeypatch.setattr(module, "SHORTEST_TOKENS", 64)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     grids = [(10, 13), (3, 5), (12, 12)]
     lengths = [rows * columns for rows, columns in grids]
     images = torch.randn(3, sum(lengths), 2, 48, generator=torch.Generator().manual_seed(0))
     plan = DenseVisionPlan(grids, rotation_2d(grids, 48, 10000.0, torch.device("cpu")))
     for out, *each in zip(plan.attend(*images).split(lengths), *(x.split(lengths) for x in images), strict=True):
-        assert torch.equal(out, wide_attention(*each) if len(out) >= module.SHORTEST_TOKENS else twin(*each))
+        assert torch.equal(out, twin(*each) if len(out) == 15 else wide_attention(*each))
     causal = F.scaled_dot_product_attention(*images.transpose(1, 2)[:, None], is_causal=True)[0].transpose(0, 1)
     assert torch.equal(attend(*images, causal=True), causal)
 
 
 @pytest.mark.usefixtures("native")
 def test_gradients_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST_TOKENS", 64)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     ours, theirs = ([x.clone().requires_grad_() for x in draw(100, 100, 2, 64)] for _ in range(2))
     attend(*ours, causal=False).square().sum().backward()
@@ -199,9 +202,9 @@ def test_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in DTYPES:
         assert prefers_wide_attention(*images.to(dtype))
     for width in (8, 48, 64, 88, 104, 128):
-        assert prefers_wide_attention(*torch.zeros(3, 100, 2, width))
+        assert prefers_wide_attention(*torch.zeros(3, module.SHORTEST_TOKENS, 2, width))
     for width in (0, 4, 60, 136):
-        assert not prefers_wide_attention(*torch.zeros(3, 100, 2, width))
+        assert not prefers_wide_attention(*torch.zeros(3, module.SHORTEST_TOKENS, 2, width))
     queries, keys, values = images
     assert prefers_wide_attention(queries, keys[:9], values[:9])
     assert not prefers_wide_attention(queries[1:], keys, values)

@@ -146,12 +146,11 @@ inline Floats power_of_two(Floats x) {
 // The scores of `count` keys to weights against the largest so far, and what earlier sums shrink by.
 inline void weigh(float *scores, int64_t count, const Floats (&tops)[VECTORS], Tile &tile,
                   Floats (&shrink)[VECTORS]) {
-  Floats peaks[VECTORS], totals[VECTORS];
+  Floats peaks[VECTORS], totals[VECTORS] = {}; // of the block: one sum over all keys would lose more
   for (int v = 0; v < VECTORS; ++v) {
     const Floats before = load(tile.peaks + v * LANES);
     peaks[v] = larger(tops[v], before);
     shrink[v] = power_of_two(before - peaks[v]);
-    totals[v] = load(tile.totals + v * LANES) * shrink[v];
     store(tile.peaks + v * LANES, peaks[v]);
   }
   for (int64_t key = 0; key < count; ++key, scores += QUERIES)
@@ -161,7 +160,10 @@ inline void weigh(float *scores, int64_t count, const Floats (&tops)[VECTORS], T
       store(scores + v * LANES, weights);
       totals[v] += weights;
     }
-  for (int v = 0; v < VECTORS; ++v) store(tile.totals + v * LANES, totals[v]);
+  for (int v = 0; v < VECTORS; ++v) {
+    float *total = tile.totals + v * LANES;
+    store(total, fused(load(total), shrink[v], totals[v]));
+  }
 }
 
 inline void add_values(const float *values, int64_t count, int64_t width, const float *weights,
