@@ -54,8 +54,9 @@ def exact(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("ntl,lnk->tnk", scores.softmax(-1), values.double())
 
 
-def twin(*given: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*(x.float().transpose(0, 1)[None] for x in given))[0].transpose(0, 1)
+def twin(*given: Tensor, causal: bool = False) -> Tensor:
+    queries, keys, values = (x.float().transpose(0, 1)[None] for x in given)
+    return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)[0].transpose(0, 1)
 
 
 def errors(ours: Tensor, wanted: Tensor) -> Tensor:
@@ -180,8 +181,7 @@ def test_each_image_of_a_plan_is_attended_alone_and_text_is_not(monkeypatch: pyt
     plan = DenseVisionPlan(grids, rotation_2d(grids, 48, 10000.0, torch.device("cpu")))
     for out, *each in zip(plan.attend(*images).split(lengths), *(x.split(lengths) for x in images), strict=True):
         assert torch.equal(out, twin(*each) if len(out) == 15 else wide_attention(*each))
-    causal = F.scaled_dot_product_attention(*images.transpose(1, 2)[:, None], is_causal=True)[0].transpose(0, 1)
-    assert torch.equal(attend(*images, causal=True), causal)
+    assert torch.equal(attend(*images, causal=True), twin(*images, causal=True))
 
 
 @pytest.mark.usefixtures("native")
