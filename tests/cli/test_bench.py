@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from tessera.bench import run_python, suite
 from tessera.bench.limits import Limits
 from tessera.bench.random_weights import widths, with_layers, write_random
-from tests.cli.test_cli import run
+from tests.cli.commands import run
 
 NANO, TOKENIZER = widths("nano")
 SMALL = ("bench", "--widths", "nano", "--layers", "1", "--vision-layers", "1", "--rounds", "1", "--threads", "1", "-q")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.cli.commands import run
 from tests.search.archive import ACME, BAKERY, pdf, put
 
 
