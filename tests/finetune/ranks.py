@@ -37,24 +37,16 @@ def launch(size: int, folder: Path, runs: Mapping[str, Mapping[str, Any]], fault
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as said:
         errors = [Path(said, str(rank)) for rank in range(size)]
-        processes = [
-            forks.start(
-                main, folder, dict(runs), fault, errors=errors[rank],
-                environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(size)
-        ]  # fmt: skip
+        processes: list[BaseProcess] = []
         try:
-            return [(ended(process), path.read_text()) for process, path in zip(processes, errors, strict=True)]
+            for rank, path in enumerate(errors):
+                own = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                processes.append(forks.start(main, folder, dict(runs), fault, errors=path, environment=own))
+            codes = [forks.ended(process, 240) for process in processes]
         finally:
             for process in processes:
                 process.kill()
-
-
-def ended(process: BaseProcess) -> int:
-    process.join(240)
-    assert process.exitcode is not None, "the rank did not end"
-    return process.exitcode
+        return list(zip(codes, (path.read_text() for path in errors), strict=True))
 
 
 def main(folder: Path, runs: dict[str, dict[str, Any]], fault: str) -> None:
