@@ -6,7 +6,7 @@ Source: Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,14 +14,19 @@ from torch import Tensor
 
 
 class WideMuon(torch.optim.Muon):
-    """The same settings, state and steps; the update's size is matched to AdamW's (arXiv 2502.16982)."""
+    """The same settings, state and steps."""
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     self._step(matrix, matrix.grad, group)
+        return loss
 
     def _step(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[matrix], group["momentum"]
@@ -32,7 +37,13 @@ class WideMuon(torch.optim.Muon):
         wanted = gradient.lerp(average, momentum) if group["nesterov"] else average
         update = orthogonal(wanted, group["ns_coefficients"], group["ns_steps"], group["eps"])
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+        matrix.add_(update, alpha=-group["lr"] * _size(matrix, group["adjust_lr_fn"]))
+
+
+def _size(matrix: Tensor, rule: str | None) -> float:
+    """Return what an update is multiplied by: to AdamW's size (arXiv 2502.16982), or as in Muon's source."""
+    rows, columns = matrix.shape
+    return 0.2 * max(rows, columns) ** 0.5 if rule == "match_rms_adamw" else max(1.0, rows / columns) ** 0.5
 
 
 def orthogonal(matrix: Tensor, coefficients: Sequence[float], steps: int, eps: float) -> Tensor:
