@@ -72,6 +72,8 @@ def _serves(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> 
 @cache
 def _multiplies(dtype: torch.dtype) -> bool:
     """Return True if this processor has products of 16 bits that PyTorch uses."""
+    if not torch.backends.mkldnn.is_available():  # then PyTorch was built without the checks as well
+        return False
     supported = torch.ops.mkldnn
     check = supported._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else supported._is_mkldnn_fp16_supported
     return bool(check())

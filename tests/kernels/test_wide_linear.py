@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tessera.kernels import wide_linear
 
 SHAPES = [((5, 7), 3), ((1, 64), 130), ((2, 3, 48), 96), ((33, 2048), 1100), ((0, 8), 4), ((9,), 5)]
 DTYPES = [torch.bfloat16, torch.float16]
+MULTIPLIES = wide_linear._multiplies.__wrapped__
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +148,16 @@ def test_other_dtypes_and_processors_take_pytorchs_product(monkeypatch: pytest.M
     assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16).to("meta"))
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: True)
     assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pytorch_without_onednn_has_no_products_in_16_bits(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such builds lack the operators that tell."""
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not MULTIPLIES(dtype)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
