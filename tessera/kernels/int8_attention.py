@@ -4,7 +4,8 @@ One instruction multiplies twice as many numbers as in bfloat16, and the error i
 `int8_attention_twin` defines it; the kernel (native/int8_attention.h) has its bits, with any number of threads. Keys
 lose their mean first, which moves all scores of a query alike and so no weight, as in SageAttention (arXiv 2410.02367);
 a channel in which all keys are alike then costs no precision. Weights are rounded against the largest of 256 keys at a
-time, and their sum is that of the rounded ones, so that values that are all the same come back.
+time, and their sum is that of the rounded ones, so that values that are all the same come back. Where a channel of the
+keys is larger than others, queries take over a part of it, by powers of two, as in SmoothQuant (arXiv 2211.10438).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SHORTEST_TOKENS = 2048
 
 # As in native/int8_attention.h.
 QUERIES, KEYS, MAX_WIDTH, WIDTH_STEP = 12, 256, 256, 16
+MOST_DOUBLINGS = 8
 SMALLEST = 2.0**-100
 LOG2_E = 1.44269504
 WEIGHT_FACTORS = ("0x1.fe39dcp+7", "0x1.66c22cp+7", "0x1.e66520p+5")
@@ -68,8 +70,8 @@ def int8_attention(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) ->
         x if x.stride(-1) == 1 else x.contiguous() for x in (queries_TNK, keys_LNK, values_LNK)
     )
     out_TNK = torch.empty(tokens, heads, width, dtype=queries_TNK.dtype)
-    # Codes of keys and values, three numbers for each key and two for each channel, of a head.
-    packed_bytes = -(-len(keys_LNK) // KEYS) * (2 * KEYS * width + 4 * (3 * KEYS + 2 * width))
+    # Codes of keys and values, three numbers for each key and four for each channel, of a head.
+    packed_bytes = -(-len(keys_LNK) // KEYS) * (2 * KEYS * width + 4 * (3 * KEYS + 4 * width))
     heads_each = min(heads, max(1, PACKED_BYTES_PER_THREAD * torch.get_num_threads() // packed_bytes))
     packed = torch.empty(heads_each * packed_bytes, dtype=torch.uint8)
     for start in range(0, heads, heads_each):
@@ -91,21 +93,25 @@ def int8_attention_twin(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tenso
     """Compute scaled dot-product attention (T, N, K) in 8 bits; each step in float32 unless whole numbers say more.
 
     1. Keys lose their mean: the sums of 256 keys, each in order, added in order, over their number.
-    2. A query, a key, and a channel of 256 values is rounded to -127..127 by `_round`.
-    3. A score is the whole product of codes times the key's scale. The query's scale over the root of the width, the
+    2. A channel of the keys is doubled, and that of the queries halved, `_doublings` times. That changes no score, and
+       shares the differences of the keys' channels between both.
+    3. A query, a key, and a channel of 256 values is rounded to -127..127 by `_round`.
+    4. A score is the whole product of codes times the key's scale. The query's scale over the root of the width, the
        factor, is applied to differences of scores only, so that the largest weight of 256 keys is always 255.
-    4. A weight is `_weights` of the difference to the largest score of the same 256 keys: below 2^-9 of it, zero.
-    5. Sums of weights and of weighted values, whole numbers in 256 keys, are scaled to the largest score of all keys so
+    5. A weight is `_weights` of the difference to the largest score of the same 256 keys: below 2^-9 of it, zero.
+    6. Sums of weights and of weighted values, whole numbers in 256 keys, are scaled to the largest score of all keys so
        far as FlashAttention does, and at the end divided. A largest score beyond float32 makes them NaN.
 
     So a query that is not finite has NaN. A key that is not finite, or is not less the mean, gives NaN to all queries,
-    and a value that is not finite gives NaN in its channel. What is below 2^-93 in magnitude counts as zero.
+    and a value that is not finite gives NaN in its channel. What is below 2^-85 in magnitude may count as zero.
     """
     queries, keys, values = (x.float().transpose(0, 1) for x in (queries_TNK, keys_LNK, values_LNK))
-    query_codes, query_scales = _round(queries, -1)
+    keys = keys - _mean(keys)[:, None]
+    doublings = _doublings(keys)
+    query_codes, query_scales = _round(torch.ldexp(queries, -doublings), -1)
     # Any factor above zero serves a query of zeros.
     factors = torch.where(query_scales < SMALLEST, 1.0, query_scales) * _float(queries.shape[-1] ** -0.5)
-    key_codes, key_scales = _round(keys - _mean(keys)[:, None], -1)
+    key_codes, key_scales = _round(torch.ldexp(keys, doublings), -1)
     peaks, totals, sums = torch.full_like(factors, float("-inf")), torch.zeros_like(factors), torch.zeros_like(queries)
     for start in range(0, keys.shape[1], KEYS):
         block = slice(start, start + KEYS)
@@ -138,6 +144,15 @@ def _mean(keys_NLK: Tensor) -> Tensor:
             sums = sums + key
         total = total + sums
     return total / keys_NLK.shape[1]
+
+
+def _doublings(keys_NLK: Tensor) -> Tensor:
+    """Return half the doublings that would make each channel the largest, (N, 1, K), rounded, at most 8.
+
+    By the bits of their largest magnitudes, which grow by 2^23 when a number doubles.
+    """
+    bits = keys_NLK.abs().amax(1, keepdim=True).view(torch.int32)
+    return ((((bits.amax(-1, keepdim=True) - bits) >> 23) + 1) >> 1).clamp(max=MOST_DOUBLINGS)
 
 
 def _round(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:

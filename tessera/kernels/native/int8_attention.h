@@ -21,6 +21,7 @@ constexpr int64_t KEY_COLUMNS = 64; // keys are packed, and weights stored, as m
 constexpr int KEY_VECTORS = KEY_COLUMNS / LANES;
 constexpr int64_t MAX_WIDTH = 256; // of a head, a multiple of 16; the caller keeps to both
 constexpr int CENTRE = 128;        // queries are stored with it added, as unsigned bytes
+constexpr int32_t MOST_DOUBLINGS = 8; // of a channel of the keys
 constexpr float SMALLEST = 0x1p-100f; // a scale below it counts as zero: its inverse may not be finite
 constexpr float LOG2_E = 1.44269504f;
 constexpr float WEIGHT_FACTORS[] = {0x1.fe39dcp+7f, 0x1.66c22cp+7f, 0x1.e66520p+5f}; // 255 * 2^x, fitted by Remez
@@ -50,10 +51,11 @@ struct Block {
   float *scales;   // of the keys
   float *starts;   // of their scores: 0; minus infinity beyond the context; infinity for a key that is not finite
   int32_t *centres; // of their products: takes the queries' centre off again
-  float *value_scales, *key_sums; // of the channels
+  // Of the channels. Tops are magnitudes of keys less their mean; all blocks of a head have the same factors.
+  float *value_scales, *key_sums, *key_tops, *query_factors;
 
   Block(const AttentionCall &call, int64_t head, int64_t block) {
-    const int64_t bytes = KEYS * call.width, numbers = 3 * KEYS + 2 * call.width;
+    const int64_t bytes = KEYS * call.width, numbers = 3 * KEYS + 4 * call.width;
     keys = reinterpret_cast<int8_t *>(call.packed + (head * call.blocks() + block) * (2 * bytes + 4 * numbers));
     values = keys + bytes;
     scales = reinterpret_cast<float *>(values + bytes);
@@ -61,6 +63,8 @@ struct Block {
     centres = reinterpret_cast<int32_t *>(starts + KEYS);
     value_scales = reinterpret_cast<float *>(centres + KEYS);
     key_sums = value_scales + call.width;
+    key_tops = key_sums + call.width;
+    query_factors = key_tops + call.width;
   }
 };
 
@@ -78,11 +82,20 @@ struct Rounding {
 
 inline Floats magnitude(Floats x) { return reinterpret<Floats>(reinterpret<Words>(x) & 0x7fffffffu); }
 
-// The rounding of a row, from which `means` are taken first.
-inline Rounding rounding_of(const bfloat16 *row, const float *means, int64_t width) {
+// What is taken from a row's channels, and what they are then multiplied by.
+struct Change {
+  const float *means, *factors;
+
+  Floats of(const bfloat16 *row, int64_t channel) const {
+    return (load(row + channel) - load(means + channel)) * load(factors + channel);
+  }
+};
+
+// The rounding of a row as changed.
+inline Rounding rounding_of(const bfloat16 *row, const Change &change, int64_t width) {
   Floats tops = all(0.0f), unbounded = all(0.0f);
   for (int64_t channel = 0; channel < width; channel += LANES) {
-    const Floats x = load(row + channel) - load(means + channel);
+    const Floats x = change.of(row, channel);
     tops = larger(magnitude(x), tops);
     unbounded = fused(x, all(0.0f), unbounded);
   }
@@ -102,6 +115,19 @@ inline void sum_keys(const AttentionCall &call, int64_t head, int64_t block) {
       store(to.key_sums + channel, load(to.key_sums + channel) + load(call.keys.at(key, head) + channel));
 }
 
+// The largest magnitude of each channel of a block's keys, less their mean.
+inline void top_keys(const AttentionCall &call, int64_t head, int64_t block, const float *means) {
+  const Block to(call, head, block);
+  const int64_t end = std::min((block + 1) * KEYS, call.context);
+  for (int64_t channel = 0; channel < call.width; channel += LANES) {
+    const Floats mean = load(means + channel);
+    Floats tops = all(0.0f);
+    for (int64_t key = block * KEYS; key < end; ++key)
+      tops = larger(magnitude(load(call.keys.at(key, head) + channel) - mean), tops);
+    store(to.key_tops + channel, tops);
+  }
+}
+
 inline void mean_of_keys(const AttentionCall &call, int64_t head, float *means) {
   memset(means, 0, static_cast<size_t>(call.width) * sizeof(float));
   for (int64_t channel = 0; channel < call.width; channel += LANES) {
@@ -112,8 +138,29 @@ inline void mean_of_keys(const AttentionCall &call, int64_t head, float *means) 
   }
 }
 
+inline float power_of_two(int32_t exponent) { return reinterpret<float>((127 + exponent) << 23); }
+
+// What a head's keys are multiplied by, and for this block's share its queries. A channel is doubled half as often as
+// would make it the largest, by the bits of both, which grow by 2^23 when a number doubles.
+inline void balance(const AttentionCall &call, int64_t head, int64_t block, float *key_factors) {
+  int32_t bits[MAX_WIDTH], most = 0;
+  for (int64_t channel = 0; channel < call.width; channel += LANES) {
+    Floats tops = all(0.0f);
+    for (int64_t other = 0; other < call.blocks(); ++other)
+      tops = larger(load(Block(call, head, other).key_tops + channel), tops);
+    memcpy(bits + channel, &tops, sizeof(tops));
+    for (int64_t lane = 0; lane < LANES; ++lane) most = std::max(most, bits[channel + lane]);
+  }
+  const Block to(call, head, block);
+  for (int64_t channel = 0; channel < call.width; ++channel) {
+    const int32_t doublings = std::min((((most - bits[channel]) >> 23) + 1) >> 1, MOST_DOUBLINGS);
+    key_factors[channel] = power_of_two(doublings);
+    to.query_factors[channel] = power_of_two(-doublings);
+  }
+}
+
 // 64 keys from `first`, some of which may be beyond the context.
-inline void pack_keys(const AttentionCall &call, int64_t head, int64_t first, const float *means) {
+inline void pack_keys(const AttentionCall &call, int64_t head, int64_t first, const Change &change) {
   const Block to(call, head, first / KEYS);
   const int64_t width = call.width, place = first % KEYS;
   int8_t *packed = to.keys + place * width;
@@ -123,12 +170,12 @@ inline void pack_keys(const AttentionCall &call, int64_t head, int64_t first, co
     to.starts[place + key] = -__builtin_inff();
     if (first + key >= call.context) continue;
     const bfloat16 *from = call.keys.at(first + key, head);
-    const Rounding rounding = rounding_of(from, means, width);
+    const Rounding rounding = rounding_of(from, change, width);
     const bool finite = rounding.scale == rounding.scale;
     to.scales[place + key] = finite ? rounding.scale : 0;
     to.starts[place + key] = finite ? 0 : __builtin_inff();
     for (int64_t channel = 0; channel < width; channel += LANES) {
-      const Bytes codes = to_codes(load(from + channel) - load(means + channel), rounding.inverse);
+      const Bytes codes = to_codes(change.of(from, channel), rounding.inverse);
       for (int64_t four = 0; four < LANES / 4; ++four)
         memcpy(packed + ((channel / 4 + four) * KEY_COLUMNS + key) * 4,
                reinterpret_cast<const char *>(&codes) + 4 * four, 4);
@@ -193,6 +240,7 @@ struct Room {
 
 inline void take_queries(const AttentionCall &call, int64_t head, int64_t start, Room &room) {
   const float none[MAX_WIDTH] = {};
+  const Change change{none, Block(call, head, 0).query_factors};
   memset(room.queries, CENTRE, static_cast<size_t>(QUERIES * call.width));
   memset(room.sums, 0, static_cast<size_t>(QUERIES * call.width) * sizeof(float));
   for (int64_t row = 0; row < QUERY_LANES; ++row) {
@@ -200,11 +248,11 @@ inline void take_queries(const AttentionCall &call, int64_t head, int64_t start,
     room.factors[row] = room.largest[row] = room.added[row] = room.totals[row] = 0;
     if (row >= QUERIES || start + row >= call.tokens) continue;
     const bfloat16 *from = call.queries.at(start + row, head);
-    const Rounding rounding = rounding_of(from, none, call.width);
+    const Rounding rounding = rounding_of(from, change, call.width);
     // Any factor above zero serves a query of zeros.
     room.factors[row] = (rounding.scale < SMALLEST ? 1.0f : rounding.scale) * call.scale;
     for (int64_t channel = 0; channel < call.width; channel += LANES) {
-      const Bytes codes = to_codes(load(from + channel), rounding.inverse) ^ static_cast<int8_t>(-CENTRE);
+      const Bytes codes = to_codes(change.of(from, channel), rounding.inverse) ^ static_cast<int8_t>(-CENTRE);
       memcpy(room.queries + row * call.width + channel, &codes, sizeof(codes));
     }
   }
@@ -322,15 +370,23 @@ inline void attend_tile(const AttentionCall &call, int64_t head, int64_t start, 
 
 inline void attend(const AttentionCall &call) {
   const int64_t blocks = call.blocks(), tiles = (call.tokens + QUERIES - 1) / QUERIES;
-  std::atomic<int64_t> next_sum{0}, next_block{0}, next_tile{0};
+  std::atomic<int64_t> next_sum{0}, next_top{0}, next_block{0}, next_tile{0};
   parallel(static_cast<int>(call.threads), [&](int, int count) {
     for (int64_t item; (item = next_sum++) < call.heads * blocks;) sum_keys(call, item / blocks, item % blocks);
     barrier(count);
+    for (int64_t item; (item = next_top++) < call.heads * blocks;) {
+      float means[MAX_WIDTH];
+      mean_of_keys(call, item / blocks, means);
+      top_keys(call, item / blocks, item % blocks, means);
+    }
+    barrier(count);
     for (int64_t item; (item = next_block++) < call.heads * blocks;) {
       const int64_t head = item / blocks, block = item % blocks;
-      float means[MAX_WIDTH];
+      float means[MAX_WIDTH], factors[MAX_WIDTH];
       mean_of_keys(call, head, means);
-      for (int64_t key = 0; key < KEYS; key += KEY_COLUMNS) pack_keys(call, head, block * KEYS + key, means);
+      balance(call, head, block, factors);
+      for (int64_t key = 0; key < KEYS; key += KEY_COLUMNS)
+        pack_keys(call, head, block * KEYS + key, {means, factors});
       pack_values(call, head, block);
     }
     barrier(count);
