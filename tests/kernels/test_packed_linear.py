@@ -145,6 +145,15 @@ def test_threads_and_company_change_nothing(path: str) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("bits", "kind"), ODD_KINDS)
+def test_a_panel_of_any_width_gives_a_token_the_same_bits(path: str, bits: int, kind: str) -> None:
+    """With few tokens a tile is done in one pass, with many in two."""
+    weight, inputs = random_weight(bits, 37, 768, kind), random_inputs(19, 768)
+    expected = torch.cat([packed_linear(row, weight) for row in inputs.split(1)])
+    for tokens in range(2, 20):
+        assert torch.equal(packed_linear(inputs[:tokens], weight), expected[:tokens])
+
+
 def test_gradients_reach_the_inputs(path: str) -> None:
     weight = random_weight(4, 37, 256, "minimums")
     inputs = random_inputs(3, 256).requires_grad_()
