@@ -30,7 +30,7 @@ class _Call(ctypes.Structure):
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N)."""
-    function = kernel("skinny_linear", ADDRESS, WHOLE) if _is_skinny(inputs, weight_NK) else None
+    function = kernel("skinny_linear", ADDRESS, WHOLE) if _is_skinny(inputs, weight_NK, bias_N) else None
     if function is None:
         return wide_linear.linear(inputs, weight_NK, bias_N)
     inputs_TK = inputs.reshape(-1, inputs.shape[-1])
@@ -46,17 +46,19 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
     return out if bias_N is None else out + bias_N
 
 
-def _is_skinny(inputs: Tensor, weight_NK: Tensor) -> bool:
-    """Return True if the kernel serves these: few tokens, a large contiguous weight, no gradients."""
+def _is_skinny(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> bool:
+    """Return True if the kernel serves these: few tokens, a large contiguous weight, no gradients, all that fits."""
     if not (inputs.dtype == torch.bfloat16 and inputs.is_cpu and serves_weight(weight_NK)):
         return False
     if records(inputs, weight_NK):
+        return False
+    if bias_N is not None and (bias_N.dtype != inputs.dtype or bias_N.shape != weight_NK.shape[:1]):
         return False
     tokens = inputs.numel() // max(inputs.shape[-1], 1)
     return inputs.shape[-1] == weight_NK.shape[1] and 0 < tokens <= MOST_TOKENS
 
 
 def serves_weight(weight_NK: Tensor) -> bool:
-    """Return True if the kernel serves this weight: on the CPU, in bfloat16, large and contiguous."""
+    """Return True if the kernel serves this weight: on the CPU, in bfloat16, a matrix, large and contiguous."""
     plain = weight_NK.dtype == torch.bfloat16 and weight_NK.is_cpu and weight_NK.is_contiguous()
-    return plain and weight_NK.numel() >= LEAST_WEIGHTS
+    return plain and weight_NK.dim() == 2 and weight_NK.numel() >= LEAST_WEIGHTS

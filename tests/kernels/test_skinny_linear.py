@@ -94,3 +94,21 @@ def test_everything_else_is_torchs(
 def test_a_wrong_width_is_refused_as_torch_does() -> None:
     with pytest.raises(RuntimeError, match=r"mat1 and mat2|size"):
         linear(numbers(1, 32), numbers(8, 64))
+
+
+@pytest.mark.parametrize("bias", [numbers(8).float(), numbers(8).half(), numbers(1), numbers(9), numbers(2, 8)])
+def test_a_bias_that_does_not_fit_is_refused_as_torch_does(bias: torch.Tensor) -> None:
+    inputs, weight = numbers(2, 64), numbers(8, 64)
+    with torch.inference_mode():
+        try:
+            wanted = F.linear(inputs, weight, bias)
+        except RuntimeError:
+            with pytest.raises(RuntimeError):
+                linear(inputs, weight, bias)
+            return
+        assert torch.equal(linear(inputs, weight, bias), wanted)
+
+
+def test_a_weight_of_one_row_may_lack_it_as_in_torch() -> None:
+    with torch.inference_mode():
+        assert linear(numbers(2, 64), numbers(64)).shape == (2,)
