@@ -6,6 +6,7 @@ Source: Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +19,8 @@ class WideMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
@@ -37,13 +36,10 @@ class WideMuon(torch.optim.Muon):
         wanted = gradient.lerp(average, momentum) if group["nesterov"] else average
         update = orthogonal(wanted, group["ns_coefficients"], group["ns_steps"], group["eps"])
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(update, alpha=-group["lr"] * _size(matrix, group["adjust_lr_fn"]))
-
-
-def _size(matrix: Tensor, rule: str | None) -> float:
-    """Return what an update is multiplied by: to AdamW's size (arXiv 2502.16982), or as in Muon's source."""
-    rows, columns = matrix.shape
-    return 0.2 * max(rows, columns) ** 0.5 if rule == "match_rms_adamw" else max(1.0, rows / columns) ** 0.5
+        rows, columns = matrix.shape
+        as_adamw = group["adjust_lr_fn"] == "match_rms_adamw"  # arXiv 2502.16982; else as in Muon's source
+        size = 0.2 * math.sqrt(max(rows, columns)) if as_adamw else math.sqrt(max(1.0, rows / columns))
+        matrix.add_(update, alpha=-group["lr"] * size)
 
 
 def orthogonal(matrix: Tensor, coefficients: Sequence[float], steps: int, eps: float) -> Tensor:
