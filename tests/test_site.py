@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tessera.documents.tables import csv_cell
+from tests import forks
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tessera" / "nano" / "demo"
@@ -57,15 +58,7 @@ def test_the_langchain_agent_names_what_to_install(tmp_path: Path) -> None:
 
 
 def run_example(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "examples" / f"{name}.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout, whichever is installed
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    return forks.run(ROOT / "examples" / f"{name}.py", folder=folder, timeout=200)
 
 
 def test_the_python_page_shows_every_example() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import jsonschema
 import pytest
 
 from tessera import LLM, Grammar, SamplingParams
+from tests import forks
 
 NANO = Path(__file__).parents[2] / "tessera" / "nano"
 CHART, RECEIPT = NANO / "demo" / "chart.png", NANO / "demo" / "receipt.png"
@@ -30,9 +30,8 @@ ASKED = [
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the bundled model's weights are not in this checkout")
 
 
-def ask(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tessera", "ask", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+def ask(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return forks.run("tessera", "ask", *arguments, stdin=stdin)
 
 
 def question(image: Path, text: str) -> list[dict[str, object]]:
