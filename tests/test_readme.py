@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
+
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tessera" / "nano" / "demo"
 WEIGHTS = ROOT / "tessera" / "nano" / "weights" / "consolidated.safetensors"
@@ -34,14 +36,23 @@ def test_every_block_says_what_it_is() -> None:
 def test_the_block_runs(language: str, code: str, tmp_path: Path) -> None:
     for image in DEMO.glob("*.png"):
         shutil.copy(image, tmp_path)
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}  # this checkout, whichever is installed
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
+    done = run_python(code, tmp_path) if language == "python" else run_shell(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "block.py").write_text(code, encoding="utf-8")
+    return forks.run(folder / "block.py", folder=folder, timeout=200)
+
+
+def run_shell(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}  # this checkout, whichever is installed
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))

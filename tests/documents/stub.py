@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,20 +62,13 @@ def accept(item: Item, reply: Completion | TesseraError) -> Done:
     return Done(json.dumps([item.id, reply.text]))
 
 
-def main(path: str, seconds: str, poison: str) -> None:
-    """A worker: answers the journal's items; the item with the poisonous payload kills it."""
+def work(path: Path, seconds: float, poison: str) -> None:
+    """Answer the journal's items, in a process of its own; the item with the poisonous payload kills it."""
 
     def answer(text: str) -> str:
         if text == poison:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGKILL)
         return f"<{text}>"
 
-    with Journal.open(Path(path), {"input": "test"}) as journal:
-        run(journal, Stub(answer, seconds=float(seconds)), ask, accept)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with Journal.open(path, {"input": "test"}) as journal:
+        run(journal, Stub(answer, seconds=seconds), ask, accept)

@@ -6,10 +6,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from tessera.documents.runner import MAX_ROUNDS, Again, Done, run
 from tessera.errors import DocumentError, EngineDeadError, ReplyError, TesseraError, UnreachableError
 from tessera.sampling import SamplingParams
 from tessera.threads import MAX_AHEAD
+from tests import forks
+from tests.documents import stub
 from tests.documents.stub import Stub, accept, ask
 
 JOB = {"input": "test"}
@@ -174,8 +175,13 @@ def test_a_run_waits_for_what_another_process_has_in_hand(tmp_path: Path, monkey
     assert results(path) == ["the other's", '["i1", "<b>"]']
 
 
-def worker(path: Path, seconds: float, poison: str = "none") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.documents.stub", path, str(seconds), poison])
+def worker(path: Path, seconds: float, poison: str = "none") -> ForkServerProcess:
+    return forks.start(stub.work, path, seconds, poison)
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join(200)
+    return process.exitcode
 
 
 def done(path: Path) -> int:
@@ -193,14 +199,13 @@ def kill_often(path: Path, lines: int, kills: int, seconds: float, seed: int) ->
     chance, hits = random.Random(seed), 0
     for place in sorted(chance.sample(range(lines - 10), kills)):
         running = worker(path, seconds)
-        while running.poll() is None and done(path) < place:
+        while running.exitcode is None and done(path) < place:
             time.sleep(0.005)
         time.sleep(chance.random() * 0.1)
-        hits += running.poll() is None
+        hits += running.exitcode is None
         running.kill()
-        running.wait()
-    last = worker(path, seconds)
-    assert last.wait(timeout=200) == 0
+        ended(running)
+    assert ended(worker(path, seconds)) == 0
     return hits
 
 
@@ -210,7 +215,7 @@ def kill_often(path: Path, lines: int, kills: int, seconds: float, seed: int) ->
 def test_kills_at_random_moments_change_no_byte_of_the_results(tmp_path: Path, lines: int, kills: int) -> None:
     payloads = [f"{number} é\x00" for number in range(lines)]
     calm, killed = begun(tmp_path / "calm", payloads), begun(tmp_path / "killed", payloads)
-    assert worker(calm, 0.0).wait(timeout=200) == 0
+    assert ended(worker(calm, 0.0)) == 0
     assert kill_often(killed, lines, kills, 0.02, seed=7) > kills // 2
     assert results(killed) == results(calm)
     assert len(set(results(killed))) == lines
@@ -219,7 +224,7 @@ def test_kills_at_random_moments_change_no_byte_of_the_results(tmp_path: Path, l
 
 def test_an_item_that_kills_its_process_ends_as_an_error_of_its_own(tmp_path: Path) -> None:
     path = begun(tmp_path / "j", [*"abcdef", "poison", *"ghi"])
-    codes = [worker(path, 0.0, "poison").wait(timeout=100) for _ in range(4)]
+    codes = [ended(worker(path, 0.0, "poison")) for _ in range(4)]
     assert codes == [-signal.SIGKILL] * 3 + [0]
     assert [json.loads(row)[1] for row in results(path)] == [
         *(f"<{text}>" for text in "abcdef"), "worker_died", *(f"<{text}>" for text in "ghi")

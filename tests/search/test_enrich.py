@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tessera.documents import journal
 from tessera.documents.extraction import Options
 from tessera.documents.presets import open_preset
 from tessera.errors import EndpointError, UnreachableError, UsageError
@@ -18,6 +19,7 @@ from tessera.search.scan import Counts
 from tessera.search.searcher import Searcher
 from tessera.search.store import NAME, writing
 from tessera.search.writer import Writer
+from tests import forks
 from tests.documents.fakes import Scripted, draw
 from tests.search.archive import ACME, BAKERY, found, pdf, places, put, scanned
 
@@ -140,19 +142,24 @@ ANSWERS: dict[str, Any] = {
 MORE: dict[str, Any] = {"transcribe": {"preset": "transcribe", "always": False}, "extract": {"preset": "invoice"}}
 
 
-def killed(folder: Path, work: str, at: int) -> int:
+def killed(folder: Path, work: str, at: int) -> int | None:
     """Let a model work in a process that ends at its answer of this number."""
-    code = (
-        "import os, sys; from pathlib import Path\n"
-        "from tessera.documents import journal; journal.GROUP_S = 0.0\n"
-        "from tests.search.test_enrich import ANSWERS, MORE, Scripted, enriched\n"
-        "asked, work = [], sys.argv[2]\n"
-        "def said(images, params):\n"
-        "    asked.append(1)\n"
-        f"    return os.kill(os.getpid(), 9) if len(asked) == {at} else ANSWERS[work]\n"
-        "enriched(Path(sys.argv[1]), Scripted(said), work, **MORE[work])\n"
-    )
-    return subprocess.run([sys.executable, "-c", code, str(folder), work], check=False).returncode
+    process = forks.start(enrich_until_killed, folder, work, at)
+    process.join(120)
+    return process.exitcode
+
+
+def enrich_until_killed(folder: Path, work: str, at: int) -> None:
+    """To be called in a process of its own."""
+    journal.GROUP_S = 0.0
+    asked = itertools.count(1)
+
+    def said(images: Any, params: Any) -> Any:
+        if next(asked) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ANSWERS[work]
+
+    enriched(folder, Scripted(said), work, **MORE[work])
 
 
 def test_what_a_model_cannot_read_has_a_code_and_is_tried_again(archive: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from tessera.errors import FileBusyError, UsageError
+from tessera.search import writer as search_writer
 from tessera.search.pages import open_page
 from tessera.search.searcher import Searcher
 from tessera.search.store import NAME, in_words, reading, root_of, writing
 from tessera.search.writer import Writer
+from tests import forks
 from tests.documents.files import mail_bytes, zip_bytes
 from tests.search.archive import ACME, BAKERY, LETTER, found, pdf, places, put, rows, scanned
 
@@ -295,18 +296,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         ("Journal", f"page number{number:04} of a long report", "with words enough for it") for number in range(60)
     ]
     put(folder, long=pdf(*pages), short=pdf(BAKERY))
-    code = (
-        "import sys; from tessera.search import writer; writer.GROUP = 5\n"
-        "from pathlib import Path; from tests.search.archive import scanned; scanned(Path(sys.argv[1]))"
-    )
     index = folder / NAME
     seen = 0
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
-        while process.poll() is None and _pages(index) < seen + 10:
+        process = forks.start(scan_in_small_groups, folder)
+        while process.exitcode is None and _pages(index) < seen + 10:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join(60)
         seen = _pages(index)
     counts = scanned(folder)
     assert counts.pages == 61 - seen
@@ -315,6 +312,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     with writing(index, folder) as written:
         written.execute("INSERT INTO words (words) VALUES ('integrity-check')")
         assert written.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def scan_in_small_groups(folder: Path) -> None:
+    """To be called in a process of its own."""
+    search_writer.GROUP = 5
+    scanned(folder)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from tessera.errors import (
 from tessera.messages import Image, Message
 from tessera.pool import Pool
 from tessera.sampling import Grammar, SamplingParams
+from tests import forks
 from tests.server.conftest import DEMO, Running
 
 CHART = Image((DEMO / "chart.png").read_bytes())
@@ -417,8 +416,8 @@ def test_no_server_and_no_address_are_named(quick: list[float]) -> None:
 
 
 def test_the_example_asks_a_server_and_goes_on_after_a_failure(running: Running) -> None:
-    example = [sys.executable, str(Path(__file__).parents[2] / "examples" / "client.py"), running.url]
-    done = subprocess.run(example, cwd=DEMO, capture_output=True, text=True, timeout=120, check=True)
+    done = forks.run(Path(__file__).parents[2] / "examples" / "client.py", running.url, folder=DEMO)
+    assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.startswith("answer: ")
     assert second.startswith("failed: ")
@@ -426,11 +425,12 @@ def test_the_example_asks_a_server_and_goes_on_after_a_failure(running: Running)
 
 
 def test_the_command_line_asks_a_server(running: Running) -> None:
-    asked = [sys.executable, "-m", "tessera", "ask", "What is the value of Rome?", "-i", str(DEMO / "chart.png")]
+    asked = ["tessera", "ask", "What is the value of Rome?", "-i", str(DEMO / "chart.png")]
     asked += ["--no-log", "--endpoint", running.url]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True)
+    done = forks.run(*asked)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == running.llm.chat(QUESTION).text
     assert done.stderr == ""
-    both = subprocess.run([*asked, "--dtype", "float32"], capture_output=True, text=True, timeout=120, check=False)
+    both = forks.run(*asked, "--dtype", "float32")
     assert both.returncode == 2
     assert "--dtype and --endpoint exclude each other" in both.stderr

@@ -21,6 +21,7 @@ from tessera.server.listen import AddressError, bind, listen
 from tessera.server.run import startup_lines
 from tessera.server.settings import Settings
 from tessera.server.supervisor import notify
+from tests import forks
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import idle, request_bytes, wait_until
 
@@ -42,10 +43,7 @@ VLLM_METRICS = (
 def test_a_taken_port_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "tessera", "serve", "-m", "nano", "--port", str(port)],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = forks.run("tessera", "serve", "-m", "nano", "--port", str(port))
     assert done.returncode == 1
     assert done.stderr == (
         f"tessera: error: 127.0.0.1:{port} is in use by another program; stop that, or choose another --port.\n"

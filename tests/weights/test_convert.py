@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.weights.convert import convert
+from tests.cli.test_cli import run
 from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, same_bits, write_mistral_folder
 
@@ -138,18 +138,20 @@ def test_a_disk_too_small_is_told_first(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "command", [("convert", "--to", "hf"), ("convert", "--to", "gguf"), ("quantize",)], ids=" ".join
 )
-def test_a_disk_that_ends_meanwhile_is_named(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_disk_that_ends_meanwhile_is_named(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     """A limit on files' sizes stands for a quota or a full disk: each is met only while the file is written."""
     resource = pytest.importorskip("resource", reason="limits on files are Unix's")
     write_mistral_folder(tmp_path / "a", CONFIGS["llava"])
     name, *options = command
-    ended = subprocess.run(
-        [sys.executable, "-m", "tessera", name, str(tmp_path / "a"), str(tmp_path / "b"), *options],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert re.search(r"error: \S+b\S*: the files could not be written whole \(file too large\); free", ended.stderr)
-    assert "report" not in ended.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code = run(monkeypatch, name, str(tmp_path / "a"), str(tmp_path / "b"), *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert code == 1
+    assert re.search(r"error: \S+b\S*: the files could not be written whole \(file too large\); free", said)
+    assert "report" not in said
