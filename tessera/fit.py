@@ -126,13 +126,19 @@ def precisions(device: Device) -> dict[str, str | None]:
 
 
 @cache
+def _parameters(config: ModelConfig) -> Mapping[str, int]:
+    """Return a model's parameters by name, in order, with how many numbers each has."""
+    return {name: parameter.numel() for name, parameter in empty_model(config).named_parameters()}
+
+
+@cache
 def weights_of(config: ModelConfig, bits: str | None) -> Weights:
     """Bytes of a model after `tessera quantize --bits`; None means bfloat16."""
     schemes = {} if bits is None else schemes_of(config, Options(bits=bits))
     shapes = linear_shapes(config)
     total = step = 0
-    for name, parameter in empty_model(config).named_parameters():
-        size = parameter.numel() * torch.bfloat16.itemsize
+    for name, count in _parameters(config).items():
+        size = count * torch.bfloat16.itemsize
         scheme = schemes.get(linear_of(name))
         if scheme is not None:
             size = _packed_bytes(scheme, shapes[linear_of(name)])
@@ -188,10 +194,9 @@ def quantizing(config: ModelConfig, bits: str, rates: Mapping[str, float]) -> Qu
     """Estimate the time of all linears at these rates, and the memory of the largest file's packed weights."""
     schemes, shapes = schemes_of(config, Options(bits=bits)), linear_shapes(config)
     seconds = BESIDE_ROUNDING * sum(math.prod(shapes[name]) / rates[scheme] for name, scheme in schemes.items())
-    names = [name for name, _ in empty_model(config).named_parameters()]
     held = [
         sum(_packed_bytes(schemes[name], shapes[name]) for name in map(linear_of, unit.tensors) if name in schemes)
-        for unit in units_of(names, config.n_layers)
+        for unit in units_of(_parameters(config), config.n_layers)
     ]
     return Quantizing(seconds, QUANTIZING_BYTES + max(held))
 

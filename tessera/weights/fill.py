@@ -6,7 +6,9 @@ Names and shapes are checked against the model before the first byte of weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,10 +42,12 @@ def empty_model(config: ModelConfig) -> Pixtral:
         return Pixtral(config)
 
 
-def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return a model's linears by name, in order, with their rows and columns."""
+@cache
+def linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int]]:
+    """Return a model's linears by name, in order, with their rows and columns; they are found once for each config."""
     modules = empty_model(config).named_modules()
-    return {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
+    found = {name: (one.out_features, one.in_features) for name, one in modules if isinstance(one, nn.Linear)}
+    return MappingProxyType(found)
 
 
 def bare_name(name: str) -> str:

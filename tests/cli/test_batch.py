@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ import pytest
 from tessera.cli.batch import Batch, run_batch
 from tessera.cli.batch_models import digest_of_model
 from tessera.errors import UnreachableError, UsageError
+from tests import forks
 from tests.cli.stub_server import stub_server
 
 SETTINGS: dict[str, Any] = {
@@ -52,11 +51,6 @@ def batch(source: Path, out: Path, *endpoints: str, settings: dict[str, Any] | N
         "as_json": False, "quiet": True,
     }  # fmt: skip
     return Batch(source=source, out=out, endpoints=endpoints, settings=SETTINGS | (settings or {}), **values | more)
-
-
-def started(source: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tessera", "batch", str(source), str(out), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(out: Path, lines: int) -> None:
@@ -107,10 +101,9 @@ def test_replies_are_in_order_and_failures_beside_them_until_they_are_retried(
 def test_events_are_json_lines_on_standard_output(tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "in.jsonl", list("abcdef")), tmp_path / "out.jsonl"
     with stub_server() as (_, url):
-        running = started(source, out, "--endpoint", url, "--json", "-q")
-        told, said = running.communicate(timeout=100)
-    assert (running.returncode, said) == (0, "")
-    last = json.loads(told.splitlines()[-1])
+        done = forks.run("tessera", "batch", str(source), str(out), "--endpoint", url, "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    last = json.loads(done.stdout.splitlines()[-1])
     assert (last["event"], last["done"], last["total"]) == ("done", 6, 6)
     assert (last["prompt_tokens"], last["completion_tokens"]) == (18, 12)
 

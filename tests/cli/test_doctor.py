@@ -50,6 +50,8 @@ def test_tables_fit_a_terminal_and_columns_stay_apart(free: int) -> None:
 def test_the_kernels_in_use_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("TESSERA_KERNELS", "torch")
     monkeypatch.setattr(doctor, "measure_limits", lambda: Limits(1e10, 1e12))
+    monkeypatch.setattr(doctor, "packed_flops", lambda: 1e10)  # tests/test_fit.py measures
+    monkeypatch.setattr(doctor, "rounding_rates", lambda device: RATES)
     monkeypatch.setattr(doctor, "openmp_runtime", lambda: None)
     run_doctor()
     said = " ".join(capsys.readouterr().out.split())
