@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tessera import errors
 from tessera.cli.app import app
 from tessera.nano import typefaces as listing
-from tessera.nano.pictures import fonts
+from tessera.nano.pictures import fonts, icons
 from tessera.nano.typefaces.cut import cut
 from tessera.nano.typefaces.fetch import INDEX, fetch
 
@@ -326,8 +326,29 @@ def test_the_missing_extra_is_named_before_anything_is_fetched(tmp_path: Path, m
 
 
 @needs_dpkg
-def test_the_command_fetches_and_prints_the_folder(manifest: Path, tmp_path: Path) -> None:
+def test_the_command_fetches_and_prints_the_folder(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path | None] = []
+    monkeypatch.setattr(icons, "fetch_icons", drawn.append)  # it needs the network
     result = CliRunner().invoke(app, ["nano", "fonts", "--debs", str(tmp_path / "debs")], catch_exceptions=False)
     assert result.exit_code == 0
+    assert drawn == [None]
     assert str(tmp_path / "cut") in result.output
     assert "2 files of 2 families, 2 of them new" in result.output
+
+
+@pytest.mark.slow
+def test_every_icon_font_is_the_one_that_is_named_and_draws(tmp_path: Path) -> None:
+    try:
+        icons.fetch_icons(tmp_path)
+    except errors.UsageError as error:
+        if "is not the file" in str(error):
+            raise
+        pytest.skip(f"the packages are out of reach: {error}")
+    found = json.loads((tmp_path / icons.MANIFEST).read_text(encoding="utf-8"))
+    assert set(found) == {source.name for source in icons.SOURCES}
+    for name, told in found.items():
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            assert sheet.width == icons.COLUMNS * icons.CELL
+        assert len(told["names"]) > 50, name
