@@ -36,16 +36,24 @@ def decoders() -> Iterator[Decoders]:
     decoders.close()
 
 
+@pytest.fixture(scope="module")
+def lasting_decoders() -> Iterator[Decoders]:
+    """For tests that ask for nothing but pixels."""
+    decoders = Decoders(2)
+    yield decoders
+    decoders.close()
+
+
 def slow_jpeg() -> bytes:
     """25 megapixels under nearly as many scans as are allowed: seconds of work in a small file."""
     return with_scans(90, (5000, 5000))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_a_child_gives_what_decoding_here_gives(decoders: Decoders, kind: str) -> None:
+def test_a_child_gives_what_decoding_here_gives(lasting_decoders: Decoders, kind: str) -> None:
     noise = PILImage.fromarray(np.random.default_rng(2).integers(0, 256, (37, 53, 3), dtype=np.uint8))
     data = encoded(noise, kind)
-    assert (decoders.decode("it", data, LIMITS) == decode("it", data, LIMITS)).all()
+    assert (lasting_decoders.decode("it", data, LIMITS) == decode("it", data, LIMITS)).all()
 
 
 def test_a_child_is_kept_and_its_errors_are_ours(decoders: Decoders) -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -72,6 +73,7 @@ def part_of(module: str) -> str | None:
     return ".".join(names[1:3]) if ".".join(names[1:3]) in HEIGHT else names[1]
 
 
+@cache
 def imported_modules(path: Path) -> set[str]:
     """Every module a file imports, wherever in it; `from tessera import llm` counts as tessera.llm."""
     modules: set[str] = set()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tessera import machine
+from tests import forks
 
 CPU = torch.device("cpu")
 
@@ -112,23 +113,28 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_removed_and_a_living_ones_stays(tmp_path: Path) -> None:
-    code = """if True:
-        import sys, pathlib, os
-        from tessera.machine import written_whole
-        with written_whole(pathlib.Path(sys.argv[1])) as partial:
-            partial.write_text("half")
-            print(partial, flush=True)
-            sys.stdin.read()
-    """
-    command = [sys.executable, "-c", code, str(tmp_path / "a.json")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
-        assert living.stdout is not None
-        left = Path(living.stdout.readline().strip())
-        with machine.written_whole(tmp_path / "a.json") as partial:
-            partial.write_text("mine")
-        assert left.exists()
-        living.kill()
-        living.wait()
-    with machine.written_whole(tmp_path / "a.json") as partial:
+    folder, told = tmp_path / "folder", tmp_path / "told"
+    folder.mkdir()
+    living = forks.start(write_half, folder / "a.json", told)
+    deadline = time.monotonic() + 60
+    while not told.exists():
+        assert living.exitcode is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (left,) = folder.iterdir()
+    with machine.written_whole(folder / "a.json") as partial:
+        partial.write_text("mine")
+    assert left.exists()
+    living.kill()
+    living.join(60)
+    with machine.written_whole(folder / "a.json") as partial:
         partial.write_text("mine too")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+
+
+def write_half(file: Path, told: Path) -> None:
+    """To be called in a process of its own, which is killed then."""
+    with machine.written_whole(file) as partial:
+        partial.write_text("half")
+        told.touch()
+        time.sleep(600)

@@ -97,12 +97,15 @@ VALUES = {1: b"\x01\x02\x03\x04", 2: b"abc\0", 3: b"\x01\x00\x02\x00", 4: b"\xff
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_no_tag_of_any_type_keeps_a_photo_from_being_seen_upright(tag: int) -> None:
+    mark = bytes(range(len(ifd(turned(6), turned(6)))))  # stands for EXIF data of two entries, all equally long
+    webp = encoded(two_colors(size=(80, 48)), "WEBP", exif=mark)
+    assert mark in webp
     for kind, count in itertools.product(VALUES, (1, 4, 2**31)):
         data = ifd(turned(6), (tag, kind, count, VALUES[kind]))
         for source in (
             with_app(JPEG, 0xE1, b"Exif\0\0" + data),
             with_chunk(PNG, chunk(b"eXIf", data)),
-            encoded(two_colors(size=(80, 48)), "WEBP", exif=data),
+            webp.replace(mark, data),
         ):
             assert loaded(source).size == (48, 80), f"tag {tag:#x} of type {kind}, {count} values"
 
@@ -196,7 +199,8 @@ BODIES = {
     "text": b"prompt\0\0" + BIG, "international text": b"prompt\0\1\0\0\0" + BIG, "no zero": b"x" * 200,
     "long title": b"x" * 100 + b"\0\0" + zlib.compress(b"x"), "bad zlib": b"icc\0\0hello",
     "other method": b"icc\0\7abc",
-    "large profile": b"icc\0\0" + zlib.compress(bytes(10_000_000)), "plain": b"a\0" + b"b" * 2_000_000,
+    "large profile": b"icc\0\0" + zlib.compress(bytes(10_000_000)),
+    "plain": b"a\0" + b"b" * 1_100_000,  # more than Pillow takes of one text
 }  # fmt: skip
 
 
@@ -206,7 +210,7 @@ def test_no_chunk_beside_the_pixels_refuses_a_png(kind: bytes) -> None:
     end = PNG.index(b"IEND") - 4
     for name, body in BODIES.items():
         good = chunk(kind, body)
-        for one in (good, good[:-1] + bytes([good[-1] ^ 1]), good * (70 if len(good) < 10**5 else 10)):
+        for one in (good, good[:-1] + bytes([good[-1] ^ 1]), good * (70 if len(good) < 10**5 else 2)):
             for source in (with_chunk(PNG, one), PNG[:end] + one + PNG[end:], PNG[:end] + one):
                 assert loaded(source) == wanted, f"{kind!r} {name}"
 

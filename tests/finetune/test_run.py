@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def files(out: Path) -> Iterator[Path]:
     return (each.relative_to(out) for each in sorted(out.rglob("*.safetensors")) if RUN not in each.parts)
 
 
+@pytest.fixture(scope="module")
+def whole_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a method's run that nobody disturbed; it is done once."""
+
+    @functools.cache
+    def done(method: str) -> Path:
+        out = tmp_path_factory.mktemp("whole") / "whole"
+        make_run(folder, out, Settings(**FAST | METHODS[method])).go()
+        return out
+
+    return done
+
+
 MOMENTS = [
     ("lora", "1"), ("lora", "8"), ("lora", "state"), ("all parts, LoRA+", "4"), ("qlora", "4"), ("full", "4"),
     ("full", "pieces"),
@@ -80,21 +94,22 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("method", "when"), MOMENTS)
-def test_a_killed_run_resumes_bit_for_bit(method: str, when: str, folder: Path, tmp_path: Path) -> None:
-    options = FAST | METHODS[method]
-    make_run(folder, tmp_path / "whole", Settings(**options)).go()
-    killed = forks.start(run_until_killed, folder, tmp_path / "parts", when, options)
+def test_a_killed_run_resumes_bit_for_bit(
+    method: str, when: str, folder: Path, tmp_path: Path, whole_run: Callable[[str], Path]
+) -> None:
+    options, undisturbed, out = FAST | METHODS[method], whole_run(method), tmp_path / "parts"
+    killed = forks.start(run_until_killed, folder, out, when, options)
     assert forks.ended(killed) == -9
-    assert len(lines(tmp_path / "parts")) < len(lines(tmp_path / "whole"))
-    make_run(folder, tmp_path / "parts", Settings(**options)).go()
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
-    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert len(lines(out)) < len(lines(undisturbed))
+    make_run(folder, out, Settings(**options)).go()
+    assert lines(out) == lines(undisturbed)
+    whole, parts = state(undisturbed), state(out)
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    names = list(files(tmp_path / "whole"))
+    names = list(files(undisturbed))
     assert len(names) == 2
-    assert names == list(files(tmp_path / "parts"))
-    assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "parts" / n).read_bytes() for n in names)
+    assert names == list(files(out))
+    assert all((undisturbed / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
 def test_what_is_kept_for_the_gradient_changes_no_bit(folder: Path, tmp_path: Path) -> None:

@@ -170,9 +170,11 @@ def test_two_names_for_one_thing_must_agree(
 @pytest.mark.parametrize("name", LENGTHS[:3])
 def test_minus_one_is_as_many_as_fit(running: Running, name: str) -> None:
     """Far more than the 16 of a completion without a length; the end token ends it, as it would without a length."""
-    for route in (ROUTES["chat"], ROUTES["responses"]):
-        free = running.post(route.path, route.wrap("Hi")).json()["usage"]
-        assert running.post(route.path, route.wrap("Hi") | {name: -1}).json()["usage"] == free
+    asked = asking("Give vendor, date and total as JSON.")["messages"][0]["content"]
+    for route, counted in ((ROUTES["chat"], "completion_tokens"), (ROUTES["responses"], "output_tokens")):
+        free = running.post(route.path, route.wrap(asked)).json()["usage"][counted]
+        assert free > 16
+        assert running.post(route.path, route.wrap(asked) | {name: -1}).json()["usage"][counted] == free
     body = ROUTES["completions"].wrap("Hi") | {"regex": "(ab){40}"}
     assert running.post("/v1/completions", body).json()["choices"][0]["finish_reason"] == "length"
     assert running.post("/v1/completions", body | {name: -1}).json()["choices"][0]["text"] == "ab" * 40

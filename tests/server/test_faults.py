@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -24,6 +22,7 @@ from tessera.engine.text import TextStream
 from tessera.llm import LLM
 from tessera.prompt import Tokenizer
 from tessera.server.routes.chat import ChatEvents
+from tests import forks
 from tests.server.conftest import Running, asking, run_server
 from tests.server.test_http import assert_refused, idle, request_bytes, wait_until
 
@@ -260,14 +259,21 @@ STAGES = [
 ]
 
 
+GOOD = [asking(text, max_tokens=60, ignore_eos=True) for text in ("What is the total?", "Read the text.")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running: Running) -> list[Any]:
+    """The replies to the others, while there is no fault."""
+    return [running.post("/v1/chat/completions", body).json()["choices"][0] for body in GOOD]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("owner", "name"), STAGES, ids=[f"{owner.__name__}.{name}" for owner, name in STAGES])
 def test_a_fault_of_one_request_leaves_the_others_as_they_were(
-    running: Running, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, stream: bool
+    running: Running, undisturbed: list[Any], monkeypatch: pytest.MonkeyPatch, owner: type, name: str, stream: bool
 ) -> None:
     wait_until(lambda: idle(running))
-    good = [asking(text, max_tokens=60, ignore_eos=True) for text in ("What is the total?", "Read the text.")]
-    expected = [running.post("/v1/chat/completions", body).json()["choices"][0] for body in good]
     whole = getattr(owner, name)
 
     def failing(self: Any, *arguments: Any, **more: Any) -> Any:
@@ -282,14 +288,14 @@ def test_a_fault_of_one_request_leaves_the_others_as_they_were(
     def send(number: int, body: dict[str, Any]) -> None:
         results[number] = running.post("/v1/chat/completions", body)
 
-    bodies = [*good, asking(BAD, stream=stream, **more)]
+    bodies = [*GOOD, asking(BAD, stream=stream, **more)]
     threads = [threading.Thread(target=send, args=each) for each in enumerate(bodies)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=120)
     monkeypatch.undo()
-    assert [results[number].json()["choices"][0] for number in range(2)] == expected
+    assert [results[number].json()["choices"][0] for number in range(2)] == undisturbed
     bad = results[2]
     assert "secret" not in bad.text
     if owner is ChatEvents and not stream:
@@ -314,17 +320,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def started_server(*flags: str, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+def started_server(*flags: str, port: int = 0) -> tuple[forks.Command, str]:
     port = port or free_port()
-    command = [sys.executable, "-m", "tessera", "serve", "--port", str(port), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "Uvicorn running" in line:
-            # Its pipe must not fill up and block it.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            return process, f"http://127.0.0.1:{port}"
-    raise AssertionError("the server did not start")
+    process = forks.Command("tessera", "serve", "--port", str(port), *flags, folder=Path.cwd())
+
+    def is_running() -> bool:
+        assert process.poll() is None, f"the server ended: {process.stderr}"
+        return "Uvicorn running" in process.stderr
+
+    wait_until(is_running, timeout_s=120)
+    return process, f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("signals", [1, 2])
