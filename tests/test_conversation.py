@@ -71,7 +71,7 @@ CONVERSATION = st.tuples(st.one_of(CONTENT.map(user), CONTENT.map(system)), st.l
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(messages=CONVERSATION)
 def test_whatever_the_reference_takes_has_its_ids_and_the_rest_is_ours_or_named(
     version: str, messages: list[dict[str, Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -50,11 +51,13 @@ def write_data(folder: Path, count: int, first: int = 0) -> Path:
     return path
 
 
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(NANO, CONFIG.vision_encoder)
+
+
 def read_samples(path: Path) -> list[Sample]:
-    vision = CONFIG.vision_encoder
-    encoder = Encoder(
-        Tokenizer.from_file(NANO, vision), vision, max_tokens=400, too_long="stop", limits=ImageLimits()
-    )  # fmt: skip
+    encoder = Encoder(tokenizer(), CONFIG.vision_encoder, max_tokens=400, too_long="stop", limits=ImageLimits())
     found = encoder.encode_all(Reader(path.parent / "kept").read(path))
     assert not found.problems
     return found.samples

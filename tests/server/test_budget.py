@@ -11,7 +11,6 @@ import base64
 import contextlib
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tessera.server.body import MAX_JSON_VALUES
+from tests import forks
 from tests.server.test_faults import started_server
 from tests.server.test_hostile import png, png_chunk
 from tests.test_fetch import Dripping
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 class Watched:
     """A server's process, and who asks for its health all the time."""
 
-    process: subprocess.Popen[str]
+    process: forks.Command
     url: str
     stalls_s: list[float] = field(default_factory=list)
     highest_bytes: int = 0  # of the server and its children together, at any time

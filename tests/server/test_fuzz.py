@@ -22,7 +22,7 @@ from tests.server.test_hostile import ROUTES, Route, data_url, encoded, judged
 from tests.server.test_http import idle, wait_until
 from tests.server.test_soak import tiny_llm
 
-EXAMPLES = int(os.environ.get("TESSERA_FUZZ_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("TESSERA_FUZZ_EXAMPLES", "6"))
 MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 MAX_LEN = 96
 

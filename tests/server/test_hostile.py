@@ -145,7 +145,11 @@ def server(folder: Path) -> Iterator[Running]:
 
 
 class Asker:
-    """Sends, judges the answer, and makes sure that the next one is served."""
+    """Sends, judges the answer, and makes sure that the next one is served.
+
+    After what was served that is a good request. After a refusal it is the next hostile one, or a good one at the end
+    of the test.
+    """
 
     def __init__(self, running: Running, client: httpx2.Client) -> None:
         self.running = running
@@ -167,7 +171,6 @@ class Asker:
         error = judged(response, str(body)[-1000:])
         if code != "any":
             assert error["code"] == code, error
-        self._is_well()
         return str(error["message"])
 
     def survived(self, path: str, body: Any) -> httpx2.Response:
@@ -178,10 +181,10 @@ class Asker:
             judged(response)
         elif response.headers["content-type"].startswith("text/event-stream"):
             assert any(each.ends(response.text) for each in ROUTES.values() if each.path == path), response.text[-500:]
-        self._is_well()
+        self.is_well()
         return response
 
-    def _is_well(self) -> None:
+    def is_well(self) -> None:
         assert self._ask_good() == self.good
         wait_until(lambda: idle(self.running))
 
@@ -204,9 +207,15 @@ def judged(response: httpx2.Response, sent: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def asker(server: Running) -> Iterator[Asker]:
+def asker_of_all(server: Running) -> Iterator[Asker]:
     with httpx2.Client(timeout=120) as client:
         yield Asker(server, client)
+
+
+@pytest.fixture
+def asker(asker_of_all: Asker) -> Iterator[Asker]:
+    yield asker_of_all
+    asker_of_all.is_well()
 
 
 # Where images come from ---------------------------------------------------------------------
@@ -467,7 +476,7 @@ def test_damaged_images_do_no_harm(asker: Asker, kind: str) -> None:
             assert response.status_code in (200, 400), response.text[:300]
             if response.status_code == 400:
                 assert judged(response)["code"] == "invalid_image"
-    asker._is_well()
+    asker.is_well()
 
 
 @routes(images=True)
@@ -704,7 +713,7 @@ def test_uploads_that_are_none(asker: Asker, name: str) -> None:
     )
     assert 400 <= sent.status_code < 500, sent.text
     judged(sent)
-    asker._is_well()
+    asker.is_well()
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "\x1b[2J", "a" * 5000, "=cmd|'/c'!A1", "\u202efdp.exe"])
@@ -736,7 +745,7 @@ def test_no_id_and_no_query_leads_elsewhere(asker: Asker) -> None:
             assert asker.client.get(f"{asker.running.url}{path}?{query}").status_code in (200, 400, 404)
     for query in ("", "?name=../../x", "?" + "a=1&" * 2000):
         assert asker.client.get(f"{asker.running.url}/v1/presets{query}").status_code in (200, 400)
-    asker._is_well()
+    asker.is_well()
 
 
 @routes()
@@ -953,7 +962,7 @@ def test_requests_that_are_no_http(asker: Asker, name: str) -> None:
     said = spoken(asker.running, WIRE[name], half_close=True)
     assert said == b"" or said.split(b" ")[1] in (b"400", b"404", b"405", b"413", b"501"), said[:300]
     assert len(said) < MAX_ERROR_BYTES
-    asker._is_well()
+    asker.is_well()
 
 
 @pytest.mark.parametrize("endless", [b"A: " + b"x" * 1000 + b"\r\n", b"x" * 1000], ids=["many headers", "one header"])
@@ -966,10 +975,10 @@ def test_headers_without_end_are_cut_off(asker: Asker, endless: bytes) -> None:
             while sent < 20_000_000:
                 sent += connection.send(endless * 60)
     assert sent < 20_000_000
-    asker._is_well()
+    asker.is_well()
 
 
 def test_a_body_that_is_shorter_than_it_said_waits_alone(asker: Asker) -> None:
     said = spoken(asker.running, HEAD + b"Content-Length: 1000\r\n\r\n{", half_close=True, timeout_s=3)
     assert said == b"" or said.startswith(b"HTTP/1.1 4")
-    asker._is_well()
+    asker.is_well()
