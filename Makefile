@@ -19,8 +19,9 @@ demo: .venv/installed
 kernels: .venv/installed
 	-$(BIN)/python -m tessera.kernels.build
 
+# Bytecode is written also where the environment says not to: each process would compile some hundred files again.
 test: .venv/installed-dev kernels
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: .venv/installed-dev kernels
 	$(BIN)/python -m pytest -m slow --timeout 3600
