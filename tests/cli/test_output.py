@@ -6,12 +6,10 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tessera.cli import app as cli
 from tessera.cli.session import print_json, reading_line, write_reply
 
 
