@@ -152,6 +152,7 @@ class LLM(ChatModel):
             measure=partial(measure_workspace, model) if measured else None,
         )
         self.vision = model.config.vision_encoder
+        self.context_tokens = self.config.max_model_len
         self._loop = EngineLoop(Engine(model, tokenizer, self.config, ranks, loaded.shard))
         self._decoding = threading.BoundedSemaphore(MAX_DECODING)
         # Also stops the thread when the LLM is garbage-collected or the interpreter exits mid-step.

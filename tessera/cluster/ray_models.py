@@ -41,12 +41,11 @@ class _Actor:
         """What the caller must know of the model without having it, or why it cannot be opened."""
         if self.problem is not None:
             return self.problem
-        config = getattr(self.model, "config", None)
         return {
             "model_name": self.model.model_name,
             "fingerprint": self.model.fingerprint,
             "vision": getattr(self.model, "vision", None),
-            "context_tokens": getattr(config, "max_model_len", None) or getattr(self.model, "context_tokens", None),
+            "context_tokens": getattr(self.model, "context_tokens", None),
         }
 
     def call(self, name: str, *values: Any, **more: Any) -> Any:

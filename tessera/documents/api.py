@@ -96,10 +96,8 @@ def budget_of(model: ChatModel) -> Budget:
 
     Tessera's servers tell how their model cuts images and the length of its context, others at most the latter.
     """
-    from tessera.llm import LLM
-
-    tokens = model.config.max_model_len if isinstance(model, LLM) else getattr(model, "context_tokens", None)
-    tokens, vision = tokens or Budget().context_tokens, getattr(model, "vision", None)
+    tokens = getattr(model, "context_tokens", None) or Budget().context_tokens
+    vision = getattr(model, "vision", None)
     return budget_for(vision, tokens) if isinstance(vision, VisionConfig) else Budget(context_tokens=tokens)
 
 
