@@ -23,6 +23,7 @@ CLOSING = " \t\r\n`"  # what may end a reply after words that go in circles: a l
 ROW = re.compile(r"\{[^{}]*\}")
 SAME_ROWS = 12  # equal rows of a list, or lines, in a row; repeats of a unit at the end of a line before others
 MAX_PERIOD = 4  # lines that repeat together
+OF_NUMBERS = 4  # times as many repeats, where a unit is numbers alone: rows of a table may be equal
 MAX_CUTS = 8
 
 
@@ -59,37 +60,41 @@ def _has_shape(value: Any, wire: Mapping[str, Any]) -> bool:
 def loops(text: str, *, plain: bool) -> bool:
     """Return whether a text ends in one unit of words again and again, or has too many equal lines or rows of values.
 
-    Words may also go in circles in a line of its own, with others after it. A row without values, or a rule of dashes
-    under a heading, is no loop.
+    In a plain text, words may also go in circles in a line of its own, with others after it. A row without values, or a
+    rule of dashes under a heading, is no loop, nor are a table's equal rows of numbers if there are not very many.
     """
+    if _circles(text.rstrip(CLOSING), MIN_REPEATS):
+        return True
+    if not plain:
+        return _same_rows(ROW.findall(text))
     lines = [line.strip() for line in text.split("\n")]
-    return (
-        _circles(text.rstrip(CLOSING), MIN_REPEATS)
-        or any(_circles(line, SAME_ROWS) for line in lines if len(line) >= SAME_ROWS * MIN_CHARS / MIN_REPEATS)
-        or _same_lines([line for line in lines if any(map(str.isalnum, line))])
-        or (not plain and _same_rows(ROW.findall(text)))
-    )
+    filled = [line for line in lines if any(map(str.isalnum, line))]
+    return _same_lines(filled) or any(_circles(line, SAME_ROWS) for line in filled)
 
 
 def _circles(text: str, repeats: int) -> bool:
-    """Return whether a text ends in so many repeats of a unit; before further lines, numbers alone are a table's."""
+    """Return whether a text ends in so many repeats of a unit."""
     tail = text[-TAIL:]
     for length in range(1, LONGEST_UNIT):
         unit = tail[-length:]
         needed = max(repeats, -(-MIN_CHARS * repeats // MIN_REPEATS // length))
         if length * needed > len(tail):
             break
-        if tail.endswith(unit * needed) and any(map(str.isalnum, unit)):
-            return repeats == MIN_REPEATS or any(map(str.isalpha, unit))
+        if tail.endswith(unit * needed * _factor(unit)) and any(map(str.isalnum, unit)):
+            return True
     return False
+
+
+def _factor(unit: str) -> int:
+    return 1 if any(map(str.isalpha, unit)) else OF_NUMBERS
 
 
 def _same_lines(lines: Sequence[str]) -> bool:
     for period in range(1, MAX_PERIOD + 1):
         count = 0
-        for before, line in zip(lines, lines[period:], strict=False):
-            count = count + 1 if line == before else 0
-            if count >= (SAME_ROWS - 1) * period:
+        for place, line in enumerate(lines[period:]):
+            count = count + 1 if line == lines[place] else 0
+            if count >= (SAME_ROWS * _factor("".join(lines[place : place + period])) - 1) * period:
                 return True
     return False
 

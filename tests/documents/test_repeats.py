@@ -21,13 +21,35 @@ from tests.documents.fakes import completion
         '{"items": [' + '{"name": "Tea", "amount": 2}, ' * 30,
         "one line\nanother line of text\n" * 12,
         "# Receipt\n\n```\n" + "Man " * 60 + "\n```\n",
+    ],
+)
+def test_a_text_that_ends_in_circles_is_a_loop(text: str) -> None:
+    assert loops(text, plain=False)
+    assert loops(text, plain=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "# Receipt\n\n" + "Sub total 10.01\n" * 30 + "Thank you for your visit.",
         "Tea 2.50\n\nMilk 1.10\n\n" * 15 + "Thank you for your visit.",
         "A line.\n" + "and of the " * 40 + "\n\nThe end of the page.",
+        "| 0,00 | 0,00 |\n" * 60 + "| Summe | 0,00 |",
     ],
 )
-def test_a_text_that_goes_in_circles_is_a_loop(text: str) -> None:
-    assert loops(text, plain=False)
+def test_a_plain_text_may_go_on_after_its_circles(text: str) -> None:
+    assert loops(text, plain=True)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("row", "is_loop"), [({"name": "Tea", "amount": 2}, True), ({"name": None, "amount": None}, False), (5.0, False)]
+)
+def test_equal_rows_with_values_are_a_loop_however_they_are_laid_out(
+    row: object, is_loop: bool, indent: int | None
+) -> None:
+    text = json.dumps({"vendor": "A", "items": [row] * 20, "total": 100.0}, indent=indent)
+    assert loops(text, plain=False) == is_loop
 
 
 @pytest.mark.parametrize(
@@ -39,6 +61,9 @@ def test_a_text_that_goes_in_circles_is_a_loop(text: str) -> None:
         "Title\n" + "-" * 100 + "\n",
         "| 0 |" + " 0 |" * 40 + "\n| 1 |" + " 2 |" * 40 + "\n\nTotal: 80",
         "- Ja\n- Nein\n" * 5 + "\nUnterschrift",
+        "| Einnahmen | Ausgaben |\n| --- | --- |\n" + "| 0,00 | 0,00 |\n" * 20 + "| Summe | 0,00 |",
+        "Preise\n\n" + "5,00\n" * 20 + "\nSumme 100,00",
+        "| Einnahmen | Ausgaben |\n| --- | --- |\n" + "| 0,00 | 0,00 |\n" * 20,
         "",
     ],
 )
