@@ -17,6 +17,7 @@ from tessera.documents.markdown import table_headings
 from tessera.documents.page import Box, Page, PageError
 from tessera.documents.presets import Preset
 from tessera.documents.tiles import legible_side, needs_tiles, printed_box, share_of, small_type, tile_boxes
+from tessera.errors import DocumentError
 from tessera.messages import Image, Message
 from tessera.sampling import Grammar, SamplingParams
 
@@ -76,13 +77,13 @@ def units(
     pages: Iterable[Page | PageError], preset: Preset, budget: Budget, tiles: str | None = None
 ) -> Iterator[Unit]:
     """Group pages into units: a document each, or as many images as the preset compares."""
-    group: list[Page | PageError] = []
+    group: list[_Seen | PageError] = []
     for page in pages:
         is_full = len(group) == preset.images if preset.images > 1 else group and group[-1].document != page.document
         if is_full:
             yield _unit(group, preset, budget, tiles)
             group = []
-        group.append(page if isinstance(page, PageError) else _Seen(page, preset, budget, tiles))  # type: ignore[arg-type]
+        group.append(page if isinstance(page, PageError) else _looked_at(page, preset, budget, tiles))
     if group:
         yield _unit(group, preset, budget, tiles)
 
@@ -94,6 +95,13 @@ class _Seen:
         self.document, self.number, self.digest, self.blank = page.document, page.number, page.digest, page.blank
         self.tokens = 0 if page.blank else page_tokens(page, tiles or preset.tiles, budget)
         self.headings = table_headings(page) if preset.schema.lists and budget.instructions else ()
+
+
+def _looked_at(page: Page, preset: Preset, budget: Budget, tiles: str | None) -> _Seen | PageError:
+    try:
+        return _Seen(page, preset, budget, tiles)
+    except DocumentError as error:  # to see how large its type is, it had to be rendered
+        return PageError(page.document, page.number, str(error.code), str(error), page.digest)
 
 
 def _unit(group: Sequence[Any], preset: Preset, budget: Budget, tiles: str | None) -> Unit:
@@ -197,7 +205,7 @@ def _fitted(page: Page, shown: list[tuple[Box | None, int]], budget: Budget) -> 
 
     def smaller(box: Box | None, side: int, tokens: int, most: float) -> tuple[Box | None, int]:
         while tokens > most and side > budget.token_side:
-            side = int(side * min(math.sqrt(most / tokens), 0.99))
+            side = max(int(side * min(math.sqrt(most / tokens), 0.99)), 1)
             tokens = _view_tokens(page, box, side, budget)
         return box, side
 

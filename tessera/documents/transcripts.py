@@ -61,6 +61,7 @@ class Transcription(Extraction):
             for number, window in enumerate(unit.windows)
             for position in window
         }
+        unplanned = {(each.document, each.number): each.message for unit in self.units for each in unit.errors}
         known = set(wanted.values())
         results = (each for each in journal.results() if each.id in known)  # not of files as they were before
         early: dict[str, str] = {}
@@ -76,8 +77,10 @@ class Transcription(Extraction):
                     yield Transcript(page.document, page.number, "", "blank", page.size)
                 elif not self.needs_model(page):
                     yield Transcript(page.document, page.number, text_to_markdown(page), "text layer", page.size)
+                elif (key := wanted.get((page.document, page.number))) is None:
+                    why = unplanned.get((page.document, page.number), "not read")
+                    yield Transcript(page.document, page.number, "", "error", page.size, why)
                 else:
-                    key = wanted.get((page.document, page.number), "")
                     while key not in early and (result := next(results, None)) is not None:
                         early[result.id] = result.result
                     yield _read(page, early.pop(key, None))

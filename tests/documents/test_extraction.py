@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tessera.documents import extract
 from tessera.documents.calibration import EVIDENCE, Calibration
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Journal
+from tessera.documents.limits import PageLimits
 from tessera.documents.plan import Budget, windows
 from tessera.documents.presets import Preset, open_preset
 from tessera.errors import DeadEndError, GrammarError, ReplyError, UsageError
@@ -108,6 +110,16 @@ def test_a_bad_file_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert errors["good.png"] is None
     assert all(errors[name] for name in ("bad.pdf", "gone.pdf", "empty.png"))
     assert all(each.message for each in found if each.error)
+
+
+def test_a_page_that_cannot_be_rendered_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """To see how large its type is, a page is rendered while the run is planned."""
+    (tmp_path / "bad.pdf").write_bytes(pdf_bytes(text_at(50, 700, "A4 has 741,376 pixels at a side of 1,024")))
+    good = draw(tmp_path / "good.png", "x")
+    budget, limits = replace(BUDGET, type_size=14.0), PageLimits(max_pixels=741_375)
+    found = list(extract([tmp_path / "bad.pdf", good], SCHEMA, Scripted(lambda *_: SAID), budget=budget, limits=limits))
+    assert [each.error for each in found] == ["too_large", None]
+    assert "max_pixels" in found[0].message
 
 
 def test_a_long_document_is_read_in_windows_that_share_a_page(tmp_path: Path) -> None:

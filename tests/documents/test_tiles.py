@@ -143,6 +143,15 @@ def test_a_page_and_its_tiles_fit_the_context_however_small(
         assert len(shown) == (5 if context >= 10_000 else 1)
 
 
+@pytest.mark.parametrize("context", [1, 2, 50])
+@pytest.mark.parametrize("tiles", ["off", "2x2"])
+def test_a_context_without_room_leaves_a_page_that_can_be_rendered(context: int, tiles: str, tmp_path: Path) -> None:
+    """A server may tell any; the model then refuses the page, not the renderer the whole run."""
+    page = page_of(tmp_path, pdf_bytes(text_at(50, 700, "Small print", size=6)))
+    for part, side in views(page, tiles, Budget(context_tokens=context, token_side=1)):
+        assert max(page.image(side, crop=part).size) == side
+
+
 def test_the_option_goes_before_the_preset_for_the_largest_side() -> None:
     preset = preset_of("mine", {"max_image_side": 512})
     assert Extraction([], preset, Options()).budget.image_side == 512

@@ -12,11 +12,14 @@ import pytest
 
 from tessera.documents.extraction import Options
 from tessera.documents.journal import Journal
+from tessera.documents.limits import PageLimits
 from tessera.documents.markdown import has_good_text, text_to_markdown
 from tessera.documents.page import Box, Word
+from tessera.documents.plan import Budget
 from tessera.documents.presets import open_preset
 from tessera.documents.transcripts import Transcript, Transcription, write_transcripts
 from tests.documents.fakes import Scripted, completion, draw
+from tests.documents.files import pdf_bytes, text_at
 from tests.documents.papers import TypedPage
 
 PROSE = ["The first line of a page", "and the second one of it."]
@@ -100,6 +103,17 @@ def test_a_page_with_a_problem_says_so_at_its_place(tmp_path: Path) -> None:
     out = tmp_path / "a.md"
     assert transcribe(draw(tmp_path / "a.png", "one"), out, model) == (1, 1)
     assert "the reply repeated itself without end" in out.read_text()
+
+
+def test_a_page_that_could_not_be_planned_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(text_at(50, 700, "A4 has 741,376 pixels at a side of 1,024")))
+    options = Options(budget=Budget(type_size=14.0), limits=PageLimits(max_pixels=741_375))
+    job = Transcription([tmp_path / "a.pdf"], open_preset("preset:transcribe"), options, from_image=True)
+    with Journal.open(tmp_path / "journal", job.identity("m")) as journal:
+        journal.add(job.plan())
+        (told,) = job.transcripts(journal)
+    assert (told.number, told.source) == (1, "error")
+    assert "max_pixels" in str(told.problem)
 
 
 def test_a_file_that_changed_is_not_told_by_its_old_text(tmp_path: Path) -> None:
