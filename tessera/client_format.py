@@ -26,6 +26,7 @@ from tessera.sources import ImageLimits, is_data_url, is_url, read
 
 NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 NO_ID = -1  # for a token whose id the server does not send
+MAX_CONTEXT = 2**31  # tokens; what is more is no length of a context
 # The first bytes of each file type.
 TYPES = (
     (b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"),
@@ -141,7 +142,7 @@ def vision_of(listed: Mapping[str, Any]) -> VisionConfig | None:
 def context_of(listed: Mapping[str, Any]) -> int | None:
     """The tokens of prompt and reply that a model takes, from its entry in a server's list; None if it does not say."""
     told = listed.get("max_model_len")
-    return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else None
+    return told if isinstance(told, int) and not isinstance(told, bool) and 0 < told <= MAX_CONTEXT else None
 
 
 def usage_of(usage: Mapping[str, Any] | None) -> Usage:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,8 @@ def test_a_stream_that_is_left_ends_the_request(client: Client, running: Running
         (whole({"data": [{"id": "m", "max_model_len": True, "aliases": 3, "vision_encoder": "clip"}]}), Budget()),
         (whole({"data": [{"id": "of another model", "max_model_len": 9}, 7]}), Budget()),
         (whole({"data": [{"id": "x", "aliases": ["m"], "max_model_len": 9}]}), Budget(context_tokens=9)),
+        (whole({"data": [{"id": "m", "max_model_len": -8192}]}), Budget()),
+        (whole({"data": [{"id": "m", "max_model_len": 10**4000}]}), Budget()),
         (whole([]), Budget()), (Response("<html>", content_type="text/html"), Budget()),
         (failing(404), Budget()), (failing(405), Budget()), (failing(403), Budget()),
     ],
@@ -213,6 +217,23 @@ def test_what_another_server_does_not_tell_is_as_for_pixtral(
 ) -> None:
     httpserver.expect_request("/v1/models").respond_with_handler(lambda _: answer)
     assert budget_of(Client(httpserver.url_for("/"), model="m", max_retries=0)) == budget
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_size": -1024}, {"image_size": 2**40}, {"patch_size": 0}, {"patch_size": math.nan}, {"hidden_size": 2**70},
+     {"hidden_size": None}, {"spatial_merge_size": True}, {"mm_projector_id": [7]}, {"rope_theta": []}],
+    ids=str,
+)  # fmt: skip
+def test_no_vision_encoder_of_impossible_sizes_is_believed(
+    running: Running, httpserver: HTTPServer, change: dict[str, Any]
+) -> None:
+    vision = asdict(running.llm.vision)
+    told = whole({"data": [{"id": "m", "vision_encoder": vision}, {"id": "n", "vision_encoder": vision | change}]})
+    httpserver.expect_request("/v1/models").respond_with_handler(lambda _: told)
+    good, bad = (Client(httpserver.url_for("/"), model=name, max_retries=0) for name in "mn")
+    assert budget_of(good).image_side == running.llm.vision.image_size
+    assert budget_of(bad) == Budget()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, EndpointError), (429, EngineBusyError), (401, KeyRefusedError)])
