@@ -12,7 +12,7 @@ import pytest
 from tessera import errors
 from tessera.errors import MAX_WORDS, TesseraError, counted, printable
 from tessera.load import BUNDLED_FOLDER
-from tests.cli.test_cli import run
+from tests.cli.commands import run
 
 SCRIPTS = "\u3000\u202f\xa0 \u0646\u200c\u0645 \U0001f469\u200d\U0001f33e"  # wide and narrow spaces, Persian, emoji
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, TesseraError)]

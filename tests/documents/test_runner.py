@@ -179,11 +179,6 @@ def worker(path: Path, seconds: float, poison: str = "none") -> ForkServerProces
     return forks.start(stub.work, path, seconds, poison)
 
 
-def ended(process: ForkServerProcess) -> int | None:
-    process.join(200)
-    return process.exitcode
-
-
 def done(path: Path) -> int:
     import sqlite3
 
@@ -204,8 +199,8 @@ def kill_often(path: Path, lines: int, kills: int, seconds: float, seed: int) ->
         time.sleep(chance.random() * 0.1)
         hits += running.exitcode is None
         running.kill()
-        ended(running)
-    assert ended(worker(path, seconds)) == 0
+        forks.ended(running)
+    assert forks.ended(worker(path, seconds), 200) == 0
     return hits
 
 
@@ -215,7 +210,7 @@ def kill_often(path: Path, lines: int, kills: int, seconds: float, seed: int) ->
 def test_kills_at_random_moments_change_no_byte_of_the_results(tmp_path: Path, lines: int, kills: int) -> None:
     payloads = [f"{number} é\x00" for number in range(lines)]
     calm, killed = begun(tmp_path / "calm", payloads), begun(tmp_path / "killed", payloads)
-    assert ended(worker(calm, 0.0)) == 0
+    assert forks.ended(worker(calm, 0.0), 200) == 0
     assert kill_often(killed, lines, kills, 0.02, seed=7) > kills // 2
     assert results(killed) == results(calm)
     assert len(set(results(killed))) == lines
@@ -224,7 +219,7 @@ def test_kills_at_random_moments_change_no_byte_of_the_results(tmp_path: Path, l
 
 def test_an_item_that_kills_its_process_ends_as_an_error_of_its_own(tmp_path: Path) -> None:
     path = begun(tmp_path / "j", [*"abcdef", "poison", *"ghi"])
-    codes = [ended(worker(path, 0.0, "poison")) for _ in range(4)]
+    codes = [forks.ended(worker(path, 0.0, "poison")) for _ in range(4)]
     assert codes == [-signal.SIGKILL] * 3 + [0]
     assert [json.loads(row)[1] for row in results(path)] == [
         *(f"<{text}>" for text in "abcdef"), "worker_died", *(f"<{text}>" for text in "ghi")

@@ -22,7 +22,7 @@ from tessera.load import BUNDLED_FOLDER
 from tessera.model.pixtral import Pixtral
 from tessera.quantize.rounding import round_to
 from tessera.sampling import Grammar
-from tests.cli.test_cli import run as run_command
+from tests.cli.commands import run as run_command
 from tests.engine.tiny import prompt, tiny_engine, tiny_model
 from tests.loading import load_model
 from tests.server.conftest import Running, asking, start_server

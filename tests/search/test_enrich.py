@@ -142,11 +142,9 @@ ANSWERS: dict[str, Any] = {
 MORE: dict[str, Any] = {"transcribe": {"preset": "transcribe", "always": False}, "extract": {"preset": "invoice"}}
 
 
-def killed(folder: Path, work: str, at: int) -> int | None:
+def killed(folder: Path, work: str, at: int) -> int:
     """Let a model work in a process that ends at its answer of this number."""
-    process = forks.start(enrich_until_killed, folder, work, at)
-    process.join(120)
-    return process.exitcode
+    return forks.ended(forks.start(enrich_until_killed, folder, work, at))
 
 
 def enrich_until_killed(folder: Path, work: str, at: int) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tessera.errors import CheckpointError, UsageError
 from tessera.weights.convert import convert
-from tests.cli.test_cli import run
+from tests.cli.commands import run
 from tests.loading import load_model
 from tests.weights.checkpoints import CONFIGS, same_bits, write_mistral_folder
 
