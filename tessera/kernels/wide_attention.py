@@ -19,7 +19,7 @@ from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
 from tessera.kernels.prefill_attention import PACKED_BYTES_PER_THREAD
 
-SHORTEST_TOKENS = 512  # with 256 it is as fast as PyTorch, with 1024 1.5 times (BENCHMARKS.md)
+SHORTEST_TOKENS = 512  # with 256 it is as fast as PyTorch, with 1,024 1.4 times (BENCHMARKS.md)
 
 # As in native/wide_attention_avx2.cpp.
 QUERIES, KEYS, MAX_WIDTH, WIDTH_STEP = 96, 128, 128, 8
