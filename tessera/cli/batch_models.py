@@ -156,9 +156,9 @@ class Endpoints(Answering):
 
 def pool_of(
     urls: Sequence[str], model: str | None, key: str | None, given: Mapping[str, Any], in_flight: int | None = None,
-    *, patience_s: float | None = None,
+    *, patience_s: float | None = None, **more: Any,
 ) -> Pool:  # fmt: skip
-    """The servers as one model; a request waits for any of them as long as the patience lasts."""
+    """The servers as one model; a request waits for any of them as long as the patience lasts. Clients get `more`."""
     from tessera.client import Client
     from tessera.pool import PATIENCE_S, Pool
 
@@ -168,9 +168,8 @@ def pool_of(
         local_files=given["allowed_local_media_path"],
         flags=("max_pixels",),
     )
-    clients = [
-        Client(url, model=model, api_key=key, max_retries=0, limits=limits, concurrency=in_flight or 8) for url in urls
-    ]
+    more |= {"model": model, "api_key": key, "max_retries": 0, "limits": limits, "concurrency": in_flight or 8}
+    clients = [Client(url, **more) for url in urls]
     return Pool(clients, patience_s=PATIENCE_S if patience_s is None else patience_s)
 
 

@@ -23,10 +23,19 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.plan import REPLY_TOKENS, REPLY_TOKENS_PER_PAGE, Budget
 from tessera.documents.presets import Preset
 from tessera.documents.progress import Snapshot, described
-from tessera.errors import ModelNotFoundError, TesseraError, UnreachableError, UsageError, counted
+from tessera.errors import (
+    EngineBusyError,
+    KeyRefusedError,
+    ModelNotFoundError,
+    TesseraError,
+    UnreachableError,
+    UsageError,
+    counted,
+)
 from tessera.shelf import BUNDLED
 
 MAX_SAID = 5  # errors and problems that are named one by one
+STATED_S = 30.0  # in which a server answers a dry run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +173,12 @@ def stated_budget(job: Job) -> Budget:
     """What the model takes that the job would ask, from its config or its server's list; else what Pixtral 12B does."""
     if job.endpoints:
         try:
-            with pool_of(job.endpoints, job.model, job.key, job.settings, patience_s=0) as servers:
+            with pool_of(job.endpoints, job.model, job.key, job.settings, patience_s=0, timeout_s=STATED_S) as servers:
                 return budget_of(servers)
-        except UnreachableError:
-            job.note("no server can be reached, so tokens are estimated as Pixtral 12B's")
+        except KeyRefusedError:
+            raise
+        except (EngineBusyError, UnreachableError):
+            job.note("no server answers, so tokens are estimated as Pixtral 12B's")
             return Budget()
     from tessera.load import find_model
     from tessera.weights.checkpoint import open_checkpoint

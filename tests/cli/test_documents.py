@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from tessera.cli.app import app
 from tessera.cli.batch_models import LocalModel
-from tessera.errors import TesseraError
+from tessera.errors import KeyRefusedError, TesseraError
 from tessera.load import find_model
 from tessera.weights.checkpoint import open_checkpoint
 from tests.documents.fakes import Scripted, draw
@@ -114,6 +115,22 @@ def test_a_dry_run_counts_tokens_as_the_model_that_is_named_cuts_images(
     assert 0 < tokens("-m", "nano") < 86 * 70 / 2
     assert tokens("--endpoint", httpserver.url_for("/")) == tokens("-m", "nano")
     assert tokens("-m", "mistral-community/pixtral-absent") == 64 * 53
+
+
+def test_a_dry_run_waits_little_for_a_server_and_says_that_it_refuses_the_key(
+    run: Run, tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessera.cli.documents.STATED_S", 0.2)
+    draw(tmp_path / "a.png", "x")
+    dry = "extract", "a.png", "-s", "s.json", "-o", "t.csv", "--dry-run", "--endpoint"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = run(*dry, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert done.exit_code == 0
+    assert "no server answers, so tokens are estimated as Pixtral 12B's" in done.stderr
+    httpserver.expect_ordered_request("/v1/models").respond_with_data("", status=429)
+    assert run(*dry, httpserver.url_for("/")).exit_code == 0
+    httpserver.expect_ordered_request("/v1/models").respond_with_data("", status=401)
+    assert isinstance(run(*dry, httpserver.url_for("/")).exception, KeyRefusedError)
 
 
 def test_events_are_lines_of_json(run: Run, model: Scripted, tmp_path: Path) -> None:
