@@ -19,7 +19,8 @@ demo: .venv/installed
 kernels: .venv/installed
 	-$(BIN)/python -m tessera.kernels.build
 
-# Files in their order: the longest have few tests and would come last. Bytecode is written also where the environment says not to: each process would compile some hundred files again.
+# Files in their order: the longest have few tests, and would come last. Bytecode is written also where the environment
+# says not to: each process would compile some hundred files again.
 test: .venv/installed-dev kernels
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
