@@ -19,10 +19,9 @@ demo: .venv/installed
 kernels: .venv/installed
 	-$(BIN)/python -m tessera.kernels.build
 
-# Files in their order: the longest have few tests, and would come last. Bytecode is written also where the environment
-# says not to: each process would compile some hundred files again.
+# Bytecode is written also where the environment says not to: each process would compile some hundred files again.
 test: .venv/installed-dev kernels
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: .venv/installed-dev kernels
 	$(BIN)/python -m pytest -m slow --timeout 3600
