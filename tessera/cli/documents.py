@@ -35,7 +35,7 @@ from tessera.errors import (
 from tessera.shelf import BUNDLED
 
 MAX_SAID = 5  # errors and problems that are named one by one
-STATED_S = 30.0  # in which a server answers a dry run
+STATED_S = 30.0  # of a server's silence, after which a dry run does without its answer
 
 
 @dataclass(frozen=True, kw_only=True)

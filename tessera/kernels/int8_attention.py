@@ -15,9 +15,9 @@ import ctypes
 import torch
 from torch import Tensor
 
+from tessera.kernels.attention_call import FIELDS, attend_by_heads
 from tessera.kernels.gradients import records
-from tessera.kernels.library import ADDRESS, REAL, WHOLE, choice, kernel
-from tessera.kernels.prefill_attention import PACKED_BYTES_PER_THREAD
+from tessera.kernels.library import ADDRESS, REAL, choice, kernel
 
 # An earlier kernel of this design made the encoder 1.24 times as fast at 4096 patches and 1.06 at 1024, which is too
 # little for its error (BENCHMARKS.md). This one is yet to be timed.
@@ -31,22 +31,10 @@ LOG2_E = 1.44269504
 WEIGHT_FACTORS = ("0x1.fe39dcp+7", "0x1.66c22cp+7", "0x1.e66520p+5")
 
 
-class _Rows(ctypes.Structure):
-    """`Rows` of native/int8_attention.h."""
-
-    _fields_ = (("start", ADDRESS), ("token_stride", WHOLE), ("head_stride", WHOLE))
-
-
 class _Call(ctypes.Structure):
     """`AttentionCall` of native/int8_attention.h."""
 
-    _fields_ = (
-        *[(name, _Rows) for name in ("queries", "keys", "values", "out")],
-        *[(name, WHOLE) for name in ("tokens", "context", "heads", "width")],
-        ("packed", ADDRESS),
-        ("threads", WHOLE),
-        ("scale", REAL),
-    )
+    _fields_ = (*FIELDS, ("scale", REAL))
 
 
 def prefers_int8_attention(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) -> bool:
@@ -65,28 +53,11 @@ def int8_attention(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) ->
     function = kernel("int8_attention", ADDRESS)
     if function is None:
         raise RuntimeError("int8_attention has no kernel on this machine; ask prefers_int8_attention first")
-    tokens, heads, width = queries_TNK.shape
-    queries_TNK, keys_LNK, values_LNK = (
-        x if x.stride(-1) == 1 else x.contiguous() for x in (queries_TNK, keys_LNK, values_LNK)
-    )
-    out_TNK = torch.empty(tokens, heads, width, dtype=queries_TNK.dtype)
+    width = queries_TNK.shape[-1]
     # Codes of keys and values, three numbers for each key and four for each channel, of a head.
     packed_bytes = -(-len(keys_LNK) // KEYS) * (2 * KEYS * width + 4 * (3 * KEYS + 4 * width))
-    heads_each = min(heads, max(1, PACKED_BYTES_PER_THREAD * torch.get_num_threads() // packed_bytes))
-    packed = torch.empty(heads_each * packed_bytes, dtype=torch.uint8)
-    for start in range(0, heads, heads_each):
-        rows = [_rows(x[:, start : start + heads_each]) for x in (queries_TNK, keys_LNK, values_LNK, out_TNK)]
-        count = min(heads_each, heads - start)
-        threads = min(torch.get_num_threads(), count * -(-tokens // QUERIES))
-        call = _Call(
-            *rows, tokens, len(keys_LNK), count, width, packed.data_ptr(), threads, width**-0.5
-        )  # fmt: skip
-        function(ctypes.byref(call))
-    return out_TNK
-
-
-def _rows(x_TNK: Tensor) -> _Rows:
-    return _Rows(x_TNK.data_ptr(), *x_TNK.stride()[:2])
+    given = (queries_TNK, keys_LNK, values_LNK)
+    return attend_by_heads(function, _Call, given, width**-0.5, packed_bytes=packed_bytes, panel=QUERIES)
 
 
 def int8_attention_twin(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) -> Tensor:

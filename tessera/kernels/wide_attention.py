@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor
 
+from tessera.kernels.attention_call import FIELDS, attend_by_heads
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, REAL, WHOLE, kernel
-from tessera.kernels.prefill_attention import PACKED_BYTES_PER_THREAD
 
 SHORTEST_TOKENS = 512  # with 256 it is as fast as PyTorch, with 1,024 1.4 times (BENCHMARKS.md)
 
@@ -26,22 +26,10 @@ QUERIES, KEYS, MAX_WIDTH, WIDTH_STEP = 96, 128, 128, 8
 STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
-class _Rows(ctypes.Structure):
-    """`Rows` of native/wide_attention_avx2.cpp."""
-
-    _fields_ = (("start", ADDRESS), ("token_stride", WHOLE), ("head_stride", WHOLE))
-
-
 class _Call(ctypes.Structure):
     """`AttentionCall` of native/wide_attention_avx2.cpp."""
 
-    _fields_ = (
-        *[(name, _Rows) for name in ("queries", "keys", "values", "out")],
-        *[(name, WHOLE) for name in ("tokens", "context", "heads", "width")],
-        ("packed", ADDRESS),
-        *[(name, WHOLE) for name in ("threads", "stored")],
-        ("scale", REAL),
-    )
+    _fields_ = (*FIELDS, ("stored", WHOLE), ("scale", REAL))
 
 
 def prefers_wide_attention(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) -> bool:
@@ -72,23 +60,8 @@ def wide_attention(queries_TNK: Tensor, keys_LNK: Tensor, values_LNK: Tensor) ->
     function = kernel("wide_attention", ADDRESS)
     if function is None:
         raise RuntimeError("wide_attention has no kernel on this machine; ask prefers_wide_attention first")
-    (tokens, heads, width), context = queries_TNK.shape, len(keys_LNK)
-    given = [x if x.stride(-1) == 1 else x.contiguous() for x in (queries_TNK, keys_LNK, values_LNK)]
-    out_TNK = torch.empty(tokens, heads, width, dtype=queries_TNK.dtype)
-    numbers = 2 * -(-context // KEYS) * KEYS * width  # keys and values of a head
-    heads_each = min(heads, max(1, PACKED_BYTES_PER_THREAD * torch.get_num_threads() // (4 * numbers)))
-    packed = torch.empty(heads_each * numbers)
-    for start in range(0, heads, heads_each):
-        rows = [_rows(x[:, start : start + heads_each]) for x in (*given, out_TNK)]
-        count = min(heads_each, heads - start)
-        threads = min(torch.get_num_threads(), count * -(-tokens // QUERIES))
-        scale = width**-0.5 / math.log(2)
-        call = _Call(
-            *rows, tokens, context, count, width, packed.data_ptr(), threads, STORED[queries_TNK.dtype], scale
-        )  # fmt: skip
-        function(ctypes.byref(call))
-    return out_TNK
-
-
-def _rows(x_TNK: Tensor) -> _Rows:
-    return _Rows(x_TNK.data_ptr(), *x_TNK.stride()[:2])
+    width = queries_TNK.shape[-1]
+    return attend_by_heads(
+        function, _Call, (queries_TNK, keys_LNK, values_LNK), STORED[queries_TNK.dtype], width**-0.5 / math.log(2),
+        packed_bytes=4 * 2 * -(-len(keys_LNK) // KEYS) * KEYS * width, panel=QUERIES,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ def test_neither_threads_nor_neighbours_change_a_bit(dtype: torch.dtype, monkeyp
     for start, stop in ((0, 1), (1, 100), (100, 330)):
         assert torch.equal(wide_attention(queries[start:stop], keys, values), whole[start:stop])
     threads = torch.get_num_threads()
-    monkeypatch.setattr(module, "PACKED_BYTES_PER_THREAD", 1)
+    monkeypatch.setattr("tessera.kernels.attention_call.PACKED_BYTES_PER_THREAD", 1)
     try:
         torch.set_num_threads(3)
         assert torch.equal(wide_attention(queries, keys, values), whole)
