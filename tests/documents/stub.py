@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -62,12 +63,15 @@ def accept(item: Item, reply: Completion | TesseraError) -> Done:
     return Done(json.dumps([item.id, reply.text]))
 
 
-def work(path: Path, seconds: float, poison: str) -> None:
-    """Answer the journal's items, in a process of its own; the item with the poisonous payload kills it."""
+def work(path: Path, seconds: float, poison: str, most: int) -> None:
+    """Answer the journal's items, in a process of its own: one payload kills it, and it stays at `most` answers."""
+    answers = itertools.count(1)
 
     def answer(text: str) -> str:
         if text == poison:
             os.kill(os.getpid(), signal.SIGKILL)
+        if next(answers) > most:
+            time.sleep(3600)
         return f"<{text}>"
 
     with Journal.open(path, {"input": "test"}) as journal:
