@@ -1,13 +1,15 @@
-"""Products in 16 bits on CPUs without arithmetic for them: computed in float32, a panel of the weight at a time.
+"""Products in 16 bits on CPUs without arithmetic for them: computed in float32, and rounded once, at the end.
 
-There PyTorch multiplies bfloat16 and float16 number by number: at 5 to 10 GFLOP/s on a Zen 3 core, where float32
-reaches 56 to 67 and this 45 to 64 (500 to 1024 tokens). Sums are rounded once, at the end. The twin is
-`torch.nn.functional.linear`, which serves every other device, processor and dtype, few tokens, and what does not fit
-together: that raises PyTorch's own errors.
+There PyTorch multiplies bfloat16 and float16 number by number: at 5 to 10 GFLOP/s on a Zen 3 core. The kernel
+(native/wide_product_avx2.cpp) unpacks both sides as it goes; without it, PyTorch multiplies in float32, a panel of the
+weight at a time. `torch.nn.functional.linear` serves every other device, processor and dtype, few tokens, and what does
+not fit together: that raises PyTorch's own errors.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,9 +18,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tessera.kernels.gradients import records
+from tessera.kernels.library import ADDRESS, WHOLE, kernel
 
 FEWEST_TOKENS = 12  # with fewer, it takes longer to convert the weight than PyTorch to multiply by it
-PANEL_NUMBERS = 2**21  # of the weight in float32 at a time: 8 MB
+PANEL_NUMBERS = 2**21  # of the weight in float32 at a time, without the kernel: 8 MB
+MOST_ROWS = 512  # of the inputs in float32 at a time, with it
+
+# As in native/wide_product_avx2.cpp.
+ROWS, WIDE, STEPS, PANELS = 4, 24, 256, 4
+STORED = {torch.bfloat16: 0, torch.float16: 1}
+
+
+class _Matrix(ctypes.Structure):
+    """`Matrix` of native/wide_product_avx2.cpp; one of the strides is 1."""
+
+    _fields_ = (("start", ADDRESS), ("row_stride", WHOLE), ("column_stride", WHOLE))
+
+
+class _Call(ctypes.Structure):
+    """`ProductCall` of native/wide_product_avx2.cpp."""
+
+    _fields_ = (
+        *[(name, _Matrix) for name in ("left", "right", "out")],
+        *[(name, WHOLE) for name in ("rows", "columns", "depth", "most")],
+        ("packed", ADDRESS),
+        ("threads", WHOLE),
+        ("stored", WHOLE),
+    )
 
 
 def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -82,12 +108,29 @@ def _multiplies(dtype: torch.dtype) -> bool:
 def _product(inputs: Tensor, weight_NK: Tensor) -> Tensor:
     rows, columns = weight_NK.shape
     out = inputs.new_empty(*inputs.shape[:-1], rows)
-    inputs_TK, out_TN = inputs.reshape(-1, columns).float(), out.view(-1, rows)
-    panel_rows = max(1, PANEL_NUMBERS // columns)
+    inputs_TK, out_TN = inputs.reshape(-1, columns), out.view(-1, rows)
+    function = kernel("wide_product", ADDRESS)
+    if function is not None:
+        _multiply(function, inputs_TK, weight_NK, out_TN)
+        return out
+    inputs_TK, panel_rows = inputs_TK.float(), max(1, PANEL_NUMBERS // columns)
     for start in range(0, rows, panel_rows):
         panel = weight_NK[start : start + panel_rows]
         out_TN[:, start : start + panel_rows] = inputs_TK @ panel.float().T
     return out
+
+
+def _multiply(function: Callable[..., Any], left_TK: Tensor, right_NK: Tensor, out_TN: Tensor) -> None:
+    (rows, depth), columns = left_TK.shape, len(right_NK)
+    left_TK, right_NK = (x if 1 in x.stride() else x.contiguous() for x in (left_TK, right_NK))
+    blocks = -(-depth // STEPS)
+    most = -(-min(MOST_ROWS, rows) // ROWS) * ROWS
+    threads = min(torch.get_num_threads(), -(-columns // WIDE))
+    packed = torch.empty(most * (blocks * STEPS + threads * PANELS * WIDE), dtype=torch.float32)
+    matrices = [_Matrix(x.data_ptr(), *x.stride()) for x in (left_TK, right_NK, out_TN)]
+    function(ctypes.byref(_Call(
+        *matrices, rows, columns, depth, most, packed.data_ptr(), threads, STORED[out_TN.dtype]
+    )))  # fmt: skip
 
 
 def _rows(values: Tensor) -> Tensor:

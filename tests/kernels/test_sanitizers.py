@@ -20,6 +20,7 @@ TESTS = (
     "test_prefill_attention.py",
     "test_int8_attention.py",
     "test_wide_attention.py",
+    "test_wide_linear.py",
     "test_prefill_linear.py",
     "test_low_rank.py",
     "test_skinny_linear.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -11,16 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tessera.kernels import wide_linear
+from tessera.kernels.library import ADDRESS, kernel
+from tests.kernels.emulation import forced_here
 
 SHAPES = [((5, 7), 3), ((1, 64), 130), ((2, 3, 48), 96), ((33, 2048), 1100), ((0, 8), 4), ((9,), 5)]
 DTYPES = [torch.bfloat16, torch.float16]
 MULTIPLIES = wide_linear._multiplies.__wrapped__
 
 
-@pytest.fixture(autouse=True)
-def _lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["avx2", "torch"])
+def _lacking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: False)
     monkeypatch.setattr(wide_linear, "FEWEST_TOKENS", 1)
+    with forced_here(request.param):
+        yield
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -60,6 +64,45 @@ def test_products_of_matrices_are_added_in_place(dtype: torch.dtype) -> None:
     found = wide_linear.add_product(into, left, right, -0.5)
     assert found is into
     assert bool(((found - wanted).abs() <= bound(exact, dtype, 9) + bound(wanted, dtype, 9)).all())
+
+
+# (rows, depth, columns): parts of fours and of panels of 24; of the 256 steps whose sum begins anew, and of eight of
+# them; several panels of which the last are fewer than four; more than the 256 rows that stay in a cache.
+EDGES = [(1, 1, 1), (4, 8, 24), (3, 7, 23), (5, 9, 25), (13, 257, 49), (6, 520, 121), (2, 255, 199), (300, 300, 100)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("edges", EDGES)
+def test_sums_that_float32_holds_are_exact(
+    edges: tuple[int, int, int], turned: tuple[bool, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers up to 8, laid out by rows or by columns, all rows at once or eight at a time."""
+    generator = torch.Generator().manual_seed(sum(edges))
+    rows, depth, columns = edges
+    sides = [torch.randint(-8, 9, (count, depth), generator=generator).to(dtype) for count in (rows, columns)]
+    left, right = (side.T.contiguous().T if turns else side for side, turns in zip(sides, turned, strict=True))
+    exact = (left.double() @ right.double().T).to(dtype)
+    assert torch.equal(wide_linear.linear(left, right), exact)
+    monkeypatch.setattr(wide_linear, "MOST_ROWS", 8)
+    assert torch.equal(wide_linear.linear(left, right), exact)
+
+
+def test_neither_threads_nor_neighbours_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel("wide_product", ADDRESS) is None:
+        pytest.skip("PyTorch's products differ")
+    inputs, weight = random(300, 600, dtype=torch.bfloat16), random(300, 600, dtype=torch.bfloat16, seed=1)
+    whole = wide_linear.linear(inputs, weight)
+    for start, stop in ((0, 1), (1, 100), (100, 300)):
+        assert torch.equal(wide_linear.linear(inputs[start:stop], weight), whole[start:stop])
+        assert torch.equal(wide_linear.linear(inputs, weight[start:stop]), whole[:, start:stop])
+    monkeypatch.setattr(wide_linear, "MOST_ROWS", 80)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(wide_linear.linear(inputs, weight), whole)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_bias_is_added_in_the_inputs_dtype() -> None:

@@ -1,23 +1,20 @@
 // Attention of all queries to all keys of one sequence in float32, where nothing wider than AVX2 is; the twin is
 // PyTorch's own.
 //
-// Lanes are queries: a tile of 24 meets four keys, or four channels of the values, whose numbers are broadcast. So 12
-// sums stay in registers, 7 loads serve 12 products, and nothing is added across lanes. A block of 128 keys is met by
-// four tiles while it is in the core's second cache; its scores never leave the first (FlashAttention, arXiv
-// 2205.14135). Blocks begin at key 0 whatever the tile and a lane sees no other, so a query's result depends neither on
-// the queries beside it nor on the threads.
+// Lanes are queries: a tile of 24 meets four keys, or four channels of the values, whose numbers are broadcast. A block
+// of 128 keys is met by four tiles while it is in the core's second cache; its scores never leave the first
+// (FlashAttention, arXiv 2205.14135). Blocks begin at key 0 whatever the tile and a lane sees no other, so a query's
+// result depends neither on the queries beside it nor on the threads.
 #include <algorithm>
 #include <atomic>
 
 #include "export.h"
 #include "parallel.h"
-#include "vector.h"
+#include "product_avx2.h"
 
 namespace {
 
-constexpr int VECTORS = 3; // of queries: with ROWS, as many sums as leave registers for what is multiplied
-constexpr int ROWS = 4;    // keys or channels at a time
-constexpr int64_t QUERIES = VECTORS * LANES, TILES = 4;
+constexpr int64_t QUERIES = WIDE, TILES = 4; // keys or channels are the rows of a product
 constexpr int64_t KEYS = 128;
 constexpr int64_t MAX_WIDTH = 128; // of a head, a multiple of 8; the caller keeps to both
 constexpr float LOWEST = -3.40282347e38f;
@@ -93,36 +90,12 @@ template <class Number> void take_queries(const AttentionCall &call, int64_t hea
   memset(tile.sums, 0, static_cast<size_t>(call.width * QUERIES) * sizeof(float));
 }
 
-// Sums of `steps` products of four broadcast numbers and a row of `vectors`: four rows of them. A function of its own,
-// because GCC would keep what surrounds it in registers and the sums in memory.
-__attribute__((noinline)) void multiply(const float *broadcast, const float *vectors, int64_t steps, float *out) {
-  Floats sums[ROWS][VECTORS] = {};
-  for (int64_t step = 0; step < steps; ++step, broadcast += ROWS, vectors += QUERIES) {
-    Floats row[VECTORS];
-#pragma GCC unroll 3
-    for (int v = 0; v < VECTORS; ++v) {
-      row[v] = load(vectors + v * LANES);
-      __asm__("" : "+x"(row[v])); // loaded once: GCC would load it again for each product
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < ROWS; ++r) {
-      const Floats number = all(broadcast[r]);
-#pragma GCC unroll 3
-      for (int v = 0; v < VECTORS; ++v) sums[r][v] = fused(number, row[v], sums[r][v]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 3
-    for (int v = 0; v < VECTORS; ++v) store(out + r * QUERIES + v * LANES, sums[r][v]);
-}
-
 // The scores of `count` keys, and the largest of each query that is a number.
 inline void score(const float *keys, int64_t count, int64_t width, const float *queries, float *scores,
                   Floats (&tops)[VECTORS]) {
   for (int v = 0; v < VECTORS; ++v) tops[v] = all(LOWEST);
   for (int64_t key = 0; key < count; key += ROWS) {
-    multiply(keys + key * width, queries, width, scores + key * QUERIES);
+    multiply<false>(keys + key * width, queries, width, scores + key * QUERIES);
     for (int64_t row = key; row < std::min(key + ROWS, count); ++row)
 #pragma GCC unroll 3
       for (int v = 0; v < VECTORS; ++v) tops[v] = larger(load(scores + row * QUERIES + v * LANES), tops[v]);
@@ -170,7 +143,7 @@ inline void add_values(const float *values, int64_t count, int64_t width, const 
                        const Floats (&shrink)[VECTORS], float *out) {
   alignas(64) float sums[ROWS * QUERIES];
   for (int64_t channel = 0; channel < width; channel += ROWS, out += ROWS * QUERIES) {
-    multiply(values + channel * KEYS, weights, count, sums);
+    multiply<false>(values + channel * KEYS, weights, count, sums);
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 3
