@@ -26,6 +26,7 @@ from tessera.sources import ImageLimits, is_data_url, is_url, read
 
 NOT_OPENAI = "the server did not send what OpenAI's API has; check what it is."
 NO_ID = -1  # for a token whose id the server does not send
+CONTEXT_NAMES = ("max_model_len", "max_context_length", "context_length")  # vLLM's, Mistral's, OpenRouter's
 MAX_CONTEXT = 2**31  # tokens; what is more is no length of a context
 # The first bytes of each file type.
 TYPES = (
@@ -141,8 +142,8 @@ def vision_of(listed: Mapping[str, Any]) -> VisionConfig | None:
 
 def context_of(listed: Mapping[str, Any]) -> int | None:
     """The tokens of prompt and reply that a model takes, from its entry in a server's list; None if it does not say."""
-    told = listed.get("max_model_len")
-    return told if isinstance(told, int) and not isinstance(told, bool) and 0 < told <= MAX_CONTEXT else None
+    told = (listed.get(name) for name in CONTEXT_NAMES)
+    return next((n for n in told if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MAX_CONTEXT), None)
 
 
 def usage_of(usage: Mapping[str, Any] | None) -> Usage:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from tessera.documents.limits import PageLimits
 from tessera.documents.page import Box, Page, Word
 from tessera.documents.rendering import checked_side, turned, whole_or
 
@@ -25,6 +26,7 @@ class TextDocument:
     name: str
     digest: str
     lines: tuple[str, ...]
+    limits: PageLimits
 
     @property
     def count(self) -> int:
@@ -34,9 +36,9 @@ class TextDocument:
         return TextPage(self, number)
 
 
-def set_text(name: str, digest: str, text: str) -> TextDocument:
+def set_text(name: str, digest: str, text: str, limits: PageLimits) -> TextDocument:
     """Break a text into lines that fit the page."""
-    return TextDocument(name, digest, tuple(line for given in text.splitlines() for line in _broken(given)))
+    return TextDocument(name, digest, tuple(line for given in text.splitlines() for line in _broken(given)), limits)
 
 
 class TextPage(Page):
@@ -47,7 +49,7 @@ class TextPage(Page):
 
     def __init__(self, document: TextDocument, number: int) -> None:
         self.document, self.digest = document.name, document.digest
-        self.number, self.count = number, document.count
+        self.number, self.count, self._limits = number, document.count, document.limits
         lines = document.lines[(number - 1) * LINES : number * LINES]
         self.words = tuple(word for row, line in enumerate(lines) for word in self._words(row, line))
         self.blank = not self.words
@@ -66,7 +68,9 @@ class TextPage(Page):
         box = whole_or(crop)
         width, height = WIDTH * (box.right - box.left), HEIGHT * (box.bottom - box.top)
         scale = side / max(width, height)
-        image = PILImage.new("RGB", (max(round(width * scale), 1), max(round(height * scale), 1)), "white")
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        self._limits.check_size(f"{self.document}, page {self.number}", *size)
+        image = PILImage.new("RGB", size, "white")
         font = ImageFont.load_default(SIZE * scale)
         draw = ImageDraw.Draw(image)
         for word in self.words:

@@ -36,6 +36,15 @@ class PageLimits:
                 code="too_large",
             )
 
+    def check_size(self, place: str, width: int, height: int) -> None:
+        """Raise DocumentError if more pixels of a page are asked for than may be rendered."""
+        if width * height > self.max_pixels:
+            raise DocumentError(
+                f"{place}: {width} x {height} pixels are asked for and the limit is {self.max_pixels:,} pixels "
+                "(max_pixels); render it smaller or raise the limit.",
+                code="too_large",
+            )
+
     def check_pages(self, name: str, wanted: int, count: int) -> None:
         """Raise DocumentError if more pages are wanted of a document than may be read."""
         if wanted > self.max_pages:

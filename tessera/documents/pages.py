@@ -97,7 +97,7 @@ class _Reader:
                 )
             archive = Zip(source, self._passwords) if kind == "zip" else Mail(source)
             if isinstance(archive, Mail) and archive.text:
-                yield from self._selected(set_text(source.name, digest, archive.text), limits)
+                yield from self._selected(set_text(source.name, digest, archive.text, limits), limits)
             else:
                 yield from self.read(archive.members(), depth + 1)
         elif kind in ("image", "tiff"):

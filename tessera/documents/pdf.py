@@ -71,12 +71,7 @@ class PdfPage(Page):
         width, height = self.size[0] * (box.right - box.left), self.size[1] * (box.bottom - box.top)
         scale = side / max(width, height)
         size = max(round(width * scale), 1), max(round(height * scale), 1)
-        if size[0] * size[1] > self._pdf.limits.max_pixels:
-            raise DocumentError(
-                f"{self.document}, page {self.number}: {size[0]} x {size[1]} pixels are asked for and the limit is "
-                f"{self._pdf.limits.max_pixels:,} pixels (max_pixels); render it smaller or raise the limit.",
-                code="too_large",
-            )
+        self._pdf.limits.check_size(f"{self.document}, page {self.number}", *size)
         place = {"left": box.left * self.size[0], "top": box.top * self.size[1], "scale": scale, "size": size}
         key = (self.digest, self.number, *place.values())
         return turned(KEPT.get(key, lambda: _READERS.render(self._pdf, self.number, place)), rotation)

@@ -21,7 +21,7 @@ from tessera.documents.limits import PageLimits
 from tessera.documents.page import Page, PageError
 from tessera.documents.pages import read_pages
 from tessera.documents.sources import Source, find_sources
-from tessera.errors import UsageError
+from tessera.errors import DocumentError, UsageError
 from tests.documents.files import image_bytes, mail_bytes, pdf_bytes, scan, text_at, written, zip_bytes
 
 ONE = pdf_bytes(text_at(50, 700, "one"))
@@ -212,6 +212,8 @@ def test_a_mail_without_attachments_is_its_text(tmp_path: Path) -> None:
     )
     assert second.text.endswith("line 59")
     assert (first.count, second.number) == (2, 2)
+    with pytest.raises(DocumentError, match=r"11306 x 16000 pixels.*max_pixels"):
+        first.image(16_000)
     dark = np.asarray(first.image(1600).convert("L")) < 128
     height, width = dark.shape
     for word in first.words[:12]:

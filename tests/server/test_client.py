@@ -202,6 +202,8 @@ def test_a_stream_that_is_left_ends_the_request(client: Client, running: Running
     ("answer", "budget"),
     [
         (whole({"data": [{"id": "m", "object": "model", "max_model_len": 8192}]}), Budget(context_tokens=8192)),  # vLLM
+        (whole({"data": [{"id": "m", "max_context_length": 131072}]}), Budget(context_tokens=131072)),  # Mistral
+        (whole({"data": [{"id": "m", "context_length": 32768}]}), Budget(context_tokens=32768)),  # OpenRouter
         (whole({"data": [{"id": "m", "max_model_len": "8192", "vision_encoder": {"image_size": 64}}]}), Budget()),
         (whole({"data": [{"id": "m", "max_model_len": True, "aliases": 3, "vision_encoder": "clip"}]}), Budget()),
         (whole({"data": [{"id": "of another model", "max_model_len": 9}, 7]}), Budget()),
