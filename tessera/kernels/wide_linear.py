@@ -1,9 +1,10 @@
 """Products in 16 bits on CPUs without arithmetic for them: computed in float32, and rounded once, at the end.
 
 There PyTorch multiplies bfloat16 and float16 number by number: at 5 to 10 GFLOP/s on a Zen 3 core. The kernel
-(native/wide_product_avx2.cpp) unpacks both sides as it goes; without it, PyTorch multiplies in float32, a panel of the
-weight at a time. `torch.nn.functional.linear` serves every other device, processor and dtype, few tokens, and what does
-not fit together: that raises PyTorch's own errors.
+(native/wide_product_avx2.cpp) unpacks both sides as it goes. Beside its output it needs MOST_ROWS of the inputs in
+float32, 192 KiB for each thread, and 96 KiB of each thread's stack. Without it, PyTorch multiplies in float32, a panel
+of the weight at a time. `torch.nn.functional.linear` serves every other device, processor and dtype, few tokens, and
+what does not fit together: that raises PyTorch's own errors.
 """
 
 from __future__ import annotations
@@ -51,10 +52,7 @@ def linear(inputs: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> T
     """Multiply inputs (..., K) by the weight's transpose and add the bias: (..., N) in the inputs' dtype."""
     if not _serves(inputs, weight_NK, bias_N):
         return F.linear(inputs, weight_NK, bias_N)
-    if records(inputs, weight_NK):
-        product: Tensor = _Product.apply(inputs, weight_NK)  # type: ignore[no-untyped-call]
-    else:
-        product = _product(inputs, weight_NK)
+    product = _recorded(inputs, weight_NK)
     return product if bias_N is None else product + bias_N
 
 
@@ -105,11 +103,23 @@ def _multiplies(dtype: torch.dtype) -> bool:
     return bool(check())
 
 
+def _kernel() -> Callable[..., int] | None:
+    """Return the kernel; None where there is none, or where PyTorch multiplies float32 with wider instructions."""
+    return kernel("wide_product", ADDRESS) if torch.backends.cpu.get_cpu_capability() == "AVX2" else None
+
+
+def _recorded(inputs: Tensor, weight_NK: Tensor) -> Tensor:
+    if not records(inputs, weight_NK):
+        return _product(inputs, weight_NK)
+    product: Tensor = _Product.apply(inputs, weight_NK)  # type: ignore[no-untyped-call]
+    return product
+
+
 def _product(inputs: Tensor, weight_NK: Tensor) -> Tensor:
     rows, columns = weight_NK.shape
     out = inputs.new_empty(*inputs.shape[:-1], rows)
     inputs_TK, out_TN = inputs.reshape(-1, columns), out.view(-1, rows)
-    function = kernel("wide_product", ADDRESS)
+    function = _kernel()
     if function is not None:
         _multiply(function, inputs_TK, weight_NK, out_TN)
         return out
@@ -120,7 +130,7 @@ def _product(inputs: Tensor, weight_NK: Tensor) -> Tensor:
     return out
 
 
-def _multiply(function: Callable[..., Any], left_TK: Tensor, right_NK: Tensor, out_TN: Tensor) -> None:
+def _multiply(function: Callable[..., int], left_TK: Tensor, right_NK: Tensor, out_TN: Tensor) -> None:
     (rows, depth), columns = left_TK.shape, len(right_NK)
     left_TK, right_NK = (x if 1 in x.stride() else x.contiguous() for x in (left_TK, right_NK))
     blocks = -(-depth // STEPS)
@@ -138,7 +148,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The product with its gradients; it saves inputs and weight in their 16 bits."""
+    """The product with its gradients, and theirs; it saves inputs and weight in their 16 bits."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight_NK: Tensor) -> Tensor:
@@ -150,7 +160,7 @@ class _Product(torch.autograd.Function):
         inputs, weight_NK = ctx.saved_tensors
         for_inputs = for_weight = None
         if ctx.needs_input_grad[0]:
-            for_inputs = _product(gradient, weight_NK.T)
+            for_inputs = _recorded(gradient, weight_NK.T)
         if ctx.needs_input_grad[1]:
-            for_weight = _product(_rows(gradient).T, _rows(inputs).T)
+            for_weight = _recorded(_rows(gradient).T, _rows(inputs).T)
         return for_inputs, for_weight

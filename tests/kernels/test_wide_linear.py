@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tessera.kernels import wide_linear
-from tessera.kernels.library import ADDRESS, kernel
 from tests.kernels.emulation import forced_here
 
 SHAPES = [((5, 7), 3), ((1, 64), 130), ((2, 3, 48), 96), ((33, 2048), 1100), ((0, 8), 4), ((9,), 5)]
@@ -23,12 +22,19 @@ MULTIPLIES = wide_linear._multiplies.__wrapped__
 def _lacking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: False)
     monkeypatch.setattr(wide_linear, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with forced_here(request.param):
         yield
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def whole(*shape: int, most: int = 8, seed: int = 0) -> Tensor:
+    """Whole numbers up to `most`, in bfloat16: float32 holds the sums of their products."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-most, most + 1, shape, generator=generator).bfloat16()
 
 
 def bound(exact: Tensor, dtype: torch.dtype, columns: int) -> Tensor:
@@ -47,12 +53,23 @@ def test_the_product_is_exact_but_for_one_rounding(shape: tuple[int, ...], rows:
     assert bool(((found.double() - exact).abs() <= bound(exact, dtype, shape[-1])).all())
 
 
-def test_a_weight_of_several_panels_and_of_any_strides_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, turned = random(6, 40, dtype=torch.bfloat16), random(40, 70, dtype=torch.bfloat16, seed=1)
-    whole = wide_linear.linear(inputs, turned.T.contiguous())
+def test_a_weight_of_several_panels_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, weight = whole(6, 40), whole(70, 40, seed=1)
+    at_once = wide_linear.linear(inputs, weight)
     monkeypatch.setattr(wide_linear, "PANEL_NUMBERS", 40 * 16)
-    torch.testing.assert_close(wide_linear.linear(inputs, turned.T), whole, rtol=2**-7, atol=1e-5)
-    assert wide_linear.linear(inputs[:, ::2], turned.T[:, ::2]).shape == (6, 70)
+    assert torch.equal(wide_linear.linear(inputs, weight), at_once)
+
+
+@pytest.mark.parametrize("shape", [(50, 40), (1, 40), (50, 1), (1, 1)])
+@pytest.mark.parametrize(
+    "strides", [(70, 1), (1, 70), (100, 2), (2, 100), (0, 1), (1, 0), (0, 0), (1, 1)]
+)  # rows apart, columns apart, both; one row or column or number for all; rows that overlap
+def test_either_side_may_have_any_strides(shape: tuple[int, int], strides: tuple[int, int]) -> None:
+    numbers = whole(6000)
+    strided, plain = numbers[1:].as_strided(shape, strides), whole(30, shape[1], seed=1)
+    exact = (strided.double() @ plain.double().T).bfloat16()
+    assert torch.equal(wide_linear.linear(strided, plain), exact)
+    assert torch.equal(wide_linear.linear(plain, strided), exact.T)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
@@ -77,10 +94,9 @@ EDGES = [(1, 1, 1), (4, 8, 24), (3, 7, 23), (5, 9, 25), (13, 257, 49), (6, 520, 
 def test_sums_that_float32_holds_are_exact(
     edges: tuple[int, int, int], turned: tuple[bool, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole numbers up to 8, laid out by rows or by columns, all rows at once or eight at a time."""
-    generator = torch.Generator().manual_seed(sum(edges))
+    """Numbers laid out by rows or by columns, all rows at once or eight at a time."""
     rows, depth, columns = edges
-    sides = [torch.randint(-8, 9, (count, depth), generator=generator).to(dtype) for count in (rows, columns)]
+    sides = [whole(count, depth, seed=count).to(dtype) for count in (rows, columns)]
     left, right = (side.T.contiguous().T if turns else side for side, turns in zip(sides, turned, strict=True))
     exact = (left.double() @ right.double().T).to(dtype)
     assert torch.equal(wide_linear.linear(left, right), exact)
@@ -89,7 +105,7 @@ def test_sums_that_float32_holds_are_exact(
 
 
 def test_neither_threads_nor_neighbours_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernel("wide_product", ADDRESS) is None:
+    if wide_linear._kernel() is None:
         pytest.skip("PyTorch's products differ")
     inputs, weight = random(300, 600, dtype=torch.bfloat16), random(300, 600, dtype=torch.bfloat16, seed=1)
     whole = wide_linear.linear(inputs, weight)
@@ -112,8 +128,9 @@ def test_bias_is_added_in_the_inputs_dtype() -> None:
 
 @pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
 def test_gradients_are_those_of_the_product_in_float64(trained: tuple[bool, bool]) -> None:
-    inputs, weight = random(2, 5, 24, dtype=torch.bfloat16), random(9, 24, dtype=torch.bfloat16, seed=1)
-    given = random(2, 5, 9, dtype=torch.bfloat16, seed=2)
+    inputs = random(5, 2, 24, dtype=torch.bfloat16).transpose(0, 1)
+    weight = random(9, 24, dtype=torch.bfloat16, seed=1)
+    given = random(9, 5, 2, dtype=torch.bfloat16, seed=2).permute(2, 1, 0)
     wide = [x.clone().requires_grad_(on) for x, on in zip((inputs, weight), trained, strict=True)]
     exact = [x.double().requires_grad_(on) for x, on in zip((inputs, weight), trained, strict=True)]
     wide_linear.linear(*wide).backward(given)
@@ -123,6 +140,19 @@ def test_gradients_are_those_of_the_product_in_float64(trained: tuple[bool, bool
         if one.grad is not None and other.grad is not None:
             assert one.grad.dtype == torch.bfloat16
             assert bool(((one.grad - other.grad).abs() <= bound(other.grad, torch.bfloat16, 24)).all())
+
+
+def test_gradients_have_gradients() -> None:
+    """Whole numbers so small that bfloat16 holds all of them."""
+
+    def second(multiply: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        given = [whole(*shape, most=1, seed=shape[0]).to(dtype).requires_grad_() for shape in ((4, 3), (2, 3))]
+        slopes = torch.autograd.grad(multiply(*given).square().sum(), given, create_graph=True)
+        return torch.autograd.grad(slopes[0].sum() + slopes[1].sum(), given)
+
+    found, exact = second(wide_linear.linear, torch.bfloat16), second(F.linear, torch.float64)
+    assert all(torch.equal(one.double(), other) for one, other in zip(found, exact, strict=True))
+    assert all(bool(each.any()) for each in exact)
 
 
 def outcome(multiply: Callable[..., Tensor], *given: Tensor) -> tuple[str, ...]:
@@ -191,6 +221,17 @@ def test_other_dtypes_and_processors_take_pytorchs_product(monkeypatch: pytest.M
     assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16).to("meta"))
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: True)
     assert not wide_linear.is_wide(random(2, 2, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(("widest", "ours"), [("AVX2", True), ("AVX512", False)])
+def test_the_kernel_leaves_wider_instructions_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch, widest: str, ours: bool
+) -> None:
+    """As for float16 on most processors with AVX-512: it is multiplied in float32, in which PyTorch uses all lanes."""
+    if wide_linear._kernel() is None:
+        pytest.skip("no kernel to leave out")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: widest)
+    assert (wide_linear._kernel() is not None) == ours
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
