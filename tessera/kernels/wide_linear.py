@@ -21,7 +21,7 @@ from torch import Tensor
 from tessera.kernels.gradients import records
 from tessera.kernels.library import ADDRESS, WHOLE, kernel
 
-FEWEST_TOKENS = 12  # with fewer, it takes longer to convert the weight than PyTorch to multiply by it
+FEWEST_TOKENS = 12  # with fewer, and no kernel, it takes longer to convert the weight than PyTorch to multiply by it
 PANEL_NUMBERS = 2**21  # of the weight in float32 at a time, without the kernel: 8 MB
 MOST_ROWS = 512  # of the inputs in float32 at a time, with it
 

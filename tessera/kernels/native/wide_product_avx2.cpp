@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int64_t STEPS = 256;
+constexpr int64_t STEPS = 256;        // a multiple of LANES
 constexpr int64_t PANELS = 4;         // of WIDE columns at a time
 constexpr int64_t CACHED_GROUPS = 64; // of four rows, whose block the second cache holds
 
@@ -63,7 +63,8 @@ inline void transpose(const Floats (&rows)[4], __m128 (&fours)[LANES]) {
   }
 }
 
-// Rows and steps of a matrix from `row` and `step` on: each step's SIDE rows side by side, zero beyond the last row.
+// Rows and steps of a matrix from `row` and `step` on: each step's SIDE rows side by side, zero beyond the last row. Of
+// STEPS steps there is room for, the last eight may end in some that nothing reads.
 template <int64_t SIDE, class Number>
 void pack(const Matrix &matrix, int64_t row, int64_t rows, int64_t step, int64_t steps, float *to) {
   const Number *from =
@@ -81,7 +82,7 @@ void pack(const Matrix &matrix, int64_t row, int64_t rows, int64_t step, int64_t
         numbers[i] = load_some(from + (r + i) * matrix.row_stride + s, r + i < rows ? steps - s : 0);
       __m128 fours[LANES];
       transpose(numbers, fours);
-      for (int64_t i = 0; i < std::min(LANES, steps - s); ++i) _mm_storeu_ps(to + (s + i) * SIDE + r, fours[i]);
+      for (int64_t i = 0; i < LANES; ++i) _mm_storeu_ps(to + (s + i) * SIDE + r, fours[i]);
     }
 }
 
