@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from benchmarks.finetune_sides import samples_of, shape_of
@@ -27,7 +28,8 @@ LENGTHS = (512, 256, 256)
 WARM_UP = (64,)
 LABELLED = 0.25
 MIB = 2**20
-PEAK_ROUNDS, PEAK_PRODUCTS = 200_000, 16 * 32  # products in a round of native/peak_avx512_bf16.cpp
+PEAK_ROUNDS = 200_000
+PEAK_PRODUCTS = {"bfloat16": 16 * 32, "float32": 12 * 8}  # in a round of native/peak_avx512_bf16.cpp, peak_avx2.cpp
 LOSS_BOUND = 0.05  # relative, of bfloat16; a wrong computation of random weights is as far off
 ROUNDED_BOUND = 0.1  # with a rounded base
 
@@ -97,21 +99,22 @@ def operations(config: ModelConfig, tokens: int, labelled: int) -> float:
     return 2.0 * tokens * (2 * layer * config.n_layers - first) + 4.0 * labelled * config.dim * config.vocab_size
 
 
-def bfloat16_peak(threads: int) -> float | None:
-    """Operations per second of the processor's bfloat16 products on registers alone; None if it has none."""
-    function = kernel("bfloat16_peak", WHOLE, WHOLE)
-    if function is None:
-        return None
-    return 2 * PEAK_PRODUCTS * PEAK_ROUNDS * threads / best_seconds(lambda: function(PEAK_ROUNDS, threads))
+def peak_of(threads: int) -> tuple[str, float] | None:
+    """Operations a second on registers alone, in bfloat16 or else in AVX2's float32; None without a kernel."""
+    for name, products in PEAK_PRODUCTS.items():
+        function = kernel(f"{name}_peak", WHOLE, WHOLE)
+        if function is not None:
+            return name, 2 * products * PEAK_ROUNDS * threads / best_seconds(partial(function, PEAK_ROUNDS, threads))
+    return None
 
 
-def rates(found: Sequence[Measured], needed: float, peak: float | None) -> str:
+def rates(found: Sequence[Measured], needed: float, peak: tuple[str, float] | None) -> str:
     """Say how fast each side computed what the step needs, beside the processor's peak."""
     said = []
     for side in found:
         rate = needed / median(side.seconds)
-        said.append(f"{side.name} {rate / 1e9:.0f} GFLOP/s" + ("" if peak is None else f" ({rate / peak:.0%})"))
-    limit = "" if peak is None else f"; bfloat16 on registers alone does {peak / 1e9:.0f}"
+        said.append(f"{side.name} {rate / 1e9:.0f} GFLOP/s" + ("" if peak is None else f" ({rate / peak[1]:.0%})"))
+    limit = "" if peak is None else f"; {peak[0]} on registers alone does {peak[1] / 1e9:.0f}"
     return f"Products with frozen matrices, {needed / 1e12:.2f} TFLOP a step: {', '.join(said)}{limit}."
 
 
@@ -127,13 +130,17 @@ def main() -> None:
     parser.add_argument("--bits", type=int, choices=(4, 8), default=0, help="ours as QLoRA; peft's base stays plain")
     parser.add_argument("--recompute", action="store_true", help="ours computes each layer again for the gradient")
     parser.add_argument("--peer-recompute", action="store_true", help="the peer does (gradient checkpointing)")
+    parser.add_argument(
+        "--peer-float32", action="store_true",
+        help="the peer's weights in float32: its fastest where the processor has no products in 16 bits",
+    )  # fmt: skip
     parser.add_argument("--share", type=float, default=LABELLED, help="labelled, of each sample's tokens")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of each sample")
     arguments = parser.parse_args()
     shared = ("--layers", str(arguments.layers), "--vocab-size", str(arguments.vocab_size),
               "--pass-tokens", str(Settings().pass_tokens))  # fmt: skip
     ours = ("--bits", str(arguments.bits), *(["--recompute"] if arguments.recompute else []))
-    theirs = ["--recompute"] if arguments.peer_recompute else []
+    theirs = ["--recompute"] * arguments.peer_recompute + ["--float32"] * arguments.peer_float32
     with ExitStack() as stack:
         sides = [
             stack.enter_context(
@@ -153,7 +160,7 @@ def main() -> None:
     print(table(found, tokens))
     labelled = sum(sample.labelled for sample in samples_of(arguments.lengths, arguments.share, arguments.vocab_size))
     needed = operations(shape_of(arguments.layers, arguments.vocab_size), tokens, labelled)
-    print(rates(found, needed, bfloat16_peak(arguments.threads)))
+    print(rates(found, needed, peak_of(arguments.threads)))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ class Peft:
         with tempfile.TemporaryDirectory() as folder:
             write_peft(new_adapter(config, SETTINGS, ""), Path(folder) / "adapter", config)
             base = peer_of(random_model(config))
+            if options.float32:
+                base.float()
             base.requires_grad_(False)
             self.model: Any = PeftModel.from_pretrained(base, Path(folder) / "adapter", is_trainable=True)
         if options.recompute:
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument("--bits", type=int, default=0, help="round the frozen decoder")
     parser.add_argument("--recompute", action="store_true", help="keep only what enters each layer")
+    parser.add_argument("--float32", action="store_true", help="peft's frozen weights in float32")
     parser.add_argument("--pass-tokens", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()

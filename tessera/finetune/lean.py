@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tessera.kernels.attention_gradients import prefers_float32_gradients
 from tessera.kernels.elementwise import rms_norm, rotate, silu_gate
 from tessera.kernels.flash_attention import Segments, prefers_flash
 from tessera.kernels.quantized_weight import gradient_to_inputs, training_product
@@ -71,10 +72,11 @@ def _forward(block: DecoderBlock, plain: Any, hidden_TD: Tensor, plan: Attention
 
 def _attend(segments: Segments, queries_TNK: Tensor, keys_TMK: Tensor, values_TMK: Tensor) -> Tensor:
     """Compute causal attention of each segment by itself, keys and values as they are."""
-    if prefers_flash(queries_TNK, keys_TMK, values_TMK):
-        return attend_segments(segments, queries_TNK, keys_TMK, values_TMK, causal=True)
+    given = queries_TNK, keys_TMK, values_TMK
+    if prefers_flash(*given) or prefers_float32_gradients(*given, causal=True):
+        return attend_segments(segments, *given, causal=True)
     attended = []
-    for each in zip(*(x.split(segments.lengths) for x in (queries_TNK, keys_TMK, values_TMK)), strict=True):
+    for each in zip(*(x.split(segments.lengths) for x in given), strict=True):
         queries, keys, values = (x.transpose(0, 1)[None] for x in each)
         out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
         attended.append(out[0].transpose(0, 1))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tessera.kernels.attention_gradients import prefers_float32_gradients, trained_attention
 from tessera.kernels.elementwise import rotate
 from tessera.kernels.flash_attention import Segments, flash_attention, prefers_flash
 from tessera.kernels.int8_attention import int8_attention, prefers_int8_attention
@@ -98,6 +99,8 @@ def attend(queries_TNK: Tensor, keys_LMK: Tensor, values_LMK: Tensor, *, causal:
 
     With `causal` the T queries are the last of the L positions: query t sees the first L - T + t + 1.
     """
+    if prefers_float32_gradients(queries_TNK, keys_LMK, values_LMK, causal=causal):
+        return trained_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
     if prefers_prefill_attention(queries_TNK, keys_LMK, values_LMK):
         return prefill_attention(queries_TNK, keys_LMK, values_LMK, causal=causal)
     if not causal and prefers_wide_attention(queries_TNK, keys_LMK, values_LMK):
