@@ -27,13 +27,17 @@ def _lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wide_linear, "_multiplies", lambda dtype: False)
 
 
-def draw(queries: int, keys: int, heads: int, shared: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+Attended = tuple[Tensor, Tensor, Tensor]
+
+
+def draw(queries: int, keys: int, heads: int, shared: int, width: int, dtype: torch.dtype) -> Attended:
     dice = torch.Generator().manual_seed(queries + heads)
     shapes = (queries, heads, width), (keys, shared, width), (keys, shared, width)
-    return [torch.randn(shape, generator=dice).to(dtype).requires_grad_() for shape in shapes]
+    first, second, third = (torch.randn(shape, generator=dice).to(dtype).requires_grad_() for shape in shapes)
+    return first, second, third
 
 
-def exact(given: list[Tensor], gradient: Tensor, causal: bool) -> list[Tensor]:
+def exact(given: Attended, gradient: Tensor, causal: bool) -> list[Tensor]:
     """Gradients of attention in float64 by its definition."""
     queries, keys, values = wide = [x.detach().double().requires_grad_() for x in given]
     group = queries.shape[1] // keys.shape[1]
@@ -51,8 +55,8 @@ def exact(given: list[Tensor], gradient: Tensor, causal: bool) -> list[Tensor]:
 def test_gradients_are_exact_but_for_one_rounding(
     shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, threads: int
 ) -> None:
-    *sizes, causal = shape
-    given = draw(*sizes, dtype)
+    queries, keys, heads, shared, width, causal = shape
+    given = draw(queries, keys, heads, shared, width, dtype)
     gradient = torch.randn(given[0].shape, generator=torch.Generator().manual_seed(7)).to(dtype)
     wanted = exact(given, gradient, causal)
     before = torch.get_num_threads()
@@ -84,8 +88,8 @@ def test_it_is_asked_where_there_are_gradients_of_16_bits_and_no_products_in_the
     assert prefers_float32_gradients(queries.detach(), keys.detach(), values, causal=True)
     assert prefers_float32_gradients(queries[:3], keys, values, causal=False)
     assert not prefers_float32_gradients(queries[3:], keys, values, causal=True)  # PyTorch aligns masks otherwise
-    assert not prefers_float32_gradients(*(x.detach() for x in (queries, keys, values)), causal=True)
-    assert not prefers_float32_gradients(*(x.float() for x in (queries, keys, values)), causal=True)
+    assert not prefers_float32_gradients(queries.detach(), keys.detach(), values.detach(), causal=True)
+    assert not prefers_float32_gradients(queries.float(), keys.float(), values.float(), causal=True)
     assert not prefers_float32_gradients(queries, keys, values.half(), causal=True)
     with torch.no_grad():
         assert not prefers_float32_gradients(queries, keys, values, causal=True)
