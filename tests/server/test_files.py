@@ -106,7 +106,8 @@ def test_no_key_sees_the_files_of_another(small: Running) -> None:
         assert client.get(address).status_code == 401
 
 
-def test_limits_hold_while_a_file_comes(small: Running) -> None:
+def test_limits_hold_while_a_file_comes(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tessera.server.protocol.REST_TIMEOUT_S", 1.0)  # this client sends for so long after its answer
     assert_refused(send(small, b"x" * 20_001, headers=KEY), 413, "20,000", "max_file_bytes")
 
     def endless() -> Iterator[bytes]:
