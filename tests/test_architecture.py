@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.test_layers import PACKAGE, ROWS
@@ -19,6 +20,7 @@ WIDTH = 118
 NAME_WIDTH = 24
 
 
+@cache
 def first_line(path: Path) -> str:
     """The first line of a module's docstring, without its period."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
