@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -21,6 +22,7 @@ from tessera.chat import ChatModel
 from tessera.errors import EngineDeadError, ImageError, PromptTooLongError, UsageError
 from tessera.llm import LLM
 from tessera.load import BUNDLED_FOLDER
+from tessera.model.pixtral import Pixtral
 from tessera.prompt import Tokenizer, packaged_tokenizer_path
 from tessera.quantize.plan import Options
 from tessera.quantize.run import quantize
@@ -28,13 +30,21 @@ from tessera.quantize.vision import ROUNDING
 from tessera.sampling import Grammar, SamplingParams
 from tests.engine.tiny import CONFIG, VISION, tiny_model
 
-MODEL = tiny_model(dataclasses.replace(CONFIG, vocab_size=131072))
-TOKENIZER = Tokenizer.from_file(packaged_tokenizer_path(), VISION)
 SHORT = SamplingParams(max_tokens=8, ignore_eos=True)
 
 
+@cache
+def model() -> Pixtral:
+    return tiny_model(dataclasses.replace(CONFIG, vocab_size=131072))
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(packaged_tokenizer_path(), VISION)
+
+
 def make(**options: object) -> LLM:
-    return LLM.from_parts(MODEL, TOKENIZER, name="tiny", **options)
+    return LLM.from_parts(model(), tokenizer(), name="tiny", **options)
 
 
 @pytest.fixture
@@ -72,8 +82,8 @@ def test_chat_is_the_stream_joined(llm: LLM) -> None:
 def test_special_tokens_are_never_written(llm: LLM) -> None:
     params = SamplingParams(max_tokens=60, temperature=10.0, seed=1)
     written = set(llm.chat(ask("hello"), params).token_ids)
-    assert not written & TOKENIZER.prompt_only_ids
-    assert {TOKENIZER.eos_id, 9}.isdisjoint(TOKENIZER.prompt_only_ids)
+    assert not written & tokenizer().prompt_only_ids
+    assert {tokenizer().eos_id, 9}.isdisjoint(tokenizer().prompt_only_ids)
 
 
 def test_a_batch_gives_each_conversations_reply_in_order_however_small_the_queue() -> None:

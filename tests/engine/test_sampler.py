@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from tessera.engine.request import Request
 from tessera.engine.sampler import Sampler
@@ -66,15 +59,18 @@ def chi_square(counts_V: torch.Tensor, probabilities_V: torch.Tensor) -> tuple[f
     ],
 )
 def test_draws_have_the_distribution_of_transformers(changes: dict[str, float]) -> None:
+    import transformers  # here, since every process that collects the tests imports this module
+
     torch.manual_seed(3)
     logits_V = torch.randn(VOCAB) * 2
     wanted = request(SamplingParams(seed=11, **changes), output=(7, 7, 9))
     ids = torch.tensor([wanted.ids])
     scores = logits_V[None].clone()
     if "repetition_penalty" in changes:
-        scores = RepetitionPenaltyLogitsProcessor(changes["repetition_penalty"])(ids, scores)
-    scores = TemperatureLogitsWarper(changes["temperature"])(ids, scores)
-    for name, warper in (("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper), ("min_p", MinPLogitsWarper)):
+        scores = transformers.RepetitionPenaltyLogitsProcessor(changes["repetition_penalty"])(ids, scores)
+    scores = transformers.TemperatureLogitsWarper(changes["temperature"])(ids, scores)
+    warpers = transformers.TopKLogitsWarper, transformers.TopPLogitsWarper, transformers.MinPLogitsWarper
+    for name, warper in zip(("top_k", "top_p", "min_p"), warpers, strict=True):
         if name in changes:
             scores = warper(changes[name])(ids, scores)
     statistic, freedom = chi_square(draws(logits_V, wanted, 3000), scores.softmax(-1)[0])
@@ -94,10 +90,12 @@ def test_frequency_and_presence_penalties_are_openais() -> None:
 
 
 def test_repetition_penalty_counts_the_prompt_as_transformers_does() -> None:
+    import transformers
+
     torch.manual_seed(0)
     logits_V = torch.randn(VOCAB)
     made = request(SamplingParams(repetition_penalty=1.8), prompt_ids=(1, 5, 5, 8), output=(9,))
-    expected = RepetitionPenaltyLogitsProcessor(1.8)(torch.tensor([made.ids]), logits_V[None].clone())[0]
+    expected = transformers.RepetitionPenaltyLogitsProcessor(1.8)(torch.tensor([made.ids]), logits_V[None].clone())[0]
     Sampler(VOCAB, (), EOS, torch.device("cpu"))._adjust(logits_V, made)
     torch.testing.assert_close(logits_V, expected)
 

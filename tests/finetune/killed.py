@@ -7,8 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint import state_dict_saver
-
 from tessera.finetune import settings, state
 from tests.finetune.small import make_run
 
@@ -26,6 +24,8 @@ def run_until_killed(folder: Path, out: Path, when: str, options: dict[str, Any]
 
         state.save_checkpoint = save_or_kill
     elif when == "pieces":
+        from torch.distributed.checkpoint import state_dict_saver  # slow to import
+
         save = state_dict_saver.save
 
         def save_and_kill(tensors: Any, **options: Any) -> None:

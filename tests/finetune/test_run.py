@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tessera.errors import DiskFullError, TesseraError, UsageError
 from tessera.finetune import run as running
@@ -64,6 +63,8 @@ def state(out: Path) -> dict[str, Tensor]:
     pieces = newest_pieces(out / RUN)
     if pieces is None:
         return load_file(out / RUN / STATE)
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # slow to import
+
     with tempfile.TemporaryDirectory() as folder:
         dcp_to_torch_save(pieces, f"{folder}/whole")
         whole: dict[str, Tensor] = torch.load(f"{folder}/whole")

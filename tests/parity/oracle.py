@@ -9,16 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    Ministral3Config,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    MistralConfig,
-    PixtralVisionConfig,
-)
-from transformers.initialization import no_init_weights
 
 from tessera.model.pixtral import Pixtral
 from tessera.weights.checkpoint import open_checkpoint
@@ -69,6 +59,18 @@ def make_pair(folder: Path, *, merge: bool = False, seed: int = 0, std: float = 
     `sizes` are VISION_ and TEXT_ settings of the two transformers configs; with TEXT_rope_parameters of YaRN it is a
     Ministral 3, and TEXT_tie_word_embeddings makes its head the embeddings.
     """
+    # Here, since it takes seconds and every process that collects the tests imports this module.
+    from transformers import (
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        Ministral3Config,
+        Mistral3Config,
+        Mistral3ForConditionalGeneration,
+        MistralConfig,
+        PixtralVisionConfig,
+    )
+    from transformers.initialization import no_init_weights
+
     torch.manual_seed(seed)
     vision = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -6,6 +6,7 @@ The bound is the issue's, 1e-5, in float32. It needs peft (0.21 was used).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tessera.model.attention import DensePlan
 from tessera.weights.fill import linear_shapes
 from tests.parity.oracle import Pair, make_pair
 
-peft = pytest.importorskip("peft", reason="peft is not installed; it is in the dev extra")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed; it is in the dev extra")
 
 BOUND = 1e-5
 GRIDS = [(3, 5), (2, 2)]
@@ -56,7 +57,9 @@ def test_what_peft_wrote_is_computed_here(tmp_path: Path, name: str) -> None:
     pair = make_pair(tmp_path / "base")
     ids, pixels = pair.prompt(GRIDS, [50, 51, 52, 4]), pair.pixels(GRIDS, seed=1)
     before = our_logits(pair, ids, pixels)
-    theirs = peft.get_peft_model(pair.theirs, peft.LoraConfig(**CONFIGS[name])).eval()
+    from peft import LoraConfig, get_peft_model
+
+    theirs = get_peft_model(pair.theirs, LoraConfig(**CONFIGS[name])).eval()
     for parameter_name, parameter in theirs.named_parameters():
         if ".lora_" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -83,7 +86,9 @@ def test_peft_loads_what_was_written_here(tmp_path: Path) -> None:
     attach(pair.ours, adapter)
     wanted = our_logits(pair, ids, pixels)
     write_peft(adapter, tmp_path / "adapter", pair.ours.config)
-    theirs = peft.PeftModel.from_pretrained(pair.theirs, tmp_path / "adapter").eval()
+    from peft import PeftModel
+
+    theirs = PeftModel.from_pretrained(pair.theirs, tmp_path / "adapter").eval()
     assert sum(".lora_A." in each for each, _ in theirs.named_parameters()) == len(modules)
     assert (their_logits(pair, theirs, ids, pixels) - wanted).abs().max() < BOUND
     assert (wanted - before).abs().max() > 100 * BOUND

@@ -1,16 +1,21 @@
-"""/v1/messages, by Anthropic's own client, whose types check every block and event."""
+"""/v1/messages, by Anthropic's own client, whose types check every block and event.
+
+The client takes three seconds to import, so the tests import it that need it, and not whoever collects them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx2 as httpx
 import pytest
 
 from tests.server.conftest import RECEIPT, Running, asking
+
+if TYPE_CHECKING:
+    import anthropic
 
 QUESTION = "What is the total?"
 IMAGE: Any = {
@@ -33,6 +38,8 @@ NOW: Any = {"name": "now", "input_schema": {"type": "object", "properties": {}, 
 
 @pytest.fixture
 def client(running: Running) -> anthropic.Anthropic:
+    import anthropic
+
     return anthropic.Anthropic(base_url=running.url, api_key="any", max_retries=0)
 
 
@@ -235,6 +242,8 @@ def changed(body: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def test_errors_are_the_clients_own_exceptions(client: anthropic.Anthropic) -> None:
+    import anthropic
+
     with pytest.raises(anthropic.NotFoundError, match="not served here"):
         client.messages.create(model="claude", max_tokens=5, messages=about())
     broken = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,12 +32,16 @@ Writer = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]  # a matrix to its
 
 def compressed(form: str, **weights: Any) -> tuple[dict[str, Any], Writer]:
     """quantization_config and writer of a format of compressed-tensors."""
-    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
-    compressor = BaseCompressor.get_value_from_registry(form)
     width = int(weights.get("group_size") or 0)
     bits, floating = weights["num_bits"], weights.get("type") == "float"
 
     def write(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        # Here, since it takes seconds and every process that collects the tests imports this module.
+        from compressed_tensors.compressors import BaseCompressor
+        from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+        scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+        compressor = BaseCompressor.get_value_from_registry(form)
         grouped = matrix.unflatten(1, (-1, width or matrix.shape[1]))
         low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
         state = {"weight": matrix}
