@@ -47,8 +47,8 @@ def test_what_a_step_multiplies() -> None:
     wanted = 2 * 100 * (2 * 3 * (attention + feed_forward) - first) + 4 * 7 * 5120 * 2048
     assert operations(shape_of(3, 2048), 100, 7) == wanted
     side = Measured("ours", seconds=[4.0, 2.0, 1.0])
-    assert rates([side], 4e11, 2.5e11).endswith(
-        "0.40 TFLOP a step: ours 200 GFLOP/s (80%); bfloat16 on registers alone does 250."
+    assert rates([side], 4e11, ("float32", 2.5e11)).endswith(
+        "0.40 TFLOP a step: ours 200 GFLOP/s (80%); float32 on registers alone does 250."
     )
 
 
