@@ -15,6 +15,7 @@ from functools import partial
 from statistics import median
 
 from benchmarks.finetune_sides import samples_of, shape_of
+from benchmarks.wide_attention import PEAK_PRODUCTS as FLOAT32_PRODUCTS
 from tessera.bench.limits import best_seconds
 from tessera.bench.peer import WIDTHS
 from tessera.bench.process import Side, python
@@ -29,7 +30,7 @@ WARM_UP = (64,)
 LABELLED = 0.25
 MIB = 2**20
 PEAK_ROUNDS = 200_000
-PEAK_PRODUCTS = {"bfloat16": 16 * 32, "float32": 12 * 8}  # in a round of native/peak_avx512_bf16.cpp, peak_avx2.cpp
+PEAK_PRODUCTS = {"bfloat16": 16 * 32, "float32": FLOAT32_PRODUCTS}  # in a round of native/peak_avx512_bf16.cpp
 LOSS_BOUND = 0.05  # relative, of bfloat16; a wrong computation of random weights is as far off
 ROUNDED_BOUND = 0.1  # with a rounded base
 

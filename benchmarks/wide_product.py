@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.vision_attention import compare, encoder_of, in_turns, measure, patches_of
-from benchmarks.wide_attention import PEAK_PRODUCTS, PEAK_ROUNDS, rates
+from benchmarks.vision_attention import compare, measure
+from benchmarks.wide_attention import PEAK_PRODUCTS, PEAK_ROUNDS, encoder_row, rates
 from tessera.kernels import wide_linear
-from tessera.kernels.library import ADDRESS, WHOLE, choice, kernel
+from tessera.kernels.library import WHOLE, choice, kernel
 
 # (tokens, depth, columns): the encoder's linears, then the decoder's.
 SHAPES = (
@@ -31,7 +31,7 @@ def in_panels(work: Callable[[], object]) -> Callable[[], None]:
     """Return the same work without the kernel."""
 
     def run() -> None:
-        with patch.object(wide_linear, "kernel", lambda *_: None):
+        with patch.object(wide_linear, "_kernel", lambda: None):
             work()
 
     return run
@@ -50,22 +50,12 @@ def product_row(tokens: int, depth: int, columns: int, rounds: int) -> str:
 
     works = (lambda: peak(PEAK_ROUNDS // threads, threads), in_panels(work), work)
     limit, plain, ours = measure(works, rounds)
-    shares = [*rates(2.0 * PEAK_PRODUCTS * PEAK_ROUNDS, limit), *rates(operations * repeats, plain, ours)]
-    reached = statistics.median(ours) / operations / repeats
-    share = statistics.median(limit) / (2.0 * PEAK_PRODUCTS * PEAK_ROUNDS) / reached
+    most, needed = 2.0 * PEAK_PRODUCTS * PEAK_ROUNDS, operations * repeats
+    shares = [*rates(most, limit), *rates(needed, plain, ours)]
+    share = needed / statistics.median(ours) / (most / statistics.median(limit))
     plain, ours = ([each / repeats for each in found] for found in (plain, ours))
     ratio = compare(plain, ours)
     return f"| {tokens:,} x {depth:,} x {columns:,} | {' | '.join(shares)} | {share:.0%} | {ratio} |"
-
-
-def encoder_row(side: int, rounds: int) -> str:
-    encoder = encoder_of(2, 1.0).bfloat16()
-    patches, plan = patches_of(encoder, side).bfloat16(), encoder.plan([(side, side)])
-
-    def work() -> None:
-        encoder(patches, plan)
-
-    return f"| {side * side:,} | {in_turns(in_panels(work), work, rounds)} |"
 
 
 def main() -> None:
@@ -75,7 +65,7 @@ def main() -> None:
     given = parser.parse_args()
     if not wide_linear.is_wide(torch.zeros(1, dtype=torch.bfloat16)):
         parser.error("this processor multiplies in bfloat16; products in float32 are for those that do not")
-    if kernel("wide_product", ADDRESS) is None:
+    if wide_linear._kernel() is None:
         parser.error(f"there is no kernel: {choice().reason}")
     torch.set_num_threads(given.threads)
     print(f"path {choice().path} ({choice().reason}), {given.threads} threads", flush=True)
@@ -86,7 +76,7 @@ def main() -> None:
             print(product_row(*shape, given.rounds), flush=True)
         print("\n| patches | two encoder layers without and with it, ms | ratio (spread) |\n| --- | --- | --- |")
         for side in SIDES:
-            print(encoder_row(side, given.rounds), flush=True)
+            print(encoder_row(side, given.rounds, in_panels), flush=True)
 
 
 if __name__ == "__main__":

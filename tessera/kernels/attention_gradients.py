@@ -1,6 +1,6 @@
 """Gradients of attention in 16 bits on CPUs without arithmetic for them, computed in float32.
 
-There PyTorch takes five times as long for them in 16 bits (BENCHMARKS.md). What is kept for them are the inputs alone,
+There PyTorch takes six times as long for them in 16 bits (BENCHMARKS.md). What is kept for them are the inputs alone,
 in their 16 bits; attention is computed again, of a few heads at a time. The twin, which serves every other processor
 and dtype, is PyTorch's own derivative of `torch.nn.functional.scaled_dot_product_attention`.
 """

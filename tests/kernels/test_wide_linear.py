@@ -108,17 +108,17 @@ def test_neither_threads_nor_neighbours_nor_strides_change_a_bit(monkeypatch: py
     if wide_linear._kernel() is None:
         pytest.skip("PyTorch's products differ")
     inputs, weight = random(300, 600, dtype=torch.bfloat16), random(300, 600, dtype=torch.bfloat16, seed=1)
-    whole = wide_linear.linear(inputs, weight)
+    at_once = wide_linear.linear(inputs, weight)
     for start, stop in ((0, 1), (1, 100), (100, 300)):
-        assert torch.equal(wide_linear.linear(inputs[start:stop], weight), whole[start:stop])
-        assert torch.equal(wide_linear.linear(inputs, weight[start:stop]), whole[:, start:stop])
+        assert torch.equal(wide_linear.linear(inputs[start:stop], weight), at_once[start:stop])
+        assert torch.equal(wide_linear.linear(inputs, weight[start:stop]), at_once[:, start:stop])
     monkeypatch.setattr(wide_linear, "MOST_ROWS", 4)  # so that threads wait for each other 75 times in a product
     turned = [side.T.contiguous().T for side in (inputs, weight)]  # of which the left side is unpacked slowly
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         for _ in range(40):
-            assert torch.equal(wide_linear.linear(*turned), whole)
+            assert torch.equal(wide_linear.linear(*turned), at_once)
     finally:
         torch.set_num_threads(threads)
 
