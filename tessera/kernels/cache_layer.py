@@ -7,14 +7,18 @@ value comes back within half a scale. One scale for a row of 128 channels suffic
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tessera.kernels import cuda
 
 LARGEST_CODE = 127
+ALIGNMENT = 64  # bytes, as torch's own memory
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,12 @@ class CacheLayer:
     def zeros(
         cls, blocks: int, block_tokens: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> CacheLayer:
-        # Zeros, not empty: the system provides zeroed pages only when first written, so an
-        # unused cache costs no memory on a CPU.
+        """Return a cache of zeros; on a CPU its memory is taken only as tokens are written."""
         shape = (blocks, block_tokens, kv_heads, head_dim)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        keys, values = (_zeros(shape, dtype, device) for _ in range(2))
         if dtype != torch.int8:
             return cls(keys, values)
-        return cls(keys, values, *(torch.zeros(shape[:3], dtype=torch.float32, device=device) for _ in range(2)))
+        return cls(keys, values, *(_zeros(shape[:3], torch.float32, device) for _ in range(2)))
 
     @property
     def block_tokens(self) -> int:
@@ -106,6 +109,18 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     numbers = rows.float()
     scales = numbers.abs().amax(-1) / LARGEST_CODE
     return (numbers / scales.where(scales > 0, 1)[..., None]).round().to(torch.int8), scales
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros whose pages, on a CPU, the system provides when they are first written.
+
+    torch.zeros writes them all: 1 GB and a second before nano's first answer. NumPy's come from calloc.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = torch.from_numpy(np.zeros(size + ALIGNMENT, np.uint8))
+    return raw[-raw.data_ptr() % ALIGNMENT :][:size].view(dtype).view(shape)
 
 
 def _read(cache_BSMK: Tensor, scales_BSM: Tensor | None, slots_C: Tensor, dtype: torch.dtype) -> Tensor:

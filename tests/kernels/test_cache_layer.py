@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import pytest
 import torch
 
 from tessera.kernels.cache_layer import CacheLayer, bytes_per_token
 
 CPU = torch.device("cpu")
+STATUS = Path("/proc/self/statm")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
@@ -32,6 +36,23 @@ def test_what_is_read_is_what_was_written(dtype: torch.dtype, width: int) -> Non
     assert cache.is_exact == (dtype != torch.int8)
     held = sum(tensor.nbytes for tensor in vars(cache).values() if tensor is not None)
     assert held == 6 * 16 * bytes_per_token(3, width, dtype)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's account of a process's memory")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_a_cache_takes_memory_only_for_what_is_written(dtype: torch.dtype) -> None:
+    before = resident_mb()
+    cache = CacheLayer.zeros(16_384, 16, 8, 64, dtype, CPU)  # 256 MB of keys, as many of values; half of it in 8 bits
+    assert resident_mb() - before < 16
+    slots = torch.tensor([5, 200_000])
+    cache.write(slots, torch.ones(2, 8, 64, dtype=torch.bfloat16), torch.ones(2, 8, 64, dtype=torch.bfloat16))
+    assert cache.read(torch.tensor([4, 5, 200_000]), torch.float32)[1][:, 0, 0].tolist() == [0, 1, 1]
+    assert resident_mb() - before < 32
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in vars(cache).values() if tensor is not None)
+
+
+def resident_mb() -> float:
+    return int(STATUS.read_text().split()[1]) * mmap.PAGESIZE / 1e6
 
 
 def test_a_number_gone_wrong_stays_wrong_and_stays_alone() -> None:
