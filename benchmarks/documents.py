@@ -193,6 +193,7 @@ def table(runs: Mapping[str, Run], others: Mapping[str, Score], count: int) -> s
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.documents", description=__doc__)
     parser.add_argument("-m", "--model", default="nano")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter of the model")
     parser.add_argument("--papers", type=int, default=20, help="of each form; half are receipts, half invoices")
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="may be given several times")
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     peers = {"tesseract": sys.executable} | dict(each.partition("=")[::2] for each in given.peer)
     if unknown := peers.keys() - READERS.keys():
         parser.error(f"no reader {', '.join(unknown)}; there are {', '.join(READERS)}")
-    with tempfile.TemporaryDirectory() as folder, LLM(given.model) as llm:
+    with tempfile.TemporaryDirectory() as folder, LLM(given.model, adapter=given.adapter) as llm:
         forms = {
             "scans": sheets(Path(folder) / "scans", given.papers, scans=True),
             "text layer": sheets(Path(folder) / "text", given.papers, scans=False),

@@ -1,11 +1,14 @@
-"""Receipts and invoices as files with known values, line items and places: what `benchmarks.documents` reads.
+"""`python -m benchmarks.papers FOLDER`: receipts and invoices with known values, line items and places.
 
 Chromium prints them, and no training of nano draws with it. The same papers are given as PDFs with a text layer, and
-as scans without one: smaller, blurred and compressed.
+as scans without one: smaller, blurred and compressed. `benchmarks.documents` reads some. Written to FOLDER they are
+others, half of them scans, with labels for `tessera extract samples`, by kind: FOLDER/receipt.jsonl and invoice.jsonl.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ ABSENT = {
     "receipt": ("time", "payment_method", "cash", "change"),
     "invoice": ("vendor_tax_id", "iban"),
 }
+NEVER = {"receipt": (), "invoice": ("currency",)}  # not asked about: a sign before a sum may count as one
 ITEM_KEYS = {"receipt": ("description", "amount"), "invoice": ("description", "quantity", "price", "amount")}
 
 
@@ -68,3 +72,36 @@ def _sheet(path: Path, drawn: Drawn, places: Mapping[str, Box]) -> Sheet:
     values: dict[str, str | None] = {names.get(key, key): value for key, value in drawn.values.items()}
     values |= dict.fromkeys(ABSENT[drawn.kind])
     return Sheet(path, drawn.kind, values, drawn.items, {names.get(key, key): box for key, box in places.items()})
+
+
+def write(folder: Path, count: int) -> list[Path]:
+    """Write papers and their labels, which name every value of the presets; returns the files of labels."""
+    lines: dict[str, list[str]] = {kind: [] for kind in NAMES}
+    for form, scans in (("scans", True), ("pdfs", False)):
+        for sheet in sheets(folder / form, count // 2, scans=scans, seed=f"teaching, {form}"):
+            value = {
+                **sheet.values,
+                "currency": None,
+                "items": [{"quantity": None} | dict(each) for each in sheet.items],
+            }
+            if sheet.kind == "receipt":
+                del value["currency"]
+            lines[sheet.kind].append(json.dumps({"document": f"{form}/{sheet.path.name}", "value": value}))
+    files = []
+    for kind, every in lines.items():
+        files.append(folder / f"{kind}.jsonl")
+        files[-1].write_text("\n".join(every) + "\n", encoding="utf-8")
+    return files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.papers", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--papers", type=int, default=400, help="half of them scans, half receipts")
+    arguments = parser.parse_args()
+    for file in write(arguments.folder, arguments.papers):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

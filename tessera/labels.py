@@ -17,16 +17,17 @@ MAX_SAID = 5  # lines or documents without use that are named
 Labels = dict[Path, dict[str, Any]]
 
 
-def read_labels(path: Path, say: Callable[[str], None]) -> Labels:
+def read_labels(path: Path, say: Callable[[str], None], *, trusted: bool = False) -> Labels:
     """Read true values by document, from JSON lines or CSV; paths are relative to the file's folder.
 
     A line of JSON has "document" and "value" (the record) or "fields" (values by path, as a review exports them). A
     CSV has a column "document", and a column for each path; an empty cell is a value that the document lacks. Lines
-    that tell nothing are passed over, and said. Raises UsageError if none is left.
+    that tell nothing are passed over, and said. With `trusted`, rows that `extract` wrote tell only the values that
+    ask for no review, and as they are printed: "$1,234.50" and not 1234.5. Raises UsageError if none is left.
     """
     labels: Labels = {}
     mistakes: list[str] = []
-    for number, (document, values) in enumerate(_rows(path, mistakes), 1):
+    for number, (document, values) in enumerate(_rows(path, mistakes, trusted), 1):
         if number > MAX_LABELS:
             raise UsageError(f"{path} has more than {MAX_LABELS:,} labels; divide it.")
         labels.setdefault(path.parent / document, {}).update(values)
@@ -37,10 +38,10 @@ def read_labels(path: Path, say: Callable[[str], None]) -> Labels:
     return labels
 
 
-def _rows(path: Path, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, mistakes: list[str], trusted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
         try:
-            yield from (_csv_rows if path.suffix == ".csv" else _json_rows)(file, mistakes)
+            yield from _csv_rows(file, mistakes) if path.suffix == ".csv" else _json_rows(file, mistakes, trusted)
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not text in UTF-8; save it so.") from error
         except csv.Error as error:
@@ -59,7 +60,7 @@ def _csv_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, A
         yield document, {key: value or None for key, value in row.items() if isinstance(key, str)}
 
 
-def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(file: Any, mistakes: list[str], trusted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1
@@ -78,10 +79,25 @@ def _json_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, 
             continue
         try:
             values = by_path(value) if told.get("value") else dict(value)
+            if trusted and told.get("value"):
+                values = _trusted(told.get("fields"), values)
         except RecursionError:
             mistakes.append(f"line {number} is nested too deeply")
             continue
         yield document, values
+
+
+def _trusted(fields: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row that `extract` wrote, the values that ask for no review, numbers and texts as the model wrote them."""
+    evidence = fields if isinstance(fields, Mapping) else {}
+    trusted = {}
+    for path, value in values.items():
+        told = evidence.get(path)
+        told = told if isinstance(told, Mapping) else {}
+        is_copied = isinstance(value, str | int | float) and not isinstance(value, bool)
+        if not told.get("review"):
+            trusted[path] = told.get("raw", value) if is_copied else value
+    return trusted
 
 
 def by_path(value: Any, path: str = "") -> dict[str, Any]:

@@ -43,7 +43,7 @@ ROWS = (
     {"client", "pool"},
     {"client_format"},
     {"migration"},
-    {"search", "trust"},
+    {"search", "teaching", "trust"},
     {"labels"},
     {"evals"},
     {"documents"},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.cli.parser import check_target
-from tessera.errors import counted, printable
+from tessera.errors import UsageError, counted, printable
 
 if TYPE_CHECKING:
     from tessera.chat import ChatModel
@@ -25,6 +25,7 @@ class Labelled:
     verify: bool
     model: str | None
     endpoint: str | None
+    adapter: Path | None = None
 
 
 def run_calibrate(job: Labelled) -> None:
@@ -67,10 +68,12 @@ def _open(job: Labelled) -> ChatModel:
     if job.endpoint is not None:
         from tessera.client import Client
 
+        if job.adapter is not None:
+            raise UsageError("--adapter is for a model in this process; name a server's adapter by --model.")
         return Client(job.endpoint, model=job.model, api_key=os.environ.get("TESSERA_API_KEY"))
     from tessera.llm import LLM
 
-    return LLM(job.model or "nano")
+    return LLM(job.model or "nano", adapter=job.adapter)
 
 
 def _say(line: str) -> None:

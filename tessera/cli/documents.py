@@ -180,15 +180,20 @@ def stated_budget(job: Job) -> Budget:
         except (EngineBusyError, UnreachableError):
             job.note("no server answers, so tokens are estimated as Pixtral 12B's")
             return Budget()
+    return budget_on_disk(job.model, job.settings["mmproj"], job.note)
+
+
+def budget_on_disk(model: str | None, mmproj: Path | None, note: Callable[[str], None]) -> Budget:
+    """What a model on this machine takes, from its config; what Pixtral 12B does, and a note, if it is not here."""
     from tessera.load import find_model
     from tessera.weights.checkpoint import open_checkpoint
 
     try:
-        folder = find_model(job.model or BUNDLED)
+        folder = find_model(model or BUNDLED)
     except ModelNotFoundError:
-        job.note(f"{job.model} is not on this machine, so its tokens are estimated as Pixtral 12B's")
+        note(f"{model} is not on this machine, so its tokens are estimated as Pixtral 12B's")
         return Budget()
-    config = open_checkpoint(folder, job.settings["mmproj"]).config
+    config = open_checkpoint(folder, mmproj).config
     return budget_for(config.vision_encoder, config.max_seq_len)
 
 

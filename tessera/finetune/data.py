@@ -160,8 +160,12 @@ def _messages_of(row: Row) -> list[Mapping[str, Any]]:
             return _list_of(_parsed(value, name), name)
     for asked, answered in (("prompt", "completion"), ("question", "answer")):
         if row.get(asked) is not None and row.get(answered) is not None:
-            return [*_side(row[asked], asked, "user"), *_side(row[answered], answered, "assistant")]
+            return [*_system(row), *_side(row[asked], asked, "user"), *_side(row[answered], answered, "assistant")]
     raise UsageError(f"the row has none of the known shapes: {SHAPES}; its columns are {', '.join(row.values)[:200]}.")
+
+
+def _system(row: Row) -> list[Mapping[str, Any]]:
+    return _side(row["system"], "system", "system") if row.get("system") else []
 
 
 def _side(value: Any, name: str, role: str) -> list[Mapping[str, Any]]:

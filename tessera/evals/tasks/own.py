@@ -209,8 +209,10 @@ def _images(row: Row) -> list[Image]:
 
 
 def _messages(row: Row, system: str | None) -> tuple[Message, ...]:
-    first = [Message("system", (system,))] if system else []
     given = row.get("messages")
+    if given is None and row.get("system"):
+        system = row.text("system")
+    first = [Message("system", (system,))] if system else []
     if given is None:
         return (*first, Message("user", (*_images(row), row.text("question"))))
     if _images(row):
