@@ -82,7 +82,7 @@ def judge(
         found[path] = Field(
             path=path,
             value=None if state_of(each.leaf.value) == "unreadable" else each.leaf.value,
-            raw=reply.text[each.leaf.start : each.leaf.end],
+            raw=each.leaf.value if each.leaf.quoted else reply.text[each.leaf.start : each.leaf.end],
             state=state_of(each.leaf.value),
             score=score,
             confidence=confidence,
