@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.documents.spans import child_path, item_path
+from tessera.documents.readings import dates_of
+from tessera.documents.spans import child_path, group_of, item_path
 from tessera.errors import UsageError, counted
 
 MAX_LABELS = 100_000  # documents
@@ -23,7 +24,8 @@ def read_labels(path: Path, say: Callable[[str], None], *, trusted: bool = False
     A line of JSON has "document" and "value" (the record) or "fields" (values by path, as a review exports them). A
     CSV has a column "document", and a column for each path; an empty cell is a value that the document lacks. Lines
     that tell nothing are passed over, and said. With `trusted`, rows that `extract` wrote tell only the values that
-    ask for no review, and as they are printed: "$1,234.50" and not 1234.5. Raises UsageError if none is left.
+    ask for no review, and as they are printed: "$1,234.50" and not 1234.5. An item of a list that has others is {}.
+    Raises UsageError if no label is left.
     """
     labels: Labels = {}
     mistakes: list[str] = []
@@ -41,17 +43,24 @@ def read_labels(path: Path, say: Callable[[str], None], *, trusted: bool = False
 def _rows(path: Path, mistakes: list[str], trusted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
         try:
-            yield from _csv_rows(file, mistakes) if path.suffix == ".csv" else _json_rows(file, mistakes, trusted)
+            yield from (
+                _csv_rows(file, mistakes, trusted) if path.suffix == ".csv" else _json_rows(file, mistakes, trusted)
+            )
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not text in UTF-8; save it so.") from error
         except csv.Error as error:
             raise UsageError(f"{path} is not a CSV that can be read: {error}.") from error
 
 
-def _csv_rows(file: Any, mistakes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(file: Any, mistakes: list[str], trusted: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = csv.DictReader(file)
     if {"field", "action", "value"} <= set(rows.fieldnames or ()):
         raise UsageError(f"{file.name} is the CSV of a review's corrections; export its labels (JSONL) and give those.")
+    if trusted and {"pages", "review", "checks", "retried"} <= set(rows.fieldnames or ()):
+        raise UsageError(
+            f"{file.name} is a table of extract, which does not say which values ask for review; give rows that were "
+            "written as .jsonl, or take its column `review` out if you checked every value."
+        )
     for number, row in enumerate(rows, 2):
         document = row.pop("document", None)
         if not document:
@@ -79,25 +88,37 @@ def _json_rows(file: Any, mistakes: list[str], trusted: bool) -> Iterator[tuple[
             continue
         try:
             values = by_path(value) if told.get("value") else dict(value)
-            if trusted and told.get("value"):
-                values = _trusted(told.get("fields"), values)
+            if trusted and told.get("value") and isinstance(told.get("fields"), Mapping):
+                values = _trusted(told, values)
         except RecursionError:
             mistakes.append(f"line {number} is nested too deeply")
             continue
         yield document, values
 
 
-def _trusted(fields: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a row that `extract` wrote, the values that ask for no review, numbers and texts as the model wrote them."""
-    evidence = fields if isinstance(fields, Mapping) else {}
+def _trusted(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row that `extract` wrote, the values that ask for no review, numbers and dates as the model wrote them.
+
+    Left out is also what nobody judged: an empty list, what the reply lacked, and a text that went in circles, for
+    which only the row as a whole asks for review.
+    """
+    told = {path: each for path, each in row["fields"].items() if isinstance(each, Mapping)}
+    if row.get("review") and not any(each.get("review") for each in told.values()):
+        return {}
     trusted = {}
     for path, value in values.items():
-        told = evidence.get(path)
-        told = told if isinstance(told, Mapping) else {}
-        is_copied = isinstance(value, str | int | float) and not isinstance(value, bool)
-        if not told.get("review"):
-            trusted[path] = told.get("raw", value) if is_copied else value
+        if path in told and not told[path].get("review") and (value is not None or told[path].get("raw") != ""):
+            trusted[path] = _as_printed(value, told[path].get("raw"))
+        elif group := group_of(path):
+            trusted.setdefault(group, {})
     return trusted
+
+
+def _as_printed(value: Any, raw: Any) -> Any:
+    """A number or date as it was printed; a text is its value already, without JSON's escapes or a fence."""
+    if not isinstance(raw, str) or isinstance(value, bool) or value is None:
+        return value
+    return raw if isinstance(value, int | float) or dates_of(str(value)) else value
 
 
 def by_path(value: Any, path: str = "") -> dict[str, Any]:

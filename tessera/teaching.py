@@ -7,11 +7,11 @@ reply that `extract` hopes for. Every value is written as it is printed, where t
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from tessera.documents.extraction import Extraction, Options
 from tessera.documents.journal import Item
+from tessera.documents.journal_file import HALVES
 from tessera.documents.plan import Unit
 from tessera.documents.presets import Preset
 from tessera.documents.readings import agree
@@ -26,10 +27,14 @@ from tessera.documents.spans import child_path, item_path
 from tessera.documents.values import UnreadableError, typed
 from tessera.errors import DocumentError, UsageError
 from tessera.labels import Labels, read_labels
+from tessera.machine import written_whole
 from tessera.messages import Image, Message, parse_messages
 
+TABLED = {"true": True, "false": False}  # as tables write them
 COPIED = ("number", "integer", "amount", "date")  # kinds that are written as they are printed
 PAGES = "pages"  # the folder of images
+MARKER = "<image>"  # of an image's place, wherever samples are read
+INDEX = re.compile(r"\[([0-9]{1,9})\]")
 
 
 @dataclass
@@ -49,15 +54,21 @@ def known_values(files: Sequence[Path], preset: Preset, say: Callable[[str], Non
     """Read what is known of documents, from labels and from rows that `extract` wrote; later files override earlier.
 
     A value that a later file says in another form, 1234.5 of "$1,234.50", stays as it was printed. Labels that tell a
-    whole record stand alone. Raises UsageError.
+    whole record stand alone, and an empty list has none of the items of earlier files. Raises UsageError.
     """
     known: Labels = {}
     for file in files:
         for document, values in read_labels(file, say, trusted=True).items():
             before = known.get(document, {})
-            kept = {} if _is_whole(preset, values) else before
-            known[document] = {**kept, **values, **_as_printed(preset, before, values)}
+            kept = {} if _is_whole(preset, values) else _without_emptied(before, values)
+            told = {path: value for path, value in values.items() if value != {}}  # which says that an item is there
+            known[document] = {**values, **kept, **told, **_as_printed(preset, before, values)}
     return known
+
+
+def _without_emptied(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    emptied = tuple(f"{path}[" for path, value in values.items() if value == [])
+    return {path: value for path, value in before.items() if not path.startswith(emptied)}
 
 
 def _as_printed(preset: Preset, before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,19 +106,21 @@ def _written(preset: Preset, wire: Mapping[str, Any], path: str, values: Mapping
         }
     if "items" in wire:
         count = _length(path, values)
+        if count > wire["maxItems"]:
+            raise UnknownError(f"{path} has {count} items, and at most {wire['maxItems']} are asked for")
         return [_written(preset, wire["items"], item_path(path, number), values) for number in range(count)]
-    if path not in values:
+    if values.get(path, {}) == {}:
         raise UnknownError(f"{path} is not known")
     return _leaf(preset, wire, path, values[path])
 
 
 def _length(path: str, values: Mapping[str, Any]) -> int:
     """The items of a list that have a value."""
-    inside = {at: value for at, value in values.items() if at.startswith(f"{path}[")}
-    if not inside and values.get(path) != []:
+    places = {at: INDEX.match(at, len(path)) for at in values if at.startswith(f"{path}[")}
+    inside = {at: int(place[1]) for at, place in places.items() if place is not None}
+    if not inside and values.get(path) not in ([], "[]"):
         raise UnknownError(f"{path} is not known; an empty list is []")
-    filled = [int(at.removeprefix(f"{path}[").partition("]")[0]) for at, value in inside.items() if value is not None]
-    return max(filled, default=-1) + 1
+    return max((number for at, number in inside.items() if values[at] is not None), default=-1) + 1
 
 
 def _leaf(preset: Preset, wire: Mapping[str, Any], path: str, value: Any) -> Any:
@@ -119,6 +132,8 @@ def _leaf(preset: Preset, wire: Mapping[str, Any], path: str, value: Any) -> Any
         return None
     if leaf.kind == "enum":
         value = next((each for each in leaf.choices if str(each) == str(value)), value)
+    if leaf.kind == "boolean":
+        value = TABLED.get(str(value).lower(), value)
     try:
         meant, _ = typed(leaf, value)
     except UnreadableError as error:
@@ -133,38 +148,40 @@ def _leaf(preset: Preset, wire: Mapping[str, Any], path: str, value: Any) -> Any
 def write_samples(labels: Labels, preset: Preset, options: Options, folder: Path, *, held_out: float) -> Taught:
     """Write `train.jsonl` and `held-out.jsonl` into a folder, with the images of their pages.
 
-    `options` carry the budget of the model that is to learn. A document is held out by its content and its name, so
-    that it stays so when others are added. Documents that are read in several parts are passed over, since labels do
-    not say which part holds a value.
+    `options` carry the budget of the model that is to learn. A document is held out by its content, so that it stays so
+    when others are added, and with its copies. Documents that are read in several parts are passed over, since labels
+    do not say which part holds a value. If no document is left, nothing is written.
     """
     if preset.images > 1:
         raise UsageError(f"the preset {preset.name} compares {preset.images} images; samples are of one document each.")
     extraction = Extraction(list(labels), preset, replace(options, detect_rotation=False))
     items = _first_readings(extraction)
     taught = Taught()
-    (folder / PAGES).mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        train, held = (
-            stack.enter_context((folder / name).open("w", encoding="utf-8"))
-            for name in ("train.jsonl", "held-out.jsonl")
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(UnknownError), ExitStack() as stack:  # what is left early leaves nothing
+        train, held, pages = (
+            stack.enter_context(written_whole(folder / name)) for name in ("train.jsonl", "held-out.jsonl", PAGES)
         )
+        pages.mkdir()
+        files = [stack.enter_context(path.open("w", encoding="utf-8")) for path in (train, held)]
         for number, unit in enumerate(extraction.units):
             try:
-                row = _row(extraction, unit, items[unit.id], labels, folder, f"{number:05}")
+                row = _row(extraction, unit, items[unit.id], labels, pages / f"{number:05}")
             except (UnknownError, DocumentError) as error:
                 taught.passed.append(f"{unit.document}: {error}")
                 continue
             is_held = _place(unit) < held_out
-            _append(held if is_held else train, row)
+            _append(files[is_held], row)
             taught.held_out += is_held
             taught.train += not is_held
+        if not taught.train + taught.held_out:
+            raise UnknownError("every document was passed over")
     return taught
 
 
 def _place(unit: Unit) -> float:
-    """A number from 0 to 1 by the document's content and the name of its file, wherever that lies."""
-    identity = f"{unit.id.partition(':')[0]} {Path(unit.document).name}"
-    return int(sha256(identity.encode()).hexdigest()[:8], 16) / 2**32
+    """A number from 0 to 1 by the document's content, so that copies of it have the same."""
+    return int(unit.id[:8], 16) / 2**32  # it begins with the content's digest
 
 
 def _first_readings(extraction: Extraction) -> dict[str, list[Item]]:
@@ -176,9 +193,7 @@ def _first_readings(extraction: Extraction) -> dict[str, list[Item]]:
     return items
 
 
-def _row(
-    extraction: Extraction, unit: Unit, items: Sequence[Item], labels: Labels, folder: Path, name: str
-) -> dict[str, Any]:
+def _row(extraction: Extraction, unit: Unit, items: Sequence[Item], labels: Labels, stem: Path) -> dict[str, Any]:
     if unit.errors:
         raise UnknownError(unit.errors[0].message)
     if not items:
@@ -189,21 +204,27 @@ def _row(
         raise UnknownError("the labels name what it lies in; name the document itself")
     answer = reply_of(extraction.preset, values)
     messages = parse_messages(extraction.ask(items[0])[0])
-    asked = {"system" if each.role == "system" else "question": _text(each) for each in messages}
-    return {"document": unit.document, "images": list(_saved(messages, folder, name)), **asked, "answer": answer}
+    extraction.forget(items[0])
+    texts = {"system" if each.role == "system" else "question": _text(each) for each in messages} | {"answer": answer}
+    for name, text in texts.items():
+        if HALVES.search(text):
+            raise UnknownError(f"its {name} holds half of a surrogate pair, which is no character")
+        if MARKER in text:
+            raise UnknownError(f"its {name} holds {MARKER}, which stands for an image in samples")
+    return {"document": unit.document, "images": list(_saved(messages, stem)), **texts}
 
 
 def _text(message: Message) -> str:
     return "".join(part for part in message.content if isinstance(part, str))
 
 
-def _saved(messages: Sequence[Message], folder: Path, name: str) -> Iterator[str]:
+def _saved(messages: Sequence[Message], stem: Path) -> Iterator[str]:
     sources = [part.source for message in messages for part in message.content if isinstance(part, Image)]
     for number, image in enumerate(sources):
         assert isinstance(image, PILImage.Image)  # pages are rendered
-        path = f"{PAGES}/{name}-{number}.png"
-        image.save(folder / path)
-        yield path
+        path = stem.with_name(f"{stem.name}-{number}.png")
+        image.save(path)
+        yield f"{PAGES}/{path.name}"
 
 
 def _append(file: TextIO, row: Mapping[str, Any]) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jsonschema
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from tessera import teaching
 from tessera.chat import Conversation
 from tessera.documents.api import extract
 from tessera.documents.extraction import Options
 from tessera.documents.plan import Budget
 from tessera.documents.presets import open_preset
 from tessera.documents.stored import record_object
+from tessera.documents.tables import Layout, write_table
 from tessera.errors import UsageError
 from tessera.evals.tasks.own import own_task
 from tessera.finetune.data import Conversation as Taught
@@ -226,3 +229,172 @@ def test_a_row_of_extract_is_a_label_as_it_was_written(tmp_path: Path) -> None:
     rows.write_text(json.dumps(told) + "\n")
     ((_, values),) = known_values([rows], SHOP, print).items()
     assert json.loads(reply_of(SHOP, values)) == {**WHOLE, "items": [{"name": "Tea", "count": "2"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"items": {"a.b": 1}}, "items is not known"),
+        ({"items": [{"name": "Tea", "count": 1}] * 501}, "items has 501 items, and at most 500"),
+    ],
+)
+def test_a_list_of_another_shape_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnknownError, match=said):
+        known(WHOLE | change)
+
+
+@pytest.mark.parametrize("column", ["items[-1].name", "items[].name", "items[x].name", "items[1"])
+def test_a_column_that_leads_nowhere_is_no_empty_list(column: str) -> None:
+    cells = {"vendor": "Acme", "total": "9", "paid": None, "terms": "14", column: "Tea"}
+    with pytest.raises(UnknownError, match="items is not known"):
+        reply_of(SHOP, cells)
+
+
+@pytest.mark.parametrize(("cell", "meant"), [("true", True), ("FALSE", False)])
+def test_a_table_says_true_and_false_and_empty_lists(cell: str, meant: bool) -> None:
+    cells = {"vendor": "Acme", "total": "9", "paid": cell, "terms": "14", "items": "[]"}
+    assert json.loads(reply_of(SHOP, cells)) == {
+        "vendor": "Acme",
+        "total": "9",
+        "paid": meant,
+        "terms": 14,
+        "items": [],
+    }
+
+
+ITEMS = [
+    ("items[0].name", "Tea", "Tea", False), ("items[0].count", 2, "2", False),
+    ("items[1].name", "Milk", "Milk", True), ("items[1].count", 1, "1", True),
+]  # fmt: skip
+REST = {"vendor": "Acme", "total": "9", "paid": None, "terms": 14}
+
+
+def row_of(folder: Path, value: Mapping[str, Any], *fields: tuple[str, Any, str, bool], **row: Any) -> Path:
+    told = {path: {"value": value, "raw": raw, "review": review} for path, value, raw, review in fields}
+    path = folder / "row.jsonl"
+    path.write_text(json.dumps({"document": "a.png", "value": value, "fields": told, **row}) + "\n")
+    return path
+
+
+def test_the_last_rows_of_a_list_are_not_lost_when_they_ask_for_review(tmp_path: Path) -> None:
+    row = row_of(tmp_path, {"items": [{"name": "Tea", "count": 2}, {"name": "Milk", "count": 1}]}, *ITEMS)
+    labels = labels_of(tmp_path, REST)
+    for order in ([row, labels], [labels, row]):
+        (values,) = known_values(order, SHOP, print).values()
+        with pytest.raises(UnknownError, match=r"items\[1\].name is not known"):
+            reply_of(SHOP, values)
+    labels = labels_of(tmp_path, REST | {"items": [{}, {"name": "Milch", "count": 1}]})
+    for order in ([row, labels], [labels, row]):
+        (values,) = known_values(order, SHOP, print).values()
+        items = json.loads(reply_of(SHOP, values))["items"]
+        assert items == [{"name": "Tea", "count": "2"}, {"name": "Milch", "count": 1}]
+
+
+def test_a_list_of_texts_is_not_cut_either(tmp_path: Path) -> None:
+    tags = open_preset({"properties": {"tags": {"type": "array", "items": {"type": "string"}}}})
+    row = row_of(tmp_path, {"tags": ["a", "b"]}, ("tags[0]", "a", "a", False), ("tags[1]", "b", "b", True))
+    (values,) = known_values([row], tags, print).values()
+    with pytest.raises(UnknownError, match=r"tags\[1\] is not known"):
+        reply_of(tags, values)
+    labels = labels_of(tmp_path, {"tags": ["a", "B"]})
+    for order in ([row, labels], [labels, row]):
+        (values,) = known_values(order, tags, print).values()
+        assert json.loads(reply_of(tags, values)) == {"tags": ["a", "B"]}
+
+
+def test_a_label_that_says_a_list_is_empty_takes_its_rows_away(tmp_path: Path) -> None:
+    row = row_of(tmp_path, {"items": [{"name": "Tea", "count": 2}]}, *ITEMS[:2])
+    labels = labels_of(tmp_path, {"vendor": "Acme", "items": []})
+    (values,) = known_values([row, labels], SHOP, print).values()
+    assert values == {"vendor": "Acme", "items": []}
+
+
+def test_what_nobody_judged_in_a_row_is_not_known(tmp_path: Path) -> None:
+    """An empty list has no evidence, and of what a cut reply lacks not even the null was written."""
+    row = row_of(
+        tmp_path, {"vendor": "Acme", "total": None, "paid": None, "items": []},
+        ("vendor", "Acme", "Acme", False), ("total", None, "", False), ("paid", None, "null", False),
+    )  # fmt: skip
+    assert known_values([row], SHOP, print) == {tmp_path / "a.png": {"vendor": "Acme", "paid": None}}
+    row = row_of(tmp_path, {"text": "a a a"}, ("text", "a a a", "a a a", False), review=True)
+    assert known_values([row], open_preset("preset:transcribe"), print) == {tmp_path / "a.png": {}}
+
+
+def test_a_text_is_known_without_the_escapes_of_json(tmp_path: Path) -> None:
+    document = draw(tmp_path / "a.png", "x")
+    said = WHOLE | {"vendor": 'Zum "Löwen" \\ Co\nBern'}
+    model = Scripted(lambda images, params: said)  # which writes \" and \u00f6
+    (record,) = extract(document, SHOP, model, budget=SMALL)
+    assert record.fields["vendor"].raw == said["vendor"]
+    told = record_object(record)
+    for each in told["fields"].values():
+        each["review"] = False
+    told["fields"]["vendor"]["raw"] = json.dumps(said["vendor"])[1:-1]  # as earlier rows have it
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(told | {"review": False}) + "\n")
+    ((_, values),) = known_values([rows], SHOP, print).items()
+    assert json.loads(reply_of(SHOP, values))["vendor"] == said["vendor"]
+
+
+def test_a_table_of_extract_is_refused_since_it_lacks_the_evidence(tmp_path: Path) -> None:
+    document = draw(tmp_path / "a.png", "x")
+    table = tmp_path / "rows.csv"
+    records = extract(document, SHOP, Scripted(lambda images, params: WHOLE), budget=SMALL)
+    write_table(table, records, Layout(schema=SHOP.schema, about={}))
+    with pytest.raises(UsageError, match=r"which values ask for review; give rows that were written as \.jsonl"):
+        known_values([table], SHOP, print)
+
+
+def test_what_a_sample_cannot_hold_is_passed_over(tmp_path: Path) -> None:
+    values = {"half.png": "a\ud800b", "mark.png": "see <image> 1"}
+    labels = {draw(tmp_path / name, name): by_path(WHOLE | {"vendor": vendor}) for name, vendor in values.items()}
+    taught = write_samples(labels, SHOP, Options(budget=SMALL), tmp_path / "out", held_out=0)
+    assert taught.train == 0
+    assert ["half of a surrogate pair" in taught.passed[0], "<image>" in taught.passed[1]] == [True, True]
+
+
+def test_copies_of_a_document_are_held_out_together(tmp_path: Path) -> None:
+    documents = [draw(tmp_path / f"{number}.png", f"page {number}") for number in range(6)]
+    copies = [each.with_name(f"copy of {each.name}") for each in documents]
+    for each, copy in zip(documents, copies, strict=True):
+        copy.write_bytes(each.read_bytes())
+    labels = dict.fromkeys([*documents, *copies], by_path(WHOLE))
+    write_samples(labels, SHOP, Options(budget=SMALL), tmp_path / "out", held_out=0.5)
+    lines = (tmp_path / "out" / "held-out.jsonl").read_text().splitlines()
+    held = {Path(json.loads(line)["document"]).name for line in lines}
+    assert 0 < len(held) < 12
+    assert {name.removeprefix("copy of ") for name in held} == {name for name in held if not name.startswith("copy")}
+    assert len(held) == 2 * len({name.removeprefix("copy of ") for name in held})
+
+
+def test_a_run_that_ends_early_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document, out = draw(tmp_path / "a.png", "x"), tmp_path / "out"
+    assert not write_samples({document: {}}, SHOP, Options(budget=SMALL), out, held_out=0).train
+    assert list(out.iterdir()) == []
+    monkeypatch.setattr(teaching, "_append", lambda file, row: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_samples({document: by_path(WHOLE)}, SHOP, Options(budget=SMALL), out, held_out=0)
+    assert list(out.iterdir()) == []
+
+
+def test_images_are_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[weakref.ref[PILImage.Image]] = []
+    save = PILImage.Image.save
+
+    def watched(image: PILImage.Image, *given: Any, **named: Any) -> None:
+        images.append(weakref.ref(image))
+        save(image, *given, **named)
+
+    documents = [draw(tmp_path / f"{number}.png", f"page {number}") for number in range(6)]
+    monkeypatch.setattr(PILImage.Image, "save", watched)
+    alive: list[int] = []
+    append = teaching._append
+
+    def counted(file: TextIO, row: Mapping[str, Any]) -> None:
+        append(file, row)
+        alive.append(sum(each() is not None for each in images))
+
+    monkeypatch.setattr(teaching, "_append", counted)
+    write_samples(dict.fromkeys(documents, by_path(WHOLE)), SHOP, Options(budget=SMALL), tmp_path / "out", held_out=0)
+    assert len(images) == 6
+    assert max(alive) <= 2

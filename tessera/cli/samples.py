@@ -35,7 +35,10 @@ def run_samples(job: Known) -> None:
     for line in some_of(taught.passed, "document is passed over", "documents are passed over"):
         _say(line)
     if not taught.train + taught.held_out:
-        raise UsageError("no document has all its values known, so there is nothing to learn from.")
+        raise UsageError(
+            "no document has all its values known, so there is nothing to learn from; give labels for what is named "
+            "above, in a file from whose folder the documents' paths lead to them."
+        )
     _say(f"{counted(taught.train, 'sample')} to learn from, {taught.held_out} held out")
     print(job.out)
 

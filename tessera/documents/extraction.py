@@ -195,11 +195,11 @@ class Extraction:
             if problem is not None and attempt <= self.options.retries:
                 return Again(*self._question(item, attempt))
         elif not tried:
-            self._forget(item)
+            self.forget(item)
             error = {"code": reply.code or "failed", "message": str(reply), "pages": _numbers(item)}
             return Done(json.dumps({"error": error}, ensure_ascii=False), failed=True)
         answer = self._answer(item)
-        self._forget(item)
+        self.forget(item)
         return Done(answer.to_json(), review=answer.review)
 
     def _answer(self, item: Item) -> Answer:
@@ -223,7 +223,8 @@ class Extraction:
             max_error=options.max_error, locate=locate, reread=reread,
         )  # fmt: skip
 
-    def _forget(self, item: Item) -> None:
+    def forget(self, item: Item) -> None:
+        """Drop what is kept of an item that was asked: its pages and images."""
         self._tried.pop(item.id, None)
         self._dead_ends.pop(item.id, None)
         self._asked.pop(item.id, None)
