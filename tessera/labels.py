@@ -87,7 +87,7 @@ def _json_rows(file: Any, mistakes: list[str], trusted: bool) -> Iterator[tuple[
             mistakes.append(f'line {number} lacks "document" and "value"')
             continue
         try:
-            values = by_path(value) if told.get("value") else dict(value)
+            values = by_path(value, gaps=trusted) if told.get("value") else dict(value)
             if trusted and told.get("value") and isinstance(told.get("fields"), Mapping):
                 values = _trusted(told, values)
         except RecursionError:
@@ -121,16 +121,19 @@ def _as_printed(value: Any, raw: Any) -> Any:
     return raw if isinstance(value, int | float) or dates_of(str(value)) else value
 
 
-def by_path(value: Any, path: str = "") -> dict[str, Any]:
+def by_path(value: Any, path: str = "", *, gaps: bool = False) -> dict[str, Any]:
     """Return the leaves of a record's true values: {"items": [{"name": "Tea"}]} is {"items[0].name": "Tea"}.
 
-    An empty object tells nothing: a review exports it for a row before others of which nothing was looked at.
+    An empty object tells nothing: a review exports it for a row of which nothing was looked at. With `gaps`, that in a
+    list is a leaf, which tells that the row is there.
     """
-    if isinstance(value, Mapping):
-        return {at: leaf for key, each in value.items() for at, leaf in by_path(each, child_path(path, key)).items()}
-    if isinstance(value, list) and value:
-        return {at: leaf for n, each in enumerate(value) for at, leaf in by_path(each, item_path(path, n)).items()}
-    return {path: value}
+    if isinstance(value, Mapping) and not (gaps and not value and path.endswith("]")):
+        inside = [(child_path(path, key), each) for key, each in value.items()]
+    elif isinstance(value, list) and value:
+        inside = [(item_path(path, number), each) for number, each in enumerate(value)]
+    else:
+        return {path: value}
+    return {at: leaf for place, each in inside for at, leaf in by_path(each, place, gaps=gaps).items()}
 
 
 def some_of(lines: Sequence[str], one: str, many: str) -> list[str]:

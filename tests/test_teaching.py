@@ -398,3 +398,10 @@ def test_images_are_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     write_samples(dict.fromkeys(documents, by_path(WHOLE)), SHOP, Options(budget=SMALL), tmp_path / "out", held_out=0)
     assert len(images) == 6
     assert max(alive) <= 2
+
+
+def test_a_row_of_which_a_label_tells_nothing_is_still_there(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, WHOLE | {"items": [{"name": "Tea", "count": 2}, {}]})
+    (values,) = known_values([labels], SHOP, print).values()
+    with pytest.raises(UnknownError, match=r"items\[1\].name is not known"):
+        reply_of(SHOP, values)

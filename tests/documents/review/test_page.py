@@ -231,6 +231,13 @@ def test_labels_hold_what_was_looked_at_and_nothing_else(opened: Open) -> None:
     assert line["value"]["total"] == 110
 
 
+def test_labels_tell_that_rows_at_the_end_are_there(opened: Open) -> None:
+    page = opened(samples.invoice("a"))
+    press(page, "n", "j", "j", "c")
+    (line,) = [json.loads(line) for line in exported(page, "Labels").splitlines()]
+    assert line["value"] == {"items": [{"name": "Paper A4"}, {}]}
+
+
 def test_a_record_is_corrected_as_json_where_rows_are_missing(opened: Open) -> None:
     page = opened(samples.invoice("a"))
     press(page, "n", "x")

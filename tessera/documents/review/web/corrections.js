@@ -113,13 +113,13 @@ export class Corrections {
   }
 
   /** The part of a value that a person looked at. In a list of objects, unseen ones are {}, so that others keep their
-      numbers; a list of texts or numbers counts only as a whole. */
+      numbers and none is lost; a list of texts or numbers counts only as a whole. */
   seen(record, value, path) {
     if (Array.isArray(value) && value.length) {
       const items = value.map((item, index) => this.seen(record, item, `${path}[${index}]`));
-      const last = items.findLastIndex((item) => item !== undefined);
       const isOpen = items.every((item, index) => item !== undefined || (value[index] !== null && typeof value[index] === "object"));
-      return last < 0 || !isOpen ? undefined : items.slice(0, last + 1).map((item) => item ?? {});
+      const isSeen = items.some((item) => item !== undefined);
+      return isSeen && isOpen ? items.map((item) => item ?? {}) : undefined;
     }
     if (value !== null && typeof value === "object" && !Array.isArray(value)) {
       const parts = Object.entries(value)
