@@ -23,6 +23,8 @@ OWN = [
     ({"answer": ["Paris", "Rome"], "scorer": "anls"}, "pari", 0.8),
     ({"answer": {"vendor": "Acme", "total": 12.5, "items": [{"n": 1}]}, "scorer": "json"},
      'Here: {"vendor": "ACME", "total": 12.5, "items": [{"n": 2}]}', 2 / 3),
+    ({"answer": '{"a": "3.70", "b": 3.7, "c": "3.70", "d": 1, "e": "x"}', "scorer": "json"},
+     '{"a": 3.70, "b": "3.70", "c": "3.71", "d": true, "e": 0}', 2 / 5),  # as numbers and texts of them
     ({"answer": r"\d{2}\.\d{2}", "scorer": "regex"}, "12.50", 1.0),
     ({"answer": {"a": 1}, "scorer": "json"}, "no object", 0.0),
 ]  # fmt: skip

@@ -85,7 +85,16 @@ def _leaves(value: Any, name: str = "") -> dict[str, Any]:
 def _is_equal(given: Any, wanted: Any) -> bool:
     if isinstance(given, str) and isinstance(wanted, str):
         return is_same_text(given.lower(), wanted.lower())
+    given, wanted = _as_number(given), _as_number(wanted)
     return bool(given == wanted) and isinstance(given, bool) == isinstance(wanted, bool)
+
+
+def _as_number(value: Any) -> Any:
+    """The number that a text is, since models copy "3.70" as a text or as a number; any other value is itself."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 SCORERS: dict[str, tuple[Scorer, str]] = {
