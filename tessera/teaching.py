@@ -7,6 +7,7 @@ reply that `extract` hopes for. Every value is written as it is printed, where t
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +58,10 @@ def known_values(files: Sequence[Path], preset: Preset, say: Callable[[str], Non
     whole record stand alone, and an empty list has none of the items of earlier files. Raises UsageError.
     """
     known: Labels = {}
+    named: dict[Path, Path] = {}  # by the absolute path: a name is as in the first file
     for file in files:
-        for document, values in read_labels(file, say, trusted=True).items():
+        for given, values in read_labels(file, say, trusted=True).items():
+            document = named.setdefault(Path(os.path.abspath(given)), given)
             before = known.get(document, {})
             kept = {} if _is_whole(preset, values) else _without_emptied(before, values)
             told = {path: value for path, value in values.items() if value != {}}  # which says that an item is there

@@ -405,3 +405,11 @@ def test_a_row_of_which_a_label_tells_nothing_is_still_there(tmp_path: Path) -> 
     (values,) = known_values([labels], SHOP, print).values()
     with pytest.raises(UnknownError, match=r"items\[1\].name is not known"):
         reply_of(SHOP, values)
+
+
+def test_a_document_is_one_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row_of(tmp_path, {"vendor": "Acme"}, ("vendor", "Acme", "Acme", False))
+    labels = labels_of(tmp_path, {"total": "9"})
+    known = known_values([Path("row.jsonl"), labels], SHOP, print)
+    assert known == {Path("a.png"): {"vendor": "Acme", "total": "9"}}
