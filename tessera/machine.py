@@ -83,6 +83,12 @@ def taken_bytes(device: torch.device) -> int:
 CPU = torch.device("cpu")
 
 
+def return_freed_memory() -> None:
+    """Give back what the C library keeps of freed memory, between blocks of other sizes; only glibc's does so."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_peak(device: torch.device = CPU) -> int:
     """Let `peak_bytes` begin anew, as far as the system can (see proc(5), clear_refs), and return what it tells."""
     if device.type == "cuda":

@@ -37,7 +37,7 @@ from tessera.finetune.state import has_state, load_state, save_state
 from tessera.finetune.tower import Tower
 from tessera.finetune.trained import Trained
 from tessera.load import LoadedModel
-from tessera.machine import disk_room, peak_bytes, written_whole
+from tessera.machine import disk_room, peak_bytes, return_freed_memory, written_whole
 from tessera.sources import ImageLimits
 from tessera.training.loop import Record, training_steps
 from tessera.training.optimizer import MasterOptimizer
@@ -47,6 +47,7 @@ from tessera.weights.checkpoint import Checkpoint
 LOG, CURVE, FEATURES = "log.jsonl", "curve.svg", "features"
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 SHOWN_ANSWER = 200  # characters of one in the terminal
+TIDY_STEPS = 8  # between which what is freed stays with the C library, in pieces that fit no other pack's tensors
 ResultT = TypeVar("ResultT")
 
 
@@ -197,6 +198,8 @@ class Run:
             self._keep(log)
             if self._over():
                 return
+            if self.step % TIDY_STEPS == 0:
+                return_freed_memory()
 
     def _check_finite(self, record: Record[Marks]) -> None:
         """Raise TesseraError before weights without meaning are saved."""
