@@ -79,13 +79,8 @@ def write(folder: Path, count: int) -> list[Path]:
     lines: dict[str, list[str]] = {kind: [] for kind in NAMES}
     for form, scans in (("scans", True), ("pdfs", False)):
         for sheet in sheets(folder / form, count // 2, scans=scans, seed=f"teaching, {form}"):
-            value = {
-                **sheet.values,
-                "currency": None,
-                "items": [{"quantity": None} | dict(each) for each in sheet.items],
-            }
-            if sheet.kind == "receipt":
-                del value["currency"]
+            items = [{"quantity": None} | dict(each) for each in sheet.items]
+            value = {**sheet.values, **dict.fromkeys(NEVER[sheet.kind]), "items": items}
             lines[sheet.kind].append(json.dumps({"document": f"{form}/{sheet.path.name}", "value": value}))
     files = []
     for kind, every in lines.items():

@@ -85,8 +85,9 @@ CPU = torch.device("cpu")
 
 def return_freed_memory() -> None:
     """Give back what the C library keeps of freed memory, between blocks of other sizes; only glibc's does so."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # of another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak(device: torch.device = CPU) -> int:

@@ -16,6 +16,7 @@ from tessera.errors import UsageError
 from tessera.messages import Image, Message
 
 LABELS = "labels.jsonl"
+MARKER = "<image>"  # of an image's place, in the texts of rows
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 
 

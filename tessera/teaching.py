@@ -30,11 +30,11 @@ from tessera.errors import DocumentError, UsageError
 from tessera.labels import Labels, read_labels
 from tessera.machine import written_whole
 from tessera.messages import Image, Message, parse_messages
+from tessera.samples import MARKER
 
 TABLED = {"true": True, "false": False}  # as tables write them
 COPIED = ("number", "integer", "amount", "date")  # kinds that are written as they are printed
 PAGES = "pages"  # the folder of images
-MARKER = "<image>"  # of an image's place, wherever samples are read
 INDEX = re.compile(r"\[([0-9]{1,9})\]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -11,12 +12,24 @@ import torch
 
 from tessera import machine
 from tests import forks
+from tests.kernels.test_cache_layer import resident_mb
 
 CPU = torch.device("cpu")
 
 
 def test_free_memory_is_a_plausible_number() -> None:
     assert 2**20 < machine.available_bytes(CPU) < 2**46
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc, which keeps freed memory")
+def test_freed_memory_between_what_is_kept_is_given_back() -> None:
+    blocks = [bytearray(64_000) for _ in range(4000)]  # 256 MB, each below what glibc maps on its own
+    kept = blocks[::20]
+    del blocks
+    before = resident_mb()
+    machine.return_freed_memory()
+    assert before - resident_mb() > 150
+    assert len(kept) == 200
 
 
 def test_a_cgroup_limits_it_and_cached_files_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tessera.errors import UsageError, printable
+from tessera.cli.session import say
+from tessera.errors import UsageError
 
 HEAD_PAPERS = "printed receipts and invoices"
 
@@ -32,7 +32,7 @@ def run_boxes(model: str, papers: int, out: Path | None) -> None:
     for head, share in list(shares.items())[:10]:
         mark = " (kept)" if head in chosen else ""
         print(f"| {head.layer} | {head.head} | {head.before} | {share:.3f}{mark} |")
-    _say(str(target))
+    say(str(target))
 
 
 def run_nano_calibrate(model: str, papers: int, out: Path, *, verify: bool) -> None:
@@ -46,15 +46,11 @@ def run_nano_calibrate(model: str, papers: int, out: Path, *, verify: bool) -> N
     with LLM(model) as llm:
         for name, scans in (("scans", True), ("text layers", False)):
             drawn = list(drawn_papers(papers, seed=f"calibration {name}", scans=scans))
-            found, tally = measure(llm, drawn, reread=verify, log=_say)
+            found, tally = measure(llm, drawn, reread=verify, log=say)
             samples += found
             print(f"Boxes, {name}\n\n{tally.markdown()}\n")
         calibration = calibrate(llm, samples)
     report = report_of(calibration, samples)
     replace(calibration, report=report.as_json()).save(out)
     print(report.markdown())
-    _say(str(out))
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    say(str(out))

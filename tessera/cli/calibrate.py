@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.cli.parser import check_target
-from tessera.errors import UsageError, counted, printable
+from tessera.cli.session import say
+from tessera.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from tessera.chat import ChatModel
@@ -37,13 +37,13 @@ def run_calibrate(job: Labelled) -> None:
 
     check_target("--out", job.out)
     preset = open_preset(job.schema)
-    labels = read_labels(job.labels, _say)
+    labels = read_labels(job.labels, say)
     paths = {path for values in labels.values() for path in values if path}
     names = sorted(path for path in paths if preset.schema.leaf(path) is None)
     schema = f"of the schema {preset.name}"
     one, many = f"name in {job.labels} is no field {schema}", f"names in {job.labels} are no fields {schema}"
     for line in some_of(names, one, many):
-        _say(line)
+        say(line)
     samples: list[Sample] = []
     failed: list[str] = []
     with _open(job) as model:
@@ -54,14 +54,14 @@ def run_calibrate(job: Labelled) -> None:
                 failed.append(f"{record.document}: the labels name what it lies in; name the document itself")
             else:
                 samples += samples_of(record.document, record.fields.values(), values)
-            _say(f"{number} of {counted(len(labels), 'document')}, {counted(len(samples), 'labelled field')}")
+            say(f"{number} of {counted(len(labels), 'document')}, {counted(len(samples), 'labelled field')}")
         for line in some_of(failed, "document failed", "documents failed"):
-            _say(line)
+            say(line)
         calibration = fit(samples, model.fingerprint, preset.schema.wire)
     report = report_of(calibration, samples)
     replace(calibration, report=report.as_json()).save(job.out)
     print(report.markdown())
-    _say(f"{job.out} is for --calibration, with this model only")
+    say(f"{job.out} is for --calibration, with this model only")
 
 
 def _open(job: Labelled) -> ChatModel:
@@ -74,7 +74,3 @@ def _open(job: Labelled) -> ChatModel:
     from tessera.llm import LLM
 
     return LLM(job.model or "nano", adapter=job.adapter)
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)

@@ -17,10 +17,10 @@ from tessera.errors import ImageError, TesseraError, UsageError, shown
 from tessera.evals.rows import Row, Rows
 from tessera.machine import written_whole
 from tessera.messages import Image, Message, parse_message
+from tessera.samples import MARKER
 from tessera.sources import ImageLimits, is_data_url, is_url, read
 
 MAX_ROWS, MAX_MESSAGES = 1_000_000, 1000
-MARKER = "<image>"
 CONVERSATIONS = ("messages", "interactions")  # the latter is Mistral's name
 SHAPES = "messages; prompt and completion; or question and answer"
 
